@@ -1,0 +1,72 @@
+# Developer entry points. Everything a fresh Debian machine lacks is installed by the first target that needs it.
+SHELL := /bin/bash
+export PATH := $(CURDIR)/node_modules/.bin:/usr/sbin:/sbin:$(PATH)
+PREFIX ?= /usr/local
+# bundles and homes of demo and tests; nothing outside of it is written
+DEV := $(CURDIR)/.dev
+
+UNIT_TESTS = $(filter-out test/host/%,$(wildcard test/*.test.ts test/*/*.test.ts))
+HOST_TESTS = $(wildcard test/host/*.test.ts test/*/host/*.test.ts)
+
+# program:package pairs; nodejs and npm only when there is no npm at all
+NEEDED := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap nft:nftables ip:iproute2 mke2fs:e2fsprogs \
+  ssh:openssh-client scp:openssh-client ssh-keygen:openssh-client depmod:kmod zstd:zstd xz:xz-utils lz4:lz4 \
+  newuidmap:uidmap sudo:sudo ps:procps shellcheck:shellcheck git:git npm:npm
+TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs dnsmasq:dnsmasq-base unbound:unbound
+
+.PHONY: demo test unit host-test check format build install clean deps host-deps test-deps
+.DEFAULT_GOAL := build
+
+demo: build ## the main job on real input: from nothing to a shell in a named VM, and away again
+	node scripts/demo.ts $(DEV)
+
+test: test-deps build check ## everything: unit tests in seconds, then host tests that boot real VMs
+	node --test --test-reporter=spec $(UNIT_TESTS)
+	node scripts/test-bundle.ts $(DEV)
+	BANGER_TEST_BUNDLE=$(DEV)/bundle node --test --test-concurrency=1 --test-reporter=spec $(HOST_TESTS)
+
+unit: node_modules ## unit tests alone
+	node --test $(UNIT_TESTS)
+
+host-test: test-deps build ## host tests alone
+	node scripts/test-bundle.ts $(DEV)
+	BANGER_TEST_BUNDLE=$(DEV)/bundle node --test --test-concurrency=1 --test-reporter=spec $(HOST_TESTS)
+
+check: node_modules ## types, lint, format
+	tsc
+	biome check --error-on-warnings .
+
+format: node_modules
+	biome check --write .
+
+build: host-deps node_modules ## dist/banger (command line and daemon) and dist/fcqemu, one file each
+	node scripts/build.ts
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 0755 dist/banger dist/fcqemu $(DESTDIR)$(PREFIX)/bin/
+
+node_modules: package.json package-lock.json | host-deps
+	npm ci --no-audit --no-fund
+	@touch node_modules
+
+deps: test-deps node_modules
+
+# installs the packages of the programs that are missing, and only those
+define install_missing
+	@missing=(); for pair in $(1); do command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair##*:}"); done; \
+	if [ $${#missing[@]} -gt 0 ]; then \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$${missing[@]}"; \
+	  else echo "Missing programs. Install the packages: $${missing[*]}" >&2; exit 1; fi; \
+	fi
+endef
+
+host-deps:
+	$(call install_missing,$(NEEDED))
+
+test-deps: host-deps
+	$(call install_missing,$(TEST_NEEDED))
+
+clean:
+	rm -rf dist $(DEV)

@@ -1,0 +1,55 @@
+#!/usr/bin/env node
+/** The command line and the daemon in one program; the one file that touches the process it is. */
+import type { Host } from '../src/cli/host.ts';
+import { main } from '../src/cli/main.ts';
+
+const host: Host = {
+  // getters: making a stream costs milliseconds, and most commands do not read their input
+  get stdin() {
+    return process.stdin;
+  },
+  get stdout() {
+    return untilReaderLeaves(process.stdout);
+  },
+  get stderr() {
+    return untilReaderLeaves(process.stderr);
+  },
+  env: process.env,
+  uid: process.geteuid?.() ?? 0,
+  get cwd() {
+    return process.cwd();
+  },
+  // the single executable has no file name of its own: it is the program
+  self: import.meta.filename === undefined ? [process.execPath] : [process.execPath, import.meta.filename],
+  onSignal(signal, handler) {
+    process.on(signal, handler);
+    return { [Symbol.dispose]: () => void process.off(signal, handler) };
+  },
+  async runInteractive(argv) {
+    const { runInteractive } = await import('../src/cli/interactive.ts');
+    return await runInteractive(argv, process.env, host.onSignal);
+  },
+  async runDaemon() {
+    const { runDaemon } = await import('../src/daemon/main.ts');
+    const stop = new AbortController();
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) host.onSignal(signal, () => stop.abort());
+    await runDaemon({ env: host.env, uid: host.uid, self: host.self, signal: stop.signal });
+  },
+};
+
+void main(process.argv.slice(2), host).then((status) => {
+  process.exitCode = status;
+  // an input nobody reads any more must not keep us here; what is written must get out first
+  host.stdout.write('', () => host.stderr.write('', () => process.exit()));
+});
+
+/** `banger ls | head`: who reads our output may leave before we are done, and that is no error. */
+function untilReaderLeaves(output: NodeJS.WriteStream): NodeJS.WriteStream {
+  if (output.listenerCount('error') === 0) {
+    output.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code === 'EPIPE') process.exit(0);
+      throw error;
+    });
+  }
+  return output;
+}

@@ -1,0 +1,37 @@
+/** Firecracker's exit codes (`FcExitCode`) and what they mean to a caller. */
+export const EXIT = {
+  ok: 0,
+  /** bad configuration file, API socket in use, failed snapshot load, QEMU died */
+  generic: 1,
+  unexpected: 2,
+  /** SIGSYS */
+  badSyscall: 148,
+  /** SIGXFSZ */
+  fileSizeLimit: 151,
+  /** an invalid `--level` */
+  badConfiguration: 152,
+  argumentParsing: 153,
+  /** SIGXCPU */
+  cpuTimeLimit: 154,
+  /** SIGHUP */
+  hangup: 156,
+} as const;
+
+/** Ends the process with a code after its last log lines; thrown, so that callers unwind. */
+export class Exit extends Error {
+  readonly code: number;
+
+  constructor(code: number, message: string) {
+    super(message);
+    this.name = 'Exit';
+    this.code = code;
+  }
+}
+
+/** A Rust panic: Firecracker aborts (SIGABRT, 134 in a shell). */
+export class Panic extends Error {
+  constructor(message: string) {
+    super(message);
+    this.name = 'Panic';
+  }
+}

@@ -1,0 +1,236 @@
+/**
+ * The metrics file: one JSON object per line, counters as differences since the line before. Groups and
+ * names are Firecracker's; what QEMU does not tell stays zero.
+ */
+import { ioErrorText } from './fault.ts';
+import { openSink, type Sink } from './sink.ts';
+
+/** Time between two lines. */
+const PERIOD_MS = 60_000;
+
+const REQUESTS = ['count', 'fails'];
+
+/** Groups of plain counters, by the names Firecracker gives them. */
+const GROUPS: Record<string, string[]> = {
+  api_server: ['process_startup_time_us', 'process_startup_time_cpu_us'],
+  balloon: [
+    'activate_fails',
+    'inflate_count',
+    'stats_updates_count',
+    'stats_update_fails',
+    'deflate_count',
+    'event_fails',
+  ],
+  block: blockCounters(),
+  deprecated_api: ['deprecated_http_api_calls'],
+  entropy: ['activate_fails', 'entropy_event_fails', 'entropy_event_count', 'entropy_bytes', 'host_rng_fails'],
+  get_api_requests: [
+    'instance_info_count',
+    'machine_cfg_count',
+    'mmds_count',
+    'vmm_version_count',
+    'hotplug_memory_count',
+  ],
+  i8042: ['error_count', 'missed_read_count', 'missed_write_count', 'read_count', 'reset_count', 'write_count'],
+  interrupts: ['triggers', 'config_updates'],
+  latencies_us: latencyNames(),
+  logger: ['missed_metrics_count', 'metrics_fails', 'missed_log_count', 'rate_limited_log_count'],
+  memory_hotplug: ['activate_fails', 'queue_event_fails', 'queue_event_count'],
+  mmds: [
+    'rx_accepted',
+    'rx_count',
+    'tx_bytes',
+    'tx_count',
+    'tx_errors',
+    'tx_frames',
+    'connections_created',
+    'connections_destroyed',
+  ],
+  net: netCounters(),
+  patch_api_requests: named(['drive', 'network', 'machine_cfg', 'mmds', 'pmem', 'hotplug_memory'], REQUESTS),
+  pmem: ['activate_fails', 'cfg_fails', 'event_fails', 'queue_event_count'],
+  put_api_requests: named(
+    [
+      'actions',
+      'boot_source',
+      'drive',
+      'logger',
+      'machine_cfg',
+      'cpu_cfg',
+      'metrics',
+      'network',
+      'mmds',
+      'vsock',
+      'pmem',
+      'serial',
+      'hotplug_memory',
+    ],
+    REQUESTS,
+  ),
+  rtc: ['error_count', 'missed_read_count', 'missed_write_count'],
+  seccomp: ['num_faults'],
+  signals: ['sigbus', 'sigsegv', 'sigxfsz', 'sigxcpu', 'sigpipe', 'sighup', 'sigill'],
+  uart: [
+    'error_count',
+    'flush_count',
+    'missed_read_count',
+    'missed_write_count',
+    'read_count',
+    'write_count',
+    'rate_limiter_dropped_bytes',
+  ],
+  vcpu: ['exit_io_in', 'exit_io_out', 'exit_mmio_read', 'exit_mmio_write', 'failures'],
+  vmm: ['panic_count'],
+  vsock: [
+    'activate_fails',
+    'cfg_fails',
+    'rx_bytes_count',
+    'tx_bytes_count',
+    'conns_added',
+    'conns_killed',
+    'conns_removed',
+  ],
+};
+
+/** Groups whose values are measurements, written as they are. */
+const ABSOLUTE = new Set(['api_server', 'latencies_us']);
+
+/** Current totals, by group and counter. */
+export type Totals = Record<string, Record<string, number>>;
+
+/** Adds the counters of one device to its own group and to the group of all devices of its kind. */
+export function addDevice(totals: Totals, kind: string, id: string, counters: Record<string, number>): void {
+  const sum = totals[kind] ?? {};
+  for (const [name, value] of Object.entries(counters)) sum[name] = (sum[name] ?? 0) + value;
+  totals[kind] = sum;
+  totals[`${kind}_${id}`] = counters;
+}
+
+export interface MetricsOptions {
+  path: string;
+  /** written as `id` when given */
+  id?: string | undefined;
+  properties?: Record<string, string> | undefined;
+}
+
+export class Metrics {
+  readonly #totals = new Map<string, number>();
+  readonly #written = new Map<string, number>();
+  #sink: Sink | undefined;
+  #options: MetricsOptions | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  /** asked for devices' own totals before each line */
+  collect: () => Promise<Totals> = async () => ({});
+
+  /** Counts one event. */
+  count(group: string, counter: string, amount = 1): void {
+    const key = `${group}.${counter}`;
+    this.#totals.set(key, (this.#totals.get(key) ?? 0) + amount);
+  }
+
+  /** Sets a measurement. */
+  store(group: string, name: string, value: number): void {
+    this.#totals.set(`${group}.${name}`, value);
+  }
+
+  /**
+   * Opens the file or FIFO.
+   * @throws Error with Firecracker's words, also when called a second time
+   */
+  configure(options: MetricsOptions): void {
+    const prefix = 'Cannot initialize the metrics system due to bad user input';
+    if (this.#sink) throw new Error(`${prefix}: Reinitialization of metrics not allowed.`);
+    try {
+      this.#sink = openSink(options.path);
+    } catch (error) {
+      throw new Error(`${prefix}: ${ioErrorText(error)}`);
+    }
+    this.#options = options;
+  }
+
+  /** Writes the first line and then one every minute while the guest runs. */
+  async start(): Promise<void> {
+    if (!this.#sink) return;
+    await this.flush();
+    this.resumeTimer();
+  }
+
+  /** The timer stands still while the guest is paused. */
+  pauseTimer(): void {
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+  }
+
+  resumeTimer(): void {
+    if (!this.#sink || this.#timer) return;
+    this.#timer = setInterval(() => void this.flush(), PERIOD_MS);
+    this.#timer.unref();
+  }
+
+  /** Writes one line now; without a file it succeeds and does nothing. */
+  async flush(): Promise<void> {
+    if (!this.#sink) return;
+    const devices = await this.collect().catch(() => ({}) as Totals);
+    const line = this.#line(devices);
+    if (!this.#sink.write(Buffer.from(`${JSON.stringify(line)}\n`))) this.count('logger', 'missed_metrics_count');
+  }
+
+  #line(devices: Totals): Record<string, unknown> {
+    const line: Record<string, unknown> = { utc_timestamp_ms: Date.now() };
+    if (this.#options?.id !== undefined) line.id = this.#options.id;
+    if (this.#options?.properties) line.properties = this.#options.properties;
+    for (const [group, names] of Object.entries(GROUPS)) {
+      line[group] = Object.fromEntries(names.map((name) => [name, this.#value(group, name, devices[group]?.[name])]));
+    }
+    for (const [group, counters] of Object.entries(devices)) {
+      if (group in GROUPS) continue;
+      line[group] = Object.fromEntries(
+        Object.entries(counters).map(([name, total]) => [name, this.#value(group, name, total)]),
+      );
+    }
+    return line;
+  }
+
+  #value(group: string, name: string, fromDevice: number | undefined): number {
+    const key = `${group}.${name}`;
+    const total = (this.#totals.get(key) ?? 0) + (fromDevice ?? 0);
+    if (ABSOLUTE.has(group)) return total;
+    const before = this.#written.get(key) ?? 0;
+    this.#written.set(key, total);
+    return Math.max(0, total - before);
+  }
+}
+
+function named(subjects: string[], suffixes: string[]): string[] {
+  return subjects.flatMap((subject) => suffixes.map((suffix) => `${subject}_${suffix}`));
+}
+
+function latencyNames(): string[] {
+  const names = ['full_create_snapshot', 'diff_create_snapshot', 'load_snapshot', 'pause_vm', 'resume_vm'];
+  return [...names, ...names.map((name) => `vmm_${name}`)];
+}
+
+function blockCounters(): string[] {
+  return [
+    ...['activate_fails', 'cfg_fails', 'no_avail_buffer', 'event_fails', 'execute_fails', 'invalid_reqs_count'],
+    ...['flush_count', 'queue_event_count', 'rate_limiter_event_count', 'update_count', 'update_fails'],
+    ...['read_bytes', 'write_bytes', 'read_count', 'write_count', 'rate_limiter_throttled_events'],
+    ...['io_engine_throttled_events', 'remaining_reqs_count'],
+  ];
+}
+
+function netCounters(): string[] {
+  return [
+    ...[
+      'activate_fails',
+      'cfg_fails',
+      'mac_address_updates',
+      'no_rx_avail_buffer',
+      'no_tx_avail_buffer',
+      'event_fails',
+    ],
+    ...['rx_bytes_count', 'rx_packets_count', 'rx_fails', 'rx_count', 'tap_read_fails', 'tap_write_fails'],
+    ...['tx_bytes_count', 'tx_malformed_frames', 'tx_fails', 'tx_count', 'tx_packets_count', 'tx_spoofed_mac_count'],
+    ...['rx_rate_limiter_throttled', 'tx_rate_limiter_throttled'],
+  ];
+}

@@ -1,0 +1,31 @@
+/** fcqemu's own settings: environment variables, because the command line is Firecracker's. */
+
+export type AcceleratorChoice = 'kvm' | 'tcg' | 'auto';
+
+export interface Settings {
+  /** `FCQEMU_ACCEL`; auto tries KVM with the given kernel first */
+  accelerator: AcceleratorChoice;
+  /** `FCQEMU_QEMU`; looked up in PATH when it has no slash */
+  qemu: string;
+  /** where verdicts about KVM are kept */
+  cacheDir: string;
+  /** `FCQEMU_MMDS=api`: accept a metadata configuration although no guest can ask for the data */
+  mmdsApiOnly: boolean;
+  /** environment of QEMU */
+  env: NodeJS.ProcessEnv;
+}
+
+/** @throws Error when a variable has a value that means nothing */
+export function readSettings(env: NodeJS.ProcessEnv): Settings {
+  const accelerator = env.FCQEMU_ACCEL ?? 'auto';
+  if (accelerator !== 'kvm' && accelerator !== 'tcg' && accelerator !== 'auto') {
+    throw new Error(`FCQEMU_ACCEL is "${accelerator}"; it must be kvm, tcg or auto.`);
+  }
+  return {
+    accelerator,
+    qemu: env.FCQEMU_QEMU || 'qemu-system-x86_64',
+    cacheDir: `${env.XDG_CACHE_HOME || `${env.HOME || '/tmp'}/.cache`}/fcqemu`,
+    mmdsApiOnly: env.FCQEMU_MMDS === 'api',
+    env,
+  };
+}

@@ -1,0 +1,84 @@
+/** A machine that was booted or restored, with everything attached to it. */
+import { Fault } from '../fault.ts';
+import type { ThreadLog } from '../log.ts';
+import { type QemuSpec, qemuArguments } from '../qemu/arguments.ts';
+import type { QemuEnd } from '../qemu/process.ts';
+import type { Settings } from '../settings.ts';
+import type { Sink } from '../sink.ts';
+import type { Console } from './console.ts';
+import { DriveControl } from './drive-control.ts';
+import { MicroVm } from './micro-vm.ts';
+import type { Resources } from './resources.ts';
+import type { SnapshotHeader } from './snapshot-file.ts';
+import { loadDeviceState, restoreFault } from './snapshot-load.ts';
+import { startFault } from './start.ts';
+
+export interface MachineOptions {
+  settings: Settings;
+  log: ThreadLog;
+  resources: Resources;
+  console: Console;
+  consoleOutput: Sink;
+  /** called at once, because the guest may end the machine before its start is complete */
+  onCreated: (vm: MicroVm) => void;
+  onReset: () => void;
+  onDeath: (end: QemuEnd) => void;
+}
+
+export interface Machine {
+  vm: MicroVm;
+  spec: QemuSpec;
+  drives: DriveControl;
+}
+
+/** Boots a guest. @throws Fault, with QEMU gone again */
+export async function bootMachine(spec: QemuSpec, options: MachineOptions): Promise<Machine> {
+  return await build(spec, options, startFault, async ({ vm, drives }) => {
+    await drives.applyLimits();
+    await options.resources.balloon.activate(vm, spec.memoryMib);
+    await vm.resume();
+  });
+}
+
+/** Loads a snapshot into a new machine, which stays paused. @throws Fault, with QEMU gone again */
+export async function restoreMachine(
+  spec: QemuSpec,
+  snapshot: { path: string; header: SnapshotHeader },
+  options: MachineOptions,
+): Promise<Machine> {
+  return await build(spec, options, restoreFault, async ({ vm, drives }) => {
+    await loadDeviceState(vm, snapshot.path, snapshot.header);
+    await drives.applyLimits();
+    await options.resources.balloon.resumeStatistics(vm);
+    if (snapshot.header.halted) vm.markHalted();
+  });
+}
+
+async function build(
+  spec: QemuSpec,
+  options: MachineOptions,
+  fault: (cause: string) => Fault,
+  bringUp: (machine: Machine) => Promise<void>,
+): Promise<Machine> {
+  const { settings, log, resources, console, consoleOutput, onReset, onDeath } = options;
+  let vm: MicroVm;
+  try {
+    vm = await MicroVm.create({ settings, args: qemuArguments(spec), log, onReset, onDeath });
+  } catch (error) {
+    throw fault(error instanceof Error ? error.message : String(error));
+  }
+  options.onCreated(vm);
+  try {
+    const { path, limit } = resources.serial;
+    await console.attach(vm.console, { output: consoleOutput, takesInput: path === null, limit });
+    resources.vsock.attach(vm.vsock);
+    const machine = { vm, spec, drives: new DriveControl(vm, resources.drives) };
+    await bringUp(machine);
+    return machine;
+  } catch (error) {
+    console.detach();
+    await vm.end();
+    if (error instanceof Fault) throw error;
+    throw fault(error instanceof Error ? error.message : String(error));
+  }
+}

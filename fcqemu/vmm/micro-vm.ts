@@ -1,0 +1,149 @@
+/** A machine that was started: its QEMU process, and what the API may do to it. */
+
+import type { ThreadLog } from '../log.ts';
+import { type QemuEnd, type QemuProcess, startQemu } from '../qemu/process.ts';
+import { Qmp, QmpError, type QmpEvent } from '../qemu/qmp.ts';
+import type { Settings } from '../settings.ts';
+
+export interface MicroVmOptions {
+  settings: Settings;
+  args: string[];
+  log: ThreadLog;
+  /** the guest asked for a reset, which ends a microVM */
+  onReset: () => void;
+  /** QEMU ended and nobody had asked it to */
+  onDeath: (end: QemuEnd) => void;
+}
+
+export class MicroVm {
+  readonly #process: QemuProcess;
+  readonly #qmp: Qmp;
+  readonly #log: ThreadLog;
+  readonly #onReset: () => void;
+  #ending = false;
+  /** the guest powered off: its CPUs stand still, but the microVM exists until someone ends it */
+  #halted = false;
+  /** e.g. `7.2.22` */
+  qemuVersion = '';
+  /** device state of the last snapshot; valid until the guest runs again, and QEMU gives no second one until then */
+  savedState: Buffer | undefined;
+  readonly #incoming = Promise.withResolvers<void>();
+
+  private constructor(process: QemuProcess, { log, onReset, onDeath }: MicroVmOptions) {
+    this.#process = process;
+    this.#log = log;
+    this.#onReset = onReset;
+    this.#qmp = new Qmp(process.qmp, (event) => this.#handle(event));
+    void process.ended.then((end) => {
+      if (!this.#ending) onDeath(end);
+    });
+    // only a restore waits for it
+    this.#incoming.promise.catch(() => {});
+  }
+
+  /**
+   * Starts QEMU with the guest's CPUs stopped.
+   * @throws Error with QEMU's own last words when it refuses
+   */
+  static async create(options: MicroVmOptions): Promise<MicroVm> {
+    const { settings, args, log } = options;
+    const process = await startQemu(settings.qemu, args, settings.env, (line) => log.warn(`QEMU: ${line}`));
+    let started = false;
+    const vm = new MicroVm(process, { ...options, onDeath: (end) => started && options.onDeath(end) });
+    try {
+      vm.qemuVersion = await vm.#qmp.connect();
+    } catch {
+      process.kill();
+      const end = await process.ended;
+      throw new Error(end.lastLine ?? `QEMU ${end.how}`);
+    }
+    started = true;
+    return vm;
+  }
+
+  get pid(): number {
+    return this.#process.pid;
+  }
+
+  /** The guest's serial port. */
+  get console(): QemuProcess['console'] {
+    return this.#process.console;
+  }
+
+  /** The port of an agent in the guest. */
+  get vsock(): QemuProcess['vsock'] {
+    return this.#process.vsock;
+  }
+
+  /** @throws QmpError */
+  async resume(): Promise<void> {
+    this.savedState = undefined;
+    if (!this.#halted) await this.#qmp.execute('cont');
+  }
+
+  /** @throws QmpError */
+  async pause(): Promise<void> {
+    if (!this.#halted) await this.#qmp.execute('stop');
+  }
+
+  /** Presses and releases Ctrl-Alt-Del; the guest's keyboard driver decides what comes of it. */
+  async sendCtrlAltDel(): Promise<void> {
+    const keys = ['ctrl', 'alt', 'delete'].map((data) => ({ type: 'qcode', data }));
+    await this.#qmp.execute('send-key', { keys });
+  }
+
+  /** Any QMP command, for devices. @throws QmpError */
+  execute<T = unknown>(command: string, args?: Record<string, unknown>): Promise<T> {
+    return this.#qmp.execute<T>(command, args);
+  }
+
+  /** The guest powered off before. */
+  get halted(): boolean {
+    return this.#halted;
+  }
+
+  /** Of a restored machine whose guest had powered off. */
+  markHalted(): void {
+    this.#halted = true;
+  }
+
+  /** Resolves when a state that was being loaded is complete. @throws Error when QEMU rejects it */
+  async incomingEnd(): Promise<void> {
+    await Promise.race([
+      this.#incoming.promise,
+      this.#process.ended.then((end) => {
+        throw new Error(end.lastLine ?? `QEMU ${end.how}`);
+      }),
+    ]);
+  }
+
+  /** Kills QEMU and waits until it is gone. */
+  async end(): Promise<void> {
+    this.#ending = true;
+    this.#process.kill();
+    await this.#process.ended;
+  }
+
+  #handle({ event, data }: QmpEvent): void {
+    if (event === 'MIGRATION' && data?.status === 'completed') this.#incoming.resolve();
+    if (event === 'MIGRATION' && data?.status === 'failed') {
+      this.#incoming.reject(new Error('QEMU rejected the device state'));
+    }
+    if (event !== 'SHUTDOWN') return;
+    const reason = data?.reason;
+    if (reason === 'guest-reset') {
+      this.#onReset();
+    } else if (reason === 'guest-shutdown') {
+      this.#halted = true;
+      this.#log.info('The guest powered off; its CPUs are halted.');
+    } else {
+      this.#log.warn(`QEMU reports a shutdown: ${String(reason)}.`);
+    }
+  }
+}
+
+/** Whatever a QMP command failed with, as text for a fault message. */
+export function qmpErrorText(error: unknown): string {
+  if (error instanceof QmpError || error instanceof Error) return error.message;
+  return String(error);
+}

@@ -1,0 +1,94 @@
+/**
+ * The metadata store behind `/mmds`. fcqemu keeps the data; a service inside the guest's network, which
+ * Firecracker's device model has, does not exist here.
+ */
+import type { ActionArguments } from '../api/actions.ts';
+import { Fault, unsupported } from '../fault.ts';
+import { sortedJson } from '../json/number-text.ts';
+
+const CONFIG_PREFIX = 'MMMDS config error';
+
+export type StoredMmdsConfig = ActionArguments['SetMmdsConfiguration'];
+
+export class Mmds {
+  readonly #limitBytes: number;
+  /** accept a configuration although no guest will ever be answered */
+  readonly #apiOnly: boolean;
+  #data: unknown;
+  config: StoredMmdsConfig | null = null;
+
+  constructor(limitBytes: number, apiOnly: boolean) {
+    this.#limitBytes = limitBytes;
+    this.#apiOnly = apiOnly;
+  }
+
+  /** @throws Fault */
+  configure(config: StoredMmdsConfig, interfaceIds: string[]): void {
+    if (config.ipv4_address !== null && !isUsableLinkLocal(config.ipv4_address)) {
+      throw new Fault(`${CONFIG_PREFIX}: The MMDS IPv4 address is not link local.`);
+    }
+    if (config.network_interfaces.length === 0) {
+      throw new Fault(
+        `${CONFIG_PREFIX}: The list of network interface IDs that allow forwarding MMDS requests is empty.`,
+      );
+    }
+    if (!config.network_interfaces.every((id) => interfaceIds.includes(id))) {
+      throw new Fault(
+        `${CONFIG_PREFIX}: The list of network interface IDs provided contains at least one ID that does not ` +
+          'correspond to any existing network interface.',
+      );
+    }
+    if (!this.#apiOnly) throw unsupported(CONFIG_PREFIX, 'a metadata service for the guest is');
+    this.config = { ...config, ipv4_address: config.ipv4_address ?? '169.254.169.254' };
+  }
+
+  /** After the start the store exists only if it was configured. @throws Fault */
+  requireConfigured(): void {
+    if (!this.config) throw notInitialized();
+  }
+
+  get(): unknown {
+    return this.#data ?? {};
+  }
+
+  /** @throws Fault with status 413 when the data is too large */
+  put(data: unknown): void {
+    this.#checkSize(data);
+    this.#data = data;
+  }
+
+  /** Applies a merge patch (RFC 7396). @throws Fault */
+  patch(patch: unknown): void {
+    if (this.#data === undefined) throw notInitialized();
+    this.put(merged(this.#data, patch));
+  }
+
+  #checkSize(data: unknown): void {
+    if (Buffer.byteLength(sortedJson(data)) <= this.#limitBytes) return;
+    throw new Fault("MMDS limit exceeded error: The MMDS patch request doesn't fit.", { status: 413 });
+  }
+}
+
+function notInitialized(): Fault {
+  return new Fault('MMDS error: The MMDS data store is not initialized.');
+}
+
+/** RFC 3927 leaves the first and the last 256 addresses of 169.254/16 out. */
+function isUsableLinkLocal(address: string): boolean {
+  const [a, b, c] = address.split('.').map(Number);
+  return a === 169 && b === 254 && c !== undefined && c >= 1 && c <= 254;
+}
+
+function merged(target: unknown, patch: unknown): unknown {
+  if (!isObject(patch)) return patch;
+  const result = new Map(isObject(target) ? Object.entries(target) : []);
+  for (const [key, value] of Object.entries(patch)) {
+    if (value === null) result.delete(key);
+    else result.set(key, merged(result.get(key), value));
+  }
+  return Object.fromEntries(result);
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}

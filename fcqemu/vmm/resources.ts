@@ -1,0 +1,112 @@
+/** Everything configured before the start, and its echo in `GET /vm/config`. */
+import { accessSync, constants } from 'node:fs';
+import type { ActionArguments } from '../api/actions.ts';
+import { Fault, ioErrorText, unsupported } from '../fault.ts';
+import type { QemuSpec } from '../qemu/arguments.ts';
+import { Balloon } from './balloon.ts';
+import { bootArgsProblem } from './command-line.ts';
+import { Drives } from './drives.ts';
+import { isElfWithoutPvh } from './kernel-image.ts';
+import { defaultMachineConfig, type StoredMachineConfig, updatedMachineConfig } from './machine-config.ts';
+import type { Mmds, StoredMmdsConfig } from './mmds.ts';
+import { NetworkInterfaces } from './network-interfaces.ts';
+import { type StoredBucket, type StoredLimiter, storedLimiter } from './rate-limiter.ts';
+import { Vsock } from './vsock/vsock.ts';
+
+export interface StoredBootSource {
+  kernel_image_path: string;
+  initrd_path: string | null;
+  boot_args: string | null;
+}
+
+export class Resources {
+  readonly drives = new Drives();
+  readonly interfaces = new NetworkInterfaces();
+  readonly balloon = new Balloon();
+  readonly vsock = new Vsock();
+  readonly mmds: Mmds;
+  bootSource: StoredBootSource | null = null;
+  machine: StoredMachineConfig = defaultMachineConfig();
+  entropy: { rate_limiter: StoredLimiter | null } | null = null;
+  serial: { path: string | null; limit: StoredBucket | null } = { path: null, limit: null };
+
+  constructor(mmds: Mmds) {
+    this.mmds = mmds;
+  }
+
+  /** @throws Fault */
+  setBootSource(config: StoredBootSource): void {
+    const prefix = 'Boot source error';
+    let withoutPvh = false;
+    try {
+      withoutPvh = isElfWithoutPvh(config.kernel_image_path);
+    } catch (error) {
+      throw new Fault(`${prefix}: The kernel file cannot be opened: ${ioErrorText(error)}`);
+    }
+    try {
+      if (config.initrd_path !== null) accessSync(config.initrd_path, constants.R_OK);
+    } catch (error) {
+      throw new Fault(
+        `${prefix}: The initrd file cannot be opened due to invalid path or invalid permissions. ${ioErrorText(error)}`,
+      );
+    }
+    const problem = bootArgsProblem(config.boot_args ?? '');
+    if (problem) throw new Fault(`${prefix}: The kernel command line is invalid: ${problem}`);
+    if (withoutPvh) throw unsupported(prefix, 'ELF kernels built without CONFIG_PVH are');
+    this.bootSource = { ...config };
+  }
+
+  /** @throws Fault */
+  updateMachine(update: ActionArguments['UpdateMachineConfiguration']): void {
+    this.machine = updatedMachineConfig(this.machine, update, this.balloon.config?.amount_mib ?? 0);
+  }
+
+  /** @throws Fault */
+  setEntropy(config: ActionArguments['SetEntropyDevice']): void {
+    const limiter = storedLimiter(config.rate_limiter);
+    if (limiter?.ops) throw unsupported('Entropy device error', 'limits of requests per second are');
+    this.entropy = { rate_limiter: limiter };
+  }
+
+  setSerial(config: ActionArguments['ConfigureSerial']): void {
+    const limit = storedLimiter({ bandwidth: config.rate_limiter })?.bandwidth ?? null;
+    this.serial = { path: config.serial_out_path, limit };
+  }
+
+  /** Takes over what a snapshot's machine has. The boot source is no part of it, as in Firecracker. */
+  async restore(spec: QemuSpec, machine: StoredMachineConfig, mmdsConfig: StoredMmdsConfig | null): Promise<void> {
+    this.machine = { ...machine, track_dirty_pages: false };
+    this.drives.list.push(...spec.drives.map(({ serial: _serial, isBlockDevice: _kind, ...drive }) => drive));
+    this.interfaces.list.push(...spec.interfaces.map(({ mac: _mac, ...iface }) => iface));
+    this.entropy = spec.entropy && {
+      rate_limiter: spec.entropy.bandwidth && { bandwidth: spec.entropy.bandwidth, ops: null },
+    };
+    this.balloon.config = spec.balloon;
+    this.mmds.config = mmdsConfig;
+    if (spec.vsock) await this.vsock.put(spec.vsock);
+  }
+
+  /** `GET /vm/config`; keys in Firecracker's order, which never echoes cpu-config, logger and metrics. */
+  fullConfig(): Record<string, unknown> {
+    return {
+      balloon: this.balloon.config,
+      drives: this.drives.list,
+      'boot-source': echoBootSource(this.bootSource ?? { kernel_image_path: '', initrd_path: null, boot_args: null }),
+      'cpu-config': null,
+      logger: null,
+      'machine-config': this.machine,
+      metrics: null,
+      'mmds-config': this.mmds.config,
+      'network-interfaces': this.interfaces.list,
+      vsock: this.vsock.config,
+      entropy: this.entropy,
+      pmem: [],
+      'memory-hotplug': null,
+    };
+  }
+}
+
+/** `boot_args` is left out when it was not given; `initrd_path` is null. */
+function echoBootSource({ kernel_image_path, initrd_path, boot_args }: StoredBootSource): Record<string, unknown> {
+  return { kernel_image_path, initrd_path, ...(boot_args === null ? {} : { boot_args }) };
+}

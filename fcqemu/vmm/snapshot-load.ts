@@ -1,0 +1,151 @@
+/** `PUT /snapshot/load`: builds the machine of a snapshot again, its memory mapped privately from the file. */
+
+import { once } from 'node:events';
+import { accessSync, constants, statSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { createConnection } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { ActionArguments } from '../api/actions.ts';
+import { EXIT } from '../exit-code.ts';
+import { Fault, ioErrorText, unsupported } from '../fault.ts';
+import type { QemuSpec } from '../qemu/arguments.ts';
+import type { MicroVm } from './micro-vm.ts';
+import {
+  readSnapshotHeader,
+  SNAPSHOT_VERSION,
+  SnapshotFileError,
+  type SnapshotHeader,
+  sendState,
+} from './snapshot-file.ts';
+import { tapProblem } from './tap.ts';
+
+const PREFIX = 'Load snapshot error';
+
+/** A failed restore: answered, and then the process ends because it is too dirty to go on. */
+export function restoreFault(cause: string): Fault {
+  return new Fault(`${PREFIX}: Failed to restore from snapshot: ${cause}`, { fatalExitCode: EXIT.generic });
+}
+
+/** What can be refused without ending the process. @throws Fault */
+export function checkLoadRequest(params: ActionArguments['LoadSnapshot'], bootSpecific: boolean): void {
+  if (bootSpecific) {
+    throw new Fault(`${PREFIX}: Loading a microVM snapshot not allowed after configuring boot-specific resources.`);
+  }
+  if (params.mem_backend?.backend_type === 'Uffd') throw unsupported(PREFIX, 'Uffd memory backends are');
+  if (params.huge_pages === '2M') throw unsupported(PREFIX, 'huge pages of 2M are');
+}
+
+export interface RestorePlan {
+  header: SnapshotHeader;
+  /** the snapshot's machine with the overrides of the request */
+  spec: QemuSpec;
+}
+
+/** Reads the snapshot and checks that the host still has what the machine needs. @throws Fault */
+export async function planRestore(params: ActionArguments['LoadSnapshot'], instanceId: string): Promise<RestorePlan> {
+  const header = await readHeader(params.snapshot_path);
+  const memoryPath = params.mem_backend?.backend_path ?? params.mem_file_path ?? '';
+  checkMemoryFile(memoryPath, header.machine.mem_size_mib);
+  const spec: QemuSpec = {
+    ...header.spec,
+    instanceId,
+    restore: { memoryPath },
+    interfaces: overriddenInterfaces(header.spec.interfaces, params.network_overrides),
+    vsock: overriddenVsock(header.spec.vsock, params.vsock_override),
+  };
+  for (const drive of spec.drives) {
+    try {
+      accessSync(drive.path_on_host, drive.is_read_only ? constants.R_OK : constants.R_OK | constants.W_OK);
+    } catch (error) {
+      throw deviceFault(`Error manipulating the backing file: ${ioErrorText(error)} ${drive.path_on_host}`);
+    }
+  }
+  for (const { host_dev_name } of spec.interfaces) {
+    const problem = tapProblem(host_dev_name);
+    if (problem) throw deviceFault(`Open tap device failed: ${problem}`);
+  }
+  return { header, spec };
+}
+
+async function readHeader(path: string): Promise<SnapshotHeader> {
+  let header: SnapshotHeader;
+  try {
+    header = await readSnapshotHeader(path);
+  } catch (error) {
+    if (!(error instanceof SnapshotFileError)) throw error;
+    throw restoreFault(`Failed to get snapshot state from file: ${error.message}`);
+  }
+  if (header.version !== SNAPSHOT_VERSION) {
+    throw restoreFault(`Failed to get snapshot state from file: Unsupported snapshot version ${header.version}`);
+  }
+  return header;
+}
+
+/** The file has to be as large as the memory; QEMU opens it for writing although it never writes. */
+function checkMemoryFile(path: string, memoryMib: number): void {
+  const prefix = 'Failed to load guest memory: Error creating guest memory from file';
+  try {
+    accessSync(path, constants.R_OK | constants.W_OK);
+    const { size } = statSync(path);
+    if (size !== memoryMib * 1024 * 1024) {
+      throw new Error(`Size of the memory file (${size}) does not match the memory of the microVM (${memoryMib} MiB)`);
+    }
+  } catch (error) {
+    throw restoreFault(`${prefix}: ${ioErrorText(error)}`);
+  }
+}
+
+function overriddenInterfaces(
+  interfaces: QemuSpec['interfaces'],
+  overrides: ActionArguments['LoadSnapshot']['network_overrides'],
+): QemuSpec['interfaces'] {
+  for (const { iface_id } of overrides) {
+    if (!interfaces.some((iface) => iface.iface_id === iface_id)) throw restoreFault('Unknown Network Device.');
+  }
+  return interfaces.map((iface) => {
+    const override = overrides.findLast(({ iface_id }) => iface_id === iface.iface_id);
+    return override ? { ...iface, host_dev_name: override.host_dev_name } : iface;
+  });
+}
+
+function overriddenVsock(
+  vsock: QemuSpec['vsock'],
+  override: ActionArguments['LoadSnapshot']['vsock_override'],
+): QemuSpec['vsock'] {
+  if (!override) return vsock;
+  if (!vsock) throw restoreFault('Unknown Vsock Device');
+  return { ...vsock, uds_path: override.uds_path };
+}
+
+function deviceFault(cause: string): Fault {
+  return restoreFault(`Failed to build microVM from snapshot: Failed to restore devices: ${cause}`);
+}
+
+/** Feeds the device state to a QEMU that waits for it. @throws Fault */
+export async function loadDeviceState(vm: MicroVm, snapshotPath: string, header: SnapshotHeader): Promise<void> {
+  if (vm.qemuVersion !== header.qemuVersion) {
+    throw restoreFault(
+      `Failed to get snapshot state from file: the snapshot was made by QEMU ${header.qemuVersion}, this is ${vm.qemuVersion}`,
+    );
+  }
+  const directory = await mkdtemp(join(tmpdir(), 'fcqemu-'));
+  try {
+    const socketPath = join(directory, 'state');
+    await vm.execute('migrate-set-capabilities', {
+      capabilities: [
+        { capability: 'x-ignore-shared', state: !header.memoryInState },
+        { capability: 'events', state: true },
+      ],
+    });
+    await vm.execute('migrate-incoming', { uri: `unix:${socketPath}` });
+    const socket = createConnection(socketPath);
+    await once(socket, 'connect');
+    await sendState(snapshotPath, socket);
+    await vm.incomingEnd();
+  } catch (error) {
+    throw restoreFault(`Failed to build microVM from snapshot: ${ioErrorText(error)}`);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
+}

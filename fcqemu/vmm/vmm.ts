@@ -1,0 +1,305 @@
+/** The microVM as the API sees it: which actions are allowed when, and what they do. */
+import type { InstanceInfo, InstanceState } from '../../src/firecracker/api-types.ts';
+import type { Action, ActionArguments, ActionName } from '../api/actions.ts';
+import { VERSION } from '../argv.ts';
+import { EXIT } from '../exit-code.ts';
+import { Fault, ioErrorText } from '../fault.ts';
+import type { Log, ThreadLog } from '../log.ts';
+import type { Metrics, Totals } from '../metrics.ts';
+import type { Settings } from '../settings.ts';
+import { openSink, type Sink } from '../sink.ts';
+import { Console } from './console.ts';
+import { bootMachine, type Machine, type MachineOptions, restoreMachine } from './machine.ts';
+import type { MicroVm } from './micro-vm.ts';
+import { Mmds } from './mmds.ts';
+import { interfaceCounters } from './network-interfaces.ts';
+import { refusedAfterStart, refusedBeforeStart } from './refusals.ts';
+import { Resources } from './resources.ts';
+import { createSnapshot } from './snapshot-create.ts';
+import { SNAPSHOT_VERSION } from './snapshot-file.ts';
+import { checkLoadRequest, planRestore, restoreFault } from './snapshot-load.ts';
+import { planStart, startFault } from './start.ts';
+
+/** Handlers of one phase; what is missing is not supported in it. */
+type Handlers = { [N in ActionName]?: (argument: ActionArguments[N]) => unknown };
+
+/** What a snapshot brings itself: once one of these was tried, none can be loaded. */
+const BOOT_SPECIFIC: ReadonlySet<ActionName> = new Set<ActionName>([
+  ...(['ConfigureBootSource', 'UpdateMachineConfiguration', 'InsertBlockDevice', 'InsertNetworkDevice'] as const),
+  ...(['InsertPmemDevice', 'SetBalloonDevice', 'SetVsockDevice', 'SetEntropyDevice', 'SetMmdsConfiguration'] as const),
+  'SetMemoryHotplugDevice',
+]);
+
+export interface VmmOptions {
+  instanceId: string;
+  settings: Settings;
+  /** confine QEMU with its seccomp filter */
+  sandbox: boolean;
+  log: Log;
+  metrics: Metrics;
+  /** largest metadata store in bytes */
+  mmdsLimit: number;
+  stdout: Sink;
+  /** ends the process; the guest is gone already */
+  onStopped: (exitCode: number) => void;
+}
+
+export class Vmm {
+  readonly resources: Resources;
+  readonly console = new Console();
+  readonly #options: VmmOptions;
+  readonly #log: ThreadLog;
+  #state: InstanceState = 'Not started';
+  /** known from the moment QEMU runs */
+  #vm: MicroVm | undefined;
+  /** known once the guest may run */
+  #machine: Machine | undefined;
+  /** something was configured that a snapshot brings itself */
+  #bootSpecific = false;
+
+  constructor(options: VmmOptions) {
+    this.#options = options;
+    this.#log = options.log.thread('main', 'vmm');
+    this.resources = new Resources(new Mmds(options.mmdsLimit, options.settings.mmdsApiOnly));
+    options.metrics.collect = () => this.#counters();
+  }
+
+  /**
+   * Carries an action out.
+   * @returns the value of the answer's body; undefined for an answer without one
+   * @throws Fault
+   */
+  async execute(action: Action): Promise<unknown> {
+    const phase = this.#state === 'Not started' ? this.#beforeStart : this.#afterStart;
+    if (BOOT_SPECIFIC.has(action.name)) this.#bootSpecific = true;
+    const handler = (this.#always[action.name] ?? phase[action.name]) as ((argument: unknown) => unknown) | undefined;
+    if (!handler) {
+      const when = this.#state === 'Not started' ? 'before' : 'after';
+      throw new Fault(`The requested operation is not supported ${when} starting the microVM.`);
+    }
+    return await handler(action.argument);
+  }
+
+  /** Cuts the guest off, if there is one, and waits until QEMU is gone. */
+  async kill(): Promise<void> {
+    this.console.detach();
+    await this.#vm?.end();
+  }
+
+  readonly #always: Handlers = {
+    GetVmInstanceInfo: (): InstanceInfo => ({
+      id: this.#options.instanceId,
+      state: this.#state,
+      vmm_version: VERSION,
+      app_name: 'Firecracker',
+    }),
+    GetVmmVersion: () => ({ firecracker_version: VERSION }),
+    GetFullVmConfig: () => this.resources.fullConfig(),
+    GetVmMachineConfig: () => this.resources.machine,
+  };
+
+  readonly #beforeStart: Handlers = {
+    ConfigureBootSource: (config) => this.resources.setBootSource(config),
+    UpdateMachineConfiguration: (update) => this.resources.updateMachine(update),
+    InsertBlockDevice: (config) => this.resources.drives.put(config),
+    InsertNetworkDevice: (config) => this.resources.interfaces.put(config),
+    SetEntropyDevice: (config) => this.resources.setEntropy(config),
+    ConfigureSerial: (config) => this.resources.setSerial(config),
+    ConfigureLogger: (config) => this.#configureLogger(config),
+    ConfigureMetrics: (config) => this.configureMetrics(config),
+    GetBalloonConfig: () => this.resources.balloon.get(false),
+    SetBalloonDevice: (config) => this.resources.balloon.put(config, this.#memoryMib),
+    GetMmds: () => this.resources.mmds.get(),
+    PutMmds: ({ data }) => this.resources.mmds.put(data),
+    PatchMmds: ({ data }) => this.resources.mmds.patch(data),
+    SetMmdsConfiguration: (config) => {
+      const ids = this.resources.interfaces.list.map((iface) => iface.iface_id);
+      this.resources.mmds.configure(config, ids);
+    },
+    SetVsockDevice: ({ guest_cid, uds_path }) => this.resources.vsock.put({ guest_cid, uds_path }),
+    LoadSnapshot: (params) => this.#loadSnapshot(params),
+    StartMicroVm: () => this.start(),
+    ...refusedBeforeStart,
+  };
+
+  readonly #afterStart: Handlers = {
+    Pause: () => this.#pause(),
+    Resume: () => this.#resume(),
+    CreateSnapshot: (params) => this.#createSnapshot(params),
+    SendCtrlAltDel: () => this.#running().vm.sendCtrlAltDel(),
+    FlushMetrics: () => this.#options.metrics.flush(),
+    UpdateBlockDevice: (update) => this.#running().drives.update(update),
+    UpdateNetworkInterface: (update) => this.resources.interfaces.update(update),
+    GetBalloonConfig: () => this.resources.balloon.get(true),
+    UpdateBalloon: ({ amount_mib }) => this.resources.balloon.resize(this.#running().vm, this.#memoryMib, amount_mib),
+    GetBalloonStats: () => this.resources.balloon.statistics(this.#running().vm, this.#memoryMib),
+    UpdateBalloonStatistics: ({ stats_polling_interval_s }) =>
+      this.resources.balloon.setStatisticsInterval(this.#running().vm, stats_polling_interval_s),
+    StartFreePageHinting: () => this.resources.balloon.hinting(),
+    GetFreePageHintingStatus: () => this.resources.balloon.hinting(),
+    StopFreePageHinting: () => this.resources.balloon.hinting(),
+    GetMmds: () => this.#configuredMmds().get(),
+    PutMmds: ({ data }) => this.#configuredMmds().put(data),
+    PatchMmds: ({ data }) => this.#configuredMmds().patch(data),
+    ...refusedAfterStart,
+  };
+
+  get #memoryMib(): number {
+    return this.resources.machine.mem_size_mib;
+  }
+
+  #configuredMmds(): Mmds {
+    this.resources.mmds.requireConfigured();
+    return this.resources.mmds;
+  }
+
+  /** Boots the configured guest. @throws Fault and stays "Not started" */
+  async start(): Promise<void> {
+    const { instanceId, settings, sandbox } = this.#options;
+    const spec = await planStart(this.resources, { instanceId, settings, sandbox, log: this.#log });
+    try {
+      this.#machine = await bootMachine(spec, this.#machineOptions());
+    } catch (error) {
+      this.#vm = undefined;
+      throw error;
+    }
+    this.#state = 'Running';
+    await this.#options.metrics.start();
+  }
+
+  async #loadSnapshot(params: ActionArguments['LoadSnapshot']): Promise<void> {
+    checkLoadRequest(params, this.#bootSpecific);
+    const { header, spec } = await planRestore(params, this.#options.instanceId);
+    await this.resources.restore(spec, header.machine, header.mmdsConfig).catch((error: unknown) => {
+      throw restoreFault(`Failed to build microVM from snapshot: ${error instanceof Error ? error.message : error}`);
+    });
+    const snapshot = { path: params.snapshot_path, header };
+    this.#machine = await restoreMachine(spec, snapshot, this.#machineOptions());
+    this.#state = 'Paused';
+    if (params.clock_realtime) this.#log.warn('clock_realtime has no effect: set the time in the guest.');
+    await this.#options.metrics.start();
+    if (params.resume_vm) await this.#resume();
+    else this.#options.metrics.pauseTimer();
+  }
+
+  async #createSnapshot(params: ActionArguments['CreateSnapshot']): Promise<void> {
+    const { vm, spec } = this.#running();
+    if (this.#state !== 'Paused') {
+      throw new Fault(
+        'Create snapshot error: Cannot save the microVM state: Operation not allowed: save/restore unavailable while running',
+      );
+    }
+    const drives = spec.drives.map((drive, at) => ({ ...drive, ...this.resources.drives.list[at] }));
+    await this.#timed('full_create_snapshot', 'create full snapshot', () =>
+      createSnapshot(vm, params, {
+        version: SNAPSHOT_VERSION,
+        qemuVersion: vm.qemuVersion,
+        spec: { ...spec, drives, balloon: this.resources.balloon.config, restore: null },
+        machine: this.resources.machine,
+        mmdsConfig: this.resources.mmds.config,
+        halted: vm.halted,
+      }),
+    );
+  }
+
+  #machineOptions(): MachineOptions {
+    return {
+      settings: this.#options.settings,
+      log: this.#log,
+      resources: this.resources,
+      console: this.console,
+      consoleOutput: this.#openConsoleOutput(),
+      onCreated: (vm) => {
+        this.#vm = vm;
+      },
+      onReset: () => void this.#stop(EXIT.ok),
+      onDeath: (end) => {
+        this.#log.error(`QEMU ended unexpectedly: it ${end.how}${end.lastLine ? `: ${end.lastLine}` : ''}`);
+        void this.#stop(EXIT.generic);
+      },
+    };
+  }
+
+  /** @throws Fault */
+  configureMetrics(config: ActionArguments['ConfigureMetrics']): void {
+    try {
+      this.#options.metrics.configure({
+        path: config.metrics_path,
+        id: config.emit_id ? this.#options.instanceId : undefined,
+        properties: config.properties ?? undefined,
+      });
+    } catch (error) {
+      throw new Fault(`Metrics error: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+
+  #configureLogger(config: ActionArguments['ConfigureLogger']): void {
+    try {
+      this.#options.log.update(config);
+    } catch (error) {
+      throw new Fault(`Logger error: Failed to open target file: ${ioErrorText(error)}`);
+    }
+  }
+
+  #openConsoleOutput(): Sink {
+    const { path } = this.resources.serial;
+    if (path === null) return this.#options.stdout;
+    try {
+      return openSink(path);
+    } catch (error) {
+      throw startFault(`Error creating legacy device: Could not create serial device: ${ioErrorText(error)}`);
+    }
+  }
+
+  async #pause(): Promise<void> {
+    await this.#timed('pause_vm', 'pause vm', () => this.#running().vm.pause());
+    this.#options.metrics.pauseTimer();
+    this.#state = 'Paused';
+  }
+
+  async #resume(): Promise<void> {
+    await this.#timed('resume_vm', 'resume vm', () => this.#running().vm.resume());
+    this.#options.metrics.resumeTimer();
+    this.#state = 'Running';
+  }
+
+  async #timed(metric: string, name: string, act: () => Promise<void>): Promise<void> {
+    const begin = performance.now();
+    try {
+      await act();
+    } catch (error) {
+      if (error instanceof Fault) throw error;
+      throw new Fault(`Internal VMM error: ${error instanceof Error ? error.message : String(error)}`);
+    }
+    const elapsedUs = Math.round((performance.now() - begin) * 1000);
+    this.#options.metrics.store('latencies_us', `vmm_${metric}`, elapsedUs);
+    this.#log.info(`'${name}' VMM action took ${elapsedUs} us.`);
+  }
+
+  /** Totals the metrics file is computed from. */
+  async #counters(): Promise<Totals> {
+    const { missedWrites, limitedBytes, bytesWritten, bytesRead } = this.console.counters;
+    return {
+      logger: { missed_log_count: this.#options.log.missed },
+      uart: {
+        missed_write_count: missedWrites,
+        rate_limiter_dropped_bytes: limitedBytes,
+        write_count: bytesWritten,
+        read_count: bytesRead,
+      },
+      ...interfaceCounters(this.resources.interfaces.list),
+      ...(await this.#machine?.drives.counters().catch(() => ({}))),
+    };
+  }
+
+  #running(): Machine {
+    if (!this.#machine) throw new Fault('Internal VMM error: there is no machine');
+    return this.#machine;
+  }
+
+  async #stop(exitCode: number): Promise<void> {
+    this.#log.info('Vmm is stopping.');
+    await this.kill();
+    this.#options.onStopped(exitCode);
+  }
+}

@@ -1,0 +1,65 @@
+/**
+ * The wire between fcqemu and an agent in the guest, over one virtio-serial port named `fcqemu.vsock`: frames
+ * of a 16-byte header (operation, stream, argument, payload length; little endian) and a payload.
+ */
+
+export const OP = {
+  /** agent to host: ready; forget all streams. host to agent: the argument is the guest's context id */
+  hello: 1,
+  /** opens a stream; the argument is the port. Streams opened by the host have even numbers */
+  connect: 2,
+  /** the stream is open */
+  accept: 3,
+  /** refuses a stream, or ends it at once in both directions */
+  reset: 4,
+  data: 5,
+  /** the sender will send no more data; the other direction goes on */
+  finish: 6,
+  /** the argument is how many more bytes the receiver of this frame may send */
+  credit: 7,
+} as const;
+
+export interface Frame {
+  op: number;
+  stream: number;
+  argument: number;
+  payload: Buffer;
+}
+
+export const HEADER_BYTES = 16;
+
+/** Largest payload of one frame; more is a protocol error. */
+export const MAX_PAYLOAD_BYTES = 64 * 1024;
+
+export function encodeFrame(op: number, stream: number, argument = 0, payload: Buffer = Buffer.alloc(0)): Buffer {
+  const frame = Buffer.alloc(HEADER_BYTES + payload.length);
+  frame.writeUInt32LE(op, 0);
+  frame.writeUInt32LE(stream, 4);
+  frame.writeUInt32LE(argument, 8);
+  frame.writeUInt32LE(payload.length, 12);
+  payload.copy(frame, HEADER_BYTES);
+  return frame;
+}
+
+/** Cuts a byte stream into frames. */
+export class FrameDecoder {
+  #pending: Buffer = Buffer.alloc(0);
+
+  /** @throws RangeError when a frame is longer than allowed; nothing after it can be trusted */
+  *push(bytes: Buffer): Generator<Frame> {
+    this.#pending = this.#pending.length === 0 ? bytes : Buffer.concat([this.#pending, bytes]);
+    while (this.#pending.length >= HEADER_BYTES) {
+      const length = this.#pending.readUInt32LE(12);
+      if (length > MAX_PAYLOAD_BYTES) throw new RangeError(`a frame of ${length} bytes`);
+      if (this.#pending.length < HEADER_BYTES + length) return;
+      const frame = {
+        op: this.#pending.readUInt32LE(0),
+        stream: this.#pending.readUInt32LE(4),
+        argument: this.#pending.readUInt32LE(8),
+        payload: Buffer.from(this.#pending.subarray(HEADER_BYTES, HEADER_BYTES + length)),
+      };
+      this.#pending = this.#pending.subarray(HEADER_BYTES + length);
+      yield frame;
+    }
+  }
+}

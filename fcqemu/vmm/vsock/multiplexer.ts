@@ -1,0 +1,223 @@
+/**
+ * Many streams over one port. Each direction of a stream has a window, so that a reader who is slow stops its
+ * own stream and no other.
+ */
+import { Duplex } from 'node:stream';
+import { encodeFrame, type Frame, FrameDecoder, MAX_PAYLOAD_BYTES, OP } from './frames.ts';
+
+/** Bytes either side may send on a stream before it gets credit. */
+export const WINDOW_BYTES = 256 * 1024;
+
+/** Streams at a time, as in Firecracker. */
+const MAX_STREAMS = 1023;
+
+/** Time an agent has to accept a stream. */
+const ACCEPT_MS = 2000;
+
+export interface MultiplexerOptions {
+  guestCid: number;
+  /** connects a stream the guest opens; rejects when nobody listens */
+  onGuestConnect: (port: number) => Promise<Duplex>;
+}
+
+interface Pending {
+  resolve: (stream: Duplex) => void;
+  reject: (error: Error) => void;
+  timer: NodeJS.Timeout;
+}
+
+export class Multiplexer {
+  readonly #port: Duplex;
+  readonly #options: MultiplexerOptions;
+  readonly #decoder = new FrameDecoder();
+  readonly #streams = new Map<number, GuestStream>();
+  readonly #pending = new Map<number, Pending>();
+  #agentReady = false;
+  #nextStream = 2;
+
+  constructor(port: Duplex, options: MultiplexerOptions) {
+    this.#port = port;
+    this.#options = options;
+    port.on('data', (bytes: Buffer) => this.#receive(bytes));
+    port.on('error', () => this.#dropAll());
+    port.on('close', () => this.#dropAll());
+  }
+
+  /**
+   * Opens a stream to a port in the guest.
+   * @throws Error when no agent runs, nobody listens there, or the agent does not answer in time
+   */
+  connect(port: number): Promise<Duplex> {
+    const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
+    if (!this.#agentReady || this.#streams.size + this.#pending.size >= MAX_STREAMS) {
+      reject(new Error('no agent, or too many connections'));
+      return promise;
+    }
+    const id = this.#nextStream;
+    this.#nextStream += 2;
+    const timer = setTimeout(() => {
+      this.#pending.delete(id);
+      this.#send(OP.reset, id);
+      reject(new Error('the agent did not answer'));
+    }, ACCEPT_MS);
+    this.#pending.set(id, { resolve, reject, timer });
+    this.#send(OP.connect, id, port);
+    return promise;
+  }
+
+  #send(op: number, stream: number, argument = 0, payload?: Buffer): void {
+    this.#port.write(encodeFrame(op, stream, argument, payload));
+  }
+
+  #receive(bytes: Buffer): void {
+    try {
+      for (const frame of this.#decoder.push(bytes)) this.#handle(frame);
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      // an agent that breaks the protocol cannot be understood any more
+      this.#dropAll();
+      this.#port.removeAllListeners('data');
+      this.#port.resume();
+    }
+  }
+
+  #handle({ op, stream: id, argument, payload }: Frame): void {
+    if (op === OP.hello) {
+      this.#dropAll();
+      this.#agentReady = true;
+      this.#send(OP.hello, 0, this.#options.guestCid);
+    } else if (op === OP.connect) {
+      void this.#acceptFromGuest(id, argument);
+    } else if (op === OP.accept) {
+      this.#pendingDone(id)?.resolve(this.#createStream(id));
+    } else if (op === OP.reset) {
+      this.#pendingDone(id)?.reject(new Error('refused'));
+      this.#streams.get(id)?.abort();
+    } else {
+      this.#streams.get(id)?.receive(op, argument, payload);
+    }
+  }
+
+  async #acceptFromGuest(id: number, port: number): Promise<void> {
+    // numbers of the guest are odd: it may not take over a stream of ours
+    if (id % 2 === 0 || this.#streams.has(id) || this.#streams.size >= MAX_STREAMS) {
+      this.#send(OP.reset, id);
+      return;
+    }
+    try {
+      const host = await this.#options.onGuestConnect(port);
+      const guest = this.#createStream(id);
+      this.#send(OP.accept, id);
+      join(guest, host);
+    } catch {
+      this.#send(OP.reset, id);
+    }
+  }
+
+  #createStream(id: number): GuestStream {
+    const stream = new GuestStream(
+      (op, argument, payload) => this.#send(op, id, argument, payload),
+      () => this.#streams.delete(id),
+    );
+    this.#streams.set(id, stream);
+    return stream;
+  }
+
+  #pendingDone(id: number): Pending | undefined {
+    const pending = this.#pending.get(id);
+    this.#pending.delete(id);
+    clearTimeout(pending?.timer);
+    return pending;
+  }
+
+  #dropAll(): void {
+    this.#agentReady = false;
+    for (const id of this.#pending.keys()) this.#pendingDone(id)?.reject(new Error('the agent is gone'));
+    for (const stream of this.#streams.values()) stream.abort();
+  }
+}
+
+/** Connects two streams; when one breaks the other does too. */
+export function join(a: Duplex, b: Duplex): void {
+  a.pipe(b).pipe(a);
+  for (const [one, other] of [
+    [a, b],
+    [b, a],
+  ] as const) {
+    one.on('error', () => {});
+    one.on('close', () => other.destroy());
+  }
+}
+
+/** The host's end of one stream. */
+class GuestStream extends Duplex {
+  readonly #send: (op: number, argument?: number, payload?: Buffer) => void;
+  readonly #forget: () => void;
+  #credit = WINDOW_BYTES;
+  /** bytes received since the last credit was given */
+  #unacknowledged = 0;
+  #blocked: (() => void) | undefined;
+  #ended = { here: false, there: false, aborted: false };
+
+  constructor(send: (op: number, argument?: number, payload?: Buffer) => void, forget: () => void) {
+    super({ allowHalfOpen: true, readableHighWaterMark: WINDOW_BYTES, writableHighWaterMark: MAX_PAYLOAD_BYTES });
+    this.#send = send;
+    this.#forget = forget;
+  }
+
+  /** Frames other than those that open and reset. */
+  receive(op: number, argument: number, payload: Buffer): void {
+    if (op === OP.data) {
+      this.#unacknowledged += payload.length;
+      // who sends more than it was allowed gets no patience
+      if (this.#unacknowledged > WINDOW_BYTES || this.#ended.there) this.destroy();
+      else if (payload.length > 0) this.push(payload);
+    } else if (op === OP.finish && !this.#ended.there) {
+      this.#ended.there = true;
+      this.push(null);
+    } else if (op === OP.credit) {
+      this.#credit += argument;
+      this.#blocked?.();
+    }
+  }
+
+  /** The other side ended it. */
+  abort(): void {
+    this.#ended.aborted = true;
+    this.destroy();
+  }
+
+  override _read(): void {
+    // called when the reader wants more: what it took may be sent again
+    const taken = this.#unacknowledged - this.readableLength;
+    if (taken >= WINDOW_BYTES / 4) {
+      this.#unacknowledged -= taken;
+      this.#send(OP.credit, taken);
+    }
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
+    this.#blocked = undefined;
+    const size = Math.min(chunk.length, this.#credit, MAX_PAYLOAD_BYTES);
+    if (size > 0) {
+      this.#credit -= size;
+      this.#send(OP.data, 0, chunk.subarray(0, size));
+    }
+    if (size === chunk.length) done();
+    else if (size > 0) this._write(chunk.subarray(size), _encoding, done);
+    else this.#blocked = () => this._write(chunk, _encoding, done);
+  }
+
+  override _final(done: (error?: Error | null) => void): void {
+    this.#ended.here = true;
+    this.#send(OP.finish);
+    done();
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    this.#forget();
+    const orderly = this.#ended.here && this.#ended.there;
+    if (!orderly && !this.#ended.aborted) this.#send(OP.reset);
+    done(error);
+  }
+}

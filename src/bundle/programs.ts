@@ -1,0 +1,8 @@
+/** The host programs this room starts, each a name looked up in PATH or an absolute path. */
+export interface BundlePrograms {
+  mmdebstrap: string;
+  mke2fs: string;
+  tar: string;
+  zstd: string;
+  cp: string;
+}

@@ -1,0 +1,142 @@
+/**
+ * What a command is: plain data about its arguments and a function that returns data. Parser, help
+ * and completion are all made from it, so a command file needs no library and loads at once.
+ */
+import type { Context } from './context.ts';
+
+/**
+ * Positional arguments as help shows them: `name` is required, `[name]` may be missing, `names...`
+ * takes one or more and `[words...]` any number.
+ */
+export type Positional = string;
+
+interface OptionBase {
+  /** one letter */
+  short?: string;
+  /** sentence without its final dot */
+  help: string;
+  /** what applies without the option, where that is not obvious; shown in help only */
+  default?: string;
+}
+
+interface ValueOption extends OptionBase {
+  /**
+   * `text` as it is, `count` whole number, `size` in bytes, `memory` in MiB, `duration` in `ms`,
+   * `list` any number of texts, the option being given once for each
+   */
+  type: 'text' | 'count' | 'size' | 'memory' | 'duration' | 'list';
+  /** name of the value in help; by type otherwise */
+  placeholder?: string;
+  /** the only values it takes, for help, checks and completion */
+  choices?: readonly string[];
+  /** whether a `size` may be `none`, which is 0 */
+  orNone?: true;
+}
+
+interface FlagOption extends OptionBase {
+  /** `off` is written with `--no-` before its name and is true when given */
+  type: 'flag' | 'off';
+}
+
+/** `--name` and `--no-name`; undefined when neither was given, and the last one counts. */
+interface SwitchOption extends OptionBase {
+  type: 'switch';
+  /** one letter for `--no-name` */
+  offShort: string;
+  /** sentence about `--no-name` without its final dot */
+  offHelp: string;
+}
+
+export type OptionSpec = ValueOption | FlagOption | SwitchOption;
+export type OptionSpecs = Record<string, OptionSpec>;
+
+export type OptionValues<O extends OptionSpecs> = {
+  [K in keyof O]: O[K]['type'] extends 'flag' | 'off'
+    ? boolean
+    : O[K]['type'] extends 'switch'
+      ? boolean | undefined
+      : O[K]['type'] extends 'list'
+        ? string[]
+        : O[K]['type'] extends 'text'
+          ? string | undefined
+          : number | undefined;
+};
+
+export type ArgValues<P extends readonly Positional[]> = {
+  [T in P[number] as ArgName<T>]: T extends `${string}...` | `[${string}...]`
+    ? string[]
+    : T extends `[${string}]`
+      ? string | undefined
+      : string;
+};
+
+type ArgName<T extends string> = T extends `[${infer N}...]`
+  ? N
+  : T extends `${infer N}...`
+    ? N
+    : T extends `[${infer N}]`
+      ? N
+      : T;
+
+export interface CommandSpec<P extends readonly Positional[], O extends OptionSpecs, D> {
+  positionals?: P;
+  options?: O;
+  /** one sentence or more that help shows below the summary */
+  description?: string;
+  /** command lines without the leading `banger` */
+  examples: readonly string[];
+  /** what its positionals are, for completion */
+  completes?: 'vm' | 'vm-path' | 'operation';
+  /** everything after the first positional belongs to another program and is passed on unread */
+  passThrough?: boolean;
+  /** false for a command that has nothing `--json` could print */
+  data?: false;
+  run(ctx: Context, input: { args: ArgValues<P>; options: OptionValues<O> }): Promise<D>;
+  /** the data as text for people; a command without it has told all there is while it ran */
+  print?(data: D, ctx: Context, options: OptionValues<O>): string;
+}
+
+/** What the parser found; the types of the command's own specification apply inside it. */
+export interface RawInput {
+  args: Record<string, string | string[] | undefined>;
+  options: Record<string, boolean | string | string[] | number | undefined>;
+}
+
+/** A command whatever its types. */
+export interface Command {
+  positionals: readonly Positional[];
+  options: OptionSpecs;
+  description?: string;
+  examples: readonly string[];
+  completes?: 'vm' | 'vm-path' | 'operation';
+  passThrough: boolean;
+  data: boolean;
+  execute(ctx: Context, input: RawInput): Promise<void>;
+}
+
+export function defineCommand<
+  const P extends readonly Positional[] = readonly [],
+  const O extends OptionSpecs = Record<never, never>,
+  D = void,
+>(spec: CommandSpec<P, O, D>): Command {
+  return {
+    positionals: spec.positionals ?? [],
+    options: spec.options ?? {},
+    ...(spec.description === undefined ? {} : { description: spec.description }),
+    examples: spec.examples,
+    ...(spec.completes === undefined ? {} : { completes: spec.completes }),
+    passThrough: spec.passThrough ?? false,
+    data: spec.data ?? true,
+    async execute(ctx, input) {
+      // the parser filled it in by the same specification that types it here
+      const typed = input as { args: ArgValues<P>; options: OptionValues<O> };
+      const data = await spec.run(ctx, typed);
+      if (data === undefined) return;
+      if (ctx.json) ctx.print(JSON.stringify(data, null, 2));
+      else if (spec.print) {
+        const text = spec.print(data, ctx, typed.options);
+        if (text !== '') ctx.print(text);
+      }
+    },
+  };
+}

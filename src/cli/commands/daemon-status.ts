@@ -1,0 +1,24 @@
+/** `banger daemon status`: whether the daemon runs, and how. It starts none. */
+import { formatDuration, formatSize } from '../../units.ts';
+import { defineCommand } from '../command.ts';
+import { renderFields } from '../output/table.ts';
+
+export default defineCommand({
+  description: 'The exit status is 3 when no daemon runs.',
+  examples: ['daemon status', 'daemon status --json'],
+  run: (ctx) => ctx.runningApi.call('status', {}),
+  print(status, ctx) {
+    const fields: [string, string][] = [
+      ['version', status.version],
+      ['process', String(status.pid)],
+      ['uptime', formatDuration(Math.max(Date.now() - Date.parse(status.startedAt), 0))],
+      ['VMs', `${status.vms.total}, ${status.vms.running} of them running`],
+      ['operations', `${status.operations} running`],
+      ['memory', formatSize(status.rssBytes)],
+      ['addresses', status.pool],
+      ['socket', status.socket],
+      ['state', status.stateDirectory],
+    ];
+    return renderFields(fields, ctx.paint);
+  },
+});

@@ -1,0 +1,48 @@
+/** `banger ls`: the command people type most, so it reads nothing it does not need. */
+import type { Vm, VmState } from '../../api/schemas.ts';
+import { formatDuration, formatSize, MIB } from '../../units.ts';
+import { defineCommand } from '../command.ts';
+import { ifRunning } from '../if-running.ts';
+import type { Colour, Paint } from '../output/paint.ts';
+import { renderTable } from '../output/table.ts';
+
+const HEADER = ['NAME', 'STATE', 'ADDRESS', 'CPU', 'MEM', 'IMAGE', 'UPTIME'];
+
+const STATE_COLOURS: Record<VmState, Colour> = {
+  creating: 'yellow',
+  starting: 'yellow',
+  running: 'green',
+  stopping: 'yellow',
+  stopped: 'dim',
+  paused: 'cyan',
+  failed: 'red',
+};
+
+export default defineCommand({
+  options: { names: { type: 'flag', help: 'print only names, one a line, and start no daemon' } },
+  examples: ['ls', "ls --json | jq -r '.[].address'", 'ls --names'],
+  async run(ctx, { options }) {
+    // names are for shell completion, which must not start a daemon
+    if (options.names) return (await ifRunning(ctx.runningApi.call('listVms', {}))) ?? [];
+    return await ctx.api.call('listVms', {});
+  },
+  print(vms, ctx, options) {
+    if (options.names) return vms.map(({ name }) => name).join('\n');
+    if (vms.length > 0) return renderVms(vms, ctx.paint, Date.now());
+    ctx.talk('No VMs yet. Make one with: banger run NAME');
+    return '';
+  },
+});
+
+export function renderVms(vms: readonly Vm[], paint: Paint, now: number): string {
+  const rows = vms.map((vm) => [
+    vm.name,
+    { text: vm.state, paint: (text: string) => paint(STATE_COLOURS[vm.state], text) },
+    vm.address,
+    String(vm.vcpus),
+    formatSize(vm.memoryMib * MIB),
+    vm.image,
+    vm.startedAt === null ? '-' : formatDuration(Math.max(now - Date.parse(vm.startedAt), 0)),
+  ]);
+  return renderTable(HEADER, rows, paint);
+}

@@ -1,0 +1,142 @@
+/** What a command gets to work with: the daemon, the terminal, and how the person wants to be talked to. */
+import { join } from 'node:path';
+import { type Client, createClient } from '../client/client.ts';
+import { type Paths, resolvePaths, socketPath } from '../config/paths.ts';
+import type { BangerError } from '../errors.ts';
+import { VERSION } from '../version.ts';
+import type { Entry } from './entry.ts';
+import type { Host } from './host.ts';
+import { type Interrupts, watchInterrupts } from './interrupts.ts';
+import { renderError } from './output/error.ts';
+import { createPaint, type Paint } from './output/paint.ts';
+import type { ProgressView } from './output/progress.ts';
+
+export interface Context {
+  readonly host: Host;
+  readonly json: boolean;
+  readonly quiet: boolean;
+  /** what was typed after `banger`, to be repeated in hints */
+  readonly argv: readonly string[];
+  /** every command there is */
+  readonly commands: readonly Entry[];
+  readonly paths: Paths;
+  /** paints what goes to stdout */
+  readonly paint: Paint;
+  /** the daemon, started when none runs */
+  readonly api: Client;
+  /** the daemon, `daemon_unreachable` when none runs */
+  readonly runningApi: Client;
+  /** exit status so far */
+  status: number;
+  /** writes data to stdout */
+  print(text: string): void;
+  /** writes a closing sentence to stdout; not with --json or --quiet */
+  say(text: string): void;
+  /** writes a line to stderr; not with --quiet */
+  talk(text: string): void;
+  /** writes a warning to stderr */
+  warn(text: string): void;
+  /** shows an error and remembers its exit status; the first one counts */
+  fail(error: BangerError): void;
+  /** where running operations are shown */
+  view(): Promise<ProgressView>;
+  /** Ctrl-C and SIGTERM, which no longer end the process from here on */
+  interrupts(): Interrupts;
+}
+
+export interface ContextOptions {
+  json: boolean;
+  quiet: boolean;
+  argv: readonly string[];
+  commands: readonly Entry[];
+}
+
+export function createContext(host: Host, options: ContextOptions): Context & Disposable {
+  const paths = resolvePaths(host.env, host.uid);
+  const paint = createPaint(host.stdout, host.env);
+  const paintErrors = createPaint(host.stderr, host.env);
+  let view: ProgressView | undefined;
+  let interrupts: (Interrupts & Disposable) | undefined;
+  let versionSeen = false;
+
+  const ctx: Context & Disposable = {
+    host,
+    json: options.json,
+    quiet: options.quiet,
+    argv: options.argv,
+    commands: options.commands,
+    paths,
+    paint,
+    api: clientOf(() => startDaemonFor(ctx)),
+    runningApi: clientOf(undefined),
+    status: 0,
+    print: (text) => write(host.stdout, `${text}\n`),
+    say: (text) => {
+      if (!options.json && !options.quiet) write(host.stdout, `${text}\n`);
+    },
+    talk: (text) => {
+      if (!options.quiet) write(host.stderr, `${text}\n`);
+    },
+    warn: (text) => write(host.stderr, `${paintErrors('yellow', 'banger: warning:')} ${text}\n`),
+    fail: (error) => {
+      write(host.stderr, renderError(error, paintErrors));
+      ctx.status ||= error.exitStatus;
+    },
+    async view() {
+      if (view) return view;
+      const { createView } = await import('./output/view.ts');
+      // two operations may have asked while it was loading
+      view ??= await createView(host, { quiet: options.quiet, paint: paintErrors });
+      return view;
+    },
+    interrupts() {
+      interrupts ??= watchInterrupts(host);
+      return interrupts;
+    },
+    [Symbol.dispose]() {
+      view?.close();
+      interrupts?.[Symbol.dispose]();
+    },
+  };
+  return ctx;
+
+  /** Text and progress share a terminal: what is drawn makes room first. */
+  function write(output: Host['stdout'], text: string): void {
+    view?.clear();
+    output.write(text);
+  }
+
+  function clientOf(startDaemon: (() => Promise<void>) | undefined): Client {
+    return (host.createClient ?? createClient)({
+      socketPath: socketPath(paths),
+      ...(startDaemon ? { startDaemon } : {}),
+      onVersion(version) {
+        if (version === VERSION || versionSeen) return;
+        versionSeen = true;
+        ctx.warn(
+          `the daemon is version ${version}, this is ${VERSION}; \`banger daemon stop\` replaces it, VMs keep running`,
+        );
+      },
+    });
+  }
+}
+
+/** Where a daemon started by a client leaves what it has to say. */
+export function daemonLogFile(paths: Pick<Paths, 'state'>): string {
+  return join(paths.state, 'bangerd.log');
+}
+
+/** Starts the daemon and waits for its socket. Throws `daemon_unreachable` with its last words. */
+export async function startDaemonFor({ host, paths }: Context): Promise<void> {
+  const [{ startDaemon }, { createRunner }] = await Promise.all([
+    import('../client/daemon-start.ts'),
+    import('../system/runner.ts'),
+  ]);
+  await startDaemon({
+    argv: [...host.self, 'daemon', 'run'],
+    socketPath: socketPath(paths),
+    logFile: daemonLogFile(paths),
+    env: host.env,
+    runner: createRunner(host.env),
+  });
+}

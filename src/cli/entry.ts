@@ -1,0 +1,30 @@
+/** One line of the command table, and the nouns that two-word commands begin with. */
+import type { Command } from './command.ts';
+
+export interface Entry {
+  /** noun and verb, or one word */
+  path: string;
+  /** other ways to write it; the first of one word is the daily one */
+  aliases: readonly string[];
+  /** sentence without its final dot */
+  summary: string;
+  /** where it stands in `banger --help`; a command without a group is found below its noun only */
+  group?: Group;
+  load(): Promise<{ default: Command }>;
+}
+
+export type Group = 'Daily commands' | 'Setting up and looking';
+
+/** What the first words of two-word commands are about. */
+export const NOUNS: Record<string, string> = {
+  vm: 'Virtual machines',
+  bundle: 'What virtual machines boot from',
+  operation: 'Long actions: what runs now and what ran',
+  daemon: 'bangerd, which owns the virtual machines',
+  config: 'Settings and where they come from',
+};
+
+/** All names of a command. */
+export function namesOf(entry: Entry): string[] {
+  return [entry.path, ...entry.aliases];
+}

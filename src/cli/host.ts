@@ -1,0 +1,39 @@
+/** What the command line sees of the process it runs in; tests give their own. */
+import type { Readable, Writable } from 'node:stream';
+import type { Client, ClientOptions } from '../client/client.ts';
+import type { Argv } from '../system/runner.ts';
+
+/** Where text goes. */
+export interface Output extends Writable {
+  isTTY?: boolean;
+  /** width in characters, when it is a terminal */
+  columns?: number;
+  /** height in lines, when it is a terminal */
+  rows?: number;
+}
+
+/** Where input comes from. */
+export interface Input extends Readable {
+  isTTY?: boolean;
+  setRawMode?: (raw: boolean) => unknown;
+}
+
+export interface Host {
+  stdin: Input;
+  stdout: Output;
+  stderr: Output;
+  env: NodeJS.ProcessEnv;
+  /** effective user id */
+  uid: number;
+  cwd: string;
+  /** command line that starts this very program, without arguments */
+  self: Argv;
+  /** calls back for a signal, in place of its usual effect, until disposed */
+  onSignal(signal: NodeJS.Signals, handler: () => void): Disposable;
+  /** runs a program on this terminal and returns its exit status, 128 + number after a signal */
+  runInteractive(argv: Argv): Promise<number>;
+  /** becomes the daemon; resolves when it has stopped, by request or signal */
+  runDaemon(): Promise<void>;
+  /** makes the client of the daemon; the real one by default */
+  createClient?: (options: ClientOptions) => Client;
+}

@@ -1,0 +1,73 @@
+/** The command line from arguments to exit status. */
+import { asBangerError } from '../errors.ts';
+import { VERSION } from '../version.ts';
+import { createContext } from './context.ts';
+import { namesOf } from './entry.ts';
+import type { Host } from './host.ts';
+import { renderError } from './output/error.ts';
+import { createPaint } from './output/paint.ts';
+import { parseCommand } from './parse.ts';
+import { findEntry, REGISTRY } from './registry.ts';
+
+/** Exit status of a command line that says nothing to do. */
+const EXIT_USAGE = 2;
+/** Flags that may also stand before the command. */
+const LEADING_FLAGS = new Set(['--json', '-q', '--quiet']);
+
+/**
+ * Runs one command line.
+ * @returns the exit status
+ */
+export async function main(argv: readonly string[], host: Host): Promise<number> {
+  try {
+    return await dispatch(argv, host);
+  } catch (error) {
+    const failure = asBangerError(error);
+    host.stderr.write(renderError(failure, createPaint(host.stderr, host.env)));
+    return failure.exitStatus;
+  }
+}
+
+async function dispatch(argv: readonly string[], host: Host): Promise<number> {
+  if (argv[0] === '--version' || argv[0] === '-V') {
+    host.stdout.write(`banger ${VERSION}\n`);
+    return 0;
+  }
+  const words = helpLast(argv);
+  const leading = words.findIndex((word) => !LEADING_FLAGS.has(word));
+  const found = findEntry(words.slice(Math.max(leading, 0)));
+  if (!found) return await showOverview(words, host);
+
+  const { entry, typed } = found;
+  const rest = [...words.slice(0, Math.max(leading, 0)), ...found.rest];
+  const { default: command } = await entry.load();
+  const parsed = parseCommand(command, rest, {
+    typed,
+    summary: entry.summary,
+    otherNames: namesOf(entry),
+    output: host.stdout,
+  });
+  if ('help' in parsed) {
+    host.stdout.write(parsed.help);
+    return 0;
+  }
+  using ctx = createContext(host, { json: parsed.json, quiet: parsed.quiet, argv, commands: REGISTRY });
+  try {
+    await command.execute(ctx, parsed.input);
+  } catch (error) {
+    ctx.fail(asBangerError(error));
+  }
+  return ctx.status;
+}
+
+/** `banger help vm start` is `banger vm start --help`. */
+function helpLast(argv: readonly string[]): readonly string[] {
+  return argv[0] === 'help' ? [...argv.slice(1), '--help'] : argv;
+}
+
+async function showOverview(words: readonly string[], host: Host): Promise<number> {
+  const { overview } = await import('./overview.ts');
+  const { text, asked } = overview(words, host.stdout);
+  (asked ? host.stdout : host.stderr).write(text);
+  return asked ? 0 : EXIT_USAGE;
+}

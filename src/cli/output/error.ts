@@ -1,0 +1,39 @@
+/** How an error looks on a terminal: what happened, then the next command. */
+import type { BangerError } from '../../errors.ts';
+import type { Paint } from './paint.ts';
+
+interface FailedCheck {
+  title: string;
+  detail: string;
+  fix?: string;
+}
+
+export function renderError(error: BangerError, paint: Paint): string {
+  const lines = [`${paint('red', 'banger:')} ${error.message}`];
+  for (const check of failedChecks(error)) {
+    lines.push(`  ${paint('red', '✘')} ${check.title}: ${check.detail}`);
+    if (check.fix !== undefined) lines.push(`    ${paint('dim', 'fix:')} ${check.fix}`);
+  }
+  if (error.hint !== undefined) lines.push(renderHint(error.hint, paint));
+  // only a bug has no explanation of its own; its origin is what a report needs
+  if (error.code === 'internal' && error.cause instanceof Error && error.cause.stack) lines.push(error.cause.stack);
+  return `${lines.join('\n')}\n`;
+}
+
+/** A hint is a command to try or a whole sentence; a sentence begins with a capital letter. */
+function renderHint(hint: string, paint: Paint): string {
+  const indented = hint.replaceAll('\n', '\n  ');
+  return /^[A-Z]/.test(hint) ? `  ${indented}` : `  ${paint('dim', 'try:')} ${indented}`;
+}
+
+/** The failed checks a `preflight_failed` carries. */
+function failedChecks(error: BangerError): FailedCheck[] {
+  const checks = error.code === 'preflight_failed' ? error.details?.checks : undefined;
+  return Array.isArray(checks) ? checks.filter(isFailedCheck) : [];
+}
+
+function isFailedCheck(check: unknown): check is FailedCheck {
+  if (typeof check !== 'object' || check === null) return false;
+  if ('status' in check && check.status !== 'failed') return false;
+  return 'title' in check && typeof check.title === 'string' && 'detail' in check && typeof check.detail === 'string';
+}

@@ -1,0 +1,40 @@
+/** What `vm create` and `run` ask about a new VM, and the request made of it. */
+import type { VmCreate } from '../api/schemas.ts';
+import type { OptionSpecs, OptionValues } from './command.ts';
+
+export const VM_OPTIONS = {
+  image: { type: 'text', short: 'i', placeholder: 'name', help: 'bundle or image to make it from' },
+  vcpus: { type: 'count', help: 'virtual processors, 1 to 32' },
+  memory: { type: 'memory', short: 'm', help: 'memory, e.g. 512M or 2G; a bare number counts MiB' },
+  disk: { type: 'size', help: 'size of the root disk; at least that of the image' },
+  workDisk: { type: 'size', orNone: true, help: 'size of the work disk mounted at /root; 0 or none for none' },
+  nat: { type: 'off', help: 'keep it from reaching anything outside this host' },
+} as const satisfies OptionSpecs;
+
+export type VmOptionValues = OptionValues<typeof VM_OPTIONS>;
+
+export function vmCreateRequest(name: string, options: VmOptionValues): VmCreate {
+  return {
+    name,
+    ...(options.image === undefined ? {} : { image: options.image }),
+    ...(options.vcpus === undefined ? {} : { vcpus: options.vcpus }),
+    ...(options.memory === undefined ? {} : { memoryMib: options.memory }),
+    ...(options.disk === undefined ? {} : { rootDiskBytes: options.disk }),
+    ...(options.workDisk === undefined ? {} : { workDiskBytes: options.workDisk }),
+    ...(options.nat ? { nat: false } : {}),
+  };
+}
+
+/** The flags among these that were given, as they are written. */
+export function givenVmFlags(options: VmOptionValues): string[] {
+  const { name: _, ...given } = vmCreateRequest('', options);
+  const flags: Record<string, string> = {
+    image: '--image',
+    vcpus: '--vcpus',
+    memoryMib: '--memory',
+    rootDiskBytes: '--disk',
+    workDiskBytes: '--work-disk',
+    nat: '--no-nat',
+  };
+  return Object.keys(given).map((key) => flags[key] ?? key);
+}

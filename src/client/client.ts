@@ -1,0 +1,186 @@
+/** The typed client of bangerd: every route of the contract, over its Unix socket. */
+import type { Duplex, Readable } from 'node:stream';
+import type { ExecRequest, Problem } from '../api/schemas.ts';
+import { BangerError, isErrorCode, messageOf, systemCode } from '../errors.ts';
+import { openUnixRequest } from '../system/unix-http.ts';
+import { type Answer, type CallArgs, type JsonRoute, ROUTES, type StreamRoute } from './routes.ts';
+import { openUpgrade } from './unix-http.ts';
+
+/** Header in which the daemon names its version in every answer. */
+export const VERSION_HEADER = 'x-banger-version';
+
+export interface ClientOptions {
+  socketPath: string;
+  /** called once when nothing answers on the socket; the request is tried again when it resolves */
+  startDaemon?: () => Promise<void>;
+  /** called with the daemon's version, once for every answer */
+  onVersion?: (version: string) => void;
+}
+
+export interface Client {
+  /**
+   * Asks for one JSON answer.
+   * @throws BangerError with the daemon's own code, or `daemon_unreachable`
+   */
+  call<K extends JsonRoute>(route: K, args: CallArgs<K>): Promise<Answer<K>>;
+  /** Asks for a streamed answer; returns when its head is there. Throws as `call` does. */
+  stream<K extends Exclude<StreamRoute, 'exec'>>(route: K, args: CallArgs<K>): Promise<Readable>;
+  /** Begins a command in a VM; the connection speaks the frames of `api/exec-frames.ts`. Throws as `call` does. */
+  exec(name: string, request: ExecRequest, signal?: AbortSignal): Promise<Duplex>;
+}
+
+/** The arguments of any route, once the types have had their say. */
+interface LooseArgs {
+  params?: Record<string, string>;
+  query?: Record<string, unknown>;
+  body?: unknown;
+  signal?: AbortSignal;
+}
+
+export function createClient(options: ClientOptions): Client {
+  return {
+    async call<K extends JsonRoute>(route: K, args: CallArgs<K>): Promise<Answer<K>> {
+      const response = await open(route, args);
+      const text = await readAll(response);
+      // the daemon's serializer wrote it by the same contract that types it here
+      return (text === '' ? undefined : JSON.parse(text)) as Answer<K>;
+    },
+
+    async stream(route, args) {
+      return await open(route, args);
+    },
+
+    async exec(name, request, signal) {
+      const [method, url] = ROUTES.exec;
+      const answer = await reach(() =>
+        openUpgrade({
+          socketPath: options.socketPath,
+          method,
+          path: fillUrl(url, { params: { name } }),
+          protocol: 'banger-exec',
+          ...(signal ? { signal } : {}),
+        }),
+      );
+      noteVersion(answer.response.headers[VERSION_HEADER]);
+      if (!answer.socket) throw problemError(answer.response.statusCode ?? 0, await readAll(answer.response));
+      answer.socket.write(`${JSON.stringify(request)}\n`);
+      return answer.socket;
+    },
+  };
+
+  async function open(route: JsonRoute | StreamRoute, args: LooseArgs) {
+    const [method, url] = ROUTES[route];
+    const response = await reach(() =>
+      openUnixRequest({
+        socketPath: options.socketPath,
+        method,
+        path: fillUrl(url, args),
+        ...(args.body === undefined ? {} : { body: args.body }),
+        ...(args.signal ? { signal: args.signal } : {}),
+      }),
+    );
+    noteVersion(response.headers[VERSION_HEADER]);
+    const status = response.statusCode ?? 0;
+    if (status < 200 || status > 299) throw problemError(status, await readAll(response));
+    return response;
+  }
+
+  async function reach<T>(dial: () => Promise<T>): Promise<T> {
+    try {
+      return await dial();
+    } catch (error) {
+      if (!options.startDaemon || !nobodyListens(error)) throw connectionError(error, options.socketPath);
+    }
+    await options.startDaemon();
+    try {
+      return await dial();
+    } catch (error) {
+      throw connectionError(error, options.socketPath);
+    }
+  }
+
+  function noteVersion(version: string | string[] | undefined): void {
+    if (typeof version === 'string') options.onVersion?.(version);
+  }
+}
+
+/** Whether the error says that no daemon holds the socket, so that nothing was done and one may be started. */
+export function nobodyListens(error: unknown): boolean {
+  const code = systemCode(error);
+  return code === 'ENOENT' || code === 'ECONNREFUSED';
+}
+
+function connectionError(error: unknown, socketPath: string): BangerError {
+  if (error instanceof BangerError) return error;
+  if (error instanceof Error && error.name === 'AbortError') {
+    return new BangerError('cancelled', 'The request was cancelled.', { cause: error });
+  }
+  if (nobodyListens(error)) {
+    return new BangerError('daemon_unreachable', `No daemon answers on ${socketPath}.`, {
+      cause: error,
+      hint: 'banger daemon start',
+    });
+  }
+  const code = systemCode(error);
+  if (code === 'EACCES' || code === 'EPERM') {
+    return new BangerError('daemon_unreachable', `This user may not use the daemon's socket ${socketPath}.`, {
+      cause: error,
+      hint: 'Run the command as the user who started the daemon.',
+    });
+  }
+  if (code === 'ECONNRESET' || code === 'EPIPE') {
+    return new BangerError('daemon_unreachable', 'The daemon ended before it answered.', {
+      cause: error,
+      hint: 'banger daemon status',
+    });
+  }
+  return new BangerError('daemon_unreachable', `The daemon on ${socketPath} cannot be asked: ${messageOf(error)}`, {
+    cause: error,
+  });
+}
+
+function fillUrl(url: string, { params, query }: LooseArgs): string {
+  const path = url.replace(/:(\w+)/g, (_, key: string) => encodeURIComponent(params?.[key] ?? ''));
+  const given = Object.entries(query ?? {}).filter(([, value]) => value !== undefined);
+  if (given.length === 0) return path;
+  return `${path}?${new URLSearchParams(given.map(([key, value]) => [key, String(value)]))}`;
+}
+
+/** @throws BangerError `daemon_unreachable` when the daemon ends in the middle of its answer */
+async function readAll(response: Readable): Promise<string> {
+  const chunks: Buffer[] = [];
+  try {
+    for await (const chunk of response as AsyncIterable<Buffer>) chunks.push(chunk);
+  } catch (error) {
+    throw connectionError(error, '');
+  }
+  return Buffer.concat(chunks).toString('utf8');
+}
+
+function problemError(status: number, text: string): BangerError {
+  const problem = parseProblem(text);
+  if (!problem) {
+    return new BangerError('internal', `The daemon answered with HTTP status ${status} and no explanation.`, {
+      hint: 'banger daemon status',
+    });
+  }
+  return errorOfProblem(problem);
+}
+
+/** The error a problem document describes, as if it had been thrown here. */
+export function errorOfProblem(problem: Pick<Problem, 'code' | 'message' | 'hint' | 'details'>): BangerError {
+  return new BangerError(isErrorCode(problem.code) ? problem.code : 'internal', problem.message, {
+    ...(problem.hint === undefined ? {} : { hint: problem.hint }),
+    ...(problem.details === undefined ? {} : { details: problem.details }),
+  });
+}
+
+function parseProblem(text: string): Problem | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value !== 'object' || value === null) return undefined;
+    return 'code' in value && 'message' in value && typeof value.message === 'string' ? (value as Problem) : undefined;
+  } catch {
+    return undefined; // not JSON: something else listens there
+  }
+}

@@ -1,0 +1,124 @@
+/** What can be configured: the shape every other part of banger reads, and a new VM's defaults. */
+import { GIB } from '../units.ts';
+
+export interface Config {
+  /** which process runs VMs; `auto` takes Firecracker where KVM passes its self-test */
+  vmm: 'auto' | 'firecracker' | 'fcqemu';
+  paths: PathsConfig;
+  programs: ProgramsConfig;
+  bundle: BundleConfig;
+  vm: VmConfig;
+  network: NetworkConfig;
+  dns: DnsConfig;
+  privilege: {
+    /** whether single programs may be asked for with `sudo -n` when the user is not root */
+    sudo: 'auto' | 'never';
+  };
+  limits: {
+    /** how long a guest may take to answer over SSH, in `ms` */
+    bootTimeoutMs: number;
+    /** how long a guest may take to shut down before it is killed, in `ms` */
+    stopTimeoutMs: number;
+  };
+}
+
+/** Directories, all absolute. */
+export interface PathsConfig {
+  /** database, keys, logs */
+  state: string;
+  /** what can be made again */
+  cache: string;
+  /** sockets and process files; decided by the environment only, never by a file */
+  run: string;
+  /** disks of images and VMs */
+  store: string;
+  /** runtime bundles, one directory each */
+  bundles: string;
+}
+
+/** Host programs, each a name looked up in PATH or an absolute path. */
+export interface ProgramsConfig {
+  firecracker: string;
+  /** `auto` is the one beside the banger executable */
+  fcqemu: string;
+  qemu: string;
+  ssh: string;
+  scp: string;
+  ip: string;
+  nft: string;
+  sysctl: string;
+  mke2fs: string;
+  e2fsck: string;
+  resize2fs: string;
+  tar: string;
+  zstd: string;
+  cp: string;
+  sudo: string;
+  mmdebstrap: string;
+}
+
+/** Which bundle VMs boot from; a single path given here replaces that part of it. */
+export interface BundleConfig {
+  /** name of a bundle below `paths.bundles` or the absolute path of one */
+  default: string;
+  kernel?: string;
+  initrd?: string;
+  modules?: string;
+  rootfs?: string;
+}
+
+/** Settings of a new VM; what is unset comes from the bundle, see `vmDefaults`. */
+export interface VmConfig {
+  vcpus?: number;
+  /** in `MiB` */
+  memoryMib?: number;
+  /** in `bytes` */
+  rootDiskBytes?: number;
+  /** in `bytes` */
+  workDiskBytes?: number;
+  /** added to the kernel command line */
+  bootArgs?: string;
+}
+
+export interface NetworkConfig {
+  /** IPv4 range of the VMs in CIDR notation; `auto` takes the first usual one no route of this host covers */
+  pool: string;
+  /** interface that leads to the outside; `auto` is the one of the default route */
+  uplink: string;
+  /** whether VMs of this host may talk to each other */
+  vmToVm: boolean;
+  /** DNS servers for guests; empty means the host's */
+  nameservers: string[];
+}
+
+export interface DnsConfig {
+  enabled: boolean;
+  /** address to listen on */
+  address: string;
+  /** UDP and TCP port to listen on */
+  port: number;
+  /** zone of the VM names, without a trailing dot */
+  zone: string;
+  ttlSeconds: number;
+}
+
+/** Defaults of a new VM with nothing left open. */
+export type VmDefaults = Required<VmConfig>;
+
+/** What a VM gets when neither configuration nor bundle says otherwise. */
+export const BUILT_IN_VM_DEFAULTS: VmDefaults = {
+  vcpus: 1,
+  memoryMib: 1024,
+  rootDiskBytes: 8 * GIB,
+  workDiskBytes: 8 * GIB,
+  bootArgs: '',
+};
+
+/** Defaults of a new VM: configuration before bundle before built-in. */
+export function vmDefaults(config: Pick<Config, 'vm'>, bundleDefaults: VmConfig = {}): VmDefaults {
+  return { ...BUILT_IN_VM_DEFAULTS, ...withoutUnset(bundleDefaults), ...withoutUnset(config.vm) };
+}
+
+function withoutUnset(values: VmConfig): VmConfig {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
+}

@@ -1,0 +1,276 @@
+/** Every setting: its key in TOML, what it takes, what it is without configuration, and what it is for. */
+import { join } from 'node:path';
+import { MIB } from '../units.ts';
+import {
+  absolutePath,
+  address,
+  duration,
+  durationSeconds,
+  type Kind,
+  listOf,
+  memory,
+  nameOrPath,
+  networkInterface,
+  oneOf,
+  pool,
+  program,
+  size,
+  text,
+  wholeNumber,
+  yesOrNo,
+  zone,
+} from './kinds.ts';
+import type { Paths } from './paths.ts';
+import type { Config } from './schema.ts';
+
+/** What built-in values depend on. */
+export interface BuiltInFacts {
+  paths: Paths;
+  /** `process.arch` */
+  arch: string;
+  /** values decided so far, by key; settings are decided in the order of `SETTINGS` */
+  decided: ReadonlyMap<string, unknown>;
+}
+
+export interface Setting<T> {
+  /** key path in TOML, e.g. `vm.root_disk` */
+  key: string;
+  kind: Kind<NonNullable<T>>;
+  builtIn: (facts: BuiltInFacts) => T;
+  /** what the documentation says of the built-in value where it depends on user or machine */
+  builtInText?: string;
+  /** one sentence without its final dot */
+  about: string;
+  /** a client must find it without reading files, so only the environment decides it */
+  environmentOnly?: true;
+}
+
+/** The same tree as `T` with a setting for each value. */
+export type SettingTree<T> = {
+  [K in keyof T]-?: NonNullable<T[K]> extends string | number | boolean | string[]
+    ? Setting<T[K]>
+    : SettingTree<NonNullable<T[K]>>;
+};
+
+export const SETTINGS: SettingTree<Config> = {
+  vmm: always(
+    'vmm',
+    oneOf('auto', 'firecracker', 'fcqemu'),
+    'auto',
+    'What runs VMs; `auto` takes Firecracker when it is installed and guests run under KVM here, else fcqemu',
+  ),
+  paths: {
+    state: {
+      key: 'paths.state',
+      kind: absolutePath(),
+      builtIn: ({ paths }) => paths.state,
+      builtInText: '`/var/lib/banger` for root, else `$XDG_STATE_HOME/banger` (`~/.local/state/banger`)',
+      about: 'Database, keys and logs',
+    },
+    cache: {
+      key: 'paths.cache',
+      kind: absolutePath(),
+      builtIn: ({ paths }) => paths.cache,
+      builtInText: '`/var/cache/banger` for root, else `$XDG_CACHE_HOME/banger` (`~/.cache/banger`)',
+      about: 'What can be made again: downloads, verdicts, image layers',
+    },
+    run: {
+      key: 'paths.run',
+      kind: absolutePath(),
+      builtIn: ({ paths }) => paths.run,
+      builtInText: '`/run/banger` for root, else `$XDG_RUNTIME_DIR/banger`',
+      about: "The daemon's socket and what belongs to running VMs",
+      environmentOnly: true,
+    },
+    store: {
+      key: 'paths.store',
+      kind: absolutePath(),
+      builtIn: ({ decided }) => join(String(decided.get('paths.state')), 'store'),
+      builtInText: '`store` in `paths.state`',
+      about: 'Disks of images and VMs; clones cost nothing when its file system can share blocks (XFS, btrfs)',
+    },
+    bundles: {
+      key: 'paths.bundles',
+      kind: absolutePath(),
+      builtIn: ({ decided }) => join(String(decided.get('paths.state')), 'bundles'),
+      builtInText: '`bundles` in `paths.state`',
+      about: 'Runtime bundles, one directory each',
+    },
+  },
+  programs: {
+    firecracker: tool('firecracker', 'The Firecracker binary'),
+    fcqemu: {
+      key: 'programs.fcqemu',
+      kind: program(),
+      builtIn: () => 'auto',
+      about: "Firecracker's stand-in where KVM does not work; `auto` is the one beside the banger executable",
+    },
+    qemu: {
+      key: 'programs.qemu',
+      kind: program(),
+      builtIn: ({ arch }) => (arch === 'arm64' ? 'qemu-system-aarch64' : 'qemu-system-x86_64'),
+      builtInText: '`qemu-system-x86_64`, on arm64 `qemu-system-aarch64`',
+      about: 'QEMU, which fcqemu runs guests with',
+    },
+    ssh: tool('ssh', 'Used by `banger ssh`'),
+    scp: tool('scp', 'Used by `banger cp`'),
+    ip: tool('ip', 'Makes taps and routes'),
+    nft: tool('nft', 'Loads the packet rules'),
+    sysctl: tool('sysctl', 'Turns forwarding on'),
+    mke2fs: tool('mke2fs', 'Makes work disks'),
+    e2fsck: tool('e2fsck', 'Checks a disk before it grows'),
+    resize2fs: tool('resize2fs', 'Grows disks'),
+    tar: tool('tar', 'Packs and unpacks bundles'),
+    zstd: tool('zstd', 'Compresses bundles'),
+    cp: tool('cp', 'Copies disks where the file system cannot share blocks'),
+    sudo: tool('sudo', 'Asked for single programs when the user is not root'),
+    mmdebstrap: tool('mmdebstrap', 'Makes the root file system of a bundle'),
+  },
+  bundle: {
+    default: always('bundle.default', nameOrPath(), 'default', 'The bundle VMs boot from unless told otherwise'),
+    kernel: part('kernel', 'kernel (uncompressed ELF)'),
+    initrd: part('initrd', 'initrd'),
+    modules: part('modules', 'directory of kernel modules'),
+    rootfs: part('rootfs', 'root file system'),
+  },
+  vm: {
+    vcpus: ofBundle('vcpus', wholeNumber(1, 32), 'then 1', 'Virtual CPUs of a new VM'),
+    memoryMib: ofBundle('memory', memory(), 'then `1GiB`', 'Memory of a new VM'),
+    rootDiskBytes: ofBundle('root_disk', size(MIB), 'then `8GiB`', 'Root disk of a new VM'),
+    workDiskBytes: ofBundle('work_disk', size(0), 'then `8GiB`', 'Work disk of a new VM; `0B` for none'),
+    bootArgs: ofBundle('boot_args', text(), 'then nothing', 'Added to the kernel command line'),
+  },
+  network: {
+    pool: always(
+      'network.pool',
+      pool(),
+      'auto',
+      'IPv4 range of the VMs; `auto` takes 172.30.0.0/16 or the next one that no route of this host touches',
+    ),
+    uplink: always(
+      'network.uplink',
+      networkInterface(),
+      'auto',
+      'Interface to the outside; `auto` is the one of the default route',
+    ),
+    vmToVm: always('network.vm_to_vm', yesOrNo(), true, 'Whether VMs of this host may talk to each other'),
+    nameservers: always('network.nameservers', listOf(address()), [], "DNS servers of the guests; empty: the host's"),
+  },
+  dns: {
+    enabled: always('dns.enabled', yesOrNo(), true, 'Whether the daemon answers DNS questions for VM names'),
+    address: always('dns.address', address(), '127.0.0.1', 'Address the DNS server listens on'),
+    port: always('dns.port', wholeNumber(1, 65_535), 42_069, 'UDP and TCP port the DNS server listens on'),
+    zone: always('dns.zone', zone(), 'vm', 'Zone of the VM names'),
+    ttlSeconds: always('dns.ttl', durationSeconds(0), 10, 'How long an answer may be remembered'),
+  },
+  privilege: {
+    sudo: always(
+      'privilege.sudo',
+      oneOf('auto', 'never'),
+      'auto',
+      'Whether `sudo -n` is asked for single programs when the user is not root',
+    ),
+  },
+  limits: {
+    bootTimeoutMs: always(
+      'limits.boot_timeout',
+      duration(1000),
+      180_000,
+      'How long a guest may take until it answers over SSH',
+    ),
+    stopTimeoutMs: always(
+      'limits.stop_timeout',
+      duration(0),
+      30_000,
+      'How long a guest may take to shut down before it is killed',
+    ),
+  },
+};
+
+/** A setting and its place in `Config`. */
+export interface PlacedSetting {
+  /** property names from the root of `Config` */
+  path: string[];
+  setting: Setting<unknown>;
+}
+
+/** All settings with their places, in the order in which they are decided. */
+export function placedSettings(): PlacedSetting[] {
+  return collect(SETTINGS, []);
+}
+
+/** All settings in the order in which they are decided. */
+export function listSettings(): Setting<unknown>[] {
+  return placedSettings().map(({ setting }) => setting);
+}
+
+/** A configuration with `values.get(key)` in the place of each setting that has a value. */
+export function assembleConfig(values: ReadonlyMap<string, unknown>): Config {
+  const root: Record<string, unknown> = {};
+  for (const { path, setting } of placedSettings()) {
+    let section = root;
+    for (const name of path.slice(0, -1)) {
+      section[name] ??= {};
+      section = section[name] as Record<string, unknown>;
+    }
+    if (values.has(setting.key)) section[path.at(-1) ?? ''] = values.get(setting.key);
+  }
+  // SettingTree<Config> has one setting for each value of Config, and each reads exactly that type
+  return root as unknown as Config;
+}
+
+/** The variable that holds a setting, e.g. `BANGER_VM_ROOT_DISK`. */
+export function variableOf(key: string): string {
+  return `BANGER_${key.replaceAll('.', '_').toUpperCase()}`;
+}
+
+type Node = Setting<unknown> | { [name: string]: Node };
+
+function collect(node: object, above: string[]): PlacedSetting[] {
+  return Object.entries(node as Record<string, Node>).flatMap(([name, child]) => {
+    const path = [...above, name];
+    return isSetting(child) ? [{ path, setting: child }] : collect(child, path);
+  });
+}
+
+function isSetting(node: Node): node is Setting<unknown> {
+  return typeof node.builtIn === 'function';
+}
+
+function always<T extends NonNullable<unknown>>(
+  key: string,
+  kind: Kind<T>,
+  builtIn: NoInfer<T>,
+  about: string,
+): Setting<T> {
+  return { key, kind: kind as Kind<NonNullable<T>>, builtIn: () => builtIn, about };
+}
+
+function tool(name: string, about: string): Setting<string> {
+  return always(`programs.${name.replaceAll('-', '_')}`, program(), name, about);
+}
+
+function part(name: string, what: string): Setting<string | undefined> {
+  return {
+    key: `bundle.${name}`,
+    kind: absolutePath(),
+    builtIn: () => undefined,
+    builtInText: "the bundle's own",
+    about: `Replaces the bundle's ${what}`,
+  };
+}
+
+function ofBundle<T extends NonNullable<unknown>>(
+  name: string,
+  kind: Kind<T>,
+  otherwise: string,
+  about: string,
+): Setting<T | undefined> {
+  return {
+    key: `vm.${name}`,
+    kind: kind as Kind<NonNullable<T | undefined>>,
+    builtIn: () => undefined,
+    builtInText: `the bundle's default, ${otherwise}`,
+    about,
+  };
+}

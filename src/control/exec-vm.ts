@@ -1,0 +1,128 @@
+/** Runs a command in a guest over its open SSH connection and ties it to a framed stream. */
+import type { Duplex } from 'node:stream';
+import type { ClientChannel } from 'ssh2';
+import { createFrameDecoder, encodeFrame, FRAME, type FrameType } from '../api/exec-frames.ts';
+import type { ExecRequest } from '../api/schemas.ts';
+import type { VmRecord } from '../core/vm.ts';
+import { asBangerError } from '../errors.ts';
+import { shellCommand } from '../guest/command.ts';
+import type { Host } from './host.ts';
+import { toProblem } from './problem.ts';
+import { requireRunning } from './stop-vm.ts';
+
+/** What a terminal has when the client does not say. */
+const DEFAULT_TERMINAL = { columns: 80, rows: 24 };
+
+/**
+ * Runs `request` in the guest and pumps frames until the command has ended; ends the stream. A failure before or
+ * during the run goes to the client as an `error` frame.
+ */
+export async function execInVm(host: Host, vm: VmRecord, request: ExecRequest, stream: Duplex): Promise<void> {
+  // input may arrive while the channel opens; it is kept until there is somebody to give it to
+  const input = bufferInput(stream);
+  try {
+    requireRunning(vm);
+    const channel = await openChannel(host, vm, request);
+    input.attach(channel);
+    await pump(channel, stream);
+  } catch (error) {
+    if (!stream.destroyed) stream.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(asBangerError(error)))));
+  }
+}
+
+async function openChannel(host: Host, vm: VmRecord, request: ExecRequest): Promise<ClientChannel> {
+  const command = shellCommand(request);
+  const options = request.tty
+    ? {
+        pty: {
+          columns: request.columns ?? DEFAULT_TERMINAL.columns,
+          rows: request.rows ?? DEFAULT_TERMINAL.rows,
+          term: request.term ?? 'xterm-256color',
+        },
+      }
+    : {};
+  const connection = await host.guests.get(vm);
+  try {
+    return await connection.exec(command, options);
+  } catch (error) {
+    const extra = await host.guests.extra(vm, error);
+    const channel = await extra.exec(command, options);
+    channel.once('close', () => void extra[Symbol.asyncDispose]());
+    return channel;
+  }
+}
+
+/** Output goes out as it comes, no faster than the client takes it; the exit frame is the last. */
+function pump(channel: ClientChannel, stream: Duplex): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const forward = (source: NodeJS.ReadableStream, type: FrameType) => {
+    source.on('data', (chunk: Buffer) => {
+      if (stream.write(encodeFrame(type, chunk))) return;
+      source.pause();
+      stream.once('drain', () => source.resume());
+    });
+  };
+  forward(channel, FRAME.stdout);
+  forward(channel.stderr, FRAME.stderr);
+
+  let exit: { code: number | null; signal: string | null } = { code: null, signal: null };
+  channel.on('exit', (code: number | null, signal?: string) => {
+    exit = { code, signal: signal ?? null };
+  });
+  channel.on('error', () => {}); // 'close' follows
+  channel.once('close', () => {
+    if (!stream.destroyed) stream.end(encodeFrame(FRAME.exit, JSON.stringify(exit)));
+    resolve();
+  });
+  stream.once('close', () => {
+    // the client went away: what it started must not run on unseen
+    channel.signal('HUP');
+    channel.close();
+    resolve();
+  });
+  return promise;
+}
+
+interface BufferedInput {
+  attach(channel: ClientChannel): void;
+}
+
+/** Decodes client frames; pauses the client when the guest takes its input slowly. */
+function bufferInput(stream: Duplex): BufferedInput {
+  const decode = createFrameDecoder();
+  const waiting: Buffer[] = [];
+  let deliver: ((chunk: Buffer) => void) | undefined;
+  stream.on('data', (chunk: Buffer) => {
+    if (deliver) deliver(chunk);
+    else waiting.push(chunk);
+  });
+  stream.on('error', () => {}); // 'close' follows
+  stream.resume(); // whoever read the request line paused it
+  return {
+    attach(channel) {
+      deliver = (chunk) => {
+        try {
+          for (const { type, payload } of decode(chunk)) apply(channel, stream, type, payload);
+        } catch {
+          stream.destroy(); // a peer that does not speak the protocol
+        }
+      };
+      for (const chunk of waiting) deliver(chunk);
+    },
+  };
+}
+
+function apply(channel: ClientChannel, stream: Duplex, type: number, payload: Buffer): void {
+  if (type === FRAME.stdin) {
+    if (!channel.writable || channel.write(payload)) return;
+    stream.pause();
+    channel.once('drain', () => stream.resume());
+  } else if (type === FRAME.stdinEnd) {
+    channel.end();
+  } else if (type === FRAME.resize) {
+    const { columns, rows } = JSON.parse(payload.toString('utf8')) as { columns: number; rows: number };
+    channel.setWindow(rows, columns, 0, 0);
+  } else if (type === FRAME.signal) {
+    channel.signal(payload.toString('utf8'));
+  }
+}

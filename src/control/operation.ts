@@ -1,0 +1,235 @@
+/** Long actions: one at a time per target, with progress that any number of clients can follow. */
+import { randomUUID } from 'node:crypto';
+import type { Operation, OperationEvent } from '../api/schemas.ts';
+import { asBangerError, BangerError } from '../errors.ts';
+import type { OperationStore } from '../state/operations.ts';
+import { toProblem } from './problem.ts';
+
+/** Reports from inside a running action. */
+export interface Progress {
+  /** A step with a stable name began; `label` is for people. */
+  step(step: string, label: string): void;
+  /** The current step moved; `done` and `total` in the same unit. */
+  report(progress: { label: string; detail?: string; done?: number; total?: number }): void;
+  /** A line of output that some want to see. */
+  line(line: string): void;
+  warn(message: string): void;
+}
+
+export interface OperationRequest<T> {
+  /** e.g. `vm.start` */
+  kind: string;
+  /** name of the thing worked on */
+  target: string;
+  /** whether a second request of the same kind may wait for the first one instead of failing */
+  joinable?: boolean;
+  run(progress: Progress, signal: AbortSignal): Promise<T>;
+}
+
+export interface Operations {
+  /**
+   * Starts an action and returns at once.
+   * @throws BangerError `conflict` when another action works on the same target
+   */
+  start<T>(request: OperationRequest<T>): Operation;
+  /** Waits for the end of an action that was just started or joined, and returns what `run` returned. */
+  finished(id: string): Promise<Operation>;
+  list(): Operation[];
+  /** @throws BangerError `not_found` */
+  get(id: string): Operation;
+  /** Kind of the action that works on a target now. */
+  activeOn(target: string): Operation | undefined;
+  /** Events from the beginning; ends after `done`. Counts as a watcher until it is closed. */
+  events(id: string, signal: AbortSignal): AsyncGenerator<OperationEvent>;
+  /** Aborts the action unless others than the caller wait for it. */
+  cancel(id: string): { cancelled: boolean; watchers: number };
+  /** Aborts the action whoever waits for it; the way to free a target that hangs. */
+  abort(id: string): void;
+  runningCount(): number;
+  /** Aborts everything and waits until it is undone. */
+  shutdown(): Promise<void>;
+}
+
+interface Live {
+  operation: Operation;
+  startedAt: number;
+  events: OperationEvent[];
+  wake: Set<() => void>;
+  watchers: number;
+  abort: AbortController;
+  done: Promise<void>;
+  joinable: boolean;
+}
+
+/** Events kept per operation: a build prints more lines than anybody scrolls back. */
+const MAX_EVENTS = 5000;
+/** Ended operations whose events can still be read. */
+const MAX_ENDED = 100;
+
+export function createOperations(store: OperationStore, now: () => Date): Operations {
+  const live = new Map<string, Live>();
+  const running = () => [...live.values()].filter((entry) => entry.operation.state === 'running');
+  const lookUp = (id: string): Live => {
+    const entry = live.get(id);
+    if (entry) return entry;
+    throw new BangerError('not_found', `There is no operation ${id}.`, {
+      hint: 'List them with: banger operation list',
+    });
+  };
+
+  const publish = (entry: Live, event: OperationEvent) => {
+    entry.events.push(event);
+    if (entry.events.length > MAX_EVENTS) entry.events.splice(0, entry.events.length - MAX_EVENTS);
+    for (const wake of entry.wake) wake();
+  };
+
+  const forgetOld = () => {
+    const ended = [...live.values()].filter((entry) => entry.operation.state !== 'running' && entry.watchers === 0);
+    for (const entry of ended.slice(0, Math.max(0, ended.length - MAX_ENDED))) live.delete(entry.operation.id);
+  };
+
+  async function execute<T>(entry: Live, request: OperationRequest<T>): Promise<void> {
+    const atMs = () => Math.round(performance.now() - entry.startedAt);
+    const progress: Progress = {
+      step(step, label) {
+        entry.operation.step = label;
+        publish(entry, { type: 'step', step, label, atMs: atMs() });
+      },
+      report: (report) => publish(entry, { type: 'progress', ...report, atMs: atMs() }),
+      line: (line) => publish(entry, { type: 'log', line, atMs: atMs() }),
+      warn: (message) => publish(entry, { type: 'warning', message, atMs: atMs() }),
+    };
+    try {
+      entry.operation.result = await request.run(progress, entry.abort.signal);
+      entry.operation.state = 'succeeded';
+    } catch (error) {
+      const failure = asBangerError(error);
+      entry.operation.state = failure.code === 'cancelled' ? 'cancelled' : 'failed';
+      entry.operation.error = toProblem(failure);
+    }
+    entry.operation.step = null;
+    entry.operation.finishedAt = now().toISOString();
+    store.finish(entry.operation.id, entry.operation.state, entry.operation.finishedAt, entry.operation.error);
+    publish(entry, { type: 'done', operation: { ...entry.operation } });
+    forgetOld();
+  }
+
+  return {
+    start(request) {
+      const busy = running().find((entry) => entry.operation.target === request.target);
+      if (busy) {
+        const same = busy.operation.kind === request.kind && busy.joinable && request.joinable;
+        if (same && !busy.abort.signal.aborted) return { ...busy.operation, joined: true };
+        throw busyError(request, busy.operation);
+      }
+      const operation: Operation = {
+        id: randomUUID().slice(0, 8),
+        kind: request.kind,
+        target: request.target,
+        state: 'running',
+        step: null,
+        createdAt: now().toISOString(),
+        finishedAt: null,
+        error: null,
+      };
+      store.insert(operation);
+      const entry: Live = {
+        operation,
+        startedAt: performance.now(),
+        events: [],
+        wake: new Set(),
+        watchers: 0,
+        abort: new AbortController(),
+        done: Promise.resolve(),
+        joinable: request.joinable ?? false,
+      };
+      live.set(operation.id, entry);
+      entry.done = execute(entry, request);
+      return { ...operation };
+    },
+    async finished(id) {
+      const entry = lookUp(id);
+      await entry.done;
+      return { ...entry.operation };
+    },
+    list() {
+      const known = new Set(live.keys());
+      const stored = store.recent(MAX_ENDED).filter((operation) => !known.has(operation.id));
+      const current = [...live.values()].map((entry) => ({ ...entry.operation }));
+      return [...current, ...stored].sort((a, b) => b.createdAt.localeCompare(a.createdAt));
+    },
+    get(id) {
+      const entry = live.get(id);
+      if (entry) return { ...entry.operation };
+      return store.find(id) ?? lookUp(id).operation;
+    },
+    activeOn: (target) => running().find((entry) => entry.operation.target === target)?.operation,
+    async *events(id, signal) {
+      const entry = lookUp(id);
+      entry.watchers++;
+      try {
+        // events may be cut from the front while we read, so the place is kept from the end
+        let last: OperationEvent | undefined;
+        while (!signal.aborted) {
+          const next = entry.events[last ? entry.events.indexOf(last) + 1 : 0];
+          if (next) {
+            last = next;
+            yield next;
+            if (next.type === 'done') return;
+            continue;
+          }
+          await new Promise<void>((resolve) => {
+            const wake = () => {
+              entry.wake.delete(wake);
+              signal.removeEventListener('abort', wake);
+              resolve();
+            };
+            entry.wake.add(wake);
+            signal.addEventListener('abort', wake, { once: true });
+          });
+        }
+      } finally {
+        entry.watchers--;
+      }
+    },
+    cancel(id) {
+      const entry = lookUp(id);
+      // the caller follows the operation too: it counts as one watcher
+      const others = Math.max(0, entry.watchers - 1);
+      if (entry.operation.state !== 'running' || others > 0) return { cancelled: false, watchers: others };
+      entry.abort.abort(cancelledError(entry.operation));
+      return { cancelled: true, watchers: others };
+    },
+    abort(id) {
+      const entry = lookUp(id);
+      entry.abort.abort(cancelledError(entry.operation));
+    },
+    runningCount: () => running().length,
+    async shutdown() {
+      const left = running();
+      for (const entry of left) {
+        entry.abort.abort(new BangerError('cancelled', 'The daemon was stopped; what had begun was undone.'));
+      }
+      await Promise.all(left.map((entry) => entry.done));
+    },
+  };
+}
+
+/** `vm.start` of `web` → "start of web". */
+function describeKind({ kind, target }: Pick<Operation, 'kind' | 'target'>): string {
+  return `${kind.split('.').at(-1) ?? kind} of ${target}`;
+}
+
+function cancelledError(operation: Operation): BangerError {
+  return new BangerError('cancelled', `The ${describeKind(operation)} was cancelled and undone.`, {
+    hint: 'See what is there now: banger ls',
+  });
+}
+
+function busyError(request: { kind: string; target: string }, busy: Operation): BangerError {
+  return new BangerError(
+    'conflict',
+    `The ${describeKind(request)} has to wait: a ${describeKind(busy)} is going on (operation ${busy.id}).`,
+    { hint: `Follow it with: banger operation wait ${busy.id}` },
+  );
+}

@@ -1,0 +1,56 @@
+/** What is asked before a VM is touched: the preflight checks of a command, and which VMM will run it. */
+import { dirname, join } from 'node:path';
+import type { DoctorReport } from '../api/schemas.ts';
+import { asBangerError, type BangerError } from '../errors.ts';
+import { type PreflightCommand, preflight } from '../preflight/commands.ts';
+import type { BootFiles, Needs, PreflightContext } from '../preflight/context.ts';
+import { runDoctor } from '../preflight/doctor.ts';
+import { chooseVmm } from '../preflight/vmm-choice.ts';
+import { readHostFacts } from '../system/host-facts.ts';
+import type { Argv } from '../system/runner.ts';
+import type { VmmProgram } from './host.ts';
+
+/** What stays the same for the life of the daemon. */
+export type CheckBase = Pick<
+  PreflightContext,
+  'config' | 'env' | 'uid' | 'runner' | 'privileged' | 'pool' | 'table' | 'clientKeyFile'
+> & {
+  /** program and leading arguments of banger itself */
+  self: Argv;
+};
+
+export interface StartChecks {
+  /** @throws BangerError `preflight_failed` with every failure and its fix */
+  preflight(boot: BootFiles, needs: Needs, ...commands: [PreflightCommand, ...PreflightCommand[]]): Promise<void>;
+  chooseVmm(boot: BootFiles): Promise<VmmProgram>;
+  doctor(boot: () => Promise<BootFiles>): Promise<DoctorReport>;
+}
+
+const NO_NEEDS: Needs = { vcpus: 0, memoryMib: 0, diskBytes: 0 };
+
+export function createStartChecks(base: CheckBase): StartChecks {
+  const context = async (boot: BootFiles | BangerError, needs: Needs): Promise<PreflightContext> => ({
+    ...base,
+    facts: await readHostFacts(),
+    boot,
+    needs,
+    fcqemu: besideBanger(base.self),
+  });
+  return {
+    async preflight(boot, needs, ...commands) {
+      await preflight(await context(boot, needs), ...commands);
+    },
+    async chooseVmm(boot) {
+      return await chooseVmm(await context(boot, NO_NEEDS));
+    },
+    async doctor(boot) {
+      return await runDoctor(await context(await boot().catch(asBangerError), NO_NEEDS));
+    },
+  };
+}
+
+/** fcqemu as it was installed with this banger: the executable next to it, or the source file next to ours. */
+function besideBanger([program, script]: Argv): Argv {
+  if (script === undefined) return [join(dirname(program), 'fcqemu')];
+  return [program, join(dirname(script), 'fcqemu.ts')];
+}

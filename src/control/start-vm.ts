@@ -1,0 +1,282 @@
+/** Starts a VM: every step written to the ledger before it is done, all of them undone when one fails. */
+
+import { vmDefaults } from '../config/schema.ts';
+import { gatewayOf } from '../core/addresses.ts';
+import { planStart, STEP_LABELS, type StartStep } from '../core/plan-start.ts';
+import { type TimelineStep, tapName, type VmRecord } from '../core/vm.ts';
+import { BangerError } from '../errors.ts';
+import { connectVmm } from '../firecracker/api.ts';
+import { bootArgs } from '../firecracker/boot-args.ts';
+import { readTail, stripControls } from '../firecracker/console.ts';
+import { findVmm, launchVmm } from '../firecracker/launch.ts';
+import { configurationRequests, type GuestDrive } from '../firecracker/machine-config.ts';
+import { action } from '../firecracker/requests.ts';
+import { waitForSsh } from '../guest/readiness.ts';
+import { hostNameservers } from '../network/resolvers.ts';
+import type { BootFiles } from '../preflight/context.ts';
+import { requireSpace } from '../storage/clone.ts';
+import { growExt4, makeExt4 } from '../storage/ext4.ts';
+import { MAX_SOCKET_PATH_BYTES, vmFiles, vmmSocket } from '../storage/layout.ts';
+import { writeSeedDrive } from '../storage/seed-drive.ts';
+import { pathExists } from '../system/files.ts';
+import type { DetachedProcess } from '../system/runner.ts';
+import { MIB } from '../units.ts';
+import type { Host } from './host.ts';
+import type { Progress } from './operation.ts';
+import { releaseVm } from './release-vm.ts';
+
+export interface StartedVm {
+  vm: VmRecord;
+  /** how the VMM process ends, seen by the daemon that started it */
+  ended: DetachedProcess['ended'];
+}
+
+/** What the start of a guest writes at least: logs, journal, first-boot state. */
+const START_NEEDS_BYTES = 64 * MIB;
+
+/**
+ * Starts a stopped or failed VM and returns after the first SSH login.
+ * @param timeoutMs limit for the guest to answer SSH
+ * @throws BangerError `preflight_failed` before anything is touched; other codes after everything was undone
+ */
+export async function startVm(
+  host: Host,
+  name: string,
+  timeoutMs: number,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<StartedVm> {
+  const vm = host.vms.get(name);
+  const files = vmFiles(host.config.paths.store, vm.id);
+  const socketPath = vmmSocket(host.config.paths.run, vm.id);
+  const stages = planStart(vm, {
+    rootDiskExists: await pathExists(files.rootDisk),
+    workDiskExists: await pathExists(files.workDisk),
+    vmmAlive: (await findVmm(socketPath)) !== undefined,
+  });
+  const began = performance.now();
+  progress.step('preflight', 'checking the host');
+  const boot = await host.bootFiles(vm.image);
+  await host.preflightStart(boot, vm);
+  requireShortSocketPath(socketPath);
+  await requireSpace(files.directory, START_NEEDS_BYTES, `a run of ${vm.name}`);
+  const timeline: TimelineStep[] = [{ step: 'preflight', startedMs: 0, durationMs: performance.now() - began }];
+
+  host.vms.update(vm.id, { phase: 'starting', failure: null, bootTimeline: [], bootMs: null });
+  // one step's failure ends its neighbours early; the caller's signal ends them all
+  const failure = new AbortController();
+  const run = new StartRun(host, vm, boot, timeoutMs, AbortSignal.any([signal, failure.signal]));
+  try {
+    await releaseVm(host, vm); // what an earlier run may have left
+    for (const stage of stages) {
+      const steps = stage.map(async (step) => {
+        const startedMs = performance.now() - began;
+        progress.step(step, STEP_LABELS[step]);
+        try {
+          await run.perform(step);
+        } catch (error) {
+          failure.abort(error);
+          throw error;
+        }
+        timeline.push({ step, startedMs, durationMs: performance.now() - began - startedMs });
+      });
+      // all of them, even after one failed: the undo must not race with a step that still works
+      const outcomes = await Promise.allSettled(steps);
+      throwFirstFailure(outcomes, failure.signal);
+      signal.throwIfAborted();
+    }
+    host.vms.update(vm.id, {
+      phase: 'running',
+      startedAt: host.now().toISOString(),
+      vmm: run.vmmKind,
+      bootTimeline: timeline.map(roundStep),
+      bootMs: Math.round(performance.now() - began),
+    });
+  } catch (error) {
+    progress.step('undo', 'undoing the start');
+    const cause = signal.aborted && signal.reason instanceof Error ? signal.reason : error;
+    const lesson = await explain(cause, vm, files.consoleLog);
+    await releaseVm(host, vm);
+    // a start that was called off leaves a stopped VM, not a broken one
+    const cancelled = lesson instanceof BangerError && lesson.code === 'cancelled';
+    host.vms.update(vm.id, {
+      phase: cancelled ? 'stopped' : 'failed',
+      failure: cancelled ? null : lesson instanceof Error ? lesson.message : String(lesson),
+      startedAt: null,
+      vmm: null,
+      bootTimeline: timeline.map(roundStep),
+    });
+    throw lesson;
+  }
+  return { vm: host.vms.get(name), ended: run.ended };
+}
+
+/** The steps of one start and what they hand to each other. */
+class StartRun {
+  vmmKind: 'firecracker' | 'fcqemu' | null = null;
+  ended: DetachedProcess['ended'] = new Promise(() => {});
+  readonly #host: Host;
+  readonly #vm: VmRecord;
+  readonly #boot: BootFiles;
+  readonly #timeoutMs: number;
+  readonly #signal: AbortSignal;
+
+  constructor(host: Host, vm: VmRecord, boot: BootFiles, timeoutMs: number, signal: AbortSignal) {
+    this.#host = host;
+    this.#vm = vm;
+    this.#boot = boot;
+    this.#timeoutMs = timeoutMs;
+    this.#signal = signal;
+  }
+
+  async perform(step: StartStep): Promise<void> {
+    this.#signal.throwIfAborted();
+    switch (step) {
+      case 'prepare-root-disk':
+        await growExt4(this.#host.runner, this.#host.config.programs, this.#files.rootDisk, this.#vm.rootDiskBytes);
+        return;
+      case 'make-work-disk':
+        await makeExt4(
+          this.#host.runner,
+          this.#host.config.programs,
+          this.#files.workDisk,
+          this.#vm.workDiskBytes,
+          'work',
+        );
+        return;
+      case 'write-seed-drive':
+        return await this.#writeSeed();
+      case 'attach-network':
+        return await this.#host.network.attach(this.#vm);
+      case 'launch-vmm':
+        return await this.#launch();
+      case 'configure-vmm':
+        return await this.#configure();
+      case 'boot-guest': {
+        await using api = connectVmm(this.#socketPath);
+        await api.send(action('InstanceStart'));
+        return;
+      }
+      case 'wait-for-ssh':
+        return await this.#waitForSsh();
+    }
+  }
+
+  get #files() {
+    return vmFiles(this.#host.config.paths.store, this.#vm.id);
+  }
+
+  get #socketPath() {
+    return vmmSocket(this.#host.config.paths.run, this.#vm.id);
+  }
+
+  async #writeSeed(): Promise<void> {
+    const { config, clientKey, pool, network } = this.#host;
+    const configured = config.network.nameservers;
+    await writeSeedDrive(this.#files.seedDrive, {
+      hostname: this.#vm.name,
+      address: this.#vm.address,
+      gateway: gatewayOf(pool),
+      mtu: await network.mtu(),
+      nameservers: configured.length > 0 ? configured : await hostNameservers(),
+      searchDomain: '',
+      authorizedKeys: [clientKey.publicKey],
+      hostKeyPrivate: this.#vm.hostKeyPrivate,
+      hostKeyPublic: this.#vm.hostKeyPublic,
+    });
+  }
+
+  async #launch(): Promise<void> {
+    const vmm = await this.#host.chooseVmm(this.#boot);
+    const socketPath = this.#socketPath;
+    this.#host.ledger.record(this.#vm.id, { kind: 'vmm', name: socketPath });
+    const running = await launchVmm(this.#host.runner, {
+      program: vmm.program,
+      id: `banger-${this.#vm.id}`,
+      socketPath,
+      consoleLog: this.#files.consoleLog,
+      vmmLog: this.#files.vmmLog,
+      env: { ...this.#host.env, ...vmm.env },
+      signal: this.#signal,
+    });
+    this.#host.ledger.record(this.#vm.id, { kind: 'vmm', name: socketPath, identity: running.identity });
+    this.vmmKind = vmm.kind;
+    this.ended = running.ended;
+  }
+
+  async #configure(): Promise<void> {
+    const { bootArgs: extra } = vmDefaults(this.#host.config, this.#boot.defaults);
+    const hasWorkDisk = this.#vm.workDiskBytes > 0;
+    const drives: GuestDrive[] = [
+      { id: 'root', path: this.#files.rootDisk, readOnly: false },
+      { id: 'seed', path: this.#files.seedDrive, readOnly: true },
+      ...(hasWorkDisk ? [{ id: 'work', path: this.#files.workDisk, readOnly: false }] : []),
+    ];
+    const devices = { root: '/dev/vda', seed: '/dev/vdb', work: hasWorkDisk ? '/dev/vdc' : undefined };
+    const requests = configurationRequests({
+      vcpus: this.#vm.vcpus,
+      memoryMib: this.#vm.memoryMib,
+      kernel: this.#boot.kernel,
+      initrd: this.#boot.initrd,
+      bootArgs: bootArgs(devices, extra),
+      drives,
+      tap: tapName(this.#vm.id),
+      mac: this.#vm.mac,
+      mtu: await this.#host.network.mtu(),
+    });
+    await using api = connectVmm(this.#socketPath);
+    for (const request of requests) {
+      this.#signal.throwIfAborted();
+      await api.send(request);
+    }
+  }
+
+  async #waitForSsh(): Promise<void> {
+    const connection = await waitForSsh(this.#host.guests.target(this.#vm), {
+      timeoutMs: this.#timeoutMs,
+      signal: this.#signal,
+      givenUp: async () => {
+        const failed = /banger-init: FAILED: .*/.exec(stripControls(await readTail(this.#files.consoleLog, 64 * 1024)));
+        if (failed) return failed[0];
+        return (await findVmm(this.#socketPath)) ? undefined : 'the VMM ended during the boot';
+      },
+    });
+    this.#host.guests.keep(this.#vm, connection);
+  }
+}
+
+function throwFirstFailure(outcomes: PromiseSettledResult<void>[], failure: AbortSignal): void {
+  // the reason of the abort is the failure that came first; the others are its echoes
+  if (outcomes.some((outcome) => outcome.status === 'rejected')) throw failure.reason;
+}
+
+/** Adds the end of the guest's console to a failure of the guest: the reason usually stands there. */
+async function explain(error: unknown, vm: VmRecord, consoleLog: string): Promise<unknown> {
+  if (!(error instanceof BangerError) || !['guest_failed', 'timeout', 'vmm_failed'].includes(error.code)) return error;
+  const lines = stripControls(await readTail(consoleLog, 16 * 1024))
+    .trimEnd()
+    .split('\n')
+    .filter((line) => line.trim() !== '')
+    .slice(-8);
+  if (lines.length === 0 || error.message.includes('last words')) return error;
+  return new BangerError(
+    error.code,
+    `${error.message}\n  The console of ${vm.name} ends with:\n${lines.map((line) => `    ${line}`).join('\n')}`,
+    { cause: error, ...(error.hint ? { hint: error.hint } : {}), details: { ...error.details, console: lines } },
+  );
+}
+
+function requireShortSocketPath(path: string): void {
+  if (Buffer.byteLength(path) <= MAX_SOCKET_PATH_BYTES) return;
+  throw new BangerError(
+    'host_unprepared',
+    `The socket path ${path} is longer than the ${MAX_SOCKET_PATH_BYTES} bytes Linux allows.`,
+    {
+      hint: 'Choose a shorter directory with BANGER_HOME or BANGER_PATHS_RUN.',
+    },
+  );
+}
+
+function roundStep(step: TimelineStep): TimelineStep {
+  return { step: step.step, startedMs: Math.round(step.startedMs), durationMs: Math.round(step.durationMs) };
+}

@@ -1,0 +1,108 @@
+/** Keeps an eye on running VMs: a VMM that ends, a guest that reboots, a guest that powers off. */
+import type { VmRecord } from '../core/vm.ts';
+import { watchVmm } from '../firecracker/api.ts';
+import { followFile, lastLines, limitLog, readTail, stripControls } from '../firecracker/console.ts';
+import { describeExit } from '../firecracker/launch.ts';
+import { apparentBytes } from '../storage/disk.ts';
+import { vmFiles, vmmSocket } from '../storage/layout.ts';
+import { expiry } from '../system/abort.ts';
+import type { DetachedProcess } from '../system/runner.ts';
+import type { Host } from './host.ts';
+import { releaseVm } from './release-vm.ts';
+
+export interface Supervisor {
+  /** Watches a VM that runs; `ended` is known only for a VMM this daemon started. */
+  watch(vm: VmRecord, ended?: DetachedProcess['ended']): void;
+  /** Stops watching; the VM is being stopped on purpose. */
+  unwatch(vmId: string): void;
+  /** Cuts console logs that outgrew their limit. */
+  limitLogs(): Promise<void>;
+  close(): void;
+}
+
+export interface SupervisorActions {
+  /** The guest rebooted, which ended its VMM: start it again. */
+  startAgain(vm: VmRecord): void;
+  /** The guest powered itself off: finish the stop. */
+  finishStop(vm: VmRecord): void;
+}
+
+/** The kernel's last words; printed whatever its log level (kernel/reboot.c, pr_emerg). */
+const POWER_OFF = /reboot: (Power down|System halted)/;
+
+/** How long after a socket closed the exit status of its process may take to arrive. */
+const EXIT_STATUS_WAIT_MS = 1000;
+
+export function createSupervisor(host: Host, actions: SupervisorActions): Supervisor {
+  const watched = new Map<string, () => void>();
+
+  const unwatch = (vmId: string) => {
+    watched.get(vmId)?.();
+    watched.delete(vmId);
+  };
+
+  async function onEnd(vm: VmRecord, ended: DetachedProcess['ended'] | undefined): Promise<void> {
+    unwatch(vm.id);
+    const exit = await Promise.race([ended, expiry(EXIT_STATUS_WAIT_MS)]);
+    // an operation on the VM (stop, kill, delete) ended it and does the rest itself
+    if (host.operations.activeOn(vm.name) || host.vms.findById(vm.id)?.phase !== 'running') return;
+    const files = vmFiles(host.config.paths.store, vm.id);
+    if (exit ? exit.code === 0 : await vmmExitedCleanly(files.vmmLog)) {
+      host.log.info({ vm: vm.name }, 'the guest rebooted');
+      actions.startAgain(vm);
+      return;
+    }
+    const how = exit ? ` (${describeExit(exit)})` : '';
+    const words = (await lastLines(files.vmmLog, 3)).join(' | ');
+    const failure = `The VMM ended unexpectedly${how}.${words ? ` Its log ends with: ${words}` : ''}`;
+    host.log.warn({ vm: vm.name, failure }, 'VMM ended');
+    await releaseVm(host, vm);
+    host.vms.update(vm.id, { phase: 'failed', failure, startedAt: null, vmm: null });
+  }
+
+  async function followConsole(vm: VmRecord, consoleLog: string, signal: AbortSignal): Promise<void> {
+    let tail = '';
+    for await (const chunk of followFile(consoleLog, await apparentBytes(consoleLog).catch(() => 0), signal)) {
+      tail = (tail + chunk).slice(-200);
+      if (!POWER_OFF.test(stripControls(tail))) continue;
+      host.log.info({ vm: vm.name }, 'the guest powered off');
+      unwatch(vm.id);
+      actions.finishStop(vm);
+      return;
+    }
+  }
+
+  return {
+    watch(vm, ended) {
+      unwatch(vm.id);
+      const abort = new AbortController();
+      const stopWatching = watchVmm(vmmSocket(host.config.paths.run, vm.id), () => {
+        onEnd(vm, ended).catch((error) => host.log.error({ vm: vm.name, error: String(error) }, 'supervision failed'));
+      });
+      watched.set(vm.id, () => {
+        abort.abort();
+        stopWatching();
+      });
+      followConsole(vm, vmFiles(host.config.paths.store, vm.id).consoleLog, abort.signal).catch((error) =>
+        host.log.error({ vm: vm.name, error: String(error) }, 'the console cannot be followed'),
+      );
+    },
+    unwatch,
+    async limitLogs() {
+      for (const vm of host.vms.list()) {
+        if (!watched.has(vm.id)) continue;
+        const { consoleLog, vmmLog } = vmFiles(host.config.paths.store, vm.id);
+        if (await limitLog(consoleLog)) host.log.warn({ vm: vm.name }, 'console log cut: the guest prints a lot');
+        await limitLog(vmmLog);
+      }
+    },
+    close() {
+      for (const vmId of [...watched.keys()]) unwatch(vmId);
+    },
+  };
+}
+
+/** Whether the VMM's own log ends with a clean exit, which is what a guest's reset causes. */
+export async function vmmExitedCleanly(vmmLog: string): Promise<boolean> {
+  return /exit_code=0\s*$/.test((await readTail(vmmLog, 4096)).trimEnd());
+}

@@ -1,0 +1,25 @@
+/** One daemon per state directory: a lock the kernel frees when its holder dies, however it dies. */
+import { mkdirSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { BangerError, messageOf } from '../errors.ts';
+
+/**
+ * Takes the lock for as long as the process lives. Node has no flock; SQLite's exclusive lock is one.
+ * @throws BangerError `conflict` when another daemon holds it
+ */
+export function takeDaemonLock(path: string): Disposable {
+  mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+  const database = new DatabaseSync(path, { timeout: 0 });
+  try {
+    database.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE');
+  } catch (error) {
+    database.close();
+    if (!/locked|busy/i.test(messageOf(error))) throw error;
+    throw new BangerError('conflict', `Another bangerd serves ${dirname(path)} already.`, {
+      cause: error,
+      hint: 'See it with: banger daemon status',
+    });
+  }
+  return { [Symbol.dispose]: () => database.close() };
+}

@@ -1,0 +1,201 @@
+/** bangerd: takes the lock, recovers what an earlier one left, serves the API until told to stop. */
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Duplex } from 'node:stream';
+import type { FastifyBaseLogger, FastifyInstance } from 'fastify';
+import { pino } from 'pino';
+import { loadConfig } from '../config/load.ts';
+import { socketPath } from '../config/paths.ts';
+import type { Host } from '../control/host.ts';
+import { toProblem } from '../control/problem.ts';
+import { reconcileHost } from '../control/reconcile-host.ts';
+import { startVm } from '../control/start-vm.ts';
+import { stopVm } from '../control/stop-vm.ts';
+import { createSupervisor, type Supervisor } from '../control/supervisor.ts';
+import { viewVm } from '../control/vm-view.ts';
+import type { VmRecord } from '../core/vm.ts';
+import { asBangerError, BangerError, messageOf } from '../errors.ts';
+import { MAX_SOCKET_PATH_BYTES } from '../storage/layout.ts';
+import type { Argv } from '../system/runner.ts';
+import { VERSION } from '../version.ts';
+import { takeDaemonLock } from './lock.ts';
+import { bundleHandlers } from './routes/bundles.ts';
+import { operationHandlers } from './routes/operations.ts';
+import { systemHandlers } from './routes/system.ts';
+import { serveExec, vmHandlers } from './routes/vms.ts';
+import { createServer } from './server.ts';
+import { createServices, type Services } from './services.ts';
+
+/** How often host and records are compared. */
+const RECONCILE_INTERVAL_MS = 30_000;
+
+export interface DaemonOptions {
+  env: NodeJS.ProcessEnv;
+  /** effective user id */
+  uid: number;
+  /** program and leading arguments of banger itself */
+  self: Argv;
+  /** ends the daemon when aborted (SIGTERM, SIGINT) */
+  signal: AbortSignal;
+}
+
+/**
+ * Runs until `signal` is aborted or a client asks for the end; running VMs stay.
+ * @throws BangerError when the daemon cannot start: another one runs, the configuration is wrong, …
+ */
+export async function runDaemon({ env, uid, self, signal }: DaemonOptions): Promise<void> {
+  process.umask(0o077);
+  const loaded = await loadConfig({ env, uid });
+  const log = pino({ level: env.BANGER_LOG ?? 'info', base: { pid: process.pid } });
+  for (const warning of loaded.warnings) log.warn(warning);
+  const socket = socketPath(loaded.config.paths);
+  requireUsableSocketPath(socket);
+  using _lock = takeDaemonLock(join(loaded.config.paths.state, 'daemon.lock'));
+  await using services = await createServices({ loaded, env, uid, self, log });
+  await serve(services, socket, log, signal);
+  log.info('stopped; running VMs go on');
+}
+
+async function serve({ host }: Services, socket: string, log: FastifyBaseLogger, signal: AbortSignal): Promise<void> {
+  const stop = new AbortController();
+  const supervisor = createSupervisor(host, {
+    startAgain: (vm) => startInBackground(host, supervisor, vm),
+    finishStop: (vm) => stopInBackground(host, supervisor, vm),
+  });
+  const server = createServer(
+    {
+      ...vmHandlers(host, supervisor),
+      ...operationHandlers(host),
+      ...bundleHandlers(host),
+      ...systemHandlers(host, {
+        startedAt: new Date(),
+        socketPath: socket,
+        shutdown: () => setImmediate(() => stop.abort()),
+        doctor: () => host.doctor(),
+      }),
+    },
+    log,
+  );
+  const execConnections = acceptExec(server, host);
+
+  // before the first client is served: what `banger ls` says must be true from the first answer on
+  await reconcileHost(host, supervisor, (vm) => startInBackground(host, supervisor, vm));
+  await rm(socket, { force: true }); // we hold the lock, so whoever made this file is gone
+  await server.listen({ path: socket });
+  log.info({ socket, version: VERSION }, 'bangerd is ready');
+
+  const timer = setInterval(() => void tick(host, supervisor), RECONCILE_INTERVAL_MS);
+  await aborted(AbortSignal.any([signal, stop.signal]));
+  clearInterval(timer);
+  // actions first: their clients still get to hear how they ended
+  await host.operations.shutdown();
+  supervisor.close();
+  for (const connection of execConnections) connection.destroy();
+  server.server.closeAllConnections();
+  await server.close();
+  await rm(socket, { force: true });
+}
+
+async function tick(host: Host, supervisor: Supervisor): Promise<void> {
+  try {
+    if (await host.network.reassert()) host.log.warn({}, 'the firewall table was gone or changed; written again');
+    await supervisor.limitLogs();
+  } catch (error) {
+    host.log.error({ error: messageOf(error) }, 'reconcile failed');
+  }
+}
+
+function startInBackground(host: Host, supervisor: Supervisor, vm: VmRecord): void {
+  background(host, vm, () =>
+    host.operations.start({
+      kind: 'vm.start',
+      target: vm.name,
+      joinable: true,
+      run: async (progress, signal) => {
+        const started = await startVm(host, vm.name, host.config.limits.bootTimeoutMs, progress, signal);
+        supervisor.watch(started.vm, started.ended);
+        return viewVm(host, started.vm);
+      },
+    }),
+  );
+}
+
+function stopInBackground(host: Host, supervisor: Supervisor, vm: VmRecord): void {
+  background(host, vm, () =>
+    host.operations.start({
+      kind: 'vm.stop',
+      target: vm.name,
+      joinable: true,
+      run: async (progress, signal) => {
+        supervisor.unwatch(vm.id);
+        return viewVm(host, await stopVm(host, vm.name, 0, progress, signal));
+      },
+    }),
+  );
+}
+
+/** Nobody waits for these, so their failures go to the log; the VM's own record tells the user. */
+function background(host: Host, vm: VmRecord, begin: () => { id: string }): void {
+  try {
+    const { id } = begin();
+    void host.operations.finished(id).then((operation) => {
+      if (operation.error) host.log.warn({ vm: vm.name, error: operation.error.message }, `${operation.kind} failed`);
+    });
+  } catch (error) {
+    host.log.warn({ vm: vm.name, error: messageOf(error) }, 'not done: something else works on this VM');
+  }
+}
+
+/** Exec needs a raw stream both ways: an upgraded connection, outside of fastify's request life. */
+function acceptExec(server: FastifyInstance, host: Host): ReadonlySet<Duplex> {
+  // upgraded connections are no longer the server's own: its close() would wait for them for ever
+  const open = new Set<Duplex>();
+  server.server.on('upgrade', (request, socket: Duplex, head: Buffer) => {
+    open.add(socket);
+    socket.once('close', () => open.delete(socket));
+    socket.on('error', () => {}); // a client that goes away; 'close' follows
+    const name = /^\/v1\/vms\/([^/?]+)\/exec$/.exec(request.url ?? '')?.[1];
+    if (name === undefined || request.headers.upgrade !== 'banger-exec') {
+      refuseUpgrade(socket, new BangerError('not_found', `Nothing to upgrade to at ${request.url}.`));
+      return;
+    }
+    try {
+      host.vms.get(decodeURIComponent(name));
+    } catch (error) {
+      refuseUpgrade(socket, asBangerError(error));
+      return;
+    }
+    socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: banger-exec\r\n\r\n');
+    serveExec(host, decodeURIComponent(name), socket, head).catch((error) => {
+      host.log.warn({ vm: name, error: messageOf(error) }, 'exec failed');
+      socket.destroy();
+    });
+  });
+  return open;
+}
+
+function refuseUpgrade(socket: Duplex, error: BangerError): void {
+  const body = JSON.stringify(toProblem(error));
+  socket.end(
+    `HTTP/1.1 ${error.httpStatus} Refused\r\nContent-Type: application/problem+json\r\n` +
+      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+  );
+}
+
+function requireUsableSocketPath(path: string): void {
+  if (Buffer.byteLength(path) <= MAX_SOCKET_PATH_BYTES) return;
+  throw new BangerError(
+    'invalid_input',
+    `The socket path ${path} is longer than the ${MAX_SOCKET_PATH_BYTES} bytes Linux allows.`,
+    {
+      hint: 'Choose a shorter directory with BANGER_HOME or BANGER_PATHS_RUN.',
+    },
+  );
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+}

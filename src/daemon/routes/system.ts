@@ -1,0 +1,39 @@
+/** Handlers for the daemon itself. */
+
+import type { Host } from '../../control/host.ts';
+import { formatSubnet } from '../../core/addresses.ts';
+import { VERSION } from '../../version.ts';
+import type { Handlers } from '../server.ts';
+
+type SystemHandlers = Pick<Handlers, 'status' | 'shutdown' | 'doctor'>;
+
+export interface SystemActions {
+  startedAt: Date;
+  socketPath: string;
+  /** Ends the daemon after the answer has left. */
+  shutdown(): void;
+  doctor(): ReturnType<Handlers['doctor']>;
+}
+
+export function systemHandlers(host: Host, actions: SystemActions): SystemHandlers {
+  return {
+    status: async () => {
+      const vms = host.vms.list();
+      return {
+        version: VERSION,
+        pid: process.pid,
+        startedAt: actions.startedAt.toISOString(),
+        socket: actions.socketPath,
+        stateDirectory: host.config.paths.state,
+        pool: formatSubnet(host.pool),
+        vms: { total: vms.length, running: vms.filter((vm) => vm.phase === 'running').length },
+        operations: host.operations.runningCount(),
+        rssBytes: process.memoryUsage.rss(),
+      };
+    },
+    shutdown: async () => {
+      actions.shutdown();
+    },
+    doctor: async () => await actions.doctor(),
+  };
+}

@@ -1,0 +1,203 @@
+/** Handlers for VMs. */
+import { once } from 'node:events';
+import type { Duplex } from 'node:stream';
+import { ExecRequest } from '../../api/schemas.ts';
+import { createVm } from '../../control/create-vm.ts';
+import { deleteVm } from '../../control/delete-vm.ts';
+import { execInVm } from '../../control/exec-vm.ts';
+import { GUEST_SSH_PORT, GUEST_USER } from '../../control/guest-connections.ts';
+import type { Host } from '../../control/host.ts';
+import { writeKnownHosts } from '../../control/known-hosts.ts';
+import type { Progress } from '../../control/operation.ts';
+import { startVm } from '../../control/start-vm.ts';
+import { killVm, requireRunning, stopVm } from '../../control/stop-vm.ts';
+import type { Supervisor } from '../../control/supervisor.ts';
+import { viewVm, viewVmDetail } from '../../control/vm-view.ts';
+import { BangerError } from '../../errors.ts';
+import { followFile, lastLines, stripControls } from '../../firecracker/console.ts';
+import { apparentBytes } from '../../storage/disk.ts';
+import { vmFiles } from '../../storage/layout.ts';
+import type { Handlers } from '../server.ts';
+
+type VmHandlers = Pick<
+  Handlers,
+  | 'listVms'
+  | 'createVm'
+  | 'showVm'
+  | 'startVm'
+  | 'stopVm'
+  | 'killVm'
+  | 'restartVm'
+  | 'deleteVm'
+  | 'sshAccess'
+  | 'logs'
+  | 'exec'
+>;
+
+/** Lines of the console shown when nobody says how many. */
+const DEFAULT_LOG_LINES = 1000;
+
+export function vmHandlers(host: Host, supervisor: Supervisor): VmHandlers {
+  const { vms, operations, config } = host;
+  const start = async (name: string, timeoutMs: number | undefined, progress: Progress, signal: AbortSignal) => {
+    const started = await startVm(host, name, timeoutMs ?? config.limits.bootTimeoutMs, progress, signal);
+    supervisor.watch(started.vm, started.ended);
+    return viewVm(host, started.vm);
+  };
+  const stop = async (name: string, timeoutMs: number | undefined, progress: Progress, signal: AbortSignal) => {
+    supervisor.unwatch(vms.get(name).id);
+    return viewVm(host, await stopVm(host, name, timeoutMs ?? config.limits.stopTimeoutMs, progress, signal));
+  };
+
+  return {
+    listVms: async () => vms.list().map((vm) => viewVm(host, vm)),
+    showVm: async ({ params }) => await viewVmDetail(host, vms.get(params.name)),
+    createVm: async ({ body }) =>
+      operations.start({
+        kind: 'vm.create',
+        target: body.name,
+        run: async (progress, signal) => viewVm(host, await createVm(host, body, progress, signal)),
+      }),
+    startVm: async ({ params: { name }, body }) => {
+      requireNotRunning(host, name);
+      return operations.start({
+        kind: 'vm.start',
+        target: name,
+        joinable: true,
+        run: (progress, signal) => start(name, body.timeoutMs, progress, signal),
+      });
+    },
+    stopVm: async ({ params: { name }, body }) => {
+      vms.get(name);
+      return operations.start({
+        kind: 'vm.stop',
+        target: name,
+        joinable: true,
+        run: (progress, signal) => stop(name, body.timeoutMs, progress, signal),
+      });
+    },
+    killVm: async ({ params: { name } }) => {
+      vms.get(name);
+      const active = operations.activeOn(name);
+      // the way out of a start or stop that hangs: call it off, then kill
+      if (active) {
+        operations.abort(active.id);
+        await operations.finished(active.id);
+      }
+      return operations.start({
+        kind: 'vm.kill',
+        target: name,
+        joinable: true,
+        run: async (progress, signal) => {
+          supervisor.unwatch(vms.get(name).id);
+          return viewVm(host, await killVm(host, name, progress, signal));
+        },
+      });
+    },
+    restartVm: async ({ params: { name }, body }) => {
+      vms.get(name);
+      return operations.start({
+        kind: 'vm.restart',
+        target: name,
+        joinable: true,
+        run: async (progress, signal) => {
+          await stop(name, undefined, progress, signal);
+          signal.throwIfAborted();
+          return await start(name, body.timeoutMs, progress, signal);
+        },
+      });
+    },
+    deleteVm: async ({ params: { name }, query }) => {
+      vms.get(name);
+      return operations.start({
+        kind: 'vm.delete',
+        target: name,
+        run: async (progress) => {
+          const force = query.force ?? false;
+          if (force) supervisor.unwatch(vms.get(name).id);
+          return await deleteVm(host, name, force, progress);
+        },
+      });
+    },
+    sshAccess: async ({ params: { name } }) => {
+      const vm = vms.get(name);
+      requireRunning(vm);
+      const { file, alias } = await writeKnownHosts(host, vm);
+      return {
+        user: GUEST_USER,
+        address: vm.address,
+        port: GUEST_SSH_PORT,
+        identityFile: host.clientKeyFile,
+        knownHostsFile: file,
+        hostKeyAlias: alias,
+      };
+    },
+    logs: async ({ params: { name }, query, reply, signal }) => {
+      const files = vmFiles(config.paths.store, vms.get(name).id);
+      const path = query.source === 'vmm' ? files.vmmLog : files.consoleLog;
+      const position = await apparentBytes(path).catch(() => 0);
+      const lines = await lastLines(path, query.lines ?? DEFAULT_LOG_LINES);
+      reply.hijack();
+      const { raw } = reply;
+      raw.writeHead(200, { 'Content-Type': 'text/plain; charset=utf-8' });
+      if (lines.length > 0) raw.write(`${lines.join('\n')}\n`);
+      if (query.follow) {
+        for await (const chunk of followFile(path, position, signal)) {
+          if (!raw.write(stripControls(chunk))) await once(raw, 'drain', { signal }).catch(() => {});
+        }
+      }
+      raw.end();
+    },
+    exec: async () => {
+      throw new BangerError('invalid_input', 'A command runs on an upgraded connection.', {
+        hint: 'Send `Connection: Upgrade` and `Upgrade: banger-exec`, or use: banger exec NAME -- COMMAND',
+      });
+    },
+  };
+}
+
+/**
+ * Serves an upgraded exec connection: the first line is the request as JSON, frames follow both ways.
+ * @param head bytes that came with the upgrade request
+ */
+export async function serveExec(host: Host, name: string, stream: Duplex, head: Buffer): Promise<void> {
+  const { line, rest } = await readFirstLine(stream, head);
+  if (rest.length > 0) stream.unshift(rest);
+  const parsed = ExecRequest.safeParse(parseJson(line));
+  if (!parsed.success) {
+    throw new BangerError(
+      'invalid_input',
+      `The exec request is not valid: ${parsed.error.issues[0]?.message ?? 'no JSON'}.`,
+    );
+  }
+  await execInVm(host, host.vms.get(name), parsed.data, stream);
+}
+
+/** An exec request names a command; arguments are limited by the guest's kernel to 2 MiB. */
+const MAX_EXEC_REQUEST_BYTES = 2 * 1024 * 1024;
+
+async function readFirstLine(stream: Duplex, head: Buffer): Promise<{ line: string; rest: Buffer }> {
+  let seen = head;
+  for (;;) {
+    const end = seen.indexOf(0x0a);
+    if (end >= 0) return { line: seen.subarray(0, end).toString('utf8'), rest: seen.subarray(end + 1) };
+    if (seen.length > MAX_EXEC_REQUEST_BYTES) throw new BangerError('invalid_input', 'The exec request is too long.');
+    const [chunk] = (await once(stream, 'data')) as [Buffer];
+    stream.pause();
+    seen = Buffer.concat([seen, chunk]);
+  }
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function requireNotRunning(host: Host, name: string): void {
+  const vm = host.vms.get(name);
+  if (vm.phase !== 'running') return;
+  throw new BangerError('conflict', `${name} is running already.`, { hint: `Log in with: banger ssh ${name}` });
+}

@@ -1,0 +1,111 @@
+/** The HTTP server: the contract's routes with their handlers, validation and one error shape. */
+import fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import type { z } from 'zod';
+import { contract, type Route, type RouteName } from '../api/contract.ts';
+import { toProblem } from '../control/problem.ts';
+import { asBangerError, BangerError } from '../errors.ts';
+import { VERSION } from '../version.ts';
+import { openApiDocument } from './openapi.ts';
+
+type Parsed<T> = T extends z.ZodType ? z.output<T> : undefined;
+type Answer<T> = T extends { response: infer R extends z.ZodType } ? z.input<R> : unknown;
+type Contract = typeof contract;
+
+export interface HandlerInput<N extends RouteName> {
+  params: Contract[N] extends { params: infer P } ? Parsed<P> : undefined;
+  query: Contract[N] extends { query: infer Q } ? Parsed<Q> : undefined;
+  body: Contract[N] extends { body: infer B } ? Parsed<B> : undefined;
+  /** aborted when the client goes away */
+  signal: AbortSignal;
+  request: FastifyRequest;
+  reply: FastifyReply;
+}
+
+/** One handler per route; a handler of a streamed route answers through `reply` itself. */
+export type Handlers = { [N in RouteName]: (input: HandlerInput<N>) => Promise<Answer<Contract[N]>> };
+
+/** Requests are small; a VM is described in a few hundred bytes. */
+const BODY_LIMIT_BYTES = 256 * 1024;
+
+export function createServer(handlers: Handlers, logger: FastifyBaseLogger): FastifyInstance {
+  const server = fastify({ loggerInstance: logger, disableRequestLogging: true, bodyLimit: BODY_LIMIT_BYTES });
+  acceptEmptyJson(server);
+  server.addHook('onSend', async (_request, reply) => {
+    reply.header('x-banger-version', VERSION);
+  });
+  server.setNotFoundHandler((request, reply) => {
+    sendProblem(
+      reply,
+      new BangerError('not_found', `There is no ${request.method} ${request.url}.`, {
+        hint: 'See what there is: GET /v1/openapi.json',
+      }),
+    );
+  });
+  server.setErrorHandler((error, request, reply) => {
+    const failure = fromFrameworkError(error) ?? asBangerError(error);
+    if (failure.code === 'internal') request.log.error({ err: error, url: request.url }, 'request failed');
+    sendProblem(reply, failure);
+  });
+  server.get('/v1/openapi.json', async () => openApiDocument());
+  for (const name of Object.keys(contract) as RouteName[]) addRoute(server, name, contract[name], handlers);
+  return server;
+}
+
+function addRoute(server: FastifyInstance, name: RouteName, route: Route, handlers: Handlers): void {
+  const handler = handlers[name] as (input: HandlerInput<RouteName>) => Promise<unknown>;
+  server.route({
+    method: route.method,
+    url: route.url,
+    handler: async (request, reply) => {
+      const input = {
+        params: parse(route.params, request.params, 'path'),
+        query: parse(route.query, request.query, 'query'),
+        body: parse(route.body, request.body ?? {}, 'body'),
+        signal: request.signal,
+        request,
+        reply,
+      } as HandlerInput<RouteName>;
+      const result = await handler(input);
+      if (reply.sent || route.streams) return reply;
+      reply.code(route.status ?? 200);
+      // the schema drops what is not meant for clients and catches a handler that forgot a field
+      return route.response ? route.response.parse(result) : null;
+    },
+  });
+}
+
+/** @throws BangerError `invalid_input` naming every wrong field */
+function parse(type: z.ZodType | undefined, value: unknown, place: string): unknown {
+  if (!type) return undefined;
+  const result = type.safeParse(value);
+  if (result.success) return result.data;
+  const problems = result.error.issues.map((issue) => {
+    const field = issue.path.length > 0 ? issue.path.join('.') : place;
+    return `${field}: ${issue.message}`;
+  });
+  throw new BangerError('invalid_input', problems.join('; '), { details: { problems } });
+}
+
+function sendProblem(reply: FastifyReply, error: BangerError): void {
+  const problem = toProblem(error);
+  reply.code(problem.status).type('application/problem+json').send(problem);
+}
+
+/** Fastify's own refusals (bad JSON, body too large) are the client's mistake, not ours. */
+function fromFrameworkError(error: unknown): BangerError | undefined {
+  if (error instanceof BangerError || !(error instanceof Error) || !('statusCode' in error)) return undefined;
+  const status = Number(error.statusCode);
+  return status >= 400 && status < 500 ? new BangerError('invalid_input', error.message, { cause: error }) : undefined;
+}
+
+/** Fastify answers 400 to a JSON content type without a body; an empty body is an empty object here. */
+function acceptEmptyJson(server: FastifyInstance): void {
+  server.removeContentTypeParser('application/json');
+  server.addContentTypeParser('application/json', { parseAs: 'string' }, (_request, text, done) => {
+    try {
+      done(null, text === '' ? undefined : JSON.parse(String(text)));
+    } catch (error) {
+      done(new BangerError('invalid_input', 'The request body is not JSON.', { cause: error }));
+    }
+  });
+}

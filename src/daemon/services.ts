@@ -1,0 +1,174 @@
+/** Wires the rooms together into one running banger. */
+import { createHash } from 'node:crypto';
+import { chmod, mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { LoadedConfig } from '../config/load.ts';
+import type { Config } from '../config/schema.ts';
+import { bootFiles } from '../control/bundle-access.ts';
+import { createGuestConnections } from '../control/guest-connections.ts';
+import type { Host, Log } from '../control/host.ts';
+import { createHostNetwork } from '../control/host-network.ts';
+import { createOperations } from '../control/operation.ts';
+import { createStartChecks } from '../control/start-checks.ts';
+import { choosePool, formatSubnet, parsePool, poolCandidates, type Subnet } from '../core/addresses.ts';
+import { BangerError } from '../errors.ts';
+import { ensureClientKey } from '../guest/keys.ts';
+import { listRoutes } from '../network/routes.ts';
+import { type Database, openDatabase } from '../state/database.ts';
+import { createLedger } from '../state/ledger.ts';
+import { createOperationStore } from '../state/operations.ts';
+import { createSettings, type Settings } from '../state/settings.ts';
+import { createVmStore } from '../state/vms.ts';
+import { withAdministratorPath } from '../system/host-facts.ts';
+import { createPrivileged } from '../system/privilege.ts';
+import { type Argv, createRunner, type Runner } from '../system/runner.ts';
+
+export interface Services extends AsyncDisposable {
+  host: Host;
+  database: Database;
+}
+
+export interface ServiceOptions {
+  loaded: LoadedConfig;
+  env: NodeJS.ProcessEnv;
+  uid: number;
+  /** program and leading arguments of banger itself */
+  self: Argv;
+  log: Log;
+}
+
+/** Opens the state and everything that works with it; nothing on the host changes yet. */
+export async function createServices({ loaded, env: givenEnv, uid, self, log }: ServiceOptions): Promise<Services> {
+  const { config } = loaded;
+  await makeDirectories(config);
+  const now = () => new Date();
+  // ip, nft and mke2fs live where ordinary users do not look
+  const env = withAdministratorPath(givenEnv, uid);
+  const runner = createRunner(env);
+  const privileged = createPrivileged(runner, {
+    uid,
+    sudo: config.privilege.sudo,
+    sudoProgram: config.programs.sudo,
+  });
+  const database = openDatabase(join(config.paths.state, 'banger.db'));
+  const vms = createVmStore(database);
+  const ledger = createLedger(database, now);
+  const settings = createSettings(database);
+  const operationStore = createOperationStore(database);
+  operationStore.interruptRunning(now().toISOString());
+  const clientKeyFile = join(config.paths.state, 'ssh', 'id_ed25519');
+  const clientKey = await ensureClientKey(clientKeyFile);
+  const instance = instanceHash(env);
+  const pool = await decidePool({ config, settings, runner, instance, vmCount: vms.list().length });
+  const table = tableName(instance);
+  const poolText = formatSubnet(pool);
+  const checks = createStartChecks({
+    config,
+    env,
+    uid,
+    runner,
+    privileged,
+    table,
+    clientKeyFile,
+    self,
+    pool: poolText,
+  });
+
+  const host: Host = {
+    config,
+    uid,
+    env,
+    log,
+    runner,
+    privileged,
+    vms,
+    ledger,
+    settings,
+    operations: createOperations(operationStore, now),
+    network: createHostNetwork({ config, runner, privileged, ledger, vms, pool, uid, table }),
+    guests: createGuestConnections(clientKey.privateKey),
+    clientKey,
+    clientKeyFile,
+    pool,
+    bootFiles: (name) => bootFiles(config, name),
+    preflightStart: (boot, { vcpus, memoryMib, nat }) =>
+      checks.preflight(boot, { vcpus, memoryMib, diskBytes: 0 }, 'vm-start', ...(nat ? (['nat'] as const) : [])),
+    doctor: () => checks.doctor(() => bootFiles(config, undefined)),
+    chooseVmm: checks.chooseVmm,
+    now,
+  };
+  return {
+    host,
+    database,
+    async [Symbol.asyncDispose]() {
+      await host.operations.shutdown();
+      await host.guests[Symbol.asyncDispose]();
+      database.close();
+    },
+  };
+}
+
+/** Private ones are for their owner alone: they hold keys, sockets and disks. */
+async function makeDirectories({ paths }: Config): Promise<void> {
+  for (const directory of [paths.state, paths.run, join(paths.run, 'vmm'), paths.store, paths.cache, paths.bundles]) {
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+  }
+  await chmod(paths.run, 0o700);
+}
+
+/** A number for a banger with a home of its own; undefined for the machine's usual one. */
+function instanceHash(env: NodeJS.ProcessEnv): number | undefined {
+  if (!env.BANGER_HOME) return undefined;
+  return createHash('sha256').update(env.BANGER_HOME).digest().readUInt32BE(0);
+}
+
+function tableName(instance: number | undefined): string {
+  return instance === undefined ? 'banger' : `banger_${instance.toString(16).padStart(8, '0')}`;
+}
+
+interface PoolChoice {
+  config: Config;
+  settings: Settings;
+  runner: Runner;
+  instance: number | undefined;
+  vmCount: number;
+}
+
+/** The configured pool, or the one chosen earlier, or the first that no route of this host touches. */
+async function decidePool({ config, settings, runner, instance, vmCount }: PoolChoice): Promise<Subnet> {
+  const key = 'network.pool';
+  const kept = settings.get(key);
+  if (config.network.pool !== 'auto') {
+    const wanted = formatSubnet(parsePool(config.network.pool));
+    if (kept !== undefined && kept !== wanted && vmCount > 0) {
+      throw new BangerError(
+        'conflict',
+        `The address pool cannot change from ${kept} to ${wanted} while VMs have addresses in it.`,
+        {
+          hint: `Set network.pool = "${kept}", or delete the VMs first.`,
+        },
+      );
+    }
+    settings.set(key, wanted);
+    return parsePool(wanted);
+  }
+  // addresses are for life: with VMs there, the pool they live in stays
+  if (kept !== undefined && vmCount > 0) return parsePool(kept);
+  const routes = await listRoutes(runner, config.programs.ip);
+  const candidates = [...(kept === undefined ? [] : [parsePool(kept)]), ...poolCandidates(instance)];
+  const pool = choosePool(
+    candidates,
+    routes.map((route) => route.destination),
+  );
+  if (!pool) {
+    throw new BangerError(
+      'host_unprepared',
+      'Every address range banger would use is covered by a route of this host.',
+      {
+        hint: 'Choose a free one, for example: BANGER_NETWORK_POOL=10.77.0.0/16, or network.pool in the configuration file.',
+      },
+    );
+  }
+  settings.set(key, formatSubnet(pool));
+  return pool;
+}

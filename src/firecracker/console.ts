@@ -1,0 +1,126 @@
+/** A VM's log files: the serial console and the VMM's own log; their ends, and following them. */
+import { watch } from 'node:fs';
+import { open, rename, rm, stat } from 'node:fs/promises';
+import { StringDecoder } from 'node:string_decoder';
+import { systemCode } from '../errors.ts';
+
+/** Longest part of a log that is read to find its last lines. */
+const TAIL_BYTES = 256 * 1024;
+
+/** Size from which a console log is cut while its VM runs: a guest can print for ever. */
+const MAX_LOG_BYTES = 16 * 1024 * 1024;
+
+/** Last lines of a text file without terminal control sequences; empty when there is no file. */
+export async function lastLines(path: string, count: number): Promise<string[]> {
+  if (count === 0) return [];
+  const text = await readTail(path, TAIL_BYTES);
+  const lines = stripControls(text).split('\n');
+  if (lines.at(-1) === '') lines.pop();
+  return lines.slice(-count);
+}
+
+/** Text from the end of a file, at most `bytes` of it; empty when there is no file. */
+export async function readTail(path: string, bytes: number): Promise<string> {
+  try {
+    await using file = await open(path, 'r');
+    const { size } = await file.stat();
+    const start = Math.max(0, size - bytes);
+    const buffer = Buffer.alloc(size - start);
+    const { bytesRead } = await file.read(buffer, 0, buffer.length, start);
+    return buffer.subarray(0, bytesRead).toString('utf8');
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return '';
+    throw error;
+  }
+}
+
+/** Terminal control sequences and bare carriage returns, which a guest may print to confuse whoever reads its log. */
+export function stripControls(text: string): string {
+  return (
+    text
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what this removes
+      .replace(/\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_a-z]/g, '')
+      .replace(/\r+\n/g, '\n')
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: see above
+      .replace(/[\x00-\x08\x0b-\x1f\x7f]/g, '')
+  );
+}
+
+/** Chunks of a growing file from `position` on, until `signal` is aborted. Survives the file being cut. */
+export async function* followFile(path: string, position: number, signal: AbortSignal): AsyncGenerator<string> {
+  const decoder = new StringDecoder('utf8');
+  let offset = position;
+  while (!signal.aborted) {
+    const changed = nextChange(path, signal);
+    const { chunk, size } = await readFrom(path, offset);
+    if (size < offset) offset = 0;
+    else if (chunk.length > 0) {
+      offset += chunk.length;
+      yield decoder.write(chunk);
+      continue;
+    }
+    await changed;
+  }
+}
+
+/** Starts a new log for a new run and keeps the one before it as `….previous`. */
+export async function rotateLog(path: string): Promise<void> {
+  try {
+    if ((await stat(path)).size > 0) await rename(path, `${path}.previous`);
+  } catch (error) {
+    if (systemCode(error) !== 'ENOENT') throw error;
+  }
+}
+
+/** Cuts a log that outgrew its limit; its writer appends, so it goes on at the new end. */
+export async function limitLog(path: string): Promise<boolean> {
+  try {
+    if ((await stat(path)).size <= MAX_LOG_BYTES) return false;
+    const tail = await readTail(path, TAIL_BYTES);
+    await using file = await open(path, 'r+');
+    await file.truncate(0);
+    await file.write(tail, 0);
+    return true;
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return false;
+    throw error;
+  }
+}
+
+export async function removeLog(path: string): Promise<void> {
+  await rm(path, { force: true });
+}
+
+async function readFrom(path: string, offset: number): Promise<{ chunk: Buffer; size: number }> {
+  try {
+    await using file = await open(path, 'r');
+    const { size } = await file.stat();
+    const buffer = Buffer.alloc(Math.max(0, Math.min(size - offset, 64 * 1024)));
+    const { bytesRead } = await file.read(buffer, 0, buffer.length, offset);
+    return { chunk: buffer.subarray(0, bytesRead), size };
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return { chunk: Buffer.alloc(0), size: 0 };
+    throw error;
+  }
+}
+
+/** Resolves when the file changes, after a second at the latest (it may not exist yet), or when aborted. */
+function nextChange(path: string, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', done);
+      watcher?.close();
+      resolve();
+    };
+    const timer = setTimeout(done, 1000);
+    signal.addEventListener('abort', done, { once: true });
+    let watcher: ReturnType<typeof watch> | undefined;
+    try {
+      watcher = watch(path, done);
+      watcher.on('error', done);
+    } catch {
+      // no such file yet: the timer looks again
+    }
+  });
+}

@@ -1,0 +1,108 @@
+/** Starts a VMM in a session of its own, so that it survives the daemon, and waits until its API answers. */
+import { constants, open, readFile, rm } from 'node:fs/promises';
+import { BangerError } from '../errors.ts';
+import { sleep, throwIfCancelled } from '../system/abort.ts';
+import { pathExists } from '../system/files.ts';
+import { findProcessesByArgument, type ProcessIdentity } from '../system/processes.ts';
+import type { Argv, DetachedProcess, Runner } from '../system/runner.ts';
+import { connectVmm } from './api.ts';
+import { lastLines, removeLog, rotateLog } from './console.ts';
+
+export interface LaunchOptions {
+  /** program and leading arguments of the VMM, e.g. `['/usr/bin/firecracker']`, or sudo in front of it */
+  program: Argv;
+  /** `--id`: letters, digits and dashes */
+  id: string;
+  socketPath: string;
+  consoleLog: string;
+  vmmLog: string;
+  env: NodeJS.ProcessEnv;
+  signal?: AbortSignal;
+}
+
+export interface RunningVmm {
+  identity: ProcessIdentity;
+  /** how the process ended; only known to the daemon that started it */
+  ended: DetachedProcess['ended'];
+}
+
+/** From start to an answering API Firecracker needs some 10 ms and fcqemu 150; the limit is for loaded hosts. */
+const READY_TIMEOUT_MS = 20_000;
+const READY_POLL_MS = 10;
+
+/**
+ * @throws BangerError `host_unprepared` when the program is not installed
+ * @throws BangerError `vmm_failed` when it ends or stays silent; the message carries its last log lines
+ */
+export async function launchVmm(runner: Runner, options: LaunchOptions): Promise<RunningVmm> {
+  // nothing unlinks the socket when a VMM ends, and the next one refuses to start on a left-over file
+  await rm(options.socketPath, { force: true });
+  await removeLog(options.vmmLog); // the VMM writes from offset 0 without truncating
+  await rotateLog(options.consoleLog);
+  await (await open(options.vmmLog, 'wx', 0o600)).close();
+  await using consoleFile = await open(
+    options.consoleLog,
+    constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND,
+    0o600,
+  );
+
+  const started = await runner.startDetached(
+    [...options.program, '--api-sock', options.socketPath, '--id', options.id, '--log-path', options.vmmLog],
+    // standard error joins the console: it is where a VMM says why it could not even read its arguments
+    { stdout: consoleFile.fd, stderr: consoleFile.fd, env: options.env },
+  );
+  let exit: Awaited<DetachedProcess['ended']> | undefined;
+  const ended = started.ended.then((how) => {
+    exit = how;
+    return how;
+  });
+
+  const deadline = performance.now() + READY_TIMEOUT_MS;
+  while (!(await answers(options.socketPath))) {
+    throwIfCancelled(options.signal);
+    if (exit) throw await launchError(options, `ended at once (${describeExit(exit)})`);
+    if (performance.now() > deadline) {
+      throw await launchError(options, `opened no API socket within ${READY_TIMEOUT_MS / 1000} s`);
+    }
+    await sleep(READY_POLL_MS, options.signal);
+  }
+  const identity = await findVmm(options.socketPath);
+  if (!identity) throw await launchError(options, 'ended right after its API had answered');
+  return { identity, ended };
+}
+
+/** The VMM that serves this socket: known by its arguments, even to a daemon that did not start it. */
+export async function findVmm(socketPath: string): Promise<ProcessIdentity | undefined> {
+  const candidates = await findProcessesByArgument(socketPath);
+  for (const candidate of candidates.reverse()) {
+    if (!(await isSudo(candidate.pid))) return candidate; // sudo waits as the parent of what it ran
+  }
+  return undefined;
+}
+
+export function describeExit({ code, signal }: { code: number | null; signal: string | null }): string {
+  return signal ? `killed by ${signal}` : `exit status ${code}`;
+}
+
+async function answers(socketPath: string): Promise<boolean> {
+  if (!(await pathExists(socketPath))) return false;
+  await using api = connectVmm(socketPath);
+  return await api.describe().then(
+    () => true,
+    () => false,
+  );
+}
+
+async function isSudo(pid: number): Promise<boolean> {
+  const name = await readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '');
+  return name.trim() === 'sudo';
+}
+
+async function launchError(options: LaunchOptions, what: string): Promise<BangerError> {
+  const lines = [...(await lastLines(options.vmmLog, 5)), ...(await lastLines(options.consoleLog, 5))];
+  const said = lines.length > 0 ? ` Its last words:\n${lines.map((line) => `    ${line}`).join('\n')}` : '';
+  return new BangerError('vmm_failed', `The VMM \`${options.program.join(' ')}\` ${what}.${said}`, {
+    hint: 'See whether this host can run VMs: banger doctor',
+    details: { log: lines },
+  });
+}

@@ -1,0 +1,47 @@
+/** The requests that configure one VM, in the order a VMM must see them. */
+import { bootSource, drive, entropy, machineConfig, networkInterface, type VmmRequest } from './requests.ts';
+
+export interface GuestDrive {
+  /** letters, digits and underscores: Firecracker refuses dashes */
+  id: string;
+  path: string;
+  readOnly: boolean;
+}
+
+export interface GuestMachine {
+  vcpus: number;
+  memoryMib: number;
+  kernel: string;
+  initrd: string | undefined;
+  bootArgs: string;
+  /** in the order the guest sees them: the first is /dev/vda */
+  drives: readonly GuestDrive[];
+  tap: string;
+  mac: string;
+  /** bytes */
+  mtu: number;
+}
+
+export function configurationRequests(machine: GuestMachine): VmmRequest[] {
+  return [
+    machineConfig({ vcpu_count: machine.vcpus, mem_size_mib: machine.memoryMib }),
+    bootSource({
+      kernel_image_path: machine.kernel,
+      boot_args: machine.bootArgs,
+      ...(machine.initrd ? { initrd_path: machine.initrd } : {}),
+    }),
+    ...machine.drives.map(({ id, path, readOnly }) =>
+      drive({
+        drive_id: id,
+        path_on_host: path,
+        // the initrd mounts the root itself; a root device would add root= to the command line and reorder drives
+        is_root_device: false,
+        is_read_only: readOnly,
+        // a guest's fsync must reach the host's disk, or a host crash loses what the guest believes is safe
+        cache_type: 'Writeback',
+      }),
+    ),
+    networkInterface({ iface_id: 'eth0', host_dev_name: machine.tap, guest_mac: machine.mac, mtu: machine.mtu }),
+    entropy(),
+  ];
+}

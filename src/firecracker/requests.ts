@@ -1,0 +1,50 @@
+/** Every request the driver can send to a VMM, as data: one test holds them all against Firecracker's schema. */
+import type {
+  BootSource,
+  Drive,
+  EntropyDevice,
+  InstanceActionInfo,
+  MachineConfiguration,
+  NetworkInterface,
+  VmState,
+} from './api-types.ts';
+
+export interface VmmRequest {
+  method: 'GET' | 'PUT' | 'PATCH';
+  path: string;
+  body?: object;
+}
+
+export const describeInstance = (): VmmRequest => ({ method: 'GET', path: '/' });
+
+export const version = (): VmmRequest => ({ method: 'GET', path: '/version' });
+
+export const machineConfig = (body: MachineConfiguration): VmmRequest => ({
+  method: 'PUT',
+  path: '/machine-config',
+  body,
+});
+
+export const bootSource = (body: BootSource): VmmRequest => ({ method: 'PUT', path: '/boot-source', body });
+
+export const drive = (body: Drive): VmmRequest => ({ method: 'PUT', path: `/drives/${body.drive_id}`, body });
+
+export const networkInterface = (body: NetworkInterface): VmmRequest => ({
+  method: 'PUT',
+  path: `/network-interfaces/${body.iface_id}`,
+  body,
+});
+
+export const entropy = (body: EntropyDevice = {}): VmmRequest => ({ method: 'PUT', path: '/entropy', body });
+
+export const action = (type: InstanceActionInfo['action_type']): VmmRequest => ({
+  method: 'PUT',
+  path: '/actions',
+  body: { action_type: type } satisfies InstanceActionInfo,
+});
+
+export const setState = (state: VmState['state']): VmmRequest => ({
+  method: 'PATCH',
+  path: '/vm',
+  body: { state } satisfies VmState,
+});

@@ -1,0 +1,56 @@
+/** SSH keys: one for each VM as its host key, made by the host, and one that banger logs in with. */
+import { createHash } from 'node:crypto';
+import { chmod, mkdir, readFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { systemCode } from '../errors.ts';
+import { writeFileAtomic } from '../system/files.ts';
+
+export interface SshKeyPair {
+  /** OpenSSH private key file */
+  privateKey: string;
+  /** `ssh-ed25519 AAAA… comment` */
+  publicKey: string;
+}
+
+export async function generateKeyPair(comment: string): Promise<SshKeyPair> {
+  const { default: ssh2 } = await import('ssh2');
+  const pair = ssh2.utils.generateKeyPairSync('ed25519', { comment });
+  return { privateKey: pair.private, publicKey: pair.public.trim() };
+}
+
+/** The key banger logs in with; made on first use, readable by its owner only as OpenSSH demands. */
+export async function ensureClientKey(path: string): Promise<SshKeyPair> {
+  try {
+    const privateKey = await readFile(path, 'utf8');
+    await chmod(path, 0o600);
+    return { privateKey, publicKey: (await readFile(`${path}.pub`, 'utf8')).trim() };
+  } catch (error) {
+    if (systemCode(error) !== 'ENOENT') throw error;
+  }
+  const pair = await generateKeyPair('banger');
+  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  // the public half first: a private key alone would be taken for a complete pair
+  await writeFileAtomic(`${path}.pub`, `${pair.publicKey}\n`);
+  await writeFileAtomic(path, pair.privateKey, 0o600);
+  return pair;
+}
+
+/** Lines for known_hosts: one per VM, under an alias that no real host can have. */
+export function knownHosts(vms: readonly { alias: string; hostKeyPublic: string }[]): string {
+  return vms.map(({ alias, hostKeyPublic }) => `${alias} ${keyBody(hostKeyPublic)}\n`).join('');
+}
+
+/** `SHA256:…` fingerprint as OpenSSH prints it. */
+export function fingerprint(publicKey: string): string {
+  const digest = createHash('sha256').update(keyBlob(publicKey)).digest('base64');
+  return `SHA256:${digest.replace(/=+$/, '')}`;
+}
+
+/** Binary form of a public key, as the SSH protocol sends it. */
+export function keyBlob(publicKey: string): Buffer {
+  return Buffer.from(publicKey.split(' ')[1] ?? '', 'base64');
+}
+
+function keyBody(publicKey: string): string {
+  return publicKey.split(' ').slice(0, 2).join(' ');
+}

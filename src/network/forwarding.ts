@@ -1,0 +1,26 @@
+/** Lets the host forward packets of single devices; the global switch is left as it was found. */
+import { readFile, writeFile } from 'node:fs/promises';
+import { systemCode } from '../errors.ts';
+import type { Privileged } from '../system/privilege.ts';
+
+/** Name of the setting in `sysctl`'s own spelling with slashes, which survives dots in device names. */
+export function forwardingSetting(device: string): string {
+  return `net/ipv4/conf/${device}/forwarding`;
+}
+
+/** Value of a kernel setting; undefined when it does not exist, e.g. because its device is gone. */
+export async function readSetting(name: string): Promise<string | undefined> {
+  try {
+    return (await readFile(`/proc/sys/${name}`, 'utf8')).trim();
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+/** Sets a kernel setting: directly as root, by `sysctl -w` through sudo otherwise. */
+export async function writeSetting(privileged: Privileged, sysctl: string, name: string, value: string): Promise<void> {
+  if ((await readSetting(name)) === value) return;
+  if (process.geteuid?.() === 0) await writeFile(`/proc/sys/${name}`, value);
+  else await privileged.run([sysctl, '-q', '-w', `${name}=${value}`]);
+}

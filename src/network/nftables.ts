@@ -1,0 +1,85 @@
+/**
+ * banger's own nftables table, rendered whole and applied in one transaction: anti-spoof by (tap, address),
+ * NAT as membership in a set, so that a thousand VMs are a thousand elements and not a thousand rules.
+ */
+import { BangerError } from '../errors.ts';
+import type { Privileged } from '../system/privilege.ts';
+
+export interface FirewallMember {
+  tap: string;
+  address: string;
+  /** whether the VM reaches the outside through the host */
+  nat: boolean;
+}
+
+export interface FirewallRules {
+  /** name of the table; every banger of a host has its own */
+  table: string;
+  members: readonly FirewallMember[];
+  /** whether VMs may talk to each other */
+  vmToVm: boolean;
+}
+
+/** Cloud metadata services hand out credentials of the host; a guest has no business there. */
+const LINK_LOCAL = '169.254.0.0/16';
+
+/** The text for `nft -f -` that replaces the whole table. */
+export function renderRules({ table, members, vmToVm }: FirewallRules): string {
+  const pairs = members.map((member) => `"${member.tap}" . ${member.address}`);
+  const taps = members.map((member) => `"${member.tap}"`);
+  const nat = members.filter((member) => member.nat).map((member) => member.address);
+  return `table inet ${table}
+delete table inet ${table}
+table inet ${table} {
+  set taps { type ifname;${elements(taps)} }
+  set vms { type ifname . ipv4_addr;${elements(pairs)} }
+  set nat { type ipv4_addr;${elements(nat)} }
+  chain antispoof {
+    type filter hook prerouting priority raw; policy accept;
+    iifname @taps iifname . ip saddr @vms accept
+    iifname @taps drop
+  }
+  chain forward {
+    type filter hook forward priority filter; policy accept;
+    iifname @taps ip daddr ${LINK_LOCAL} drop
+    iifname @taps oifname @taps ${vmToVm ? 'accept' : 'drop'}
+    iifname @taps ip saddr @nat accept
+    iifname @taps drop
+    oifname @taps ct state established,related accept
+    oifname @taps drop
+  }
+  chain postrouting {
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr @nat oifname != @taps masquerade
+  }
+}
+`;
+}
+
+/** Replaces the table in one transaction; without members the table is removed. */
+export async function applyRules(privileged: Privileged, nft: string, rules: FirewallRules): Promise<void> {
+  // naming a table before deleting it makes the deletion succeed where there is none
+  const text =
+    rules.members.length > 0 ? renderRules(rules) : `table inet ${rules.table}\ndelete table inet ${rules.table}\n`;
+  try {
+    await privileged.run([nft, '-f', '-'], { input: text });
+  } catch (error) {
+    if (error instanceof BangerError && error.code !== 'command_failed') throw error;
+    throw new BangerError('host_unprepared', `The firewall table "${rules.table}" could not be written with nft.`, {
+      cause: error,
+      hint: 'See which kernel or right is missing: banger doctor',
+    });
+  }
+}
+
+/** Taps that the table in the kernel knows; empty when the table is absent. */
+export async function appliedTaps(privileged: Privileged, nft: string, table: string): Promise<string[]> {
+  const listed = await privileged.run([nft, '-j', 'list', 'set', 'inet', table, 'taps'], { okExits: [0, 1] });
+  if (listed.exitCode !== 0) return [];
+  const parsed = JSON.parse(listed.stdout) as { nftables: { set?: { elem?: unknown[] } }[] };
+  return parsed.nftables.flatMap((item) => item.set?.elem ?? []).filter((item) => typeof item === 'string');
+}
+
+function elements(values: string[]): string {
+  return values.length > 0 ? ` elements = { ${values.join(', ')} };` : '';
+}

@@ -1,0 +1,81 @@
+/** TAP devices: one per VM, owned by the daemon's user; the host routes the VM's address to it. */
+import { access } from 'node:fs/promises';
+import { BangerError } from '../errors.ts';
+import type { Privileged } from '../system/privilege.ts';
+
+export interface Tap {
+  /** host interface name, derived from the VM's id so a leftover can be traced, e.g. `bgr-5f3a9c01` */
+  name: string;
+  /** the VM's address, routed to this device as a /32 */
+  address: string;
+  /** the VM's MAC; a fixed neighbour entry saves the guest and the host an ARP round trip */
+  mac: string;
+  /** address the guest uses as its gateway, the same on every tap */
+  gateway: string;
+  /** bytes; the guest's interface uses the same */
+  mtu: number;
+  /** user that may open the device without privileges */
+  ownerUid: number;
+}
+
+/** Linux limits interface names to 15 bytes. */
+const MAX_NAME_LENGTH = 15;
+
+/**
+ * Creates the device with its address, route and neighbour entry.
+ * @throws BangerError `conflict` when a device of that name exists that nobody here made
+ * @throws BangerError `host_unprepared` when TUN is missing or this user may not create devices
+ */
+export async function createTap(privileged: Privileged, ip: string, tap: Tap): Promise<void> {
+  if (tap.name.length > MAX_NAME_LENGTH) throw new BangerError('internal', `The tap name ${tap.name} is too long.`);
+  if (await tapExists(tap.name)) {
+    throw new BangerError('conflict', `A network device ${tap.name} exists already and is not this VM's.`, {
+      hint: `Look at it with: ip -d link show ${tap.name}`,
+    });
+  }
+  try {
+    await privileged.run([ip, 'tuntap', 'add', 'dev', tap.name, 'mode', 'tap', 'user', String(tap.ownerUid)]);
+  } catch (error) {
+    if (error instanceof BangerError && error.code !== 'command_failed') throw error;
+    throw new BangerError('host_unprepared', `The network device ${tap.name} could not be created: ${reason(error)}`, {
+      cause: error,
+      hint: 'See what is missing: banger doctor',
+    });
+  }
+  const addresses = ['address', 'add', `${tap.gateway}/32`, 'dev', tap.name] as const;
+  // IPv6 is not routed to guests; without a link-local address nothing of the host answers on it either
+  await privileged.run([ip, 'link', 'set', 'dev', tap.name, 'addrgenmode', 'none']);
+  await privileged.run([ip, ...addresses]);
+  await privileged.run([ip, 'link', 'set', 'dev', tap.name, 'mtu', String(tap.mtu), 'up']);
+  await privileged.run([ip, 'route', 'replace', `${tap.address}/32`, 'dev', tap.name, 'src', tap.gateway]);
+  await privileged.run([
+    ip,
+    'neighbour',
+    'replace',
+    tap.address,
+    'lladdr',
+    tap.mac,
+    'dev',
+    tap.name,
+    'nud',
+    'permanent',
+  ]);
+}
+
+/** Removes the device, and with it its address and route; removing one that is already gone succeeds. */
+export async function deleteTap(privileged: Privileged, ip: string, name: string): Promise<void> {
+  if (await tapExists(name)) await privileged.run([ip, 'link', 'delete', 'dev', name]);
+}
+
+export async function tapExists(name: string): Promise<boolean> {
+  try {
+    await access(`/sys/class/net/${name}`);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function reason(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,119 @@
+/** The way from VMs to the outside: an uplink, forwarding, and no rule of others that drops it. */
+import { access, constants, readFile } from 'node:fs/promises';
+import { BangerError } from '../../errors.ts';
+import { forwardingSetting, readSetting } from '../../network/forwarding.ts';
+import { findUplink } from '../../network/routes.ts';
+import { findProgram } from '../../system/host-facts.ts';
+import type { Argv } from '../../system/runner.ts';
+import { type Check, failed, notApplicable, ok, warning } from '../check.ts';
+import type { PreflightContext } from '../context.ts';
+import { findForwardDrops } from '../firewall/drops.ts';
+import { parseIptablesSave } from '../firewall/legacy.ts';
+import { parseNftRuleset, type Ruleset } from '../firewall/ruleset.ts';
+import { asRoot } from '../fixes.ts';
+
+export const uplinkCheck: Check<PreflightContext> = {
+  id: 'nat.uplink',
+  title: 'uplink',
+  async run(context) {
+    const { uplink } = context.config.network;
+    const lookedFor = uplink === 'auto' ? 'the device of the default route' : `the device ${uplink}`;
+    const found = await uplinkOf(context);
+    if (found !== undefined) return ok(lookedFor, found);
+    if (uplink !== 'auto') {
+      return failed(lookedFor, `There is no network device ${uplink}.`, 'Correct network.uplink; devices: ip -br link');
+    }
+    // a laptop without a network still runs VMs
+    return warning(lookedFor, 'This host has no default route: VMs reach the host and each other, nothing else.');
+  },
+};
+
+export const forwardingCheck: Check<PreflightContext> = {
+  id: 'nat.forwarding',
+  title: 'forwarding',
+  async run(context) {
+    const { config, uid } = context;
+    const device = await uplinkOf(context);
+    if (device === undefined) return notApplicable('forwarding on the uplink', 'There is no uplink.');
+    const name = forwardingSetting(device);
+    const lookedFor = `/proc/sys/${name}`;
+    if ((await readSetting(name)) === '1') return ok(lookedFor, `${device} forwards packets`);
+    const later = `banger switches forwarding of ${device} on while VMs run`;
+    if (uid !== 0) {
+      const sysctl = await findProgram(config.programs.sysctl, context.env);
+      return sysctl.found
+        ? ok(lookedFor, later)
+        : failed(lookedFor, `${config.programs.sysctl} is not installed.`, forwardingFix(name, uid));
+    }
+    try {
+      await access(`/proc/sys/${name}`, constants.W_OK);
+      return ok(lookedFor, later);
+    } catch {
+      return failed(lookedFor, 'Forwarding is off, and kernel settings are read-only here.', forwardingFix(name, uid));
+    }
+  },
+};
+
+function forwardingFix(setting: string, uid: number): string {
+  return asRoot(`sysctl -w ${setting}=1`, uid);
+}
+
+/** @param required whether packets that are dropped stop the action, or are only worth a warning */
+export function forwardDropCheck(required: boolean): Check<PreflightContext> {
+  return {
+    id: 'nat.firewall',
+    title: 'forwarded packets',
+    async run(context) {
+      const lookedFor = 'rules of Docker, ufw, firewalld and others that drop packets of VMs';
+      const uplink = await uplinkOf(context);
+      if (uplink === undefined || context.pool === undefined) return notApplicable(lookedFor, 'There is no uplink.');
+      const rulesets = await readRulesets(context);
+      if (rulesets === undefined) return warning(lookedFor, 'The rules of this host could not be read.');
+      const drops = findForwardDrops(rulesets, {
+        ownTable: context.table,
+        pool: context.pool,
+        uplink,
+        uid: context.uid,
+      });
+      if (drops.length === 0) return ok(lookedFor, 'nothing drops them');
+      const detail = drops
+        .map(
+          ({ culprit, packets, chain }) =>
+            `${culprit} drops packets ${packets} (chain ${chain.family} ${chain.table} ${chain.name})`,
+        )
+        .join('; ');
+      const fix = [...new Set(drops.map((drop) => drop.fix))].join(' && ');
+      return required ? failed(lookedFor, `${detail}.`, fix) : warning(lookedFor, `${detail}.`, fix);
+    },
+  };
+}
+
+/** Every rule of the host; undefined when this user may not see them. */
+async function readRulesets(context: PreflightContext): Promise<Ruleset[] | undefined> {
+  const { nft } = context.config.programs;
+  const rulesets: Ruleset[] = [];
+  try {
+    rulesets.push(parseNftRuleset((await context.privileged.run([nft, '-j', 'list', 'ruleset'])).stdout));
+  } catch (error) {
+    // missing programs and rights have checks of their own
+    if (error instanceof BangerError && error.code !== 'corrupt') return undefined;
+    throw error;
+  }
+  const legacy = await readLegacy(context);
+  return legacy ? [...rulesets, legacy] : rulesets;
+}
+
+/** The older kernel interface is in use when its filter table is loaded; reading it loads nothing then. */
+async function readLegacy({ env, privileged, uid }: PreflightContext): Promise<Ruleset | undefined> {
+  const tables = await readFile('/proc/net/ip_tables_names', 'utf8').catch(() => '');
+  if (uid !== 0 || !tables.split('\n').includes('filter')) return undefined;
+  if (!(await findProgram('iptables-legacy-save', env)).found) return undefined;
+  const argv: Argv = ['iptables-legacy-save', '-t', 'filter'];
+  return parseIptablesSave((await privileged.run(argv)).stdout);
+}
+
+async function uplinkOf({ config, env, runner }: PreflightContext): Promise<string | undefined> {
+  const ip = await findProgram(config.programs.ip, env);
+  if (!ip.found) return undefined;
+  return (await findUplink(runner, ip.path, config.network.uplink))?.device;
+}

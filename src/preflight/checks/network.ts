@@ -1,0 +1,111 @@
+/** What a VM's link needs of the host: taps, packet rules, and an address range nobody else uses. */
+import { access, constants, stat } from 'node:fs/promises';
+import { formatSubnet, overlaps, parseSubnet } from '../../core/addresses.ts';
+import { BangerError, messageOf, systemCode } from '../../errors.ts';
+import { renderRules } from '../../network/nftables.ts';
+import { type HostRoute, listRoutes } from '../../network/routes.ts';
+import { findProgram } from '../../system/host-facts.ts';
+import { SAMPLE_TAP } from '../../system/privileged-commands.ts';
+import type { Argv } from '../../system/runner.ts';
+import { type Check, failed, notApplicable, ok } from '../check.ts';
+import type { PreflightContext } from '../context.ts';
+import { asRoot } from '../fixes.ts';
+import { programsOutcome } from '../programs.ts';
+
+export const tapCheck: Check<PreflightContext> = {
+  id: 'network.tap',
+  title: 'network devices',
+  async run(context) {
+    const programs = await programsOutcome(context, [context.config.programs.ip]);
+    if (programs.status === 'failed') return programs;
+    const device = context.tunDevice ?? '/dev/net/tun';
+    const lookedFor = `${programs.detail} and ${device}`;
+    try {
+      if (!(await stat(device)).isCharacterDevice()) {
+        return failed(lookedFor, `${device} is no device.`, asRoot(`rm ${device} && modprobe tun`, context.uid));
+      }
+      await access(device, constants.R_OK | constants.W_OK);
+    } catch (error) {
+      if (systemCode(error) === 'ENOENT') {
+        return failed(lookedFor, `There is no ${device}.`, asRoot('modprobe tun', context.uid));
+      }
+      const detail = `This user may not open ${device}: ${messageOf(error)}`;
+      return failed(lookedFor, detail, asRoot(`chmod 0666 ${device}`, context.uid));
+    }
+    const refusal = await tryInNamespace(context, [
+      context.config.programs.ip,
+      'tuntap',
+      'add',
+      'dev',
+      SAMPLE_TAP,
+      'mode',
+      'tap',
+    ]);
+    if (refusal !== undefined)
+      return failed(lookedFor, `A trial tap failed: ${refusal}`, asRoot('modprobe tun', context.uid));
+    return ok(lookedFor, 'taps can be made');
+  },
+};
+
+export const rulesCheck: Check<PreflightContext> = {
+  id: 'network.rules',
+  title: 'packet rules',
+  async run(context) {
+    const { nft } = context.config.programs;
+    const programs = await programsOutcome(context, [nft]);
+    if (programs.status === 'failed') return programs;
+    const lookedFor = `${programs.detail} and nf_tables in the kernel`;
+    const member = { tap: SAMPLE_TAP, address: '172.30.0.2', nat: true };
+    const rules = renderRules({ table: context.table, members: [member], vmToVm: false });
+    const refusal = await tryInNamespace(context, [nft, '-f', '-'], rules);
+    if (refusal !== undefined) {
+      const fix = asRoot('modprobe -a nf_tables nft_chain_nat nft_masq nft_ct', context.uid);
+      return failed(lookedFor, `The kernel refused a trial of banger's rules: ${refusal}`, fix);
+    }
+    return ok(lookedFor, "the kernel takes banger's rules");
+  },
+};
+
+/** The pool against the routes of others; banger's own are told by their devices and by their type. */
+export const poolCheck: Check<PreflightContext> = {
+  id: 'network.pool',
+  title: 'address pool',
+  async run({ config, env, pool, runner }) {
+    const lookedFor = 'an address range that no route of this host touches';
+    const fix = 'Choose a free range: BANGER_NETWORK_POOL=10.77.0.0/16, or network.pool in the configuration file.';
+    if (pool === undefined) return failed(lookedFor, 'Every range banger would use is covered by a route.', fix);
+    const ip = await findProgram(config.programs.ip, env);
+    if (!ip.found) return notApplicable(lookedFor, 'Without ip the routes cannot be listed.');
+    const wanted = parseSubnet(pool);
+    const isOwn = ({ destination, device, type }: HostRoute) =>
+      device?.startsWith('bgr-') || (type === 'unreachable' && formatSubnet(destination) === pool);
+    const routes = await listRoutes(runner, ip.path);
+    const others = routes.filter((route) => overlaps(route.destination, wanted) && !isOwn(route));
+    const [other] = others;
+    if (other === undefined) return ok(lookedFor, pool);
+    return failed(lookedFor, `The pool ${pool} overlaps with a route by ${other.device ?? other.type}.`, fix);
+  },
+};
+
+/**
+ * Runs a command in a network namespace of its own that ends with it: the kernel's real answer, and nothing
+ * on the host changes.
+ * @returns what the program said when it failed; undefined when it worked or no namespace can be made
+ */
+async function tryInNamespace(context: PreflightContext, argv: Argv, input?: string): Promise<string | undefined> {
+  const { env, runner, uid } = context;
+  if (!(await findProgram('unshare', env)).found) return undefined;
+  const namespace: Argv = uid === 0 ? ['unshare', '--net'] : ['unshare', '--user', '--map-root-user', '--net'];
+  try {
+    await runner.run([...namespace, '--', ...argv], {
+      env,
+      timeoutMs: 10_000,
+      ...(input === undefined ? {} : { input }),
+    });
+    return undefined;
+  } catch (error) {
+    const stderr = error instanceof BangerError ? error.details?.stderr : undefined;
+    const said = typeof stderr === 'string' && stderr.trim() !== '' ? stderr.trim() : messageOf(error);
+    return said.startsWith('unshare:') ? undefined : (said.split('\n')[0] ?? said);
+  }
+}

@@ -1,0 +1,132 @@
+/** Whether banger may do as root what it must, by sudo and for exactly the commands it runs. */
+import { readFile } from 'node:fs/promises';
+import { gatewayOf, parseSubnet } from '../../core/addresses.ts';
+import { BangerError, messageOf } from '../../errors.ts';
+import { findUplink } from '../../network/routes.ts';
+import { findProgram } from '../../system/host-facts.ts';
+import {
+  fillArguments,
+  type Placeholder,
+  PRIVILEGED_COMMANDS,
+  type PrivilegedCommand,
+  SAMPLE_TAP,
+} from '../../system/privileged-commands.ts';
+import type { Argv } from '../../system/runner.ts';
+import { type Check, type CheckOutcome, failed, ok } from '../check.ts';
+import type { PreflightContext } from '../context.ts';
+import { installAdvice } from '../fixes.ts';
+
+/** Bit of CAP_NET_ADMIN in /proc/PID/status; Linux: include/uapi/linux/capability.h. */
+const CAP_NET_ADMIN = 12n;
+
+/** Installs what `banger doctor --sudoers` prints, in one command and with the mode sudo demands. */
+export const INSTALL_SUDOERS = 'banger doctor --sudoers | sudo install -m 0440 /dev/stdin /etc/sudoers.d/banger';
+
+export const privilegeCheck: Check<PreflightContext> = {
+  id: 'privilege',
+  title: 'rights',
+  run: (context) => (context.uid === 0 ? checkRoot() : checkSudo(context)),
+};
+
+async function checkRoot(): Promise<CheckOutcome> {
+  const lookedFor = 'CAP_NET_ADMIN in /proc/self/status';
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(await readFile('/proc/self/status', 'utf8'))?.[1] ?? '0';
+  if ((BigInt(`0x${effective}`) >> CAP_NET_ADMIN) & 1n) return ok(lookedFor, 'root with the right to set up networks');
+  return failed(
+    lookedFor,
+    'This root may not set up networks; it is the root of a container.',
+    'Start the container with: --cap-add NET_ADMIN --device /dev/net/tun',
+  );
+}
+
+async function checkSudo(context: PreflightContext): Promise<CheckOutcome> {
+  const { config, env, facts } = context;
+  const lookedFor = '`sudo -n` for the commands that `banger doctor --sudoers` lists';
+  if (config.privilege.sudo === 'never') {
+    return failed(
+      lookedFor,
+      'This user is not root, and privilege.sudo is "never".',
+      'Set privilege.sudo = "auto", or run the daemon as root.',
+    );
+  }
+  const sudo = await findProgram(config.programs.sudo, env);
+  if (!sudo.found) {
+    const detail = `This user is not root, and ${config.programs.sudo} is not installed (looked ${sudo.why}).`;
+    return failed(lookedFor, detail, installAdvice(facts.distribution, [config.programs.sudo], 0));
+  }
+  const refused = context.thorough ? await refusedRules(context, sudo.path) : await refusedProbes(context);
+  if (refused.length === 0) return ok(lookedFor, 'sudo lets this user run them without a password');
+  const detail = `sudo does not let this user run without a password: ${refused.join('; ')}.`;
+  return failed(lookedFor, detail, INSTALL_SUDOERS);
+}
+
+/** Tries one command of each program that can only fail, on a device that does not exist. */
+async function refusedProbes(context: PreflightContext): Promise<string[]> {
+  const { ip, nft, sysctl } = context.config.programs;
+  const probes: Argv[] = [
+    [ip, 'link', 'delete', 'dev', SAMPLE_TAP],
+    [nft, '-j', 'list', 'set', 'inet', context.table, 'taps'],
+    [sysctl, '-q', '-w', `net/ipv4/conf/${SAMPLE_TAP}/forwarding=1`],
+  ];
+  const refused = await Promise.all(
+    probes.map(async (argv) => {
+      try {
+        await context.privileged.run(argv);
+        return [];
+      } catch (error) {
+        // a program that ran and failed was let through; a missing one has a check of its own
+        const isRefusal = error instanceof BangerError && error.code === 'host_unprepared' && !isMissing(error);
+        return isRefusal ? [argv.join(' ')] : [];
+      }
+    }),
+  );
+  return refused.flat();
+}
+
+function isMissing(error: BangerError): boolean {
+  return messageOf(error).includes('not installed');
+}
+
+/** Asks sudo about every command, without running any. */
+async function refusedRules(context: PreflightContext, sudo: string): Promise<string[]> {
+  const probes = await refusedProbes(context);
+  if (probes.length > 0) return probes;
+  const commands = PRIVILEGED_COMMANDS.filter((command) => !command.onlyWithoutKvmAccess);
+  const refused = await Promise.all(
+    commands.map(async (command) => {
+      const argv = await exampleOf(command, context);
+      const { exitCode } = await context.runner.run([sudo, '-n', '-l', '--', ...argv], { okExits: [0, 1] });
+      return exitCode === 0 ? [] : [argv.join(' ')];
+    }),
+  );
+  return refused.flat();
+}
+
+async function exampleOf({ program, args }: PrivilegedCommand, context: PreflightContext): Promise<Argv> {
+  const pool = context.pool ?? '172.30.0.0/16';
+  const examples: Record<Placeholder, string> = {
+    tap: SAMPLE_TAP,
+    address: pool.replace(/\d+\/\d+$/, '2'),
+    gateway: gatewayOf(parseSubnet(pool)),
+    pool,
+    mac: '06:00:00:00:00:00',
+    mtu: '1500',
+    uid: String(context.uid),
+    table: context.table,
+    uplink: await uplinkOf(context),
+    flag: '1',
+    pid: '1',
+    vm: '00000000',
+    run: context.config.paths.run,
+    store: context.config.paths.store,
+    cache: context.config.paths.cache,
+  };
+  const name = program === 'kill' ? 'kill' : context.config.programs[program];
+  const found = await findProgram(name, context.env);
+  return [found.found ? found.path : name, ...fillArguments(args, (placeholder) => examples[placeholder]).split(' ')];
+}
+
+/** Forwarding of the uplink is switched by name; where there is none, any tap's rule says the same. */
+async function uplinkOf({ config, runner }: PreflightContext): Promise<string> {
+  return (await findUplink(runner, config.programs.ip, config.network.uplink))?.device ?? SAMPLE_TAP;
+}

@@ -1,0 +1,39 @@
+/** Programs for disks, SSH and bundles, one check for each use. */
+import type { Check } from '../check.ts';
+import type { PreflightContext } from '../context.ts';
+import { programsOutcome } from '../programs.ts';
+
+export const workDiskCheck: Check<PreflightContext> = {
+  id: 'disk.programs',
+  title: 'disk programs',
+  run: (context) => {
+    const { mke2fs, e2fsck, resize2fs } = context.config.programs;
+    return programsOutcome(context, [mke2fs, e2fsck, resize2fs]);
+  },
+};
+
+export const copyCheck: Check<PreflightContext> = {
+  id: 'disk.copy',
+  title: 'copies of disks',
+  run: (context) => programsOutcome(context, [context.config.programs.cp]),
+};
+
+export const sshCheck: Check<PreflightContext> = {
+  id: 'ssh.programs',
+  title: 'SSH client',
+  run: (context) => programsOutcome(context, [context.config.programs.ssh]),
+};
+
+/** What `banger bundle build` starts; see the bundle room. It works with the host's own apt. */
+export const buildCheck: Check<PreflightContext> = {
+  id: 'image.programs',
+  title: 'build programs',
+  async run(context) {
+    const { mmdebstrap, mke2fs } = context.config.programs;
+    const asOwner = context.uid === 0 ? ['unshare', 'setpriv'] : ['unshare'];
+    const outcome = await programsOutcome(context, [mmdebstrap, 'apt-get', 'dpkg-deb', 'depmod', mke2fs, ...asOwner]);
+    if (outcome.status === 'ok' || context.facts.distribution.family === 'debian') return outcome;
+    const fix = `Build the bundle on Debian or Ubuntu, then copy its directory to ${context.config.paths.bundles}.`;
+    return { ...outcome, fix };
+  },
+};

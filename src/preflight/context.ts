@@ -1,0 +1,59 @@
+/** What checks work with: configuration, machine, and what the VM in question would boot from. */
+
+import type { Config, VmConfig } from '../config/schema.ts';
+import type { BangerError } from '../errors.ts';
+import type { HostFacts } from '../system/host-facts.ts';
+import type { Privileged } from '../system/privilege.ts';
+import type { Argv, Runner } from '../system/runner.ts';
+
+/** The files a VM boots from, all absolute. */
+export interface BootFiles {
+  /** name of the bundle */
+  name: string;
+  kernel: string;
+  initrd: string | undefined;
+  rootfs: string;
+  defaults: VmConfig;
+}
+
+export interface PreflightContext {
+  config: Config;
+  /** environment programs are looked up in; see `withAdministratorPath` */
+  env: NodeJS.ProcessEnv;
+  /** effective user id */
+  uid: number;
+  facts: HostFacts;
+  runner: Runner;
+  privileged: Privileged;
+  /** what to boot from, or why there is nothing */
+  boot: BootFiles | BangerError;
+  /** the one beside the banger executable, for `programs.fcqemu = "auto"` */
+  fcqemu: Argv;
+  /** address pool in use, CIDR; undefined when none is decided yet */
+  pool: string | undefined;
+  /** nftables table of this banger */
+  table: string;
+  /** file of the private key banger logs in with */
+  clientKeyFile: string;
+  needs: Needs;
+  /** tests KVM again where the remembered verdict is "no" */
+  retestKvm?: boolean;
+  /** looks at what costs time too: versions, every single sudo rule */
+  thorough?: boolean;
+  /** device that virtualizes; `/dev/kvm` except in tests */
+  kvmDevice?: string;
+  /** device that makes taps; `/dev/net/tun` except in tests */
+  tunDevice?: string;
+}
+
+/** What the action in question takes of the host; 0 when it is not known. */
+export interface Needs {
+  vcpus: number;
+  memoryMib: number;
+  /** in `bytes`, on the file system of the store */
+  diskBytes: number;
+}
+
+export function hasBoot<T extends Pick<PreflightContext, 'boot'>>(context: T): context is T & { boot: BootFiles } {
+  return !(context.boot instanceof Error);
+}

@@ -1,0 +1,146 @@
+/** Every check there is, and what banger would do on this machine. */
+
+import { randomBytes } from 'node:crypto';
+import { constants, copyFile, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { userInfo } from 'node:os';
+import { dirname, join } from 'node:path';
+import { detectResolver } from '../dns/resolver-detect.ts';
+import { systemCode } from '../errors.ts';
+import { findUplink } from '../network/routes.ts';
+import { findProgram } from '../system/host-facts.ts';
+import type { PrivilegedProgram } from '../system/privileged-commands.ts';
+import { type Check, type CheckResult, runChecks } from './check.ts';
+import { allChecks, type PreflightCommand, preflightFor } from './commands.ts';
+import { hasBoot, type PreflightContext } from './context.ts';
+import { deviceAccess } from './self-test.ts';
+import { knowsRegularExpressions, renderSudoers } from './sudoers.ts';
+import { chooseVmm } from './vmm-choice.ts';
+
+export interface DoctorReport {
+  checks: CheckResult[];
+  /** what banger would do here, by topic in the order of telling */
+  summary: Record<string, string>;
+  /** false when a command would fail here */
+  ok: boolean;
+}
+
+/** Runs every check, or those of one command, as thoroughly as they can be run; KVM is tested again. */
+export async function runDoctor(context: PreflightContext, command?: PreflightCommand): Promise<DoctorReport> {
+  const thorough: PreflightContext = { ...context, thorough: true, retestKvm: true };
+  const checks = command === undefined ? allChecks() : preflightFor(command);
+  const results = await runChecks(checks, thorough);
+  const judged = command === undefined && hasBoot(context) ? results.map(forgiveBuildOnly(checks)) : results;
+  return {
+    checks: judged,
+    summary: await summarize(thorough),
+    ok: judged.every((result) => result.status !== 'failed'),
+  };
+}
+
+/** With a bundle in place, what only building another one needs is worth a warning. */
+function forgiveBuildOnly(checks: readonly Check<PreflightContext>[]): (result: CheckResult) => CheckResult {
+  const elsewhere = new Set(
+    (['vm-start', 'vm-create', 'nat', 'ssh'] as const).flatMap((command) => preflightFor(command)),
+  );
+  const buildOnly = new Set(checks.filter((check) => !elsewhere.has(check)).map((check) => check.id));
+  return (result) =>
+    result.status === 'failed' && buildOnly.has(result.id)
+      ? { ...result, status: 'warning', detail: `${result.detail} Only needed to build bundles.` }
+      : result;
+}
+
+async function summarize(context: PreflightContext): Promise<Record<string, string>> {
+  const [vmm, disks, uplink, resolver] = await Promise.all([
+    chooseVmm(context).then(
+      ({ kind, acceleration, reason }) => `${kind}, ${acceleration === 'kvm' ? 'KVM' : 'emulation (TCG)'}: ${reason}`,
+      () => 'none: VMs cannot run here',
+    ),
+    diskMethod(context.config.paths.store),
+    uplinkName(context),
+    detectResolver({ root: '/', runner: context.runner }),
+  ]);
+  return {
+    host: `${context.facts.distribution.name}, ${context.facts.arch}, ${context.facts.cpus} CPUs`,
+    vmm,
+    bundle: hasBoot(context) ? `${context.boot.name} (${dirname(context.boot.kernel)})` : 'none',
+    disks,
+    network: `pool ${context.pool ?? 'none'}, uplink ${uplink ?? 'none'}`,
+    rights: context.uid === 0 ? 'root' : context.config.privilege.sudo === 'never' ? 'none' : 'sudo -n',
+    resolver: `${resolver.kind}: ${resolver.reason}`,
+  };
+}
+
+async function uplinkName({ config, env, runner }: PreflightContext): Promise<string | undefined> {
+  const ip = await findProgram(config.programs.ip, env);
+  return ip.found ? (await findUplink(runner, ip.path, config.network.uplink))?.device : undefined;
+}
+
+/** Tries what a clone would do, with two files of a few bytes where the disks are or would be. */
+async function diskMethod(store: string): Promise<string> {
+  const directory = await nearestDirectory(store);
+  const source = join(directory, `.banger-doctor-${randomBytes(4).toString('hex')}`);
+  const target = `${source}.clone`;
+  try {
+    await writeFile(source, 'x', { flag: 'wx' });
+    await copyFile(source, target, constants.COPYFILE_FICLONE_FORCE);
+    return `clones share blocks (${directory})`;
+  } catch (error) {
+    const code = systemCode(error);
+    if (code === 'EACCES' || code === 'EROFS') return `unknown: this user may not write to ${directory}`;
+    return `sparse copies: the file system of ${directory} cannot share blocks (XFS and btrfs can)`;
+  } finally {
+    await rm(source, { force: true });
+    await rm(target, { force: true });
+  }
+}
+
+async function nearestDirectory(path: string): Promise<string> {
+  const exists = await stat(path).then(
+    () => true,
+    () => false,
+  );
+  return exists || dirname(path) === path ? path : await nearestDirectory(dirname(path));
+}
+
+/** Where sudo looks programs up unless its configuration says otherwise (Debian's and Fedora's secure_path). */
+const SUDO_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+/** The rules that `banger doctor --sudoers` prints for the user who asks. */
+export async function sudoersFor(context: PreflightContext): Promise<string> {
+  const { config, env, pool, runner, table, uid } = context;
+  const programs: Partial<Record<PrivilegedProgram, string>> = {};
+  for (const program of ['ip', 'nft', 'sysctl', 'firecracker', 'kill'] as const) {
+    const name = program === 'kill' ? 'kill' : config.programs[program];
+    const found = await findProgram(name, { PATH: SUDO_PATH });
+    if (found.found) programs[program] = found.path;
+  }
+  const sudo = await findProgram(config.programs.sudo, env);
+  const version = sudo.found ? (await runner.run([sudo.path, '-V'], { env })).stdout : '';
+  const kvm = await deviceAccess(context.kvmDevice ?? '/dev/kvm');
+  return renderSudoers({
+    user: userInfo().username,
+    uid,
+    programs,
+    pool: pool ?? '172.30.0.0/16',
+    table,
+    uplinks: await physicalDevices(),
+    run: config.paths.run,
+    store: config.paths.store,
+    cache: config.paths.cache,
+    firecrackerAsRoot: programs.firecracker !== undefined && kvm === 'denied',
+    regularExpressions: knowsRegularExpressions(version),
+  });
+}
+
+/** Network devices with hardware behind them: any of them may come to lead outside. */
+async function physicalDevices(): Promise<string[]> {
+  const devices: string[] = [];
+  for (const name of await readdir('/sys/class/net')) {
+    const isPhysical = await stat(`/sys/class/net/${name}/device`).then(
+      () => true,
+      () => false,
+    );
+    if (isPhysical) devices.push(name);
+  }
+  return devices.sort();
+}

@@ -1,0 +1,161 @@
+/** The smallest sudoers rules that let a user run banger: exactly the commands of the table, values spelled out. */
+import { gatewayOf, parseSubnet } from '../core/addresses.ts';
+import {
+  type Placeholder,
+  PRIVILEGED_COMMANDS,
+  type PrivilegedCommand,
+  type PrivilegedProgram,
+} from '../system/privileged-commands.ts';
+
+export interface SudoersRequest {
+  user: string;
+  uid: number;
+  /** absolute path of each program, as sudo itself finds it; one that is missing gets no rules */
+  programs: Partial<Record<PrivilegedProgram, string>>;
+  /** pool of the VMs, CIDR */
+  pool: string;
+  /** nftables table of this banger */
+  table: string;
+  /** network devices that may lead outside; only named where sudo knows no regular expressions */
+  uplinks: readonly string[];
+  run: string;
+  store: string;
+  cache: string;
+  /** whether Firecracker must run as root because the user may not open /dev/kvm */
+  firecrackerAsRoot: boolean;
+  /** sudo 1.9.10 and later match arguments by regular expressions */
+  regularExpressions: boolean;
+}
+
+/** Whether a sudo of this version (`sudo -V`) matches arguments by regular expressions. */
+export function knowsRegularExpressions(versionText: string): boolean {
+  const [major = 0, minor = 0, patch = 0] = (/(\d+)\.(\d+)\.(\d+)/.exec(versionText) ?? []).slice(1).map(Number);
+  return major > 1 || (major === 1 && (minor > 9 || (minor === 9 && patch >= 10)));
+}
+
+/** The text of a file for /etc/sudoers.d. */
+export function renderSudoers(request: SudoersRequest): string {
+  const aliases: string[] = [];
+  const lines: string[] = [];
+  for (const [program, path] of Object.entries(request.programs)) {
+    const rules = PRIVILEGED_COMMANDS.filter(
+      (command) => command.program === program && (request.firecrackerAsRoot || !command.onlyWithoutKvmAccess),
+    ).flatMap((command) => argumentPatterns(command, request).map((args) => `${escapeWord(path)} ${args}`));
+    if (rules.length === 0) continue;
+    const alias = `BANGER_${request.uid}_${program.toUpperCase()}`;
+    aliases.push(alias);
+    lines.push(
+      `Cmnd_Alias ${alias} = \\`,
+      ...rules.map((rule, at) => `  ${rule}${at < rules.length - 1 ? ', \\' : ''}`),
+    );
+  }
+  const user = /^[a-z_][a-z0-9_-]*$/.test(request.user) ? request.user : `#${request.uid}`;
+  return [
+    '# What banger runs as root for one user, without a password. Written by: banger doctor --sudoers',
+    `# "nft -f -" lets this user change any packet rule; there is no narrower form of it.`,
+    ...(request.firecrackerAsRoot
+      ? [
+          '# Firecracker runs as root only because the user may not open /dev/kvm; the group kvm makes that unnecessary.',
+        ]
+      : []),
+    ...lines,
+    `${user} ALL=(root) NOPASSWD: ${aliases.join(', ')}`,
+    '',
+  ].join('\n');
+}
+
+/** A command's arguments as sudoers writes them: one regular expression, or every form of them as globs. */
+function argumentPatterns({ args }: PrivilegedCommand, request: SudoersRequest): string[] {
+  const parts = args.split(/\{(\w+)\}/);
+  if (request.regularExpressions) {
+    const text = parts.map((part, at) => (at % 2 === 0 ? escapeRegex(part) : regexOf(part as Placeholder, request)));
+    return [`^${text.join('')}$`];
+  }
+  return parts.reduce<string[]>(
+    (forms, part, at) => {
+      const next = at % 2 === 0 ? [escapeWord(part, ' ')] : globsOf(part as Placeholder, request);
+      return forms.flatMap((form) => next.map((text) => form + text));
+    },
+    [''],
+  );
+}
+
+const HEX = '[0-9a-f]';
+const DIGIT = '[0-9]';
+
+function regexOf(placeholder: Placeholder, request: SudoersRequest): string {
+  const any = {
+    tap: `bgr-${HEX}{8}`,
+    mac: `06:00(:${HEX}{2}){4}`,
+    mtu: `${DIGIT}{3,5}`,
+    uplink: '[A-Za-z0-9][A-Za-z0-9._-]{0,14}',
+    flag: '[01]',
+    pid: `${DIGIT}{1,7}`,
+    vm: `${HEX}{8}`,
+    address: freeOctets(request.pool)
+      .map((octet) => (octet === undefined ? `${DIGIT}{1,3}` : octet))
+      .join('\\.'),
+  };
+  return placeholder in any ? any[placeholder as keyof typeof any] : escapeRegex(fixed(placeholder, request));
+}
+
+/** A glob's `*` would match spaces and with them any argument, so numbers are written digit by digit. */
+function globsOf(placeholder: Placeholder, request: SudoersRequest): string[] {
+  const digits = (from: number, to: number) =>
+    Array.from({ length: to - from + 1 }, (_, index) => DIGIT.repeat(from + index));
+  switch (placeholder) {
+    case 'tap':
+      return [`bgr-${HEX.repeat(8)}`];
+    case 'vm':
+      return [HEX.repeat(8)];
+    case 'mac':
+      return [`06\\:00${`\\:${HEX}${HEX}`.repeat(4)}`];
+    case 'mtu':
+      return digits(3, 5);
+    case 'pid':
+      return digits(1, 7);
+    case 'flag':
+      return ['[01]'];
+    case 'uplink':
+      return request.uplinks.map((name) => escapeWord(name));
+    case 'address':
+      return freeOctets(request.pool).reduce<string[]>(
+        (forms, octet) => {
+          const next = octet === undefined ? digits(1, 3) : [octet];
+          return forms.flatMap((form) => next.map((text) => (form === '' ? text : `${form}.${text}`)));
+        },
+        [''],
+      );
+    default:
+      return [escapeWord(fixed(placeholder, request))];
+  }
+}
+
+/** Placeholders that have one value on this machine. */
+function fixed(placeholder: Placeholder, { pool, uid, table, run, store, cache }: SudoersRequest): string {
+  const values: Partial<Record<Placeholder, string>> = {
+    gateway: gatewayOf(parseSubnet(pool)),
+    pool,
+    uid: String(uid),
+    table,
+    run,
+    store,
+    cache,
+  };
+  return values[placeholder] ?? '';
+}
+
+/** The octets of an address in the pool: those its prefix decides, and undefined for the others. */
+function freeOctets(pool: string): (string | undefined)[] {
+  const [address = '', prefix = '32'] = pool.split('/');
+  return address.split('.').map((octet, index) => (Number(prefix) >= 8 * (index + 1) ? octet : undefined));
+}
+
+function escapeRegex(text: string): string {
+  return text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&').replaceAll('#', '\\#');
+}
+
+/** sudoers(5): these end a command or match more than themselves; `keep` are left as they are. */
+function escapeWord(text: string, keep = ''): string {
+  return text.replace(/[\s,:=\\*?[\]!#]/g, (character) => (keep.includes(character) ? character : `\\${character}`));
+}

@@ -1,0 +1,137 @@
+/** Which VMM runs VMs here, and how fast: Firecracker under KVM where both work, fcqemu otherwise. */
+import { BangerError } from '../errors.ts';
+import { pathExists } from '../system/files.ts';
+import { type FoundProgram, findProgram } from '../system/host-facts.ts';
+import type { Argv } from '../system/runner.ts';
+import { hasBoot, type PreflightContext } from './context.ts';
+import { installAdvice } from './fixes.ts';
+import { type KvmVerdict, kvmVerdict, type TestVmm } from './self-test.ts';
+
+export interface VmmChoice {
+  kind: 'firecracker' | 'fcqemu';
+  acceleration: 'kvm' | 'tcg';
+  /** program and leading arguments, with sudo in front where only root may open /dev/kvm */
+  program: Argv;
+  /** what the VMM needs in its environment besides the daemon's */
+  env: NodeJS.ProcessEnv;
+  /** a sentence */
+  reason: string;
+}
+
+export type ChoiceContext = Pick<
+  PreflightContext,
+  'boot' | 'config' | 'env' | 'facts' | 'fcqemu' | 'kvmDevice' | 'privileged' | 'retestKvm' | 'runner' | 'uid'
+>;
+
+/**
+ * @throws BangerError `host_unprepared` when neither VMM can run, or not the one that is configured; the hint
+ *   is the command that helps
+ */
+export async function chooseVmm(context: ChoiceContext): Promise<VmmChoice> {
+  const wanted = context.config.vmm;
+  const { firecracker, qemu, verdict } = await lookAtVmms(context);
+  if (wanted !== 'fcqemu' && firecracker.found && verdict.works) {
+    return {
+      kind: 'firecracker',
+      acceleration: 'kvm',
+      program: verdict.userMayOpen ? [firecracker.path] : context.privileged.argv([firecracker.path]),
+      env: {},
+      reason: `Firecracker is installed and KVM works. ${verdict.detail}`,
+    };
+  }
+  if (wanted === 'firecracker') throw firecrackerMissing(context, firecracker, verdict);
+  if (!qemu.found) throw qemuMissing(context, qemu.why);
+  // QEMU is never run as root: where only root may open the device, guests are emulated
+  const acceleration = verdict.works && verdict.userMayOpen ? 'kvm' : 'tcg';
+  const why =
+    wanted === 'fcqemu'
+      ? 'vmm is "fcqemu".'
+      : firecracker.found
+        ? 'Firecracker is installed, but KVM does not work.'
+        : 'Firecracker is not installed.';
+  return {
+    kind: 'fcqemu',
+    acceleration,
+    program: await fcqemuArgv(context),
+    env: { FCQEMU_QEMU: qemu.path, FCQEMU_ACCEL: acceleration },
+    reason: `${why} ${verdict.detail}`,
+  };
+}
+
+export interface VmmFindings {
+  firecracker: FoundProgram;
+  qemu: FoundProgram;
+  verdict: KvmVerdict;
+}
+
+const findings = new WeakMap<ChoiceContext, Promise<VmmFindings>>();
+
+/** What is installed and whether guests run under KVM; asked once per context, however many checks want it. */
+export function lookAtVmms(context: ChoiceContext): Promise<VmmFindings> {
+  const known = findings.get(context) ?? find(context);
+  findings.set(context, known);
+  return known;
+}
+
+async function find(context: ChoiceContext): Promise<VmmFindings> {
+  const { config, env } = context;
+  const [firecracker, qemu] = await Promise.all([
+    findProgram(config.programs.firecracker, env),
+    findProgram(config.programs.qemu, env),
+  ]);
+  const vmm: TestVmm | undefined =
+    config.vmm !== 'fcqemu' && firecracker.found
+      ? { kind: 'firecracker', path: firecracker.path }
+      : qemu.found && config.vmm !== 'firecracker'
+        ? { kind: 'qemu', path: qemu.path }
+        : undefined;
+  return { firecracker, qemu, verdict: await testKvm(context, vmm) };
+}
+
+async function testKvm(context: ChoiceContext, vmm: TestVmm | undefined): Promise<KvmVerdict> {
+  const untested = (detail: string): KvmVerdict => ({ works: false, userMayOpen: false, tested: false, detail });
+  if (vmm === undefined) return untested('There is no VMM to test KVM with.');
+  if (!hasBoot(context)) return untested('There is no bundle, so no kernel to test KVM with.');
+  if (!(await pathExists(context.boot.kernel))) return untested('There is no kernel to test KVM with.');
+  return await kvmVerdict({
+    runner: context.runner,
+    privileged: context.privileged,
+    vmm,
+    kernel: context.boot.kernel,
+    cacheDirectory: context.config.paths.cache,
+    bootId: context.facts.bootId,
+    kvmDevice: context.kvmDevice ?? '/dev/kvm',
+    ...(context.retestKvm ? { retest: true } : {}),
+  });
+}
+
+function firecrackerMissing({ config }: ChoiceContext, firecracker: FoundProgram, verdict: KvmVerdict): BangerError {
+  if (firecracker.found) {
+    return new BangerError('host_unprepared', `vmm is "firecracker", but KVM does not work here. ${verdict.detail}`, {
+      hint: 'Set vmm = "auto" to run on QEMU where KVM does not work: BANGER_VMM=auto',
+    });
+  }
+  return new BangerError(
+    'host_unprepared',
+    `vmm is "firecracker", but ${config.programs.firecracker} is not installed (looked ${firecracker.why}).`,
+    { hint: 'Set programs.firecracker to the binary, or vmm = "auto" to run on QEMU: BANGER_VMM=auto' },
+  );
+}
+
+function qemuMissing({ config, facts, uid }: ChoiceContext, why: string): BangerError {
+  const { qemu } = config.programs;
+  return new BangerError('host_unprepared', `${qemu} is not installed (looked ${why}).`, {
+    hint: installAdvice(facts.distribution, [qemu], uid),
+    details: { program: qemu },
+  });
+}
+
+/** @throws BangerError `host_unprepared` when the configured stand-in, or the one beside banger, is missing */
+async function fcqemuArgv({ config, env, fcqemu }: ChoiceContext): Promise<Argv> {
+  const argv: Argv = config.programs.fcqemu === 'auto' ? fcqemu : [config.programs.fcqemu];
+  const found = await findProgram(argv[0], env);
+  if (found.found) return [found.path, ...argv.slice(1)];
+  throw new BangerError('host_unprepared', `fcqemu is not installed (looked for ${argv[0]} ${found.why}).`, {
+    hint: 'Install it beside banger again, or set programs.fcqemu to where it is.',
+  });
+}

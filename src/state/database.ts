@@ -1,0 +1,117 @@
+/** The daemon's SQLite database: opened, migrated forward, backed up before a migration. */
+import { rmSync } from 'node:fs';
+import { DatabaseSync } from 'node:sqlite';
+import { BangerError, messageOf } from '../errors.ts';
+
+/** Schema changes in order; entry N brings `user_version` from N to N + 1. Never edit one that was released. */
+const MIGRATIONS: readonly string[] = [
+  `CREATE TABLE vms (
+     id TEXT PRIMARY KEY,
+     name TEXT NOT NULL UNIQUE,
+     image TEXT NOT NULL,
+     vcpus INTEGER NOT NULL,
+     memory_mib INTEGER NOT NULL,
+     root_disk_bytes INTEGER NOT NULL,
+     work_disk_bytes INTEGER NOT NULL,
+     address TEXT NOT NULL UNIQUE,
+     mac TEXT NOT NULL,
+     nat INTEGER NOT NULL,
+     host_key_private TEXT NOT NULL,
+     host_key_public TEXT NOT NULL,
+     created_at TEXT NOT NULL,
+     phase TEXT NOT NULL,
+     failure TEXT,
+     started_at TEXT,
+     vmm TEXT,
+     boot_timeline TEXT NOT NULL DEFAULT '[]',
+     boot_ms REAL
+   ) STRICT;
+   CREATE TABLE ledger (
+     id INTEGER PRIMARY KEY,
+     vm_id TEXT NOT NULL,
+     kind TEXT NOT NULL,
+     name TEXT NOT NULL,
+     detail TEXT NOT NULL DEFAULT '{}',
+     created_at TEXT NOT NULL,
+     UNIQUE (kind, name)
+   ) STRICT;
+   CREATE INDEX ledger_by_vm ON ledger (vm_id);
+   CREATE TABLE operations (
+     id TEXT PRIMARY KEY,
+     kind TEXT NOT NULL,
+     target TEXT NOT NULL,
+     state TEXT NOT NULL,
+     created_at TEXT NOT NULL,
+     finished_at TEXT,
+     error TEXT
+   ) STRICT;
+   CREATE TABLE settings (
+     key TEXT PRIMARY KEY,
+     value TEXT NOT NULL
+   ) STRICT;`,
+];
+
+export type Database = DatabaseSync;
+
+/**
+ * Opens the database at `path` (`:memory:` in tests) and brings it to this version's schema.
+ * @throws BangerError `conflict` when a newer banger wrote it, naming the schema versions
+ * @throws BangerError `corrupt` when the file is no database
+ */
+export function openDatabase(path: string): Database {
+  const database = connect(path);
+  const version = schemaVersion(database);
+  if (version > MIGRATIONS.length) {
+    database.close();
+    throw new BangerError(
+      'conflict',
+      `The database ${path} was written by a newer banger (schema ${version}; this banger reads up to ${MIGRATIONS.length}).`,
+      { hint: `Install a banger that reads schema ${version}, or restore the backup beside the database.` },
+    );
+  }
+  if (version > 0 && version < MIGRATIONS.length && path !== ':memory:') backUp(database, `${path}.schema-${version}`);
+  for (const [index, sql] of MIGRATIONS.entries()) {
+    if (index < version) continue;
+    inTransaction(database, () => {
+      database.exec(sql);
+      database.exec(`PRAGMA user_version = ${index + 1}`);
+    });
+  }
+  return database;
+}
+
+/** Runs `work` in one transaction: all of its writes or none. */
+export function inTransaction<T>(database: Database, work: () => T): T {
+  database.exec('BEGIN IMMEDIATE');
+  try {
+    const result = work();
+    database.exec('COMMIT');
+    return result;
+  } catch (error) {
+    database.exec('ROLLBACK');
+    throw error;
+  }
+}
+
+function connect(path: string): Database {
+  try {
+    const database = new DatabaseSync(path, { timeout: 5000 });
+    // what a client was told must survive a power cut; writes are few, so every commit is synced
+    database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;');
+    return database;
+  } catch (error) {
+    throw new BangerError('corrupt', `The database ${path} cannot be opened: ${messageOf(error)}.`, {
+      cause: error,
+      hint: `Look at the file; a backup from before the last migration lies beside it: ls ${path}.schema-*`,
+    });
+  }
+}
+
+function schemaVersion(database: Database): number {
+  return Number(database.prepare('PRAGMA user_version').get()?.user_version ?? 0);
+}
+
+function backUp(database: Database, target: string): void {
+  rmSync(target, { force: true }); // a leftover of an earlier try; VACUUM INTO refuses an existing file
+  database.prepare('VACUUM INTO ?').run(target);
+}

@@ -1,0 +1,64 @@
+/**
+ * The ledger: every host resource is written here before it is made and struck out after it is gone,
+ * so that whatever is killed, whenever, nothing is left without an owner.
+ */
+import type { ProcessIdentity } from '../system/processes.ts';
+import type { Database } from './database.ts';
+
+/** A resource and what is needed to find and remove it again. */
+export type Resource =
+  /** host network device, with the address and route it carries */
+  | { kind: 'tap'; name: string }
+  /** VMM, found again by its API socket even when the daemon died before it learnt the pid */
+  | { kind: 'vmm'; name: string; identity?: ProcessIdentity; privileged?: boolean }
+  /** directory with the VM's disks, seed and logs */
+  | { kind: 'directory'; name: string }
+  /** kernel setting of the host, with the value to put back */
+  | { kind: 'sysctl'; name: string; before: string }
+  /** route that keeps packets for stopped VMs inside the host */
+  | { kind: 'pool-route'; name: string };
+
+export type ResourceKind = Resource['kind'];
+
+export interface LedgerEntry {
+  /** id of the VM it belongs to, or `host` for what all VMs share */
+  owner: string;
+  resource: Resource;
+}
+
+export interface Ledger {
+  /** Writes the intent; an entry of the same kind and name is replaced. */
+  record(owner: string, resource: Resource): void;
+  /** Strikes a resource that is gone; one that is not there succeeds. */
+  strike(kind: ResourceKind, name: string): void;
+  of(owner: string): Resource[];
+  all(): LedgerEntry[];
+}
+
+/** Owner of resources that belong to the host as a whole and not to one VM. */
+export const HOST_OWNER = 'host';
+
+export function createLedger(database: Database, now: () => Date = () => new Date()): Ledger {
+  const upsert = database.prepare(
+    `INSERT INTO ledger (vm_id, kind, name, detail, created_at) VALUES (?, ?, ?, ?, ?)
+     ON CONFLICT (kind, name) DO UPDATE SET vm_id = excluded.vm_id, detail = excluded.detail`,
+  );
+  const remove = database.prepare('DELETE FROM ledger WHERE kind = ? AND name = ?');
+  const byOwner = database.prepare('SELECT * FROM ledger WHERE vm_id = ? ORDER BY id');
+  const all = database.prepare('SELECT * FROM ledger ORDER BY id');
+  return {
+    record(owner, { kind, name, ...detail }) {
+      upsert.run(owner, kind, name, JSON.stringify(detail), now().toISOString());
+    },
+    strike(kind, name) {
+      remove.run(kind, name);
+    },
+    of: (owner) => byOwner.all(owner).map((row) => fromRow(row).resource),
+    all: () => all.all().map(fromRow),
+  };
+}
+
+function fromRow(row: Record<string, unknown>): LedgerEntry {
+  const resource = { kind: row.kind, name: row.name, ...JSON.parse(String(row.detail)) } as Resource;
+  return { owner: String(row.vm_id), resource };
+}

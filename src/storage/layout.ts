@@ -1,0 +1,35 @@
+/** Where each VM's files live below the store; documented in docs/state-files.md. */
+import { join } from 'node:path';
+
+export interface VmFiles {
+  /** everything of one VM; deleting it deletes the VM's data */
+  directory: string;
+  rootDisk: string;
+  workDisk: string;
+  /** written anew at each start */
+  seedDrive: string;
+  /** serial console of the current and earlier runs */
+  consoleLog: string;
+  /** the VMM's own log of the current run */
+  vmmLog: string;
+}
+
+export function vmFiles(store: string, vmId: string): VmFiles {
+  const directory = join(store, 'vms', vmId);
+  return {
+    directory,
+    rootDisk: join(directory, 'root.ext4'),
+    workDisk: join(directory, 'work.ext4'),
+    seedDrive: join(directory, 'seed.img'),
+    consoleLog: join(directory, 'console.log'),
+    vmmLog: join(directory, 'vmm.log'),
+  };
+}
+
+/** A Unix socket's address holds 108 bytes with its terminating zero. */
+export const MAX_SOCKET_PATH_BYTES = 107;
+
+/** API socket of a VM's VMM. */
+export function vmmSocket(run: string, vmId: string): string {
+  return join(run, 'vmm', `${vmId}.sock`);
+}

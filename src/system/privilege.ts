@@ -1,0 +1,59 @@
+/** Single programs as root: directly when we are root, through `sudo -n` otherwise. Never a shell. */
+import { BangerError } from '../errors.ts';
+import type { Argv, Runner, RunOptions, RunResult } from './runner.ts';
+
+export interface PrivilegeOptions {
+  /** effective user id of this process */
+  uid: number;
+  /** whether sudo may be asked at all */
+  sudo: 'auto' | 'never';
+  /** sudo program, a name in PATH or a path */
+  sudoProgram: string;
+}
+
+export interface Privileged {
+  /**
+   * Runs one program as root.
+   * @throws BangerError `host_unprepared` when this user is not root and sudo refuses
+   */
+  run(argv: Argv, options?: RunOptions): Promise<RunResult>;
+  /** The command line that runs `argv` as root. */
+  argv(argv: Argv): Argv;
+}
+
+export function createPrivileged(runner: Runner, options: PrivilegeOptions): Privileged {
+  const asRoot = (argv: Argv): Argv => {
+    if (options.uid === 0) return argv;
+    if (options.sudo === 'never') {
+      throw new BangerError(
+        'host_unprepared',
+        `\`${argv.join(' ')}\` needs root, and the setting privilege.sudo is "never".`,
+        {
+          hint: 'Run the daemon as root, or set privilege.sudo = "auto" and install the rules of: banger doctor --sudoers',
+        },
+      );
+    }
+    return [options.sudoProgram, '-n', '--', ...argv];
+  };
+  return {
+    argv: asRoot,
+    async run(argv, runOptions) {
+      try {
+        return await runner.run(asRoot(argv), runOptions);
+      } catch (error) {
+        throw sudoRefusal(error, argv) ?? error;
+      }
+    },
+  };
+}
+
+/** sudo's own refusals, told apart from failures of the program it ran. */
+function sudoRefusal(error: unknown, argv: Argv): BangerError | undefined {
+  const stderr = error instanceof BangerError ? error.details?.stderr : undefined;
+  if (typeof stderr !== 'string' || !/^sudo: /m.test(stderr)) return undefined;
+  return new BangerError('host_unprepared', `sudo does not let this user run \`${argv.join(' ')}\`.`, {
+    cause: error,
+    hint: 'Install the rules that this prints: banger doctor --sudoers',
+    details: { program: argv[0] },
+  });
+}

@@ -1,0 +1,203 @@
+/** The one place that starts host programs: by argument list, never through a shell. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { constants } from 'node:os';
+import type { Readable } from 'node:stream';
+import { BangerError, systemCode } from '../errors.ts';
+
+/** Program and arguments; the first element is looked up in PATH. */
+export type Argv = readonly [string, ...string[]];
+
+export interface RunOptions {
+  /** wall-clock limit in `ms` before SIGKILL; default 60_000 */
+  timeoutMs?: number;
+  /** ends the program with SIGKILL when aborted */
+  signal?: AbortSignal;
+  /** text or bytes written to standard input, which is empty otherwise */
+  input?: string | Buffer | Readable;
+  /** environment of the program; the runner's own otherwise */
+  env?: NodeJS.ProcessEnv;
+  /** working directory */
+  cwd?: string;
+  /** exit statuses that are not errors; default `[0]` */
+  okExits?: readonly number[];
+  /** called with each line of output as it comes, stdout and stderr alike */
+  onLine?: (line: string) => void;
+}
+
+export interface RunResult {
+  exitCode: number;
+  stdout: string;
+  stderr: string;
+}
+
+export interface DetachedOptions {
+  /** file descriptor for standard output */
+  stdout: number | 'ignore';
+  /** file descriptor for standard error */
+  stderr: number | 'ignore';
+  env?: NodeJS.ProcessEnv;
+  cwd?: string;
+}
+
+/** A program started in its own session, which outlives the one who started it. */
+export interface DetachedProcess {
+  /** process id */
+  pid: number;
+  /** resolves with how it ended, while this process still lives to see it */
+  ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
+}
+
+export interface Runner {
+  /**
+   * Runs a program to completion.
+   * @throws BangerError `command_failed` with the command line and the last line of stderr
+   * @throws BangerError `host_unprepared` when the program is not installed
+   * @throws BangerError `timeout` when it ran longer than `timeoutMs`
+   * @throws BangerError `cancelled` when `signal` was aborted
+   */
+  run(argv: Argv, options?: RunOptions): Promise<RunResult>;
+  /**
+   * Starts a program in a session of its own (setsid), standard input closed.
+   * @throws BangerError `host_unprepared` when the program is not installed or may not be executed
+   */
+  startDetached(argv: Argv, options: DetachedOptions): Promise<DetachedProcess>;
+}
+
+/** Output kept per stream: enough for every program we parse, and bounded whatever a program prints. */
+const MAX_OUTPUT_BYTES = 32 * 1024 * 1024;
+
+/** Parsed output must not depend on the user's language. */
+const C_LOCALE = { LC_ALL: 'C.UTF-8' };
+
+export function createRunner(defaultEnv: NodeJS.ProcessEnv = process.env): Runner {
+  return {
+    async run(argv, options = {}) {
+      options.signal?.throwIfAborted();
+      const [program, ...args] = argv;
+      const child = spawn(program, args, {
+        cwd: options.cwd,
+        env: { ...(options.env ?? defaultEnv), ...C_LOCALE },
+        stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
+      });
+      return await collect(child, argv, options);
+    },
+
+    async startDetached(argv, options) {
+      const [program, ...args] = argv;
+      const child = spawn(program, args, {
+        cwd: options.cwd,
+        env: options.env ?? defaultEnv,
+        detached: true,
+        stdio: ['ignore', options.stdout, options.stderr],
+      });
+      const ended = new Promise<{ code: number | null; signal: NodeJS.Signals | null }>((resolve) => {
+        child.once('exit', (code, signal) => resolve({ code, signal }));
+      });
+      await new Promise<void>((resolve, reject) => {
+        child.once('spawn', resolve);
+        child.once('error', (error) => reject(startError(program, error)));
+      });
+      child.unref();
+      if (child.pid === undefined) throw new BangerError('internal', `\`${program}\` started without a process id.`);
+      return { pid: child.pid, ended };
+    },
+  };
+}
+
+function collect(child: ChildProcess, argv: Argv, options: RunOptions): Promise<RunResult> {
+  const { promise, resolve, reject } = Promise.withResolvers<RunResult>();
+  const timeoutMs = options.timeoutMs ?? 60_000;
+  let ending: BangerError | undefined;
+  const stop = (error: BangerError) => {
+    ending ??= error;
+    child.kill('SIGKILL');
+  };
+  const timer = setTimeout(
+    () => stop(new BangerError('timeout', `\`${commandLine(argv)}\` did not end within ${timeoutMs / 1000} s.`)),
+    timeoutMs,
+  );
+  const onAbort = () => stop(new BangerError('cancelled', `\`${argv[0]}\` was stopped on request.`));
+  options.signal?.addEventListener('abort', onAbort, { once: true });
+
+  const stdout = gather(child.stdout, options.onLine);
+  const stderr = gather(child.stderr, options.onLine);
+  if (child.stdin && options.input !== undefined) {
+    // a program that ends without reading its input is judged by its exit status, not by EPIPE
+    child.stdin.on('error', () => {});
+    if (typeof options.input === 'string' || Buffer.isBuffer(options.input)) child.stdin.end(options.input);
+    else options.input.pipe(child.stdin);
+  }
+
+  child.once('error', (error) => {
+    ending ??= startError(argv[0], error);
+    if (child.pid === undefined) finish(null, null);
+  });
+  child.once('close', finish);
+
+  function finish(code: number | null, signal: NodeJS.Signals | null) {
+    clearTimeout(timer);
+    options.signal?.removeEventListener('abort', onAbort);
+    const result: RunResult = {
+      exitCode: code ?? 128 + (signal ? constants.signals[signal] : 0),
+      stdout: stdout(),
+      stderr: stderr(),
+    };
+    if (ending) reject(ending);
+    else if (code !== null && (options.okExits ?? [0]).includes(code)) resolve(result);
+    else reject(exitError(argv, code, signal, result));
+  }
+  return promise;
+}
+
+/** Collects a stream up to the limit and cuts it in lines for `onLine`. */
+function gather(stream: Readable | null, onLine: ((line: string) => void) | undefined): () => string {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  let partial = '';
+  stream?.on('data', (chunk: Buffer) => {
+    if (size < MAX_OUTPUT_BYTES) {
+      chunks.push(chunk);
+      size += chunk.length;
+    }
+    if (!onLine) return;
+    const lines = (partial + chunk.toString('utf8')).split(/\r?\n/);
+    partial = (lines.pop() ?? '').slice(-4096);
+    for (const line of lines) onLine(line);
+  });
+  stream?.on('end', () => {
+    if (onLine && partial) onLine(partial);
+  });
+  return () => Buffer.concat(chunks).toString('utf8');
+}
+
+function startError(program: string, error: Error): BangerError {
+  const code = systemCode(error);
+  if (code === 'ENOENT') {
+    const where = program.includes('/') ? 'at that path' : 'in PATH';
+    return new BangerError('host_unprepared', `The program \`${program}\` is not installed (looked ${where}).`, {
+      cause: error,
+      hint: 'Run `banger doctor` for the command that installs it.',
+      details: { program },
+    });
+  }
+  if (code === 'EACCES') {
+    return new BangerError('host_unprepared', `The program \`${program}\` may not be executed by this user.`, {
+      cause: error,
+      details: { program },
+    });
+  }
+  return new BangerError('command_failed', `\`${program}\` could not be started: ${error.message}`, { cause: error });
+}
+
+function exitError(argv: Argv, code: number | null, signal: string | null, result: RunResult): BangerError {
+  const lastLine = (result.stderr.trim() || result.stdout.trim()).split('\n').at(-1)?.trim();
+  const how = signal ? `was killed by ${signal}` : `ended with ${code}`;
+  return new BangerError('command_failed', `\`${commandLine(argv)}\` ${how}${lastLine ? `: ${lastLine}` : '.'}`, {
+    details: { argv: [...argv], exitCode: code, signal, stderr: result.stderr.slice(-4000) },
+  });
+}
+
+/** The command as a person could paste it; for messages only, never executed. */
+export function commandLine(argv: readonly string[]): string {
+  return argv.map((part) => (/^[\w@%+=:,./-]+$/.test(part) ? part : `'${part.replaceAll("'", `'\\''`)}'`)).join(' ');
+}

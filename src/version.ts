@@ -1,0 +1,4 @@
+/** The version of this banger; package.json has it, and the bundle carries it along. */
+import manifest from '../package.json' with { type: 'json' };
+
+export const VERSION: string = manifest.version;

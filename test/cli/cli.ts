@@ -1,0 +1,161 @@
+/** Runs command lines in this process, with a daemon that is a table of functions. */
+import { Readable, Writable } from 'node:stream';
+import type { Operation, OperationEvent, Vm } from '../../src/api/schemas.ts';
+import type { Host, Output } from '../../src/cli/host.ts';
+import { main } from '../../src/cli/main.ts';
+import type { Client, ClientOptions } from '../../src/client/client.ts';
+import type { Answer, CallArgs, JsonRoute } from '../../src/client/routes.ts';
+import { BangerError } from '../../src/errors.ts';
+import type { Argv } from '../../src/system/runner.ts';
+
+/** Answers by route; a route nobody scripted fails the command. */
+export type Script = {
+  [K in JsonRoute]?: (args: CallArgs<K>) => Answer<K> | Promise<Answer<K>>;
+} & {
+  logs?: (args: CallArgs<'logs'>) => Readable;
+  /** events by operation id; a function may wait between them */
+  events?: Record<string, OperationEvent[] | (() => AsyncIterable<OperationEvent>)>;
+  exec?: Client['exec'];
+  /** no daemon runs, and none comes up */
+  unreachable?: boolean;
+  version?: string;
+};
+
+export interface CliOptions {
+  env?: NodeJS.ProcessEnv;
+  /** both outputs are terminals */
+  terminal?: boolean;
+  stdin?: Readable;
+  /** gets what takes standard output */
+  onStdout?: (stdout: Output) => void;
+  /** exit status of a program that takes over the terminal; it sees the arguments */
+  program?: (argv: Argv) => number | Promise<number>;
+  runDaemon?: () => Promise<void>;
+  /** gets the function that sends this command line a signal */
+  signals?: (send: (signal: NodeJS.Signals) => void) => void;
+}
+
+export interface CliResult {
+  status: number;
+  stdout: string;
+  stderr: string;
+}
+
+export async function cli(
+  argv: string | readonly string[],
+  script: Script,
+  options: CliOptions = {},
+): Promise<CliResult> {
+  const stdout = capture(options.terminal ?? false);
+  const stderr = capture(options.terminal ?? false);
+  options.onStdout?.(stdout.output);
+  const handlers = new Map<NodeJS.Signals, Set<() => void>>();
+  options.signals?.((signal) => {
+    for (const handler of handlers.get(signal) ?? []) handler();
+  });
+  const host: Host = {
+    stdin: options.stdin ?? Readable.from([]),
+    stdout: stdout.output,
+    stderr: stderr.output,
+    env: { HOME: '/home/someone', XDG_RUNTIME_DIR: '/run/user/1000', LANG: 'C.UTF-8', ...options.env },
+    uid: 1000,
+    cwd: '/home/someone/project',
+    self: ['/usr/bin/banger'],
+    onSignal(signal, handler) {
+      const known = handlers.get(signal) ?? new Set();
+      handlers.set(signal, known.add(handler));
+      return { [Symbol.dispose]: () => void known.delete(handler) };
+    },
+    runInteractive: async (program) => (await options.program?.(program)) ?? 0,
+    runDaemon: async () => await options.runDaemon?.(),
+    createClient: (clientOptions) => scriptedClient(script, clientOptions),
+  };
+  const words = typeof argv === 'string' ? argv.split(' ').filter(Boolean) : argv;
+  const status = await main(words, host);
+  return { status, stdout: stdout.text(), stderr: stderr.text() };
+}
+
+function scriptedClient(script: Script, options: ClientOptions): Client {
+  return {
+    async call<K extends JsonRoute>(route: K, args: CallArgs<K>): Promise<Answer<K>> {
+      if (script.unreachable) {
+        throw new BangerError('daemon_unreachable', 'No daemon answers.', { hint: 'banger daemon start' });
+      }
+      options.onVersion?.(script.version ?? '0.1.0');
+      const answer = script[route] as ((args: CallArgs<K>) => Answer<K> | Promise<Answer<K>>) | undefined;
+      if (!answer) throw new Error(`no script for ${route}`);
+      return await answer(args);
+    },
+    async stream(route, args) {
+      const { id = '' } = (args as unknown as { params: { id?: string } }).params;
+      if (route === 'logs' && script.logs) return script.logs(args as unknown as CallArgs<'logs'>);
+      const events = script.events?.[id];
+      if (!events) throw new Error(`no script for ${route} ${id}`);
+      return Readable.from(ndjson(typeof events === 'function' ? events() : events));
+    },
+    async exec(name, request, signal) {
+      if (!script.exec) throw new Error('no script for exec');
+      return await script.exec(name, request, signal);
+    },
+  };
+}
+
+async function* ndjson(events: Iterable<OperationEvent> | AsyncIterable<OperationEvent>): AsyncGenerator<Buffer> {
+  for await (const event of events) yield Buffer.from(`${JSON.stringify(event)}\n`);
+}
+
+function capture(isTTY: boolean): { output: Output; text: () => string } {
+  let text = '';
+  const output: Output = new Writable({
+    write(chunk, _encoding, done) {
+      text += chunk;
+      done();
+    },
+  });
+  if (isTTY) Object.assign(output, { isTTY: true, columns: 80, rows: 24 });
+  return { output, text: () => text };
+}
+
+export function vm(name: string, values: Partial<Vm> = {}): Vm {
+  return {
+    id: '0a1b2c3d',
+    name,
+    state: 'running',
+    failure: null,
+    image: 'debian-bookworm',
+    vcpus: 1,
+    memoryMib: 1024,
+    rootDiskBytes: 8 * 2 ** 30,
+    workDiskBytes: 8 * 2 ** 30,
+    address: '172.30.0.2',
+    mac: '06:00:ac:1e:00:02',
+    nat: true,
+    createdAt: '2026-01-02T03:04:05.000Z',
+    startedAt: null,
+    vmm: 'fcqemu',
+    pid: 4711,
+    ...values,
+  };
+}
+
+export function operation(values: Partial<Operation> = {}): Operation {
+  return {
+    id: 'op1',
+    kind: 'vm.start',
+    target: 'web',
+    state: 'running',
+    step: null,
+    createdAt: '2026-01-02T03:04:05.000Z',
+    finishedAt: null,
+    error: null,
+    ...values,
+  };
+}
+
+/** The event that ends an operation. */
+export function done(values: Partial<Operation> = {}): OperationEvent {
+  return {
+    type: 'done',
+    operation: operation({ state: 'succeeded', finishedAt: '2026-01-02T03:04:06.500Z', ...values }),
+  };
+}

@@ -1,0 +1,135 @@
+import assert from 'node:assert/strict';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { readFile, stat, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { describe, it } from 'node:test';
+import { vmOfPath } from '../../src/cli/commands/cp.ts';
+import { runInteractive } from '../../src/cli/interactive.ts';
+import { sshArguments, sshConfig } from '../../src/cli/ssh-options.ts';
+import type { Argv } from '../../src/system/runner.ts';
+import { tempDir } from '../support/temp-dir.ts';
+import { cli } from './cli.ts';
+
+const access = (name: string) => ({
+  user: 'root',
+  address: '172.30.0.2',
+  port: 22,
+  identityFile: '/state/my keys/id 100%',
+  knownHostsFile: `/state/${name}/known_hosts`,
+  hostKeyAlias: `${name}.banger`,
+});
+const script = { sshAccess: ({ params }: { params: { name: string } }) => access(params.name) };
+const noSsh = spawnSync('ssh', ['-V']).error ? 'ssh is not installed here' : false;
+
+describe('ssh', () => {
+  it('runs the system ssh with the key and the known host of the VM, and exits as it does', async () => {
+    const calls: Argv[] = [];
+    const program = (argv: Argv) => {
+      calls.push(argv);
+      return 23;
+    };
+    const { status } = await cli('ssh web -L 8080:localhost:80 uptime -p', script, { program });
+    assert.equal(status, 23);
+    assert.deepEqual(calls, [
+      ['ssh', ...sshArguments(access('web')), 'root@172.30.0.2', '-L', '8080:localhost:80', 'uptime', '-p'],
+    ]);
+  });
+
+  it('takes the program from the configuration, and a -- before the command', async () => {
+    const calls: Argv[] = [];
+    const program = (argv: Argv) => calls.push(argv);
+    await cli('ssh web -- ls -la', script, { program, env: { BANGER_PROGRAMS_SSH: '/opt/ssh' } });
+    assert.equal(calls[0]?.[0], '/opt/ssh');
+    assert.deepEqual(calls[0]?.slice(-3), ['root@172.30.0.2', 'ls', '-la']);
+  });
+
+  it('says what real ssh understands: strict checking, one key, paths with blanks', { skip: noSsh }, () => {
+    const effective = execFileSync('ssh', ['-G', ...sshArguments(access('web')), 'root@172.30.0.2'], {
+      encoding: 'utf8',
+    });
+    assertSshSettings(effective);
+  });
+});
+
+describe('cp', () => {
+  it('gives scp a configuration in which VMs go by name, and removes it afterwards', async () => {
+    let configFile = '';
+    const program = async ([name, ...args]: Argv) => {
+      assert.equal(name, 'scp');
+      configFile = args[1] ?? '';
+      assert.deepEqual(args, ['-F', configFile, '-3', '-r', '--', 'web:/var/log', 'db:/tmp/']);
+      assert.equal((await stat(configFile)).mode & 0o777, 0o600);
+      const hosts = (await readFile(configFile, 'utf8')).match(/^Host .*$/gm);
+      assert.deepEqual(hosts, ['Host web', 'Host db']);
+      return 4;
+    };
+    const { status } = await cli('cp -r web:/var/log db:/tmp/', script, { program });
+    assert.equal(status, 4);
+    assert.equal(existsSync(dirname(configFile)), false);
+  });
+
+  it('refuses what is no copy to or from a VM', async () => {
+    for (const words of ['cp web:/x', 'cp a b', 'cp ./web:x b']) {
+      assert.equal((await cli(words, script)).status, 2, words);
+    }
+  });
+
+  it('takes a colon after a slash for part of a file name, as scp does', () => {
+    assert.deepEqual(['web:x', 'web:', './a:b', '/a:b', 'a', ':x'].map(vmOfPath), [
+      'web',
+      'web',
+      undefined,
+      undefined,
+      undefined,
+      undefined,
+    ]);
+  });
+
+  it('writes a configuration that real ssh understands', { skip: noSsh }, async (t) => {
+    const file = join(await tempDir(t), 'ssh_config');
+    const config = sshConfig([
+      { name: 'web', access: access('web') },
+      { name: 'db', access: access('db') },
+    ]);
+    await writeFile(file, config);
+    const effective = execFileSync('ssh', ['-G', '-F', file, 'web'], { encoding: 'utf8' });
+    assertSshSettings(effective);
+    assert.match(effective, /^hostname 172\.30\.0\.2$/m);
+  });
+});
+
+describe('a program that takes over the terminal', () => {
+  const noSignals = () => ({ [Symbol.dispose]: () => {} });
+
+  it('gives its exit status, or that of the signal that ended it', async () => {
+    const run = (code: string) => runInteractive([process.execPath, '-e', code], process.env, noSignals);
+    assert.equal(await run('process.exit(7)'), 7);
+    assert.equal(await run('process.kill(process.pid, "SIGKILL")'), 137);
+  });
+
+  it('says what to install when it is missing', async () => {
+    await assert.rejects(runInteractive(['no-such-program'], process.env, noSignals), {
+      code: 'host_unprepared',
+      message: 'The program `no-such-program` is not installed.',
+      hint: 'Install it: sudo apt install openssh-client',
+    });
+  });
+});
+
+/** What `ssh -G` says it would do. */
+function assertSshSettings(effective: string): void {
+  for (const line of [
+    'user root',
+    'port 22',
+    'stricthostkeychecking true',
+    'identitiesonly yes',
+    'hostkeyalias web.banger',
+    'userknownhostsfile /state/web/known_hosts',
+    'preferredauthentications publickey',
+  ]) {
+    assert.match(effective, new RegExp(`^${line.replaceAll('.', '\\.')}$`, 'm'));
+  }
+  // ssh prints the path before it expands the doubled percent sign
+  assert.match(effective, /^identityfile \/state\/my keys\/id 100%%?$/m);
+}

@@ -1,0 +1,241 @@
+/** Snapshots: create, load into other processes, overrides, and everything that may be wrong with the files. */
+import assert from 'node:assert/strict';
+import { copyFileSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it, type TestContext } from 'node:test';
+import { code, tinyKernel } from './support/tiny-kernel.ts';
+import { firecrackerBin, guestSkipReason, runVmm, startVmm, type Vmm, waitFor } from './support/vmm-process.ts';
+
+const skip = guestSkipReason() ?? (firecrackerBin ? 'the formats differ on purpose' : false);
+
+/** Says who it is, then echoes three bytes and resets. */
+const ECHO = [
+  ...code.print('booted '),
+  ...[1, 2, 3].flatMap(() => [...code.waitForByte(), ...code.echo()]),
+  ...code.reset(),
+];
+
+interface Snapshot {
+  state: string;
+  memory: string;
+}
+
+async function source(t: TestContext, prepare: (vmm: Vmm) => Promise<void> = async () => {}): Promise<Vmm> {
+  const vmm = await startVmm(t, { stdin: 'pipe' });
+  await vmm.put('/boot-source', { kernel_image_path: await vmm.file('vmlinux', tinyKernel(ECHO)) });
+  await vmm.put('/machine-config', { vcpu_count: 1, mem_size_mib: 32 });
+  await prepare(vmm);
+  await vmm.put('/actions', { action_type: 'InstanceStart' });
+  await waitFor(() => vmm.output() === 'booted ', 'the guest');
+  return vmm;
+}
+
+async function take(vmm: Vmm, name = 'snapshot'): Promise<Snapshot> {
+  const snapshot = { state: join(vmm.dir, `${name}.state`), memory: join(vmm.dir, `${name}.memory`) };
+  await vmm.patch('/vm', { state: 'Paused' });
+  await vmm.put('/snapshot/create', { snapshot_path: snapshot.state, mem_file_path: snapshot.memory });
+  return snapshot;
+}
+
+const loadBody = ({ state, memory }: Snapshot, more: object = {}) => ({
+  snapshot_path: state,
+  mem_backend: { backend_type: 'File', backend_path: memory },
+  ...more,
+});
+
+async function type(vmm: Vmm, text: string): Promise<void> {
+  vmm.process.stdin?.write(text);
+  await waitFor(() => vmm.output().endsWith(text), `the echo of ${text}`);
+}
+
+describe('a snapshot', { skip }, () => {
+  it('goes on where it was taken, in any number of clones, while the original runs on', async (t) => {
+    const original = await source(t);
+    await type(original, 'a');
+    const snapshot = await take(original);
+    assert.equal(statSync(snapshot.memory).size, 32 * 1024 * 1024);
+    const memoryBefore = readFileSync(snapshot.memory);
+    await original.patch('/vm', { state: 'Resumed' });
+    await type(original, 'b');
+
+    for (const text of ['XY', 'ZW']) {
+      const clone = await startVmm(t, { stdin: 'pipe' });
+      await clone.put('/snapshot/load', loadBody(snapshot));
+      assert.equal((await clone.get('/')).state, 'Paused');
+      assert.equal((await clone.get('/machine-config')).mem_size_mib, 32);
+      await clone.patch('/vm', { state: 'Resumed' });
+      await type(clone, text);
+      const end = await clone.ended;
+      assert.deepEqual([end.code, end.stdout], [0, text]);
+    }
+    assert.ok(readFileSync(snapshot.memory).equals(memoryBefore), 'a clone changed the memory file');
+    original.process.stdin?.write('c');
+    assert.equal((await original.ended).stdout, 'booted abc');
+  });
+
+  it('runs at once when asked, and can be taken of a clone', async (t) => {
+    const original = await source(t);
+    const first = await take(original);
+    const clone = await startVmm(t, { stdin: 'pipe' });
+    await clone.put('/snapshot/load', loadBody(first, { resume_vm: true }));
+    assert.equal((await clone.get('/')).state, 'Running');
+    await type(clone, '1');
+    const second = await take(clone, 'second');
+    const grandchild = await startVmm(t, { stdin: 'pipe' });
+    await grandchild.put('/snapshot/load', loadBody(second, { resume_vm: true }));
+    await type(grandchild, '23');
+    assert.equal((await grandchild.ended).code, 0);
+  });
+
+  it('brings its devices and leaves the boot source out', async (t) => {
+    const original = await source(t, async (vmm) => {
+      const path_on_host = await vmm.file('disk', Buffer.alloc(4096));
+      const rate_limiter = { bandwidth: { size: 1000, refill_time: 100 } };
+      await vmm.put('/drives/a', { drive_id: 'a', is_root_device: true, path_on_host, rate_limiter });
+      await vmm.put('/entropy', {});
+      await vmm.put('/balloon', { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: 1 });
+    });
+    const other = await original.file('other', Buffer.alloc(8192));
+    await original.patch('/drives/a', { drive_id: 'a', path_on_host: other });
+    const before = await original.get<Record<string, unknown>>('/vm/config');
+    const snapshot = await take(original);
+    const clone = await startVmm(t);
+    await clone.put('/snapshot/load', loadBody(snapshot));
+    assert.deepEqual(await clone.get('/vm/config'), {
+      ...before,
+      'boot-source': { kernel_image_path: '', initrd_path: null },
+    });
+    assert.equal((await clone.get('/balloon/statistics')).target_mib, 0);
+    await clone.patch('/drives/a', { drive_id: 'a', path_on_host: await clone.file('third', Buffer.alloc(512)) });
+  });
+
+  it('can be taken twice of the same moment', async (t) => {
+    const original = await source(t);
+    const [first, second] = [await take(original, 'one'), await take(original, 'two')];
+    assert.ok(readFileSync(first.state).equals(readFileSync(second.state)));
+    for (const snapshot of [first, second]) {
+      const clone = await startVmm(t, { stdin: 'pipe' });
+      await clone.put('/snapshot/load', loadBody(snapshot, { resume_vm: true }));
+      await type(clone, 'q');
+    }
+  });
+
+  it('accepts the deprecated way to name the memory file, and says so', async (t) => {
+    const snapshot = await take(await source(t));
+    const clone = await startVmm(t);
+    const body = { snapshot_path: snapshot.state, mem_file_path: snapshot.memory };
+    const answer = await clone.call('PUT', '/snapshot/load', body);
+    assert.equal(answer.status, 204);
+    assert.equal(answer.headers.Deprecation, 'true');
+  });
+
+  it('needs a paused machine, and is never a diff', async (t) => {
+    const vmm = await source(t);
+    const body = { snapshot_path: join(vmm.dir, 's'), mem_file_path: join(vmm.dir, 'm') };
+    assert.equal(
+      await vmm.fault('PUT', '/snapshot/create', body),
+      'Create snapshot error: Cannot save the microVM state: Operation not allowed: save/restore unavailable while running',
+    );
+    await vmm.patch('/vm', { state: 'Paused' });
+    assert.equal(
+      await vmm.fault('PUT', '/snapshot/create', { ...body, snapshot_type: 'Diff' }),
+      'Create snapshot error: diff snapshots are not supported by fcqemu',
+    );
+    assert.match(
+      await vmm.fault('PUT', '/snapshot/create', { ...body, mem_file_path: '/nonexistent/m' }),
+      /^Create snapshot error: Cannot write the guest memory to file: .*No such file or directory/,
+    );
+    // and after a failure everything still works
+    await vmm.put('/snapshot/create', body);
+    await vmm.patch('/vm', { state: 'Resumed' });
+    await type(vmm, 'x');
+  });
+
+  it('has a version that can be asked for', async (t) => {
+    const { state } = await take(await source(t));
+    const own = await runVmm(['--snapshot-version']);
+    const described = await runVmm(['--describe-snapshot', state]);
+    assert.deepEqual([own.code, described.code], [0, 0]);
+    assert.match(own.stdout, /^v\d+\.\d+\.\d+\n/);
+    assert.equal(described.stdout.split('\n')[0], own.stdout.split('\n')[0]);
+    assert.equal((await runVmm(['--describe-snapshot', '/nonexistent'])).code, 1);
+  });
+});
+
+describe('a load request', { skip }, () => {
+  it('names exactly one memory, before anything boot-specific, and leaves the process alive', async (t) => {
+    const vmm = await startVmm(t);
+    const trouble = 'An error occurred when deserializing the json body of a request:';
+    assert.equal(
+      await vmm.fault('PUT', '/snapshot/load', { snapshot_path: 'x' }),
+      `${trouble} missing field: either \`mem_backend\` or \`mem_file_path\` is required.`,
+    );
+    assert.equal(
+      await vmm.fault('PUT', '/snapshot/load', { ...loadBody({ state: 'x', memory: 'y' }), mem_file_path: 'z' }),
+      `${trouble} too many fields: either \`mem_backend\` or \`mem_file_path\` exclusively is required.`,
+    );
+    const uffd = { snapshot_path: 'x', mem_backend: { backend_type: 'Uffd', backend_path: 'y' } };
+    assert.equal(
+      await vmm.fault('PUT', '/snapshot/load', uffd),
+      'Load snapshot error: Uffd memory backends are not supported by fcqemu',
+    );
+    await vmm.put('/logger', {});
+    await vmm.put('/mmds', {});
+    await vmm.put('/machine-config', { vcpu_count: 1, mem_size_mib: 128 });
+    assert.equal(
+      await vmm.fault('PUT', '/snapshot/load', loadBody({ state: 'x', memory: 'y' })),
+      'Load snapshot error: Loading a microVM snapshot not allowed after configuring boot-specific resources.',
+    );
+    assert.equal((await vmm.get('/')).state, 'Not started');
+  });
+
+  it('that fails is answered, and then ends the process with 1', async (t) => {
+    const good = await take(await source(t));
+    const file = (name: string) => `${good.state}-${name}`;
+    const changed = (name: string, change: (path: string) => void) => {
+      copyFileSync(good.state, file(name));
+      change(file(name));
+      return file(name);
+    };
+    const smallMemory = file('small');
+    writeFileSync(smallMemory, 'x');
+    const prefix = 'Load snapshot error: Failed to restore from snapshot: ';
+    const cases: [snapshot: Snapshot, more: object, message: RegExp][] = [
+      [
+        { ...good, state: '/nonexistent' },
+        {},
+        /Failed to get snapshot state from file: Failed to open snapshot file: No such file or directory \(os error 2\)$/,
+      ],
+      [
+        { ...good, state: changed('empty', (path) => truncateSync(path, 0)) },
+        {},
+        /IO Error: File too short to contain CRC$/,
+      ],
+      [
+        { ...good, state: changed('foreign', (path) => writeFileSync(path, Buffer.alloc(5000))) },
+        {},
+        /Invalid magic value$/,
+      ],
+      [
+        { ...good, state: changed('cut', (path) => truncateSync(path, statSync(path).size - 9)) },
+        {},
+        /CRC validation failed$/,
+      ],
+      [
+        { ...good, memory: '/nonexistent' },
+        {},
+        /Failed to load guest memory: Error creating guest memory from file: No such file or directory \(os error 2\)$/,
+      ],
+      [{ ...good, memory: smallMemory }, {}, /Failed to load guest memory: .*does not match the memory of the microVM/],
+      [good, { network_overrides: [{ iface_id: 'eth9', host_dev_name: 'tap9' }] }, /Unknown Network Device\.$/],
+      [good, { vsock_override: { uds_path: 'x' } }, /Unknown Vsock Device$/],
+    ];
+    for (const [snapshot, more, message] of cases) {
+      const vmm = await startVmm(t);
+      const fault = await vmm.fault('PUT', '/snapshot/load', loadBody(snapshot, more));
+      assert.ok(fault.startsWith(prefix), fault);
+      assert.match(fault, message);
+      assert.equal((await vmm.ended).code, 1, fault);
+    }
+  });
+});

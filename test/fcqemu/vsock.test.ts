@@ -1,0 +1,303 @@
+/** vsock over one serial port: the protocol against an agent in this process, and the socket of a real VMM. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { createConnection, createServer, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { type Duplex, duplexPair } from 'node:stream';
+import { text } from 'node:stream/consumers';
+import { describe, it, type TestContext } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import { encodeFrame, type Frame, FrameDecoder, OP } from '../../fcqemu/vmm/vsock/frames.ts';
+import { WINDOW_BYTES } from '../../fcqemu/vmm/vsock/multiplexer.ts';
+import { Vsock } from '../../fcqemu/vmm/vsock/vsock.ts';
+import { tempDir } from '../support/temp-dir.ts';
+import { code, tinyKernel } from './support/tiny-kernel.ts';
+import { firecrackerBin, guestSkipReason, startVmm, waitFor } from './support/vmm-process.ts';
+
+/** The guest's side: keeps every frame and answers what it is told to. */
+class FakeAgent {
+  readonly frames: Frame[] = [];
+  readonly #port: Duplex;
+  onFrame: (frame: Frame) => void = () => {};
+
+  constructor(port: Duplex) {
+    this.#port = port;
+    const decoder = new FrameDecoder();
+    port.on('data', (bytes: Buffer) => {
+      for (const frame of decoder.push(bytes)) {
+        this.frames.push(frame);
+        this.onFrame(frame);
+      }
+    });
+  }
+
+  send(op: number, stream: number, argument = 0, payload?: Buffer): void {
+    this.#port.write(encodeFrame(op, stream, argument, payload));
+  }
+
+  raw(bytes: Buffer): void {
+    this.#port.write(bytes);
+  }
+
+  async hello(): Promise<void> {
+    this.send(OP.hello, 0);
+    await waitFor(() => this.frames.some(({ op }) => op === OP.hello), 'the host’s hello');
+  }
+
+  received(op: number): Frame[] {
+    return this.frames.filter((frame) => frame.op === op);
+  }
+}
+
+/** A vsock with an agent that accepts port 52 and echoes what it gets there. */
+async function withEcho(t: TestContext): Promise<{ path: string; agent: FakeAgent }> {
+  const path = join(await tempDir(t), 'v.sock');
+  const vsock = new Vsock();
+  await vsock.put({ guest_cid: 42, uds_path: path });
+  const [guest, host] = duplexPair();
+  vsock.attach(host);
+  const agent = new FakeAgent(guest);
+  agent.onFrame = ({ op, stream, argument, payload }) => {
+    if (op === OP.connect) agent.send(argument === 52 ? OP.accept : OP.reset, stream);
+    if (op === OP.data) agent.send(OP.data, stream, 0, payload);
+    if (op === OP.finish) agent.send(OP.finish, stream);
+  };
+  await agent.hello();
+  return { path, agent };
+}
+
+async function connect(path: string, request: string): Promise<Socket> {
+  const socket = createConnection({ path, allowHalfOpen: true });
+  await once(socket, 'connect');
+  socket.write(request);
+  return socket;
+}
+
+async function line(socket: Socket): Promise<string> {
+  let seen = '';
+  for await (const chunk of socket.iterator({ destroyOnReturn: false })) {
+    seen += chunk.toString();
+    if (seen.includes('\n')) break;
+  }
+  return seen;
+}
+
+describe('a host connection to the guest', () => {
+  it('is answered with OK and a host port, then carries bytes both ways until both sides close', async (t) => {
+    const { path, agent } = await withEcho(t);
+    assert.equal(agent.received(OP.hello)[0]?.argument, 42);
+    for (const [request, port] of [
+      ['CONNECT 52\n', 1073741824],
+      ['connect 52\n', 1073741825],
+    ] as const) {
+      const socket = await connect(path, request);
+      assert.equal(await line(socket), `OK ${port}\n`);
+      socket.end('hello guest');
+      assert.equal(await text(socket), 'hello guest');
+    }
+    await waitFor(() => agent.received(OP.finish).length === 2, 'the half closes');
+    assert.equal(agent.received(OP.reset).length, 0);
+  });
+
+  it('may send its first bytes with the request, and the request in pieces', async (t) => {
+    const { path } = await withEcho(t);
+    const eager = await connect(path, 'CONNECT 52\nearly');
+    eager.end();
+    assert.match(await text(eager), /^OK \d+\nearly$/);
+    const slow = await connect(path, 'CONN');
+    await delay(20);
+    slow.write('ECT 5');
+    await delay(20);
+    slow.end('2\n');
+    assert.match(await text(slow), /^OK \d+\n$/);
+  });
+
+  for (const request of [
+    'CONNECT 53\n',
+    'CONNECT x\n',
+    'HELLO\n',
+    'CONNECT 4294967296\n',
+    `CONNECT ${'0'.repeat(40)}`,
+  ]) {
+    it(`is closed without a word after ${JSON.stringify(request.slice(0, 20))}`, async (t) => {
+      const { path } = await withEcho(t);
+      assert.equal(await text(await connect(path, request)), '');
+    });
+  }
+
+  it('is closed without a word while no agent runs', async (t) => {
+    const path = join(await tempDir(t), 'v.sock');
+    const vsock = new Vsock();
+    await vsock.put({ guest_cid: 3, uds_path: path });
+    assert.equal(await text(await connect(path, 'CONNECT 52\n')), '');
+    const [, host] = duplexPair();
+    vsock.attach(host);
+    assert.equal(await text(await connect(path, 'CONNECT 52\n')), '');
+  });
+
+  it('breaks when the guest resets it, and when the agent starts anew', async (t) => {
+    const { path, agent } = await withEcho(t);
+    const first = await connect(path, 'CONNECT 52\n');
+    const second = await connect(path, 'CONNECT 52\n');
+    await line(first);
+    await line(second);
+    const streams = agent.received(OP.connect).map(({ stream }) => stream);
+    agent.send(OP.reset, streams[0] ?? 0);
+    await once(first.resume(), 'close');
+    agent.send(OP.hello, 0);
+    await once(second.resume(), 'close');
+    const third = await connect(path, 'CONNECT 52\n');
+    assert.match(await line(third), /^OK/);
+    third.destroy();
+  });
+
+  it('tells the guest when the host breaks off', async (t) => {
+    const { path, agent } = await withEcho(t);
+    const socket = await connect(path, 'CONNECT 52\n');
+    await line(socket);
+    socket.resetAndDestroy?.();
+    socket.destroy();
+    await waitFor(() => agent.received(OP.reset).length + agent.received(OP.finish).length > 0, 'a word to the guest');
+  });
+
+  it('stops at its window while the guest does not read, and lets others pass', async (t) => {
+    const { path, agent } = await withEcho(t);
+    const reply = agent.onFrame;
+    const stalled: number[] = [];
+    agent.onFrame = (frame) => {
+      // the first stream is accepted but never acknowledged
+      if (frame.op === OP.connect && stalled.length === 0) stalled.push(frame.stream);
+      if (frame.op === OP.data && frame.stream === stalled[0]) return;
+      reply(frame);
+    };
+    const slow = await connect(path, 'CONNECT 52\n');
+    await line(slow);
+    slow.write(Buffer.alloc(4 * WINDOW_BYTES));
+    const sent = () =>
+      agent
+        .received(OP.data)
+        .filter(({ stream }) => stream === stalled[0])
+        .reduce((sum, { payload }) => sum + payload.length, 0);
+    await waitFor(() => sent() === WINDOW_BYTES, 'a full window');
+    await delay(50);
+    assert.equal(sent(), WINDOW_BYTES);
+
+    const quick = await connect(path, 'CONNECT 52\nhi');
+    quick.end();
+    assert.match(await text(quick), /hi$/);
+
+    agent.send(OP.credit, stalled[0] ?? 0, 1000);
+    await waitFor(() => sent() === WINDOW_BYTES + 1000, 'the credit to be used');
+    slow.destroy();
+  });
+
+  it('gives the guest credit as the host reads, for any amount of data', async (t) => {
+    const { path, agent } = await withEcho(t);
+    const total = 8 * WINDOW_BYTES;
+    let credit = WINDOW_BYTES;
+    let left = total;
+    const pump = (stream: number) => {
+      for (; left > 0 && credit >= 32_768; left -= 32_768, credit -= 32_768) {
+        agent.send(OP.data, stream, 0, Buffer.alloc(32_768, 'd'));
+      }
+      if (left === 0) {
+        left = -1;
+        agent.send(OP.finish, stream);
+      }
+    };
+    agent.onFrame = ({ op, stream, argument }) => {
+      if (op === OP.connect) agent.send(OP.accept, stream);
+      if (op === OP.credit) credit += argument;
+      if (op === OP.connect || op === OP.credit) pump(stream);
+    };
+    const socket = await connect(path, 'CONNECT 52\n');
+    socket.end();
+    const answer = await text(socket);
+    assert.equal(answer.length - answer.indexOf('\n') - 1, total);
+  });
+
+  it('survives an agent that breaks the protocol, without trusting it any more', async (t) => {
+    const { path, agent } = await withEcho(t);
+    agent.send(OP.data, 4711, 0, Buffer.from('to nobody'));
+    agent.send(OP.credit, 4711, 5);
+    agent.send(99, 1);
+    const socket = await connect(path, 'CONNECT 52\n');
+    assert.match(await line(socket), /^OK/);
+    const tooLong = encodeFrame(OP.data, 2);
+    tooLong.writeUInt32LE(0x7fff_ffff, 12);
+    agent.raw(tooLong);
+    await once(socket.resume(), 'close');
+    assert.equal(await text(await connect(path, 'CONNECT 52\n')), '');
+  });
+});
+
+describe('a guest connection to the host', () => {
+  it('reaches the socket with the port behind its name', async (t) => {
+    const { path, agent } = await withEcho(t);
+    agent.onFrame = () => {};
+    const server = createServer((socket) => socket.on('data', (bytes) => socket.end(`got ${bytes}`)));
+    server.listen(`${path}_5000`);
+    await once(server, 'listening');
+    t.after(() => server.close());
+    agent.send(OP.connect, 1, 5000);
+    await waitFor(() => agent.received(OP.accept).some(({ stream }) => stream === 1), 'the accept');
+    agent.send(OP.data, 1, 0, Buffer.from('ping'));
+    await waitFor(
+      () => Buffer.concat(agent.received(OP.data).map(({ payload }) => payload)).toString() === 'got ping',
+      'the answer',
+    );
+    await waitFor(() => agent.received(OP.finish).length === 1, 'the end');
+  });
+
+  it('is reset when nobody listens, and when it claims a stream of the host', async (t) => {
+    const { agent } = await withEcho(t);
+    agent.send(OP.connect, 1, 5000);
+    agent.send(OP.connect, 2, 5000);
+    await waitFor(() => agent.received(OP.reset).length === 2, 'two resets');
+    assert.deepEqual(
+      agent
+        .received(OP.reset)
+        .map(({ stream }) => stream)
+        .sort(),
+      [1, 2],
+    );
+  });
+});
+
+describe('PUT /vsock', () => {
+  it('binds the socket at once, replaces it, and reports a path in use', async (t) => {
+    const vmm = await startVmm(t);
+    const path = join(vmm.dir, 'v.sock');
+    await vmm.put('/vsock', { guest_cid: 3, uds_path: path });
+    assert.ok(existsSync(path));
+    await vmm.put('/vsock', { guest_cid: 4, uds_path: path });
+    const answer = await vmm.call('PUT', '/vsock', { vsock_id: 'old', guest_cid: 5, uds_path: path });
+    assert.deepEqual([answer.status, answer.headers.Deprecation], [204, 'true']);
+    const { vsock } = await vmm.get<{ vsock: unknown }>('/vm/config');
+    assert.deepEqual(vsock, { guest_cid: 5, uds_path: path });
+    const taken = await vmm.file('taken', '');
+    assert.equal(
+      await vmm.fault('PUT', '/vsock', { guest_cid: 3, uds_path: taken }),
+      'Vsock config error: Cannot create backend for vsock device: Error binding to the host-side Unix socket: Address in use (os error 98)',
+    );
+  });
+
+  const skip = guestSkipReason() ?? (firecrackerBin ? 'about QEMU' : false);
+  it('gives the machine a port that a snapshot keeps, with another socket', { skip }, async (t) => {
+    const vmm = await startVmm(t);
+    await vmm.put('/boot-source', { kernel_image_path: await vmm.file('vmlinux', tinyKernel(code.halt())) });
+    await vmm.put('/vsock', { guest_cid: 3, uds_path: join(vmm.dir, 'v.sock') });
+    await vmm.put('/actions', { action_type: 'InstanceStart' });
+    assert.equal(await text(await connect(join(vmm.dir, 'v.sock'), 'CONNECT 1\n')), '');
+    await vmm.patch('/vm', { state: 'Paused' });
+    const body = { snapshot_path: join(vmm.dir, 's'), mem_file_path: join(vmm.dir, 'm') };
+    await vmm.put('/snapshot/create', body);
+    const clone = await startVmm(t);
+    const uds_path = join(clone.dir, 'other.sock');
+    await clone.put('/snapshot/load', { ...body, resume_vm: true, vsock_override: { uds_path } });
+    const { vsock } = await clone.get<{ vsock: unknown }>('/vm/config');
+    assert.deepEqual(vsock, { guest_cid: 3, uds_path });
+    assert.ok(existsSync(uds_path));
+  });
+});

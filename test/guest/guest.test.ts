@@ -1,0 +1,64 @@
+import assert from 'node:assert/strict';
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { shellCommand } from '../../src/guest/command.ts';
+import { ensureClientKey, fingerprint, generateKeyPair, knownHosts } from '../../src/guest/keys.ts';
+import { createRunner } from '../../src/system/runner.ts';
+import { tempDir } from '../support/temp-dir.ts';
+
+const runner = createRunner();
+
+describe('shellCommand', () => {
+  it('hands every argument to a shell unchanged', async () => {
+    const word = fc.string({ unit: 'grapheme', maxLength: 20 }).filter((text) => !text.includes('\0'));
+    await fc.assert(
+      fc.asyncProperty(fc.array(word, { minLength: 1, maxLength: 5 }), async (words) => {
+        const line = shellCommand({ argv: ['printf', '%s\\0', ...words] });
+        const { stdout } = await runner.run(['sh', '-c', line]);
+        assert.deepEqual(stdout.split('\0').slice(0, -1), words);
+      }),
+      { numRuns: 40 },
+    );
+  });
+
+  it('sets environment and directory', async (t) => {
+    const dir = await tempDir(t);
+    const line = shellCommand({
+      argv: ['sh', '-c', 'echo "$GREETING from $PWD"'],
+      env: { GREETING: "it's me" },
+      cwd: dir,
+    });
+    assert.equal((await runner.run(['sh', '-c', line])).stdout, `it's me from ${dir}\n`);
+  });
+});
+
+describe('keys', () => {
+  it('are read by OpenSSH, with the fingerprint we compute', async (t) => {
+    const path = join(await tempDir(t), 'ssh', 'id_ed25519');
+    const pair = await ensureClientKey(path);
+    assert.equal((await stat(path)).mode & 0o777, 0o600);
+    const derived = await runner.run(['ssh-keygen', '-y', '-f', path]);
+    assert.deepEqual(derived.stdout.trim().split(' ').slice(0, 2), pair.publicKey.split(' ').slice(0, 2));
+    assert.match(
+      (await runner.run(['ssh-keygen', '-lf', `${path}.pub`])).stdout,
+      new RegExp(fingerprint(pair.publicKey).replaceAll('+', '\\+')),
+    );
+  });
+
+  it('are made once', async (t) => {
+    const path = join(await tempDir(t), 'id_ed25519');
+    assert.deepEqual(await ensureClientKey(path), await ensureClientKey(path));
+  });
+
+  it('make known_hosts lines that OpenSSH finds by alias', async (t) => {
+    const file = join(await tempDir(t), 'known_hosts');
+    const { publicKey } = await generateKeyPair('web');
+    await (await import('node:fs/promises')).writeFile(
+      file,
+      knownHosts([{ alias: 'banger-1', hostKeyPublic: publicKey }]),
+    );
+    assert.match((await runner.run(['ssh-keygen', '-F', 'banger-1', '-f', file])).stdout, /ssh-ed25519/);
+  });
+});

@@ -1,0 +1,137 @@
+/** The layers of src/: a new edge is a decision made in this table. */
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative, resolve } from 'node:path';
+import { describe, it } from 'node:test';
+
+const root = resolve(import.meta.dirname, '..');
+
+/** Room → rooms it may import; every room may import `errors`, `units` and `version`. */
+const MAY_IMPORT: Record<string, readonly string[]> = {
+  core: [],
+  api: [],
+  system: [],
+  config: ['core', 'system'],
+  state: ['core', 'api', 'system'],
+  firecracker: ['core', 'system'],
+  network: ['core', 'system'],
+  storage: ['core', 'system'],
+  bundle: ['core', 'system'],
+  dns: ['core', 'system'],
+  guest: ['core', 'system'],
+  preflight: ['core', 'system', 'config', 'firecracker', 'network', 'storage', 'bundle', 'guest'],
+  control: [
+    'api',
+    'core',
+    'system',
+    'config',
+    'state',
+    'firecracker',
+    'network',
+    'storage',
+    'bundle',
+    'dns',
+    'guest',
+    'preflight',
+  ],
+  daemon: [
+    'api',
+    'core',
+    'system',
+    'config',
+    'state',
+    'firecracker',
+    'network',
+    'storage',
+    'bundle',
+    'dns',
+    'guest',
+    'preflight',
+    'control',
+  ],
+  client: ['api', 'system'],
+  // the daemon is one of the command line's commands: it is loaded only when that one runs
+  cli: ['api', 'client', 'config', 'system', 'daemon'],
+};
+
+const SHARED = new Set(['errors.ts', 'units.ts', 'version.ts']);
+const MAY_START_PROCESSES = ['system', 'firecracker', 'cli'];
+
+function sources(directory: string): string[] {
+  return readdirSync(join(root, directory), { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.ts'))
+    .map((name) => join(directory, name));
+}
+
+/** Module specifiers of static and dynamic imports. */
+function importsOf(file: string): string[] {
+  const text = readFileSync(join(root, file), 'utf8');
+  return [...text.matchAll(/(?:from|import)\s*\(?\s*['"]([^'"]+)['"]/g)].map((match) => match[1] ?? '');
+}
+
+/** First folder below src/, or the file itself for the shared ones. */
+function roomOf(path: string): string {
+  return relative(join(root, 'src'), path).split('/')[0] ?? '';
+}
+
+describe('layers', () => {
+  it('each room imports only what the table allows', () => {
+    const wrong: string[] = [];
+    for (const file of sources('src')) {
+      const room = roomOf(join(root, file));
+      if (SHARED.has(room)) continue;
+      const allowed = MAY_IMPORT[room];
+      assert.ok(allowed, `${file} is in a room that the table does not know`);
+      for (const specifier of importsOf(file).filter((name) => name.startsWith('.'))) {
+        const target = resolve(dirname(join(root, file)), specifier);
+        if (!target.startsWith(join(root, 'src'))) {
+          if (!target.endsWith('package.json')) wrong.push(`${file} imports ${specifier}, which is outside of src/`);
+          continue;
+        }
+        const other = roomOf(target);
+        if (other !== room && !SHARED.has(other) && !allowed.includes(other))
+          wrong.push(`${file} imports ${specifier}`);
+      }
+    }
+    assert.deepEqual(wrong, []);
+  });
+
+  it('core imports no Node module', () => {
+    const wrong = sources('src/core').filter((file) => importsOf(file).some((name) => name.startsWith('node:')));
+    assert.deepEqual(wrong, []);
+  });
+
+  it('child_process is imported in system, firecracker and cli only', () => {
+    const wrong = sources('src').filter(
+      (file) =>
+        importsOf(file).some((name) => /^(node:)?child_process$/.test(name)) &&
+        !MAY_START_PROCESSES.includes(roomOf(join(root, file))),
+    );
+    assert.deepEqual(wrong, []);
+  });
+
+  it('no program is started through a shell', () => {
+    const shell = /\bshell:\s*(true|['"])|(?<![.\w])exec(Sync)?\(\s*[`'"]|['"](\/bin\/)?(ba)?sh['"]\s*,\s*\[?['"]-c/;
+    const wrong = [...sources('src'), ...sources('fcqemu')].filter((file) =>
+      shell.test(readFileSync(join(root, file), 'utf8')),
+    );
+    assert.deepEqual(wrong, []);
+  });
+
+  it('fcqemu takes nothing from the control plane but the API types', () => {
+    const wrong: string[] = [];
+    for (const file of sources('fcqemu')) {
+      for (const specifier of importsOf(file).filter((name) => name.startsWith('.'))) {
+        const target = relative(root, resolve(dirname(join(root, file)), specifier));
+        if (target.startsWith('src/') && target !== 'src/firecracker/api-types.ts')
+          wrong.push(`${file} imports ${specifier}`);
+      }
+    }
+    assert.deepEqual(wrong, []);
+  });
+
+  it('the control plane takes nothing from fcqemu', () => {
+    const wrong = sources('src').filter((file) => importsOf(file).some((name) => name.includes('fcqemu/')));
+    assert.deepEqual(wrong, []);
+  });
+});

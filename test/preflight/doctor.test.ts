@@ -1,0 +1,121 @@
+import assert from 'node:assert/strict';
+import { chmod, mkdir, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { BangerError } from '../../src/errors.ts';
+import { describe as describeCheck } from '../../src/preflight/check.ts';
+import { preflight } from '../../src/preflight/commands.ts';
+import { runDoctor, sudoersFor } from '../../src/preflight/doctor.ts';
+import { REAL_PROGRAMS, type TestMachine, testMachine, whyNotRoot } from './support.ts';
+
+interface Removal {
+  what: string;
+  remove(machine: TestMachine): Promise<void>;
+}
+
+const PROGRAMS: Removal[] = [...REAL_PROGRAMS, 'qemu-system-x86_64', 'fcqemu'].map((program) => ({
+  what: `program ${program}`,
+  remove: (machine) => machine.remove(program),
+}));
+
+const FILES: Removal[] = (['kernel', 'initrd', 'rootfs'] as const).map((file) => ({
+  what: `file ${file}`,
+  remove: (machine) => rm(machine.files[file]),
+}));
+
+const KEY: Removal = {
+  what: 'key that others may read',
+  async remove({ context }) {
+    await mkdir(join(context.clientKeyFile, '..'), { recursive: true });
+    await writeFile(context.clientKeyFile, 'key');
+    await chmod(context.clientKeyFile, 0o644);
+  },
+};
+
+/** What running VMs as root needs none of; everything else must turn doctor red. */
+const NOT_NEEDED = new Set(['program sysctl', 'program unshare']);
+
+describe('runDoctor', () => {
+  it('is red exactly when a command would be refused, with the same words', async (t) => {
+    const why = whyNotRoot();
+    if (why) return t.skip(why);
+    const rows: string[] = [];
+    for (const removal of [{ what: 'nothing', remove: async () => {} }, ...PROGRAMS, ...FILES, KEY]) {
+      const machine = await testMachine(t);
+      await removal.remove(machine);
+      const report = await runDoctor(machine.context);
+      const refusal = await refusalOf(machine);
+      rows.push(
+        `${removal.what.padEnd(32)} ${(report.ok ? 'green' : 'red').padEnd(8)} ${refusal ? 'refused' : 'allowed'}`,
+      );
+      assert.equal(report.ok, refusal === undefined, removal.what);
+      assert.equal(report.ok, removal.what === 'nothing' || NOT_NEEDED.has(removal.what), removal.what);
+      const failures = report.checks.filter(({ status }) => status === 'failed');
+      for (const failure of failures) {
+        assert.ok(refusal?.includes(describeCheck(failure)), `${removal.what}: ${describeCheck(failure)}`);
+      }
+    }
+    t.diagnostic(`${'taken away'.padEnd(32)} ${'doctor'.padEnd(8)} commands\n${rows.join('\n')}`);
+  });
+
+  it('says what banger would do here', async (t) => {
+    const { context } = await testMachine(t);
+    const { summary } = await runDoctor(context);
+    assert.deepEqual(Object.keys(summary), ['host', 'vmm', 'bundle', 'disks', 'network', 'rights', 'resolver']);
+    assert.match(summary.host ?? '', /^Debian GNU\/Linux 12 \(bookworm\), x86_64, 4 CPUs$/);
+    assert.match(summary.vmm ?? '', /^fcqemu, emulation \(TCG\): /);
+    assert.match(summary.disks ?? '', /^(clones share blocks|sparse copies)/);
+    assert.match(summary.network ?? '', /^pool 198\.51\.100\.0\/24, uplink /);
+  });
+
+  it('warns where only building another bundle is impossible, and fails when there is none', async (t) => {
+    const { context } = await testMachine(t);
+    const build = (report: Awaited<ReturnType<typeof runDoctor>>) =>
+      report.checks.find(({ id }) => id === 'image.programs');
+    assert.equal(build(await runDoctor(context))?.status, 'warning');
+    const boot = new BangerError('not_found', 'There is no bundle.');
+    assert.equal(build(await runDoctor({ ...context, boot }))?.status, 'failed');
+    assert.equal(build(await runDoctor(context, 'image-build'))?.status, 'failed');
+  });
+
+  it('runs the checks of one command on request', async (t) => {
+    const { context } = await testMachine(t);
+    const { checks } = await runDoctor(context, 'disk-resize');
+    assert.deepEqual(
+      checks.map(({ id }) => id),
+      ['disk.programs', 'disk.space'],
+    );
+  });
+
+  it('tests KVM again: what was wrong may have been put right', async (t) => {
+    const machine = await testMachine(t);
+    await runDoctor(machine.context, 'vm-start');
+    await machine.script('qemu-system-x86_64', "echo '[    0.000000] Linux version 6.1.0'; exec /bin/sleep 30");
+    const { checks } = await runDoctor({ ...machine.context }, 'vm-start');
+    assert.equal(checks.find(({ id }) => id === 'vmm.kvm')?.status, 'ok');
+  });
+});
+
+describe('sudoersFor', () => {
+  it('spells out the programs, pool and user of this machine', async (t) => {
+    const { context } = await testMachine(t, { uid: 1000 });
+    const text = await sudoersFor(context);
+    assert.match(text, /sbin\/ip .*mode tap user 1000/);
+    assert.match(text, /198[\\.]+51[\\.]+100[\\.]+1\/32/);
+    assert.match(text, /NOPASSWD: BANGER_1000_IP, BANGER_1000_NFT, BANGER_1000_SYSCTL$/m);
+  });
+});
+
+/** What the first refused command says; undefined when none is refused. */
+async function refusalOf({ context }: TestMachine): Promise<string | undefined> {
+  const messages: string[] = [];
+  for (const command of ['vm-create', 'vm-start', 'nat', 'ssh'] as const) {
+    try {
+      await preflight({ ...context }, command);
+    } catch (error) {
+      assert.ok(error instanceof BangerError && error.code === 'preflight_failed', String(error));
+      messages.push(error.message);
+    }
+  }
+  return messages.length === 0 ? undefined : messages.join('\n');
+}

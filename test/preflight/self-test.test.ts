@@ -1,0 +1,127 @@
+import assert from 'node:assert/strict';
+import { readdir, readFile, utimes, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, it, type TestContext } from 'node:test';
+import { kvmVerdict, type SelfTestOptions } from '../../src/preflight/self-test.ts';
+import { findProcessesByArgument } from '../../src/system/processes.ts';
+import { BOOTS, REFUSES, SILENT, testMachine } from './support.ts';
+
+describe('kvmVerdict', () => {
+  it('says yes when a guest prints its first line, and ends the guest', async (t) => {
+    const { options } = await prepare(t, BOOTS);
+    const verdict = await kvmVerdict(options);
+    assert.equal(verdict.works, true);
+    assert.match(verdict.detail, /^A test guest printed its first line within \d+ ms\.$/);
+    assert.deepEqual(await findProcessesByArgument(options.vmm.path), []);
+  });
+
+  it('says no after 3 s of silence although the device opens', async (t) => {
+    const { options } = await prepare(t, SILENT);
+    const began = performance.now();
+    const verdict = await kvmVerdict(options);
+    const seconds = (performance.now() - began) / 1000;
+    assert.deepEqual([verdict.works, verdict.userMayOpen], [false, true]);
+    assert.match(verdict.detail, /opens, but a test guest printed nothing for 3 s: guests do not run here/);
+    assert.ok(seconds > 2.5 && seconds < 6, `${seconds} s`);
+  });
+
+  it('says no with the words of the VMM when it refuses', async (t) => {
+    const { options } = await prepare(t, REFUSES);
+    const verdict = await kvmVerdict(options);
+    assert.equal(verdict.works, false);
+    assert.match(verdict.detail, /could not be started: Could not access KVM kernel module/);
+  });
+
+  it('takes no warning of the VMM for a line of the kernel', async (t) => {
+    const { options } = await prepare(t, "echo 'qemu: warning: host does not support 0.5' >&2; exit 0");
+    assert.match((await kvmVerdict(options)).detail, /printed nothing before it ended/);
+  });
+
+  it('says no without a device, and tests nothing', async (t) => {
+    const { options, ran } = await prepare(t, BOOTS);
+    const verdict = await kvmVerdict({ ...options, kvmDevice: '/nonexistent/kvm' });
+    assert.deepEqual(verdict, {
+      works: false,
+      tested: false,
+      userMayOpen: false,
+      detail: 'There is no /nonexistent/kvm.',
+    });
+    assert.equal(await ran(), 0);
+  });
+
+  it('gives Firecracker a configuration without API, and leaves nothing of it behind', async (t) => {
+    const { options, machine } = await prepare(t, BOOTS);
+    const path = await machine.script(
+      'firecracker',
+      `[ "$1 $2" = '--no-api --config-file' ] || exit 1\n/bin/cat "$3" > ${machine.home}/seen.json\n${BOOTS}`,
+    );
+    assert.equal((await kvmVerdict({ ...options, vmm: { kind: 'firecracker', path } })).works, true);
+    const seen = JSON.parse(await readFile(join(machine.home, 'seen.json'), 'utf8'));
+    assert.equal(seen['boot-source'].kernel_image_path, machine.files.kernel);
+    assert.deepEqual(seen.drives, []);
+    assert.deepEqual(await readdir(options.cacheDirectory), ['kvm-self-test.json']);
+  });
+
+  it('remembers the verdict for this boot, kernel and VMM', async (t) => {
+    const { options, machine, ran } = await prepare(t, BOOTS);
+    await kvmVerdict(options);
+    await kvmVerdict(options);
+    assert.equal(await ran(), 1);
+
+    await utimes(machine.files.kernel, new Date(), new Date(0)); // touched, but the same kernel
+    await kvmVerdict(options);
+    assert.equal(await ran(), 1);
+
+    await kvmVerdict({ ...options, bootId: 'the next boot' });
+    assert.equal(await ran(), 2);
+
+    await writeFile(machine.files.kernel, Buffer.concat([await readFile(machine.files.kernel), Buffer.from('x')]));
+    await kvmVerdict({ ...options, bootId: 'the next boot' });
+    assert.equal(await ran(), 3);
+
+    await utimes(options.vmm.path, new Date(), new Date(0)); // another QEMU was installed
+    await kvmVerdict({ ...options, bootId: 'the next boot' });
+    assert.equal(await ran(), 4);
+  });
+
+  it('tests a remembered "no" again on request, and never a "yes"', async (t) => {
+    const { options, machine, ran } = await prepare(t, REFUSES);
+    await kvmVerdict(options);
+    assert.equal((await kvmVerdict({ ...options, retest: true })).works, false);
+    assert.equal(await ran(), 2);
+    await prepareScript(machine, BOOTS);
+    assert.equal((await kvmVerdict({ ...options, retest: true })).works, true);
+    await kvmVerdict({ ...options, retest: true });
+    assert.equal(await ran(), 3);
+  });
+
+  it('survives a verdict file that was cut short', async (t) => {
+    const { options } = await prepare(t, BOOTS);
+    await kvmVerdict(options);
+    await writeFile(join(options.cacheDirectory, 'kvm-self-test.json'), '{"bootId":');
+    assert.equal((await kvmVerdict(options)).works, true);
+  });
+});
+
+type Machine = Awaited<ReturnType<typeof testMachine>>;
+
+async function prepare(t: TestContext, guest: string) {
+  const machine = await testMachine(t);
+  const path = await prepareScript(machine, guest);
+  const { config, facts, privileged, runner } = machine.context;
+  const options: SelfTestOptions = {
+    runner,
+    privileged,
+    vmm: { kind: 'qemu', path },
+    kernel: machine.files.kernel,
+    cacheDirectory: config.paths.cache,
+    bootId: facts.bootId,
+    kvmDevice: '/dev/null',
+  };
+  const ran = async () => (await readFile(join(machine.home, 'runs'), 'utf8').catch(() => '')).length;
+  return { machine, options, ran };
+}
+
+function prepareScript(machine: Machine, guest: string): Promise<string> {
+  return machine.script('qemu-system-x86_64', `printf x >> ${machine.home}/runs\n${guest}`);
+}

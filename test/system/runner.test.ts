@@ -1,0 +1,123 @@
+import assert from 'node:assert/strict';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { sleep } from '../../src/system/abort.ts';
+import { createPrivileged } from '../../src/system/privilege.ts';
+import { endProcess, findProcessesByArgument, identifyProcess, isAlive } from '../../src/system/processes.ts';
+import { createRunner } from '../../src/system/runner.ts';
+import { tempDir } from '../support/temp-dir.ts';
+
+const runner = createRunner();
+
+describe('runner', () => {
+  it('keeps stdout and stderr apart and passes input', async () => {
+    const result = await runner.run(['sh', '-c', 'cat; echo oops >&2'], { input: 'hello' });
+    assert.deepEqual([result.stdout, result.stderr], ['hello', 'oops\n']);
+  });
+
+  it('says which program is not installed', async () => {
+    await assert.rejects(runner.run(['no-such-program-here']), {
+      code: 'host_unprepared',
+      message: 'The program `no-such-program-here` is not installed (looked in PATH).',
+    });
+  });
+
+  it('turns a bad exit into the command line and the last line of stderr', async () => {
+    await assert.rejects(runner.run(['sh', '-c', 'echo first >&2; echo last >&2; exit 3']), {
+      code: 'command_failed',
+      message: /ended with 3: last$/,
+    });
+    assert.equal((await runner.run(['sh', '-c', 'exit 3'], { okExits: [3] })).exitCode, 3);
+  });
+
+  it('ends what runs too long', async () => {
+    await assert.rejects(runner.run(['sleep', '20'], { timeoutMs: 50 }), {
+      code: 'timeout',
+      message: /`sleep 20`.*0\.05 s/,
+    });
+  });
+
+  it('ends what is no longer wanted', async () => {
+    const stop = new AbortController();
+    const running = runner.run(['sleep', '20'], { signal: stop.signal });
+    setTimeout(() => stop.abort(), 20);
+    await assert.rejects(running, { code: 'cancelled' });
+  });
+
+  it('hands out lines as they come', async () => {
+    const lines: string[] = [];
+    await runner.run(['printf', 'a\\nb\\nc'], { onLine: (line) => lines.push(line) });
+    assert.deepEqual(lines, ['a', 'b', 'c']);
+  });
+
+  it('starts detached programs in a session of their own', async () => {
+    const started = await runner.startDetached(['sleep', '30'], { stdout: 'ignore', stderr: 'ignore' });
+    const identity = await identifyProcess(started.pid);
+    assert.ok(identity);
+    const session = (await runner.run(['ps', '-o', 'sid=', '-p', String(started.pid)])).stdout.trim();
+    assert.equal(Number(session), started.pid);
+    assert.equal(await endProcess(identity, { graceMs: 1000 }), true);
+    assert.deepEqual(await started.ended, { code: null, signal: 'SIGTERM' });
+    assert.equal(await isAlive(identity), false);
+  });
+});
+
+describe('processes', () => {
+  it('are found by one exact argument', async (t) => {
+    const marker = join(await tempDir(t), 'marker.sock');
+    const started = await runner.startDetached(['sh', '-c', 'sleep 30; true', 'sh', marker], {
+      stdout: 'ignore',
+      stderr: 'ignore',
+    });
+    const found = await findProcessesByArgument(marker);
+    assert.deepEqual(
+      found.map(({ pid }) => pid),
+      [started.pid],
+    );
+    assert.deepEqual(await findProcessesByArgument(`${marker}x`), []);
+    for (const identity of found) await endProcess(identity, { graceMs: 1000 });
+  });
+
+  it('that ignore SIGTERM are killed', async () => {
+    const started = await runner.startDetached(['sh', '-c', 'trap "" TERM; while :; do sleep 0.05; done'], {
+      stdout: 'ignore',
+      stderr: 'ignore',
+    });
+    await sleep(50);
+    const identity = await identifyProcess(started.pid);
+    assert.ok(identity);
+    assert.equal(await endProcess(identity, { graceMs: 100 }), true);
+    assert.equal((await started.ended).signal, 'SIGKILL');
+  });
+
+  it('of another boot are never taken for living ones', async () => {
+    const identity = await identifyProcess(process.pid);
+    assert.ok(identity);
+    assert.equal(await isAlive(identity), true);
+    assert.equal(await isAlive({ ...identity, bootId: 'another' }), false);
+    assert.equal(await isAlive({ ...identity, startTicks: identity.startTicks + 1 }), false);
+  });
+});
+
+describe('privileged programs', () => {
+  it('run directly as root and through sudo -n otherwise', () => {
+    const root = createPrivileged(runner, { uid: 0, sudo: 'auto', sudoProgram: 'sudo' });
+    assert.deepEqual(root.argv(['ip', 'link']), ['ip', 'link']);
+    const user = createPrivileged(runner, { uid: 1000, sudo: 'auto', sudoProgram: '/usr/bin/sudo' });
+    assert.deepEqual(user.argv(['ip', 'link']), ['/usr/bin/sudo', '-n', '--', 'ip', 'link']);
+    const never = createPrivileged(runner, { uid: 1000, sudo: 'never', sudoProgram: 'sudo' });
+    assert.throws(() => never.argv(['ip', 'link']), { code: 'host_unprepared', message: /privilege\.sudo is "never"/ });
+  });
+
+  it('turn a refusal of sudo into the rules that help', async (t) => {
+    const sudo = join(await tempDir(t), 'sudo');
+    await writeFile(sudo, '#!/bin/sh\necho "sudo: a password is required" >&2\nexit 1\n', { mode: 0o755 });
+    const user = createPrivileged(runner, { uid: 1000, sudo: 'auto', sudoProgram: sudo });
+    await assert.rejects(user.run(['nft', '-f', '-']), {
+      code: 'host_unprepared',
+      message: 'sudo does not let this user run `nft -f -`.',
+      hint: /banger doctor --sudoers/,
+    });
+  });
+});
