@@ -21,16 +21,16 @@ demo: build ## the main job on real input: from nothing to a shell in a named VM
 	node scripts/demo.ts $(DEV)
 
 test: test-deps build check ## everything: unit tests in seconds, then host tests that boot real VMs
-	node --test --test-reporter=spec $(UNIT_TESTS)
+	node --test --test-timeout=120000 $(UNIT_TESTS)
 	node scripts/test-bundle.ts $(DEV)
-	BANGER_TEST_BUNDLE=$(DEV)/bundle node --test --test-concurrency=1 --test-reporter=spec $(HOST_TESTS)
+	BANGER_TEST_BUNDLE=$(DEV)/bundle node --test --test-concurrency=1 --test-timeout=600000 $(HOST_TESTS)
 
 unit: node_modules ## unit tests alone
-	node --test $(UNIT_TESTS)
+	node --test --test-timeout=120000 $(UNIT_TESTS)
 
 host-test: test-deps build ## host tests alone
 	node scripts/test-bundle.ts $(DEV)
-	BANGER_TEST_BUNDLE=$(DEV)/bundle node --test --test-concurrency=1 --test-reporter=spec $(HOST_TESTS)
+	BANGER_TEST_BUNDLE=$(DEV)/bundle node --test --test-concurrency=1 --test-timeout=600000 $(HOST_TESTS)
 
 check: node_modules ## types, lint, format
 	tsc

@@ -35,21 +35,18 @@ export async function* decompressLz4Legacy(input: AsyncIterable<Buffer>): AsyncG
 
 /** Decompresses one LZ4 block into `output`; returns the number of bytes written. */
 export function decompressBlock(input: Uint8Array, output: Uint8Array): number {
+  // plain locals, not captured by a helper: V8 14 miscompiles captured counters in hot loops, see docs/decisions
   let from = 0;
   let to = 0;
-  const lengthMore = () => {
-    let length = 0;
-    let byte = 255;
-    while (byte === 255) {
-      if (from >= input.length) throw corrupt('a length runs past its end');
-      byte = input[from++] ?? 0;
-      length += byte;
-    }
-    return length;
-  };
   while (from < input.length) {
     const token = input[from++] ?? 0;
-    const literals = token >> 4 === 15 ? 15 + lengthMore() : token >> 4;
+    let literals = token >> 4;
+    if (literals === 15) {
+      for (let byte = 255; byte === 255; literals += byte) {
+        if (from >= input.length) throw corrupt('a length runs past its end');
+        byte = input[from++] ?? 0;
+      }
+    }
     if (from + literals > input.length || to + literals > output.length) throw corrupt('literals run past its end');
     output.set(input.subarray(from, from + literals), to);
     from += literals;
@@ -59,7 +56,13 @@ export function decompressBlock(input: Uint8Array, output: Uint8Array): number {
     if (from + 2 > input.length) throw corrupt('a match is cut short');
     const distance = (input[from] ?? 0) | ((input[from + 1] ?? 0) << 8);
     from += 2;
-    const length = 4 + ((token & 15) === 15 ? 15 + lengthMore() : token & 15);
+    let length = 4 + (token & 15);
+    if (length === 19) {
+      for (let byte = 255; byte === 255; length += byte) {
+        if (from >= input.length) throw corrupt('a length runs past its end');
+        byte = input[from++] ?? 0;
+      }
+    }
     if (distance === 0 || distance > to || to + length > output.length) throw corrupt('a match points outside');
     copyMatch(output, to, distance, length);
     to += length;

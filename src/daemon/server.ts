@@ -1,5 +1,11 @@
 /** The HTTP server: the contract's routes with their handlers, validation and one error shape. */
-import fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  LogController,
+} from 'fastify';
 import type { z } from 'zod';
 import { contract, type Route, type RouteName } from '../api/contract.ts';
 import { toProblem } from '../control/problem.ts';
@@ -28,7 +34,11 @@ export type Handlers = { [N in RouteName]: (input: HandlerInput<N>) => Promise<A
 const BODY_LIMIT_BYTES = 256 * 1024;
 
 export function createServer(handlers: Handlers, logger: FastifyBaseLogger): FastifyInstance {
-  const server = fastify({ loggerInstance: logger, disableRequestLogging: true, bodyLimit: BODY_LIMIT_BYTES });
+  const server = fastify({
+    loggerInstance: logger,
+    logController: new LogController({ disableRequestLogging: true }),
+    bodyLimit: BODY_LIMIT_BYTES,
+  });
   acceptEmptyJson(server);
   server.addHook('onSend', async (_request, reply) => {
     reply.header('x-banger-version', VERSION);

@@ -31,7 +31,7 @@ export interface CliOptions {
   /** exit status of a program that takes over the terminal; it sees the arguments */
   program?: (argv: Argv) => number | Promise<number>;
   runDaemon?: () => Promise<void>;
-  /** gets the function that sends this command line a signal */
+  /** gets the function that sends this command line a signal, once it listens for some */
   signals?: (send: (signal: NodeJS.Signals) => void) => void;
 }
 
@@ -50,9 +50,9 @@ export async function cli(
   const stderr = capture(options.terminal ?? false);
   options.onStdout?.(stdout.output);
   const handlers = new Map<NodeJS.Signals, Set<() => void>>();
-  options.signals?.((signal) => {
+  const send = (signal: NodeJS.Signals) => {
     for (const handler of handlers.get(signal) ?? []) handler();
-  });
+  };
   const host: Host = {
     stdin: options.stdin ?? Readable.from([]),
     stdout: stdout.output,
@@ -64,6 +64,8 @@ export async function cli(
     onSignal(signal, handler) {
       const known = handlers.get(signal) ?? new Set();
       handlers.set(signal, known.add(handler));
+      // once it listens for more than one signal the command is ready for all it wants to hear
+      if (handlers.size === 2) options.signals?.(send);
       return { [Symbol.dispose]: () => void known.delete(handler) };
     },
     runInteractive: async (program) => (await options.program?.(program)) ?? 0,

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { BangerError } from '../../src/errors.ts';
-import { cli, vm } from './cli.ts';
+import { cli, done, operation, vm } from './cli.ts';
 
 describe('the command line', () => {
   it('prints its version', async () => {
@@ -112,13 +112,16 @@ describe('the command line', () => {
   it('warns once when the daemon is of another version, with the way out', async () => {
     const { stderr, status } = await cli('run web', {
       version: '0.0.9',
-      showVm: () => ({ ...vm('web'), ...detail }),
-      listVms: () => [],
+      listVms: () => [vm('db')],
+      createVm: () => operation(),
+      startVm: () => operation(),
+      events: { op1: [done({ result: vm('web') })] },
     });
     assert.equal(status, 0);
     assert.equal(
       stderr,
-      'banger: warning: the daemon is version 0.0.9, this is 0.1.0; `banger daemon stop` replaces it, VMs keep running\n',
+      'banger: warning: the daemon is version 0.0.9, this is 0.1.0; `banger daemon stop` replaces it, VMs keep running\n' +
+        'Log in with: banger ssh web\n',
     );
   });
 
@@ -140,13 +143,3 @@ describe('the command line', () => {
     assert.match(stderr, /BANGER_HOME holds "here", which is no absolute path/);
   });
 });
-
-const detail = {
-  directory: '/d',
-  disks: [],
-  tap: 'bgr1',
-  consoleLog: '/d/console.log',
-  vmmLog: '/d/vmm.log',
-  bootTimeline: [],
-  bootMs: null,
-};

@@ -151,8 +151,9 @@ describe('a long action', () => {
       },
       { signals },
     );
+    const send = await sender;
     await delay(20);
-    (await sender)('SIGINT');
+    send('SIGINT');
     const { status, stdout, stderr } = await result;
     assert.deepEqual(calls, ['op1']);
     assert.deepEqual([status, stdout], [130, '']);
@@ -182,8 +183,9 @@ describe('a long action', () => {
       },
       { signals },
     );
+    const send = await sender;
     await delay(20);
-    (await sender)('SIGTERM');
+    send('SIGTERM');
     assert.equal((await result).status, 130);
   });
 
@@ -198,8 +200,8 @@ describe('a long action', () => {
       },
       { signals },
     );
-    await delay(20);
     const send = await sender;
+    await delay(20);
     send('SIGINT');
     await delay(5);
     send('SIGINT');
@@ -230,8 +232,9 @@ describe('a long action', () => {
         },
         { signals },
       );
+      const send = await sender;
       await delay(20);
-      (await sender)('SIGINT');
+      send('SIGINT');
       const { status, stderr } = await result;
       assert.equal(status, 130);
       assert.match(
@@ -258,20 +261,17 @@ describe('a long action', () => {
       },
       { signals },
     );
+    const send = await sender;
     await delay(20);
-    (await sender)('SIGINT');
+    send('SIGINT');
     assert.equal((await result).status, 0);
   });
 });
 
 describe('run', () => {
-  const missing = () => {
-    throw new BangerError('not_found', 'There is no VM named web.');
-  };
-
   it('creates the VM when it does not exist, then starts it', async () => {
     const { status, stdout, stderr } = await cli('run web --memory 2G', {
-      showVm: missing,
+      listVms: () => [vm('db')],
       createVm: ({ body }) => operation({ id: 'create', target: body.name }),
       startVm: () => operation({ id: 'start' }),
       events: { create: [step('cloning'), done({ result: vm('web') })], start: [done({ result: vm('web') })] },
@@ -283,7 +283,7 @@ describe('run', () => {
 
   it('only starts one that exists, and says which options change nothing', async () => {
     const { stderr, status } = await cli('run web --memory 2G --no-nat', {
-      showVm: () => detail('stopped'),
+      listVms: () => [vm('web', { state: 'stopped' })],
       startVm: () => operation(),
       events: { op1: [done({ result: vm('web') })] },
     });
@@ -292,15 +292,17 @@ describe('run', () => {
   });
 
   it('is content with one that runs already', async () => {
-    const { stdout, status } = await cli('run web', { showVm: () => detail('running') });
+    const script = { listVms: () => [vm('web')] };
+    const { stdout, status } = await cli('run web', script);
     assert.deepEqual([status, stdout], [0, 'web is already running at 172.30.0.2\n']);
+    assert.deepEqual(JSON.parse((await cli('run web --json', script)).stdout), vm('web'));
   });
 
-  it('stops at an error other than a missing VM', async () => {
-    const showVm = () => {
+  it('stops when the VM cannot be created', async () => {
+    const createVm = () => {
       throw new BangerError('invalid_input', 'name: must be a DNS label');
     };
-    assert.equal((await cli('run Web_1', { showVm })).status, 2);
+    assert.equal((await cli('run Web_1', { listVms: () => [], createVm })).status, 2);
   });
 });
 
@@ -353,16 +355,3 @@ describe('the other actions on VMs', () => {
     assert.equal(stdout, 'debian-trixie is ready in /home/someone/project/b\n');
   });
 });
-
-function detail(state: 'running' | 'stopped') {
-  return {
-    ...vm('web', { state }),
-    directory: '/d',
-    disks: [],
-    tap: 'bgr1',
-    consoleLog: '/d/console.log',
-    vmmLog: '/d/vmm.log',
-    bootTimeline: [],
-    bootMs: null,
-  };
-}

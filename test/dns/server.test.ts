@@ -209,7 +209,7 @@ describe('TCP connections', () => {
     await slow.closed;
     clearInterval(drip);
     assert.ok(others.every((answer) => answer.answers?.length === 1));
-    assert.ok(performance.now() - started < 2000);
+    assert.ok(performance.now() - started < 3500);
     assert.ok(sent < 200, 'it was closed before the query was complete');
   });
 

@@ -137,15 +137,17 @@ export class Multiplexer {
   }
 }
 
-/** Connects two streams; when one breaks the other does too. */
+/** Connects two streams. One that breaks takes the other with it; an orderly end leaves it time to drain. */
 export function join(a: Duplex, b: Duplex): void {
   a.pipe(b).pipe(a);
   for (const [one, other] of [
     [a, b],
     [b, a],
   ] as const) {
-    one.on('error', () => {});
-    one.on('close', () => other.destroy());
+    one.on('error', () => other.destroy());
+    one.on('close', () => {
+      if (!one.readableEnded || !one.writableFinished) other.destroy();
+    });
   }
 }
 
@@ -171,7 +173,10 @@ class GuestStream extends Duplex {
       this.#unacknowledged += payload.length;
       // who sends more than it was allowed gets no patience
       if (this.#unacknowledged > WINDOW_BYTES || this.#ended.there) this.destroy();
-      else if (payload.length > 0) this.push(payload);
+      else if (payload.length > 0) {
+        this.push(payload);
+        this.#acknowledge();
+      }
     } else if (op === OP.finish && !this.#ended.there) {
       this.#ended.there = true;
       this.push(null);
@@ -187,13 +192,22 @@ class GuestStream extends Duplex {
     this.destroy();
   }
 
-  override _read(): void {
-    // called when the reader wants more: what it took may be sent again
+  /** What the reader took may be sent again; small amounts wait for more. */
+  #acknowledge(): void {
     const taken = this.#unacknowledged - this.readableLength;
-    if (taken >= WINDOW_BYTES / 4) {
-      this.#unacknowledged -= taken;
-      this.#send(OP.credit, taken);
-    }
+    if (taken < WINDOW_BYTES / 4 || this.destroyed) return;
+    this.#unacknowledged -= taken;
+    this.#send(OP.credit, taken);
+  }
+
+  override read(size?: number): Buffer | null {
+    const chunk = super.read(size) as Buffer | null;
+    this.#acknowledge();
+    return chunk;
+  }
+
+  override _read(): void {
+    // data comes when the guest sends it
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {

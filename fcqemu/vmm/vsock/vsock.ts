@@ -103,6 +103,8 @@ async function listen(path: string, onConnection: (socket: Socket) => void): Pro
   server.once('error', reject);
   server.listen(path, () => resolve());
   await promise;
+  // the machine keeps the process alive, not its sockets
+  server.unref();
   return server;
 }
 

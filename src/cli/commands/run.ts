@@ -1,9 +1,7 @@
 /** `banger run`: from a name to a running VM, whatever is there already. */
 import type { Vm } from '../../api/schemas.ts';
-import { BangerError } from '../../errors.ts';
 import { formatDuration } from '../../units.ts';
 import { defineCommand } from '../command.ts';
-import type { Context } from '../context.ts';
 import { perform } from '../operations.ts';
 import { givenVmFlags, VM_OPTIONS, vmCreateRequest } from '../vm-options.ts';
 
@@ -17,7 +15,8 @@ export default defineCommand({
   examples: ['run web', 'run db --memory 4G --work-disk 50G'],
   async run(ctx, { args: { name }, options }) {
     const begun = performance.now();
-    const existing = await findVm(ctx, name);
+    // from the list, so that the result has the same fields whatever there was to do
+    const existing = (await ctx.api.call('listVms', {})).find((vm) => vm.name === name);
     if (existing) {
       const ignored = givenVmFlags(options);
       if (ignored.length > 0) ctx.warn(`${name} exists already; ${ignored.join(', ')} changes nothing`);
@@ -39,12 +38,3 @@ export default defineCommand({
     return vm;
   },
 });
-
-async function findVm(ctx: Context, name: string): Promise<Vm | undefined> {
-  try {
-    return await ctx.api.call('showVm', { params: { name } });
-  } catch (error) {
-    if (error instanceof BangerError && error.code === 'not_found') return undefined;
-    throw error;
-  }
-}

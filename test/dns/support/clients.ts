@@ -11,7 +11,7 @@ export interface Target {
 }
 
 /** Sends one datagram; the answer, or undefined when none comes in time. */
-export async function askUdp(target: Target, bytes: Buffer, waitMs = 1000): Promise<DecodedPacket | undefined> {
+export async function askUdp(target: Target, bytes: Buffer, waitMs = 3000): Promise<DecodedPacket | undefined> {
   const socket = createSocket('udp4');
   try {
     socket.send(bytes, target.port, target.address);
