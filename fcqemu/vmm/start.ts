@@ -81,7 +81,8 @@ async function accelerate({ settings, log }: StartOptions, kernelPath: string): 
 function emulationArguments(accelerator: Accelerator): string[] {
   if (accelerator !== 'tcg') return [];
   const bogomips = Number(/^bogomips\s*:\s*([\d.]+)/m.exec(readFileSync('/proc/cpuinfo', 'latin1'))?.[1]);
-  return bogomips > 0 ? [`tsc_early_khz=${Math.round((bogomips / 2) * 1000)}`] : [];
+  // reliable: the emulated timer the kernel would check the TSC against is the worse clock of the two
+  return bogomips > 0 ? [`tsc_early_khz=${Math.round((bogomips / 2) * 1000)}`, 'tsc=reliable'] : [];
 }
 
 function qemuDrive(drive: StoredDrive, log: ThreadLog): QemuDrive {

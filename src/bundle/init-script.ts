@@ -241,7 +241,7 @@ ${SSHD_DROPIN}DROPIN
   mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
   # ahead of everything else that boots, or a login on one slow CPU takes as long as the whole boot; the handover
   # puts it back in line (needs noautogroup on the kernel command line: nice counts only within a session otherwise)
-  nice -n ${EARLY_NICE} /usr/sbin/sshd -D -o PidFile=/run/sshd.pid < /dev/null > /dev/null 2> /run/banger/sshd.err &
+  PATH=/usr/sbin:/usr/bin:/sbin:/bin nice -n ${EARLY_NICE} /usr/sbin/sshd -D -o PidFile=/run/sshd.pid < /dev/null > /dev/null 2> /run/banger/sshd.err &
   echo $! > /run/banger/early-sshd.pid
 }
 

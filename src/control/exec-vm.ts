@@ -1,17 +1,27 @@
 /** Runs a command in a guest over its open SSH connection and ties it to a framed stream. */
+import { randomUUID } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import type { ClientChannel } from 'ssh2';
 import { createFrameDecoder, encodeFrame, FRAME, type FrameType } from '../api/exec-frames.ts';
 import type { ExecRequest } from '../api/schemas.ts';
 import type { VmRecord } from '../core/vm.ts';
-import { asBangerError } from '../errors.ts';
-import { shellCommand } from '../guest/command.ts';
+import { asBangerError, messageOf } from '../errors.ts';
+import { quote, shellCommand } from '../guest/command.ts';
 import type { Host } from './host.ts';
 import { toProblem } from './problem.ts';
 import { requireRunning } from './stop-vm.ts';
 
 /** What a terminal has when the client does not say. */
 const DEFAULT_TERMINAL = { columns: 80, rows: 24 };
+
+/**
+ * Marks a command and all it starts. SSH's own signal request is no use: OpenSSH refuses it for root, whose
+ * sessions it runs without privilege separation.
+ */
+const MARKER_VARIABLE = 'BANGER_EXEC';
+
+/** What a client may send on; anything else is not passed to a guest's shell. */
+const SIGNALS = new Set(['HUP', 'INT', 'QUIT', 'TERM', 'KILL', 'USR1', 'USR2']);
 
 /**
  * Runs `request` in the guest and pumps frames until the command has ended; ends the stream. A failure before or
@@ -22,16 +32,22 @@ export async function execInVm(host: Host, vm: VmRecord, request: ExecRequest, s
   const input = bufferInput(stream);
   try {
     requireRunning(vm);
-    const channel = await openChannel(host, vm, request);
-    input.attach(channel);
-    await pump(channel, stream);
+    const marker = randomUUID();
+    const channel = await openChannel(host, vm, request, marker);
+    const signalCommand = (signal: string) => {
+      signalMarked(host, vm, marker, signal).catch((error) =>
+        host.log.warn({ vm: vm.name, signal, error: messageOf(error) }, 'a signal did not reach its command'),
+      );
+    };
+    input.attach(channel, signalCommand);
+    await pump(channel, stream, () => signalCommand('HUP'));
   } catch (error) {
     if (!stream.destroyed) stream.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(asBangerError(error)))));
   }
 }
 
-async function openChannel(host: Host, vm: VmRecord, request: ExecRequest): Promise<ClientChannel> {
-  const command = shellCommand(request);
+async function openChannel(host: Host, vm: VmRecord, request: ExecRequest, marker: string): Promise<ClientChannel> {
+  const command = shellCommand({ ...request, env: { ...request.env, [MARKER_VARIABLE]: marker } });
   const options = request.tty
     ? {
         pty: {
@@ -53,7 +69,7 @@ async function openChannel(host: Host, vm: VmRecord, request: ExecRequest): Prom
 }
 
 /** Output goes out as it comes, no faster than the client takes it; the exit frame is the last. */
-function pump(channel: ClientChannel, stream: Duplex): Promise<void> {
+function pump(channel: ClientChannel, stream: Duplex, hangUp: () => void): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
   const forward = (source: NodeJS.ReadableStream, type: FrameType) => {
     source.on('data', (chunk: Buffer) => {
@@ -70,13 +86,17 @@ function pump(channel: ClientChannel, stream: Duplex): Promise<void> {
     exit = { code, signal: signal ?? null };
   });
   channel.on('error', () => {}); // 'close' follows
+  let ended = false;
   channel.once('close', () => {
+    ended = true;
     if (!stream.destroyed) stream.end(encodeFrame(FRAME.exit, JSON.stringify(exit)));
     resolve();
   });
+  // a client says "no more input" by a frame; one that closes its half has gone away
+  stream.once('end', () => stream.destroy());
   stream.once('close', () => {
-    // the client went away: what it started must not run on unseen
-    channel.signal('HUP');
+    // what a client started that has gone away must not run on unseen
+    if (!ended) hangUp();
     channel.close();
     resolve();
   });
@@ -84,7 +104,7 @@ function pump(channel: ClientChannel, stream: Duplex): Promise<void> {
 }
 
 interface BufferedInput {
-  attach(channel: ClientChannel): void;
+  attach(channel: ClientChannel, signalCommand: (signal: string) => void): void;
 }
 
 /** Decodes client frames; pauses the client when the guest takes its input slowly. */
@@ -99,10 +119,10 @@ function bufferInput(stream: Duplex): BufferedInput {
   stream.on('error', () => {}); // 'close' follows
   stream.resume(); // whoever read the request line paused it
   return {
-    attach(channel) {
+    attach(channel, signalCommand) {
       deliver = (chunk) => {
         try {
-          for (const { type, payload } of decode(chunk)) apply(channel, stream, type, payload);
+          for (const { type, payload } of decode(chunk)) apply(channel, stream, signalCommand, type, payload);
         } catch {
           stream.destroy(); // a peer that does not speak the protocol
         }
@@ -112,7 +132,13 @@ function bufferInput(stream: Duplex): BufferedInput {
   };
 }
 
-function apply(channel: ClientChannel, stream: Duplex, type: number, payload: Buffer): void {
+function apply(
+  channel: ClientChannel,
+  stream: Duplex,
+  signalCommand: (signal: string) => void,
+  type: number,
+  payload: Buffer,
+): void {
   if (type === FRAME.stdin) {
     if (!channel.writable || channel.write(payload)) return;
     stream.pause();
@@ -123,6 +149,18 @@ function apply(channel: ClientChannel, stream: Duplex, type: number, payload: Bu
     const { columns, rows } = JSON.parse(payload.toString('utf8')) as { columns: number; rows: number };
     channel.setWindow(rows, columns, 0, 0);
   } else if (type === FRAME.signal) {
-    channel.signal(payload.toString('utf8'));
+    const signal = payload.toString('utf8');
+    if (SIGNALS.has(signal)) signalCommand(signal);
   }
+}
+
+/** Signals every process of the guest that carries the marker, as a terminal would its foreground group. */
+async function signalMarked(host: Host, vm: VmRecord, marker: string, signal: string): Promise<void> {
+  const connection = await host.guests.get(vm);
+  const pattern = quote(`^${MARKER_VARIABLE}=${marker}`);
+  const channel = await connection.exec(
+    `grep -lzs ${pattern} /proc/[0-9]*/environ | cut -d/ -f3 | xargs -r kill -${signal}`,
+  );
+  channel.on('data', () => {}).stderr.on('data', () => {});
+  channel.on('error', () => {});
 }

@@ -45,14 +45,14 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   // the firewall table and the shared settings are rewritten as a whole: one change at a time
   const mutex = createMutex();
 
-  const members = (): FirewallMember[] =>
+  const members = (leaving?: string): FirewallMember[] =>
     deps.vms
       .list()
-      .filter((vm) => ledger.of(vm.id).some((resource) => resource.kind === 'tap'))
+      .filter((vm) => vm.id !== leaving && ledger.of(vm.id).some((resource) => resource.kind === 'tap'))
       .map((vm) => ({ tap: tapName(vm.id), address: vm.address, nat: vm.nat }));
 
-  const writeRules = () =>
-    applyRules(privileged, nft, { table: deps.table, members: members(), vmToVm: deps.config.network.vmToVm });
+  const writeRules = (leaving?: string) =>
+    applyRules(privileged, nft, { table: deps.table, members: members(leaving), vmToVm: deps.config.network.vmToVm });
 
   async function enableForwarding(device: string): Promise<void> {
     const name = forwardingSetting(device);
@@ -113,8 +113,8 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
         for (const resource of ledger.of(vm.id)) {
           if (resource.kind !== 'tap') continue;
           await deleteTap(privileged, ip, resource.name);
-          ledger.strike('tap', resource.name);
-          await writeRules();
+          await writeRules(vm.id);
+          ledger.strike('tap', resource.name); // last, because it stands for the rules too
         }
         if (members().length === 0) await releaseHost();
       }),

@@ -10,6 +10,7 @@ import { expiry } from '../system/abort.ts';
 import { readBootId } from '../system/processes.ts';
 import { discardVm } from './create-vm.ts';
 import type { Host } from './host.ts';
+import { clearInterruptedWork } from './interrupted-work.ts';
 import { releaseVm } from './release-vm.ts';
 import { type Supervisor, vmmExitedCleanly } from './supervisor.ts';
 
@@ -47,6 +48,7 @@ async function reconcileVm(
   startAgain: (vm: VmRecord) => void,
   vm: VmRecord,
 ): Promise<void> {
+  if (vm.phase === 'creating' || vm.phase === 'starting') await clearInterruptedWork(host, vm);
   const action = reconcile(vm.phase, await observe(host, vm));
   if (action.do !== 'nothing') host.log.info({ vm: vm.name, ...action }, 'reconcile');
   switch (action.do) {

@@ -7,7 +7,7 @@ import { type TimelineStep, tapName, type VmRecord } from '../core/vm.ts';
 import { BangerError } from '../errors.ts';
 import { connectVmm } from '../firecracker/api.ts';
 import { bootArgs } from '../firecracker/boot-args.ts';
-import { readTail, stripControls } from '../firecracker/console.ts';
+import { lastLines, readTail, stripControls } from '../firecracker/console.ts';
 import { findVmm, launchVmm } from '../firecracker/launch.ts';
 import { configurationRequests, type GuestDrive } from '../firecracker/machine-config.ts';
 import { action } from '../firecracker/requests.ts';
@@ -24,6 +24,7 @@ import { MIB } from '../units.ts';
 import type { Host } from './host.ts';
 import type { Progress } from './operation.ts';
 import { releaseVm } from './release-vm.ts';
+import { vmmExitedCleanly } from './supervisor.ts';
 
 export interface StartedVm {
   vm: VmRecord;
@@ -238,11 +239,18 @@ class StartRun {
       givenUp: async () => {
         const failed = /banger-init: FAILED: .*/.exec(stripControls(await readTail(this.#files.consoleLog, 64 * 1024)));
         if (failed) return failed[0];
-        return (await findVmm(this.#socketPath)) ? undefined : 'the VMM ended during the boot';
+        return (await findVmm(this.#socketPath)) ? undefined : await whyVmmEnded(this.#files.vmmLog);
       },
     });
     this.#host.guests.keep(this.#vm, connection);
   }
+}
+
+/** A guest that resets ends its VMM in good order; anything else is the VMM's own failure. */
+async function whyVmmEnded(vmmLog: string): Promise<string> {
+  if (await vmmExitedCleanly(vmmLog)) return 'the guest reset before it answered.';
+  const words = (await lastLines(vmmLog, 3)).join(' | ');
+  return `the VMM ended.${words ? ` Its log ends with: ${words}` : ''}`;
 }
 
 function throwFirstFailure(outcomes: PromiseSettledResult<void>[], failure: AbortSignal): void {

@@ -30,6 +30,9 @@ export interface SupervisorActions {
 /** The kernel's last words; printed whatever its log level (kernel/reboot.c, pr_emerg). */
 const POWER_OFF = /reboot: (Power down|System halted)/;
 
+/** Longer than the last words, shorter than a boot: an earlier run's are in another file. */
+const LAST_WORDS_BYTES = 200;
+
 /** How long after a socket closed the exit status of its process may take to arrive. */
 const EXIT_STATUS_WAIT_MS = 1000;
 
@@ -61,9 +64,11 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
   }
 
   async function followConsole(vm: VmRecord, consoleLog: string, signal: AbortSignal): Promise<void> {
+    // from a little before the end: a guest may have powered off while no daemon was there
+    const size = await apparentBytes(consoleLog).catch(() => 0);
     let tail = '';
-    for await (const chunk of followFile(consoleLog, await apparentBytes(consoleLog).catch(() => 0), signal)) {
-      tail = (tail + chunk).slice(-200);
+    for await (const chunk of followFile(consoleLog, Math.max(0, size - LAST_WORDS_BYTES), signal)) {
+      tail = (tail + chunk).slice(-LAST_WORDS_BYTES);
       if (!POWER_OFF.test(stripControls(tail))) continue;
       host.log.info({ vm: vm.name }, 'the guest powered off');
       unwatch(vm.id);

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify';
 import { pino } from 'pino';
+import { encodeFrame, FRAME } from '../api/exec-frames.ts';
 import { loadConfig } from '../config/load.ts';
 import { socketPath } from '../config/paths.ts';
 import type { Host } from '../control/host.ts';
@@ -168,7 +169,7 @@ function acceptExec(server: FastifyInstance, host: Host): ReadonlySet<Duplex> {
     socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: banger-exec\r\n\r\n');
     serveExec(host, decodeURIComponent(name), socket, head).catch((error) => {
       host.log.warn({ vm: name, error: messageOf(error) }, 'exec failed');
-      socket.destroy();
+      socket.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(asBangerError(error)))));
     });
   });
   return open;

@@ -3,7 +3,7 @@ import { constants, open, readFile, rm } from 'node:fs/promises';
 import { BangerError } from '../errors.ts';
 import { sleep, throwIfCancelled } from '../system/abort.ts';
 import { pathExists } from '../system/files.ts';
-import { findProcessesByArgument, type ProcessIdentity } from '../system/processes.ts';
+import { findProcesses, type ProcessIdentity } from '../system/processes.ts';
 import type { Argv, DetachedProcess, Runner } from '../system/runner.ts';
 import { connectVmm } from './api.ts';
 import { lastLines, removeLog, rotateLog } from './console.ts';
@@ -30,6 +30,9 @@ export interface RunningVmm {
 const READY_TIMEOUT_MS = 20_000;
 const READY_POLL_MS = 10;
 
+/** By this argument and the next one a VMM is found again. */
+const SOCKET_FLAG = '--api-sock';
+
 /**
  * @throws BangerError `host_unprepared` when the program is not installed
  * @throws BangerError `vmm_failed` when it ends or stays silent; the message carries its last log lines
@@ -47,7 +50,7 @@ export async function launchVmm(runner: Runner, options: LaunchOptions): Promise
   );
 
   const started = await runner.startDetached(
-    [...options.program, '--api-sock', options.socketPath, '--id', options.id, '--log-path', options.vmmLog],
+    [...options.program, SOCKET_FLAG, options.socketPath, '--id', options.id, '--log-path', options.vmmLog],
     // standard error joins the console: it is where a VMM says why it could not even read its arguments
     { stdout: consoleFile.fd, stderr: consoleFile.fd, env: options.env },
   );
@@ -73,7 +76,8 @@ export async function launchVmm(runner: Runner, options: LaunchOptions): Promise
 
 /** The VMM that serves this socket: known by its arguments, even to a daemon that did not start it. */
 export async function findVmm(socketPath: string): Promise<ProcessIdentity | undefined> {
-  const candidates = await findProcessesByArgument(socketPath);
+  // the flag too: a curl that looks at the socket is no VMM
+  const candidates = await findProcesses((argv) => argv[argv.indexOf(SOCKET_FLAG) + 1] === socketPath);
   for (const candidate of candidates.reverse()) {
     if (!(await isSudo(candidate.pid))) return candidate; // sudo waits as the parent of what it ran
   }

@@ -44,13 +44,18 @@ export async function isAlive(identity: ProcessIdentity): Promise<boolean> {
 }
 
 /** Processes that have this exact text as one of their arguments, oldest first. */
-export async function findProcessesByArgument(argument: string): Promise<ProcessIdentity[]> {
+export function findProcessesByArgument(argument: string): Promise<ProcessIdentity[]> {
+  return findProcesses((argv) => argv.includes(argument));
+}
+
+/** Processes other than this one whose command line is wanted, oldest first. */
+export async function findProcesses(wanted: (argv: readonly string[]) => boolean): Promise<ProcessIdentity[]> {
   const found: ProcessIdentity[] = [];
   for (const entry of await readdir('/proc')) {
     const pid = Number(entry);
     if (!Number.isSafeInteger(pid) || pid === process.pid) continue;
     const commandLine = await readProcFile(pid, 'cmdline');
-    if (!commandLine?.split('\0').includes(argument)) continue;
+    if (!commandLine || !wanted(commandLine.split('\0'))) continue;
     const identity = await identifyProcess(pid);
     if (identity) found.push(identity);
   }

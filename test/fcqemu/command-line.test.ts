@@ -144,7 +144,16 @@ describe('the command line', { concurrency: 4 }, () => {
     const dir = await tempDir(t);
     const path = join(dir, 'old.log');
     writeFileSync(path, 'x'.repeat(4000));
-    await runVmm(['--log-path', path, '--level', 'info', '--metrics-path', '/nonexistent/m']);
+    await runVmm([
+      '--log-path',
+      path,
+      '--level',
+      'info',
+      '--metrics-path',
+      '/nonexistent/m',
+      '--api-sock',
+      join(dir, 's'),
+    ]);
     const { readFileSync } = await import('node:fs');
     const text = readFileSync(path, 'latin1');
     assert.equal(text.length, 4000);

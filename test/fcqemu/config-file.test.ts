@@ -107,7 +107,7 @@ describe('--metadata', () => {
     const { tempDir } = await import('../support/temp-dir.ts');
     const file = `${await tempDir(t)}/metadata.json`;
     await writeFile(file, '{');
-    const vmm = await startVmm(t, { args: ['--metadata', file], withoutSocket: true });
+    const vmm = await startVmm(t, { args: ['--metadata', file], endsEarly: true });
     assert.equal((await vmm.ended).signal, 'SIGABRT');
   });
 });

@@ -57,6 +57,8 @@ async function withEcho(t: TestContext): Promise<{ path: string; agent: FakeAgen
   await vsock.put({ guest_cid: 42, uds_path: path });
   const [guest, host] = duplexPair();
   vsock.attach(host);
+  // as when QEMU ends: every stream breaks
+  t.after(() => host.destroy());
   const agent = new FakeAgent(guest);
   agent.onFrame = ({ op, stream, argument, payload }) => {
     if (op === OP.connect) agent.send(argument === 52 ? OP.accept : OP.reset, stream);

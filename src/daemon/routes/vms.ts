@@ -164,28 +164,31 @@ export async function serveExec(host: Host, name: string, stream: Duplex, head: 
   const { line, rest } = await readFirstLine(stream, head);
   if (rest.length > 0) stream.unshift(rest);
   const parsed = ExecRequest.safeParse(parseJson(line));
-  if (!parsed.success) {
-    throw new BangerError(
-      'invalid_input',
-      `The exec request is not valid: ${parsed.error.issues[0]?.message ?? 'no JSON'}.`,
-    );
-  }
-  await execInVm(host, host.vms.get(name), parsed.data, stream);
+  if (parsed.success) return await execInVm(host, host.vms.get(name), parsed.data, stream);
+  const problems = parsed.error.issues.map((issue) => `${issue.path.join('.') || 'request'}: ${issue.message}`);
+  throw new BangerError('invalid_input', `The exec request is not valid: ${problems.join('; ')}.`);
 }
 
 /** An exec request names a command; arguments are limited by the guest's kernel to 2 MiB. */
 const MAX_EXEC_REQUEST_BYTES = 2 * 1024 * 1024;
 
-async function readFirstLine(stream: Duplex, head: Buffer): Promise<{ line: string; rest: Buffer }> {
-  let seen = head;
-  for (;;) {
-    const end = seen.indexOf(0x0a);
-    if (end >= 0) return { line: seen.subarray(0, end).toString('utf8'), rest: seen.subarray(end + 1) };
-    if (seen.length > MAX_EXEC_REQUEST_BYTES) throw new BangerError('invalid_input', 'The exec request is too long.');
-    const [chunk] = (await once(stream, 'data')) as [Buffer];
-    stream.pause();
+/** The stream is paused when it returns; what came after the line is in `rest`. */
+function readFirstLine(stream: Duplex, head: Buffer): Promise<{ line: string; rest: Buffer }> {
+  const { promise, resolve, reject } = Promise.withResolvers<{ line: string; rest: Buffer }>();
+  let seen: Buffer = Buffer.alloc(0);
+  const onData = (chunk: Buffer) => {
     seen = Buffer.concat([seen, chunk]);
-  }
+    const end = seen.indexOf(0x0a);
+    if (end < 0 && seen.length <= MAX_EXEC_REQUEST_BYTES) return;
+    stream.off('data', onData);
+    stream.pause();
+    if (end < 0) reject(new BangerError('invalid_input', 'The exec request is too long.'));
+    else resolve({ line: seen.subarray(0, end).toString('utf8'), rest: seen.subarray(end + 1) });
+  };
+  stream.once('close', () => reject(new BangerError('cancelled', 'The client left before it said what to run.')));
+  stream.on('data', onData);
+  if (head.length > 0) onData(head);
+  return promise;
 }
 
 function parseJson(text: string): unknown {

@@ -1,10 +1,10 @@
 /**
- * Runs the VMM under test as a real process: fcqemu from source, or the program FIRECRACKER_BIN names, so
+ * Runs the VMM under test as a real process: fcqemu as one bundled file, or the program FIRECRACKER_BIN names, so
  * that the same expectations can be checked against the original.
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createConnection, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -12,11 +12,23 @@ import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { buildSync } from 'esbuild';
 
 /** The real thing, when someone wants the suite run against it. */
 export const firecrackerBin: string | undefined = process.env.FIRECRACKER_BIN || undefined;
 
-const fcqemuEntry = fileURLToPath(new URL('../../../bin/fcqemu.ts', import.meta.url));
+/** One file without types: starting it takes a fifth of the time starting from source takes. */
+const fcqemuEntry = join(mkdtempSync(join(tmpdir(), 'fcqemu-build-')), 'fcqemu.mjs');
+buildSync({
+  entryPoints: [fileURLToPath(new URL('../../../bin/fcqemu.ts', import.meta.url))],
+  outfile: fcqemuEntry,
+  bundle: true,
+  platform: 'node',
+  format: 'esm',
+  target: 'node26',
+  sourcemap: 'inline',
+});
+process.once('exit', () => rmSync(join(fcqemuEntry, '..'), { recursive: true, force: true }));
 
 /** Why tests that start a guest cannot run here; undefined when they can. */
 export function guestSkipReason(): string | undefined {
@@ -39,8 +51,10 @@ export interface VmmOptions {
   stdin?: 'ignore' | 'pipe';
   /** program and arguments in front of the VMM's own, e.g. to enter a network namespace */
   prefix?: string[];
-  /** leave the API socket out of the arguments */
+  /** leave the API socket out of the arguments; only with `--no-api`, or the default path would be used */
   withoutSocket?: boolean;
+  /** the process ends by itself, so nobody waits for its socket */
+  endsEarly?: boolean;
 }
 
 /** Runs the VMM to its end, for command lines that never serve. */
@@ -89,7 +103,7 @@ export async function startVmm(t: Pick<TestContext, 'after'>, options: VmmOption
     await rm(dir, { recursive: true, force: true });
   });
   const vmm = new RunningVmm(child, dir, socket, logFile, ended);
-  if (!options.withoutSocket) await vmm.waitForSocket();
+  if (!options.withoutSocket && !options.endsEarly) await vmm.waitForSocket();
   return vmm;
 }
 

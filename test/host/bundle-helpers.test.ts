@@ -1,0 +1,90 @@
+/** The helper scripts, run for real. */
+import assert from 'node:assert/strict';
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { readHelperScripts } from '../../src/bundle/helper-scripts.ts';
+import { verifyBundle } from '../../src/bundle/verify.ts';
+import { REGISTRY } from '../../src/cli/registry.ts';
+import { buildBundle } from '../../src/control/build-bundle.ts';
+import { createRunner } from '../../src/system/runner.ts';
+import { lacking } from '../bundle/sample-bundle.ts';
+import { tempDir } from '../support/temp-dir.ts';
+
+const ROOT = join(import.meta.dirname, '../..');
+const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
+const LIMIT_MS = 15 * 60_000;
+
+const skip = lacking('apt-get', 'mmdebstrap', 'mke2fs', 'unshare', 'setpriv', 'debugfs');
+
+/** Commands the other scripts call, as the table of commands has them. */
+const missing = ['bundle verify', 'bundle adopt'].filter((path) => !REGISTRY.some((entry) => entry.path === path));
+
+const skipVms =
+  skip ||
+  lacking('qemu-system-x86_64', 'ip', 'nft') ||
+  (process.getuid?.() !== 0 && 'VMs of a banger without set-up rights need root') ||
+  (missing.length > 0 && `this banger has no command ${missing.join(', ')}`);
+
+describe('make-rootfs.sh', { skip }, () => {
+  it('makes a root file system without identity, and its package list', async (t) => {
+    const dir = await tempDir(t);
+    const image = join(dir, 'root.ext4');
+    const runner = createRunner({ ...process.env, PATH });
+    await runner.run([join(ROOT, 'helpers/make-rootfs.sh'), '--size', '1G', image], { timeoutMs: LIMIT_MS });
+    await runner.run(['e2fsck', '-f', '-n', image]);
+    assert.deepEqual((await readdir(dir)).sort(), ['root.ext4', 'root.packages']);
+    assert.match(await readFile(join(dir, 'root.packages'), 'utf8'), /^openssh-server \S+ \S+$/m);
+    const { stdout } = await runner.run(['debugfs', '-R', 'ls -p /etc/ssh', image]);
+    assert.match(stdout, /sshd_config/);
+    assert.doesNotMatch(stdout, /ssh_host/);
+  });
+});
+
+describe('the helpers of a built bundle', { skip: skipVms }, () => {
+  let dir = '';
+  let bundle = '';
+  let runner = createRunner();
+
+  before(async () => {
+    dir = await mkdtemp(join(tmpdir(), 'banger-host-'));
+    bundle = join(dir, 'bundle');
+    const banger = join(dir, 'banger');
+    await writeFile(banger, `#!/bin/sh\nexec '${process.execPath}' '${join(ROOT, 'bin/banger.ts')}' "$@"\n`, {
+      mode: 0o755,
+    });
+    const env = { ...process.env, PATH, BANGER: banger };
+    runner = createRunner(env);
+    const programs = { mmdebstrap: 'mmdebstrap', mke2fs: 'mke2fs' };
+    const helpers = await readHelperScripts();
+    const deps = { runner, programs, env, cacheDir: join(dir, 'cache'), uid: 0, helpers, now: () => new Date() };
+    await buildBundle(deps, { suite: 'bookworm', output: bundle });
+  });
+
+  after(async () => {
+    await rm(dir, { recursive: true, force: true });
+  });
+
+  it('verify.sh finds the bundle it lies in good', async () => {
+    const { stdout } = await runner.run([join(bundle, 'helpers/verify.sh')], { timeoutMs: LIMIT_MS });
+    assert.match(stdout, /works on this machine/);
+  });
+
+  for (const [name, args, input] of [
+    ['customize.sh', ['SCRIPT'], undefined],
+    ['interactive.sh', [], 'echo made > /etc/made-by-hand; exit 0\n'],
+  ] as const) {
+    it(`${name} keeps what was done as a bundle of its own`, async () => {
+      const made = join(dir, `new-${name.slice(0, -3)}`);
+      const script = join(dir, 'script');
+      await writeFile(script, 'echo made > /etc/made-by-hand\n');
+      const argv = [join(bundle, 'helpers', name), made, ...args.map(() => script)] as const;
+      await runner.run(argv, { timeoutMs: LIMIT_MS, ...(input === undefined ? {} : { input }) });
+      assert.equal((await verifyBundle(made, { arch: 'x86_64' })).ok, true);
+      const { stdout } = await runner.run(['debugfs', '-R', 'cat /etc/made-by-hand', join(made, 'rootfs.ext4')]);
+      assert.equal(stdout, 'made\n');
+      assert.ok((await stat(join(made, 'bundle.json'))).isFile());
+    });
+  }
+});

@@ -1,0 +1,379 @@
+/**
+ * A banger of its own for host tests: the built executable with a private home, real VMs, and a host on which
+ * nothing of it may be left afterwards.
+ */
+import assert from 'node:assert/strict';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { DaemonStatus, OperationEvent, Vm, VmDetail } from '../../src/api/schemas.ts';
+import { type Client, createClient } from '../../src/client/client.ts';
+import { followOperation } from '../../src/client/events.ts';
+import { createRunner } from '../../src/system/runner.ts';
+import { lacking } from '../bundle/sample-bundle.ts';
+
+const BANGER = join(import.meta.dirname, '../../dist/banger');
+const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
+const runner = createRunner({ ...process.env, PATH });
+
+/** An emulated boot takes 5 to 15 s; three at once on a busy host take longer. */
+const COMMAND_LIMIT_MS = 120_000;
+
+/** Why VMs cannot be tested here; false when they can. */
+export function hostSkip(...programs: string[]): string | false {
+  if (!process.env.BANGER_TEST_BUNDLE) return 'BANGER_TEST_BUNDLE names no bundle (make host-test builds one)';
+  if (!existsSync(join(process.env.BANGER_TEST_BUNDLE, 'bundle.json'))) return 'BANGER_TEST_BUNDLE holds no bundle';
+  if (!existsSync(BANGER)) return 'dist/banger is not built (make build)';
+  if (process.getuid?.() !== 0) return 'taps and firewall rules need root';
+  if (!existsSync('/dev/net/tun')) return 'there is no /dev/net/tun';
+  return lacking('qemu-system-x86_64', 'ip', 'nft', 'mke2fs', 'e2fsck', 'resize2fs', 'ssh', 'scp', ...programs);
+}
+
+export interface Ran {
+  status: number | null;
+  /** bytes of standard output */
+  output: Buffer;
+  stdout: string;
+  stderr: string;
+}
+
+export interface RunOptions {
+  input?: Buffer | string;
+  env?: Record<string, string>;
+  timeoutMs?: number;
+}
+
+/** A command that still runs. */
+export interface Running {
+  child: ChildProcess;
+  ended: Promise<Ran>;
+  /** text of standard output and error so far */
+  said(): string;
+}
+
+export interface TestHostOptions {
+  env?: Record<string, string>;
+}
+
+export class TestHost {
+  readonly home: string;
+  readonly bundle: string;
+  readonly env: NodeJS.ProcessEnv;
+  readonly client: Client;
+  readonly #forwarding: string;
+  readonly #vmIds = new Set<string>();
+  #pool: string | undefined;
+
+  private constructor(home: string, bundle: string, forwarding: string, options: TestHostOptions) {
+    this.home = home;
+    this.bundle = bundle;
+    this.#forwarding = forwarding;
+    const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('BANGER_'));
+    this.env = {
+      ...Object.fromEntries(inherited),
+      PATH,
+      BANGER_HOME: home,
+      BANGER_BUNDLE_DEFAULT: bundle,
+      ...options.env,
+    };
+    this.client = createClient({ socketPath: this.socket });
+  }
+
+  /** A home in a short directory: a socket's path has 107 bytes at most. */
+  static async create(options: TestHostOptions = {}): Promise<TestHost> {
+    const home = await mkdtemp('/tmp/bt-');
+    return new TestHost(home, process.env.BANGER_TEST_BUNDLE ?? '', await uplinkForwarding(), options);
+  }
+
+  get socket(): string {
+    return join(this.home, 'run/bangerd.sock');
+  }
+
+  /** nftables table of this banger */
+  get table(): string {
+    return `banger_${createHash('sha256').update(this.home).digest('hex').slice(0, 8)}`;
+  }
+
+  /** Begins a command. */
+  begin(args: readonly string[], options: RunOptions = {}): Running {
+    const child = spawn(BANGER, args, { env: { ...this.env, ...options.env }, stdio: ['pipe', 'pipe', 'pipe'] });
+    return watchChild(child, `banger ${args.join(' ')}`, options);
+  }
+
+  /** Runs a command to its end, whatever that is. */
+  async run(args: readonly string[], options: RunOptions = {}): Promise<Ran> {
+    return await this.begin(args, options).ended;
+  }
+
+  /** Runs a command that must succeed; returns its standard output without the last line break. */
+  async ok(...args: string[]): Promise<string> {
+    const ran = await this.run(args);
+    assert.equal(ran.status, 0, `banger ${args.join(' ')} ended with ${ran.status}:\n${ran.stderr}${ran.stdout}`);
+    return ran.stdout.replace(/\n$/, '');
+  }
+
+  /** Runs a command in a guest that must succeed; returns its standard output without the last line break. */
+  async guest(name: string, script: string): Promise<string> {
+    return await this.ok('exec', '-n', name, '--', 'sh', '-c', script);
+  }
+
+  /**
+   * Runs a command that must fail with this exit status and say all of this; returns what it said.
+   * Nothing may look like a bug to the person who reads it.
+   */
+  async fails(
+    status: number,
+    args: readonly string[],
+    says: readonly RegExp[],
+    options: RunOptions = {},
+  ): Promise<Ran> {
+    const ran = await this.run(args, options);
+    const told = `banger ${args.join(' ')} ended with ${ran.status} and said:\n${ran.stderr}${ran.stdout}`;
+    assert.equal(ran.status, status, told);
+    for (const part of says) assert.match(ran.stderr, part, told);
+    assert.doesNotMatch(ran.stderr, /\n\s+at |undefined|\[object|TypeError|ECONN|ENOENT/, told);
+    return ran;
+  }
+
+  async vm(name: string): Promise<VmDetail> {
+    const vm = await this.client.call('showVm', { params: { name } });
+    this.#vmIds.add(vm.id);
+    return vm;
+  }
+
+  async vms(): Promise<Vm[]> {
+    const vms = await this.client.call('listVms', {});
+    for (const { id } of vms) this.#vmIds.add(id);
+    return vms;
+  }
+
+  /** Starts the daemon unless one runs. */
+  async daemon(): Promise<DaemonStatus> {
+    await this.ok('daemon', 'start');
+    const status = await this.client.call('status', {});
+    this.#pool = status.pool;
+    return status;
+  }
+
+  /** Ends the daemon as a crash would. */
+  async killDaemon(): Promise<void> {
+    const { pid } = await this.client.call('status', {});
+    process.kill(pid, 'SIGKILL');
+    await until('the daemon is gone', () => !existsSync(`/proc/${pid}`));
+  }
+
+  /** Follows an operation and calls back at every event; resolves with the last one, or none when the daemon died. */
+  async follow(id: string, onEvent: (event: OperationEvent) => void): Promise<unknown> {
+    return await followOperation(this.client, id, onEvent).catch(() => undefined);
+  }
+
+  /** Fails when anything on this host belongs to this banger but its daemon and the disks of its VMs. */
+  async assertQuiet(when = ''): Promise<void> {
+    assert.deepEqual(await this.leftovers({ daemonRuns: true }), [], `something is left ${when}`);
+  }
+
+  /** What there is on the host because of this banger, in words. */
+  async leftovers({ daemonRuns }: { daemonRuns: boolean }): Promise<string[]> {
+    for (const id of await listDirectory(join(this.home, 'state/store/vms'))) this.#vmIds.add(id);
+    const parts = await Promise.all([
+      this.#taps(),
+      this.#rules(),
+      this.#routes(),
+      this.#processes(daemonRuns),
+      this.#sockets(daemonRuns),
+      this.#mounts(),
+      this.#ledger(),
+      this.#files(),
+      this.#setting(),
+    ]);
+    return parts.flat();
+  }
+
+  /** Deletes every VM, stops the daemon, and fails when that leaves anything; what it left is then removed by force. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    let left: string[];
+    try {
+      const names = (await this.run(['ls', '--names'])).stdout.split('\n').filter(Boolean);
+      if (names.length > 0) await this.run(['rm', '--force', ...names]);
+      await this.run(['daemon', 'stop']);
+      left = await this.leftovers({ daemonRuns: false });
+    } finally {
+      await this.#removeByForce();
+    }
+    assert.deepEqual(left, [], 'the host is not as it was');
+  }
+
+  async #taps(): Promise<string[]> {
+    const { stdout } = await runner.run(['ip', '-j', 'address', 'show']);
+    const links = JSON.parse(stdout) as { ifname?: string; addr_info?: { local?: string }[] }[];
+    const gateway = this.#pool?.replace(/\.0\/\d+$/, '.1');
+    return links
+      .filter(({ ifname = '', addr_info = [] }) => {
+        if (!ifname.startsWith('bgr-')) return false;
+        return this.#vmIds.has(ifname.slice(4)) || addr_info.some(({ local }) => local === gateway);
+      })
+      .map(({ ifname }) => `tap ${ifname}`);
+  }
+
+  async #rules(): Promise<string[]> {
+    const { stdout } = await runner.run(['nft', 'list', 'tables']);
+    return stdout.split('\n').filter((line) => line.endsWith(` ${this.table}`));
+  }
+
+  async #routes(): Promise<string[]> {
+    const { stdout } = await runner.run(['ip', '-4', 'route', 'show']);
+    const prefix = this.#pool?.replace(/\.0\.0\/\d+$/, '.');
+    return stdout.split('\n').filter((line) => prefix !== undefined && line.includes(prefix));
+  }
+
+  async #processes(daemonRuns: boolean): Promise<string[]> {
+    const processes = await this.processes();
+    return processes
+      .filter(({ command }) => !(daemonRuns && command.endsWith('daemon run')))
+      .map(({ pid, command }) => `process ${pid}: ${command}`);
+  }
+
+  /** Processes that work for this banger: by their environment, or by a path of its home in their arguments. */
+  async processes(): Promise<{ pid: number; command: string }[]> {
+    const found: { pid: number; command: string }[] = [];
+    for (const entry of await readdir('/proc')) {
+      const pid = Number(entry);
+      if (!Number.isSafeInteger(pid) || pid === process.pid) continue;
+      const read = (file: string) => readFile(`/proc/${pid}/${file}`, 'utf8').catch(() => '');
+      const [commandLine, environment] = await Promise.all([read('cmdline'), read('environ')]);
+      if (!`${commandLine}\0${environment}`.split('\0').some((part) => mentions(part, this.home))) continue;
+      found.push({ pid, command: commandLine.split('\0').join(' ').trim() });
+    }
+    return found;
+  }
+
+  async #sockets(daemonRuns: boolean): Promise<string[]> {
+    const vmm = await listDirectory(join(this.home, 'run/vmm'));
+    const own = daemonRuns || !existsSync(this.socket) ? [] : ['bangerd.sock'];
+    return [...vmm, ...own].map((name) => `socket ${name}`);
+  }
+
+  async #mounts(): Promise<string[]> {
+    const mounts = (await readFile('/proc/self/mounts', 'utf8')).split('\n');
+    return mounts.filter((line) => line.includes(`${this.home}/`)).map((line) => `mount ${line}`);
+  }
+
+  /** The daemon's own list must agree: an entry of something that is gone is as wrong as the reverse. */
+  async #ledger(): Promise<string[]> {
+    const file = join(this.home, 'state/banger.db');
+    if (!existsSync(file)) return [];
+    const database = new DatabaseSync(file, { readOnly: true });
+    try {
+      const rows = database.prepare(`SELECT kind, name FROM ledger WHERE kind <> 'directory'`).all();
+      return rows.map(({ kind, name }) => `ledger entry ${kind} ${name}`);
+    } finally {
+      database.close();
+    }
+  }
+
+  /** Files of VMs that are not there, and half-written files of those that are. */
+  async #files(): Promise<string[]> {
+    const store = join(this.home, 'state/store/vms');
+    const left: string[] = [];
+    for (const id of await listDirectory(store)) {
+      for (const name of await listDirectory(join(store, id))) {
+        if (/\.(part|tmp)$/.test(name)) left.push(`file ${id}/${name}`);
+      }
+    }
+    const orphans = existsSync(this.socket) ? await this.#orphanDirectories(store) : [];
+    return [...left, ...orphans];
+  }
+
+  async #orphanDirectories(store: string): Promise<string[]> {
+    const known = new Set((await this.vms()).map(({ id }) => id));
+    return (await listDirectory(store)).filter((id) => !known.has(id)).map((id) => `directory of no VM ${id}`);
+  }
+
+  /** Forwarding of the uplink is shared with every other banger of the host. */
+  async #setting(): Promise<string[]> {
+    const { stdout } = await runner.run(['ip', '-4', 'route', 'show', 'proto', '119']);
+    if (stdout.trim() !== '') return [];
+    const now = await uplinkForwarding();
+    return now === this.#forwarding ? [] : [`forwarding is ${now}, was ${this.#forwarding}`];
+  }
+
+  async #removeByForce(): Promise<void> {
+    for (const { pid } of await this.processes()) {
+      try {
+        process.kill(pid, 'SIGKILL');
+      } catch {
+        // ended by itself
+      }
+    }
+    for (const tap of await this.#taps()) {
+      await runner.run(['ip', 'link', 'delete', 'dev', tap.slice('tap '.length)], { okExits: [0, 1] });
+    }
+    await runner.run(['nft', 'delete', 'table', 'inet', this.table], { okExits: [0, 1] });
+    if (this.#pool) await runner.run(['ip', 'route', 'delete', 'unreachable', this.#pool], { okExits: [0, 2] });
+    await rm(this.home, { recursive: true, force: true });
+  }
+}
+
+/** Waits until `holds` is true; fails after `limitMs` with what was waited for. */
+export async function until(
+  what: string,
+  holds: () => boolean | Promise<boolean>,
+  limitMs = COMMAND_LIMIT_MS,
+): Promise<void> {
+  const deadline = performance.now() + limitMs;
+  while (!(await holds())) {
+    assert.ok(performance.now() < deadline, `not within ${limitMs / 1000} s: ${what}`);
+    await sleep(20);
+  }
+}
+
+/** Watches a program from outside: everything it says, and how it ends; ended by force at its limit. */
+export function watchChild(child: ChildProcess, name: string, options: RunOptions = {}): Running {
+  const stdout: Buffer[] = [];
+  const stderr: Buffer[] = [];
+  child.stdout?.on('data', (chunk: Buffer) => stdout.push(chunk));
+  child.stderr?.on('data', (chunk: Buffer) => stderr.push(chunk));
+  child.stdin?.on('error', () => {}); // a command that ends before it has read its input
+  child.stdin?.end(options.input ?? '');
+  const limitMs = options.timeoutMs ?? COMMAND_LIMIT_MS;
+  const { promise, resolve, reject } = Promise.withResolvers<Ran>();
+  let late = false;
+  const timer = setTimeout(() => {
+    late = true;
+    child.kill('SIGKILL');
+  }, limitMs);
+  const said = () => Buffer.concat([...stdout, ...stderr]).toString('utf8');
+  child.once('error', reject);
+  child.once('close', (status) => {
+    clearTimeout(timer);
+    if (late)
+      reject(new assert.AssertionError({ message: `${name} did not end within ${limitMs / 1000} s:\n${said()}` }));
+    const output = Buffer.concat(stdout);
+    resolve({
+      status,
+      output,
+      stdout: output.toString('utf8'),
+      stderr: Buffer.concat(stderr).toString('utf8'),
+    });
+  });
+  return { child, ended: promise, said };
+}
+
+function mentions(text: string, home: string): boolean {
+  return text === `BANGER_HOME=${home}` || text.includes(`${home}/`);
+}
+
+async function listDirectory(path: string): Promise<string[]> {
+  return existsSync(path) ? await readdir(path) : [];
+}
+
+async function uplinkForwarding(): Promise<string> {
+  const { stdout } = await runner.run(['ip', '-j', '-4', 'route', 'show', 'default']);
+  const [route] = JSON.parse(stdout || '[]') as { dev?: string }[];
+  if (!route?.dev) return 'absent';
+  return (await readFile(`/proc/sys/net/ipv4/conf/${route.dev}/forwarding`, 'utf8')).trim();
+}
