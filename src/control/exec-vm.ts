@@ -30,6 +30,7 @@ const SIGNALS = new Set(['HUP', 'INT', 'QUIT', 'TERM', 'KILL', 'USR1', 'USR2']);
 export async function execInVm(host: Host, vm: VmRecord, request: ExecRequest, stream: Duplex): Promise<void> {
   // input may arrive while the channel opens; it is kept until there is somebody to give it to
   const input = bufferInput(stream);
+  const gone = whenGone(stream);
   try {
     requireRunning(vm);
     const marker = randomUUID();
@@ -40,7 +41,7 @@ export async function execInVm(host: Host, vm: VmRecord, request: ExecRequest, s
       );
     };
     input.attach(channel, signalCommand);
-    await pump(channel, stream, () => signalCommand('HUP'));
+    await pump(channel, stream, gone, () => signalCommand('HUP'));
   } catch (error) {
     if (!stream.destroyed) stream.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(asBangerError(error)))));
   }
@@ -68,8 +69,15 @@ async function openChannel(host: Host, vm: VmRecord, request: ExecRequest, marke
   }
 }
 
+/** A client says "no more input" by a frame; one that closes its half of the connection has gone away. */
+function whenGone(stream: Duplex): AbortSignal {
+  const gone = new AbortController();
+  for (const event of ['end', 'close']) stream.once(event, () => gone.abort());
+  return gone.signal;
+}
+
 /** Output goes out as it comes, no faster than the client takes it; the exit frame is the last. */
-function pump(channel: ClientChannel, stream: Duplex, hangUp: () => void): Promise<void> {
+function pump(channel: ClientChannel, stream: Duplex, gone: AbortSignal, hangUp: () => void): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
   const forward = (source: NodeJS.ReadableStream, type: FrameType) => {
     source.on('data', (chunk: Buffer) => {
@@ -92,14 +100,15 @@ function pump(channel: ClientChannel, stream: Duplex, hangUp: () => void): Promi
     if (!stream.destroyed) stream.end(encodeFrame(FRAME.exit, JSON.stringify(exit)));
     resolve();
   });
-  // a client says "no more input" by a frame; one that closes its half has gone away
-  stream.once('end', () => stream.destroy());
-  stream.once('close', () => {
+  const onGone = () => {
     // what a client started that has gone away must not run on unseen
     if (!ended) hangUp();
+    stream.destroy();
     channel.close();
     resolve();
-  });
+  };
+  if (gone.aborted) onGone();
+  else gone.addEventListener('abort', onGone, { once: true });
   return promise;
 }
 

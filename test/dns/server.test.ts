@@ -6,7 +6,7 @@ import { createServer } from 'node:net';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { DnsServer, type DnsServerOptions } from '../../src/dns/server.ts';
-import { askTcp, askUdp, openTcp } from './support/clients.ts';
+import { askTcp, askUdp, freePort, openTcp } from './support/clients.ts';
 import { readCorpus } from './support/corpus.ts';
 import { exampleZone, lines, query, rcodeOf } from './support/packets.ts';
 
@@ -99,8 +99,8 @@ describe('the DNS server', () => {
   });
 
   it('starts again on the same port after a stop', async () => {
-    await using server = await startServer();
-    const { port } = server.status;
+    const port = await freePort();
+    await using server = await startServer({ port });
     await server.stop();
     assert.equal(server.status.state, 'stopped');
     await using again = await startServer({ port });
@@ -120,14 +120,13 @@ describe('the DNS server', () => {
 describe('a port in use', () => {
   for (const protocol of ['udp', 'tcp'] as const) {
     it(`by another ${protocol} socket is a status with its holder, and is tried again`, async () => {
+      const port = await freePort();
       const holder =
-        protocol === 'udp' ? createSocket('udp4').bind(0, '127.0.0.1') : createServer().listen(0, '127.0.0.1');
+        protocol === 'udp' ? createSocket('udp4').bind(port, '127.0.0.1') : createServer().listen(port, '127.0.0.1');
       await once(holder, 'listening');
-      const place = holder.address();
-      assert.ok(place !== null && typeof place === 'object');
       const asked: unknown[] = [];
       await using server = await startServer({
-        port: place.port,
+        port,
         retryMs: 20,
         findHolder: async (...where) => {
           asked.push(where);
@@ -136,8 +135,8 @@ describe('a port in use', () => {
       });
       assert.equal(server.status.state, 'waiting');
       assert.equal(server.status.holder, 'dnsmasq (pid 812)');
-      assert.equal(server.status.lastError?.message, `127.0.0.1 port ${place.port} is in use by dnsmasq (pid 812).`);
-      assert.deepEqual(asked[0], ['127.0.0.1', place.port]);
+      assert.equal(server.status.lastError?.message, `127.0.0.1 port ${port} is in use by dnsmasq (pid 812).`);
+      assert.deepEqual(asked[0], ['127.0.0.1', port]);
       holder.close();
       await until('listening', () => server.status.state === 'listening');
       assert.equal(server.status.holder, undefined);

@@ -1,13 +1,38 @@
 /** Small DNS clients for the listeners' tests. */
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
-import { connect, type Socket } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
 import dnsPacket, { type DecodedPacket } from 'dns-packet';
 import { FrameReader, frame } from '../../../src/dns/frames.ts';
 
 export interface Target {
   address: string;
   port: number;
+}
+
+/** Below the numbers the kernel gives to clients, of which a test next to this one may have ten thousand. */
+const PORTS = { first: 20_000, count: 12_000 };
+
+/** A port of 127.0.0.1 that is free for UDP and TCP, and that no client is given meanwhile. */
+export async function freePort(): Promise<number> {
+  for (let tries = 0; tries < 100; tries++) {
+    const port = PORTS.first + Math.floor(Math.random() * PORTS.count);
+    const udp = createSocket('udp4');
+    const tcp = createServer();
+    try {
+      udp.bind(port, '127.0.0.1');
+      await once(udp, 'listening');
+      tcp.listen(port, '127.0.0.1');
+      await once(tcp, 'listening');
+      return port;
+    } catch {
+      // taken; another number may not be
+    } finally {
+      udp.close();
+      if (tcp.listening) await once(tcp.close(), 'close');
+    }
+  }
+  throw new Error('no free port found');
 }
 
 /** Sends one datagram; the answer, or undefined when none comes in time. */

@@ -5,6 +5,7 @@ import { createServer, type Socket } from 'node:net';
 import dnsPacket, { type Answer } from 'dns-packet';
 import { FrameReader, frame } from '../../../src/dns/frames.ts';
 import type { Upstream } from '../../../src/dns/resolv-conf.ts';
+import { freePort } from './clients.ts';
 
 export interface UpstreamQuery {
   bytes: Buffer;
@@ -26,13 +27,6 @@ export async function startUpstream(onQuery: (query: UpstreamQuery) => void): Pr
     queries.push(query);
     onQuery(query);
   };
-  const udp = createSocket('udp4');
-  udp.on('message', (bytes: Buffer, from: RemoteInfo) => {
-    take({ bytes, transport: 'udp', port: from.port, send: (reply) => udp.send(reply, from.port, from.address) });
-  });
-  udp.bind(0, '127.0.0.1');
-  await once(udp, 'listening');
-  const { address, port } = udp.address();
   const sockets = new Set<Socket>();
   const tcp = createServer((socket) => {
     sockets.add(socket);
@@ -45,10 +39,17 @@ export async function startUpstream(onQuery: (query: UpstreamQuery) => void): Pr
       });
     });
   });
+  const port = await freePort();
   tcp.listen(port, '127.0.0.1');
   await once(tcp, 'listening');
+  const udp = createSocket('udp4');
+  udp.on('message', (bytes: Buffer, from: RemoteInfo) => {
+    take({ bytes, transport: 'udp', port: from.port, send: (reply) => udp.send(reply, from.port, from.address) });
+  });
+  udp.bind(port, '127.0.0.1');
+  await once(udp, 'listening');
   return {
-    address,
+    address: '127.0.0.1',
     port,
     queries,
     async [Symbol.asyncDispose]() {
