@@ -19,7 +19,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   bundle: ['core', 'system'],
   dns: ['core', 'system'],
   guest: ['core', 'system'],
-  preflight: ['core', 'system', 'config', 'firecracker', 'network', 'storage', 'bundle', 'guest'],
+  preflight: ['core', 'system', 'config', 'firecracker', 'network', 'storage', 'bundle', 'dns', 'guest'],
   control: [
     'api',
     'core',
@@ -50,8 +50,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
     'control',
   ],
   client: ['api', 'system'],
-  // the daemon is one of the command line's commands: it is loaded only when that one runs
-  cli: ['api', 'client', 'config', 'system', 'daemon'],
+  cli: ['api', 'client', 'config', 'system'],
 };
 
 const SHARED = new Set(['errors.ts', 'units.ts', 'version.ts']);

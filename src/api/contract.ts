@@ -31,6 +31,12 @@ export const contract = {
   },
   shutdown: { method: 'POST', url: '/v1/shutdown', summary: 'Stop the daemon; VMs keep running', status: 202 },
   doctor: { method: 'GET', url: '/v1/doctor', summary: 'Run every preflight check', response: s.DoctorReport },
+  sudoers: {
+    method: 'GET',
+    url: '/v1/doctor/sudoers',
+    summary: 'The smallest sudoers rules for the daemon’s user',
+    response: z.object({ text: z.string().describe('a file for /etc/sudoers.d') }),
+  },
 
   listVms: { method: 'GET', url: '/v1/vms', summary: 'All VMs, by name', response: z.array(s.Vm) },
   createVm: {

@@ -122,7 +122,12 @@ async function installPackages(deps: RootfsDeps, request: RootfsRequest, root: s
       root,
       deps.apt.sourcesFile,
     ],
-    { timeoutMs: INSTALL_TIMEOUT_MS, onLine: followInstall(deps.progress) },
+    {
+      timeoutMs: INSTALL_TIMEOUT_MS,
+      // what it leaves behind when it is killed goes with the scratch directory
+      env: { ...deps.env, TMPDIR: request.scratch },
+      onLine: followInstall(deps.progress),
+    },
   );
 }
 

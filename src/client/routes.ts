@@ -11,6 +11,7 @@ export const ROUTES = {
   status: ['GET', '/v1/status'],
   shutdown: ['POST', '/v1/shutdown'],
   doctor: ['GET', '/v1/doctor'],
+  sudoers: ['GET', '/v1/doctor/sudoers'],
   listVms: ['GET', '/v1/vms'],
   createVm: ['POST', '/v1/vms'],
   showVm: ['GET', '/v1/vms/:name'],

@@ -61,6 +61,8 @@ export interface Host {
    */
   preflightStart(boot: BootFiles, vm: Pick<VmRecord, 'vcpus' | 'memoryMib' | 'nat'>): Promise<void>;
   doctor(): Promise<DoctorReport>;
+  /** text of the sudoers rules that let this user run the daemon without root */
+  sudoers(): Promise<string>;
   chooseVmm(boot: BootFiles): Promise<VmmProgram>;
   now(): Date;
 }

@@ -1,10 +1,10 @@
 /** What is asked before a VM is touched: the preflight checks of a command, and which VMM will run it. */
 import { dirname, join } from 'node:path';
 import type { DoctorReport } from '../api/schemas.ts';
-import { asBangerError, type BangerError } from '../errors.ts';
+import { asBangerError, BangerError } from '../errors.ts';
 import { type PreflightCommand, preflight } from '../preflight/commands.ts';
 import type { BootFiles, Needs, PreflightContext } from '../preflight/context.ts';
-import { runDoctor } from '../preflight/doctor.ts';
+import { runDoctor, sudoersFor } from '../preflight/doctor.ts';
 import { chooseVmm } from '../preflight/vmm-choice.ts';
 import { readHostFacts } from '../system/host-facts.ts';
 import type { Argv } from '../system/runner.ts';
@@ -24,6 +24,8 @@ export interface StartChecks {
   preflight(boot: BootFiles, needs: Needs, ...commands: [PreflightCommand, ...PreflightCommand[]]): Promise<void>;
   chooseVmm(boot: BootFiles): Promise<VmmProgram>;
   doctor(boot: () => Promise<BootFiles>): Promise<DoctorReport>;
+  /** text of the sudoers rules for the daemon's user */
+  sudoers(): Promise<string>;
 }
 
 const NO_NEEDS: Needs = { vcpus: 0, memoryMib: 0, diskBytes: 0 };
@@ -45,6 +47,9 @@ export function createStartChecks(base: CheckBase): StartChecks {
     },
     async doctor(boot) {
       return await runDoctor(await context(await boot().catch(asBangerError), NO_NEEDS));
+    },
+    async sudoers() {
+      return await sudoersFor(await context(new BangerError('not_found', 'not asked'), NO_NEEDS));
     },
   };
 }

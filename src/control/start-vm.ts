@@ -198,6 +198,9 @@ class StartRun {
       consoleLog: this.#files.consoleLog,
       vmmLog: this.#files.vmmLog,
       env: { ...this.#host.env, ...vmm.env },
+      takeSocket: async () => {
+        await this.#host.privileged.run(['chown', String(this.#host.uid), socketPath]);
+      },
       signal: this.#signal,
     });
     this.#host.ledger.record(this.#vm.id, { kind: 'vmm', name: socketPath, identity: running.identity });

@@ -94,6 +94,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     preflightStart: (boot, { vcpus, memoryMib, nat }) =>
       checks.preflight(boot, { vcpus, memoryMib, diskBytes: 0 }, 'vm-start', ...(nat ? (['nat'] as const) : [])),
     doctor: () => checks.doctor(() => bootFiles(config, undefined)),
+    sudoers: () => checks.sudoers(),
     chooseVmm: checks.chooseVmm,
     now,
   };

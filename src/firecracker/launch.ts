@@ -1,6 +1,6 @@
 /** Starts a VMM in a session of its own, so that it survives the daemon, and waits until its API answers. */
-import { constants, open, readFile, rm } from 'node:fs/promises';
-import { BangerError } from '../errors.ts';
+import { access, constants, open, readFile, rm } from 'node:fs/promises';
+import { BangerError, systemCode } from '../errors.ts';
 import { sleep, throwIfCancelled } from '../system/abort.ts';
 import { pathExists } from '../system/files.ts';
 import { findProcesses, type ProcessIdentity } from '../system/processes.ts';
@@ -17,6 +17,8 @@ export interface LaunchOptions {
   consoleLog: string;
   vmmLog: string;
   env: NodeJS.ProcessEnv;
+  /** makes the socket this user's: one that a VMM run by sudo has made belongs to root */
+  takeSocket(): Promise<void>;
   signal?: AbortSignal;
 }
 
@@ -61,7 +63,7 @@ export async function launchVmm(runner: Runner, options: LaunchOptions): Promise
   });
 
   const deadline = performance.now() + READY_TIMEOUT_MS;
-  while (!(await answers(options.socketPath))) {
+  while (!(await answers(options))) {
     throwIfCancelled(options.signal);
     if (exit) throw await launchError(options, `ended at once (${describeExit(exit)})`);
     if (performance.now() > deadline) {
@@ -88,12 +90,21 @@ export function describeExit({ code, signal }: { code: number | null; signal: st
   return signal ? `killed by ${signal}` : `exit status ${code}`;
 }
 
-async function answers(socketPath: string): Promise<boolean> {
+async function answers({ socketPath, takeSocket }: LaunchOptions): Promise<boolean> {
   if (!(await pathExists(socketPath))) return false;
+  if (!(await mayConnect(socketPath))) await takeSocket();
   await using api = connectVmm(socketPath);
   return await api.describe().then(
     () => true,
     () => false,
+  );
+}
+
+/** Connecting to a Unix socket takes the right to write to it. */
+async function mayConnect(socketPath: string): Promise<boolean> {
+  return await access(socketPath, constants.W_OK).then(
+    () => true,
+    (error) => systemCode(error) !== 'EACCES',
   );
 }
 

@@ -109,8 +109,8 @@ const SUDO_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 export async function sudoersFor(context: PreflightContext): Promise<string> {
   const { config, env, pool, runner, table, uid } = context;
   const programs: Partial<Record<PrivilegedProgram, string>> = {};
-  for (const program of ['ip', 'nft', 'sysctl', 'firecracker', 'kill'] as const) {
-    const name = program === 'kill' ? 'kill' : config.programs[program];
+  for (const program of ['ip', 'nft', 'sysctl', 'firecracker', 'kill', 'chown'] as const) {
+    const name = program === 'kill' || program === 'chown' ? program : config.programs[program];
     const found = await findProgram(name, { PATH: SUDO_PATH });
     if (found.found) programs[program] = found.path;
   }

@@ -3,8 +3,8 @@
  * written from it. A command that is not here is refused to users who installed those rules.
  */
 
-/** Programs of the configuration, and two that are not configured. */
-export type PrivilegedProgram = 'ip' | 'nft' | 'sysctl' | 'firecracker' | 'kill';
+/** Programs of the configuration, and some that are not configured. */
+export type PrivilegedProgram = 'ip' | 'nft' | 'sysctl' | 'firecracker' | 'kill' | 'chown';
 
 /** What stands in the place of a value that differs from call to call. */
 export type Placeholder =
@@ -71,6 +71,7 @@ export const PRIVILEGED_COMMANDS: readonly PrivilegedCommand[] = [
   },
   { program: 'kill', args: '-TERM {pid}', onlyWithoutKvmAccess: true },
   { program: 'kill', args: '-KILL {pid}', onlyWithoutKvmAccess: true },
+  { program: 'chown', args: '{uid} {run}/vmm/{vm}.sock', onlyWithoutKvmAccess: true },
 ];
 
 /** A tap no VM has: ids are random, and this one is never given out knowingly. */

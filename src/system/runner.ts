@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:os';
 import type { Readable } from 'node:stream';
 import { BangerError, systemCode } from '../errors.ts';
+import { throwIfCancelled } from './abort.ts';
 
 /** Program and arguments; the first element is looked up in PATH. */
 export type Argv = readonly [string, ...string[]];
@@ -72,7 +73,7 @@ const C_LOCALE = { LC_ALL: 'C.UTF-8' };
 export function createRunner(defaultEnv: NodeJS.ProcessEnv = process.env): Runner {
   return {
     async run(argv, options = {}) {
-      options.signal?.throwIfAborted();
+      throwIfCancelled(options.signal);
       const [program, ...args] = argv;
       const child = spawn(program, args, {
         cwd: options.cwd,

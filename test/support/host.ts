@@ -57,6 +57,8 @@ export interface Running {
 
 export interface TestHostOptions {
   env?: Record<string, string>;
+  /** device whose forwarding must be put back in the end; that of the default route unless told otherwise */
+  uplink?: string;
 }
 
 export class TestHost {
@@ -64,21 +66,23 @@ export class TestHost {
   readonly bundle: string;
   readonly env: NodeJS.ProcessEnv;
   readonly client: Client;
+  readonly #uplink: string | undefined;
   readonly #forwarding: string;
   readonly #vmIds = new Set<string>();
   #pool: string | undefined;
 
-  private constructor(home: string, bundle: string, forwarding: string, options: TestHostOptions) {
+  private constructor(home: string, uplink: string | undefined, forwarding: string, env: Record<string, string>) {
     this.home = home;
-    this.bundle = bundle;
+    this.bundle = process.env.BANGER_TEST_BUNDLE ?? '';
+    this.#uplink = uplink;
     this.#forwarding = forwarding;
     const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('BANGER_'));
     this.env = {
       ...Object.fromEntries(inherited),
       PATH,
       BANGER_HOME: home,
-      BANGER_BUNDLE_DEFAULT: bundle,
-      ...options.env,
+      BANGER_BUNDLE_DEFAULT: this.bundle,
+      ...env,
     };
     this.client = createClient({ socketPath: this.socket });
   }
@@ -86,7 +90,9 @@ export class TestHost {
   /** A home in a short directory: a socket's path has 107 bytes at most. */
   static async create(options: TestHostOptions = {}): Promise<TestHost> {
     const home = await mkdtemp('/tmp/bt-');
-    return new TestHost(home, process.env.BANGER_TEST_BUNDLE ?? '', await uplinkForwarding(), options);
+    const uplink = options.uplink ?? (await defaultDevice());
+    const env = { ...options.env, ...(options.uplink ? { BANGER_NETWORK_UPLINK: options.uplink } : {}) };
+    return new TestHost(home, uplink, await forwardingOf(uplink), env);
   }
 
   get socket(): string {
@@ -293,12 +299,12 @@ export class TestHost {
     return (await listDirectory(store)).filter((id) => !known.has(id)).map((id) => `directory of no VM ${id}`);
   }
 
-  /** Forwarding of the uplink is shared with every other banger of the host. */
   async #setting(): Promise<string[]> {
+    // the default uplink is shared with every other banger of the host
     const { stdout } = await runner.run(['ip', '-4', 'route', 'show', 'proto', '119']);
-    if (stdout.trim() !== '') return [];
-    const now = await uplinkForwarding();
-    return now === this.#forwarding ? [] : [`forwarding is ${now}, was ${this.#forwarding}`];
+    if (stdout.trim() !== '' && this.#uplink === (await defaultDevice())) return [];
+    const now = await forwardingOf(this.#uplink);
+    return now === this.#forwarding ? [] : [`forwarding of ${this.#uplink} is ${now}, was ${this.#forwarding}`];
   }
 
   async #removeByForce(): Promise<void> {
@@ -371,9 +377,13 @@ async function listDirectory(path: string): Promise<string[]> {
   return existsSync(path) ? await readdir(path) : [];
 }
 
-async function uplinkForwarding(): Promise<string> {
+async function defaultDevice(): Promise<string | undefined> {
   const { stdout } = await runner.run(['ip', '-j', '-4', 'route', 'show', 'default']);
   const [route] = JSON.parse(stdout || '[]') as { dev?: string }[];
-  if (!route?.dev) return 'absent';
-  return (await readFile(`/proc/sys/net/ipv4/conf/${route.dev}/forwarding`, 'utf8')).trim();
+  return route?.dev;
+}
+
+async function forwardingOf(device: string | undefined): Promise<string> {
+  if (device === undefined) return 'absent';
+  return (await readFile(`/proc/sys/net/ipv4/conf/${device}/forwarding`, 'utf8')).trim();
 }

@@ -16,13 +16,17 @@ const MARKS: Record<CheckResult['status'], { text: string; colour: Colour }> = {
 
 export default defineCommand({
   description: 'The exit status is 6 when a check failed, so that a start would fail too.',
-  examples: ['doctor', 'doctor --json'],
-  async run(ctx) {
+  options: {
+    sudoers: { type: 'flag', help: 'print the smallest sudoers rules that let this user run the daemon without root' },
+  },
+  examples: ['doctor', 'doctor --json', 'doctor --sudoers | sudo tee /etc/sudoers.d/banger'],
+  async run(ctx, { options }) {
+    if (options.sudoers) return (await ctx.api.call('sudoers', {})).text;
     const report = await ctx.api.call('doctor', {});
     if (!report.ok) ctx.status = EXIT_FAILED;
     return report;
   },
-  print: (report, ctx) => renderReport(report, ctx.paint),
+  print: (report, ctx) => (typeof report === 'string' ? report.trimEnd() : renderReport(report, ctx.paint)),
 });
 
 function renderReport({ checks, summary, ok }: DoctorReport, paint: Paint): string {

@@ -5,14 +5,13 @@ import { formatSubnet } from '../../core/addresses.ts';
 import { VERSION } from '../../version.ts';
 import type { Handlers } from '../server.ts';
 
-type SystemHandlers = Pick<Handlers, 'status' | 'shutdown' | 'doctor'>;
+type SystemHandlers = Pick<Handlers, 'status' | 'shutdown' | 'doctor' | 'sudoers'>;
 
 export interface SystemActions {
   startedAt: Date;
   socketPath: string;
   /** Ends the daemon after the answer has left. */
   shutdown(): void;
-  doctor(): ReturnType<Handlers['doctor']>;
 }
 
 export function systemHandlers(host: Host, actions: SystemActions): SystemHandlers {
@@ -34,6 +33,7 @@ export function systemHandlers(host: Host, actions: SystemActions): SystemHandle
     shutdown: async () => {
       actions.shutdown();
     },
-    doctor: async () => await actions.doctor(),
+    doctor: async () => await host.doctor(),
+    sudoers: async () => ({ text: await host.sudoers() }),
   };
 }

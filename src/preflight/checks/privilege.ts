@@ -121,7 +121,7 @@ async function exampleOf({ program, args }: PrivilegedCommand, context: Prefligh
     store: context.config.paths.store,
     cache: context.config.paths.cache,
   };
-  const name = program === 'kill' ? 'kill' : context.config.programs[program];
+  const name = program === 'kill' || program === 'chown' ? program : context.config.programs[program];
   const found = await findProgram(name, context.env);
   return [found.found ? found.path : name, ...fillArguments(args, (placeholder) => examples[placeholder]).split(' ')];
 }

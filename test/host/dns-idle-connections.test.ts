@@ -6,8 +6,8 @@ import { readFileSync } from 'node:fs';
 import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { DnsServer } from '../../src/dns/server.ts';
-import { askTcp, askUdp } from './support/clients.ts';
-import { exampleZone, query } from './support/packets.ts';
+import { askTcp, askUdp } from '../dns/support/clients.ts';
+import { exampleZone, query } from '../dns/support/packets.ts';
 
 const CLIENTS = 10_000;
 
@@ -18,7 +18,7 @@ const fileLimit = Number(
 const skip = fileLimit < CLIENTS + 500 ? `a process may open only ${fileLimit} files here` : false;
 
 async function openIdle(t: TestContext, port: number): Promise<ChildProcess> {
-  const child = fork(new URL('./support/idle-clients.ts', import.meta.url), [String(port), String(CLIENTS)]);
+  const child = fork(new URL('../dns/support/idle-clients.ts', import.meta.url), [String(port), String(CLIENTS)]);
   t.after(() => child.kill('SIGKILL'));
   await once(child, 'message');
   return child;
