@@ -56,24 +56,15 @@ function createDebvmImage(): void {
 async function debvmRound(): Promise<number> {
   const start = performance.now();
   // accel and cpu come after debvm's own and win: /dev/kvm may open although no guest runs under it
-  const args = [
-    '-i',
-    image,
-    '-s',
-    DEBVM_PORT,
-    '--',
-    '-m',
-    String(MEMORY_MIB),
-    '-smp',
-    '1',
-    '-accel',
-    'tcg',
-    '-cpu',
-    'qemu64',
-  ];
+  const args = ['-i', image, '-s', DEBVM_PORT, '--', '-m', String(MEMORY_MIB), '-smp', '1', '-cpu', 'qemu64'];
+  let ended = false;
   const vm: ChildProcess = spawn('debvm-run', [...args, '-machine', 'accel=tcg'], { stdio: 'ignore', detached: true });
+  vm.once('exit', () => {
+    ended = true;
+  });
   try {
     while (!sshToDebvm()) {
+      if (ended) throw new Error('debvm-run ended before its guest answered');
       if (seconds(start) * 1000 > LIMIT_MS) throw new Error('debvm did not answer SSH');
       await new Promise((wait) => setTimeout(wait, 50));
     }

@@ -10,7 +10,7 @@ import { BangerError, messageOf } from '../src/errors.ts';
 import { formatDuration } from '../src/units.ts';
 import { type DevHome, openDevHome } from './dev-home.ts';
 import { mountsBelow, type Trace, tracesOf } from './host-traces.ts';
-import { banger, CommandFailure, requireBuild } from './transcript.ts';
+import { banger, CommandFailure, type CommandOptions, requireBuild } from './transcript.ts';
 
 const VM = 'demo';
 const SECOND = 1000;
@@ -45,8 +45,6 @@ async function main(directory: string | undefined): Promise<void> {
     } catch (error) {
       await cleanUp(dev);
       throw error;
-    } finally {
-      if (dev.run !== join(dev.home, 'run')) await rm(dev.run, { recursive: true, force: true });
     }
     console.log(`\nThe demo took ${formatDuration(performance.now() - begun)}.`);
   } catch (error) {
@@ -85,11 +83,12 @@ async function demonstrate(dev: DevHome, signal: AbortSignal): Promise<void> {
   await run(['rm', VM]);
   await run(['daemon', 'stop']);
   await requireGone(traces, counts);
+  await removeRunDirectory(dev);
 }
 
 /** What an earlier run left when it was killed; VMs that somebody else made here are not ours to delete. */
 async function clearLeftovers(dev: DevHome, signal: AbortSignal): Promise<void> {
-  const quietly = { env: dev.env, limitMs: LIMIT_MS, signal, output: 'silent' };
+  const quietly: CommandOptions = { env: dev.env, limitMs: LIMIT_MS, signal, output: 'silent' };
   // first: a daemon of an older build may still run
   await banger(['daemon', 'stop'], quietly);
   const vms = JSON.parse(await banger(['ls', '--json'], quietly)) as Vm[];
@@ -128,14 +127,20 @@ async function requireGone(traces: readonly Trace[], counts: ReadonlyMap<Trace, 
 
 /** Ends everything however far the demo came; the bundle stays for the next one. Says what it could not do. */
 async function cleanUp(dev: DevHome): Promise<void> {
-  const quietly = { env: dev.env, limitMs: LIMIT_MS, output: 'silent' };
+  const quietly: CommandOptions = { env: dev.env, limitMs: LIMIT_MS, output: 'silent' };
   try {
     const vms = JSON.parse(await banger(['ls', '--json'], quietly)) as Vm[];
     if (vms.some(({ name }) => name === VM)) await banger(['rm', '--force', VM], quietly);
     await banger(['daemon', 'stop'], quietly);
+    if (vms.every(({ name }) => name === VM)) await removeRunDirectory(dev);
   } catch (error) {
     console.error(`\ndemo: not everything could be cleaned up: ${messageOf(error)}`);
   }
+}
+
+/** One outside of the demo's directory is ours alone; sockets of VMs that run would be lost with it. */
+async function removeRunDirectory(dev: DevHome): Promise<void> {
+  if (dev.run !== join(dev.home, 'run')) await rm(dev.run, { recursive: true, force: true });
 }
 
 function expect(output: string, pattern: RegExp, otherwise: string): void {

@@ -4,7 +4,7 @@
  */
 import { messageOf } from '../src/errors.ts';
 import { openDevHome } from './dev-home.ts';
-import { banger, requireBuild } from './transcript.ts';
+import { banger, type CommandOptions, requireBuild } from './transcript.ts';
 
 const LIMIT_MS = 1_800_000;
 
@@ -23,7 +23,7 @@ async function main(directory: string | undefined): Promise<void> {
   try {
     requireBuild();
     const { env, bundle } = await openDevHome(directory);
-    const quietly = { env, limitMs: LIMIT_MS, output: 'silent' };
+    const quietly: CommandOptions = { env, limitMs: LIMIT_MS, output: 'silent' };
     // a daemon of an older build would build an older bundle
     await banger(['daemon', 'stop'], quietly);
     try {

@@ -18,7 +18,7 @@ let turn = 0;
 await using server = new DnsServer({ zone, address: '127.0.0.1', port });
 await server.start();
 process.send?.({ state: server.status.state });
-if (changes > 0) setInterval(change, 1000 / changes);
+if (changes > 0) setInterval(change, 1000 / changes).unref();
 await new Promise((resolve) => process.on('SIGTERM', resolve));
 
 /** A VM that stops, and at the next turn starts again at another address. */

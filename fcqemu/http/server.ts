@@ -77,6 +77,8 @@ export async function serveApi(path: string, payloadLimit: number, handle: Handl
   server.once('error', reject);
   server.listen(path, () => resolve());
   await promise;
+  // a connection that cannot be accepted, for want of descriptors, concerns its client only
+  server.on('error', () => {});
   return server;
 }
 

@@ -51,9 +51,7 @@ export function qemuArguments(spec: QemuSpec): string[] {
   return [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-S', '-name', spec.instanceId],
     ...machineArguments(spec),
-    ...['-kernel', spec.kernelPath],
-    ...(spec.initrdPath === null ? [] : ['-initrd', spec.initrdPath]),
-    ...['-append', spec.commandLine],
+    ...(spec.restore ? [] : kernelArguments(spec)),
     ...['-chardev', `socket,id=console,fd=${CONSOLE_FD}`, '-serial', 'chardev:console'],
     ...['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'],
     // a reset ends the VM; a guest that powers off leaves a halted machine behind, as Firecracker does
@@ -63,6 +61,15 @@ export function qemuArguments(spec: QemuSpec): string[] {
     // for Ctrl-Alt-Del and for reboot=k
     ...['-device', 'i8042'],
     ...deviceArguments(spec),
+  ];
+}
+
+/** A restored machine has its kernel in memory already, and the files may be gone. */
+function kernelArguments({ kernelPath, initrdPath, commandLine }: QemuSpec): string[] {
+  return [
+    ...['-kernel', kernelPath],
+    ...(initrdPath === null ? [] : ['-initrd', initrdPath]),
+    ...['-append', commandLine],
   ];
 }
 

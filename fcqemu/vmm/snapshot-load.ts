@@ -43,13 +43,17 @@ export interface RestorePlan {
 }
 
 /** Reads the snapshot and checks that the host still has what the machine needs. @throws Fault */
-export async function planRestore(params: ActionArguments['LoadSnapshot'], instanceId: string): Promise<RestorePlan> {
+export async function planRestore(
+  params: ActionArguments['LoadSnapshot'],
+  { instanceId, sandbox }: Pick<QemuSpec, 'instanceId' | 'sandbox'>,
+): Promise<RestorePlan> {
   const header = await readHeader(params.snapshot_path);
   const memoryPath = params.mem_backend?.backend_path ?? params.mem_file_path ?? '';
   checkMemoryFile(memoryPath, header.machine.mem_size_mib);
   const spec: QemuSpec = {
     ...header.spec,
     instanceId,
+    sandbox,
     restore: { memoryPath },
     interfaces: overriddenInterfaces(header.spec.interfaces, params.network_overrides),
     vsock: overriddenVsock(header.spec.vsock, params.vsock_override),

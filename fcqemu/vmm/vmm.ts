@@ -169,7 +169,7 @@ export class Vmm {
 
   async #loadSnapshot(params: ActionArguments['LoadSnapshot']): Promise<void> {
     checkLoadRequest(params, this.#bootSpecific);
-    const { header, spec } = await planRestore(params, this.#options.instanceId);
+    const { header, spec } = await planRestore(params, this.#options);
     await this.resources.restore(spec, header.machine, header.mmdsConfig).catch((error: unknown) => {
       throw restoreFault(`Failed to build microVM from snapshot: ${error instanceof Error ? error.message : error}`);
     });
@@ -178,8 +178,17 @@ export class Vmm {
     this.#state = 'Paused';
     if (params.clock_realtime) this.#log.warn('clock_realtime has no effect: set the time in the guest.');
     await this.#options.metrics.start();
-    if (params.resume_vm) await this.#resume();
-    else this.#options.metrics.pauseTimer();
+    this.#options.metrics.pauseTimer();
+    if (params.resume_vm) await this.#resumeRestored();
+  }
+
+  async #resumeRestored(): Promise<void> {
+    try {
+      await this.#resume();
+    } catch (error) {
+      const cause = error instanceof Error ? error.message : String(error);
+      throw new Fault(`Load snapshot error: Failed to resume microVM: ${cause}`, { fatalExitCode: EXIT.generic });
+    }
   }
 
   async #createSnapshot(params: ActionArguments['CreateSnapshot']): Promise<void> {

@@ -112,6 +112,42 @@ export const REGISTRY: readonly Entry[] = [
     load: () => import('./commands/bundle-list.ts'),
   },
   {
+    path: 'bundle show',
+    aliases: [],
+    summary: 'Show everything about a runtime bundle',
+    load: () => import('./commands/bundle-show.ts'),
+  },
+  {
+    path: 'bundle use',
+    aliases: [],
+    summary: 'Choose the runtime bundle VMs boot from unless told otherwise',
+    load: () => import('./commands/bundle-use.ts'),
+  },
+  {
+    path: 'bundle verify',
+    aliases: [],
+    summary: 'Check the sums of a runtime bundle and whether it can boot here',
+    load: () => import('./commands/bundle-verify.ts'),
+  },
+  {
+    path: 'bundle import',
+    aliases: [],
+    summary: 'Bring in a runtime bundle made elsewhere',
+    load: () => import('./commands/bundle-import.ts'),
+  },
+  {
+    path: 'bundle export',
+    aliases: [],
+    summary: 'Write a runtime bundle as one file',
+    load: () => import('./commands/bundle-export.ts'),
+  },
+  {
+    path: 'bundle adopt',
+    aliases: [],
+    summary: 'Write the bundle.json of a directory that has none',
+    load: () => import('./commands/bundle-adopt.ts'),
+  },
+  {
     path: 'operation list',
     aliases: ['operation ls'],
     summary: 'List recent operations, newest first',

@@ -29,6 +29,12 @@ export const ROUTES = {
   cancelOperation: ['POST', '/v1/operations/:id/cancel'],
   listBundles: ['GET', '/v1/bundles'],
   buildBundle: ['POST', '/v1/bundles/build'],
+  showBundle: ['GET', '/v1/bundles/show'],
+  useBundle: ['POST', '/v1/bundles/use'],
+  verifyBundle: ['POST', '/v1/bundles/verify'],
+  importBundle: ['POST', '/v1/bundles/import'],
+  exportBundle: ['POST', '/v1/bundles/export'],
+  adoptBundle: ['POST', '/v1/bundles/adopt'],
 } as const satisfies { [K in RouteName]: readonly [Contract[K]['method'], Contract[K]['url']] };
 
 /** Routes that answer with a stream instead of one JSON body. */

@@ -1,9 +1,17 @@
 /** Bundles as VMs see them: files to boot from, with what the configuration puts in their place. */
-import { basename, dirname } from 'node:path';
-import type { Bundle as BundleView } from '../api/schemas.ts';
-import { listBundles, openBundle } from '../bundle/catalog.ts';
+import { basename, dirname, resolve } from 'node:path';
+import type { BundleDetail, Bundle as BundleView } from '../api/schemas.ts';
+import {
+  type CatalogEntry,
+  DEFAULT_LINK,
+  listBundles,
+  locateBundle,
+  openBundle,
+  useBundle,
+} from '../bundle/catalog.ts';
+import { loadBundle } from '../bundle/legacy-layout.ts';
 import type { Bundle } from '../bundle/manifest.ts';
-import type { Config, VmConfig } from '../config/schema.ts';
+import type { Config } from '../config/schema.ts';
 import { BangerError } from '../errors.ts';
 import type { BootFiles } from '../preflight/context.ts';
 import type { VmStore } from '../state/vms.ts';
@@ -33,7 +41,61 @@ export async function bootFiles(config: Config, name: string | undefined): Promi
 /** Every bundle with the VMs made from it. */
 export async function viewBundles(config: Config, vms: VmStore): Promise<BundleView[]> {
   const entries = await listBundles(config.paths.bundles);
-  return entries.map(({ name, dir, isDefault, bundle, problem }) => ({
+  return entries.map((entry) => viewEntry(entry, usersOf(vms, entry.name)));
+}
+
+/** A bundle that was just opened, wherever it lies. */
+export async function viewBundle(config: Config, vms: VmStore, bundle: Bundle): Promise<BundleView> {
+  const listed = (await viewBundles(config, vms)).find(({ directory }) => directory === bundle.dir);
+  if (listed) return listed;
+  const entry = { name: bundle.manifest.name, dir: bundle.dir, isDefault: false, bundle, problem: undefined };
+  return viewEntry(entry, usersOf(vms, bundle.dir));
+}
+
+/**
+ * Everything about a bundle, by name or absolute path; about the configured default without one.
+ * @throws BangerError `not_found` or `corrupt`, with the command that helps
+ */
+export async function viewBundleDetail(config: Config, vms: VmStore, name: string | undefined): Promise<BundleDetail> {
+  const bundle = await loadBundle(await bundleDirectory(config, name));
+  const { kernel, initrd, rootfs, modules, packages, helpers, notice } = bundle;
+  return {
+    ...(await viewBundle(config, vms, bundle)),
+    kernel,
+    initrd,
+    rootfs,
+    modules: modules ?? null,
+    packages: packages ?? null,
+    helpers,
+    defaults: bundleVmDefaults(bundle),
+    notice: notice ?? null,
+  };
+}
+
+/**
+ * Where a bundle lies, by name or absolute path; the configured default without one.
+ * @throws BangerError `not_found` with the names there are
+ */
+export async function bundleDirectory(config: Config, name: string | undefined): Promise<string> {
+  return resolve(await locateBundle(config.paths.bundles, name ?? config.bundle.default));
+}
+
+/**
+ * Makes a bundle of the bundle store the default one.
+ * @throws BangerError `conflict` when the configuration names another, which would go on to count
+ */
+export async function chooseBundle(config: Config, vms: VmStore, name: string): Promise<BundleView> {
+  const configured = config.bundle.default;
+  if (configured !== DEFAULT_LINK && configured !== name) {
+    throw new BangerError('conflict', `The configuration says that ${configured} is used: bundle.default.`, {
+      hint: 'See where it says so: banger config show',
+    });
+  }
+  return await viewBundle(config, vms, await useBundle(config.paths.bundles, name));
+}
+
+function viewEntry({ name, dir, isDefault, bundle, problem }: CatalogEntry, usedBy: string[]): BundleView {
+  return {
     name,
     directory: dir,
     arch: bundle?.manifest.arch ?? 'unknown',
@@ -42,11 +104,16 @@ export async function viewBundles(config: Config, vms: VmStore): Promise<BundleV
     legacy: bundle?.legacy ?? false,
     isDefault,
     problem: problem ?? null,
-    usedBy: vms
-      .list()
-      .filter((vm) => vm.image === name)
-      .map((vm) => vm.name),
-  }));
+    usedBy,
+  };
+}
+
+/** Names of the VMs whose image is called that. */
+function usersOf(vms: VmStore, image: string): string[] {
+  return vms
+    .list()
+    .filter((vm) => vm.image === image)
+    .map((vm) => vm.name);
 }
 
 /** How a bundle is found again: by name inside the catalog, by path elsewhere. */
@@ -54,7 +121,7 @@ function bundleName(config: Config, bundle: Bundle): string {
   return dirname(bundle.dir) === config.paths.bundles ? basename(bundle.dir) : bundle.dir;
 }
 
-function bundleVmDefaults({ manifest }: Bundle): VmConfig {
+function bundleVmDefaults({ manifest }: Bundle): BundleDetail['defaults'] {
   const { vcpus, memoryMib, bootArgs, rootDiskSize, workDiskSize } = manifest.defaults;
   return {
     vcpus,

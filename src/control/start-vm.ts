@@ -240,7 +240,8 @@ class StartRun {
       timeoutMs: this.#timeoutMs,
       signal: this.#signal,
       givenUp: async () => {
-        const failed = /banger-init: FAILED: .*/.exec(stripControls(await readTail(this.#files.consoleLog, 64 * 1024)));
+        const said = stripControls(await readTail(this.#files.consoleLog, 64 * 1024));
+        const failed = /banger-init: FAILED: .*|Kernel panic - not syncing: .*/.exec(said);
         if (failed) return failed[0];
         return (await findVmm(this.#socketPath)) ? undefined : await whyVmmEnded(this.#files.vmmLog);
       },

@@ -1,7 +1,7 @@
 /** Starts a VMM in a session of its own, so that it survives the daemon, and waits until its API answers. */
 import { access, constants, open, readFile, rm } from 'node:fs/promises';
 import { BangerError, systemCode } from '../errors.ts';
-import { sleep, throwIfCancelled } from '../system/abort.ts';
+import { expiry, sleep, throwIfCancelled } from '../system/abort.ts';
 import { pathExists } from '../system/files.ts';
 import { findProcesses, type ProcessIdentity } from '../system/processes.ts';
 import type { Argv, DetachedProcess, Runner } from '../system/runner.ts';
@@ -20,6 +20,8 @@ export interface LaunchOptions {
   /** makes the socket this user's: one that a VMM run by sudo has made belongs to root */
   takeSocket(): Promise<void>;
   signal?: AbortSignal;
+  /** limit in `ms` for the API to answer; default 20_000 */
+  readyTimeoutMs?: number;
 }
 
 export interface RunningVmm {
@@ -31,6 +33,8 @@ export interface RunningVmm {
 /** From start to an answering API Firecracker needs some 10 ms and fcqemu 150; the limit is for loaded hosts. */
 const READY_TIMEOUT_MS = 20_000;
 const READY_POLL_MS = 10;
+/** What one question gets to be answered; a VMM that takes longer is asked again. */
+const ANSWER_TIMEOUT_MS = 2000;
 
 /** By this argument and the next one a VMM is found again. */
 const SOCKET_FLAG = '--api-sock';
@@ -62,18 +66,33 @@ export async function launchVmm(runner: Runner, options: LaunchOptions): Promise
     return how;
   });
 
-  const deadline = performance.now() + READY_TIMEOUT_MS;
-  while (!(await answers(options))) {
-    throwIfCancelled(options.signal);
-    if (exit) throw await launchError(options, `ended at once (${describeExit(exit)})`);
-    if (performance.now() > deadline) {
-      throw await launchError(options, `opened no API socket within ${READY_TIMEOUT_MS / 1000} s`);
+  try {
+    const readyTimeoutMs = options.readyTimeoutMs ?? READY_TIMEOUT_MS;
+    const deadline = performance.now() + readyTimeoutMs;
+    while (!(await answers(options))) {
+      throwIfCancelled(options.signal);
+      if (exit) throw await launchError(options, `ended at once (${describeExit(exit)})`);
+      if (performance.now() > deadline) {
+        throw await launchError(options, `did not answer on its API socket within ${readyTimeoutMs / 1000} s`);
+      }
+      await sleep(READY_POLL_MS, options.signal);
     }
-    await sleep(READY_POLL_MS, options.signal);
+    const identity = await findVmm(options.socketPath);
+    if (!identity) throw await launchError(options, 'ended right after its API had answered');
+    return { identity, ended };
+  } catch (error) {
+    endGroup(started.pid);
+    throw error;
   }
-  const identity = await findVmm(options.socketPath);
-  if (!identity) throw await launchError(options, 'ended right after its API had answered');
-  return { identity, ended };
+}
+
+/** Ends what was started with all its children: one that is no VMM is not found by its arguments later. */
+function endGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL'); // a session of its own is a process group of its own
+  } catch {
+    // gone already, or root's: what sudo runs is ended when the VM is released
+  }
 }
 
 /** The VMM that serves this socket: known by its arguments, even to a daemon that did not start it. */
@@ -90,13 +109,16 @@ export function describeExit({ code, signal }: { code: number | null; signal: st
   return signal ? `killed by ${signal}` : `exit status ${code}`;
 }
 
-async function answers({ socketPath, takeSocket }: LaunchOptions): Promise<boolean> {
+async function answers({ socketPath, takeSocket, readyTimeoutMs }: LaunchOptions): Promise<boolean> {
   if (!(await pathExists(socketPath))) return false;
   if (!(await mayConnect(socketPath))) await takeSocket();
   await using api = connectVmm(socketPath);
-  return await api.describe().then(
+  const answer = api.describe().then(
     () => true,
     () => false,
+  );
+  return (
+    (await Promise.race([answer, expiry(Math.min(ANSWER_TIMEOUT_MS, readyTimeoutMs ?? ANSWER_TIMEOUT_MS))])) ?? false
   );
 }
 

@@ -1,7 +1,7 @@
 /** SSH connections to guests through the `ssh2` library; the only file that knows it. */
 import { createConnection, type Socket } from 'node:net';
 import type { Algorithms, Client, ClientChannel } from 'ssh2';
-import { BangerError, messageOf } from '../errors.ts';
+import { BangerError, messageOf, systemCode } from '../errors.ts';
 
 export interface SshTarget {
   /** VM name, for messages */
@@ -91,8 +91,8 @@ function dial(target: SshTarget, timeoutMs: number, signal: AbortSignal | undefi
   };
   const onAbort = () => fail('cancelled');
   signal?.addEventListener('abort', onAbort, { once: true });
-  socket.setTimeout(timeoutMs, () => fail(`port ${target.port} does not answer`));
-  socket.once('error', (error) => fail(messageOf(error), error));
+  socket.setTimeout(timeoutMs, () => fail(`its port ${target.port} does not answer`));
+  socket.once('error', (error) => fail(dialFailure(error, target.port), error));
   socket.once('connect', () => {
     signal?.removeEventListener('abort', onAbort);
     socket.removeAllListeners();
@@ -101,6 +101,18 @@ function dial(target: SshTarget, timeoutMs: number, signal: AbortSignal | undefi
   });
   if (signal?.aborted) onAbort();
   return promise;
+}
+
+function dialFailure(error: Error, port: number): string {
+  switch (systemCode(error)) {
+    case 'ECONNREFUSED':
+      return `nothing listens on its port ${port}`;
+    case 'EHOSTUNREACH':
+    case 'ENETUNREACH':
+      return 'its address cannot be reached';
+    default:
+      return messageOf(error);
+  }
 }
 
 async function login(

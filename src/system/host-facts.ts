@@ -81,6 +81,6 @@ async function whyNotExecutable(path: string): Promise<string | undefined> {
     await access(path, constants.X_OK);
     return undefined;
   } catch (error) {
-    return messageOf(error).replace(/,.*$/, '');
+    return messageOf(error).replace(/^[A-Z]+: |,.*$/g, '');
   }
 }

@@ -1,6 +1,6 @@
 /** Snapshots: create, load into other processes, overrides, and everything that may be wrong with the files. */
 import assert from 'node:assert/strict';
-import { copyFileSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readFileSync, statSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { code, tinyKernel } from './support/tiny-kernel.ts';
@@ -58,6 +58,8 @@ describe('a snapshot', { skip }, () => {
     await original.patch('/vm', { state: 'Resumed' });
     await type(original, 'b');
 
+    // a restored machine has its kernel in memory
+    unlinkSync(join(original.dir, 'vmlinux'));
     for (const text of ['XY', 'ZW']) {
       const clone = await startVmm(t, { stdin: 'pipe' });
       await clone.put('/snapshot/load', loadBody(snapshot));
@@ -107,6 +109,33 @@ describe('a snapshot', { skip }, () => {
     });
     assert.equal((await clone.get('/balloon/statistics')).target_mib, 0);
     await clone.patch('/drives/a', { drive_id: 'a', path_on_host: await clone.file('third', Buffer.alloc(512)) });
+  });
+
+  it('leaves a machine whose drives can still be changed', async (t) => {
+    const original = await source(t, async (vmm) => {
+      for (const id of ['rw', 'ro']) {
+        const path_on_host = await vmm.file(id, Buffer.alloc(4096));
+        await vmm.put(`/drives/${id}`, {
+          drive_id: id,
+          is_root_device: false,
+          path_on_host,
+          is_read_only: id === 'ro',
+        });
+      }
+      await vmm.put('/balloon', { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: 1 });
+    });
+    await take(original);
+    for (const id of ['rw', 'ro']) {
+      await original.patch(`/drives/${id}`, {
+        drive_id: id,
+        path_on_host: await original.file(`${id}2`, Buffer.alloc(8192)),
+      });
+      await original.patch(`/drives/${id}`, { drive_id: id, rate_limiter: { ops: { size: 10, refill_time: 100 } } });
+    }
+    await original.patch('/balloon/statistics', { stats_polling_interval_s: 2 });
+    await original.put('/actions', { action_type: 'FlushMetrics' });
+    await original.patch('/vm', { state: 'Resumed' });
+    await type(original, 'x');
   });
 
   it('can be taken twice of the same moment', async (t) => {

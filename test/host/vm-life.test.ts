@@ -47,9 +47,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
     });
 
     it('say where their time went until the first login', LIMIT, async () => {
-      const [{ bootTimeline, bootMs }] = JSON.parse(
-        `[${await host.ok('show', 'web', '--json')}]`.replace(/^\[\[|\]\]$/g, (text) => text.slice(1)),
-      );
+      const { bootTimeline, bootMs } = JSON.parse(await host.ok('show', 'web', '--json'));
       const steps = bootTimeline.map(({ step }: { step: string }) => step);
       assert.deepEqual(steps.toSorted(), [
         ...['attach-network', 'boot-guest', 'configure-vmm', 'launch-vmm', 'make-work-disk'],
@@ -58,7 +56,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
       assert.equal(steps.at(-1), 'wait-for-ssh');
       const last = bootTimeline.at(-1);
       assert.ok(Math.abs(last.startedMs + last.durationMs - bootMs) < 100, 'the last step ends with the boot');
-      assert.match(await host.ok('show', 'web'), /LAST BOOT +\d+.*\npreflight[^]*\nwait-for-ssh +\d/);
+      assert.match(await host.ok('show', 'web'), /LAST BOOT +\d+.*\npreflight[\s\S]*\nwait-for-ssh +\d/);
     });
 
     it('have the processors, memory, disks and names they were given', LIMIT, async () => {
@@ -90,7 +88,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
     it('reach the outside through the host, and not with --no-nat', LIMIT, async () => {
       const ask = `exec 3<> /dev/tcp/${outside.address}/80 && cat <&3`;
       const asked = (name: string) => host.run(['exec', name, '--', 'timeout', '5', 'bash', '-c', ask]);
-      assert.equal((await asked('web')).stdout, `::ffff:${outside.hostAddress}\n`.replace('::ffff:', ''));
+      assert.equal((await asked('web')).stdout, `${outside.hostAddress}\n`);
       const refused = await asked('db');
       assert.notEqual(refused.status, 0);
       assert.equal(refused.stdout, '');
@@ -142,7 +140,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
       });
       const { status, stdout } = await watchChild(child, 'script').ended;
       assert.equal(status, 0, stdout);
-      assert.match(stdout, /\/dev\/pts\/\d+\r\n\d+ \d+\r\nxterm\r\n/);
+      assert.match(stdout, /\/dev\/pts\/\d+\r+\n\d+ \d+\r+\nxterm\r+\n/);
       assert.match((await host.run(['exec', '-n', 'web', '--', 'tty'])).stdout, /not a tty/);
     });
 

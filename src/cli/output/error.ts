@@ -5,13 +5,18 @@ import type { Paint } from './paint.ts';
 interface FailedCheck {
   title: string;
   detail: string;
+  lookedFor?: string;
   fix?: string;
 }
 
 export function renderError(error: BangerError, paint: Paint): string {
-  const lines = [`${paint('red', 'banger:')} ${error.message}`];
-  for (const check of failedChecks(error)) {
-    lines.push(`  ${paint('red', '✘')} ${check.title}: ${check.detail}`);
+  const checks = failedChecks(error);
+  // the message lists them too, for who has nothing but the message
+  const message = checks.length > 0 ? error.message.split('\n', 1)[0] : error.message;
+  const lines = [`${paint('red', 'banger:')} ${message}`];
+  for (const check of checks) {
+    const where = check.lookedFor === undefined ? '' : ` (looked for ${check.lookedFor})`;
+    lines.push(`  ${paint('red', '✘')} ${check.title}: ${check.detail}${where}`);
     if (check.fix !== undefined) lines.push(`    ${paint('dim', 'fix:')} ${check.fix}`);
   }
   if (error.hint !== undefined) lines.push(renderHint(error.hint, paint));

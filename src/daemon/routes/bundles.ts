@@ -1,18 +1,64 @@
 /** Handlers for bundles. */
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { useFirstBundle } from '../../bundle/catalog.ts';
 import { readHelperScripts } from '../../bundle/helper-scripts.ts';
 import { buildBundle } from '../../control/build-bundle.ts';
-import { viewBundles } from '../../control/bundle-access.ts';
+import { bundleDirectory, chooseBundle, viewBundleDetail, viewBundles } from '../../control/bundle-access.ts';
+import { adopt, type BundleHost, exportToFile, importToStore, verify } from '../../control/bundle-transfer.ts';
 import type { Host } from '../../control/host.ts';
 import type { Handlers } from '../server.ts';
 
 const DEFAULT_SUITE = 'bookworm';
 
-export function bundleHandlers(host: Host): Pick<Handlers, 'listBundles' | 'buildBundle'> {
+type BundleHandlers = Pick<
+  Handlers,
+  | 'listBundles'
+  | 'buildBundle'
+  | 'showBundle'
+  | 'useBundle'
+  | 'verifyBundle'
+  | 'importBundle'
+  | 'exportBundle'
+  | 'adoptBundle'
+>;
+
+export function bundleHandlers(host: BundleHost & Pick<Host, 'operations' | 'env' | 'uid' | 'now'>): BundleHandlers {
   const { config, operations } = host;
   return {
     listBundles: async () => await viewBundles(config, host.vms),
+    showBundle: async ({ query }) => await viewBundleDetail(config, host.vms, query.name),
+    useBundle: async ({ body }) => await chooseBundle(config, host.vms, body.name),
+    verifyBundle: async ({ body }) => {
+      const directory = await bundleDirectory(config, body.name);
+      return operations.start({
+        kind: 'bundle.verify',
+        target: `bundle ${directory}`,
+        joinable: true,
+        run: async (progress, signal) => await verify(host, directory, progress, signal),
+      });
+    },
+    importBundle: async ({ body }) =>
+      operations.start({
+        kind: 'bundle.import',
+        target: `bundle ${body.name === undefined ? body.source : join(config.paths.bundles, body.name)}`,
+        run: async (progress, signal) => await importToStore(host, body, progress, signal),
+      }),
+    exportBundle: async ({ body }) => {
+      const directory = await bundleDirectory(config, body.name);
+      return operations.start({
+        kind: 'bundle.export',
+        target: `bundle ${directory}`,
+        run: async (progress, signal) => await exportToFile(host, directory, resolve(body.file), progress, signal),
+      });
+    },
+    adoptBundle: async ({ body }) => {
+      const directory = resolve(body.directory);
+      return operations.start({
+        kind: 'bundle.adopt',
+        target: `bundle ${directory}`,
+        run: async (progress, signal) => await adopt(host, directory, progress, signal),
+      });
+    },
     buildBundle: async ({ body }) => {
       const suite = body.suite ?? DEFAULT_SUITE;
       const name = body.name ?? `debian-${suite}`;

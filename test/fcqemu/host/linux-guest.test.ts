@@ -3,29 +3,13 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, it, type TestContext } from 'node:test';
+import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { bundleSkipReason, TEST_INIT_ARGUMENT, testBundle, testInitrd } from '../support/test-initrd.ts';
-import { guestSkipReason, startVmm, type Vmm, type VmmOptions, waitFor } from '../support/vmm-process.ts';
+import { BOOT_MS, linuxSkipReason, prepared, said, start } from '../support/linux-guest.ts';
+import { TEST_INIT_ARGUMENT } from '../support/test-initrd.ts';
+import { startVmm, waitFor } from '../support/vmm-process.ts';
 
-const skip = bundleSkipReason() ?? guestSkipReason() ?? false;
-const BOOT_MS = 60_000;
-
-async function prepared(t: TestContext, script: string, options: VmmOptions = {}, bootArgs = ''): Promise<Vmm> {
-  const vmm = await startVmm(t, options);
-  const bundle = testBundle() ?? '';
-  await vmm.put('/boot-source', {
-    kernel_image_path: join(bundle, 'vmlinux'),
-    initrd_path: await vmm.file('initrd', testInitrd(bundle, script)),
-    boot_args: `console=ttyS0 quiet reboot=k panic=1 ${TEST_INIT_ARGUMENT} ${bootArgs}`,
-  });
-  return vmm;
-}
-
-const start = (vmm: Vmm) => vmm.put('/actions', { action_type: 'InstanceStart' });
-const said = (vmm: Vmm, text: string) =>
-  waitFor(() => vmm.output().includes(text), `"${text}" on the console`, BOOT_MS);
-
+const skip = linuxSkipReason();
 describe('a Linux guest', { skip, timeout: 300_000 }, () => {
   it('finds its drives in order, with their contents, rights and serial numbers, and ends with a reboot', async (t) => {
     const vmm = await prepared(

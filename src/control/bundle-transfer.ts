@@ -1,0 +1,149 @@
+/** Long actions on finished bundles: verifying, importing, exporting and adopting them, with progress. */
+import { lstat, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import type { BundleFile, BundleImport, BundleVerdict, Bundle as BundleView } from '../api/schemas.ts';
+import { useFirstBundle } from '../bundle/catalog.ts';
+import { listTree } from '../bundle/checksum.ts';
+import type { KernelArch } from '../bundle/kernel.ts';
+import { adoptBundle, loadBundle } from '../bundle/legacy-layout.ts';
+import { type Bundle, MANIFEST_FILE } from '../bundle/manifest.ts';
+import { exportBundle, importBundle, type TransferDeps } from '../bundle/transfer.ts';
+import { verifyBundle } from '../bundle/verify.ts';
+import { BangerError } from '../errors.ts';
+import { kernelArch } from '../system/host-facts.ts';
+import { formatSize } from '../units.ts';
+import { viewBundle } from './bundle-access.ts';
+import type { Host } from './host.ts';
+import type { Progress } from './operation.ts';
+
+/** What these actions need of the host. */
+export type BundleHost = Pick<Host, 'config' | 'vms' | 'runner'>;
+
+/** Bytes between two reports: a disk image is read in thousands of pieces, and every report is kept. */
+const REPORT_EVERY_BYTES = 16 * 1024 * 1024;
+
+const COMPARING = { step: 'compare-checksums', label: 'comparing checksums' };
+
+/**
+ * Every answer about a bundle; a wrong sum is an answer, not an error.
+ * @throws BangerError `not_found` or `corrupt` when its bundle.json cannot be used at all
+ */
+export async function verify(
+  host: BundleHost,
+  dir: string,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<BundleVerdict> {
+  progress.step(COMPARING.step, COMPARING.label);
+  const total = await bytesToSum(await loadBundle(dir));
+  const onBytes = countBytes(progress, COMPARING.label, total);
+  const { bundle, ok, checks } = await verifyBundle(dir, { arch: hostArch(), signal, onBytes });
+  const { name } = await viewBundle(host.config, host.vms, bundle);
+  return { name, directory: dir, ok, checks };
+}
+
+/**
+ * Brings a bundle into the bundle store; the first one there becomes the default.
+ * @throws BangerError as `importBundle` does
+ */
+export async function importToStore(
+  host: BundleHost,
+  request: BundleImport,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<BundleView> {
+  const catalog = host.config.paths.bundles;
+  progress.step('unpack', 'unpacking');
+  const count = countBytes(progress, COMPARING.label, undefined);
+  let comparing = false;
+  const bundle = await importBundle(transferDeps(host, signal), {
+    source: request.source,
+    catalog,
+    ...(request.name === undefined ? {} : { name: request.name }),
+    replace: request.force ?? false,
+    arch: hostArch(),
+    onBytes: (bytes) => {
+      if (!comparing) progress.step(COMPARING.step, COMPARING.label);
+      comparing = true;
+      count(bytes);
+    },
+  });
+  await useFirstBundle(catalog, basename(bundle.dir));
+  return await viewBundle(host.config, host.vms, bundle);
+}
+
+/**
+ * Writes a bundle as one file.
+ * @throws BangerError `conflict` when the file exists, or the bundle has no bundle.json to say what belongs to it
+ */
+export async function exportToFile(
+  host: BundleHost,
+  dir: string,
+  file: string,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<BundleFile> {
+  const bundle = await loadBundle(dir);
+  if (bundle.legacy) {
+    throw new BangerError('conflict', `${dir} has no ${MANIFEST_FILE}, which says what belongs to a bundle.`, {
+      hint: `Write one: banger bundle adopt ${dir}`,
+    });
+  }
+  progress.step('pack', 'packing');
+  await exportBundle(transferDeps(host, signal), dir, file);
+  const { name } = await viewBundle(host.config, host.vms, bundle);
+  return { name, file, sizeBytes: (await stat(file)).size };
+}
+
+/**
+ * Writes the bundle.json of a directory in the legacy layout.
+ * @throws BangerError `conflict` when it has one already
+ */
+export async function adopt(
+  host: BundleHost,
+  dir: string,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<BundleView> {
+  const label = 'computing checksums';
+  progress.step('compute-checksums', label);
+  const bundle = await adoptBundle(dir, { signal, onBytes: countBytes(progress, label, undefined) });
+  return await viewBundle(host.config, host.vms, bundle);
+}
+
+function transferDeps({ runner, config }: BundleHost, signal: AbortSignal): TransferDeps {
+  return { runner, programs: config.programs, signal };
+}
+
+/** @throws BangerError `host_unprepared` on a machine no bundle is for */
+function hostArch(): KernelArch {
+  const arch = kernelArch(process.arch);
+  if (arch === 'x86_64' || arch === 'aarch64') return arch;
+  throw new BangerError('host_unprepared', `There are no bundles for this machine, which is ${arch}.`, {
+    hint: 'Bundles are for x86_64 and aarch64.',
+  });
+}
+
+/** Bytes that are read to compare every sum of a bundle. */
+async function bytesToSum({ dir, manifest }: Bundle): Promise<number> {
+  let total = Object.values(manifest.files).reduce((sum, { size }) => sum + size, 0);
+  for (const tree of Object.keys(manifest.trees)) {
+    for (const { path, kind } of await listTree(join(dir, tree))) {
+      if (kind === 'file') total += (await lstat(join(dir, tree, path))).size;
+    }
+  }
+  return total;
+}
+
+/** Adds up pieces and reports them now and then, and when the last of `total` is there. */
+function countBytes(progress: Progress, label: string, total: number | undefined): (bytes: number) => void {
+  let done = 0;
+  let reported = 0;
+  return (bytes) => {
+    done += bytes;
+    if (done - reported < REPORT_EVERY_BYTES && done !== total) return;
+    reported = done;
+    if (total === undefined) progress.report({ label, detail: formatSize(done) });
+    else progress.report({ label, detail: `${formatSize(done)} of ${formatSize(total)}`, done, total });
+  };
+}
