@@ -13,7 +13,7 @@ import { readSettings } from './settings.ts';
 import { handleSignals } from './signals.ts';
 import { stdoutSink } from './sink.ts';
 import { bootFromConfigFile, loadMetadata } from './vmm/config-file.ts';
-import { readSnapshotHeader, SNAPSHOT_VERSION } from './vmm/snapshot-file.ts';
+import { readSnapshotFile, SNAPSHOT_VERSION } from './vmm/snapshot-file.ts';
 import { Vmm } from './vmm/vmm.ts';
 
 /** Runs until the process ends; `argv` is without the interpreter and the program. */
@@ -115,7 +115,7 @@ async function informationText(args: Arguments): Promise<string | undefined> {
   const snapshot = args.value('describe-snapshot');
   if (snapshot === undefined) return undefined;
   try {
-    return `v${(await readSnapshotHeader(snapshot)).version}\n`;
+    return `v${(await readSnapshotFile(snapshot)).header.version}\n`;
   } catch (error) {
     const cause = error instanceof Error ? error.message : String(error);
     throw new Exit(EXIT.generic, `When printing Snapshot Data format: Unable to open snapshot state file: ${cause}`);

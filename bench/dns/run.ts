@@ -25,7 +25,12 @@ interface Goal {
   unit: string;
   atLeast?: number;
   atMost?: number;
+  /** why this run says nothing about it */
+  unjudged?: string | undefined;
 }
+
+/** When dnsmasq at rest has a p99 above this, in `ms`, other work on this machine is what is measured. */
+const BUSY_MS = 1;
 
 const run = promisify(execFile);
 const directory = await mkdtemp(join(tmpdir(), 'banger-bench-'));
@@ -43,9 +48,8 @@ try {
   await startNode('serve-banger.ts', PORTS.banger, NAMES);
 
   await benchThroughput(dnsperf);
-  await benchLatency(dnsperf);
   await startNode('serve-banger.ts', PORTS.changing, 10_000, 100);
-  await benchChanges(dnsperf);
+  await benchLatency(dnsperf);
   await benchMemory();
   process.exitCode = report() ? 0 : 1;
 } finally {
@@ -107,41 +111,32 @@ async function benchThroughput(program: Program): Promise<void> {
   goals.push({ what: 'throughput to a bare Node responder', value: ratio('bare'), unit: '×', atLeast: 0.9 });
 }
 
+/** Latency at 1000 queries a second: at rest, and with 10,000 names of which 100 a second change. */
 async function benchLatency(program: Program): Promise<void> {
-  const averages: Record<string, number[]> = { dnsmasq: [], banger: [] };
+  const servers: Server[] = ['dnsmasq', 'banger', 'changing'];
+  const averages: Record<string, number[]> = { dnsmasq: [], banger: [], changing: [] };
+  const percentiles: Record<string, number[]> = { dnsmasq: [], banger: [], changing: [] };
   for (let round = 0; round < rounds; round++) {
-    for (const server of ['dnsmasq', 'banger'] as const) {
-      const output = await perf(program, server, '-Q', '1000', '-l', String(seconds));
-      averages[server]?.push(Number(/Average Latency \(s\):\s+([\d.]+)/.exec(output)?.[1]) * 1e6);
-    }
-  }
-  const [dnsmasq, banger] = [median(averages.dnsmasq ?? []), median(averages.banger ?? [])];
-  process.stdout.write(
-    `average latency at 1000 a second: dnsmasq ${dnsmasq.toFixed(0)} µs, banger ${banger.toFixed(0)} µs\n`,
-  );
-  goals.push({ what: 'latency at 1000 a second to dnsmasq', value: banger / dnsmasq, unit: '×', atMost: 2 });
-}
-
-/** The others have 100 names that never change; they show what of it is this machine's own unrest. */
-async function benchChanges(program: Program): Promise<void> {
-  const percentiles: Partial<Record<Server, number[]>> = { dnsmasq: [], banger: [], changing: [] };
-  for (let round = 0; round < rounds; round++) {
-    for (const [server, values] of Object.entries(percentiles) as [Server, number[]][]) {
+    for (const server of servers) {
       const output = await perf(program, server, '-v', '-Q', '1000', '-l', String(seconds));
       const latencies = [...output.matchAll(/^> \w+ \S+ \S+ ([\d.]+)$/gm)].map((match) => Number(match[1]) * 1000);
       latencies.sort((a, b) => a - b);
-      values.push(latencies[Math.floor(latencies.length * 0.99)] ?? Number.POSITIVE_INFINITY);
+      averages[server]?.push(Number(/Average Latency \(s\):\s+([\d.]+)/.exec(output)?.[1]) * 1e6);
+      percentiles[server]?.push(latencies[Math.floor(latencies.length * 0.99)] ?? Number.POSITIVE_INFINITY);
     }
   }
-  const of = (server: Server) => median(percentiles[server] ?? []);
-  const rest = `dnsmasq ${of('dnsmasq').toFixed(2)} ms, banger at rest ${of('banger').toFixed(2)} ms`;
-  process.stdout.write(`p99 at 1000 a second: ${rest}\n`);
-  goals.push({
-    what: 'p99 with 10,000 records and 100 changes a second',
-    value: of('changing'),
-    unit: 'ms',
-    atMost: 2,
-  });
+  process.stdout.write('latency at 1000 queries a second: average, p99\n');
+  for (const server of servers) {
+    const [average, p99] = [median(averages[server] ?? []), median(percentiles[server] ?? [])];
+    process.stdout.write(`  ${server} ${average.toFixed(0)} µs, ${p99.toFixed(2)} ms\n`);
+  }
+  const unrest = median(percentiles.dnsmasq ?? []);
+  const unjudged =
+    unrest > BUSY_MS ? `this machine is busy: dnsmasq itself has a p99 of ${unrest.toFixed(2)} ms` : undefined;
+  const ratio = median((averages.banger ?? []).map((average, round) => average / (averages.dnsmasq?.[round] ?? 0)));
+  goals.push({ what: 'latency at 1000 a second to dnsmasq', value: ratio, unit: '×', atMost: 2, unjudged });
+  const p99 = median(percentiles.changing ?? []);
+  goals.push({ what: 'p99 with 10,000 records and 100 changes a second', value: p99, unit: 'ms', atMost: 2, unjudged });
 }
 
 async function benchMemory(): Promise<void> {
@@ -166,11 +161,13 @@ async function benchMemory(): Promise<void> {
 
 function report(): boolean {
   let good = true;
-  for (const { what, value, unit, atLeast, atMost } of goals) {
+  for (const { what, value, unit, atLeast, atMost, unjudged } of goals) {
     const met = (atLeast === undefined || value >= atLeast) && (atMost === undefined || value <= atMost);
     const goal = atLeast === undefined ? `at most ${atMost}` : `at least ${atLeast}`;
-    process.stdout.write(`${met ? 'met   ' : 'MISSED'} ${what}: ${value.toFixed(2)} ${unit} (goal: ${goal})\n`);
-    good &&= met;
+    const verdict = met ? 'met   ' : unjudged === undefined ? 'MISSED' : 'unsure';
+    const reason = verdict === 'unsure' ? `; ${unjudged}` : '';
+    process.stdout.write(`${verdict} ${what}: ${value.toFixed(2)} ${unit} (goal: ${goal}${reason})\n`);
+    good &&= verdict !== 'MISSED';
   }
   return good;
 }

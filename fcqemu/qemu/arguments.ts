@@ -56,7 +56,8 @@ export function qemuArguments(spec: QemuSpec): string[] {
     ...['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control'],
     // a reset ends the VM; a guest that powers off leaves a halted machine behind, as Firecracker does
     ...['-action', 'reboot=shutdown,shutdown=pause,panic=none'],
-    ...(spec.restore ? ['-incoming', 'defer'] : []),
+    // the state is QEMU's short form, without the machine's description before and after it
+    ...(spec.restore ? ['-incoming', 'defer', '-global', 'migration.send-configuration=off'] : []),
     ...(spec.sandbox ? ['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny'] : []),
     // for Ctrl-Alt-Del and for reboot=k
     ...['-device', 'i8042'],
@@ -81,14 +82,15 @@ function machineArguments(spec: QemuSpec): string[] {
   return [
     ...['-accel', accelerator === 'kvm' ? 'kvm' : `tcg,thread=multi,tb-size=${TCG_CACHE_MIB}`],
     ...['-cpu', CPU[accelerator], '-smp', String(vcpuCount), '-m', `${memoryMib}M`],
-    ...['-machine', machine, '-global', 'virtio-mmio.force-legacy=false'],
+    ...['-machine', spec.restore ? `${machine},suppress-vmdesc=on` : machine],
+    ...['-global', 'virtio-mmio.force-legacy=false'],
     ...json('-object', memoryBackend(spec)),
   ];
 }
 
 /**
- * Shared memory, so that a snapshot can leave it out of the device state and copy it as it is; after a
- * restore a private mapping of the snapshot's memory, which all clones share until they write.
+ * A memfd, whose content a snapshot can copy from outside; after a restore a private mapping of the
+ * snapshot's memory file, which all clones share until they write.
  */
 function memoryBackend({ memoryMib, restore }: QemuSpec): Record<string, unknown> {
   const common = { id: 'ram', size: memoryMib * 1024 * 1024 };

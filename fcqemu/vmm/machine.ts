@@ -9,7 +9,7 @@ import type { Console } from './console.ts';
 import { DriveControl } from './drive-control.ts';
 import { MicroVm } from './micro-vm.ts';
 import type { Resources } from './resources.ts';
-import type { SnapshotHeader } from './snapshot-file.ts';
+import type { SnapshotFile } from './snapshot-file.ts';
 import { loadDeviceState, restoreFault } from './snapshot-load.ts';
 import { startFault } from './start.ts';
 
@@ -43,11 +43,11 @@ export async function bootMachine(spec: QemuSpec, options: MachineOptions): Prom
 /** Loads a snapshot into a new machine, which stays paused. @throws Fault, with QEMU gone again */
 export async function restoreMachine(
   spec: QemuSpec,
-  snapshot: { path: string; header: SnapshotHeader },
+  snapshot: SnapshotFile,
   options: MachineOptions,
 ): Promise<Machine> {
   return await build(spec, options, restoreFault, async ({ vm, drives }) => {
-    await loadDeviceState(vm, snapshot.path, snapshot.header);
+    await loadDeviceState(vm, snapshot);
     await drives.applyLimits();
     await options.resources.balloon.resumeStatistics(vm);
     if (snapshot.header.halted) vm.markHalted();

@@ -25,8 +25,6 @@ export class MicroVm {
   #halted = false;
   /** e.g. `7.2.22` */
   qemuVersion = '';
-  /** device state of the last snapshot; valid until the guest runs again, and QEMU gives no second one until then */
-  savedState: Buffer | undefined;
   readonly #incoming = Promise.withResolvers<void>();
 
   private constructor(process: QemuProcess, { log, onReset, onDeath }: MicroVmOptions) {
@@ -77,7 +75,6 @@ export class MicroVm {
 
   /** @throws QmpError */
   async resume(): Promise<void> {
-    this.savedState = undefined;
     if (!this.#halted) await this.#qmp.execute('cont');
   }
 

@@ -2,11 +2,7 @@
  * fcqemu's snapshot files: a header that says how to build the same machine again, QEMU's device state, and a
  * checksum. Firecracker cannot read them, nor fcqemu Firecracker's: magic numbers differ on purpose.
  */
-import { createReadStream, createWriteStream } from 'node:fs';
-import { open, stat } from 'node:fs/promises';
-import type { Readable, Writable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
-import { crc32 } from 'node:zlib';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import { ioErrorText } from '../fault.ts';
 import type { QemuSpec } from '../qemu/arguments.ts';
 import type { StoredMachineConfig } from './machine-config.ts';
@@ -18,7 +14,8 @@ export const SNAPSHOT_VERSION = '0.1.0';
 const MAGIC = Buffer.from('FCQEMU\x00\x01', 'latin1');
 const PREFIX_BYTES = MAGIC.length + 4;
 const CRC_BYTES = 4;
-const MAX_HEADER_BYTES = 1024 * 1024;
+/** Device state is tens of kilobytes; what is larger by far is another kind of file. */
+const MAX_BYTES = 64 * 1024 * 1024;
 
 export interface SnapshotHeader {
   version: string;
@@ -28,8 +25,6 @@ export interface SnapshotHeader {
   spec: QemuSpec;
   machine: StoredMachineConfig;
   mmdsConfig: StoredMmdsConfig | null;
-  /** the guest's memory is part of the device state, and the memory file is empty */
-  memoryInState: boolean;
   /** the guest had powered off */
   halted: boolean;
 }
@@ -37,81 +32,55 @@ export interface SnapshotHeader {
 /** Why a file is no usable snapshot, in Firecracker's words where it has some. */
 export class SnapshotFileError extends Error {}
 
-/** Writes a snapshot file from a stream of device state, replacing what was there. */
-export async function writeSnapshotFile(path: string, header: SnapshotHeader, state: Readable): Promise<void> {
+/** Writes a snapshot file, replacing what was there. */
+export async function writeSnapshotFile(path: string, header: SnapshotHeader, state: Buffer): Promise<void> {
   const headerText = Buffer.from(JSON.stringify(header));
   const prefix = Buffer.alloc(PREFIX_BYTES);
   MAGIC.copy(prefix);
   prefix.writeUInt32LE(headerText.length, MAGIC.length);
-  await pipeline(async function* () {
-    let checksum = 0;
-    for await (const chunk of chain([prefix, headerText], state)) {
-      checksum = crc32(chunk, checksum);
-      yield chunk;
-    }
-    const trailer = Buffer.alloc(CRC_BYTES);
-    trailer.writeUInt32LE(checksum);
-    yield trailer;
-  }, createWriteStream(path));
+  const content = Buffer.concat([prefix, headerText, state]);
+  const trailer = Buffer.alloc(CRC_BYTES);
+  trailer.writeUInt32LE(await checksum(content));
+  await writeFile(path, Buffer.concat([content, trailer]));
 }
 
-async function* chain(first: Buffer[], rest: Readable): AsyncGenerator<Buffer> {
-  yield* first;
-  for await (const chunk of rest) yield chunk as Buffer;
+/** A snapshot file that was read and checked. */
+export interface SnapshotFile {
+  header: SnapshotHeader;
+  /** device state as QEMU wrote it */
+  state: Buffer;
 }
 
 /**
- * Reads the header and checks the whole file.
+ * Reads a snapshot file and checks all of it.
  * @throws SnapshotFileError
  */
-export async function readSnapshotHeader(path: string): Promise<SnapshotHeader> {
-  const size = await fileSize(path);
-  if (size < PREFIX_BYTES + CRC_BYTES) throw new SnapshotFileError('IO Error: File too short to contain CRC');
-  const file = await open(path, 'r');
-  try {
-    const prefix = Buffer.alloc(PREFIX_BYTES);
-    await file.read(prefix, 0, PREFIX_BYTES, 0);
-    if (!prefix.subarray(0, MAGIC.length).equals(MAGIC)) throw new SnapshotFileError('Invalid magic value');
-    const headerBytes = prefix.readUInt32LE(MAGIC.length);
-    if (headerBytes > MAX_HEADER_BYTES || PREFIX_BYTES + headerBytes + CRC_BYTES > size) {
-      throw new SnapshotFileError('IO Error: failed to fill whole buffer');
-    }
-    const trailer = Buffer.alloc(CRC_BYTES);
-    await file.read(trailer, 0, CRC_BYTES, size - CRC_BYTES);
-    if ((await checksumOf(path, size - CRC_BYTES)) !== trailer.readUInt32LE(0)) {
-      throw new SnapshotFileError('CRC validation failed');
-    }
-    const text = Buffer.alloc(headerBytes);
-    await file.read(text, 0, headerBytes, PREFIX_BYTES);
-    return JSON.parse(text.toString('utf8')) as SnapshotHeader;
-  } finally {
-    await file.close();
+export async function readSnapshotFile(path: string): Promise<SnapshotFile> {
+  const content = await readWhole(path);
+  if (content.length < PREFIX_BYTES + CRC_BYTES) {
+    throw new SnapshotFileError('IO Error: File too short to contain CRC');
   }
+  if (!content.subarray(0, MAGIC.length).equals(MAGIC)) throw new SnapshotFileError('Invalid magic value');
+  const end = content.length - CRC_BYTES;
+  if ((await checksum(content.subarray(0, end))) !== content.readUInt32LE(end)) {
+    throw new SnapshotFileError('CRC validation failed');
+  }
+  const stateAt = PREFIX_BYTES + content.readUInt32LE(MAGIC.length);
+  const header = JSON.parse(content.toString('utf8', PREFIX_BYTES, stateAt)) as SnapshotHeader;
+  return { header, state: content.subarray(stateAt, end) };
 }
 
-/** Sends the device state of a checked snapshot file. */
-export async function sendState(path: string, target: Writable): Promise<void> {
-  const size = await fileSize(path);
-  const file = await open(path, 'r');
-  const prefix = Buffer.alloc(PREFIX_BYTES);
-  await file.read(prefix, 0, PREFIX_BYTES, 0);
-  await file.close();
-  const start = PREFIX_BYTES + prefix.readUInt32LE(MAGIC.length);
-  await pipeline(createReadStream(path, { start, end: size - CRC_BYTES - 1 }), target);
-}
-
-async function fileSize(path: string): Promise<number> {
+async function readWhole(path: string): Promise<Buffer> {
   try {
-    const found = await stat(path);
-    if (found.isDirectory()) throw Object.assign(new Error('EISDIR'), { code: 'EISDIR' });
-    return found.size;
+    if ((await stat(path)).size > MAX_BYTES) throw new Error(`more than ${MAX_BYTES} bytes`);
+    return await readFile(path);
   } catch (error) {
     throw new SnapshotFileError(`Failed to open snapshot file: ${ioErrorText(error)}`);
   }
 }
 
-async function checksumOf(path: string, bytes: number): Promise<number> {
-  let checksum = 0;
-  for await (const chunk of createReadStream(path, { end: bytes - 1 })) checksum = crc32(chunk as Buffer, checksum);
-  return checksum;
+async function checksum(bytes: Buffer): Promise<number> {
+  // most processes never take a snapshot
+  const { crc32 } = await import('node:zlib');
+  return crc32(bytes);
 }

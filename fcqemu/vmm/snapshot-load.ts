@@ -9,15 +9,9 @@ import { join } from 'node:path';
 import type { ActionArguments } from '../api/actions.ts';
 import { EXIT } from '../exit-code.ts';
 import { Fault, ioErrorText, unsupported } from '../fault.ts';
-import type { QemuSpec } from '../qemu/arguments.ts';
+import type { QemuDrive, QemuSpec } from '../qemu/arguments.ts';
 import type { MicroVm } from './micro-vm.ts';
-import {
-  readSnapshotHeader,
-  SNAPSHOT_VERSION,
-  SnapshotFileError,
-  type SnapshotHeader,
-  sendState,
-} from './snapshot-file.ts';
+import { readSnapshotFile, SNAPSHOT_VERSION, type SnapshotFile, SnapshotFileError } from './snapshot-file.ts';
 import { tapProblem } from './tap.ts';
 
 const PREFIX = 'Load snapshot error';
@@ -36,8 +30,7 @@ export function checkLoadRequest(params: ActionArguments['LoadSnapshot'], bootSp
   if (params.huge_pages === '2M') throw unsupported(PREFIX, 'huge pages of 2M are');
 }
 
-export interface RestorePlan {
-  header: SnapshotHeader;
+export interface RestorePlan extends SnapshotFile {
   /** the snapshot's machine with the overrides of the request */
   spec: QemuSpec;
 }
@@ -47,7 +40,7 @@ export async function planRestore(
   params: ActionArguments['LoadSnapshot'],
   { instanceId, sandbox }: Pick<QemuSpec, 'instanceId' | 'sandbox'>,
 ): Promise<RestorePlan> {
-  const header = await readHeader(params.snapshot_path);
+  const { header, state } = await readFile(params.snapshot_path);
   const memoryPath = params.mem_backend?.backend_path ?? params.mem_file_path ?? '';
   checkMemoryFile(memoryPath, header.machine.mem_size_mib);
   const spec: QemuSpec = {
@@ -55,35 +48,30 @@ export async function planRestore(
     instanceId,
     sandbox,
     restore: { memoryPath },
+    drives: header.spec.drives.map(checkedDrive),
     interfaces: overriddenInterfaces(header.spec.interfaces, params.network_overrides),
     vsock: overriddenVsock(header.spec.vsock, params.vsock_override),
   };
-  for (const drive of spec.drives) {
-    try {
-      accessSync(drive.path_on_host, drive.is_read_only ? constants.R_OK : constants.R_OK | constants.W_OK);
-    } catch (error) {
-      throw deviceFault(`Error manipulating the backing file: ${ioErrorText(error)} ${drive.path_on_host}`);
-    }
-  }
   for (const { host_dev_name } of spec.interfaces) {
     const problem = tapProblem(host_dev_name);
     if (problem) throw deviceFault(`Open tap device failed: ${problem}`);
   }
-  return { header, spec };
+  return { header, state, spec };
 }
 
-async function readHeader(path: string): Promise<SnapshotHeader> {
-  let header: SnapshotHeader;
+async function readFile(path: string): Promise<SnapshotFile> {
+  let file: SnapshotFile;
   try {
-    header = await readSnapshotHeader(path);
+    file = await readSnapshotFile(path);
   } catch (error) {
     if (!(error instanceof SnapshotFileError)) throw error;
     throw restoreFault(`Failed to get snapshot state from file: ${error.message}`);
   }
-  if (header.version !== SNAPSHOT_VERSION) {
-    throw restoreFault(`Failed to get snapshot state from file: Unsupported snapshot version ${header.version}`);
+  const { version } = file.header;
+  if (version !== SNAPSHOT_VERSION) {
+    throw restoreFault(`Failed to get snapshot state from file: Unsupported snapshot version ${version}`);
   }
-  return header;
+  return file;
 }
 
 /** The file has to be as large as the memory; QEMU opens it for writing although it never writes. */
@@ -97,6 +85,17 @@ function checkMemoryFile(path: string, memoryMib: number): void {
     }
   } catch (error) {
     throw restoreFault(`${prefix}: ${ioErrorText(error)}`);
+  }
+}
+
+/** The file may be of another kind than when the machine was built. */
+function checkedDrive(drive: QemuDrive): QemuDrive {
+  const { path_on_host: path, is_read_only: readOnly } = drive;
+  try {
+    accessSync(path, readOnly ? constants.R_OK : constants.R_OK | constants.W_OK);
+    return { ...drive, isBlockDevice: statSync(path).isBlockDevice() };
+  } catch (error) {
+    throw deviceFault(`Error manipulating the backing file: ${ioErrorText(error)} ${path}`);
   }
 }
 
@@ -127,7 +126,7 @@ function deviceFault(cause: string): Fault {
 }
 
 /** Feeds the device state to a QEMU that waits for it. @throws Fault */
-export async function loadDeviceState(vm: MicroVm, snapshotPath: string, header: SnapshotHeader): Promise<void> {
+export async function loadDeviceState(vm: MicroVm, { header, state }: SnapshotFile): Promise<void> {
   if (vm.qemuVersion !== header.qemuVersion) {
     throw restoreFault(
       `Failed to get snapshot state from file: the snapshot was made by QEMU ${header.qemuVersion}, this is ${vm.qemuVersion}`,
@@ -136,16 +135,11 @@ export async function loadDeviceState(vm: MicroVm, snapshotPath: string, header:
   const directory = await mkdtemp(join(tmpdir(), 'fcqemu-'));
   try {
     const socketPath = join(directory, 'state');
-    await vm.execute('migrate-set-capabilities', {
-      capabilities: [
-        { capability: 'x-ignore-shared', state: !header.memoryInState },
-        { capability: 'events', state: true },
-      ],
-    });
+    await vm.execute('migrate-set-capabilities', { capabilities: [{ capability: 'events', state: true }] });
     await vm.execute('migrate-incoming', { uri: `unix:${socketPath}` });
     const socket = createConnection(socketPath);
     await once(socket, 'connect');
-    await sendState(snapshotPath, socket);
+    socket.end(state);
     await vm.incomingEnd();
   } catch (error) {
     throw restoreFault(`Failed to build microVM from snapshot: ${ioErrorText(error)}`);

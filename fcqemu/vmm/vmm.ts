@@ -169,12 +169,11 @@ export class Vmm {
 
   async #loadSnapshot(params: ActionArguments['LoadSnapshot']): Promise<void> {
     checkLoadRequest(params, this.#bootSpecific);
-    const { header, spec } = await planRestore(params, this.#options);
+    const { header, state, spec } = await planRestore(params, this.#options);
     await this.resources.restore(spec, header.machine, header.mmdsConfig).catch((error: unknown) => {
       throw restoreFault(`Failed to build microVM from snapshot: ${error instanceof Error ? error.message : error}`);
     });
-    const snapshot = { path: params.snapshot_path, header };
-    this.#machine = await restoreMachine(spec, snapshot, this.#machineOptions());
+    this.#machine = await restoreMachine(spec, { header, state }, this.#machineOptions());
     this.#state = 'Paused';
     if (params.clock_realtime) this.#log.warn('clock_realtime has no effect: set the time in the guest.');
     await this.#options.metrics.start();
@@ -203,7 +202,7 @@ export class Vmm {
       createSnapshot(vm, params, {
         version: SNAPSHOT_VERSION,
         qemuVersion: vm.qemuVersion,
-        spec: { ...spec, drives, balloon: this.resources.balloon.config, restore: null },
+        spec: { ...spec, drives, balloon: this.resources.balloon.config },
         machine: this.resources.machine,
         mmdsConfig: this.resources.mmds.config,
         halted: vm.halted,

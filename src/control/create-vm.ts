@@ -10,7 +10,6 @@ import { BangerError } from '../errors.ts';
 import { generateKeyPair } from '../guest/keys.ts';
 import type { BootFiles } from '../preflight/context.ts';
 import { cloneFile } from '../storage/clone.ts';
-import { growFile } from '../storage/disk.ts';
 import { readSuperblock } from '../storage/ext4.ts';
 import { vmFiles } from '../storage/layout.ts';
 import { formatSize, MIB } from '../units.ts';
@@ -65,14 +64,15 @@ export async function createVm(
     bootMs: null,
   };
   const files = vmFiles(host.config.paths.store, vm.id);
-  host.vms.insert(vm);
-  host.ledger.record(vm.id, { kind: 'directory', name: files.directory });
+  host.atomically(() => {
+    host.vms.insert(vm);
+    host.ledger.record(vm.id, { kind: 'directory', name: files.directory });
+  });
   try {
     await mkdir(files.directory, { recursive: true, mode: 0o700 });
     progress.step('clone-root-disk', 'cloning the root disk');
     const { programs } = host.config;
-    await cloneFile(host.runner, programs.cp, boot.rootfs, files.rootDisk, signal);
-    await growFile(files.rootDisk, vm.rootDiskBytes);
+    await cloneFile(host.runner, programs.cp, boot.rootfs, files.rootDisk, vm.rootDiskBytes, signal);
     host.vms.update(vm.id, { phase: 'stopped' });
   } catch (error) {
     await discardVm(host, vm);

@@ -39,6 +39,8 @@ export interface Host {
   log: Log;
   runner: Runner;
   privileged: Privileged;
+  /** Runs `work` in one transaction of the database. */
+  atomically<T>(work: () => T): T;
   vms: VmStore;
   ledger: Ledger;
   settings: Settings;

@@ -165,6 +165,12 @@ export function createOperations(store: OperationStore, now: () => Date): Operat
     },
     activeOn: (target) => running().find((entry) => entry.operation.target === target)?.operation,
     async *events(id, signal) {
+      const stored = live.has(id) ? undefined : store.find(id);
+      if (stored) {
+        // of an earlier daemon, or long ago: all that is kept is how it ended
+        yield { type: 'done', operation: stored };
+        return;
+      }
       const entry = lookUp(id);
       entry.watchers++;
       try {
@@ -193,6 +199,7 @@ export function createOperations(store: OperationStore, now: () => Date): Operat
       }
     },
     cancel(id) {
+      if (!live.has(id) && store.find(id)) return { cancelled: false, watchers: 0 };
       const entry = lookUp(id);
       // the caller follows the operation too: it counts as one watcher
       const others = Math.max(0, entry.watchers - 1);

@@ -14,7 +14,7 @@ import { choosePool, formatSubnet, parsePool, poolCandidates, type Subnet } from
 import { BangerError } from '../errors.ts';
 import { ensureClientKey } from '../guest/keys.ts';
 import { listRoutes } from '../network/routes.ts';
-import { type Database, openDatabase } from '../state/database.ts';
+import { type Database, inTransaction, openDatabase } from '../state/database.ts';
 import { createLedger } from '../state/ledger.ts';
 import { createOperationStore } from '../state/operations.ts';
 import { createSettings, type Settings } from '../state/settings.ts';
@@ -54,7 +54,9 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const vms = createVmStore(database);
   const ledger = createLedger(database, now);
   const settings = createSettings(database);
-  const operationStore = createOperationStore(database);
+  // a log for people: a power cut may take its last lines, so it need not wait for the disk as the records do
+  const operationLog = openDatabase(join(config.paths.state, 'banger.db'), 'relaxed');
+  const operationStore = createOperationStore(operationLog);
   operationStore.interruptRunning(now().toISOString());
   const clientKeyFile = join(config.paths.state, 'ssh', 'id_ed25519');
   const clientKey = await ensureClientKey(clientKeyFile);
@@ -81,6 +83,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     log,
     runner,
     privileged,
+    atomically: (work) => inTransaction(database, work),
     vms,
     ledger,
     settings,
@@ -104,6 +107,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     async [Symbol.asyncDispose]() {
       await host.operations.shutdown();
       await host.guests[Symbol.asyncDispose]();
+      operationLog.close();
       database.close();
     },
   };

@@ -53,13 +53,16 @@ const MIGRATIONS: readonly string[] = [
 
 export type Database = DatabaseSync;
 
+/** `durable`: a commit survives a power cut; `relaxed`: it survives a crash of the daemon. */
+export type Durability = 'durable' | 'relaxed';
+
 /**
  * Opens the database at `path` (`:memory:` in tests) and brings it to this version's schema.
  * @throws BangerError `conflict` when a newer banger wrote it, naming the schema versions
  * @throws BangerError `corrupt` when the file is no database
  */
-export function openDatabase(path: string): Database {
-  const database = connect(path);
+export function openDatabase(path: string, durability: Durability = 'durable'): Database {
+  const database = connect(path, durability);
   const version = schemaVersion(database);
   if (version > MIGRATIONS.length) {
     database.close();
@@ -93,11 +96,12 @@ export function inTransaction<T>(database: Database, work: () => T): T {
   }
 }
 
-function connect(path: string): Database {
+function connect(path: string, durability: Durability): Database {
   try {
     const database = new DatabaseSync(path, { timeout: 5000 });
     // what a client was told must survive a power cut; writes are few, so every commit is synced
-    database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;');
+    const synchronous = durability === 'durable' ? 'FULL' : 'NORMAL';
+    database.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = ${synchronous}; PRAGMA foreign_keys = ON;`);
     return database;
   } catch (error) {
     throw new BangerError('corrupt', `The database ${path} cannot be opened: ${messageOf(error)}.`, {

@@ -1,10 +1,10 @@
 /** Copies of disks: shared blocks where the file system can, otherwise a copy that keeps holes. */
-import { constants, copyFile, open, rename, rm, statfs } from 'node:fs/promises';
+import { constants, copyFile, rename, rm, statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { BangerError, systemCode } from '../errors.ts';
 import type { Runner } from '../system/runner.ts';
 import { formatSize } from '../units.ts';
-import { allocatedBytes } from './disk.ts';
+import { allocatedBytes, growFile } from './disk.ts';
 
 export type CloneMethod = 'reflink' | 'sparse copy';
 
@@ -15,7 +15,7 @@ const NO_REFLINK = new Set(['ENOTSUP', 'EOPNOTSUPP', 'EXDEV', 'EINVAL', 'ENOSYS'
 const RESERVE_BYTES = 64 * 1024 * 1024;
 
 /**
- * Clones `source` to `target`, which appears whole or not at all.
+ * Clones `source` to `target`, which appears whole, at least `minBytes` long, or not at all.
  * @throws BangerError `host_unprepared` when the copy would not fit
  */
 export async function cloneFile(
@@ -23,6 +23,7 @@ export async function cloneFile(
   cp: string,
   source: string,
   target: string,
+  minBytes = 0,
   signal?: AbortSignal,
 ): Promise<CloneMethod> {
   const temporary = `${target}.part`;
@@ -31,7 +32,7 @@ export async function cloneFile(
     const method = (await reflink(source, temporary))
       ? 'reflink'
       : await sparseCopy(runner, cp, source, temporary, signal);
-    await syncFile(temporary);
+    await growFile(temporary, minBytes);
     await rename(temporary, target);
     return method;
   } catch (error) {
@@ -76,13 +77,4 @@ export async function requireSpace(directory: string, bytes: number, purpose: st
     `There is no room for ${purpose}: ${formatSize(bytes)} needed, ${formatSize(free)} free in ${directory}.`,
     { hint: 'Free some space (banger ls shows what could be deleted), or set paths.store to a larger disk.' },
   );
-}
-
-async function syncFile(path: string): Promise<void> {
-  const file = await open(path, 'r');
-  try {
-    await file.sync();
-  } finally {
-    await file.close();
-  }
 }

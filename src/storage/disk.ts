@@ -11,13 +11,12 @@ export async function apparentBytes(path: string): Promise<number> {
   return (await stat(path)).size;
 }
 
-/** Makes a file at least `bytes` long; the new part is a hole and takes no space. Never shortens. */
+/** Makes a file at least `bytes` long and safe on disk; the new part is a hole and takes no space. Never shortens. */
 export async function growFile(path: string, bytes: number): Promise<void> {
   const file = await open(path, 'r+');
   try {
     const { size } = await file.stat();
-    if (size >= bytes) return;
-    await file.truncate(bytes);
+    if (size < bytes) await file.truncate(bytes);
     await file.sync();
   } finally {
     await file.close();

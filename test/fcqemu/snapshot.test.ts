@@ -1,6 +1,6 @@
 /** Snapshots: create, load into other processes, overrides, and everything that may be wrong with the files. */
 import assert from 'node:assert/strict';
-import { copyFileSync, readFileSync, statSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
+import { copyFileSync, readFileSync, renameSync, statSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { code, tinyKernel } from './support/tiny-kernel.ts';
@@ -101,6 +101,13 @@ describe('a snapshot', { skip }, () => {
     await original.patch('/drives/a', { drive_id: 'a', path_on_host: other });
     const before = await original.get<Record<string, unknown>>('/vm/config');
     const snapshot = await take(original);
+    renameSync(other, `${other}-moved`);
+    const homeless = await startVmm(t);
+    assert.match(
+      await homeless.fault('PUT', '/snapshot/load', loadBody(snapshot)),
+      /Failed to restore devices: Error manipulating the backing file: No such file or directory \(os error 2\) .*other$/,
+    );
+    renameSync(`${other}-moved`, other);
     const clone = await startVmm(t);
     await clone.put('/snapshot/load', loadBody(snapshot));
     assert.deepEqual(await clone.get('/vm/config'), {
@@ -141,7 +148,7 @@ describe('a snapshot', { skip }, () => {
   it('can be taken twice of the same moment', async (t) => {
     const original = await source(t);
     const [first, second] = [await take(original, 'one'), await take(original, 'two')];
-    assert.ok(readFileSync(first.state).equals(readFileSync(second.state)));
+    assert.ok(readFileSync(first.memory).equals(readFileSync(second.memory)));
     for (const snapshot of [first, second]) {
       const clone = await startVmm(t, { stdin: 'pipe' });
       await clone.put('/snapshot/load', loadBody(snapshot, { resume_vm: true }));

@@ -65,7 +65,7 @@ describe('a banger that is asked for', { skip: hostSkip('setpriv', 'debugfs', 't
 
   it('a creation that is called off has no VM', LIMIT, async () => {
     const create = host.begin(['create', 'web']);
-    await until('the disk is copied', () => /cloning/.test(create.said()));
+    await create.says(/cloning/);
     create.child.kill('SIGINT');
     assert.equal((await create.ended).status, 130);
     assert.equal(await host.ok('ls', '--names'), '');
@@ -166,7 +166,7 @@ describe('a banger that is asked for', { skip: hostSkip('setpriv', 'debugfs', 't
     await chmod(silent, 0o755);
     await withVmm(silent, async () => {
       const start = host.begin(['start', 'web']);
-      await until('the VMM is launched', () => /launching/.test(start.said()));
+      await start.says(/launching/);
       start.child.kill('SIGINT');
       assert.equal((await start.ended).status, 130);
     });
@@ -176,7 +176,7 @@ describe('a banger that is asked for', { skip: hostSkip('setpriv', 'debugfs', 't
     const { id } = await create(t, 'web');
     await writeFile(join(host.home, `run/vmm/${id}.sock`), 'an old file');
     const start = host.begin(['start', 'web']);
-    await until('the guest boots', () => /waiting for SSH/.test(start.said()));
+    await start.says(/waiting for SSH/);
     start.child.kill('SIGINT');
     assert.equal((await start.ended).status, 130);
     await host.assertQuiet('of a start with an old socket');

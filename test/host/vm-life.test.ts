@@ -174,7 +174,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
       const following = host.begin(['logs', 'web', '-n', '1', '-f']);
       await until('the log is followed', () => following.said() !== '');
       await host.guest('web', 'echo "said to the console" > /dev/ttyS0');
-      await until('the line is there', () => /said to the console/.test(following.said()), 10_000);
+      await following.says(/said to the console/);
       following.child.kill('SIGINT');
       await following.ended;
     });
@@ -240,7 +240,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
 
     it('are as before after Ctrl-C during a start', LIMIT, async () => {
       const start = host.begin(['start', 'db']);
-      await until('the guest boots', () => /waiting for SSH/.test(start.said()));
+      await start.says(/waiting for SSH/);
       start.child.kill('SIGINT');
       const { status, stderr } = await start.ended;
       assert.equal(status, 130, stderr);

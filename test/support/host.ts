@@ -23,11 +23,16 @@ const runner = createRunner({ ...process.env, PATH });
 /** An emulated boot takes 5 to 15 s; three at once on a busy host take longer. */
 const COMMAND_LIMIT_MS = 120_000;
 
+/** Why the daemon cannot be tested here; false when it can. */
+export function daemonSkip(): string | false {
+  return !existsSync(BANGER) && 'dist/banger is not built (make build)';
+}
+
 /** Why VMs cannot be tested here; false when they can. */
 export function hostSkip(...programs: string[]): string | false {
   if (!process.env.BANGER_TEST_BUNDLE) return 'BANGER_TEST_BUNDLE names no bundle (make host-test builds one)';
   if (!existsSync(join(process.env.BANGER_TEST_BUNDLE, 'bundle.json'))) return 'BANGER_TEST_BUNDLE holds no bundle';
-  if (!existsSync(BANGER)) return 'dist/banger is not built (make build)';
+  if (daemonSkip() !== false) return daemonSkip();
   if (process.getuid?.() !== 0) return 'taps and firewall rules need root';
   if (!existsSync('/dev/net/tun')) return 'there is no /dev/net/tun';
   return lacking('qemu-system-x86_64', 'ip', 'nft', 'mke2fs', 'e2fsck', 'resize2fs', 'ssh', 'scp', ...programs);
@@ -53,6 +58,8 @@ export interface Running {
   ended: Promise<Ran>;
   /** text of standard output and error so far */
   said(): string;
+  /** waits until it has said this; fails when it ends without */
+  says(pattern: RegExp): Promise<void>;
 }
 
 export interface TestHostOptions {
@@ -366,7 +373,13 @@ export function watchChild(child: ChildProcess, name: string, options: RunOption
       stderr: Buffer.concat(stderr).toString('utf8'),
     });
   });
-  return { child, ended: promise, said };
+  const says = (pattern: RegExp) =>
+    until(`${name} says ${pattern}`, () => {
+      if (pattern.test(said())) return true;
+      assert.equal(child.exitCode ?? child.signalCode, null, `${name} ended before it said ${pattern}:\n${said()}`);
+      return false;
+    });
+  return { child, ended: promise, said, says };
 }
 
 function mentions(text: string, home: string): boolean {

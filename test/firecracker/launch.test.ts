@@ -1,0 +1,108 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, it, type TestContext } from 'node:test';
+import { BangerError } from '../../src/errors.ts';
+import { findVmm, type LaunchOptions, launchVmm } from '../../src/firecracker/launch.ts';
+import { endProcess, findProcessesByArgument } from '../../src/system/processes.ts';
+import { createRunner } from '../../src/system/runner.ts';
+import { tempDir } from '../support/temp-dir.ts';
+import { type FakeBehaviour, fakeVmm } from './fake-vmm.ts';
+
+async function options(t: TestContext, behaviour: FakeBehaviour): Promise<LaunchOptions> {
+  const dir = await tempDir(t);
+  const socketPath = join(dir, 'vm.sock');
+  t.after(async () => {
+    for (const left of await findProcessesByArgument(socketPath)) await endProcess(left, { graceMs: 0 });
+  });
+  return {
+    program: await fakeVmm(dir, behaviour),
+    id: 'banger-5f3a9c01',
+    socketPath,
+    consoleLog: join(dir, 'console.log'),
+    vmmLog: join(dir, 'vmm.log'),
+    env: process.env,
+    takeSocket: async () => assert.fail('the socket is ours'),
+  };
+}
+
+const runner = createRunner();
+
+/** The error of a launch that must fail, and proof that nothing of it still runs. */
+async function failure(launch: LaunchOptions): Promise<BangerError> {
+  const error: unknown = await launchVmm(runner, launch).then(
+    () => assert.fail('it was launched'),
+    (reason) => reason,
+  );
+  assert.ok(error instanceof BangerError, String(error));
+  const deadline = performance.now() + 5000;
+  while ((await findProcessesByArgument(launch.socketPath)).length > 0) {
+    assert.ok(performance.now() < deadline, 'the VMM still runs');
+  }
+  return error;
+}
+
+describe('launching a VMM', () => {
+  it('waits until its API answers and tells who it is and how it ends', async (t) => {
+    const launch = await options(t, 'starting');
+    await writeFile(launch.socketPath, 'left over by an earlier run');
+    await writeFile(launch.consoleLog, 'an earlier run\n');
+    const { identity, ended } = await launchVmm(runner, launch);
+    assert.deepEqual(await findVmm(launch.socketPath), identity);
+    assert.equal(await readFile(`${launch.consoleLog}.previous`, 'utf8'), 'an earlier run\n');
+    await endProcess(identity, { graceMs: 1000 });
+    assert.deepEqual(await ended, { code: null, signal: 'SIGTERM' });
+    assert.equal(await findVmm(launch.socketPath), undefined);
+  });
+
+  it('gives it a session of its own, so that it outlives who launched it', async (t) => {
+    const launch = await options(t, 'ready');
+    const { identity } = await launchVmm(runner, launch);
+    const stat = await readFile(`/proc/${identity.pid}/stat`, 'utf8');
+    const [, , , session] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    assert.equal(Number(session), identity.pid);
+  });
+
+  it('tells the last words of one that ends at once', async (t) => {
+    const error = await failure(await options(t, 'dies'));
+    assert.equal(error.code, 'vmm_failed');
+    assert.match(error.message, /ended at once \(exit status 148\)\. Its last words:/);
+    assert.match(error.message, /RunWithApiError: no\n {4}cannot go on/);
+    assert.equal(error.hint, 'See whether this host can run VMs: banger doctor');
+  });
+
+  for (const behaviour of ['silent', 'deaf'] as const) {
+    it(`gives up on one that is ${behaviour}, and ends it`, async (t) => {
+      const error = await failure({ ...(await options(t, behaviour)), readyTimeoutMs: 700 });
+      assert.equal(error.code, 'vmm_failed');
+      assert.match(
+        error.message,
+        /did not answer on its API socket within 0\.7 s\. Its last words:\n {4}Running a fake/,
+      );
+    });
+
+    it(`can be called off while one is ${behaviour}`, async (t) => {
+      const begun = performance.now();
+      const error = await failure({ ...(await options(t, behaviour)), signal: AbortSignal.timeout(300) });
+      assert.equal(error.code, 'cancelled');
+      assert.ok(performance.now() - begun < 8000);
+    });
+  }
+
+  it('says when the program is not installed', async (t) => {
+    const error = await failure({ ...(await options(t, 'ready')), program: ['/nosuch/firecracker'] });
+    assert.equal(error.code, 'host_unprepared');
+    assert.match(error.message, /\/nosuch\/firecracker/);
+  });
+
+  it('does not take another program that names the socket for the VMM', async (t) => {
+    const launch = await options(t, 'ready');
+    const { identity } = await launchVmm(runner, launch);
+    const other = spawn('tail', ['-f', '/dev/null', launch.socketPath], { stdio: 'ignore' });
+    await once(other, 'spawn');
+    assert.deepEqual(await findVmm(launch.socketPath), identity);
+    other.kill('SIGKILL');
+  });
+});

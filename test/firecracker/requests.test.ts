@@ -1,0 +1,79 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { configurationRequests } from '../../src/firecracker/machine-config.ts';
+import type { VmmRequest } from '../../src/firecracker/requests.ts';
+import * as requests from '../../src/firecracker/requests.ts';
+import { requestProblems, skip } from './api-description.ts';
+
+const machine = {
+  vcpus: 2,
+  memoryMib: 512,
+  kernel: '/bundle/vmlinux',
+  initrd: '/bundle/initrd.img',
+  bootArgs: 'console=ttyS0',
+  drives: [
+    { id: 'root', path: '/vm/root.ext4', readOnly: false },
+    { id: 'seed', path: '/vm/seed.img', readOnly: true },
+  ],
+  tap: 'bgr-5f3a9c01',
+  mac: '06:00:ac:1e:00:02',
+  mtu: 1500,
+};
+
+/** Every way the driver can call each of its requests; a new one without an example fails below. */
+const EXAMPLES: Record<keyof typeof requests, VmmRequest[]> = {
+  describeInstance: [requests.describeInstance()],
+  version: [requests.version()],
+  machineConfig: [requests.machineConfig({ vcpu_count: 1, mem_size_mib: 128 })],
+  bootSource: [requests.bootSource({ kernel_image_path: '/vmlinux', boot_args: 'quiet', initrd_path: '/initrd' })],
+  drive: [requests.drive({ drive_id: 'root', path_on_host: '/root.ext4', is_root_device: false })],
+  networkInterface: [requests.networkInterface({ iface_id: 'eth0', host_dev_name: 'tap0', guest_mac: machine.mac })],
+  entropy: [requests.entropy(), requests.entropy({ rate_limiter: { bandwidth: { size: 1000, refill_time: 100 } } })],
+  action: [requests.action('InstanceStart'), requests.action('SendCtrlAltDel'), requests.action('FlushMetrics')],
+  setState: [requests.setState('Paused'), requests.setState('Resumed')],
+};
+
+describe('requests to a VMM', () => {
+  it('configure a machine in the order it must be told', () => {
+    const sent = configurationRequests(machine).map(({ method, path }) => `${method} ${path}`);
+    assert.deepEqual(sent, [
+      'PUT /machine-config',
+      'PUT /boot-source',
+      'PUT /drives/root',
+      'PUT /drives/seed',
+      'PUT /network-interfaces/eth0',
+      'PUT /entropy',
+    ]);
+  });
+
+  it('name no initrd when there is none', () => {
+    const [, bootSource] = configurationRequests({ ...machine, initrd: undefined });
+    assert.deepEqual(bootSource?.body, { kernel_image_path: machine.kernel, boot_args: machine.bootArgs });
+  });
+
+  it('have an example each', () => {
+    assert.deepEqual(Object.keys(EXAMPLES).toSorted(), Object.keys(requests).toSorted());
+  });
+});
+
+describe("requests to a VMM against Firecracker's own description", { skip }, () => {
+  for (const request of [...Object.values(EXAMPLES).flat(), ...configurationRequests(machine)]) {
+    it(`${request.method} ${request.path} is as described`, () => {
+      assert.deepEqual(requestProblems(request), []);
+    });
+  }
+
+  it('would be found out if they were not', () => {
+    assert.deepEqual(requestProblems({ method: 'PUT', path: '/nosuch' }), ['PUT /nosuch is not described']);
+    assert.deepEqual(requestProblems({ method: 'PUT', path: '/machine-config', body: { vcpu_count: 33, cpus: 'x' } }), [
+      'body.mem_size_mib: missing',
+      'body.vcpu_count: 33 is not from 1 to 32',
+      'body.cpus: unknown',
+    ]);
+    const drive = { drive_id: 'b', is_root_device: 'no' };
+    assert.deepEqual(requestProblems({ method: 'PUT', path: '/drives/a', body: drive }), [
+      'body.is_root_device: string instead of boolean',
+      'body.drive_id is not the a of the path',
+    ]);
+  });
+});
