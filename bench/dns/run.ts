@@ -14,7 +14,7 @@ import { askUdp } from '../../test/dns/support/clients.ts';
 import { debianPackage } from '../../test/dns/support/debian-packages.ts';
 import { query } from '../../test/dns/support/packets.ts';
 
-const [rounds = 7, seconds = 3] = process.argv.slice(2).map(Number);
+const [rounds = 15, seconds = 1] = process.argv.slice(2).map(Number);
 const NAMES = 100;
 const PORTS = { dnsmasq: 42101, bare: 42102, banger: 42103, changing: 42104 };
 type Server = keyof typeof PORTS;

@@ -128,6 +128,16 @@ function connectionError(error: unknown, socketPath: string): BangerError {
       hint: 'Run the command as the user who started the daemon.',
     });
   }
+  if (code === 'EINVAL') {
+    return new BangerError(
+      'daemon_unreachable',
+      `The socket path ${socketPath} is longer than the 107 bytes Linux allows.`,
+      {
+        cause: error,
+        hint: 'Choose a shorter directory with BANGER_HOME or BANGER_PATHS_RUN.',
+      },
+    );
+  }
   if (code === 'ECONNRESET' || code === 'EPIPE') {
     return new BangerError('daemon_unreachable', 'The daemon ended before it answered.', {
       cause: error,

@@ -154,24 +154,34 @@ function acceptExec(server: FastifyInstance, host: Host): ReadonlySet<Duplex> {
     open.add(socket);
     socket.once('close', () => open.delete(socket));
     socket.on('error', () => {}); // a client that goes away; 'close' follows
-    const name = /^\/v1\/vms\/([^/?]+)\/exec$/.exec(request.url ?? '')?.[1];
+    const name = vmOfExec(request.url ?? '');
     if (name === undefined || request.headers.upgrade !== 'banger-exec') {
       refuseUpgrade(socket, new BangerError('not_found', `Nothing to upgrade to at ${request.url}.`));
       return;
     }
     try {
-      host.vms.get(decodeURIComponent(name));
+      host.vms.get(name);
     } catch (error) {
       refuseUpgrade(socket, asBangerError(error));
       return;
     }
     socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: banger-exec\r\n\r\n');
-    serveExec(host, decodeURIComponent(name), socket, head).catch((error) => {
+    serveExec(host, name, socket, head).catch((error) => {
       host.log.warn({ vm: name, error: messageOf(error) }, 'exec failed');
       socket.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(asBangerError(error)))));
     });
   });
   return open;
+}
+
+/** The VM an exec request is for; undefined when the address is another one or cannot be decoded. */
+function vmOfExec(url: string): string | undefined {
+  const encoded = /^\/v1\/vms\/([^/?]+)\/exec$/.exec(url)?.[1];
+  try {
+    return encoded === undefined ? undefined : decodeURIComponent(encoded);
+  } catch {
+    return undefined;
+  }
 }
 
 function refuseUpgrade(socket: Duplex, error: BangerError): void {

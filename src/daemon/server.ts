@@ -38,6 +38,8 @@ export function createServer(handlers: Handlers, logger: FastifyBaseLogger): Fas
     loggerInstance: logger,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: BODY_LIMIT_BYTES,
+    // an address that cannot be decoded is refused before any handler sees it
+    frameworkErrors: (error, _request, reply) => sendProblem(reply, fromFrameworkError(error) ?? asBangerError(error)),
   });
   acceptEmptyJson(server);
   server.addHook('onSend', async (_request, reply) => {

@@ -4,7 +4,7 @@ import { chmod, mkdir, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises
 import { join } from 'node:path';
 import { after, before, describe, it, type TestContext } from 'node:test';
 import { createRunner } from '../../src/system/runner.ts';
-import { hostSkip, TestHost, until } from '../support/host.ts';
+import { hostSkip, TestHost } from '../support/host.ts';
 
 const LIMIT = { timeout: 240_000 };
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });

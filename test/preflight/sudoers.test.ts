@@ -22,6 +22,7 @@ const REQUEST: SudoersRequest = {
     sysctl: '/usr/sbin/sysctl',
     firecracker: '/opt/fire cracker/firecracker',
     kill: '/usr/bin/kill',
+    chown: '/usr/bin/chown',
   },
   pool: '172.30.0.0/16',
   table: 'banger',

@@ -66,7 +66,7 @@ describe('runner', () => {
 describe('processes', () => {
   it('are found by one exact argument', async (t) => {
     const marker = join(await tempDir(t), 'marker.sock');
-    const started = await runner.startDetached(['sh', '-c', 'sleep 30; true', 'sh', marker], {
+    const started = await runner.startDetached(['tail', '--follow=name', '--retry', marker], {
       stdout: 'ignore',
       stderr: 'ignore',
     });
