@@ -71,6 +71,8 @@ describe('a host whose daemon is killed', { skip: hostSkip('setpriv') }, () => {
       const operation = JSON.parse(await host.ok('operation', 'show', id, '--json'));
       assert.equal(operation.state, 'interrupted');
     }
+    const [{ id }] = JSON.parse(await host.ok('operation', 'list', '--json'));
+    await host.fails(1, ['operation', 'wait', id], [/vm\.start web was interrupted: the daemon ended/]);
     await host.ok('start', 'web');
     assert.equal(await host.guest('web', 'hostname'), 'web');
   });

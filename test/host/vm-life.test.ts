@@ -6,7 +6,7 @@ import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { createRunner } from '../../src/system/runner.ts';
-import { hostSkip, TestHost, until, watchChild } from '../support/host.ts';
+import { hostSkip, type Running, TestHost, until, watchChild } from '../support/host.ts';
 import { createOutsideWorld, type OutsideWorld } from '../support/outside-world.ts';
 
 const LIMIT = { timeout: 240_000 };
@@ -19,6 +19,8 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
   before(async () => {
     outside = await createOutsideWorld();
     host = await TestHost.create({
+      // what quoting exists for
+      prefix: "/tmp/b t'%h-",
       uplink: outside.uplink,
       env: { BANGER_NETWORK_NAMESERVERS: outside.address },
     });
@@ -133,8 +135,31 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
       assert.deepEqual(said, numbers);
     });
 
+    it('pass on signals, and end what a client leaves behind', LIMIT, async () => {
+      const asked = host.begin([
+        'exec',
+        '-n',
+        'web',
+        '--',
+        'sh',
+        '-c',
+        'trap "echo caught; exit 9" INT; echo on; sleep 100 & wait',
+      ]);
+      await asked.says(/on\n/);
+      asked.child.kill('SIGINT');
+      const { status, stdout } = await asked.ended;
+      assert.deepEqual([status, stdout], [9, 'on\ncaught\n']);
+      const left = host.begin(['exec', '-n', 'web', '--', 'sh', '-c', 'echo on; exec sleep 4321']);
+      await left.says(/on\n/);
+      left.child.kill('SIGKILL');
+      await until(
+        'it has ended',
+        async () => (await host.run(['exec', '-n', 'web', '--', 'pgrep', '-f', '[s]leep 4321'])).status === 1,
+      );
+    });
+
     it('give them a terminal when there is one', LIMIT, async () => {
-      const script = `'${join(import.meta.dirname, '../../dist/banger')}' exec web -- sh -c 'tty; stty size; echo $TERM'`;
+      const script = `"${join(import.meta.dirname, '../../dist/banger')}" exec web -- sh -c 'tty; stty size; echo $TERM'`;
       const child = spawn('script', ['--quiet', '--return', '--command', script, '/dev/null'], {
         env: { ...host.env, TERM: 'xterm' },
       });
@@ -238,16 +263,35 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
       assert.deepEqual([pid, failure], [null, null]);
     });
 
-    it('are as before after Ctrl-C during a start', LIMIT, async () => {
-      const start = host.begin(['start', 'db']);
-      await start.says(/waiting for SSH/);
-      start.child.kill('SIGINT');
-      const { status, stderr } = await start.ended;
-      assert.equal(status, 130, stderr);
-      assert.match(stderr, /start db was cancelled, and what it had done is undone/);
-      const vm = await host.vm('db');
-      assert.deepEqual([vm.state, vm.failure], ['stopped', null]);
-      assert.deepEqual(await processesOf(vm.id), []);
+    for (const [step, says] of Object.entries({
+      begin: /checking the host/,
+      network: /attaching the network/,
+      launch: /launching the VMM/,
+      configuration: /configuring the VM/,
+      boot: /waiting for SSH/,
+    })) {
+      it(`are as before after Ctrl-C during a start (${step})`, LIMIT, async () => {
+        const start = host.begin(['start', 'db']);
+        await start.says(says);
+        start.child.kill('SIGINT');
+        await assertCalledOff(start);
+      });
+    }
+
+    it('are as before when another command or the end of the daemon calls a start off', LIMIT, async () => {
+      const first = host.begin(['start', 'db']);
+      await first.says(/waiting for SSH/);
+      await host.fails(5, ['stop', 'db'], [/a start of db is going on/, /banger operation wait/]);
+      await host.ok('kill', 'db');
+      await assertCalledOff(first);
+      const second = host.begin(['start', 'db']);
+      await second.says(/waiting for SSH/);
+      assert.match(await host.ok('daemon', 'stop'), /VMs that keep running: 1/);
+      assert.equal((await second.ended).status, 130);
+      await host.daemon();
+      assert.equal((await host.vm('db')).state, 'stopped');
+      assert.equal((await host.vm('web')).state, 'running');
+      assert.equal(await host.guest('web', 'hostname'), 'web');
     });
 
     it('end at once when killed', LIMIT, async () => {
@@ -259,15 +303,24 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
 
     it('are gone with their disks when deleted', LIMIT, async () => {
       const { directory } = await host.vm('web');
+      const following = host.begin(['logs', 'web', '-f']);
+      await following.says(/handover/);
       assert.match(await host.ok('rm', 'web', 'db'), /web is deleted/);
       await assert.rejects(stat(directory), /ENOENT/);
+      assert.equal((await following.ended).status, 0, 'there is nothing more to follow');
       assert.deepEqual(JSON.parse(await host.ok('ls', '--json')), []);
       await host.fails(4, ['start', 'web'], [/There is no VM named "web"/, /banger ls/]);
       await host.assertQuiet('of deleted VMs');
     });
   });
 
-  async function processesOf(vmId: string): Promise<string[]> {
-    return (await host.processes()).map(({ command }) => command).filter((command) => command.includes(vmId));
+  async function assertCalledOff(start: Running): Promise<void> {
+    const { status, stderr } = await start.ended;
+    assert.equal(status, 130, stderr);
+    assert.match(stderr, /start db was cancelled, and what it had done is undone/);
+    const vm = await host.vm('db');
+    assert.deepEqual([vm.state, vm.failure], ['stopped', null]);
+    const left = (await host.processes()).filter(({ command }) => command.includes(vm.id));
+    assert.deepEqual(left, []);
   }
 });

@@ -64,6 +64,8 @@ export interface Running {
 
 export interface TestHostOptions {
   env?: Record<string, string>;
+  /** beginning of the home's path; short, because a socket's path has 107 bytes at most */
+  prefix?: string;
   /** device whose forwarding must be put back in the end; that of the default route unless told otherwise */
   uplink?: string;
 }
@@ -94,9 +96,8 @@ export class TestHost {
     this.client = createClient({ socketPath: this.socket });
   }
 
-  /** A home in a short directory: a socket's path has 107 bytes at most. */
   static async create(options: TestHostOptions = {}): Promise<TestHost> {
-    const home = await mkdtemp('/tmp/bt-');
+    const home = await mkdtemp(options.prefix ?? '/tmp/bt-');
     const uplink = options.uplink ?? (await defaultDevice());
     const env = { ...options.env, ...(options.uplink ? { BANGER_NETWORK_UPLINK: options.uplink } : {}) };
     return new TestHost(home, uplink, await forwardingOf(uplink), env);

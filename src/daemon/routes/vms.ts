@@ -133,7 +133,8 @@ export function vmHandlers(host: Host, supervisor: Supervisor): VmHandlers {
       };
     },
     logs: async ({ params: { name }, query, reply, signal }) => {
-      const files = vmFiles(config.paths.store, vms.get(name).id);
+      const { id } = vms.get(name);
+      const files = vmFiles(config.paths.store, id);
       const path = query.source === 'vmm' ? files.vmmLog : files.consoleLog;
       const position = await apparentBytes(path).catch(() => 0);
       const lines = await lastLines(path, query.lines ?? DEFAULT_LOG_LINES);
@@ -142,7 +143,8 @@ export function vmHandlers(host: Host, supervisor: Supervisor): VmHandlers {
       raw.writeHead(200, { 'Content-Type': 'text/plain; charset=utf-8' });
       if (lines.length > 0) raw.write(`${lines.join('\n')}\n`);
       if (query.follow) {
-        for await (const chunk of followFile(path, position, signal)) {
+        using gone = whenGone(host, id);
+        for await (const chunk of followFile(path, position, AbortSignal.any([signal, gone.signal]))) {
           if (!raw.write(stripControls(chunk))) await once(raw, 'drain', { signal }).catch(() => {});
         }
       }
@@ -154,6 +156,18 @@ export function vmHandlers(host: Host, supervisor: Supervisor): VmHandlers {
       });
     },
   };
+}
+
+/** How often it is asked whether a VM whose log is followed still exists. */
+const GONE_POLL_MS = 1000;
+
+/** A signal for the deletion of a VM: nothing will ever be written to its log again. */
+function whenGone(host: Host, vmId: string): { signal: AbortSignal } & Disposable {
+  const gone = new AbortController();
+  const timer = setInterval(() => {
+    if (!host.vms.findById(vmId)) gone.abort();
+  }, GONE_POLL_MS);
+  return { signal: gone.signal, [Symbol.dispose]: () => clearInterval(timer) };
 }
 
 /**
