@@ -210,6 +210,8 @@ add_keys() {
 
 name_host() {
   [ -n "$HOSTNAME" ] || return 0
+  # the first login may come before the guest's own init gets to it
+  echo "$HOSTNAME" > /proc/sys/kernel/hostname
   while read -r address name rest; do
     [ "$address $name" = "127.0.1.1 $HOSTNAME" ] && return 0
   done < /etc/hosts

@@ -15,8 +15,7 @@ export const MANIFEST_FILE = 'bundle.json';
 export const STANDARD_DEFAULTS: BundleDefaults = {
   vcpus: 1,
   memoryMib: 512,
-  // keeps the name the initrd gave an address
-  bootArgs: 'net.ifnames=0',
+  bootArgs: '',
   rootDiskSize: '4GiB',
   workDiskSize: '8GiB',
 };

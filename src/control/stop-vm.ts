@@ -13,9 +13,10 @@ import { releaseVm } from './release-vm.ts';
 
 /**
  * Ends the VMM of a guest that has shut down. Reboot, not poweroff: on x86 a guest that powers off leaves
- * Firecracker running with halted CPUs, while a reset ends it.
+ * Firecracker running with halted CPUs, while a reset ends it. A systemd that has not opened its socket yet, and
+ * every other init, takes SIGINT, which is what the kernel sends it for Ctrl-Alt-Del.
  */
-const SHUTDOWN_COMMAND = 'systemctl reboot --no-block 2>/dev/null || reboot';
+const SHUTDOWN_COMMAND = 'systemctl reboot --no-block 2>/dev/null || kill -INT 1';
 
 /** Opening a channel on an answering guest takes well under a second. */
 const ASK_TIMEOUT_MS = 5000;
