@@ -17,6 +17,7 @@ import { viewVm } from '../control/vm-view.ts';
 import type { VmRecord } from '../core/vm.ts';
 import { asBangerError, BangerError, messageOf } from '../errors.ts';
 import { MAX_SOCKET_PATH_BYTES } from '../storage/layout.ts';
+import { expiry } from '../system/abort.ts';
 import type { Argv } from '../system/runner.ts';
 import { VERSION } from '../version.ts';
 import { takeDaemonLock } from './lock.ts';
@@ -29,6 +30,9 @@ import { createServices, type Services } from './services.ts';
 
 /** How often host and records are compared. */
 const RECONCILE_INTERVAL_MS = 30_000;
+
+/** What last answers get to leave when the daemon stops. */
+const FAREWELL_MS = 500;
 
 export interface DaemonOptions {
   env: NodeJS.ProcessEnv;
@@ -91,8 +95,11 @@ async function serve({ host }: Services, socket: string, log: FastifyBaseLogger,
   await host.operations.shutdown();
   supervisor.close();
   for (const connection of execConnections) connection.destroy();
+  const closed = server.close();
+  // a stream that follows something for ever would hold the server open
+  await Promise.race([closed, expiry(FAREWELL_MS)]);
   server.server.closeAllConnections();
-  await server.close();
+  await closed;
   await rm(socket, { force: true });
 }
 

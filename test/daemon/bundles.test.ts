@@ -68,7 +68,7 @@ describe('the routes of bundles', { skip }, () => {
     assert.deepEqual(one.defaults, {
       vcpus: 1,
       memoryMib: 512,
-      bootArgs: 'net.ifnames=0',
+      bootArgs: '',
       rootDiskBytes: 4 * 2 ** 30,
       workDiskBytes: 8 * 2 ** 30,
     });

@@ -143,7 +143,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
         '--',
         'sh',
         '-c',
-        'trap "echo caught; exit 9" INT; echo on; sleep 100 & wait',
+        'trap "echo caught; exit 9" INT; echo on; while :; do sleep 0.2; done',
       ]);
       await asked.says(/on\n/);
       asked.child.kill('SIGINT');
