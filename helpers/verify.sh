@@ -52,7 +52,14 @@ in_vm() {
 
 [ "$(in_vm id -u)" = 0 ] || fail 'the login is not root'
 [ "$(in_vm cat /proc/sys/kernel/hostname)" = "$vm" ] || fail 'the VM does not have its name'
-state=$(in_vm systemctl is-system-running --wait || true)
+# the login answers before systemd does
+for _ in $(seq 60); do
+  state=$(in_vm systemctl is-system-running --wait 2>/dev/null || true)
+  case $state in
+  running | degraded | maintenance) break ;;
+  esac
+  sleep 1
+done
 if [ "$state" != running ]; then
   in_vm systemctl --failed --no-legend --plain >&2 || true
   fail "the services did not settle: $state"

@@ -47,8 +47,10 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
   async function onEnd(vm: VmRecord, ended: DetachedProcess['ended'] | undefined): Promise<void> {
     unwatch(vm.id);
     const exit = await Promise.race([ended, expiry(EXIT_STATUS_WAIT_MS)]);
-    // an operation on the VM (stop, kill, delete) ended it and does the rest itself
-    if (host.operations.activeOn(vm.name) || host.vms.findById(vm.id)?.phase !== 'running') return;
+    // an operation on the VM (stop, kill, delete) ended it and does the rest itself, or leaves it to us by failing
+    const active = host.operations.activeOn(vm.name);
+    if (active) await host.operations.finished(active.id);
+    if (watched.has(vm.id) || host.vms.findById(vm.id)?.phase !== 'running') return;
     const files = vmFiles(host.config.paths.store, vm.id);
     if (exit ? exit.code === 0 : await vmmExitedCleanly(files.vmmLog)) {
       host.log.info({ vm: vm.name }, 'the guest rebooted');
