@@ -4,7 +4,7 @@ import { formatSubnet, gatewayOf, type Subnet } from '../core/addresses.ts';
 import { tapName, type VmRecord } from '../core/vm.ts';
 import { forwardingSetting, readSetting, writeSetting } from '../network/forwarding.ts';
 import { appliedTaps, applyRules, type FirewallMember } from '../network/nftables.ts';
-import { addPoolRoute, deletePoolRoute, findUplink } from '../network/routes.ts';
+import { addPoolRoute, deletePoolRoute, findUplink, otherPoolsInUse } from '../network/routes.ts';
 import { createTap, deleteTap, tapExists } from '../network/tap.ts';
 import { HOST_OWNER, type Ledger } from '../state/ledger.ts';
 import type { VmStore } from '../state/vms.ts';
@@ -74,12 +74,13 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     if (uplink) await enableForwarding(uplink.device);
   }
 
-  /** The host gets back what it had when the last VM has gone. */
+  /** The host gets back what it had when the last VM has gone; of settings, when no other banger needs them. */
   async function releaseHost(): Promise<void> {
     for (const { owner, resource } of ledger.all()) {
       if (owner !== HOST_OWNER) continue;
       if (resource.kind === 'pool-route') await deletePoolRoute(privileged, ip, resource.name);
       else if (resource.kind === 'sysctl') {
+        if (await otherPoolsInUse(deps.runner, ip, pool)) continue; // asked again at the next reconcile
         if ((await readSetting(resource.name)) === '1') {
           await writeSetting(privileged, sysctl, resource.name, resource.before);
         }

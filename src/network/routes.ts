@@ -62,6 +62,12 @@ export async function addPoolRoute(privileged: Privileged, ip: string, pool: str
   await privileged.run([ip, 'route', 'replace', 'unreachable', pool, 'proto', ROUTE_PROTOCOL]);
 }
 
+/** Whether another banger of this host has VMs running, by the route of its pool. */
+export async function otherPoolsInUse(runner: Runner, ip: string, pool: string): Promise<boolean> {
+  const { stdout } = await runner.run([ip, '-j', '-4', 'route', 'show', 'proto', ROUTE_PROTOCOL]);
+  return (JSON.parse(stdout || '[]') as IpRoute[]).some((route) => route.dst !== pool);
+}
+
 /** Removing a route that is already gone succeeds. */
 export async function deletePoolRoute(privileged: Privileged, ip: string, pool: string): Promise<void> {
   // exit 2 is "No such process": there is no such route

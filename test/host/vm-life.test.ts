@@ -294,10 +294,18 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
       assert.equal(await host.guest('web', 'hostname'), 'web');
     });
 
-    it('end at once when killed', LIMIT, async () => {
+    it('end at once when killed, and leave to another banger what it needs of the host', LIMIT, async () => {
+      const forwarding = () => readFile(`/proc/sys/net/ipv4/conf/${outside.uplink}/forwarding`, 'utf8');
+      const otherPool = (action: string) =>
+        runner.run(['ip', 'route', action, 'unreachable', '203.0.113.0/24', 'proto', '119']);
+      await otherPool('add');
       const begun = performance.now();
       assert.match(await host.ok('kill', 'web'), /web is stopped, hard/);
       assert.ok(performance.now() - begun < 5000);
+      assert.equal(await forwarding(), '1\n');
+      await otherPool('delete');
+      await host.ok('daemon', 'stop');
+      await host.daemon();
       await host.assertQuiet('of killed VMs');
     });
 
