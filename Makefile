@@ -12,7 +12,7 @@ HOST_TESTS = $(wildcard test/host/*.test.ts test/*/host/*.test.ts)
 NEEDED := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap nft:nftables ip:iproute2 mke2fs:e2fsprogs \
   ssh:openssh-client scp:openssh-client ssh-keygen:openssh-client depmod:kmod zstd:zstd xz:xz-utils lz4:lz4 \
   newuidmap:uidmap sudo:sudo ps:procps shellcheck:shellcheck git:git npm:npm
-TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs dnsmasq:dnsmasq-base unbound:unbound
+TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs
 
 .PHONY: demo test unit host-test check format build install clean deps host-deps test-deps
 .DEFAULT_GOAL := build

@@ -76,7 +76,8 @@ const start: Record<string, () => Promise<void>> = {
     await answering('127.0.0.1');
   },
   async unbound() {
-    await cp(join(packageRoot, 'etc/unbound'), '/etc/unbound', { recursive: true });
+    // installed packages have their files in place already
+    if (packageRoot !== '/') await cp(join(packageRoot, 'etc/unbound'), '/etc/unbound', { recursive: true });
     // the package makes this key at installation; without a network its place is taken by strict settings
     await rm('/etc/unbound/unbound.conf.d/root-auto-trust-anchor-file.conf', { force: true });
     await rm('/etc/unbound/unbound.conf.d/remote-control.conf', { force: true });
