@@ -3,6 +3,7 @@ import type { VmRecord } from '../core/vm.ts';
 import { BangerError, messageOf } from '../errors.ts';
 import { keyBlob } from '../guest/keys.ts';
 import { connectSsh, type SshConnection, SshLoginError, type SshTarget } from '../guest/ssh.ts';
+import { sleep } from '../system/abort.ts';
 
 /** User banger logs in as, and the port it logs in on. */
 export const GUEST_USER = 'root';
@@ -29,6 +30,9 @@ export interface GuestConnections extends AsyncDisposable {
 }
 
 const LOGIN_TIMEOUT_MS = 30_000;
+/** How long a running guest that does not answer is tried again, and how often. */
+const PATIENCE_MS = 8000;
+const RETRY_MS = 100;
 
 export function createGuestConnections(privateKey: string): GuestConnections {
   const open = new Map<string, SshConnection>();
@@ -54,7 +58,7 @@ export function createGuestConnections(privateKey: string): GuestConnections {
 
   async function connect(vm: VmRecord): Promise<SshConnection> {
     try {
-      return await connectSsh(target(vm), LOGIN_TIMEOUT_MS);
+      return await connectPatiently(target(vm));
     } catch (error) {
       if (!(error instanceof SshLoginError)) throw error;
       throw new BangerError('guest_failed', `${vm.name} does not let us in over SSH: ${error.message}.`, {
@@ -96,6 +100,19 @@ export function createGuestConnections(privateKey: string): GuestConnections {
       await Promise.all([...open.keys()].map((id) => this.drop({ id })));
     },
   };
+}
+
+/** A busy guest may let one SYN or handshake pass; one that is gone will not answer the next ones either. */
+async function connectPatiently(target: SshTarget): Promise<SshConnection> {
+  const deadline = performance.now() + PATIENCE_MS;
+  for (;;) {
+    try {
+      return await connectSsh(target, LOGIN_TIMEOUT_MS);
+    } catch (error) {
+      if (!(error instanceof SshLoginError) || !error.temporary || performance.now() > deadline) throw error;
+      await sleep(RETRY_MS);
+    }
+  }
 }
 
 /** sshd's answer to a channel beyond MaxSessions, as opposed to a connection that broke. */

@@ -91,7 +91,8 @@ describe('a host whose daemon is killed', { skip: hostSkip('setpriv') }, () => {
   });
 
   it('knows of a guest that powered off meanwhile', LIMIT, async () => {
-    await host.guest('web', 'systemctl poweroff --no-block');
+    await host.settled('web');
+    await host.soon('web', 'systemctl poweroff');
     await host.killDaemon();
     const vm = await host.vm('web').catch(() => undefined);
     assert.equal(vm, undefined, 'no daemon runs');
@@ -104,7 +105,8 @@ describe('a host whose daemon is killed', { skip: hostSkip('setpriv') }, () => {
   it('starts a guest again that rebooted meanwhile', LIMIT, async () => {
     await host.ok('start', 'web');
     const { pid } = await host.vm('web');
-    await host.guest('web', 'systemctl reboot --no-block');
+    await host.settled('web');
+    await host.soon('web', 'systemctl reboot');
     await host.killDaemon();
     await until('its VMM has ended', async () => !(await host.processes()).some((each) => each.pid === pid), 60_000);
     await host.daemon();

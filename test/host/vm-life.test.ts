@@ -250,14 +250,14 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
     it('come back by themselves after a reboot in the guest', LIMIT, async () => {
       const bootId = 'cat /proc/sys/kernel/random/boot_id';
       const before = await host.guest('web', bootId);
-      await host.guest('web', 'systemctl reboot --no-block');
+      await host.soon('web', 'systemctl reboot');
       await until('it has left', async () => (await host.vm('web')).state !== 'running', 60_000);
       await until('it is back', async () => (await host.vm('web')).state === 'running');
       assert.notEqual(await host.guest('web', bootId), before);
     });
 
     it('are stopped after a poweroff in the guest', LIMIT, async () => {
-      await host.guest('db', 'systemctl poweroff --no-block');
+      await host.soon('db', 'systemctl poweroff');
       await until('it is stopped', async () => (await host.vm('db')).state === 'stopped', 60_000);
       const { pid, failure } = await host.vm('db');
       assert.deepEqual([pid, failure], [null, null]);

@@ -141,6 +141,14 @@ export class TestHost {
     return await this.ok('exec', '-n', name, '--', 'sh', '-c', script);
   }
 
+  /** Waits until systemd answers in a guest: the login does so earlier. */
+  async settled(name: string): Promise<void> {
+    await this.guest(
+      name,
+      'for i in $(seq 90); do systemctl is-system-running --wait 2>/dev/null | grep -q . && exit; sleep 1; done; exit 1',
+    );
+  }
+
   /**
    * Runs a command that must fail with this exit status and say all of this; returns what it said.
    * Nothing may look like a bug to the person who reads it.
@@ -157,6 +165,11 @@ export class TestHost {
     for (const part of says) assert.match(ran.stderr, part, told);
     assert.doesNotMatch(ran.stderr, /\n\s+at |undefined|\[object|TypeError|ECONN|ENOENT/, told);
     return ran;
+  }
+
+  /** Lets a guest do something in a moment, after this has returned: what takes it down, usually. */
+  async soon(name: string, script: string): Promise<void> {
+    await this.guest(name, `(sleep 1; ${script}) > /dev/null 2>&1 &`);
   }
 
   async vm(name: string): Promise<VmDetail> {

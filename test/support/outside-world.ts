@@ -19,17 +19,18 @@ export interface OutsideWorld extends AsyncDisposable {
   address: string;
 }
 
-/** Addresses are from TEST-NET-2 (RFC 5737), which nothing on a host uses. */
+/** Addresses are from TEST-NET-2 (RFC 5737), which nothing on a host uses but the same test run twice at once. */
 export async function createOutsideWorld(): Promise<OutsideWorld> {
   const uplink = `bto${process.pid}`;
   const namespace = `banger-test-${process.pid}`;
-  const [hostAddress, address] = ['198.51.100.1', '198.51.100.2'];
+  const base = (process.pid % 64) * 4;
+  const [hostAddress, address] = [`198.51.100.${base + 1}`, `198.51.100.${base + 2}`];
   const ip = (...args: string[]) => runner.run(['ip', ...args]);
   await ip('netns', 'add', namespace);
   await ip('link', 'add', uplink, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', namespace);
-  await ip('address', 'add', `${hostAddress}/24`, 'dev', uplink);
+  await ip('address', 'add', `${hostAddress}/30`, 'dev', uplink);
   await ip('link', 'set', uplink, 'up');
-  await ip('-n', namespace, 'address', 'add', `${address}/24`, 'dev', 'eth0');
+  await ip('-n', namespace, 'address', 'add', `${address}/30`, 'dev', 'eth0');
   await ip('-n', namespace, 'link', 'set', 'eth0', 'up');
   await ip('-n', namespace, 'link', 'set', 'lo', 'up');
   const server = serve(namespace);
