@@ -161,10 +161,13 @@ async function login(
   } finally {
     signal?.removeEventListener('abort', onAbort);
   }
-  return wrap(client, target);
+  return wrap(client, target, socket);
 }
 
-function wrap(client: Client, target: SshTarget): SshConnection {
+/** What a guest gets to close its end of a connection. */
+const FAREWELL_MS = 2000;
+
+function wrap(client: Client, target: SshTarget, socket: Socket): SshConnection {
   let closed = false;
   client.once('close', () => {
     closed = true;
@@ -195,8 +198,8 @@ function wrap(client: Client, target: SshTarget): SshConnection {
     async [Symbol.asyncDispose]() {
       client.end();
       if (closed) return;
-      // end() waits for open channels; a guest that never answers must not hold us
-      const timer = setTimeout(() => client.destroy(), 2000);
+      // end() waits for the guest, and one that is gone must not hold us; ssh2's own destroy() does nothing after it
+      const timer = setTimeout(() => socket.destroy(), FAREWELL_MS);
       await new Promise<void>((resolve) => client.once('close', () => resolve()));
       clearTimeout(timer);
     },
