@@ -12,10 +12,18 @@ export interface SshKeyPair {
   publicKey: string;
 }
 
+/** Binary form of an ed25519 public key (RFC 8709): its name and 32 bytes, each behind its length. */
+const ED25519_BLOB_BYTES = 4 + 'ssh-ed25519'.length + 4 + 32;
+
 export async function generateKeyPair(comment: string): Promise<SshKeyPair> {
   const { default: ssh2 } = await import('ssh2');
-  const pair = ssh2.utils.generateKeyPairSync('ed25519', { comment });
-  return { privateKey: pair.private, publicKey: pair.public.trim() };
+  for (;;) {
+    const pair = ssh2.utils.generateKeyPairSync('ed25519', { comment });
+    // ssh2 1.17 drops zero bytes at the beginning of a public key, which makes one pair in 256 unusable
+    if (keyBlob(pair.public).length === ED25519_BLOB_BYTES) {
+      return { privateKey: pair.private, publicKey: pair.public.trim() };
+    }
+  }
 }
 
 /** The key banger logs in with; made on first use, readable by its owner only as OpenSSH demands. */

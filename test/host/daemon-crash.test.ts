@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { OperationEvent } from '../../src/api/schemas.ts';
-import { hostSkip, TestHost, until } from '../support/host.ts';
+import { crash, hostSkip, TestHost, until } from '../support/host.ts';
 
 const LIMIT = { timeout: 240_000 };
 
@@ -48,7 +48,7 @@ describe('a host whose daemon is killed', { skip: hostSkip('setpriv') }, () => {
     void follow.then(() => reached.resolve());
     await reached.promise;
     if (delayMs > 0) await sleep(delayMs);
-    process.kill(status.pid, 'SIGKILL');
+    crash(status.pid);
     await until('the daemon is gone', async () => (await host.run(['daemon', 'status'])).status === 3, 10_000);
   }
 
@@ -91,8 +91,7 @@ describe('a host whose daemon is killed', { skip: hostSkip('setpriv') }, () => {
   });
 
   it('knows of a guest that powered off meanwhile', LIMIT, async () => {
-    await host.settled('web');
-    await host.soon('web', 'systemctl poweroff');
+    await host.soon('web', 'poweroff -f');
     await host.killDaemon();
     const vm = await host.vm('web').catch(() => undefined);
     assert.equal(vm, undefined, 'no daemon runs');
@@ -105,8 +104,7 @@ describe('a host whose daemon is killed', { skip: hostSkip('setpriv') }, () => {
   it('starts a guest again that rebooted meanwhile', LIMIT, async () => {
     await host.ok('start', 'web');
     const { pid } = await host.vm('web');
-    await host.settled('web');
-    await host.soon('web', 'systemctl reboot');
+    await host.soon('web', 'reboot -f');
     await host.killDaemon();
     await until('its VMM has ended', async () => !(await host.processes()).some((each) => each.pid === pid), 60_000);
     await host.daemon();
@@ -116,7 +114,7 @@ describe('a host whose daemon is killed', { skip: hostSkip('setpriv') }, () => {
 
   it('says why a VM failed whose VMM was killed, with the daemon there and without', LIMIT, async () => {
     const { pid } = await host.vm('web');
-    process.kill(pid ?? 0, 'SIGKILL');
+    crash(pid);
     await until('it has failed', async () => (await host.vm('web')).state === 'failed', 10_000);
     assert.match((await host.vm('web')).failure ?? '', /^The VMM ended unexpectedly \(killed by SIGKILL\)/);
     await host.assertQuiet('of a VMM that was killed');
@@ -128,7 +126,7 @@ describe('a host whose daemon is killed', { skip: hostSkip('setpriv') }, () => {
     const again = await host.vm('web');
     assert.equal(again.state, 'running');
     await host.killDaemon();
-    process.kill(again.pid ?? 0, 'SIGKILL');
+    crash(again.pid);
     await host.daemon();
     assert.match((await host.vm('web')).failure ?? '', /^the VMM ended while no daemon was there/);
     await host.assertQuiet('of a VMM that was killed while no daemon was there');
@@ -139,7 +137,7 @@ describe('a host whose daemon is killed', { skip: hostSkip('setpriv') }, () => {
     await start.says(/waiting for SSH/);
     await sleep(500);
     const qemu = (await host.processes()).find(({ command }) => /^\S*qemu-system/.test(command));
-    process.kill(qemu?.pid ?? 0, 'SIGKILL');
+    crash(qemu?.pid);
     const { status, stderr } = await start.ended;
     assert.equal(status, 1);
     assert.match(stderr, /web did not boot: the VMM ended\. Its log ends with: .*SIGKILL/);

@@ -355,6 +355,12 @@ export class TestHost {
   }
 }
 
+/** Ends a process as a crash would; fails when there is none (signals to process 0 hit the tests themselves). */
+export function crash(pid: number | null | undefined): void {
+  assert.ok(pid, 'there is no such process');
+  process.kill(pid, 'SIGKILL');
+}
+
 /** Waits until `holds` is true; fails after `limitMs` with what was waited for. */
 export async function until(
   what: string,

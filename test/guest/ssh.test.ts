@@ -1,0 +1,99 @@
+import assert from 'node:assert/strict';
+import { text } from 'node:stream/consumers';
+import { describe, it } from 'node:test';
+import { BangerError } from '../../src/errors.ts';
+import { generateKeyPair, keyBlob } from '../../src/guest/keys.ts';
+import { waitForSsh } from '../../src/guest/readiness.ts';
+import { connectSsh, SshLoginError } from '../../src/guest/ssh.ts';
+import { sshGuest } from './ssh-guest.ts';
+
+async function loginError(promise: Promise<unknown>): Promise<SshLoginError> {
+  const error: unknown = await promise.then(
+    () => assert.fail('it was let in'),
+    (reason) => reason,
+  );
+  assert.ok(error instanceof SshLoginError, String(error));
+  return error;
+}
+
+async function bangerError(promise: Promise<unknown>): Promise<BangerError> {
+  const error: unknown = await promise.then(
+    () => assert.fail('it came up'),
+    (reason) => reason,
+  );
+  assert.ok(error instanceof BangerError, String(error));
+  return error;
+}
+
+describe('an SSH connection', () => {
+  it('logs in with the key and runs commands', async (t) => {
+    const { target } = await sshGuest(t);
+    await using connection = await connectSsh(target, 5000);
+    assert.equal(await text(await connection.exec('uname -a')), 'uname -a');
+    assert.equal(connection.closed, false);
+  });
+
+  it('is refused for good when the guest shows another host key, or knows not ours', async (t) => {
+    const { target } = await sshGuest(t);
+    const strange = keyBlob((await generateKeyPair('strange')).publicKey);
+    const wrongHost = await loginError(connectSsh({ ...target, hostKey: strange }, 5000));
+    assert.match(wrongHost.message, /another host key/);
+    assert.equal(wrongHost.temporary, false);
+    const { privateKey } = await generateKeyPair('strange');
+    assert.equal((await loginError(connectSsh({ ...target, privateKey }, 5000))).temporary, false);
+  });
+
+  it('is refused for now when nothing listens or nothing answers', async (t) => {
+    const { target, cutWire } = await sshGuest(t);
+    const nothing = await loginError(connectSsh({ ...target, port: 1 }, 5000));
+    assert.deepEqual([nothing.message, nothing.temporary], ['nothing listens on its port 1', true]);
+    const connecting = loginError(connectSsh(target, 300));
+    cutWire();
+    assert.equal((await connecting).temporary, true);
+  });
+
+  it('is closed in time, also when the guest is gone without a word', async (t) => {
+    const { target, cutWire } = await sshGuest(t);
+    const connection = await connectSsh(target, 5000);
+    const closed = Promise.withResolvers<void>();
+    connection.onClose(() => closed.resolve());
+    cutWire();
+    const begun = performance.now();
+    await connection[Symbol.asyncDispose]();
+    await closed.promise;
+    assert.equal(connection.closed, true);
+    assert.ok(performance.now() - begun < 4000);
+  });
+});
+
+describe('waiting for a guest', () => {
+  it('ends with the first login that works', async (t) => {
+    const { target } = await sshGuest(t);
+    await using connection = await waitForSsh(target, { timeoutMs: 5000 });
+    assert.equal(connection.closed, false);
+  });
+
+  it('ends when time is up, with what was seen last and what to do', async (t) => {
+    const { target } = await sshGuest(t);
+    const error = await bangerError(waitForSsh({ ...target, port: 1 }, { timeoutMs: 200 }));
+    assert.equal(error.code, 'timeout');
+    assert.match(error.message, /^web did not answer SSH within 0 s \(last: nothing listens on its port 1\)/);
+    assert.match(error.hint ?? '', /banger logs web .*banger start web --timeout/);
+  });
+
+  it('ends when there is nothing to wait for any more, or when called off', async (t) => {
+    const { target } = await sshGuest(t);
+    const nobody = { ...target, port: 1 };
+    const gone = await bangerError(waitForSsh(nobody, { timeoutMs: 9000, givenUp: async () => 'the VMM ended.' }));
+    assert.deepEqual([gone.code, gone.message], ['guest_failed', 'web did not boot: the VMM ended.']);
+    const signal = AbortSignal.timeout(100);
+    assert.equal((await bangerError(waitForSsh(nobody, { timeoutMs: 9000, signal }))).code, 'cancelled');
+  });
+
+  it('ends when the guest is up and says no', async (t) => {
+    const { target } = await sshGuest(t, () => false);
+    const error = await bangerError(waitForSsh(target, { timeoutMs: 5000 }));
+    assert.equal(error.code, 'guest_failed');
+    assert.match(error.message, /^web booted but refuses the login: /);
+  });
+});
