@@ -12,13 +12,18 @@ export interface TimelineStep {
   durationMs: number;
 }
 
+/** What happens when a VM ends without being asked to. */
+export type RestartPolicy = 'never' | 'on-failure' | 'always';
+
 export interface VmRecord {
   /** 8 hexadecimal digits, unchanged for the life of the VM */
   id: string;
   /** DNS label, unique */
   name: string;
-  /** bundle the VM boots from */
+  /** name of the image or bundle the VM was made from */
   image: string;
+  /** id of the image, null when it was made from a bundle */
+  imageId: string | null;
   vcpus: number;
   memoryMib: number;
   rootDiskBytes: number;
@@ -28,6 +33,11 @@ export interface VmRecord {
   address: string;
   mac: string;
   nat: boolean;
+  /** whether the daemon starts it when the host comes up */
+  autostart: boolean;
+  restartPolicy: RestartPolicy;
+  /** directory in the guest where the work disk is mounted */
+  workDiskMount: string;
   /** SSH host key in OpenSSH's private format, made by the host */
   hostKeyPrivate: string;
   /** `ssh-ed25519 AAAA…` */

@@ -51,7 +51,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     sudoProgram: config.programs.sudo,
   });
   const database = openDatabase(join(config.paths.state, 'banger.db'));
-  const vms = createVmStore(database);
+  const vms = createVmStore(database, (error) => log.error({ error }, 'a listener to VM changes failed'));
   const ledger = createLedger(database, now);
   const settings = createSettings(database);
   // a log for people: a power cut may take its last lines, so it need not wait for the disk as the records do

@@ -49,6 +49,38 @@ const MIGRATIONS: readonly string[] = [
      key TEXT PRIMARY KEY,
      value TEXT NOT NULL
    ) STRICT;`,
+  `ALTER TABLE vms ADD COLUMN image_id TEXT;
+   ALTER TABLE vms ADD COLUMN autostart INTEGER NOT NULL DEFAULT 0;
+   ALTER TABLE vms ADD COLUMN restart_policy TEXT NOT NULL DEFAULT 'never';
+   ALTER TABLE vms ADD COLUMN work_disk_mount TEXT NOT NULL DEFAULT '/root';
+   CREATE INDEX vms_by_image ON vms (image_id);
+   CREATE TABLE trash (
+     id TEXT PRIMARY KEY,
+     name TEXT NOT NULL,
+     address TEXT NOT NULL,
+     record TEXT NOT NULL,
+     deleted_at TEXT NOT NULL
+   ) STRICT;
+   CREATE TABLE images (
+     id TEXT PRIMARY KEY,
+     name TEXT NOT NULL UNIQUE,
+     arch TEXT NOT NULL,
+     base TEXT NOT NULL,
+     sha256 TEXT NOT NULL,
+     size_bytes INTEGER NOT NULL,
+     recipe TEXT,
+     recipe_key TEXT,
+     created_at TEXT NOT NULL
+   ) STRICT;
+   CREATE TABLE layers (
+     key TEXT PRIMARY KEY,
+     parent TEXT,
+     base TEXT NOT NULL,
+     step TEXT NOT NULL,
+     size_bytes INTEGER NOT NULL,
+     created_at TEXT NOT NULL,
+     used_at TEXT NOT NULL
+   ) STRICT;`,
 ];
 
 export type Database = DatabaseSync;

@@ -1,13 +1,17 @@
-/** VM records in SQLite. */
-import type { StatementSync } from 'node:sqlite';
-import type { TimelineStep, VmPhase, VmRecord } from '../core/vm.ts';
-import { BangerError } from '../errors.ts';
+/** VM records in SQLite; whoever wants to know is told of every change. */
+import type { SQLInputValue, StatementSync } from 'node:sqlite';
+import type { VmRecord } from '../core/vm.ts';
+import { BangerError, messageOf } from '../errors.ts';
 import type { Database } from './database.ts';
 
 /** Fields that change after creation. */
-export type VmChange = Partial<
-  Pick<VmRecord, 'phase' | 'failure' | 'startedAt' | 'vmm' | 'bootTimeline' | 'bootMs' | 'nat' | 'rootDiskBytes'>
->;
+export type VmChange = Partial<Omit<VmRecord, 'id' | 'mac' | 'createdAt'>>;
+
+/** A change of one record: `before` is missing for a new one, `after` for a removed one. */
+export interface VmTransition {
+  before?: VmRecord;
+  after?: VmRecord;
+}
 
 export interface VmStore {
   list(): VmRecord[];
@@ -17,39 +21,118 @@ export interface VmStore {
   get(name: string): VmRecord;
   /** @throws BangerError `conflict` when the name or address is taken */
   insert(vm: VmRecord): void;
+  /** @throws BangerError `conflict` when the new name is taken */
   update(id: string, change: VmChange): void;
   remove(id: string): void;
+  /** Calls `listener` after each change, before the caller of the change goes on; the result ends that. */
+  onChange(listener: (transition: VmTransition) => void): () => void;
 }
 
-const COLUMNS: Record<keyof VmChange, string> = {
-  phase: 'phase',
-  failure: 'failure',
-  startedAt: 'started_at',
-  vmm: 'vmm',
-  bootTimeline: 'boot_timeline',
-  bootMs: 'boot_ms',
-  nat: 'nat',
-  rootDiskBytes: 'root_disk_bytes',
+type Row = Record<string, unknown>;
+
+interface Column<T> {
+  name: string;
+  write(value: T): SQLInputValue;
+  read(value: unknown): T;
+}
+
+const text = <T extends string>(name: string): Column<T> => ({
+  name,
+  write: String,
+  read: (value) => String(value) as T,
+});
+const number = (name: string): Column<number> => ({ name, write: Number, read: Number });
+const flag = (name: string): Column<boolean> => ({
+  name,
+  write: (value) => (value ? 1 : 0),
+  read: (value) => value === 1,
+});
+const json = <T>(name: string): Column<T> => ({
+  name,
+  write: (value) => JSON.stringify(value),
+  read: (value) => JSON.parse(String(value)) as T,
+});
+const orNull = <T>(column: Column<T>): Column<T | null> => ({
+  name: column.name,
+  write: (value) => (value === null ? null : column.write(value)),
+  read: (value) => (value === null ? null : column.read(value)),
+});
+
+/** How each field is kept. */
+const COLUMNS: { [K in keyof VmRecord]: Column<VmRecord[K]> } = {
+  id: text('id'),
+  name: text('name'),
+  image: text('image'),
+  imageId: orNull(text('image_id')),
+  vcpus: number('vcpus'),
+  memoryMib: number('memory_mib'),
+  rootDiskBytes: number('root_disk_bytes'),
+  workDiskBytes: number('work_disk_bytes'),
+  workDiskMount: text('work_disk_mount'),
+  address: text('address'),
+  mac: text('mac'),
+  nat: flag('nat'),
+  autostart: flag('autostart'),
+  restartPolicy: text('restart_policy'),
+  hostKeyPrivate: text('host_key_private'),
+  hostKeyPublic: text('host_key_public'),
+  createdAt: text('created_at'),
+  phase: text('phase'),
+  failure: orNull(text('failure')),
+  startedAt: orNull(text('started_at')),
+  vmm: orNull(text<NonNullable<VmRecord['vmm']>>('vmm')),
+  bootTimeline: json('boot_timeline'),
+  bootMs: orNull(number('boot_ms')),
 };
 
-export function createVmStore(database: Database): VmStore {
+const FIELDS = Object.keys(COLUMNS) as (keyof VmRecord)[];
+
+/** @param onListenerError hears what a listener threw: it disturbs neither the change nor other listeners */
+export function createVmStore(database: Database, onListenerError: (message: string) => void = () => {}): VmStore {
   const all = database.prepare('SELECT * FROM vms ORDER BY name');
   const byName = database.prepare('SELECT * FROM vms WHERE name = ?');
   const byId = database.prepare('SELECT * FROM vms WHERE id = ?');
   const remove = database.prepare('DELETE FROM vms WHERE id = ?');
+  const columnNames = FIELDS.map((field) => COLUMNS[field].name);
   const insert = database.prepare(
-    `INSERT INTO vms (id, name, image, vcpus, memory_mib, root_disk_bytes, work_disk_bytes, address, mac, nat,
-       host_key_private, host_key_public, created_at, phase, failure, started_at, vmm, boot_timeline, boot_ms)
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+    `INSERT INTO vms (${columnNames.join(', ')}) VALUES (${columnNames.map(() => '?').join(', ')})`,
   );
   const updates = new Map<string, StatementSync>();
+  const listeners = new Set<(transition: VmTransition) => void>();
+
+  const find = (name: string) => optional(byName.get(name));
+  const findById = (id: string) => optional(byId.get(id));
+
+  const tell = (transition: VmTransition) => {
+    for (const listener of listeners) {
+      try {
+        listener(transition);
+      } catch (error) {
+        onListenerError(messageOf(error));
+      }
+    }
+  };
+
+  /** That names are unique is the database's to keep; its refusal becomes a sentence. */
+  const asNamed = (name: string, id: string, write: () => void) => {
+    try {
+      write();
+    } catch (error) {
+      const holder = find(name);
+      if (!holder || holder.id === id) throw error;
+      throw new BangerError('conflict', `A VM named "${name}" exists already.`, {
+        cause: error,
+        hint: `Start it with: banger start ${name}   or choose another name.`,
+      });
+    }
+  };
 
   return {
     list: () => all.all().map(fromRow),
-    find: (name) => optional(byName.get(name)),
-    findById: (id) => optional(byId.get(id)),
+    find,
+    findById,
     get(name) {
-      const vm = optional(byName.get(name));
+      const vm = find(name);
       if (vm) return vm;
       throw new BangerError('not_found', `There is no VM named "${name}".`, {
         hint: 'See what exists: banger ls',
@@ -57,83 +140,42 @@ export function createVmStore(database: Database): VmStore {
       });
     },
     insert(vm) {
-      try {
-        insert.run(
-          vm.id,
-          vm.name,
-          vm.image,
-          vm.vcpus,
-          vm.memoryMib,
-          vm.rootDiskBytes,
-          vm.workDiskBytes,
-          vm.address,
-          vm.mac,
-          vm.nat ? 1 : 0,
-          vm.hostKeyPrivate,
-          vm.hostKeyPublic,
-          vm.createdAt,
-          vm.phase,
-          vm.failure,
-          vm.startedAt,
-          vm.vmm,
-          JSON.stringify(vm.bootTimeline),
-          vm.bootMs,
-        );
-      } catch (error) {
-        if (optional(byName.get(vm.name))) {
-          throw new BangerError('conflict', `A VM named "${vm.name}" exists already.`, {
-            cause: error,
-            hint: `Start it with: banger start ${vm.name}   or choose another name.`,
-          });
-        }
-        throw error;
-      }
+      asNamed(vm.name, vm.id, () => void insert.run(...FIELDS.map((field) => toColumn(field, vm))));
+      tell({ after: vm });
     },
     update(id, change) {
-      const keys = Object.keys(change) as (keyof VmChange)[];
-      if (keys.length === 0) return;
-      const sql = `UPDATE vms SET ${keys.map((key) => `${COLUMNS[key]} = ?`).join(', ')} WHERE id = ?`;
+      const keys = FIELDS.filter((field) => field in change);
+      const before = findById(id);
+      if (keys.length === 0 || !before) return;
+      const after: VmRecord = { ...before, ...change };
+      const sql = `UPDATE vms SET ${keys.map((key) => `${COLUMNS[key].name} = ?`).join(', ')} WHERE id = ?`;
       const statement = updates.get(sql) ?? database.prepare(sql);
       updates.set(sql, statement);
-      statement.run(...keys.map((key) => toColumn(change[key])), id);
+      asNamed(after.name, id, () => void statement.run(...keys.map((key) => toColumn(key, after)), id));
+      tell({ before, after });
     },
-    remove: (id) => void remove.run(id),
+    remove(id) {
+      const before = findById(id);
+      remove.run(id);
+      if (before) tell({ before });
+    },
+    onChange(listener) {
+      listeners.add(listener);
+      return () => void listeners.delete(listener);
+    },
   };
 }
-
-type Row = Record<string, unknown>;
 
 function optional(row: Row | undefined): VmRecord | undefined {
   return row ? fromRow(row) : undefined;
 }
 
 function fromRow(row: Row): VmRecord {
-  return {
-    id: String(row.id),
-    name: String(row.name),
-    image: String(row.image),
-    vcpus: Number(row.vcpus),
-    memoryMib: Number(row.memory_mib),
-    rootDiskBytes: Number(row.root_disk_bytes),
-    workDiskBytes: Number(row.work_disk_bytes),
-    address: String(row.address),
-    mac: String(row.mac),
-    nat: row.nat === 1,
-    hostKeyPrivate: String(row.host_key_private),
-    hostKeyPublic: String(row.host_key_public),
-    createdAt: String(row.created_at),
-    phase: String(row.phase) as VmPhase,
-    failure: row.failure === null ? null : String(row.failure),
-    startedAt: row.started_at === null ? null : String(row.started_at),
-    vmm: row.vmm === null ? null : (String(row.vmm) as VmRecord['vmm']),
-    bootTimeline: JSON.parse(String(row.boot_timeline)) as TimelineStep[],
-    bootMs: row.boot_ms === null ? null : Number(row.boot_ms),
-  };
+  const entries = FIELDS.map((field) => [field, COLUMNS[field].read(row[COLUMNS[field].name])]);
+  // COLUMNS has an entry for each field of VmRecord, and each reads exactly that field's type
+  return Object.fromEntries(entries) as VmRecord;
 }
 
-function toColumn(value: VmChange[keyof VmChange]): string | number | null {
-  if (value === undefined || value === null) return null;
-  if (typeof value === 'boolean') return value ? 1 : 0;
-  if (typeof value === 'object') return JSON.stringify(value);
-  return value;
+function toColumn<K extends keyof VmRecord>(field: K, vm: VmRecord): SQLInputValue {
+  return COLUMNS[field].write(vm[field]);
 }

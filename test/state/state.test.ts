@@ -67,6 +67,36 @@ describe('VM store', () => {
     });
   });
 
+  it('renames unless the name is taken', () => {
+    const vms = createVmStore(openDatabase(':memory:'));
+    vms.insert(sampleVm());
+    vms.insert(sampleVm({ id: 'ffffffff', name: 'db', address: '172.30.0.9' }));
+    assert.throws(() => vms.update('ffffffff', { name: 'web' }), { code: 'conflict', message: /"web" exists already/ });
+    vms.update('ffffffff', { name: 'data' });
+    assert.deepEqual(
+      vms.list().map(({ name }) => name),
+      ['data', 'web'],
+    );
+  });
+
+  it('tells of every change, whatever a listener throws, until told to stop', () => {
+    const errors: string[] = [];
+    const vms = createVmStore(openDatabase(':memory:'), (error) => errors.push(error));
+    vms.onChange(() => {
+      throw new Error('a listener that fails');
+    });
+    const seen: string[] = [];
+    const end = vms.onChange(({ before, after }) => seen.push(`${before?.phase} to ${after?.phase}`));
+    vms.insert(sampleVm());
+    vms.update('5f3a9c01', { phase: 'running' });
+    vms.update('00000000', { phase: 'running' });
+    vms.remove('5f3a9c01');
+    end();
+    vms.insert(sampleVm());
+    assert.deepEqual(seen, ['undefined to stopped', 'stopped to running', 'running to undefined']);
+    assert.deepEqual(new Set(errors), new Set(['a listener that fails']));
+  });
+
   it('names what it does not know', () => {
     const vms = createVmStore(openDatabase(':memory:'));
     assert.throws(() => vms.get('nope'), { code: 'not_found', message: /"nope"/ });

@@ -1,0 +1,33 @@
+/** Bodies about the daemon and the machine. */
+import { z } from 'zod';
+
+export const CheckResult = z.object({
+  id: z.string(),
+  title: z.string(),
+  status: z.enum(['ok', 'warning', 'failed', 'not_applicable']),
+  lookedFor: z.string(),
+  detail: z.string(),
+  fix: z.string().optional(),
+});
+
+export const DoctorReport = z.object({
+  checks: z.array(CheckResult),
+  summary: z.record(z.string(), z.string()).describe('what banger would do here: vmm, acceleration, disks, …'),
+  ok: z.boolean(),
+});
+
+export const DaemonStatus = z.object({
+  version: z.string(),
+  pid: z.int(),
+  startedAt: z.iso.datetime(),
+  socket: z.string(),
+  stateDirectory: z.string(),
+  pool: z.string().describe('address pool, CIDR'),
+  vms: z.object({ total: z.int(), running: z.int() }),
+  operations: z.int().describe('operations running now'),
+  rssBytes: z.number(),
+});
+
+export type CheckResult = z.infer<typeof CheckResult>;
+export type DoctorReport = z.infer<typeof DoctorReport>;
+export type DaemonStatus = z.infer<typeof DaemonStatus>;

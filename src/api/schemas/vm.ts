@@ -1,0 +1,103 @@
+/** Bodies about VMs. */
+import { z } from 'zod';
+
+/** RFC 1123 label; a VM's name is also its host name and its DNS name below the zone. */
+export const VmName = z
+  .string()
+  .min(1)
+  .max(63)
+  .regex(/^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/, 'must be a DNS label: a-z, 0-9 and inner dashes, at most 63 characters')
+  .describe('name of a VM: a DNS label (RFC 1123)');
+
+export const VmState = z.enum(['creating', 'stopped', 'starting', 'running', 'stopping', 'paused', 'failed']);
+
+/** One step of a start, in the order they ended. */
+export const TimelineStep = z.object({
+  step: z.string().describe('step name, e.g. `wait-for-ssh`'),
+  startedMs: z.number().describe('milliseconds from the beginning of the start to the beginning of this step'),
+  durationMs: z.number().describe('milliseconds this step took'),
+});
+
+export const Vm = z.object({
+  id: z.string().describe('8 hexadecimal digits, unchanged for the life of the VM'),
+  name: VmName,
+  state: VmState,
+  failure: z.string().nullable().describe('why the state is `failed`, in a sentence'),
+  image: z.string().describe('bundle or image the VM was made from'),
+  vcpus: z.int(),
+  memoryMib: z.int(),
+  rootDiskBytes: z.number().describe('apparent size of the root disk in bytes'),
+  workDiskBytes: z.number().describe('apparent size of the work disk in bytes; 0 = no work disk'),
+  address: z.string().describe('IPv4 address, fixed from creation to deletion'),
+  mac: z.string(),
+  nat: z.boolean().describe('whether the VM reaches the outside through the host'),
+  createdAt: z.iso.datetime(),
+  startedAt: z.iso.datetime().nullable().describe('when the current run began; null when not running'),
+  vmm: z.string().nullable().describe('`firecracker` or `fcqemu` while it runs'),
+  pid: z.int().nullable().describe('process id of the VMM while it runs'),
+});
+
+export const VmDetail = Vm.extend({
+  directory: z.string().describe('host directory with everything of this VM'),
+  disks: z.array(
+    z.object({
+      role: z.enum(['root', 'work', 'seed']),
+      path: z.string(),
+      apparentBytes: z.number(),
+      allocatedBytes: z.number().describe('bytes really used on the host'),
+    }),
+  ),
+  tap: z.string().describe('host network device while it runs'),
+  consoleLog: z.string(),
+  vmmLog: z.string(),
+  bootTimeline: z.array(TimelineStep).describe('steps of the last start, up to the first SSH login'),
+  bootMs: z.number().nullable().describe('milliseconds from the start request to the first SSH login'),
+});
+
+export const VmCreate = z.strictObject({
+  name: VmName,
+  image: z.string().min(1).optional().describe('bundle or image name; the configured default otherwise'),
+  vcpus: z.int().min(1).max(32).optional(),
+  memoryMib: z.int().min(64).optional(),
+  rootDiskBytes: z.int().positive().optional().describe('grown from the image; never smaller than it'),
+  workDiskBytes: z.int().nonnegative().optional().describe('0 for none'),
+  nat: z.boolean().optional(),
+});
+
+export const VmStart = z.strictObject({
+  timeoutMs: z.int().positive().optional().describe('limit in milliseconds for the guest to answer SSH'),
+});
+
+export const VmStop = z.strictObject({
+  timeoutMs: z.int().nonnegative().optional().describe('milliseconds the guest gets to shut down before it is killed'),
+});
+
+export const SshAccess = z.object({
+  user: z.string(),
+  address: z.string(),
+  port: z.int(),
+  identityFile: z.string(),
+  knownHostsFile: z.string(),
+  hostKeyAlias: z.string(),
+});
+
+/** First line a client sends on an upgraded exec connection. */
+export const ExecRequest = z.strictObject({
+  argv: z.array(z.string()).min(1).describe('command and arguments, passed to the guest as they are'),
+  tty: z.boolean().default(false),
+  columns: z.int().positive().optional(),
+  rows: z.int().positive().optional(),
+  term: z.string().max(64).optional(),
+  env: z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/), z.string()).default({}),
+  cwd: z.string().optional(),
+});
+
+export type VmState = z.infer<typeof VmState>;
+export type TimelineStep = z.infer<typeof TimelineStep>;
+export type Vm = z.infer<typeof Vm>;
+export type VmDetail = z.infer<typeof VmDetail>;
+export type VmCreate = z.infer<typeof VmCreate>;
+export type VmStart = z.infer<typeof VmStart>;
+export type VmStop = z.infer<typeof VmStop>;
+export type SshAccess = z.infer<typeof SshAccess>;
+export type ExecRequest = z.input<typeof ExecRequest>;
