@@ -5,6 +5,7 @@ import type { Subnet } from '../core/addresses.ts';
 import type { VmRecord } from '../core/vm.ts';
 import type { SshKeyPair } from '../guest/keys.ts';
 import type { BootFiles } from '../preflight/context.ts';
+import type { ImageStore } from '../state/images.ts';
 import type { Ledger } from '../state/ledger.ts';
 import type { Settings } from '../state/settings.ts';
 import type { VmStore } from '../state/vms.ts';
@@ -43,6 +44,7 @@ export interface Host {
   atomically<T>(work: () => T): T;
   vms: VmStore;
   ledger: Ledger;
+  images: ImageStore;
   settings: Settings;
   operations: Operations;
   network: HostNetwork;

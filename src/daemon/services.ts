@@ -15,6 +15,7 @@ import { BangerError } from '../errors.ts';
 import { ensureClientKey } from '../guest/keys.ts';
 import { listRoutes } from '../network/routes.ts';
 import { type Database, inTransaction, openDatabase } from '../state/database.ts';
+import { createImageStore } from '../state/images.ts';
 import { createLedger } from '../state/ledger.ts';
 import { createOperationStore } from '../state/operations.ts';
 import { createSettings, type Settings } from '../state/settings.ts';
@@ -86,6 +87,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     atomically: (work) => inTransaction(database, work),
     vms,
     ledger,
+    images: createImageStore(database),
     settings,
     operations: createOperations(operationStore, now),
     network: createHostNetwork({ config, runner, privileged, ledger, vms, pool, uid, table }),

@@ -33,3 +33,24 @@ export const MAX_SOCKET_PATH_BYTES = 107;
 export function vmmSocket(run: string, vmId: string): string {
   return join(run, 'vmm', `${vmId}.sock`);
 }
+
+/** Files of one image, in its own directory below the store. */
+export interface ImageFiles {
+  directory: string;
+  rootfs: string;
+  kernel: string;
+  initrd: string;
+  /** installed packages, one `name version arch` a line, sorted */
+  packages: string;
+}
+
+export function imageFiles(store: string, imageId: string): ImageFiles {
+  const directory = join(store, 'images', imageId);
+  return {
+    directory,
+    rootfs: join(directory, 'rootfs.ext4'),
+    kernel: join(directory, 'vmlinux'),
+    initrd: join(directory, 'initrd.img'),
+    packages: join(directory, 'rootfs.packages'),
+  };
+}
