@@ -25,9 +25,9 @@ const host: Host = {
     process.on(signal, handler);
     return { [Symbol.dispose]: () => void process.off(signal, handler) };
   },
-  async runInteractive(argv) {
+  async runInteractive(argv, options) {
     const { runInteractive } = await import('../src/cli/interactive.ts');
-    return await runInteractive(argv, process.env, host.onSignal);
+    return await runInteractive(argv, process.env, host.onSignal, options?.output);
   },
   async runDaemon() {
     const { runDaemon } = await import('../src/daemon/main.ts');

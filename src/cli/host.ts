@@ -30,8 +30,11 @@ export interface Host {
   self: Argv;
   /** calls back for a signal, in place of its usual effect, until disposed */
   onSignal(signal: NodeJS.Signals, handler: () => void): Disposable;
-  /** runs a program on this terminal and returns its exit status, 128 + number after a signal */
-  runInteractive(argv: Argv): Promise<number>;
+  /**
+   * runs a program on this terminal and returns its exit status, 128 + number after a signal; with `stderr`
+   * what it writes to standard output goes there too
+   */
+  runInteractive(argv: Argv, options?: { output?: 'stdout' | 'stderr' }): Promise<number>;
   /** becomes the daemon; resolves when it has stopped, by request or signal */
   runDaemon(): Promise<void>;
   /** makes the client of the daemon; the real one by default */

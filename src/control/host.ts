@@ -1,5 +1,5 @@
 /** What every use case works with: the host, the state and the choices made for this daemon. */
-import type { DoctorReport } from '../api/schemas.ts';
+import type { DoctorCommand, DoctorReport } from '../api/schemas.ts';
 import type { Config } from '../config/schema.ts';
 import type { Subnet } from '../core/addresses.ts';
 import type { VmRecord } from '../core/vm.ts';
@@ -64,7 +64,8 @@ export interface Host {
    * @throws BangerError `preflight_failed` with all failures
    */
   preflightStart(boot: BootFiles, vm: Pick<VmRecord, 'vcpus' | 'memoryMib' | 'nat'>): Promise<void>;
-  doctor(): Promise<DoctorReport>;
+  /** every check, or those of one command */
+  doctor(command?: DoctorCommand): Promise<DoctorReport>;
   /** text of the sudoers rules that let this user run the daemon without root */
   sudoers(): Promise<string>;
   chooseVmm(boot: BootFiles): Promise<VmmProgram>;

@@ -1,6 +1,6 @@
 /** What is asked before a VM is touched: the preflight checks of a command, and which VMM will run it. */
 import { dirname, join } from 'node:path';
-import type { DoctorReport } from '../api/schemas.ts';
+import type { DoctorCommand, DoctorReport } from '../api/schemas.ts';
 import { asBangerError, BangerError } from '../errors.ts';
 import { type PreflightCommand, preflight } from '../preflight/commands.ts';
 import type { BootFiles, Needs, PreflightContext } from '../preflight/context.ts';
@@ -23,10 +23,20 @@ export interface StartChecks {
   /** @throws BangerError `preflight_failed` with every failure and its fix */
   preflight(boot: BootFiles, needs: Needs, ...commands: [PreflightCommand, ...PreflightCommand[]]): Promise<void>;
   chooseVmm(boot: BootFiles): Promise<VmmProgram>;
-  doctor(boot: () => Promise<BootFiles>): Promise<DoctorReport>;
+  doctor(boot: () => Promise<BootFiles>, command?: DoctorCommand): Promise<DoctorReport>;
   /** text of the sudoers rules for the daemon's user */
   sudoers(): Promise<string>;
 }
+
+/** The checks behind each word of `banger doctor COMMAND`: those the command itself would run. */
+const DOCTOR_COMMANDS: Record<DoctorCommand, readonly PreflightCommand[]> = {
+  create: ['vm-create'],
+  start: ['vm-start', 'nat'],
+  nat: ['nat'],
+  ssh: ['ssh'],
+  build: ['image-build'],
+  resize: ['disk-resize'],
+};
 
 const NO_NEEDS: Needs = { vcpus: 0, memoryMib: 0, diskBytes: 0 };
 
@@ -45,8 +55,9 @@ export function createStartChecks(base: CheckBase): StartChecks {
     async chooseVmm(boot) {
       return await chooseVmm(await context(boot, NO_NEEDS));
     },
-    async doctor(boot) {
-      return await runDoctor(await context(await boot().catch(asBangerError), NO_NEEDS));
+    async doctor(boot, command) {
+      const commands = command === undefined ? [] : DOCTOR_COMMANDS[command];
+      return await runDoctor(await context(await boot().catch(asBangerError), NO_NEEDS), ...commands);
     },
     async sudoers() {
       return await sudoersFor(await context(new BangerError('not_found', 'not asked'), NO_NEEDS));

@@ -98,7 +98,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     bootFiles: (name) => bootFiles(config, name),
     preflightStart: (boot, { vcpus, memoryMib, nat }) =>
       checks.preflight(boot, { vcpus, memoryMib, diskBytes: 0 }, 'vm-start', ...(nat ? (['nat'] as const) : [])),
-    doctor: () => checks.doctor(() => bootFiles(config, undefined)),
+    doctor: (command) => checks.doctor(() => bootFiles(config, undefined), command),
     sudoers: () => checks.sudoers(),
     chooseVmm: checks.chooseVmm,
     now,

@@ -1,5 +1,6 @@
 /** Checks: one question each, asked side by side before anything is touched; all that fail are told at once. */
 import { BangerError, messageOf } from '../errors.ts';
+import type { Argv } from '../system/runner.ts';
 
 export type CheckStatus = 'ok' | 'warning' | 'failed' | 'not_applicable';
 
@@ -12,6 +13,15 @@ export interface CheckOutcome {
   detail: string;
   /** one command, or one sentence where no command can do it */
   fix?: string;
+  /** the fix as a command that takes no decision: `banger doctor --fix` runs it; absent where somebody must judge */
+  repair?: Repair;
+}
+
+/** A command that puts something right: it installs, loads or sets rights, and nothing else. */
+export interface Repair {
+  argv: Argv;
+  /** whether it needs root */
+  asRoot: boolean;
 }
 
 export interface CheckResult extends CheckOutcome {
@@ -73,8 +83,13 @@ export function ok(lookedFor: string, detail: string): CheckOutcome {
   return { status: 'ok', lookedFor, detail };
 }
 
-export function failed(lookedFor: string, detail: string, fix: string): CheckOutcome {
-  return { status: 'failed', lookedFor, detail, fix };
+export function failed(lookedFor: string, detail: string, fix: string, repair?: Repair): CheckOutcome {
+  return { status: 'failed', lookedFor, detail, fix, ...(repair === undefined ? {} : { repair }) };
+}
+
+/** A repair that only root can do. */
+export function rootRepair(...argv: Argv): Repair {
+  return { argv, asRoot: true };
 }
 
 export function warning(lookedFor: string, detail: string, fix?: string): CheckOutcome {

@@ -24,12 +24,13 @@ export interface DoctorReport {
   ok: boolean;
 }
 
-/** Runs every check, or those of one command, as thoroughly as they can be run; KVM is tested again. */
-export async function runDoctor(context: PreflightContext, command?: PreflightCommand): Promise<DoctorReport> {
+/** Runs every check, or those of some commands, as thoroughly as they can be run; KVM is tested again. */
+export async function runDoctor(context: PreflightContext, ...commands: PreflightCommand[]): Promise<DoctorReport> {
   const thorough: PreflightContext = { ...context, thorough: true, retestKvm: true };
-  const checks = command === undefined ? allChecks() : preflightFor(command);
+  const every = commands.length === 0;
+  const checks = every ? allChecks() : [...new Set(commands.flatMap((command) => preflightFor(command)))];
   const results = await runChecks(checks, thorough);
-  const judged = command === undefined && hasBoot(context) ? results.map(forgiveBuildOnly(checks)) : results;
+  const judged = every && hasBoot(context) ? results.map(forgiveBuildOnly(checks)) : results;
   return {
     checks: judged,
     summary: await summarize(thorough),

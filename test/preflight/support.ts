@@ -4,6 +4,9 @@ import { chmod, mkdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { loadConfig } from '../../src/config/load.ts';
+import { formatSubnet, overlaps, parseSubnet } from '../../src/core/addresses.ts';
+import { listRoutes } from '../../src/network/routes.ts';
+import { type CheckResult, describe as describeCheck } from '../../src/preflight/check.ts';
 import type { PreflightContext } from '../../src/preflight/context.ts';
 import { findProgram } from '../../src/system/host-facts.ts';
 import { createPrivileged } from '../../src/system/privilege.ts';
@@ -25,9 +28,10 @@ export interface TestMachine {
 }
 
 /** A guest that never runs, as on hosts that only pretend to virtualize. */
-export const SILENT = 'exec /bin/sleep 30';
-export const BOOTS = "echo '[    0.000000] Linux version 6.1.0'; exec /bin/sleep 30";
-export const REFUSES = "echo 'Could not access KVM kernel module: No such file or directory' >&2; exit 1";
+const VERSION = '[ "$1" = --version ] && echo \'QEMU emulator version 7.2.22\' && exit\n';
+export const SILENT = `${VERSION}exec /bin/sleep 30`;
+export const BOOTS = `${VERSION}echo '[    0.000000] Linux version 6.1.0'; exec /bin/sleep 30`;
+export const REFUSES = `${VERSION}echo 'Could not access KVM kernel module: No such file or directory' >&2; exit 1`;
 
 export async function testMachine(
   t: TestContext,
@@ -70,8 +74,7 @@ export async function testMachine(
       privileged: createPrivileged(runner, { uid, sudo: config.privilege.sudo, sudoProgram: config.programs.sudo }),
       boot: { name: 'test', ...files, defaults: {} },
       fcqemu: [join(bin, 'fcqemu')],
-      // a range for documentation: no machine has a route to it
-      pool: '198.51.100.0/24',
+      pool: await freePool(bin),
       table: 'banger_test',
       clientKeyFile: join(home, 'state', 'ssh', 'id_ed25519'),
       needs: { vcpus: 1, memoryMib: 512, diskBytes: 1024 },
@@ -87,11 +90,26 @@ export async function testMachine(
     remove: (program) => rm(join(bin, program)),
   };
   await machine.script('fcqemu', 'exit 0');
-  await machine.script(
-    'qemu-system-x86_64',
-    `[ "$1" = --version ] && echo 'QEMU emulator version 7.2.22' && exit\n${REFUSES}`,
-  );
+  await machine.script('qemu-system-x86_64', REFUSES);
   return machine;
+}
+
+/** A range this machine has no route to: even those for documentation are somebody's network, such as a test host's. */
+async function freePool(bin: string): Promise<string> {
+  const routes = await listRoutes(createRunner({ PATH: bin }), join(bin, 'ip'));
+  for (let third = 0; third < 256; third += 1) {
+    const candidate = parseSubnet(`198.18.${third}.0/24`);
+    if (!routes.some(({ destination }) => overlaps(destination, candidate))) return formatSubnet(candidate);
+  }
+  throw new Error('every range of the tests is covered by a route of this machine');
+}
+
+/** Checks that failed, in words for a test that expected none. */
+export function failuresOf(checks: readonly CheckResult[]): string {
+  return checks
+    .filter(({ status }) => status === 'failed')
+    .map(describeCheck)
+    .join('\n');
 }
 
 /** The smallest file that is a kernel: ELF headers, one loaded segment, and the note with the PVH entry. */

@@ -11,7 +11,13 @@ export const systemRoutes = {
     response: s.DaemonStatus,
   },
   shutdown: { method: 'POST', url: '/v1/shutdown', summary: 'Stop the daemon; VMs keep running', status: 202 },
-  doctor: { method: 'GET', url: '/v1/doctor', summary: 'Run every preflight check', response: s.DoctorReport },
+  doctor: {
+    method: 'GET',
+    url: '/v1/doctor',
+    summary: 'Run every preflight check, or those of one command',
+    query: z.object({ command: s.DoctorCommand.optional() }),
+    response: s.DoctorReport,
+  },
   sudoers: {
     method: 'GET',
     url: '/v1/doctor/sudoers',

@@ -8,7 +8,14 @@ export const CheckResult = z.object({
   lookedFor: z.string(),
   detail: z.string(),
   fix: z.string().optional(),
+  repair: z
+    .object({ argv: z.tuple([z.string()], z.string()).readonly(), asRoot: z.boolean() })
+    .optional()
+    .describe('the fix as a command that takes no decision; `banger doctor --fix` runs it'),
 });
+
+/** What the checks of one command are asked for by. */
+export const DoctorCommand = z.enum(['create', 'start', 'nat', 'ssh', 'build', 'resize']);
 
 export const DoctorReport = z.object({
   checks: z.array(CheckResult),
@@ -28,6 +35,7 @@ export const DaemonStatus = z.object({
   rssBytes: z.number(),
 });
 
+export type DoctorCommand = z.infer<typeof DoctorCommand>;
 export type CheckResult = z.infer<typeof CheckResult>;
 export type DoctorReport = z.infer<typeof DoctorReport>;
 export type DaemonStatus = z.infer<typeof DaemonStatus>;

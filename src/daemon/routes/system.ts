@@ -33,7 +33,7 @@ export function systemHandlers(host: Host, actions: SystemActions): SystemHandle
     shutdown: async () => {
       actions.shutdown();
     },
-    doctor: async () => await host.doctor(),
+    doctor: async ({ query }) => await host.doctor(query.command),
     sudoers: async () => ({ text: await host.sudoers() }),
   };
 }

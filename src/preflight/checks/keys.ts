@@ -3,7 +3,7 @@ import { access, constants, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { messageOf, systemCode } from '../../errors.ts';
 import { pathExists } from '../../system/files.ts';
-import { type Check, failed, ok } from '../check.ts';
+import { type Check, failed, ok, rootRepair } from '../check.ts';
 import type { PreflightContext } from '../context.ts';
 import { asRoot } from '../fixes.ts';
 
@@ -15,12 +15,15 @@ export const keysCheck: Check<PreflightContext> = {
     try {
       const { mode, uid: owner } = await stat(clientKeyFile);
       if (owner !== uid) {
-        return failed(lookedFor, `User ${owner} owns the key.`, asRoot(`chown ${uid} ${clientKeyFile}`, uid));
+        const fix = asRoot(`chown ${uid} ${clientKeyFile}`, uid);
+        const repair = rootRepair('chown', String(uid), clientKeyFile);
+        return failed(lookedFor, `User ${owner} owns the key.`, fix, repair);
       }
       const open = mode & 0o077;
       if (open !== 0) {
         const detail = `Others may read the key (mode ${(mode & 0o777).toString(8)}).`;
-        return failed(lookedFor, detail, `chmod 600 ${clientKeyFile}`);
+        const repair = { argv: ['chmod', '600', clientKeyFile], asRoot: false } as const;
+        return failed(lookedFor, detail, `chmod 600 ${clientKeyFile}`, repair);
       }
       await access(clientKeyFile, constants.R_OK);
     } catch (error) {

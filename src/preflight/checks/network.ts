@@ -7,10 +7,13 @@ import { type HostRoute, listRoutes } from '../../network/routes.ts';
 import { findProgram } from '../../system/host-facts.ts';
 import { SAMPLE_TAP } from '../../system/privileged-commands.ts';
 import type { Argv } from '../../system/runner.ts';
-import { type Check, failed, notApplicable, ok } from '../check.ts';
+import { type Check, failed, notApplicable, ok, rootRepair } from '../check.ts';
 import type { PreflightContext } from '../context.ts';
 import { asRoot } from '../fixes.ts';
 import { programsOutcome } from '../programs.ts';
+
+const LOAD_TUN = rootRepair('modprobe', 'tun');
+const LOAD_NFT = rootRepair('modprobe', '-a', 'nf_tables', 'nft_chain_nat', 'nft_masq', 'nft_ct');
 
 export const tapCheck: Check<PreflightContext> = {
   id: 'network.tap',
@@ -27,7 +30,7 @@ export const tapCheck: Check<PreflightContext> = {
       await access(device, constants.R_OK | constants.W_OK);
     } catch (error) {
       if (systemCode(error) === 'ENOENT') {
-        return failed(lookedFor, `There is no ${device}.`, asRoot('modprobe tun', context.uid));
+        return failed(lookedFor, `There is no ${device}.`, asRoot('modprobe tun', context.uid), LOAD_TUN);
       }
       const detail = `This user may not open ${device}: ${messageOf(error)}`;
       return failed(lookedFor, detail, asRoot(`chmod 0666 ${device}`, context.uid));
@@ -41,8 +44,9 @@ export const tapCheck: Check<PreflightContext> = {
       'mode',
       'tap',
     ]);
-    if (refusal !== undefined)
-      return failed(lookedFor, `A trial tap failed: ${refusal}`, asRoot('modprobe tun', context.uid));
+    if (refusal !== undefined) {
+      return failed(lookedFor, `A trial tap failed: ${refusal}`, asRoot('modprobe tun', context.uid), LOAD_TUN);
+    }
     return ok(lookedFor, 'taps can be made');
   },
 };
@@ -59,8 +63,8 @@ export const rulesCheck: Check<PreflightContext> = {
     const rules = renderRules({ table: context.table, members: [member], vmToVm: false });
     const refusal = await tryInNamespace(context, [nft, '-f', '-'], rules);
     if (refusal !== undefined) {
-      const fix = asRoot('modprobe -a nf_tables nft_chain_nat nft_masq nft_ct', context.uid);
-      return failed(lookedFor, `The kernel refused a trial of banger's rules: ${refusal}`, fix);
+      const detail = `The kernel refused a trial of banger's rules: ${refusal}`;
+      return failed(lookedFor, detail, asRoot(LOAD_NFT.argv.join(' '), context.uid), LOAD_NFT);
     }
     return ok(lookedFor, "the kernel takes banger's rules");
   },

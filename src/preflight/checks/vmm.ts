@@ -2,7 +2,7 @@
 import { BangerError } from '../../errors.ts';
 import { type Check, failed, ok, warning } from '../check.ts';
 import type { PreflightContext } from '../context.ts';
-import { asRoot } from '../fixes.ts';
+import { asRoot, installRepair } from '../fixes.ts';
 import { chooseVmm, lookAtVmms, type VmmChoice } from '../vmm-choice.ts';
 
 /** Oldest QEMU whose microvm machine has all that fcqemu asks for. */
@@ -27,7 +27,9 @@ export const vmmCheck: Check<PreflightContext> = {
         : ok(lookedFor, detail);
     } catch (error) {
       if (!(error instanceof BangerError)) throw error;
-      return failed(lookedFor, error.message, error.hint ?? 'banger doctor');
+      const program = error.details?.program;
+      const repair = typeof program === 'string' ? installRepair(context.facts.distribution, [program]) : undefined;
+      return failed(lookedFor, error.message, error.hint ?? 'banger doctor', repair);
     }
   },
 };
