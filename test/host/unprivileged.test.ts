@@ -1,0 +1,154 @@
+/**
+ * banger for a user who is not root: a user is made, the real sudo gets the rules that doctor prints and no others,
+ * and a VM goes from create to delete. Without the rules every refusal names them.
+ */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import type { DoctorReport, VmDetail } from '../../src/api/schemas.ts';
+import { INSTALL_SUDOERS } from '../../src/preflight/checks/privilege.ts';
+import { createRunner, type RunResult } from '../../src/system/runner.ts';
+import { hostSkip } from '../support/host.ts';
+
+const LIMIT = { timeout: 240_000 };
+const DIST = join(import.meta.dirname, '../../dist');
+const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
+const RULES_DIRECTORY = '/etc/sudoers.d';
+const root = createRunner({ ...process.env, PATH });
+
+const skip =
+  hostSkip('sudo', 'visudo', 'useradd', 'userdel', 'setpriv') ||
+  (!existsSync(RULES_DIRECTORY) && `sudo reads no ${RULES_DIRECTORY} here`);
+
+describe('a user who is not root', { skip }, () => {
+  const user = `banger-${randomBytes(3).toString('hex')}`;
+  const rulesFile = join(RULES_DIRECTORY, user);
+  let place = '';
+  let home = '';
+  let banger = '';
+  let uid = '';
+
+  before(async () => {
+    // root's own directories may be closed to others, so the user gets copies of what it needs
+    place = await mkdtemp('/tmp/bu-');
+    await chmod(place, 0o755);
+    home = join(place, 'home');
+    await mkdir(home);
+    for (const name of ['banger', 'fcqemu']) await root.run(['install', '-m', '755', join(DIST, name), place]);
+    banger = join(place, 'banger');
+    await root.run(['cp', '-a', '--sparse=always', process.env.BANGER_TEST_BUNDLE ?? '', join(home, 'bundle')]);
+    await root.run(['useradd', '--no-create-home', '--home-dir', home, user]);
+    await root.run(['chown', '-R', user, home]);
+    uid = (await root.run(['id', '-u', user])).stdout.trim();
+  });
+
+  after(async () => {
+    await run('rm', '--force', 'web');
+    await run('daemon', 'stop');
+    await rm(rulesFile, { force: true });
+    await root.run(['userdel', user], { okExits: [0, 6, 8, 12] });
+    await rm(place, { recursive: true, force: true });
+  });
+
+  /** What a login of the user would run, with nothing of root's environment. */
+  async function run(...args: string[]): Promise<RunResult> {
+    const env = ['PATH=/usr/local/bin:/usr/bin:/bin', `HOME=${home}`, `BANGER_BUNDLE_DEFAULT=${home}/bundle`];
+    const as = ['setpriv', '--reuid', user, '--regid', user, '--init-groups', '--', 'env', '-i', ...env] as const;
+    const okExits = Array.from({ length: 256 }, (_, status) => status);
+    return await root.run([...as, banger, ...args], { cwd: '/', timeoutMs: LIMIT.timeout, okExits });
+  }
+
+  async function ok(...args: string[]): Promise<string> {
+    const { exitCode, stdout, stderr } = await run(...args);
+    assert.equal(exitCode, 0, `banger ${args.join(' ')} ended with ${exitCode}:\n${stderr}${stdout}`);
+    return stdout.trimEnd();
+  }
+
+  /** What the host has of the VM, seen from outside. */
+  async function traces(id: string): Promise<string[]> {
+    const links = (await root.run(['ip', '-br', 'link'])).stdout;
+    const tables = (await root.run(['nft', 'list', 'tables'])).stdout;
+    const routes = (await root.run(['ip', '-4', 'route', 'show', 'proto', '119'])).stdout;
+    const { pool } = JSON.parse(await ok('daemon', 'status', '--json')) as { pool: string };
+    const processes = await processesOf(uid);
+    return [
+      ...(links.includes(`bgr-${id}`) ? ['tap'] : []),
+      ...(/ banger$/m.test(tables) ? ['table'] : []),
+      ...(routes.includes(pool) ? ['route'] : []),
+      ...(processes.some((line) => /qemu-system|fcqemu|firecracker/.test(line)) ? ['VMM'] : []),
+    ];
+  }
+
+  it('can create a VM, and a start names the rules while there are none', LIMIT, async () => {
+    await ok('create', 'web', '--memory', '256M', '--work-disk', 'none');
+    const { id } = JSON.parse(await ok('show', 'web', '--json')) as VmDetail;
+    for (const args of [
+      ['start', 'web'],
+      ['doctor', 'start'],
+    ]) {
+      const { exitCode, stdout, stderr } = await run(...args);
+      assert.equal(exitCode, 6, stderr);
+      const said = stderr + stdout;
+      assert.match(said, /rights: sudo does not let this user run without a password: ip link delete dev bgr-0/);
+      assert.ok(said.includes(`fix: ${INSTALL_SUDOERS}`), said);
+    }
+    assert.deepEqual(await traces(id), [], 'a start that was refused left something');
+  });
+
+  it('runs a VM from start to delete with the rules that doctor prints', LIMIT, async (t) => {
+    const rules = await ok('doctor', '--sudoers');
+    await writeFile(rulesFile, `${rules}\n`, { mode: 0o440 });
+    await root.run(['visudo', '--check', '--file', rulesFile]);
+    const report = JSON.parse((await run('doctor', '--json', 'start')).stdout) as DoctorReport;
+    assert.deepEqual(
+      report.checks.filter(({ status }) => status === 'failed'),
+      [],
+    );
+
+    await ok('start', 'web');
+    const { id, pid, address } = JSON.parse(await ok('show', 'web', '--json')) as VmDetail;
+    assert.deepEqual(await traces(id), ['tap', 'table', 'route', 'VMM']);
+    assert.equal(await ownerOf(pid), uid, 'the VMM runs as the user');
+    assert.equal(await ok('exec', '-n', 'web', '--', 'hostname'), 'web');
+    assert.equal(
+      await ok('exec', '-n', 'web', '--', 'sh', '-c', 'ip -br address show eth0 | grep -o "[0-9.]*/32"'),
+      `${address}/32`,
+    );
+    assert.equal(await ok('ssh', 'web', 'id', '-u'), '0');
+
+    await ok('stop', 'web');
+    assert.deepEqual(await traces(id), [], 'a stop left something');
+    await ok('rm', 'web');
+    assert.equal(await ok('ls', '--names'), '');
+    assert.deepEqual(await readdir(join(home, '.local/state/banger/store/vms')), []);
+    t.diagnostic(`rules: ${rules.split('\n').length} lines`);
+  });
+
+  it('may run nothing else as root by these rules', LIMIT, async () => {
+    const sudo = ['setpriv', '--reuid', user, '--regid', user, '--init-groups', '--', 'sudo', '-n'] as const;
+    for (const argv of [
+      ['ip', 'link', 'delete', 'dev', 'eth0'],
+      ['ip', 'link', 'delete', 'dev', 'bgr-00000000', 'x'],
+      ['ip', 'netns', 'exec', 'x', 'sh'],
+      ['nft', '-f', '/etc/passwd'],
+      ['sysctl', '-q', '-w', 'kernel.core_pattern=|/bin/sh'],
+      ['cat', '/etc/shadow'],
+    ]) {
+      const { exitCode, stderr } = await root.run([...sudo, ...argv], { okExits: [0, 1] });
+      assert.equal(exitCode, 1, argv.join(' '));
+      assert.match(stderr, /^sudo: a password is required|not allowed/m, argv.join(' '));
+    }
+  });
+});
+
+async function processesOf(uid: string): Promise<string[]> {
+  const { stdout } = await root.run(['ps', '-u', uid, '-o', 'args='], { okExits: [0, 1] });
+  return stdout.split('\n').filter(Boolean);
+}
+
+async function ownerOf(pid: number | null): Promise<string | undefined> {
+  return /^Uid:\s+(\d+)/m.exec(await readFile(`/proc/${pid}/status`, 'utf8'))?.[1];
+}
