@@ -14,31 +14,25 @@ NEEDED := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap nft:nftables 
   newuidmap:uidmap sudo:sudo ps:procps shellcheck:shellcheck git:git npm:npm
 TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs
 
-# Emulated guests have time limits that a busy machine may miss: a file that fails runs once more, and that decides.
-define run_host_tests
-@export BANGER_TEST_BUNDLE=$(DEV)/bundle; again=(); \
-	for file in $(HOST_TESTS); do \
-	  echo "== $$file"; node --test --test-timeout=600000 $$file || again+=($$file); \
-	done; \
-	if [ $${#again[@]} -gt 0 ]; then \
-	  echo "== once more: $${again[*]}"; \
-	  node --test --test-concurrency=1 --test-timeout=600000 "$${again[@]}"; \
-	fi
-endef
+run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/host-tests.ts $(HOST_TESTS)
+
+# what the executables are made of
+SOURCES := $(shell find src bin fcqemu helpers scripts -type f) package.json package-lock.json tsconfig.json
 
 .PHONY: demo test unit host-test check format build install clean deps host-deps test-deps
 .DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
 
 demo: build ## the main job on real input: from nothing to a shell in a named VM, and away again
 	node scripts/demo.ts $(DEV)
 
 test: test-deps build check ## everything: unit tests in seconds, then host tests that boot real VMs
-	node --test --test-timeout=120000 $(UNIT_TESTS)
+	node --test --test-concurrency=2 --test-timeout=120000 $(UNIT_TESTS)
 	node scripts/test-bundle.ts $(DEV)
 	$(run_host_tests)
 
 unit: node_modules ## unit tests alone
-	node --test --test-timeout=120000 $(UNIT_TESTS)
+	node --test --test-concurrency=2 --test-timeout=120000 $(UNIT_TESTS)
 
 host-test: test-deps build ## host tests alone
 	node scripts/test-bundle.ts $(DEV)
@@ -51,7 +45,10 @@ check: node_modules ## types, lint, format
 format: node_modules
 	biome check --write .
 
-build: host-deps node_modules ## dist/banger (command line and daemon) and dist/fcqemu, one file each
+build: host-deps node_modules dist/banger ## dist/banger (command line and daemon) and dist/fcqemu, one file each
+
+# one run makes both
+dist/banger: $(SOURCES) | node_modules
 	node scripts/build.ts
 
 install: build
