@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { chmod, mkdir, readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { systemCode } from '../errors.ts';
+import { BangerError, systemCode } from '../errors.ts';
 import { writeFileAtomic } from '../system/files.ts';
 
 export interface SshKeyPair {
@@ -28,12 +28,11 @@ export async function generateKeyPair(comment: string): Promise<SshKeyPair> {
 
 /** The key banger logs in with; made on first use, readable by its owner only as OpenSSH demands. */
 export async function ensureClientKey(path: string): Promise<SshKeyPair> {
-  try {
-    const privateKey = await readFile(path, 'utf8');
+  const privateKey = await readIfThere(path);
+  if (privateKey !== undefined) {
     await chmod(path, 0o600);
-    return { privateKey, publicKey: (await readFile(`${path}.pub`, 'utf8')).trim() };
-  } catch (error) {
-    if (systemCode(error) !== 'ENOENT') throw error;
+    const publicKey = (await readIfThere(`${path}.pub`))?.trim() ?? (await writePublicHalf(path, privateKey));
+    return { privateKey, publicKey };
   }
   const pair = await generateKeyPair('banger');
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
@@ -41,6 +40,29 @@ export async function ensureClientKey(path: string): Promise<SshKeyPair> {
   await writeFileAtomic(`${path}.pub`, `${pair.publicKey}\n`);
   await writeFileAtomic(path, pair.privateKey, 0o600);
   return pair;
+}
+
+/** The public half can be made again; another key pair would lock us out of the VMs that run. */
+async function writePublicHalf(path: string, privateKey: string): Promise<string> {
+  const { default: ssh2 } = await import('ssh2');
+  const key = ssh2.utils.parseKey(privateKey);
+  if (key instanceof Error) {
+    throw new BangerError('corrupt', `The login key ${path} is no OpenSSH private key: ${key.message}.`, {
+      hint: `Put back a copy of it, or delete it for a new one, which VMs take at their next start: rm ${path}`,
+    });
+  }
+  const publicKey = `${key.type} ${key.getPublicSSH().toString('base64')} ${key.comment}`.trim();
+  await writeFileAtomic(`${path}.pub`, `${publicKey}\n`);
+  return publicKey;
+}
+
+async function readIfThere(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw error;
+  }
 }
 
 /** Lines for known_hosts: one per VM, under an alias that no real host can have. */

@@ -47,10 +47,13 @@ export function createPrivileged(runner: Runner, options: PrivilegeOptions): Pri
   };
 }
 
+/** What sudo complains about and then runs the program all the same: a host name without an address, limits of containers. */
+const SUDO_WARNINGS = /^sudo: (unable to resolve host|setrlimit\().*$/gm;
+
 /** sudo's own refusals, told apart from failures of the program it ran. */
 function sudoRefusal(error: unknown, argv: Argv): BangerError | undefined {
   const stderr = error instanceof BangerError ? error.details?.stderr : undefined;
-  if (typeof stderr !== 'string' || !/^sudo: /m.test(stderr)) return undefined;
+  if (typeof stderr !== 'string' || !/^sudo: /m.test(stderr.replace(SUDO_WARNINGS, ''))) return undefined;
   return new BangerError('host_unprepared', `sudo does not let this user run \`${argv.join(' ')}\`.`, {
     cause: error,
     hint: 'Install the rules that this prints: banger doctor --sudoers',

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { stat } from 'node:fs/promises';
+import { rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
@@ -58,6 +58,19 @@ describe('keys', () => {
   it('are made once', async (t) => {
     const path = join(await tempDir(t), 'id_ed25519');
     assert.deepEqual(await ensureClientKey(path), await ensureClientKey(path));
+  });
+
+  it('keep the private half when the public one is lost, and say so when the private one is damaged', async (t) => {
+    const path = join(await tempDir(t), 'id_ed25519');
+    const pair = await ensureClientKey(path);
+    await rm(`${path}.pub`);
+    const again = await ensureClientKey(path);
+    assert.equal(again.privateKey, pair.privateKey);
+    assert.deepEqual(again.publicKey.split(' ').slice(0, 2), pair.publicKey.split(' ').slice(0, 2));
+    assert.deepEqual(await ensureClientKey(path), again);
+    await rm(`${path}.pub`);
+    await writeFile(path, 'no key');
+    await assert.rejects(ensureClientKey(path), { code: 'corrupt', message: /id_ed25519 is no OpenSSH private key/ });
   });
 
   it('make known_hosts lines that OpenSSH finds by alias', async (t) => {

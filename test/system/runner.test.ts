@@ -120,4 +120,14 @@ describe('privileged programs', () => {
       hint: /banger doctor --sudoers/,
     });
   });
+
+  it('are not refused where sudo only warns and the program itself fails', async (t) => {
+    const sudo = join(await tempDir(t), 'sudo');
+    const lines = ['sudo: unable to resolve host here: Name or service not known', 'Cannot find device "x"'];
+    await writeFile(sudo, `#!/bin/sh\n${lines.map((line) => `echo '${line}' >&2`).join('\n')}\nexit 1\n`, {
+      mode: 0o755,
+    });
+    const user = createPrivileged(runner, { uid: 1000, sudo: 'auto', sudoProgram: sudo });
+    await assert.rejects(user.run(['ip', 'link']), { code: 'command_failed', message: /Cannot find device "x"/ });
+  });
 });

@@ -1,7 +1,7 @@
 /** The VMM and KVM: what would run a VM here, and why guests are emulated where they are. */
 import { BangerError } from '../../errors.ts';
-import { type Check, failed, ok, warning } from '../check.ts';
-import type { PreflightContext } from '../context.ts';
+import { type Check, failed, notApplicable, ok, warning } from '../check.ts';
+import { hasBoot, type PreflightContext } from '../context.ts';
 import { asRoot, installRepair } from '../fixes.ts';
 import { chooseVmm, lookAtVmms, type VmmChoice } from '../vmm-choice.ts';
 
@@ -48,6 +48,8 @@ export const kvmCheck: Check<PreflightContext> = {
     if (verdict.works) {
       return warning(lookedFor, `Guests run under KVM, but only root may open ${device}.`, joinKvmGroup(context.uid));
     }
+    // what cannot be tested yet is not known to be slow
+    if (!hasBoot(context)) return notApplicable(lookedFor, verdict.detail);
     const slow = 'VMs are emulated, about ten times slower.';
     return warning(lookedFor, `${verdict.detail} ${slow}`, whyAndHow(context, verdict.detail));
   },
