@@ -437,9 +437,34 @@ describe('config', () => {
     const home = await tempDir(t);
     await writeFile(join(home, 'config.toml'), '[vm]\nvcpus = 3\n');
     const env = { BANGER_HOME: home, BANGER_VM_MEMORY: '2GiB' };
-    const { stdout } = await cli('config show', {}, { env });
+    const noBundle = { showBundle: () => Promise.reject(new BangerError('not_found', 'There is no bundle.')) };
+    const { stdout, stderr } = await cli('config show --origin', noBundle, { env });
     assert.match(stdout, new RegExp(`^vm\\.vcpus +3 +${home}/config\\.toml:2$`, 'm'));
     assert.match(stdout, /^vm\.memory +"2GiB" +BANGER_VM_MEMORY$/m);
+    assert.match(stdout, /^vm\.root_disk +"8GiB" +built-in$/m);
+    assert.equal(stderr, '');
+    const plain = await cli('config show', noBundle, { env });
+    assert.match(plain.stdout, /^vm\.memory +"2GiB"$/m);
+  });
+
+  it('shows what the bundle says of new VMs, and the rest when no daemon can tell', async (t) => {
+    const env = { BANGER_HOME: await tempDir(t) };
+    const defaults = { vcpus: 1, memoryMib: 512, bootArgs: '', rootDiskBytes: 4 * 2 ** 30, workDiskBytes: 8 * 2 ** 30 };
+    const detail = {
+      ...bundle,
+      kernel: '',
+      initrd: '',
+      rootfs: '',
+      modules: null,
+      packages: null,
+      helpers: [],
+      notice: null,
+    };
+    const script = { showBundle: () => ({ ...detail, defaults }) };
+    assert.match((await cli('config show --origin', script, { env })).stdout, /^vm\.memory +"512MiB" +bundle$/m);
+    const alone = await cli('config show --origin', { unreachable: true }, { env });
+    assert.match(alone.stdout, /^vm\.memory +"1GiB" +built-in$/m);
+    assert.match(alone.stderr, /what the bundle says of new VMs is not shown: No daemon answers/);
   });
 
   it('checks everything and exits with 2 when something is wrong', async (t) => {
