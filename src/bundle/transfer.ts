@@ -234,10 +234,17 @@ function tooLarge(file: string, roomBytes: number): BangerError {
 }
 
 function damaged(file: string, cause: Error): BangerError {
-  return new BangerError('corrupt', `${file} cannot be unpacked: ${cause.message}`, {
+  return new BangerError('corrupt', `${file} cannot be unpacked: ${ownWords(cause)}`, {
     cause,
     hint: 'Get the file again: it is damaged, cut short, or no .tar.zst archive.',
   });
+}
+
+/** What tar or zstd said first; its last line only says that it gives up. */
+function ownWords(cause: Error): string {
+  const stderr = cause instanceof BangerError ? cause.details?.stderr : undefined;
+  const [first = ''] = typeof stderr === 'string' ? stderr.trim().split('\n') : [];
+  return first.replace(/^\S+: /, '') || cause.message;
 }
 
 async function isZstd(file: string): Promise<boolean> {

@@ -1,5 +1,5 @@
 /** The command line from arguments to exit status. */
-import { asBangerError } from '../errors.ts';
+import { asBangerError, BangerError } from '../errors.ts';
 import { VERSION } from '../version.ts';
 import { createContext } from './context.ts';
 import { namesOf } from './entry.ts';
@@ -55,9 +55,15 @@ async function dispatch(argv: readonly string[], host: Host): Promise<number> {
   try {
     await command.execute(ctx, parsed.input);
   } catch (error) {
-    ctx.fail(asBangerError(error));
+    ctx.fail(withHelp(asBangerError(error), typed));
   }
   return ctx.status;
+}
+
+/** A refusal of the daemon names a field; how to give it is in the command's help. */
+function withHelp(error: BangerError, typed: string): BangerError {
+  if (error.code !== 'invalid_input' || error.hint !== undefined) return error;
+  return new BangerError(error.code, error.message, { cause: error, hint: `banger ${typed} --help` });
 }
 
 /** `banger help vm start` is `banger vm start --help`. */

@@ -93,9 +93,39 @@ function parse(type: z.ZodType | undefined, value: unknown, place: string): unkn
   if (result.success) return result.data;
   const problems = result.error.issues.map((issue) => {
     const field = issue.path.length > 0 ? issue.path.join('.') : place;
-    return `${field}: ${issue.message}`;
+    return `${field} ${inWords(issue)}`;
   });
-  throw new BangerError('invalid_input', problems.join('; '), { details: { problems } });
+  throw new BangerError('invalid_input', `${problems.join('; ')}.`, { details: { problems } });
+}
+
+/** zod's names of types, for people. */
+const TYPES: Record<string, string> = {
+  array: 'a list',
+  boolean: 'true or false',
+  int: 'a whole number',
+  number: 'a number',
+  object: 'an object',
+  string: 'text',
+};
+
+/** What is wrong with a value, as the rest of a sentence about its field. */
+function inWords(issue: z.core.$ZodIssue): string {
+  switch (issue.code) {
+    case 'too_small':
+      return issue.origin === 'string' ? 'must not be empty' : `must be at least ${issue.minimum}`;
+    case 'too_big':
+      return `must ${issue.origin === 'string' ? 'have' : 'be'} at most ${issue.maximum}${issue.origin === 'string' ? ' characters' : ''}`;
+    case 'invalid_type':
+      return issue.message.endsWith('received undefined')
+        ? 'is missing'
+        : `must be ${TYPES[issue.expected] ?? issue.expected}`;
+    case 'invalid_value':
+      return `must be one of ${issue.values.map(String).join(', ')}`;
+    case 'unrecognized_keys':
+      return `has unknown fields: ${issue.keys.join(', ')}`;
+    default:
+      return issue.message.charAt(0).toLowerCase() + issue.message.slice(1);
+  }
 }
 
 function sendProblem(reply: FastifyReply, error: BangerError): void {

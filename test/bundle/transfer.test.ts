@@ -212,6 +212,15 @@ describe('an import is refused, and leaves nothing,', { skip: lacking('mke2fs', 
     });
   }
 
+  it("and told in tar's own words when it is none", async (t) => {
+    const p = await place(t);
+    const refused = {
+      code: 'corrupt',
+      message: '/etc/passwd cannot be unpacked: This does not look like a tar archive',
+    };
+    await assert.rejects(p.import({ source: '/etc/passwd' }), refused);
+  });
+
   it('when there is no such file, or its name cannot be one of a bundle', async (t) => {
     const p = await place(t);
     await assert.rejects(p.import(), { code: 'not_found' });

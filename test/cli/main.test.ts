@@ -137,6 +137,12 @@ describe('the command line', () => {
     assert.ok(forced.stderr.includes(red));
   });
 
+  it("names the command's help where a refusal names a field and no command", async () => {
+    const refuse = () => Promise.reject(new BangerError('invalid_input', 'vcpus must be at most 32.'));
+    const { status, stderr } = await cli('create web --vcpus 33', { createVm: refuse });
+    assert.deepEqual([status, stderr], [2, 'banger: vcpus must be at most 32.\n  try: banger create --help\n']);
+  });
+
   it('refuses an environment it cannot work with', async () => {
     const { status, stderr } = await cli('ls', {}, { env: { BANGER_HOME: 'here' } });
     assert.equal(status, 2);

@@ -112,7 +112,7 @@ describe('a program that takes over the terminal', () => {
     await assert.rejects(runInteractive(['no-such-program'], process.env, noSignals), {
       code: 'host_unprepared',
       message: 'The program `no-such-program` is not installed.',
-      hint: 'Install it: sudo apt install openssh-client',
+      hint: 'See what installs it here: banger doctor',
     });
   });
 });

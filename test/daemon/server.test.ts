@@ -110,15 +110,21 @@ describe('the HTTP server', () => {
   });
 
   const nonsense: [what: string, request: InjectOptions, status: number, says: RegExp][] = [
-    ['an unknown field', create({ name: 'web', colour: 'red' }), 400, /colour/],
-    ['several wrong fields', create({ name: 'Web', vcpus: 33, memoryMib: 1.5 }), 400, /name: .*vcpus: .*memoryMib: /],
-    ['a body that is a list', create([]), 400, /expected object/],
+    ['an unknown field', create({ name: 'web', colour: 'red' }), 400, /body has unknown fields: colour/],
+    [
+      'several wrong fields',
+      create({ name: 'Web', vcpus: 33, memoryMib: 1.5 }),
+      400,
+      /name must be .*vcpus must be at most 32; memoryMib must be a whole number\.$/,
+    ],
+    ['a body without what is needed', create({}), 400, /name is missing/],
+    ['a body that is a list', create([]), 400, /body must be an object/],
     ['a body that is no JSON', create('{"name":'), 400, /JSON/],
     [
       'a body of another kind',
       { ...create('name=web'), headers: { 'content-type': 'text/plain' } },
       400,
-      /expected object, received string/,
+      /body must be an object/,
     ],
     ['a huge body', create({ name: 'x'.repeat(300_000) }), 400, /too large/],
     ['a name that is no label', { method: 'GET', url: '/v1/vms/..%2f..' }, 400, /DNS label/],
