@@ -43,7 +43,7 @@ export async function ensureClientKey(path: string): Promise<SshKeyPair> {
   return pair;
 }
 
-/** Lines for known_hosts: one per VM, under an alias that no real host can have. */
+/** Lines for known_hosts: one per VM, under an alias that no real host can have, or several between commas. */
 export function knownHosts(vms: readonly { alias: string; hostKeyPublic: string }[]): string {
   return vms.map(({ alias, hostKeyPublic }) => `${alias} ${keyBody(hostKeyPublic)}\n`).join('');
 }
