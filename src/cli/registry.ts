@@ -148,6 +148,32 @@ export const REGISTRY: readonly Entry[] = [
     load: () => import('./commands/bundle-adopt.ts'),
   },
   {
+    path: 'dns status',
+    aliases: [],
+    summary: 'Show who answers for names of VMs, and every record',
+    load: () => import('./commands/dns-status.ts'),
+  },
+  {
+    path: 'dns setup',
+    aliases: [],
+    summary: "Have this host's resolver find VMs by name",
+    group: setup,
+    load: () => import('./commands/dns-setup.ts'),
+  },
+  {
+    path: 'ssh-config',
+    aliases: [],
+    summary: 'Let ssh, scp, rsync and editors reach VMs by name',
+    group: setup,
+    load: () => import('./commands/ssh-config.ts'),
+  },
+  {
+    path: 'ssh-proxy',
+    aliases: [],
+    summary: 'Carry an ssh connection to a VM',
+    load: () => import('./commands/ssh-proxy.ts'),
+  },
+  {
     path: 'operation list',
     aliases: ['operation ls'],
     summary: 'List recent operations, newest first',

@@ -35,6 +35,10 @@ export const ROUTES = {
   importBundle: ['POST', '/v1/bundles/import'],
   exportBundle: ['POST', '/v1/bundles/export'],
   adoptBundle: ['POST', '/v1/bundles/adopt'],
+  dnsStatus: ['GET', '/v1/dns'],
+  explainDns: ['GET', '/v1/dns/explain'],
+  planDns: ['GET', '/v1/dns/setup'],
+  setUpDns: ['POST', '/v1/dns/setup'],
 } as const satisfies { [K in RouteName]: readonly [Contract[K]['method'], Contract[K]['url']] };
 
 /** Routes that answer with a stream instead of one JSON body. */

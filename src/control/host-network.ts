@@ -3,7 +3,7 @@ import type { Config } from '../config/schema.ts';
 import { formatSubnet, gatewayOf, type Subnet } from '../core/addresses.ts';
 import { tapName, type VmRecord } from '../core/vm.ts';
 import { forwardingSetting, readSetting, writeSetting } from '../network/forwarding.ts';
-import { appliedTaps, applyRules, type FirewallMember } from '../network/nftables.ts';
+import { appliedTaps, applyRules, type FirewallMember, type GuestDns } from '../network/nftables.ts';
 import { addPoolRoute, deletePoolRoute, findUplink, otherPoolsInUse } from '../network/routes.ts';
 import { createTap, deleteTap, tapExists } from '../network/tap.ts';
 import { HOST_OWNER, type Ledger } from '../state/ledger.ts';
@@ -33,6 +33,10 @@ export interface HostNetworkDeps {
   /** nftables table of this banger */
   table: string;
   uid: number;
+  /** where DNS queries of VMs are answered; absent when they are not */
+  guestDns?: GuestDns | undefined;
+  /** called after a VM got its tap, and so the gateway its address */
+  onAttach?: () => void;
 }
 
 /** Ethernet's usual payload; used when no uplink tells better. */
@@ -52,7 +56,14 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
       .map((vm) => ({ tap: tapName(vm.id), address: vm.address, nat: vm.nat }));
 
   const writeRules = (leaving?: string) =>
-    applyRules(privileged, nft, { table: deps.table, members: members(leaving), vmToVm: deps.config.network.vmToVm });
+    applyRules(privileged, nft, {
+      table: deps.table,
+      members: members(leaving),
+      vmToVm: deps.config.network.vmToVm,
+      guestDns: deps.guestDns,
+    });
+  // an earlier daemon may have written them by other settings
+  let trusted = false;
 
   async function enableForwarding(device: string): Promise<void> {
     const name = forwardingSetting(device);
@@ -106,6 +117,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
           ownerUid: deps.uid,
         });
         await writeSetting(privileged, sysctl, forwardingSetting(tap), '1');
+        deps.onAttach?.();
       }),
     mtu,
 
@@ -129,9 +141,11 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
         }
         const present = new Set(await appliedTaps(privileged, nft, deps.table));
         await claimHost();
-        if (present.size === wanted.length && wanted.every((tap) => present.has(tap))) return false;
+        const agrees = present.size === wanted.length && wanted.every((tap) => present.has(tap));
+        if (agrees && trusted) return false;
         await writeRules();
-        return true;
+        trusted = true;
+        return !agrees;
       }),
   };
 }

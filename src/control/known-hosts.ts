@@ -8,7 +8,12 @@ import type { Host } from './host.ts';
 /** Written anew on each request: VMs come and go, and the file is a few hundred bytes. */
 export async function writeKnownHosts(host: Host, vm: Pick<VmRecord, 'id'>): Promise<{ file: string; alias: string }> {
   const file = join(host.config.paths.state, 'ssh', 'known_hosts');
-  const entries = host.vms.list().map((each) => ({ alias: hostKeyAlias(each), hostKeyPublic: each.hostKeyPublic }));
+  const { zone } = host.config.dns;
+  const entries = host.vms.list().map((each) => {
+    // by name for the ssh that `banger ssh-config` sets up, which knows nothing but names
+    const names = [`${each.name}.${zone}`, `*.${each.name}.${zone}`];
+    return { alias: [hostKeyAlias(each), ...names].join(','), hostKeyPublic: each.hostKeyPublic };
+  });
   await writeFileAtomic(file, knownHosts(entries));
   return { file, alias: hostKeyAlias(vm) };
 }

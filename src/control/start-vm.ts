@@ -12,7 +12,6 @@ import { findVmm, launchVmm } from '../firecracker/launch.ts';
 import { configurationRequests, type GuestDrive } from '../firecracker/machine-config.ts';
 import { action } from '../firecracker/requests.ts';
 import { waitForSsh } from '../guest/readiness.ts';
-import { hostNameservers } from '../network/resolvers.ts';
 import type { BootFiles } from '../preflight/context.ts';
 import { requireSpace } from '../storage/clone.ts';
 import { growExt4, makeExt4 } from '../storage/ext4.ts';
@@ -21,6 +20,7 @@ import { writeSeedDrive } from '../storage/seed-drive.ts';
 import { pathExists } from '../system/files.ts';
 import type { DetachedProcess } from '../system/runner.ts';
 import { MIB } from '../units.ts';
+import { guestResolver } from './guest-resolver.ts';
 import type { Host } from './host.ts';
 import type { Progress } from './operation.ts';
 import { releaseVm } from './release-vm.ts';
@@ -173,14 +173,12 @@ class StartRun {
 
   async #writeSeed(): Promise<void> {
     const { config, clientKey, pool, network } = this.#host;
-    const configured = config.network.nameservers;
     await writeSeedDrive(this.#files.seedDrive, {
       hostname: this.#vm.name,
       address: this.#vm.address,
       gateway: gatewayOf(pool),
       mtu: await network.mtu(),
-      nameservers: configured.length > 0 ? configured : await hostNameservers(),
-      searchDomain: '',
+      ...(await guestResolver(config, pool)),
       authorizedKeys: [clientKey.publicKey],
       hostKeyPrivate: this.#vm.hostKeyPrivate,
       hostKeyPublic: this.#vm.hostKeyPublic,

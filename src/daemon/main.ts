@@ -8,6 +8,7 @@ import { encodeFrame, FRAME } from '../api/exec-frames.ts';
 import { loadConfig } from '../config/load.ts';
 import { socketPath } from '../config/paths.ts';
 import type { Host } from '../control/host.ts';
+import type { Names } from '../control/names.ts';
 import { toProblem } from '../control/problem.ts';
 import { reconcileHost } from '../control/reconcile-host.ts';
 import { startVm } from '../control/start-vm.ts';
@@ -22,6 +23,7 @@ import type { Argv } from '../system/runner.ts';
 import { VERSION } from '../version.ts';
 import { takeDaemonLock } from './lock.ts';
 import { bundleHandlers } from './routes/bundles.ts';
+import { dnsHandlers } from './routes/dns.ts';
 import { operationHandlers } from './routes/operations.ts';
 import { systemHandlers } from './routes/system.ts';
 import { serveExec, vmHandlers } from './routes/vms.ts';
@@ -61,7 +63,12 @@ export async function runDaemon({ env, uid, self, signal }: DaemonOptions): Prom
   log.info('stopped; running VMs go on');
 }
 
-async function serve({ host }: Services, socket: string, log: FastifyBaseLogger, signal: AbortSignal): Promise<void> {
+async function serve(
+  { host, names }: Services,
+  socket: string,
+  log: FastifyBaseLogger,
+  signal: AbortSignal,
+): Promise<void> {
   const stop = new AbortController();
   const supervisor = createSupervisor(host, {
     startAgain: (vm) => startInBackground(host, supervisor, vm),
@@ -72,7 +79,8 @@ async function serve({ host }: Services, socket: string, log: FastifyBaseLogger,
       ...vmHandlers(host, supervisor),
       ...operationHandlers(host),
       ...bundleHandlers(host),
-      ...systemHandlers(host, {
+      ...dnsHandlers(host, names),
+      ...systemHandlers(host, names, {
         startedAt: new Date(),
         socketPath: socket,
         shutdown: () => setImmediate(() => stop.abort()),
@@ -84,11 +92,12 @@ async function serve({ host }: Services, socket: string, log: FastifyBaseLogger,
 
   // before the first client is served: what `banger ls` says must be true from the first answer on
   await reconcileHost(host, supervisor, (vm) => startInBackground(host, supervisor, vm));
+  await names.start();
   await rm(socket, { force: true }); // we hold the lock, so whoever made this file is gone
   await server.listen({ path: socket });
   log.info({ socket, version: VERSION }, 'bangerd is ready');
 
-  const timer = setInterval(() => void tick(host, supervisor), RECONCILE_INTERVAL_MS);
+  const timer = setInterval(() => void tick(host, names, supervisor), RECONCILE_INTERVAL_MS);
   await aborted(AbortSignal.any([signal, stop.signal]));
   clearInterval(timer);
   // actions first: their clients still get to hear how they ended
@@ -103,9 +112,10 @@ async function serve({ host }: Services, socket: string, log: FastifyBaseLogger,
   await rm(socket, { force: true });
 }
 
-async function tick(host: Host, supervisor: Supervisor): Promise<void> {
+async function tick(host: Host, names: Names, supervisor: Supervisor): Promise<void> {
   try {
     if (await host.network.reassert()) host.log.warn({}, 'the firewall table was gone or changed; written again');
+    names.refresh();
     await supervisor.limitLogs();
   } catch (error) {
     host.log.error({ error: messageOf(error) }, 'reconcile failed');

@@ -8,9 +8,10 @@ import { bootFiles } from '../control/bundle-access.ts';
 import { createGuestConnections } from '../control/guest-connections.ts';
 import type { Host, Log } from '../control/host.ts';
 import { createHostNetwork } from '../control/host-network.ts';
+import { createNames, GUEST_DNS_PORT, type Names } from '../control/names.ts';
 import { createOperations } from '../control/operation.ts';
 import { createStartChecks } from '../control/start-checks.ts';
-import { choosePool, formatSubnet, parsePool, poolCandidates, type Subnet } from '../core/addresses.ts';
+import { choosePool, formatSubnet, gatewayOf, parsePool, poolCandidates, type Subnet } from '../core/addresses.ts';
 import { BangerError } from '../errors.ts';
 import { ensureClientKey } from '../guest/keys.ts';
 import { listRoutes } from '../network/routes.ts';
@@ -26,6 +27,7 @@ import { type Argv, createRunner, type Runner } from '../system/runner.ts';
 
 export interface Services extends AsyncDisposable {
   host: Host;
+  names: Names;
   database: Database;
 }
 
@@ -77,6 +79,10 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     pool: poolText,
   });
 
+  const names = createNames({ config, pool, vms, settings: createSettings(operationLog), log });
+  const guestDns = config.dns.enabled ? { gateway: gatewayOf(pool), port: GUEST_DNS_PORT } : undefined;
+  const onAttach = () => names.linkUp();
+
   const host: Host = {
     config,
     uid,
@@ -90,7 +96,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     images: createImageStore(database),
     settings,
     operations: createOperations(operationStore, now),
-    network: createHostNetwork({ config, runner, privileged, ledger, vms, pool, uid, table }),
+    network: createHostNetwork({ config, runner, privileged, ledger, vms, pool, uid, table, guestDns, onAttach }),
     guests: createGuestConnections(clientKey.privateKey),
     clientKey,
     clientKeyFile,
@@ -105,10 +111,12 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   };
   return {
     host,
+    names,
     database,
     async [Symbol.asyncDispose]() {
       await host.operations.shutdown();
       await host.guests[Symbol.asyncDispose]();
+      await names[Symbol.asyncDispose]();
       operationLog.close();
       database.close();
     },

@@ -14,7 +14,7 @@ import { systemdResolved } from './resolvers/systemd-resolved.ts';
 import { unbound } from './resolvers/unbound.ts';
 import { PROBE_LABEL } from './zone.ts';
 
-export { type Plan, type Route, renderPlan, type Step } from './resolvers/plan.ts';
+export { type Plan, type Route, renderPlan, renderScript, type Step } from './resolvers/plan.ts';
 
 const RECIPES: Partial<Record<ResolverKind, Recipe>> = {
   'systemd-resolved': systemdResolved,
@@ -101,7 +101,14 @@ export async function setUpResolver(
   }
 }
 
-/** Whether the host's of the host has been told about the zone. */
+/** Whether every file a setup would write is there already, exactly so. */
+export async function isDone(host: Pick<HostView, 'root'>, plan: Plan): Promise<boolean> {
+  const writes = plan.steps.filter((step) => step.do === 'write');
+  const contents = await Promise.all(writes.map((step) => readIn(host.root, step.path)));
+  return writes.length > 0 && writes.every((step, index) => contents[index] === step.content);
+}
+
+/** Whether the resolver of the host has been told about the zone. */
 export async function isSetUp(host: Pick<HostView, 'root'>, resolver: HostResolver, route: Route): Promise<boolean> {
   const recipe = RECIPES[resolver.kind];
   return recipe !== undefined && (await markedFiles(host.root, recipe.ownedPaths(route, resolver))).length > 0;

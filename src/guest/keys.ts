@@ -65,7 +65,7 @@ async function readIfThere(path: string): Promise<string | undefined> {
   }
 }
 
-/** Lines for known_hosts: one per VM, under an alias that no real host can have. */
+/** Lines for known_hosts: one per VM, under an alias that no real host can have, or several between commas. */
 export function knownHosts(vms: readonly { alias: string; hostKeyPublic: string }[]): string {
   return vms.map(({ alias, hostKeyPublic }) => `${alias} ${keyBody(hostKeyPublic)}\n`).join('');
 }

@@ -18,13 +18,22 @@ export interface FirewallRules {
   members: readonly FirewallMember[];
   /** whether VMs may talk to each other */
   vmToVm: boolean;
+  /** where DNS queries of VMs to their gateway are answered; without it they meet whatever the host has there */
+  guestDns?: GuestDns | undefined;
+}
+
+export interface GuestDns {
+  /** address VMs send queries to */
+  gateway: string;
+  /** port the answers come from in place of 53, which takes a privilege to open */
+  port: number;
 }
 
 /** Cloud metadata services hand out credentials of the host; a guest has no business there. */
 const LINK_LOCAL = '169.254.0.0/16';
 
 /** The text for `nft -f -` that replaces the whole table. */
-export function renderRules({ table, members, vmToVm }: FirewallRules): string {
+export function renderRules({ table, members, vmToVm, guestDns }: FirewallRules): string {
   const pairs = members.map((member) => `"${member.tap}" . ${member.address}`);
   const taps = members.map((member) => `"${member.tap}"`);
   const nat = members.filter((member) => member.nat).map((member) => member.address);
@@ -52,7 +61,22 @@ table inet ${table} {
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr @nat oifname != @taps masquerade
   }
+${guestDns ? guestDnsChains(guestDns) : ''}}
+`;
 }
+
+/** Port 53 of the gateway, seen by VMs, is another one on the host, which nobody but VMs reaches. */
+function guestDnsChains({ gateway, port }: GuestDns): string {
+  return `  chain guestdns {
+    type nat hook prerouting priority dstnat; policy accept;
+    iifname @taps ip daddr ${gateway} udp dport 53 dnat ip to ${gateway}:${port}
+    iifname @taps ip daddr ${gateway} tcp dport 53 dnat ip to ${gateway}:${port}
+  }
+  chain input {
+    type filter hook input priority filter; policy accept;
+    iifname != @taps ip daddr ${gateway} udp dport ${port} drop
+    iifname != @taps ip daddr ${gateway} tcp dport ${port} drop
+  }
 `;
 }
 

@@ -5,6 +5,7 @@ import { constants, copyFile, readdir, rm, stat, writeFile } from 'node:fs/promi
 import { userInfo } from 'node:os';
 import { dirname, join } from 'node:path';
 import { detectResolver } from '../dns/resolver-detect.ts';
+import { isSetUp } from '../dns/resolver-setup.ts';
 import { systemCode } from '../errors.ts';
 import { findUplink } from '../network/routes.ts';
 import { findProgram } from '../system/host-facts.ts';
@@ -58,7 +59,7 @@ async function summarize(context: PreflightContext): Promise<Record<string, stri
     ),
     diskMethod(context.config.paths.store),
     uplinkName(context),
-    detectResolver({ root: '/', runner: context.runner }),
+    resolverFacts(context),
   ]);
   return {
     host: `${context.facts.distribution.name}, ${context.facts.arch}, ${context.facts.cpus} CPUs`,
@@ -67,8 +68,19 @@ async function summarize(context: PreflightContext): Promise<Record<string, stri
     disks,
     network: `pool ${context.pool ?? 'none'}, uplink ${uplink ?? 'none'}`,
     rights: context.uid === 0 ? 'root' : context.config.privilege.sudo === 'never' ? 'none' : 'sudo -n',
-    resolver: `${resolver.kind}: ${resolver.reason}`,
+    resolver,
   };
+}
+
+/** Who resolves names on this host, and whether that one finds VMs. */
+async function resolverFacts({ config: { dns }, runner }: PreflightContext): Promise<string> {
+  const resolver = await detectResolver({ root: '/', runner });
+  const found = `${resolver.kind}: ${resolver.reason}`;
+  if (!dns.enabled) return `${found} Names of VMs are switched off (dns.enabled = false).`;
+  const route = { zone: dns.zone, reverseZones: [], address: dns.address, port: dns.port };
+  return (await isSetUp({ root: '/' }, resolver, route))
+    ? `${found} It has been told to ask bangerd for names below ${dns.zone}.`
+    : `${found} It does not know names below ${dns.zone}: banger dns setup`;
 }
 
 async function uplinkName({ config, env, runner }: PreflightContext): Promise<string | undefined> {

@@ -348,6 +348,7 @@ describe('the daemon commands', () => {
     pool: '172.30.0.0/16',
     vms: { total: 3, running: 2 },
     operations: 0,
+    dns: { state: 'listening' as const, zone: 'vm', address: '127.0.0.1', port: 42_069, vms: 2, problem: null },
     rssBytes: 80 * 2 ** 20,
   };
 
@@ -355,6 +356,7 @@ describe('the daemon commands', () => {
     const { stdout } = await cli('daemon status', { status: () => status });
     assert.match(stdout, /^VMs +3, 2 of them running$/m);
     assert.match(stdout, /^memory +80 MiB$/m);
+    assert.match(stdout, /^names +\*\.vm on 127\.0\.0\.1 port 42069, 2 VMs$/m);
     assert.equal((await cli('daemon status', { unreachable: true })).status, 3);
   });
 

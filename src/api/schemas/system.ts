@@ -1,5 +1,6 @@
 /** Bodies about the daemon and the machine. */
 import { z } from 'zod';
+import { DnsSummary } from './dns.ts';
 
 export const CheckResult = z.object({
   id: z.string(),
@@ -32,6 +33,7 @@ export const DaemonStatus = z.object({
   pool: z.string().describe('address pool, CIDR'),
   vms: z.object({ total: z.int(), running: z.int() }),
   operations: z.int().describe('operations running now'),
+  dns: DnsSummary.describe('names of VMs on this host'),
   rssBytes: z.number(),
 });
 

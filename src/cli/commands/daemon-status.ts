@@ -1,6 +1,7 @@
 /** `banger daemon status`: whether the daemon runs, and how. It starts none. */
 import { formatDuration, formatSize } from '../../units.ts';
 import { defineCommand } from '../command.ts';
+import { describeSummary } from '../dns-text.ts';
 import { renderFields } from '../output/table.ts';
 
 export default defineCommand({
@@ -14,6 +15,7 @@ export default defineCommand({
       ['uptime', formatDuration(Math.max(Date.now() - Date.parse(status.startedAt), 0))],
       ['VMs', `${status.vms.total}, ${status.vms.running} of them running`],
       ['operations', `${status.operations} running`],
+      ['names', describeSummary(status.dns)],
       ['memory', formatSize(status.rssBytes)],
       ['addresses', status.pool],
       ['socket', status.socket],

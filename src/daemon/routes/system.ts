@@ -1,6 +1,8 @@
 /** Handlers for the daemon itself. */
 
+import { viewDnsSummary } from '../../control/dns-view.ts';
 import type { Host } from '../../control/host.ts';
+import type { Names } from '../../control/names.ts';
 import { formatSubnet } from '../../core/addresses.ts';
 import { VERSION } from '../../version.ts';
 import type { Handlers } from '../server.ts';
@@ -14,7 +16,7 @@ export interface SystemActions {
   shutdown(): void;
 }
 
-export function systemHandlers(host: Host, actions: SystemActions): SystemHandlers {
+export function systemHandlers(host: Host, names: Names, actions: SystemActions): SystemHandlers {
   return {
     status: async () => {
       const vms = host.vms.list();
@@ -27,6 +29,7 @@ export function systemHandlers(host: Host, actions: SystemActions): SystemHandle
         pool: formatSubnet(host.pool),
         vms: { total: vms.length, running: vms.filter((vm) => vm.phase === 'running').length },
         operations: host.operations.runningCount(),
+        dns: viewDnsSummary(host.config, names),
         rssBytes: process.memoryUsage.rss(),
       };
     },

@@ -1,4 +1,5 @@
 /** What a change to the host's resolver consists of: files with their content and commands, in order. */
+import { dirname } from 'node:path';
 import { type Argv, commandLine } from '../../system/runner.ts';
 import type { HostResolver } from '../resolver-detect.ts';
 
@@ -54,6 +55,18 @@ export function restartService(host: HostResolver, service: string): Step {
 
 export function removals(paths: readonly string[]): Step[] {
   return paths.map((path) => ({ do: 'remove', path }));
+}
+
+/** The plan as a POSIX shell script for root, for where nothing here may become root. */
+export function renderScript(plan: Plan): string {
+  const parts = plan.steps.map((step) => {
+    if (step.do === 'run') return `${commandLine(step.argv)}${step.optional ? ' || true' : ''}\n`;
+    const path = commandLine([step.path]);
+    if (step.do === 'remove') return `rm -f ${path}\n`;
+    const directory = commandLine([dirname(step.path)]);
+    return `mkdir -p ${directory}\ncat > ${path} <<'END_OF_FILE'\n${step.content}END_OF_FILE\nchmod 0644 ${path}\n`;
+  });
+  return `#!/bin/sh\n# ${plan.summary}\nset -e\n${parts.join('')}`;
 }
 
 /** The plan as text for people: every file whole, every command as it could be typed. */

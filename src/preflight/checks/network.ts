@@ -60,7 +60,8 @@ export const rulesCheck: Check<PreflightContext> = {
     if (programs.status === 'failed') return programs;
     const lookedFor = `${programs.detail} and nf_tables in the kernel`;
     const member = { tap: SAMPLE_TAP, address: '172.30.0.2', nat: true };
-    const rules = renderRules({ table: context.table, members: [member], vmToVm: false });
+    const guestDns = { gateway: '172.30.0.1', port: 42_053 };
+    const rules = renderRules({ table: context.table, members: [member], vmToVm: false, guestDns });
     const refusal = await tryInNamespace(context, [nft, '-f', '-'], rules);
     if (refusal !== undefined) {
       const detail = `The kernel refused a trial of banger's rules: ${refusal}`;
