@@ -35,6 +35,11 @@ export const ROUTES = {
   importBundle: ['POST', '/v1/bundles/import'],
   exportBundle: ['POST', '/v1/bundles/export'],
   adoptBundle: ['POST', '/v1/bundles/adopt'],
+  listStats: ['GET', '/v1/stats'],
+  watchStats: ['GET', '/v1/stats/watch'],
+  listPorts: ['GET', '/v1/vms/:name/ports'],
+  metrics: ['GET', '/metrics'],
+  watchEvents: ['GET', '/v1/events'],
 } as const satisfies { [K in RouteName]: readonly [Contract[K]['method'], Contract[K]['url']] };
 
 /** Routes that answer with a stream instead of one JSON body. */
