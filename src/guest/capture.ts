@@ -24,7 +24,6 @@ export async function captureFromGuest(
     (channel) => {
       const chunks: Buffer[] = [];
       let size = 0;
-      let status: number | null = null;
       giveUp = () => {
         resolve(undefined);
         // closing is asked of the guest; what it still sends is thrown away
@@ -37,12 +36,12 @@ export async function captureFromGuest(
         else chunks.push(chunk);
       });
       channel.stderr.resume();
-      channel.on('exit', (code: number | null) => {
-        status = code;
-      });
       channel.on('error', () => {}); // 'close' follows
-      // also when the whole connection ends
-      channel.once('close', () => resolve(status === 0 ? Buffer.concat(chunks).toString('utf8') : undefined));
+      // also when the whole connection ends. 'exit' may have been told before anybody could listen: a guest's answers
+      // that arrive together are taken apart in one go
+      channel.once('close', (code?: number | null) => {
+        resolve(code === 0 ? Buffer.concat(chunks).toString('utf8') : undefined);
+      });
     },
     () => resolve(undefined),
   );
