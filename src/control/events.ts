@@ -28,6 +28,8 @@ export interface Events {
    * `dropped` event in the place of those that are forgotten.
    */
   read(options: ReadOptions): AsyncGenerator<Event>;
+  /** How many follow now and wait for the next event. */
+  readers(): number;
 }
 
 /** Some hundred KiB; a busy host makes a few events a minute. */
@@ -88,6 +90,7 @@ export function createEvents(now: () => Date, kept = KEPT_EVENTS): Events {
       listeners.add(listener);
       return () => void listeners.delete(listener);
     },
+    readers: () => waiting.size,
     async *read({ since, follow, signal }) {
       const from = since?.toISOString() ?? '';
       let next = recent.find(({ at }) => at >= from)?.seq ?? lastSeq + 1;

@@ -141,9 +141,9 @@ describe('memory as the guest sees it', () => {
     const connections = guests(MEMINFO);
     const usage = createGuestUsage(connections);
     const answers = await Promise.all([usage.memory(running), usage.memory(running)]);
-    answers.push(await usage.memory(running));
-    assert.deepEqual(answers[2], { totalBytes: 1000 * 1024, usedBytes: 400 * 1024 });
-    assert.deepEqual([answers[0], answers[1]], [answers[2], answers[2]]);
+    const known = await usage.memory(running);
+    assert.deepEqual(known, { totalBytes: 1000 * 1024, usedBytes: 400 * 1024 });
+    assert.deepEqual([answers[0], answers[1]], [known, known]);
     assert.equal(connections.asked, 1);
     await usage.memory({ ...running, startedAt: '2026-01-01T00:01:00.000Z' });
     assert.equal(connections.asked, 2, 'another run is another guest');
