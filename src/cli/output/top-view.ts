@@ -75,7 +75,7 @@ export function renderTop(state: TopState, size: ScreenSize, paint: Paint): stri
   const cells = shown.map((row) => COLUMNS.map((column) => column.text(row)));
   // as wide as the widest of all VMs, so that scrolling moves no column
   const widths = COLUMNS.map((column, index) =>
-    Math.max(column.title.length + 1, ...rows.map((row) => column.text(row).length), (titles[index] ?? '').length),
+    Math.max(column.title.length + (column.key ? 1 : 0), ...rows.map((row) => column.text(row).length), (titles[index] ?? '').length),
   );
   const line = (texts: readonly string[]) =>
     clip(texts.map((text, index) => text.padEnd(widths[index] ?? 0)).join('  '), size.columns);
@@ -96,7 +96,7 @@ function summary({ at, vms }: StatsFrame): string {
   const cpu = vms.reduce((sum, { cpuPercent }) => sum + (cpuPercent ?? 0), 0);
   const rss = vms.reduce((sum, { rssBytes }) => sum + (rssBytes ?? 0), 0);
   const parts = [
-    `${vms.length} VMs, ${running} running`,
+    `${vms.length} ${vms.length === 1 ? 'VM' : 'VMs'}, ${running} running`,
     `CPU ${formatPercent(cpu)}`,
     `memory ${formatPart(rss, null)}`,
   ];
