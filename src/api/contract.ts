@@ -1,8 +1,10 @@
 /** Every route of bangerd's HTTP API: one table that validates requests, types the client and becomes OpenAPI. */
 import { bundleRoutes } from './routes/bundle.ts';
 import { dnsRoutes } from './routes/dns.ts';
+import { eventRoutes } from './routes/event.ts';
 import { operationRoutes } from './routes/operation.ts';
 import type { Route } from './routes/route.ts';
+import { statsRoutes } from './routes/stats.ts';
 import { systemRoutes } from './routes/system.ts';
 import { vmRoutes } from './routes/vm.ts';
 
@@ -14,6 +16,8 @@ export const contract = {
   ...operationRoutes,
   ...bundleRoutes,
   ...dnsRoutes,
+  ...statsRoutes,
+  ...eventRoutes,
 } as const satisfies Record<string, Route>;
 
 export type RouteName = keyof typeof contract;

@@ -1,6 +1,8 @@
 /** The bodies of bangerd's HTTP API, one zod schema each; clients use the inferred types only. */
 export * from './schemas/bundle.ts';
 export * from './schemas/dns.ts';
+export * from './schemas/event.ts';
 export * from './schemas/operation.ts';
+export * from './schemas/stats.ts';
 export * from './schemas/system.ts';
 export * from './schemas/vm.ts';

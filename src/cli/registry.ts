@@ -79,6 +79,27 @@ export const REGISTRY: readonly Entry[] = [
     load: () => import('./commands/vm-logs.ts'),
   },
   {
+    path: 'stats',
+    aliases: ['vm stats'],
+    summary: 'Show what VMs use: processor, memory, disk, network',
+    group: daily,
+    load: () => import('./commands/stats.ts'),
+  },
+  {
+    path: 'top',
+    aliases: [],
+    summary: 'Watch what VMs use, on the whole screen',
+    group: daily,
+    load: () => import('./commands/top.ts'),
+  },
+  {
+    path: 'ports',
+    aliases: ['vm ports'],
+    summary: 'Show where the programs of a VM listen',
+    group: daily,
+    load: () => import('./commands/ports.ts'),
+  },
+  {
     path: 'vm show',
     aliases: ['show'],
     summary: 'Show everything about a VM, with its boot timeline',
@@ -172,6 +193,13 @@ export const REGISTRY: readonly Entry[] = [
     aliases: [],
     summary: 'Carry an ssh connection to a VM',
     load: () => import('./commands/ssh-proxy.ts'),
+  },
+  {
+    path: 'events',
+    aliases: [],
+    summary: 'Show what happened lately, or as it happens',
+    group: setup,
+    load: () => import('./commands/events.ts'),
   },
   {
     path: 'operation list',

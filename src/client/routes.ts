@@ -39,6 +39,11 @@ export const ROUTES = {
   explainDns: ['GET', '/v1/dns/explain'],
   planDns: ['GET', '/v1/dns/setup'],
   setUpDns: ['POST', '/v1/dns/setup'],
+  listStats: ['GET', '/v1/stats'],
+  watchStats: ['GET', '/v1/stats/watch'],
+  listPorts: ['GET', '/v1/vms/:name/ports'],
+  metrics: ['GET', '/metrics'],
+  watchEvents: ['GET', '/v1/events'],
 } as const satisfies { [K in RouteName]: readonly [Contract[K]['method'], Contract[K]['url']] };
 
 /** Routes that answer with a stream instead of one JSON body. */

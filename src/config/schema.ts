@@ -10,6 +10,7 @@ export interface Config {
   vm: VmConfig;
   network: NetworkConfig;
   dns: DnsConfig;
+  metrics: MetricsConfig;
   privilege: {
     /** whether single programs may be asked for with `sudo -n` when the user is not root */
     sudo: 'auto' | 'never';
@@ -100,6 +101,13 @@ export interface DnsConfig {
   /** zone of the VM names, without a trailing dot */
   zone: string;
   ttlSeconds: number;
+}
+
+export interface MetricsConfig {
+  /** whether Prometheus may also ask over TCP, on 127.0.0.1 */
+  listen: boolean;
+  /** TCP port it asks on */
+  port: number;
 }
 
 /** Defaults of a new VM with nothing left open. */

@@ -163,6 +163,15 @@ export const SETTINGS: SettingTree<Config> = {
     zone: always('dns.zone', zone(), 'vm', 'Zone of the VM names'),
     ttlSeconds: always('dns.ttl', durationSeconds(0), 10, 'How long an answer may be remembered'),
   },
+  metrics: {
+    listen: always(
+      'metrics.listen',
+      yesOrNo(),
+      false,
+      'Whether `/metrics` is also served over TCP, to this machine only (127.0.0.1)',
+    ),
+    port: always('metrics.port', wholeNumber(1, 65_535), 42_070, 'TCP port of `/metrics` when `metrics.listen` is on'),
+  },
   privilege: {
     sudo: always(
       'privilege.sudo',

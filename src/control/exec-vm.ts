@@ -89,14 +89,13 @@ function pump(channel: ClientChannel, stream: Duplex, gone: AbortSignal, hangUp:
   forward(channel, FRAME.stdout);
   forward(channel.stderr, FRAME.stderr);
 
-  let exit: { code: number | null; signal: string | null } = { code: null, signal: null };
-  channel.on('exit', (code: number | null, signal?: string) => {
-    exit = { code, signal: signal ?? null };
-  });
   channel.on('error', () => {}); // 'close' follows
   let ended = false;
-  channel.once('close', () => {
+  // 'close' repeats what 'exit' said, which may have come before anybody could listen: a busy daemon reads a guest's
+  // answers in one go
+  channel.once('close', (code?: number | null, signal?: string | null) => {
     ended = true;
+    const exit = { code: code ?? null, signal: signal ?? null };
     if (!stream.destroyed) stream.end(encodeFrame(FRAME.exit, JSON.stringify(exit)));
     resolve();
   });

@@ -11,6 +11,7 @@ import type { Settings } from '../state/settings.ts';
 import type { VmStore } from '../state/vms.ts';
 import type { Privileged } from '../system/privilege.ts';
 import type { Argv, Runner } from '../system/runner.ts';
+import type { Events } from './events.ts';
 import type { GuestConnections } from './guest-connections.ts';
 import type { HostNetwork } from './host-network.ts';
 import type { Operations } from './operation.ts';
@@ -47,6 +48,8 @@ export interface Host {
   images: ImageStore;
   settings: Settings;
   operations: Operations;
+  /** what happened lately to VMs and operations */
+  events: Events;
   network: HostNetwork;
   guests: GuestConnections;
   /** key pair banger logs in with */

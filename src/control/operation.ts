@@ -66,7 +66,12 @@ const MAX_EVENTS = 5000;
 /** Ended operations whose events can still be read. */
 const MAX_ENDED = 100;
 
-export function createOperations(store: OperationStore, now: () => Date): Operations {
+/** @param onChange hears of each operation when it has begun and when it has ended */
+export function createOperations(
+  store: OperationStore,
+  now: () => Date,
+  onChange: (operation: Operation) => void = () => {},
+): Operations {
   const live = new Map<string, Live>();
   const running = () => [...live.values()].filter((entry) => entry.operation.state === 'running');
   const lookUp = (id: string): Live => {
@@ -111,6 +116,7 @@ export function createOperations(store: OperationStore, now: () => Date): Operat
     entry.operation.finishedAt = now().toISOString();
     store.finish(entry.operation.id, entry.operation.state, entry.operation.finishedAt, entry.operation.error);
     publish(entry, { type: 'done', operation: { ...entry.operation } });
+    onChange(entry.operation);
     forgetOld();
   }
 
@@ -144,6 +150,7 @@ export function createOperations(store: OperationStore, now: () => Date): Operat
         joinable: request.joinable ?? false,
       };
       live.set(operation.id, entry);
+      onChange(operation);
       entry.done = execute(entry, request);
       return { ...operation };
     },

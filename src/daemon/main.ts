@@ -14,6 +14,7 @@ import { reconcileHost } from '../control/reconcile-host.ts';
 import { startVm } from '../control/start-vm.ts';
 import { stopVm } from '../control/stop-vm.ts';
 import { createSupervisor, type Supervisor } from '../control/supervisor.ts';
+import { createStatsSampler } from '../control/vm-stats.ts';
 import { viewVm } from '../control/vm-view.ts';
 import type { VmRecord } from '../core/vm.ts';
 import { asBangerError, BangerError, messageOf } from '../errors.ts';
@@ -22,9 +23,13 @@ import { expiry } from '../system/abort.ts';
 import type { Argv } from '../system/runner.ts';
 import { VERSION } from '../version.ts';
 import { takeDaemonLock } from './lock.ts';
+import { createMetrics, type Metrics } from './metrics.ts';
+import { listenForScrapes } from './metrics-listener.ts';
 import { bundleHandlers } from './routes/bundles.ts';
 import { dnsHandlers } from './routes/dns.ts';
+import { eventHandlers } from './routes/events.ts';
 import { operationHandlers } from './routes/operations.ts';
+import { statsHandlers } from './routes/stats.ts';
 import { systemHandlers } from './routes/system.ts';
 import { serveExec, vmHandlers } from './routes/vms.ts';
 import { createServer } from './server.ts';
@@ -74,12 +79,16 @@ async function serve(
     startAgain: (vm) => startInBackground(host, supervisor, vm),
     finishStop: (vm) => stopInBackground(host, supervisor, vm),
   });
+  const sampler = createStatsSampler(host);
+  using metrics = createMetrics(host, sampler);
   const server = createServer(
     {
       ...vmHandlers(host, supervisor),
       ...operationHandlers(host),
       ...bundleHandlers(host),
       ...dnsHandlers(host, names),
+      ...statsHandlers(host, sampler, metrics),
+      ...eventHandlers(host),
       ...systemHandlers(host, names, {
         startedAt: new Date(),
         socketPath: socket,
@@ -95,6 +104,7 @@ async function serve(
   await names.start();
   await rm(socket, { force: true }); // we hold the lock, so whoever made this file is gone
   await server.listen({ path: socket });
+  await using _scrapes = await openScrapes(host, metrics);
   log.info({ socket, version: VERSION }, 'bangerd is ready');
 
   const timer = setInterval(() => void tick(host, names, supervisor), RECONCILE_INTERVAL_MS);
@@ -110,6 +120,17 @@ async function serve(
   server.server.closeAllConnections();
   await closed;
   await rm(socket, { force: true });
+}
+
+/** Numbers are not worth a daemon: one that cannot serve them over TCP says so and goes on. */
+async function openScrapes({ config, log }: Host, metrics: Metrics): Promise<AsyncDisposable | undefined> {
+  if (!config.metrics.listen) return undefined;
+  try {
+    return await listenForScrapes(config.metrics.port, metrics);
+  } catch (error) {
+    log.error({ error: messageOf(error) }, 'metrics are served on the socket only');
+    return undefined;
+  }
 }
 
 async function tick(host: Host, names: Names, supervisor: Supervisor): Promise<void> {

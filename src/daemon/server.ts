@@ -73,7 +73,7 @@ function addRoute(server: FastifyInstance, name: RouteName, route: Route, handle
         params: parse(route.params, request.params, 'path'),
         query: parse(route.query, request.query, 'query'),
         body: parse(route.body, request.body ?? {}, 'body'),
-        signal: request.signal,
+        signal: whenClientLeaves(reply),
         request,
         reply,
       } as HandlerInput<RouteName>;
@@ -84,6 +84,13 @@ function addRoute(server: FastifyInstance, name: RouteName, route: Route, handle
       return route.response ? route.response.parse(result) : null;
     },
   });
+}
+
+/** Aborted when the connection is done with; fastify's own signal is silent once a streamed answer was hijacked. */
+function whenClientLeaves(reply: FastifyReply): AbortSignal {
+  const gone = new AbortController();
+  reply.raw.once('close', () => gone.abort());
+  return gone.signal;
 }
 
 /** @throws BangerError `invalid_input` naming every wrong field */

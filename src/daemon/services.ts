@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { LoadedConfig } from '../config/load.ts';
 import type { Config } from '../config/schema.ts';
 import { bootFiles } from '../control/bundle-access.ts';
+import { createEvents } from '../control/events.ts';
 import { createGuestConnections } from '../control/guest-connections.ts';
 import type { Host, Log } from '../control/host.ts';
 import { createHostNetwork } from '../control/host-network.ts';
@@ -55,6 +56,8 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   });
   const database = openDatabase(join(config.paths.state, 'banger.db'));
   const vms = createVmStore(database, (error) => log.error({ error }, 'a listener to VM changes failed'));
+  const events = createEvents(now);
+  vms.onChange(events.vmChanged);
   const ledger = createLedger(database, now);
   const settings = createSettings(database);
   // a log for people: a power cut may take its last lines, so it need not wait for the disk as the records do
@@ -95,8 +98,9 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     ledger,
     images: createImageStore(database),
     settings,
-    operations: createOperations(operationStore, now),
     network: createHostNetwork({ config, runner, privileged, ledger, vms, pool, uid, table, guestDns, onAttach }),
+    operations: createOperations(operationStore, now, events.operationChanged),
+    events,
     guests: createGuestConnections(clientKey.privateKey),
     clientKey,
     clientKeyFile,

@@ -1,6 +1,6 @@
 /** Runs command lines in this process, with a daemon that is a table of functions. */
-import { Readable, Writable } from 'node:stream';
-import type { Operation, OperationEvent, Vm } from '../../src/api/schemas.ts';
+import { addAbortSignal, PassThrough, Readable, Writable } from 'node:stream';
+import type { Event, Operation, OperationEvent, StatsFrame, Vm } from '../../src/api/schemas.ts';
 import type { Host, Output } from '../../src/cli/host.ts';
 import { main } from '../../src/cli/main.ts';
 import type { Client, ClientOptions } from '../../src/client/client.ts';
@@ -16,6 +16,8 @@ export type Script = {
   /** events by operation id; a function may wait between them */
   events?: Record<string, OperationEvent[] | (() => AsyncIterable<OperationEvent>)>;
   exec?: Client['exec'];
+  watchStats?: (args: CallArgs<'watchStats'>) => Iterable<StatsFrame> | AsyncIterable<StatsFrame>;
+  watchEvents?: (args: CallArgs<'watchEvents'>) => Iterable<Event> | AsyncIterable<Event>;
   /** no daemon runs, and none comes up */
   unreachable?: boolean;
   version?: string;
@@ -89,6 +91,14 @@ function scriptedClient(script: Script, options: ClientOptions): Client {
       return await answer(args);
     },
     async stream(route, args) {
+      if (script.unreachable) throw new BangerError('daemon_unreachable', 'No daemon answers.');
+      const { watchStats, watchEvents } = script;
+      if (route === 'watchStats' && watchStats) {
+        return streamOf(watchStats(args as unknown as CallArgs<'watchStats'>), args.signal);
+      }
+      if (route === 'watchEvents' && watchEvents) {
+        return streamOf(watchEvents(args as unknown as CallArgs<'watchEvents'>), args.signal);
+      }
       const { id = '' } = (args as unknown as { params: { id?: string } }).params;
       if (route === 'logs' && script.logs) return script.logs(args as unknown as CallArgs<'logs'>);
       const events = script.events?.[id];
@@ -102,7 +112,19 @@ function scriptedClient(script: Script, options: ClientOptions): Client {
   };
 }
 
-async function* ndjson(events: Iterable<OperationEvent> | AsyncIterable<OperationEvent>): AsyncGenerator<Buffer> {
+/** A stream that ends at once when it is called off, also while its source waits for ever. */
+function streamOf(values: Iterable<unknown> | AsyncIterable<unknown>, signal: AbortSignal | undefined): Readable {
+  const stream = new PassThrough();
+  if (signal) addAbortSignal(signal, stream);
+  const fill = async () => {
+    for await (const line of ndjson(values)) stream.write(line);
+    stream.end();
+  };
+  fill().catch((error) => stream.destroy(error));
+  return stream;
+}
+
+async function* ndjson(events: Iterable<unknown> | AsyncIterable<unknown>): AsyncGenerator<Buffer> {
   for await (const event of events) yield Buffer.from(`${JSON.stringify(event)}\n`);
 }
 

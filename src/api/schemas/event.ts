@@ -1,0 +1,53 @@
+/** What happened, as it is told to whoever follows: a stable form, new members and types may be added. */
+import { z } from 'zod';
+import { OperationState } from './operation.ts';
+import { VmState } from './vm.ts';
+
+const base = {
+  seq: z.int().describe('counts up by one from the start of the daemon'),
+  at: z.iso.datetime(),
+};
+
+const vm = { vm: z.string().describe('name of the VM'), id: z.string().describe('id of the VM') };
+
+const operation = {
+  operation: z.string().describe('id of the operation'),
+  kind: z.string().describe('e.g. `vm.start`'),
+  target: z.string().describe('name of the thing worked on'),
+};
+
+export const Event = z.discriminatedUnion('type', [
+  z.object({ ...base, type: z.literal('vm.created'), ...vm, state: VmState }),
+  z.object({
+    ...base,
+    type: z.literal('vm.state'),
+    ...vm,
+    from: VmState,
+    to: VmState,
+    reason: z.string().nullable().describe('why it is `failed`, in a sentence'),
+  }),
+  z.object({ ...base, type: z.literal('vm.renamed'), ...vm, from: z.string() }),
+  z.object({
+    ...base,
+    type: z.literal('vm.changed'),
+    ...vm,
+    fields: z.array(z.string()).describe('settings that have another value now'),
+  }),
+  z.object({ ...base, type: z.literal('vm.deleted'), ...vm }),
+  z.object({ ...base, type: z.literal('operation.begun'), ...operation }),
+  z.object({
+    ...base,
+    type: z.literal('operation.ended'),
+    ...operation,
+    state: OperationState,
+    durationMs: z.number(),
+    error: z.string().nullable().describe('why it failed, in a sentence'),
+  }),
+  z.object({
+    ...base,
+    type: z.literal('dropped'),
+    count: z.int().describe('events that were not sent because this reader was slow, just before the next one'),
+  }),
+]);
+
+export type Event = z.infer<typeof Event>;

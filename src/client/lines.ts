@@ -1,0 +1,40 @@
+/** Answers that go on: what VMs use and what happens, value by value for as long as somebody reads. */
+import type { Event, StatsFrame } from '../api/schemas.ts';
+import { BangerError } from '../errors.ts';
+import type { Client } from './client.ts';
+import type { CallArgs } from './routes.ts';
+import { readJsonLines } from './unix-http.ts';
+
+/** What each streamed route sends, a value a line. */
+interface Lines {
+  watchStats: StatsFrame;
+  watchEvents: Event;
+}
+
+/**
+ * Reads a streamed answer; an aborted signal ends it without an error.
+ * @throws BangerError with the daemon's own code, or `daemon_unreachable` when it goes away meanwhile
+ */
+export async function* readLines<K extends keyof Lines>(
+  client: Client,
+  route: K,
+  args: CallArgs<K>,
+  signal: AbortSignal,
+): AsyncGenerator<Lines[K]> {
+  try {
+    const stream = await client.stream(route, { ...args, signal });
+    try {
+      // the daemon's serializer wrote it by the schema that types it here
+      for await (const value of readJsonLines(stream)) yield value as Lines[K];
+    } catch (error) {
+      throw new BangerError('daemon_unreachable', 'The daemon went away.', {
+        cause: error,
+        hint: 'banger daemon status',
+      });
+    } finally {
+      stream.destroy();
+    }
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  }
+}
