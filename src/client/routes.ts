@@ -35,6 +35,15 @@ export const ROUTES = {
   importBundle: ['POST', '/v1/bundles/import'],
   exportBundle: ['POST', '/v1/bundles/export'],
   adoptBundle: ['POST', '/v1/bundles/adopt'],
+  listImages: ['GET', '/v1/images'],
+  showImage: ['GET', '/v1/images/:name'],
+  deleteImage: ['DELETE', '/v1/images/:name'],
+  renameImage: ['POST', '/v1/images/:name/rename'],
+  importImage: ['POST', '/v1/images/import'],
+  exportImage: ['POST', '/v1/images/:name/export'],
+  pruneImages: ['POST', '/v1/images/prune'],
+  diffImages: ['GET', '/v1/image-diff'],
+  rebaseVm: ['POST', '/v1/vms/:name/rebase'],
 } as const satisfies { [K in RouteName]: readonly [Contract[K]['method'], Contract[K]['url']] };
 
 /** Routes that answer with a stream instead of one JSON body. */

@@ -4,7 +4,7 @@ import { chmod, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { LoadedConfig } from '../config/load.ts';
 import type { Config } from '../config/schema.ts';
-import { bootFiles } from '../control/bundle-access.ts';
+import { bootFiles, vmBootFiles } from '../control/boot-files.ts';
 import { createGuestConnections } from '../control/guest-connections.ts';
 import type { Host, Log } from '../control/host.ts';
 import { createHostNetwork } from '../control/host-network.ts';
@@ -16,9 +16,11 @@ import { ensureClientKey } from '../guest/keys.ts';
 import { listRoutes } from '../network/routes.ts';
 import { type Database, inTransaction, openDatabase } from '../state/database.ts';
 import { createImageStore } from '../state/images.ts';
+import { createLayerStore } from '../state/layers.ts';
 import { createLedger } from '../state/ledger.ts';
 import { createOperationStore } from '../state/operations.ts';
 import { createSettings, type Settings } from '../state/settings.ts';
+import { createTrashedVms } from '../state/trashed-vms.ts';
 import { createVmStore } from '../state/vms.ts';
 import { withAdministratorPath } from '../system/host-facts.ts';
 import { createPrivileged } from '../system/privilege.ts';
@@ -53,6 +55,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   });
   const database = openDatabase(join(config.paths.state, 'banger.db'));
   const vms = createVmStore(database, (error) => log.error({ error }, 'a listener to VM changes failed'));
+  const images = createImageStore(database);
   const ledger = createLedger(database, now);
   const settings = createSettings(database);
   // a log for people: a power cut may take its last lines, so it need not wait for the disk as the records do
@@ -87,7 +90,9 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     atomically: (work) => inTransaction(database, work),
     vms,
     ledger,
-    images: createImageStore(database),
+    images,
+    layers: createLayerStore(database),
+    trashedVms: createTrashedVms(database),
     settings,
     operations: createOperations(operationStore, now),
     network: createHostNetwork({ config, runner, privileged, ledger, vms, pool, uid, table }),
@@ -95,10 +100,11 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     clientKey,
     clientKeyFile,
     pool,
-    bootFiles: (name) => bootFiles(config, name),
+    bootFiles: (name) => bootFiles(config, images, name),
+    vmBootFiles: (vm) => vmBootFiles(config, images, vm),
     preflightStart: (boot, { vcpus, memoryMib, nat }) =>
       checks.preflight(boot, { vcpus, memoryMib, diskBytes: 0 }, 'vm-start', ...(nat ? (['nat'] as const) : [])),
-    doctor: () => checks.doctor(() => bootFiles(config, undefined)),
+    doctor: () => checks.doctor(() => bootFiles(config, images, undefined)),
     sudoers: () => checks.sudoers(),
     chooseVmm: checks.chooseVmm,
     now,
