@@ -2,6 +2,7 @@
 import { bundleRoutes } from './routes/bundle.ts';
 import { dnsRoutes } from './routes/dns.ts';
 import { eventRoutes } from './routes/event.ts';
+import { imageRoutes } from './routes/image.ts';
 import { operationRoutes } from './routes/operation.ts';
 import type { Route } from './routes/route.ts';
 import { statsRoutes } from './routes/stats.ts';
@@ -18,6 +19,7 @@ export const contract = {
   ...dnsRoutes,
   ...statsRoutes,
   ...eventRoutes,
+  ...imageRoutes,
 } as const satisfies Record<string, Route>;
 
 export type RouteName = keyof typeof contract;

@@ -2,6 +2,7 @@
 export * from './schemas/bundle.ts';
 export * from './schemas/dns.ts';
 export * from './schemas/event.ts';
+export * from './schemas/image.ts';
 export * from './schemas/operation.ts';
 export * from './schemas/stats.ts';
 export * from './schemas/system.ts';

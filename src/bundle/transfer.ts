@@ -1,15 +1,11 @@
 /** Bundles as one file: `.tar.zst`, with disk images kept sparse, and nothing visible before its sums were compared. */
-import { createReadStream } from 'node:fs';
-import { mkdir, open, realpath, rename, rm, stat, statfs } from 'node:fs/promises';
+import { mkdir, realpath, rm, stat } from 'node:fs/promises';
 import { join, relative, resolve } from 'node:path';
-import { pipeline, type Readable, Transform } from 'node:stream';
-import { createZstdDecompress } from 'node:zlib';
-
 import { BangerError, systemCode } from '../errors.ts';
+import { type ArchiveDeps, packArchive, TRANSFER_TIMEOUT_MS, unpackArchive } from '../system/archive.ts';
+import type { ArchiveKind } from '../system/archive-entries.ts';
 import { pathExists } from '../system/files.ts';
-import type { Argv, Runner } from '../system/runner.ts';
-import { formatSize } from '../units.ts';
-import { checkEntries, parseListing } from './archive.ts';
+import type { Argv } from '../system/runner.ts';
 import { DEFAULT_LINK } from './catalog.ts';
 import type { SumOptions } from './checksum.ts';
 import type { KernelArch } from './kernel.ts';
@@ -18,10 +14,8 @@ import type { BundlePrograms } from './programs.ts';
 import { type BundleVerdict, verifyBundle } from './verify.ts';
 import { claimWorkDir, putInPlace, releaseWorkDir, restoreReplaced } from './work-dir.ts';
 
-export interface TransferDeps {
-  runner: Runner;
+export interface TransferDeps extends ArchiveDeps {
   programs: Pick<BundlePrograms, 'tar' | 'zstd' | 'cp'>;
-  signal?: AbortSignal;
 }
 
 export interface ImportRequest {
@@ -38,12 +32,12 @@ export interface ImportRequest {
   onBytes?: SumOptions['onBytes'];
 }
 
-const TRANSFER_TIMEOUT_MS = 30 * 60_000;
-
-/** Left free on the file system bundles live on, so that an import cannot stop everything else. */
-const RESERVED_BYTES = 64 * 1024 * 1024;
-
-const ZSTD_MAGIC = 0xfd2fb528;
+const BUNDLE_ARCHIVE: ArchiveKind = {
+  noun: 'bundle',
+  manifest: MANIFEST_FILE,
+  madeBy: 'banger bundle export',
+  setting: 'paths.bundles',
+};
 
 /**
  * Writes a bundle as a `.tar.zst`: what its bundle.json names, in a directory of its name, and nothing else.
@@ -51,32 +45,12 @@ const ZSTD_MAGIC = 0xfd2fb528;
  */
 export async function exportBundle(deps: TransferDeps, dir: string, file: string): Promise<void> {
   const bundle = await readBundle(dir);
-  const target = resolve(file);
-  if (await pathExists(target)) {
-    throw new BangerError('conflict', `${target} exists already.`, {
-      hint: 'Choose another name, or remove it first.',
-    });
-  }
-  // asked first: tar reports a missing compressor as a broken pipe
-  await deps.runner.run([deps.programs.zstd, '--version']);
-  const temporary = `${target}.${process.pid}.part`;
-  const { manifest } = bundle;
-  try {
-    await deps.runner.run(
-      [
-        deps.programs.tar,
-        ...['--create', '--sparse', '--format=gnu', '--sort=name', '--hard-dereference'],
-        ...['--owner=0', '--group=0', '--numeric-owner', `--use-compress-program=${deps.programs.zstd}`],
-        ...[`--transform=s,^,${manifest.name}/,S`, '--file', temporary, '--directory', dir, '--'],
-        ...(await membersOf(bundle)),
-      ],
-      { timeoutMs: TRANSFER_TIMEOUT_MS, ...(deps.signal ? { signal: deps.signal } : {}) },
-    );
-    await rename(temporary, target);
-  } catch (error) {
-    await rm(temporary, { force: true });
-    throw error;
-  }
+  await packArchive(deps, {
+    file,
+    directory: dir,
+    members: await membersOf(bundle),
+    top: bundle.manifest.name,
+  });
 }
 
 /**
@@ -97,7 +71,7 @@ export async function importBundle(deps: TransferDeps, request: ImportRequest): 
   try {
     const unpacked = isDirectory
       ? await copyDirectory(deps, source, work.result)
-      : await unpackArchive(deps, source, work.result);
+      : await unpackArchive(deps, source, work.result, BUNDLE_ARCHIVE);
     const { signal } = deps;
     const { onBytes } = request;
     const options = { arch: request.arch, ...(signal ? { signal } : {}), ...(onBytes ? { onBytes } : {}) };
@@ -151,106 +125,6 @@ async function copyDirectory(deps: TransferDeps, source: string, target: string)
     ...(deps.signal ? { signal: deps.signal } : {}),
   });
   return target;
-}
-
-/** @returns the unpacked directory that holds bundle.json */
-async function unpackArchive(deps: TransferDeps, file: string, into: string): Promise<string> {
-  const { bavail, bsize } = await statfs(into);
-  const roomBytes = Math.max(0, bavail * bsize - RESERVED_BYTES);
-  const limits = { roomBytes, signal: deps.signal };
-  const { tar } = deps.programs;
-  const listed = await withArchive(file, limits, (input, signal) =>
-    deps.runner.run(
-      [tar, ...['--list', '--verbose', '--numeric-owner', '--full-time', '--quoting-style=escape', '--file=-']],
-      { timeoutMs: TRANSFER_TIMEOUT_MS, signal, input },
-    ),
-  );
-  const top = checkEntries(parseListing(listed.stdout), file);
-  await withArchive(file, limits, (input, signal) =>
-    deps.runner.run(
-      [
-        tar,
-        ...['--extract', '--no-same-owner', '--no-same-permissions', '--keep-old-files'],
-        ...['--directory', into, '--file=-'],
-      ],
-      { timeoutMs: TRANSFER_TIMEOUT_MS, signal, input },
-    ),
-  );
-  return join(into, top);
-}
-
-/**
- * Runs tar on the archive's plain bytes, and stops it when there are more of them than fit: what tar writes is never
- * more than what it reads, since holes take no room in either.
- */
-async function withArchive<T>(
-  file: string,
-  { roomBytes, signal }: { roomBytes: number; signal: AbortSignal | undefined },
-  run: (input: Readable, signal: AbortSignal) => Promise<T>,
-): Promise<T> {
-  let failure: BangerError | undefined;
-  // tar waits for its input for ever when that fails, so it has to be stopped
-  const stop = new AbortController();
-  const limit = byteLimit(roomBytes, () => tooLarge(file, roomBytes));
-  const source = createReadStream(file);
-  const stages = (await isZstd(file)) ? [source, createZstdDecompress(), limit] : [source, limit];
-  const finished = new Promise<void>((settle) => {
-    pipeline(stages, (error) => {
-      if (error && systemCode(error) !== 'ERR_STREAM_PREMATURE_CLOSE') {
-        failure = error instanceof BangerError ? error : damaged(file, error);
-        stop.abort();
-      }
-      settle();
-    });
-  });
-  try {
-    return await run(limit, signal ? AbortSignal.any([signal, stop.signal]) : stop.signal);
-  } catch (error) {
-    if (error instanceof BangerError && error.code === 'command_failed') failure ??= damaged(file, error);
-    else if (failure === undefined) throw error;
-  } finally {
-    limit.destroy();
-    await finished;
-  }
-  throw failure;
-}
-
-function byteLimit(bytes: number, error: () => BangerError): Transform {
-  let left = bytes;
-  return new Transform({
-    transform(chunk: Buffer, _encoding, done) {
-      left -= chunk.length;
-      if (left >= 0) done(null, chunk);
-      else done(error());
-    },
-  });
-}
-
-function tooLarge(file: string, roomBytes: number): BangerError {
-  const message = `${file} does not fit: it unpacks to more than the ${formatSize(roomBytes)} that are free.`;
-  return new BangerError('host_unprepared', message, {
-    hint: 'Free some space, or move the bundles with the setting paths.bundles.',
-  });
-}
-
-function damaged(file: string, cause: Error): BangerError {
-  return new BangerError('corrupt', `${file} cannot be unpacked: ${ownWords(cause)}`, {
-    cause,
-    hint: 'Get the file again: it is damaged, cut short, or no .tar.zst archive.',
-  });
-}
-
-/** What tar or zstd said first; its last line only says that it gives up. */
-function ownWords(cause: Error): string {
-  const stderr = cause instanceof BangerError ? cause.details?.stderr : undefined;
-  const [first = ''] = typeof stderr === 'string' ? stderr.trim().split('\n') : [];
-  return first.replace(/^\S+: /, '') || cause.message;
-}
-
-async function isZstd(file: string): Promise<boolean> {
-  await using handle = await open(file);
-  const { buffer, bytesRead } = await handle.read(Buffer.alloc(4), 0, 4, 0);
-  return bytesRead === 4 && buffer.readUInt32LE(0) === ZSTD_MAGIC;
 }
 
 function checkName(name: string): void {

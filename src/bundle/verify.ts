@@ -1,8 +1,10 @@
 /** Whether a bundle is what its bundle.json says and can boot on this machine: every answer, not only the first bad one. */
-import { open, readlink } from 'node:fs/promises';
-import { dirname, join, normalize } from 'node:path';
+import { readlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { leadsOut } from '../system/archive-entries.ts';
 import { formatSize } from '../units.ts';
 import { listTree, type SumOptions, sumFile, sumTree } from './checksum.ts';
+import { looksLikeInitrd } from './initrd-file.ts';
 import { inspectKernel, type KernelArch, kernelProblem } from './kernel.ts';
 import { loadBundle } from './legacy-layout.ts';
 import type { Bundle } from './manifest.ts';
@@ -26,18 +28,6 @@ export interface VerifyOptions extends SumOptions {
   /** architecture of this machine */
   arch: KernelArch;
 }
-
-/** Beginnings of what a kernel accepts as an initrd: cpio newc with and without checksum, and its compressions. */
-const INITRD_STARTS = [
-  '303730373031',
-  '303730373032',
-  '1f8b',
-  'fd377a585a00',
-  '28b52ffd',
-  '02214c18',
-  '5d0000',
-  '425a68',
-];
 
 /**
  * Checks a bundle's sums and whether its kernel can boot here.
@@ -75,10 +65,7 @@ async function kernelCheck({ kernel, manifest }: Bundle, arch: KernelArch): Prom
 }
 
 async function initrdCheck(path: string): Promise<BundleCheck> {
-  await using file = await open(path);
-  const { buffer, bytesRead } = await file.read(Buffer.alloc(6), 0, 6, 0);
-  const start = buffer.subarray(0, bytesRead).toString('hex');
-  const ok = INITRD_STARTS.some((known) => start.startsWith(known));
+  const ok = await looksLikeInitrd(path);
   return { field: 'initrd', ok, detail: ok ? 'An archive the kernel unpacks.' : `${path} is no cpio archive.` };
 }
 
@@ -125,11 +112,4 @@ async function strayEntry(tree: string): Promise<string | undefined> {
     if (kind === 'link' && leadsOut(path, await readlink(join(tree, path)))) return path;
   }
   return undefined;
-}
-
-/** Whether a link's target, read from where the link lies, is outside the tree it lies in. */
-export function leadsOut(path: string, target: string): boolean {
-  if (target.startsWith('/')) return true;
-  const led = normalize(join(dirname(path), target));
-  return led === '..' || led.startsWith('../');
 }

@@ -20,6 +20,7 @@ export const NOUNS: Record<string, string> = {
   vm: 'Virtual machines',
   bundle: 'What virtual machines boot from',
   dns: 'Names of virtual machines',
+  image: 'Root file systems to make virtual machines from',
   operation: 'Long actions: what runs now and what ran',
   daemon: 'bangerd, which owns the virtual machines',
   config: 'Settings and where they come from',

@@ -121,6 +121,13 @@ export const REGISTRY: readonly Entry[] = [
     load: () => import('./commands/vm-delete.ts'),
   },
   {
+    path: 'vm rebase',
+    aliases: ['rebase'],
+    summary: 'Give a VM another image under the same work disk',
+    group: daily,
+    load: () => import('./commands/vm-rebase.ts'),
+  },
+  {
     path: 'bundle build',
     aliases: [],
     summary: 'Build a runtime bundle from Debian packages',
@@ -200,6 +207,54 @@ export const REGISTRY: readonly Entry[] = [
     summary: 'Show what happened lately, or as it happens',
     group: setup,
     load: () => import('./commands/events.ts'),
+  },
+  {
+    path: 'image list',
+    aliases: ['images', 'image ls'],
+    summary: 'List the images',
+    load: () => import('./commands/image-list.ts'),
+  },
+  {
+    path: 'image show',
+    aliases: [],
+    summary: 'Show everything about an image',
+    load: () => import('./commands/image-show.ts'),
+  },
+  {
+    path: 'image import',
+    aliases: [],
+    summary: 'Bring in an image, or a root file system of your own',
+    load: () => import('./commands/image-import.ts'),
+  },
+  {
+    path: 'image export',
+    aliases: [],
+    summary: 'Write an image as one file',
+    load: () => import('./commands/image-export.ts'),
+  },
+  {
+    path: 'image diff',
+    aliases: [],
+    summary: 'Compare the packages of two images',
+    load: () => import('./commands/image-diff.ts'),
+  },
+  {
+    path: 'image rename',
+    aliases: [],
+    summary: 'Give an image another name',
+    load: () => import('./commands/image-rename.ts'),
+  },
+  {
+    path: 'image delete',
+    aliases: ['image rm'],
+    summary: 'Delete images nothing needs',
+    load: () => import('./commands/image-delete.ts'),
+  },
+  {
+    path: 'image prune',
+    aliases: [],
+    summary: 'Remove layers of image builds',
+    load: () => import('./commands/image-prune.ts'),
   },
   {
     path: 'operation list',

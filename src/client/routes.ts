@@ -44,6 +44,15 @@ export const ROUTES = {
   listPorts: ['GET', '/v1/vms/:name/ports'],
   metrics: ['GET', '/metrics'],
   watchEvents: ['GET', '/v1/events'],
+  listImages: ['GET', '/v1/images'],
+  showImage: ['GET', '/v1/images/:name'],
+  deleteImage: ['DELETE', '/v1/images/:name'],
+  renameImage: ['POST', '/v1/images/:name/rename'],
+  importImage: ['POST', '/v1/images/import'],
+  exportImage: ['POST', '/v1/images/:name/export'],
+  pruneImages: ['POST', '/v1/images/prune'],
+  diffImages: ['GET', '/v1/image-diff'],
+  rebaseVm: ['POST', '/v1/vms/:name/rebase'],
 } as const satisfies { [K in RouteName]: readonly [Contract[K]['method'], Contract[K]['url']] };
 
 /** Routes that answer with a stream instead of one JSON body. */

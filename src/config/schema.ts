@@ -51,6 +51,7 @@ export interface ProgramsConfig {
   mke2fs: string;
   e2fsck: string;
   resize2fs: string;
+  debugfs: string;
   tar: string;
   zstd: string;
   cp: string;

@@ -22,7 +22,7 @@ import { parseSize } from '../units.ts';
  * Files of a bundle by name or absolute path; of the configured default without one.
  * @throws BangerError `not_found` or `corrupt`, with the command that helps
  */
-export async function bootFiles(config: Config, name: string | undefined): Promise<BootFiles> {
+export async function bundleBootFiles(config: Config, name: string | undefined): Promise<BootFiles> {
   const bundle = await openBundle(config.paths.bundles, name ?? config.bundle.default);
   const override = config.bundle;
   const kernel = override.kernel ?? bundle.kernel;
@@ -108,11 +108,11 @@ function viewEntry({ name, dir, isDefault, bundle, problem }: CatalogEntry, used
   };
 }
 
-/** Names of the VMs whose image is called that. */
+/** Names of the VMs made from the bundle that is called that. */
 function usersOf(vms: VmStore, image: string): string[] {
   return vms
     .list()
-    .filter((vm) => vm.image === image)
+    .filter((vm) => vm.imageId === null && vm.image === image)
     .map((vm) => vm.name);
 }
 

@@ -4,23 +4,18 @@ import { basename, join } from 'node:path';
 import type { BundleFile, BundleImport, BundleVerdict, Bundle as BundleView } from '../api/schemas.ts';
 import { useFirstBundle } from '../bundle/catalog.ts';
 import { listTree } from '../bundle/checksum.ts';
-import type { KernelArch } from '../bundle/kernel.ts';
 import { adoptBundle, loadBundle } from '../bundle/legacy-layout.ts';
 import { type Bundle, MANIFEST_FILE } from '../bundle/manifest.ts';
 import { exportBundle, importBundle, type TransferDeps } from '../bundle/transfer.ts';
 import { verifyBundle } from '../bundle/verify.ts';
 import { BangerError } from '../errors.ts';
-import { kernelArch } from '../system/host-facts.ts';
-import { formatSize } from '../units.ts';
 import { viewBundle } from './bundle-access.ts';
 import type { Host } from './host.ts';
 import type { Progress } from './operation.ts';
+import { countBytes, hostArch } from './transfer-support.ts';
 
 /** What these actions need of the host. */
 export type BundleHost = Pick<Host, 'config' | 'vms' | 'runner'>;
-
-/** Bytes between two reports: a disk image is read in thousands of pieces, and every report is kept. */
-const REPORT_EVERY_BYTES = 16 * 1024 * 1024;
 
 const COMPARING = { step: 'compare-checksums', label: 'comparing checksums' };
 
@@ -115,15 +110,6 @@ function transferDeps({ runner, config }: BundleHost, signal: AbortSignal): Tran
   return { runner, programs: config.programs, signal };
 }
 
-/** @throws BangerError `host_unprepared` on a machine no bundle is for */
-function hostArch(): KernelArch {
-  const arch = kernelArch(process.arch);
-  if (arch === 'x86_64' || arch === 'aarch64') return arch;
-  throw new BangerError('host_unprepared', `There are no bundles for this machine, which is ${arch}.`, {
-    hint: 'Bundles are for x86_64 and aarch64.',
-  });
-}
-
 /** Bytes that are read to compare every sum of a bundle. */
 async function bytesToSum({ dir, manifest }: Bundle): Promise<number> {
   let total = Object.values(manifest.files).reduce((sum, { size }) => sum + size, 0);
@@ -133,17 +119,4 @@ async function bytesToSum({ dir, manifest }: Bundle): Promise<number> {
     }
   }
   return total;
-}
-
-/** Adds up pieces and reports them now and then, and when the last of `total` is there. */
-function countBytes(progress: Progress, label: string, total: number | undefined): (bytes: number) => void {
-  let done = 0;
-  let reported = 0;
-  return (bytes) => {
-    done += bytes;
-    if (done - reported < REPORT_EVERY_BYTES && done !== total) return;
-    reported = done;
-    if (total === undefined) progress.report({ label, detail: formatSize(done) });
-    else progress.report({ label, detail: `${formatSize(done)} of ${formatSize(total)}`, done, total });
-  };
 }

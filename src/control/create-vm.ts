@@ -49,7 +49,7 @@ export async function createVm(
     id: randomBytes(4).toString('hex'),
     name: request.name,
     image: boot.name,
-    imageId: null,
+    imageId: boot.imageId ?? null,
     ...shape,
     address,
     mac: macFor(address),
@@ -69,6 +69,7 @@ export async function createVm(
   };
   const files = vmFiles(host.config.paths.store, vm.id);
   host.atomically(() => {
+    requireImage(host, boot);
     host.vms.insert(vm);
     host.ledger.record(vm.id, { kind: 'directory', name: files.directory });
   });
@@ -85,6 +86,14 @@ export async function createVm(
   return host.vms.get(vm.name);
 }
 
+/** @throws BangerError `not_found` when the image was deleted since its files were looked up */
+export function requireImage(host: Pick<Host, 'images'>, { imageId, name }: BootFiles): void {
+  if (imageId === undefined || host.images.findById(imageId)) return;
+  throw new BangerError('not_found', `The image ${name} was deleted or replaced meanwhile.`, {
+    hint: 'See what exists: banger image list',
+  });
+}
+
 /** Removes a VM with its disks, in an order that a crash cannot turn into a leak. */
 export async function discardVm(host: Host, vm: Pick<VmRecord, 'id'>): Promise<void> {
   for (const resource of host.ledger.of(vm.id)) {
@@ -92,6 +101,7 @@ export async function discardVm(host: Host, vm: Pick<VmRecord, 'id'>): Promise<v
     await rm(resource.name, { recursive: true, force: true });
     host.ledger.strike('directory', resource.name);
   }
+  host.ledger.strike('rebase', vmFiles(host.config.paths.store, vm.id).rootDisk);
   host.vms.remove(vm.id);
 }
 

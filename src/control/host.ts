@@ -6,8 +6,10 @@ import type { VmRecord } from '../core/vm.ts';
 import type { SshKeyPair } from '../guest/keys.ts';
 import type { BootFiles } from '../preflight/context.ts';
 import type { ImageStore } from '../state/images.ts';
+import type { LayerStore } from '../state/layers.ts';
 import type { Ledger } from '../state/ledger.ts';
 import type { Settings } from '../state/settings.ts';
+import type { TrashedVms } from '../state/trashed-vms.ts';
 import type { VmStore } from '../state/vms.ts';
 import type { Privileged } from '../system/privilege.ts';
 import type { Argv, Runner } from '../system/runner.ts';
@@ -46,6 +48,8 @@ export interface Host {
   vms: VmStore;
   ledger: Ledger;
   images: ImageStore;
+  layers: LayerStore;
+  trashedVms: TrashedVms;
   settings: Settings;
   operations: Operations;
   /** what happened lately to VMs and operations */
@@ -58,10 +62,15 @@ export interface Host {
   clientKeyFile: string;
   pool: Subnet;
   /**
-   * Files of a bundle by name; the default bundle without one.
+   * Files of an image or bundle by name; the default bundle without one.
    * @throws BangerError `not_found` or `corrupt`
    */
   bootFiles(name?: string): Promise<BootFiles>;
+  /**
+   * Files a VM boots, whatever its image is called now.
+   * @throws BangerError `not_found` or `corrupt`
+   */
+  vmBootFiles(vm: Pick<VmRecord, 'id' | 'name' | 'image' | 'imageId'>): Promise<BootFiles>;
   /**
    * Runs the checks of a start.
    * @throws BangerError `preflight_failed` with all failures

@@ -10,7 +10,9 @@ import { expiry } from '../system/abort.ts';
 import { readBootId } from '../system/processes.ts';
 import { discardVm } from './create-vm.ts';
 import type { Host } from './host.ts';
+import { sweepImages } from './image-sweep.ts';
 import { clearInterruptedWork } from './interrupted-work.ts';
+import { recoverRebase } from './rebase-vm.ts';
 import { releaseVm } from './release-vm.ts';
 import { type Supervisor, vmmExitedCleanly } from './supervisor.ts';
 
@@ -27,6 +29,8 @@ export async function reconcileHost(
     host.vms.list().map(async (vm) => {
       try {
         await reconcileVm(host, supervisor, startAgain, vm);
+        // after it: the disks of a VM that runs are left alone
+        if (await recoverRebase(host, vm, vm.phase)) startAgain(host.vms.get(vm.name));
       } catch (error) {
         host.log.error({ vm: vm.name, error: messageOf(error) }, 'reconcile failed');
         host.vms.update(vm.id, { phase: 'failed', failure: `After the daemon's restart: ${messageOf(error)}` });
@@ -39,6 +43,7 @@ export async function reconcileHost(
     await releaseVm(host, { id: owner, name: owner });
     await discardVm(host, { id: owner });
   }
+  await sweepImages(host);
   await host.network.reassert();
 }
 
@@ -48,7 +53,8 @@ async function reconcileVm(
   startAgain: (vm: VmRecord) => void,
   vm: VmRecord,
 ): Promise<void> {
-  if (vm.phase === 'creating' || vm.phase === 'starting') await clearInterruptedWork(host, vm);
+  const rebased = host.ledger.of(vm.id).some(({ kind }) => kind === 'rebase');
+  if (vm.phase === 'creating' || vm.phase === 'starting' || rebased) await clearInterruptedWork(host, vm);
   const action = reconcile(vm.phase, await observe(host, vm));
   if (action.do !== 'nothing') host.log.info({ vm: vm.name, ...action }, 'reconcile');
   switch (action.do) {

@@ -57,7 +57,7 @@ export async function startVm(
   });
   const began = performance.now();
   progress.step('preflight', 'checking the host');
-  const boot = await host.bootFiles(vm.image);
+  const boot = await host.vmBootFiles(vm);
   await host.preflightStart(boot, vm);
   requireShortSocketPath(socketPath);
   await requireSpace(files.directory, START_NEEDS_BYTES, `a run of ${vm.name}`);

@@ -28,6 +28,7 @@ import { listenForScrapes } from './metrics-listener.ts';
 import { bundleHandlers } from './routes/bundles.ts';
 import { dnsHandlers } from './routes/dns.ts';
 import { eventHandlers } from './routes/events.ts';
+import { imageHandlers } from './routes/images.ts';
 import { operationHandlers } from './routes/operations.ts';
 import { statsHandlers } from './routes/stats.ts';
 import { systemHandlers } from './routes/system.ts';
@@ -89,6 +90,7 @@ async function serve(
       ...dnsHandlers(host, names),
       ...statsHandlers(host, sampler, metrics),
       ...eventHandlers(host),
+      ...imageHandlers(host, supervisor),
       ...systemHandlers(host, names, {
         startedAt: new Date(),
         socketPath: socket,

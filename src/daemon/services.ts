@@ -4,7 +4,7 @@ import { chmod, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { LoadedConfig } from '../config/load.ts';
 import type { Config } from '../config/schema.ts';
-import { bootFiles } from '../control/bundle-access.ts';
+import { bootFiles, vmBootFiles } from '../control/boot-files.ts';
 import { createEvents } from '../control/events.ts';
 import { createGuestConnections } from '../control/guest-connections.ts';
 import type { Host, Log } from '../control/host.ts';
@@ -18,9 +18,11 @@ import { ensureClientKey } from '../guest/keys.ts';
 import { listRoutes } from '../network/routes.ts';
 import { type Database, inTransaction, openDatabase } from '../state/database.ts';
 import { createImageStore } from '../state/images.ts';
+import { createLayerStore } from '../state/layers.ts';
 import { createLedger } from '../state/ledger.ts';
 import { createOperationStore } from '../state/operations.ts';
 import { createSettings, type Settings } from '../state/settings.ts';
+import { createTrashedVms } from '../state/trashed-vms.ts';
 import { createVmStore } from '../state/vms.ts';
 import { withAdministratorPath } from '../system/host-facts.ts';
 import { createPrivileged } from '../system/privilege.ts';
@@ -58,6 +60,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const vms = createVmStore(database, (error) => log.error({ error }, 'a listener to VM changes failed'));
   const events = createEvents(now);
   vms.onChange(events.vmChanged);
+  const images = createImageStore(database);
   const ledger = createLedger(database, now);
   const settings = createSettings(database);
   // a log for people: a power cut may take its last lines, so it need not wait for the disk as the records do
@@ -96,7 +99,9 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     atomically: (work) => inTransaction(database, work),
     vms,
     ledger,
-    images: createImageStore(database),
+    images,
+    layers: createLayerStore(database),
+    trashedVms: createTrashedVms(database),
     settings,
     network: createHostNetwork({ config, runner, privileged, ledger, vms, pool, uid, table, guestDns, onAttach }),
     operations: createOperations(operationStore, now, events.operationChanged),
@@ -105,10 +110,11 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     clientKey,
     clientKeyFile,
     pool,
-    bootFiles: (name) => bootFiles(config, name),
+    bootFiles: (name) => bootFiles(config, images, name),
+    vmBootFiles: (vm) => vmBootFiles(config, images, vm),
     preflightStart: (boot, { vcpus, memoryMib, nat }) =>
       checks.preflight(boot, { vcpus, memoryMib, diskBytes: 0 }, 'vm-start', ...(nat ? (['nat'] as const) : [])),
-    doctor: (command) => checks.doctor(() => bootFiles(config, undefined), command),
+    doctor: (command) => checks.doctor(() => bootFiles(config, images, undefined), command),
     sudoers: () => checks.sudoers(),
     chooseVmm: checks.chooseVmm,
     now,

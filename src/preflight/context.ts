@@ -8,8 +8,10 @@ import type { Argv, Runner } from '../system/runner.ts';
 
 /** The files a VM boots from, all absolute. */
 export interface BootFiles {
-  /** name of the bundle */
+  /** name of the image or bundle */
   name: string;
+  /** id of the image; absent for a bundle */
+  imageId?: string;
   kernel: string;
   initrd: string | undefined;
   rootfs: string;

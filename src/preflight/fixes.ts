@@ -35,6 +35,7 @@ const PACKAGES: Record<string, Partial<PackageNames>> = {
   kill: everywhere('util-linux'),
   mke2fs: everywhere('e2fsprogs'),
   e2fsck: everywhere('e2fsprogs'),
+  debugfs: { ...everywhere('e2fsprogs'), alpine: 'e2fsprogs-extra' },
   resize2fs: { ...everywhere('e2fsprogs'), alpine: 'e2fsprogs-extra' },
   ssh: {
     debian: 'openssh-client',

@@ -13,6 +13,20 @@ export type Resource =
   | { kind: 'vmm'; name: string; identity?: ProcessIdentity; privileged?: boolean }
   /** directory with the VM's disks, seed and logs */
   | { kind: 'directory'; name: string }
+  /**
+   * root disk that is being replaced by one of another image; `swapping` is undone after a crash, `settled` is
+   * finished, `undone` has only to start again what ran before
+   */
+  | {
+      kind: 'rebase';
+      name: string;
+      step: 'swapping' | 'settled' | 'undone';
+      before: { image: string; imageId: string | null; rootDiskBytes: number };
+      /** image it gets, null for a bundle */
+      imageId: string | null;
+      /** whether the VM ran before */
+      ran: boolean;
+    }
   /** kernel setting of the host, with the value to put back */
   | { kind: 'sysctl'; name: string; before: string }
   /** route that keeps packets for stopped VMs inside the host */

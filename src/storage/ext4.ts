@@ -99,9 +99,25 @@ export async function growExt4(runner: Runner, programs: Ext4Programs, path: str
   const before = await readSuperblock(path);
   if (before.bytes >= bytes) return false;
   await growFile(path, bytes);
+  await checkExt4(runner, programs, path);
+  await runner.run([programs.resize2fs, path], { timeoutMs: FSCK_TIMEOUT_MS });
+  return true;
+}
+
+/**
+ * Checks a file system from end to end, and repairs what needs nobody's decision.
+ * @throws BangerError `corrupt` when e2fsck finds damage it will not repair by itself
+ */
+export async function checkExt4(
+  runner: Runner,
+  programs: Pick<Ext4Programs, 'e2fsck'>,
+  path: string,
+  signal?: AbortSignal,
+): Promise<void> {
   const check = await runner.run([programs.e2fsck, '-f', '-p', path], {
     okExits: [0, 1, 2, 4, 8],
     timeoutMs: FSCK_TIMEOUT_MS,
+    ...(signal ? { signal } : {}),
   });
   if (!E2FSCK_OK.includes(check.exitCode)) {
     throw new BangerError(
@@ -112,8 +128,6 @@ export async function growExt4(runner: Runner, programs: Ext4Programs, path: str
       },
     );
   }
-  await runner.run([programs.resize2fs, path], { timeoutMs: FSCK_TIMEOUT_MS });
-  return true;
 }
 
 function lastLine(text: string): string {

@@ -5,6 +5,10 @@ export interface VmFiles {
   /** everything of one VM; deleting it deletes the VM's data */
   directory: string;
   rootDisk: string;
+  /** root disk of another image, before it takes the place of the VM's */
+  nextRootDisk: string;
+  /** the VM's root disk while another has its place and did not yet come up */
+  lastRootDisk: string;
   workDisk: string;
   /** written anew at each start */
   seedDrive: string;
@@ -19,6 +23,8 @@ export function vmFiles(store: string, vmId: string): VmFiles {
   return {
     directory,
     rootDisk: join(directory, 'root.ext4'),
+    nextRootDisk: join(directory, 'root.next.ext4'),
+    lastRootDisk: join(directory, 'root.last.ext4'),
     workDisk: join(directory, 'work.ext4'),
     seedDrive: join(directory, 'seed.img'),
     consoleLog: join(directory, 'console.log'),
@@ -53,4 +59,9 @@ export function imageFiles(store: string, imageId: string): ImageFiles {
     initrd: join(directory, 'initrd.img'),
     packages: join(directory, 'rootfs.packages'),
   };
+}
+
+/** The disk kept after one step of image builds, by the step's key; beside the images so that both can share blocks. */
+export function layerFile(store: string, key: string): string {
+  return join(store, 'layers', `${key}.ext4`);
 }

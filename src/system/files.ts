@@ -20,6 +20,12 @@ export async function writeFileAtomic(path: string, content: string | Uint8Array
   await rename(temporary, path);
 }
 
+/** Makes a file's content, or a directory's list of names, survive a power cut. */
+export async function syncPath(path: string): Promise<void> {
+  await using file = await open(path, 'r');
+  await file.sync();
+}
+
 /** Makes a directory and its parents; the directory itself is private to its owner. */
 export async function ensurePrivateDirectory(path: string): Promise<void> {
   await mkdir(dirname(path), { recursive: true });

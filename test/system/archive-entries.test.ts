@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { checkEntries, parseListing } from '../../src/bundle/archive.ts';
+import { checkEntries, parseListing } from '../../src/system/archive-entries.ts';
 
+const BUNDLE = { noun: 'bundle', manifest: 'bundle.json', madeBy: 'banger bundle export', setting: 'paths.bundles' };
 const line = (mode: string, name: string, size = '10') =>
   `${mode} 0/0 ${size.padStart(12)} 2026-01-02 03:04:05.000000000 ${name}`;
 const check = (...lines: string[]) =>
-  checkEntries(parseListing([line('-rw-r--r--', 'b/bundle.json'), ...lines, ''].join('\n')), 'x.tar.zst');
+  checkEntries(parseListing([line('-rw-r--r--', 'b/bundle.json'), ...lines, ''].join('\n')), 'x.tar.zst', BUNDLE);
 
 describe("an archive's list of entries", () => {
   it('is read with kinds, sizes and targets', () => {
@@ -31,8 +32,11 @@ describe("an archive's list of entries", () => {
 
   it('tells where bundle.json lies', () => {
     assert.equal(check(), 'b');
-    assert.equal(checkEntries(parseListing(line('-rw-r--r--', './bundle.json')), 'x'), '');
-    assert.throws(() => checkEntries(parseListing(line('-rw-r--r--', 'a/b/bundle.json')), 'x'), /holds no bundle.json/);
+    assert.equal(checkEntries(parseListing(line('-rw-r--r--', './bundle.json')), 'x', BUNDLE), '');
+    assert.throws(
+      () => checkEntries(parseListing(line('-rw-r--r--', 'a/b/bundle.json')), 'x', BUNDLE),
+      /holds no bundle.json/,
+    );
   });
 
   for (const [what, entry, message] of [

@@ -1,6 +1,18 @@
-/** The entries of a bundle's archive, looked at before anything of it is written. */
+/** The entries of an archive from elsewhere, looked at before anything of it is written. */
+import { dirname, join, normalize } from 'node:path';
 import { BangerError } from '../errors.ts';
-import { leadsOut } from './verify.ts';
+
+/** What an archive should hold, for the search and for messages. */
+export interface ArchiveKind {
+  /** `bundle` or `image` */
+  noun: string;
+  /** file that describes the rest, e.g. `bundle.json` */
+  manifest: string;
+  /** command that makes such archives */
+  madeBy: string;
+  /** setting that says where they are kept */
+  setting: string;
+}
 
 export interface ArchiveEntry {
   kind: 'file' | 'directory' | 'link' | 'hardlink' | 'special';
@@ -14,7 +26,7 @@ export interface ArchiveEntry {
 
 const KINDS: Record<string, ArchiveEntry['kind']> = { '-': 'file', d: 'directory', l: 'link', h: 'hardlink' };
 
-/** No bundle comes near these; they bound what listing and hashing cost. */
+/** Nothing banger exports comes near these; they bound what listing and hashing cost. */
 const MAX_ENTRIES = 200_000;
 const MAX_APPARENT_BYTES = 1024 ** 4;
 
@@ -37,36 +49,42 @@ export function parseListing(text: string): ArchiveEntry[] {
 }
 
 /**
- * Refuses what no bundle holds: paths and links that lead out, devices, and more than any machine unpacks.
- * @returns the directory inside the archive that holds bundle.json, `''` when it is the top
+ * Refuses what nothing banger exports holds: paths and links that lead out, devices, and more than any machine unpacks.
+ * @returns the directory inside the archive that holds the manifest, `''` when it is the top
  * @throws BangerError `corrupt` with the entry
  */
-export function checkEntries(entries: readonly ArchiveEntry[], file: string): string {
+export function checkEntries(entries: readonly ArchiveEntry[], file: string, kind: ArchiveKind): string {
+  const hint = `Import only archives made by: ${kind.madeBy}`;
   const refuse = (entry: ArchiveEntry, why: string) =>
-    new BangerError('corrupt', `${file}: the entry ${JSON.stringify(entry.path)} ${why}.`, {
-      hint: 'Import only archives made by: banger bundle export',
-    });
-  if (entries.length > MAX_ENTRIES) throw new BangerError('corrupt', `${file} has too many entries to be a bundle.`);
+    new BangerError('corrupt', `${file}: the entry ${JSON.stringify(entry.path)} ${why}.`, { hint });
+  if (entries.length > MAX_ENTRIES) {
+    throw new BangerError('corrupt', `${file} has too many entries: this is no ${kind.noun}.`, { hint });
+  }
   let bytes = 0;
   for (const entry of entries) {
     if (entry.path.startsWith('/') || entry.path.split('/').includes('..'))
-      throw refuse(entry, 'leads out of the bundle');
+      throw refuse(entry, `leads out of the ${kind.noun}`);
     if (entry.kind === 'special') throw refuse(entry, 'is a device or another special file');
     if (entry.kind === 'hardlink') throw refuse(entry, 'is a hard link');
     if (entry.kind === 'link' && (entry.target === undefined || leadsOut(entry.path, entry.target))) {
-      throw refuse(entry, `is a link to ${entry.target}, outside the bundle`);
+      throw refuse(entry, `is a link to ${entry.target}, outside the ${kind.noun}`);
     }
     bytes += entry.size;
-    if (bytes > MAX_APPARENT_BYTES) throw refuse(entry, 'is larger than any bundle');
+    if (bytes > MAX_APPARENT_BYTES) throw refuse(entry, `is larger than any ${kind.noun}`);
   }
-  const manifests = entries.filter((entry) => entry.kind === 'file' && /^([^/]+\/)?bundle\.json$/.test(entry.path));
-  const top = manifests.map((entry) => entry.path.slice(0, -'bundle.json'.length).replace(/\/$/, '')).sort()[0];
-  if (top === undefined) {
-    throw new BangerError('corrupt', `${file} holds no bundle.json.`, {
-      hint: 'Import only archives made by: banger bundle export',
-    });
-  }
-  return top;
+  const isManifest = ({ kind: type, path }: ArchiveEntry) =>
+    type === 'file' && (path === kind.manifest || path.split('/').slice(1).join('/') === kind.manifest);
+  const manifests = entries.filter(isManifest).map(({ path }) => path);
+  const top = manifests.map((path) => path.slice(0, -kind.manifest.length).replace(/\/$/, '')).sort()[0];
+  if (top !== undefined) return top;
+  throw new BangerError('corrupt', `${file} holds no ${kind.manifest}.`, { hint });
+}
+
+/** Whether a link's target, read from where the link lies, is outside the tree it lies in. */
+export function leadsOut(path: string, target: string): boolean {
+  if (target.startsWith('/')) return true;
+  const led = normalize(join(dirname(path), target));
+  return led === '..' || led.startsWith('../');
 }
 
 function splitOnce(text: string, separator: string): [string, string | undefined] {

@@ -1,0 +1,99 @@
+/** Bodies about images, and about giving a VM another one. */
+import { z } from 'zod';
+
+/** Images are named as VMs are. */
+export const ImageName = z
+  .string()
+  .min(1)
+  .max(63)
+  .regex(/^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/, 'must be a DNS label: a-z, 0-9 and inner dashes, at most 63 characters')
+  .describe('name of an image: a DNS label (RFC 1123)');
+
+export const Image = z.object({
+  id: z.string().describe('8 hexadecimal digits, unchanged for the life of the image'),
+  name: z.string(),
+  arch: z.string(),
+  base: z.string().describe('image or bundle it was made from; `import` when it was brought in with its own kernel'),
+  sha256: z.string().describe('of the root file system'),
+  sizeBytes: z.number().describe('apparent size of the root file system'),
+  allocatedBytes: z.number().describe('bytes really used on the host, kernel and initrd included'),
+  createdAt: z.iso.datetime(),
+  usedBy: z.array(z.string()).describe('names of the VMs made from it'),
+  problem: z.string().nullable().describe('why no VM can be made from it, if so'),
+});
+
+export const ImageDetail = Image.extend({
+  directory: z.string().describe('absolute path, as all below'),
+  rootfs: z.string(),
+  kernel: z.string(),
+  initrd: z.string(),
+  packages: z.string().nullable().describe('list of the packages in the root file system'),
+  packageCount: z.int().nullable(),
+  recipe: z.unknown().describe('what it was built from; null when it was brought in'),
+  trashed: z.array(z.string()).describe('names of deleted VMs that can still be restored and then need it'),
+  layers: z.int().describe('layers of image builds that begin with it'),
+});
+
+export const ImageRename = z.strictObject({ name: ImageName.describe('new name') });
+
+export const ImageImport = z.strictObject({
+  source: z.string().startsWith('/').describe('archive made by `image export`, or an ext4 file system'),
+  name: ImageName.optional().describe('default: the one in the archive, or that of the file'),
+  force: z.boolean().optional().describe('replace an image of that name'),
+  kernel: z.string().startsWith('/').optional().describe('kernel for an ext4 file system, ELF or bzImage'),
+  initrd: z.string().startsWith('/').optional().describe('initrd that goes with the kernel'),
+  bundle: z.string().min(1).optional().describe('bundle whose kernel and initrd an ext4 file system gets'),
+});
+
+export const ImageExport = z.strictObject({
+  file: z.string().startsWith('/').describe('`.tar.zst` file to write; it must not exist'),
+});
+
+/** Result of an `image.export` operation. */
+export const ImageFile = z.object({ name: z.string(), file: z.string(), sizeBytes: z.number() });
+
+const Package = z.object({ name: z.string(), version: z.string(), arch: z.string() });
+const PackageState = Package.omit({ name: true });
+
+export const ImageDiff = z.object({
+  before: z.string().describe('image or bundle that was compared'),
+  after: z.string(),
+  added: z.array(Package),
+  removed: z.array(Package),
+  changed: z.array(z.object({ name: z.string(), before: PackageState, after: PackageState })),
+  unchanged: z.int(),
+});
+
+export const ImagePrune = z.strictObject({
+  keepBytes: z.int().nonnegative().optional().describe('remove layers until no more than this is left'),
+  unusedForMs: z.int().nonnegative().optional().describe('remove layers no build used for so long'),
+  all: z.boolean().optional().describe('remove every layer'),
+  dryRun: z.boolean().optional().describe('say what would go and remove nothing'),
+});
+
+/** Result of an `image.prune` operation. */
+export const ImagePruned = z.object({
+  removed: z.array(
+    z.object({ key: z.string(), base: z.string(), step: z.string(), sizeBytes: z.number(), usedAt: z.string() }),
+  ),
+  removedBytes: z.number(),
+  kept: z.int(),
+  keptBytes: z.number(),
+  dryRun: z.boolean(),
+});
+
+export const VmRebase = z.strictObject({
+  image: z.string().min(1).describe('image or bundle the new root disk is made from'),
+  force: z.boolean().optional().describe('stop the VM first when it runs'),
+  start: z.boolean().optional().describe('start it to see that SSH comes up; default true'),
+  timeoutMs: z.int().positive().optional().describe('limit in milliseconds for the guest to answer SSH'),
+});
+
+export type Image = z.infer<typeof Image>;
+export type ImageDetail = z.infer<typeof ImageDetail>;
+export type ImageImport = z.infer<typeof ImageImport>;
+export type ImageFile = z.infer<typeof ImageFile>;
+export type ImageDiff = z.infer<typeof ImageDiff>;
+export type ImagePrune = z.infer<typeof ImagePrune>;
+export type ImagePruned = z.infer<typeof ImagePruned>;
+export type VmRebase = z.infer<typeof VmRebase>;

@@ -1,0 +1,28 @@
+/** `banger image list`: what VMs can be made from, besides bundles. */
+import { formatSize } from '../../units.ts';
+import { defineCommand } from '../command.ts';
+import { renderTable } from '../output/table.ts';
+
+export default defineCommand({
+  examples: ['image list', 'image ls --json'],
+  description: 'SIZE is what the root file system has room for, ON DISK what the image takes here.',
+  run: (ctx) => ctx.api.call('listImages', {}),
+  print(images, ctx) {
+    if (images.length === 0) {
+      ctx.talk('No images yet. Bring one in with: banger image import FILE');
+      return '';
+    }
+    const rows = images.map((image) => [
+      image.name,
+      image.arch,
+      formatSize(image.sizeBytes),
+      formatSize(image.allocatedBytes),
+      String(image.usedBy.length),
+      image.createdAt.slice(0, 16).replace('T', ' '),
+      image.problem === null
+        ? image.base
+        : { text: `cannot be used: ${image.problem}`, paint: (text: string) => ctx.paint('red', text) },
+    ]);
+    return renderTable(['NAME', 'ARCH', 'SIZE', 'ON DISK', 'VMS', 'CREATED', 'BASE'], rows, ctx.paint);
+  },
+});

@@ -1,0 +1,53 @@
+/** What a dead daemon left of images: half an import or export, files whose record is gone or never came. */
+import { readdir, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { messageOf, systemCode } from '../errors.ts';
+import { imageFiles } from '../storage/layout.ts';
+import { endProcess, findProcesses } from '../system/processes.ts';
+import type { Host } from './host.ts';
+import { type ImageHost, needsOf } from './image-access.ts';
+import { EXPORT_SUFFIX } from './image-export.ts';
+import { IMPORT_SUFFIX } from './image-import.ts';
+
+const IMAGE_ID = /^[0-9a-f]{8}$/;
+
+/**
+ * For the start of a daemon, when nobody imports or exports yet. Other names are left to whoever made them, and what
+ * an image that was replaced left for its VMs stays while there are any.
+ */
+export async function sweepImages(host: ImageHost & Pick<Host, 'log'>): Promise<void> {
+  const store = dirname(imageFiles(host.config.paths.store, '0').directory);
+  for (const name of await namesIn(store)) {
+    const path = join(store, name);
+    const inWork = name.endsWith(IMPORT_SUFFIX) || name.endsWith(EXPORT_SUFFIX);
+    if (!inWork && !(IMAGE_ID.test(name) && isUnneeded(host, name))) continue;
+    host.log.info({ path }, 'removing what is left of an image');
+    try {
+      if (inWork) await endWriters(path);
+      await rm(path, { recursive: true, force: true });
+    } catch (error) {
+      host.log.error({ path, error: messageOf(error) }, 'it could not be removed'); // the next start tries again
+    }
+  }
+}
+
+function isUnneeded(host: ImageHost, id: string): boolean {
+  if (host.images.findById(id)) return false;
+  const { vms, trashed } = needsOf(host, { id, name: '' });
+  return vms.length + trashed.length === 0;
+}
+
+/** Programs outlive the daemon that started them. */
+async function endWriters(directory: string): Promise<void> {
+  const inside = (argument: string) => argument === directory || argument.startsWith(`${directory}/`);
+  for (const writer of await findProcesses((argv) => argv.some(inside))) await endProcess(writer, { graceMs: 0 });
+}
+
+async function namesIn(directory: string): Promise<string[]> {
+  try {
+    return await readdir(directory);
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return [];
+    throw error;
+  }
+}

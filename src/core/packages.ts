@@ -1,0 +1,108 @@
+/** Lists of installed packages: read, written, and compared between two images. */
+
+export interface InstalledPackage {
+  name: string;
+  version: string;
+  arch: string;
+}
+
+/** A package that both have in another version or for another architecture. */
+export interface ChangedPackage {
+  name: string;
+  before: Pick<InstalledPackage, 'version' | 'arch'>;
+  after: Pick<InstalledPackage, 'version' | 'arch'>;
+}
+
+export interface PackageDiff {
+  added: InstalledPackage[];
+  removed: InstalledPackage[];
+  changed: ChangedPackage[];
+  /** packages that are the same in both */
+  unchanged: number;
+}
+
+/** Reads a list with one `name version arch` a line; lines of another form are left out. */
+export function parsePackageList(text: string): InstalledPackage[] {
+  return text.split('\n').flatMap((line) => {
+    const [name, version, arch, ...rest] = line.trim().split(/\s+/);
+    return name && version && arch && rest.length === 0 ? [{ name, version, arch }] : [];
+  });
+}
+
+/** The list as it lies beside an image: one `name version arch` a line, sorted. */
+export function formatPackageList(packages: readonly InstalledPackage[]): string {
+  return [...packages]
+    .sort(byNameAndArch)
+    .map(({ name, version, arch }) => `${name} ${version} ${arch}\n`)
+    .join('');
+}
+
+/**
+ * The installed packages of a dpkg database (`/var/lib/dpkg/status`): stanzas of `Key: value` lines, continued by a
+ * leading space. Removed packages whose configuration stayed are not installed.
+ */
+export function parseDpkgStatus(text: string): InstalledPackage[] {
+  return text.split(/\n\s*\n/).flatMap((stanza) => {
+    const field = (key: string) => new RegExp(`^${key}:[ \t]*(\\S.*?)[ \t]*$`, 'm').exec(stanza)?.[1];
+    const name = field('Package');
+    const version = field('Version');
+    const arch = field('Architecture');
+    const installed = field('Status')?.endsWith(' installed') ?? false;
+    return installed && name && version && arch ? [{ name, version, arch }] : [];
+  });
+}
+
+/**
+ * What has to happen to `before` to get `after`, each part sorted by name. A package that is installed for several
+ * architectures is compared with its own kind; where only the architecture differs, that is the change.
+ */
+export function diffPackages(before: readonly InstalledPackage[], after: readonly InstalledPackage[]): PackageDiff {
+  const diff: PackageDiff = { added: [], removed: [], changed: [], unchanged: 0 };
+  const then = Map.groupBy(before, ({ name }) => name);
+  const now = Map.groupBy(after, ({ name }) => name);
+  for (const name of new Set([...then.keys(), ...now.keys()])) {
+    const old = [...(then.get(name) ?? [])].sort(byNameAndArch);
+    const fresh = [...(now.get(name) ?? [])].sort(byNameAndArch);
+    // the same architecture first, then whatever is left on both sides
+    for (const one of [...old]) {
+      const other = fresh.find(({ arch }) => arch === one.arch);
+      if (other) compare(diff, take(old, one), take(fresh, other));
+    }
+    for (const one of [...old]) {
+      const other = fresh[0];
+      if (other) compare(diff, take(old, one), take(fresh, other));
+    }
+    diff.removed.push(...old);
+    diff.added.push(...fresh);
+  }
+  diff.added.sort(byNameAndArch);
+  diff.removed.sort(byNameAndArch);
+  diff.changed.sort((a, b) => byText(a.name, b.name));
+  return diff;
+}
+
+function compare(diff: PackageDiff, before: InstalledPackage, after: InstalledPackage): void {
+  if (before.version === after.version && before.arch === after.arch) {
+    diff.unchanged++;
+    return;
+  }
+  diff.changed.push({
+    name: before.name,
+    before: { version: before.version, arch: before.arch },
+    after: { version: after.version, arch: after.arch },
+  });
+}
+
+function take<T>(list: T[], item: T): T {
+  list.splice(list.indexOf(item), 1);
+  return item;
+}
+
+function byNameAndArch(a: InstalledPackage, b: InstalledPackage): number {
+  return byText(a.name, b.name) || byText(a.arch, b.arch) || byText(a.version, b.version);
+}
+
+/** By code units, as `LC_ALL=C sort` does. */
+function byText(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0;
+}

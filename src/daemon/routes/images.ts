@@ -1,0 +1,87 @@
+/** Handlers for the image catalogue, and for a VM's move to another image. */
+import { resolve } from 'node:path';
+import type { Host } from '../../control/host.ts';
+import {
+  deleteImage,
+  diffImages,
+  renameImage,
+  viewImage,
+  viewImageDetail,
+  viewImages,
+} from '../../control/image-access.ts';
+import { exportImage } from '../../control/image-export.ts';
+import { importImage } from '../../control/image-import.ts';
+import { pruneImages } from '../../control/image-prune.ts';
+import { rebaseVm } from '../../control/rebase-vm.ts';
+import type { Supervisor } from '../../control/supervisor.ts';
+import { viewVm } from '../../control/vm-view.ts';
+import type { Handlers } from '../server.ts';
+
+type ImageHandlers = Pick<
+  Handlers,
+  | 'listImages'
+  | 'showImage'
+  | 'deleteImage'
+  | 'renameImage'
+  | 'importImage'
+  | 'exportImage'
+  | 'pruneImages'
+  | 'diffImages'
+  | 'rebaseVm'
+>;
+
+/** Names of images and VMs may be equal; operations on both may not be taken for one another. */
+const targetOf = (name: string) => `image ${name}`;
+
+export function imageHandlers(host: Host, supervisor: Supervisor): ImageHandlers {
+  const { images, operations } = host;
+  return {
+    listImages: async () => await viewImages(host),
+    showImage: async ({ params }) => await viewImageDetail(host, params.name),
+    diffImages: async ({ query }) => await diffImages(host, query.before, query.after),
+    deleteImage: async ({ params: { name } }) => {
+      images.get(name);
+      return operations.start({
+        kind: 'image.delete',
+        target: targetOf(name),
+        run: async () => await deleteImage(host, name),
+      });
+    },
+    renameImage: async ({ params: { name }, body }) => {
+      images.get(name);
+      return operations.start({
+        kind: 'image.rename',
+        target: targetOf(name),
+        run: async () => await viewImage(host, renameImage(host, name, body.name)),
+      });
+    },
+    importImage: async ({ body }) =>
+      operations.start({
+        kind: 'image.import',
+        target: targetOf(body.name ?? body.source),
+        run: async (progress, signal) => await importImage(host, body, progress, signal),
+      }),
+    exportImage: async ({ params: { name }, body }) => {
+      images.get(name);
+      return operations.start({
+        kind: 'image.export',
+        target: targetOf(name),
+        run: async (progress, signal) => await exportImage(host, name, resolve(body.file), progress, signal),
+      });
+    },
+    pruneImages: async ({ body }) =>
+      operations.start({
+        kind: 'image.prune',
+        target: 'image layers',
+        run: async (progress, signal) => await pruneImages(host, body, progress, signal),
+      }),
+    rebaseVm: async ({ params: { name }, body }) => {
+      host.vms.get(name);
+      return operations.start({
+        kind: 'vm.rebase',
+        target: name,
+        run: async (progress, signal) => viewVm(host, await rebaseVm(host, supervisor, name, body, progress, signal)),
+      });
+    },
+  };
+}
