@@ -1,7 +1,9 @@
 /** Every route of bangerd's HTTP API: one table that validates requests, types the client and becomes OpenAPI. */
 import { bundleRoutes } from './routes/bundle.ts';
+import { diskRoutes } from './routes/disk.ts';
 import { operationRoutes } from './routes/operation.ts';
 import type { Route } from './routes/route.ts';
+import { storageRoutes } from './routes/storage.ts';
 import { systemRoutes } from './routes/system.ts';
 import { vmRoutes } from './routes/vm.ts';
 
@@ -12,6 +14,8 @@ export const contract = {
   ...vmRoutes,
   ...operationRoutes,
   ...bundleRoutes,
+  ...diskRoutes,
+  ...storageRoutes,
 } as const satisfies Record<string, Route>;
 
 export type RouteName = keyof typeof contract;

@@ -10,6 +10,7 @@ import type { Host, Log } from '../control/host.ts';
 import { createHostNetwork } from '../control/host-network.ts';
 import { createOperations } from '../control/operation.ts';
 import { createStartChecks } from '../control/start-checks.ts';
+import { recoverStore } from '../control/storage-image.ts';
 import { choosePool, formatSubnet, parsePool, poolCandidates, type Subnet } from '../core/addresses.ts';
 import { BangerError } from '../errors.ts';
 import { ensureClientKey } from '../guest/keys.ts';
@@ -59,6 +60,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const operationLog = openDatabase(join(config.paths.state, 'banger.db'), 'relaxed');
   const operationStore = createOperationStore(operationLog);
   operationStore.interruptRunning(now().toISOString());
+  await recoverStore({ config, ledger, privileged, log });
   const clientKeyFile = join(config.paths.state, 'ssh', 'id_ed25519');
   const clientKey = await ensureClientKey(clientKeyFile);
   const instance = instanceHash(env);

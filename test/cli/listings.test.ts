@@ -274,12 +274,14 @@ describe('the daemon commands', () => {
     vms: { total: 3, running: 2 },
     operations: 0,
     rssBytes: 80 * 2 ** 20,
+    store: { freeBytes: 2 ** 30, sizeBytes: 2 ** 34, state: 'low' as const },
   };
 
   it('show the status, or exit with 3 when no daemon runs', async () => {
     const { stdout } = await cli('daemon status', { status: () => status });
     assert.match(stdout, /^VMs +3, 2 of them running$/m);
     assert.match(stdout, /^memory +80 MiB$/m);
+    assert.match(stdout, /^store +1 GiB of 16 GiB free; nearly full$/m);
     assert.equal((await cli('daemon status', { unreachable: true })).status, 3);
   });
 

@@ -26,6 +26,11 @@ export const DaemonStatus = z.object({
   vms: z.object({ total: z.int(), running: z.int() }),
   operations: z.int().describe('operations running now'),
   rssBytes: z.number(),
+  store: z.object({
+    freeBytes: z.number(),
+    sizeBytes: z.number(),
+    state: z.enum(['ok', 'low', 'full']).describe('see GET /v1/storage'),
+  }),
 });
 
 export type CheckResult = z.infer<typeof CheckResult>;

@@ -1,4 +1,5 @@
 /** `banger daemon status`: whether the daemon runs, and how. It starts none. */
+import type { DaemonStatus } from '../../api/schemas.ts';
 import { formatDuration, formatSize } from '../../units.ts';
 import { defineCommand } from '../command.ts';
 import { renderFields } from '../output/table.ts';
@@ -15,6 +16,7 @@ export default defineCommand({
       ['VMs', `${status.vms.total}, ${status.vms.running} of them running`],
       ['operations', `${status.operations} running`],
       ['memory', formatSize(status.rssBytes)],
+      ['store', describeStore(status.store)],
       ['addresses', status.pool],
       ['socket', status.socket],
       ['state', status.stateDirectory],
@@ -22,3 +24,9 @@ export default defineCommand({
     return renderFields(fields, ctx.paint);
   },
 });
+
+function describeStore({ freeBytes, sizeBytes, state }: DaemonStatus['store']): string {
+  const room = `${formatSize(freeBytes)} of ${formatSize(sizeBytes)} free`;
+  const warnings = { ok: '', low: '; nearly full', full: '; too full to start a VM' };
+  return `${room}${warnings[state]}`;
+}

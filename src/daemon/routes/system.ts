@@ -1,6 +1,7 @@
 /** Handlers for the daemon itself. */
 
 import type { Host } from '../../control/host.ts';
+import { storeSpace } from '../../control/store-space.ts';
 import { formatSubnet } from '../../core/addresses.ts';
 import { VERSION } from '../../version.ts';
 import type { Handlers } from '../server.ts';
@@ -28,6 +29,7 @@ export function systemHandlers(host: Host, actions: SystemActions): SystemHandle
         vms: { total: vms.length, running: vms.filter((vm) => vm.phase === 'running').length },
         operations: host.operations.runningCount(),
         rssBytes: process.memoryUsage.rss(),
+        store: await storeSpace(host),
       };
     },
     shutdown: async () => {
