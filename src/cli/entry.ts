@@ -19,6 +19,8 @@ export type Group = 'Daily commands' | 'Setting up and looking';
 export const NOUNS: Record<string, string> = {
   vm: 'Virtual machines',
   bundle: 'What virtual machines boot from',
+  disk: 'Disks of virtual machines, and work disks that were kept',
+  storage: 'Where disks lie, and how much room there is',
   operation: 'Long actions: what runs now and what ran',
   daemon: 'bangerd, which owns the virtual machines',
   config: 'Settings and where they come from',

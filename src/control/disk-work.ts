@@ -27,12 +27,17 @@ export async function growersOf(host: Pick<Host, 'config'>, paths: readonly stri
 }
 
 /**
- * Waits for what an earlier daemon left at work on the VM's disks.
+ * Waits for what an earlier daemon left at work on the VM's disks, or on one of them.
  * @returns false when it still works after `limitMs`
  */
-export async function settleDiskWork(host: Host, vm: Pick<VmRecord, 'id'>, limitMs: number): Promise<boolean> {
+export async function settleDiskWork(
+  host: Host,
+  vm: Pick<VmRecord, 'id'>,
+  limitMs: number,
+  path?: string,
+): Promise<boolean> {
   for (const resource of host.ledger.of(vm.id)) {
-    if (resource.kind !== 'disk-work') continue;
+    if (resource.kind !== 'disk-work' || (path !== undefined && path !== resource.name)) continue;
     for (const grower of await growersOf(host, [resource.name])) {
       if (!(await waitForEnd(grower, limitMs))) return false;
     }
@@ -43,7 +48,7 @@ export async function settleDiskWork(host: Host, vm: Pick<VmRecord, 'id'>, limit
 
 /** Grows the file system of a disk that no guest uses; finishes a growth that was cut off. */
 export async function growDisk(host: Host, vm: VmRecord, path: string, bytes: number): Promise<void> {
-  await requireSettled(host, vm);
+  await requireSettled(host, vm, path);
   if (!(await needsGrowth(path, bytes))) return;
   await inLedger(host, vm, path, () => growExt4(host.runner, host.config.programs, path, bytes));
 }
@@ -70,8 +75,8 @@ export async function trimDisks(host: Host, vm: VmRecord, progress: Progress, si
   }
 }
 
-async function requireSettled(host: Host, vm: VmRecord): Promise<void> {
-  if (await settleDiskWork(host, vm, SETTLE_LIMIT_MS)) return;
+async function requireSettled(host: Host, vm: VmRecord, path: string): Promise<void> {
+  if (await settleDiskWork(host, vm, SETTLE_LIMIT_MS, path)) return;
   throw new BangerError('conflict', `A check of the disks of ${vm.name} that began earlier still goes on.`, {
     hint: 'See how far it is: ps -C e2fsck,resize2fs -o pid,etime,args   then try again.',
   });

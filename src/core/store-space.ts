@@ -2,8 +2,8 @@
 
 export type SpaceState = 'ok' | 'low' | 'full';
 
-/** Used share from which on people are warned. */
-const LOW_SHARE = 0.9;
+/** A tenth of free room is when people are warned. */
+const LOW_FRACTION = 10;
 
 export interface Space {
   sizeBytes: number;
@@ -14,5 +14,5 @@ export interface Space {
 /** `full`: less than `minFreeBytes` are left, and no VM is started; `low`: nine tenths are used. */
 export function spaceState({ sizeBytes, freeBytes }: Space, minFreeBytes: number): SpaceState {
   if (freeBytes < minFreeBytes) return 'full';
-  return freeBytes <= sizeBytes * (1 - LOW_SHARE) ? 'low' : 'ok';
+  return freeBytes * LOW_FRACTION <= sizeBytes ? 'low' : 'ok';
 }

@@ -2,6 +2,11 @@
 import { defineCommand } from '../command.ts';
 import { forEachName, perform } from '../operations.ts';
 
+/** What the operation hands back. */
+interface Deleted {
+  keptWorkDisk?: { name: string; path: string } | null;
+}
+
 export default defineCommand({
   positionals: ['names...'],
   options: {
@@ -15,9 +20,9 @@ export default defineCommand({
     return await forEachName(ctx, args.names, async (name) => {
       const query = { ...(force ? { force } : {}), ...(keepWorkDisk ? { keepWorkDisk } : {}) };
       const { result } = await perform(ctx, `delete ${name}`, () =>
-        ctx.api.call('deleteVm', { params: { name }, query }),
+        ctx.api.call('deleteVm', { params: { name }, ...(force || keepWorkDisk ? { query } : {}) }),
       );
-      const kept = (result as { keptWorkDisk: { name: string; path: string } | null }).keptWorkDisk;
+      const kept = (result as Deleted).keptWorkDisk ?? null;
       ctx.say(`${name} is deleted`);
       if (kept) ctx.say(`Its work disk is kept as ${kept.name}: ${kept.path}`);
       if (kept) ctx.talk(`Use it again with: banger create NAME --work-disk-from ${kept.name}`);
