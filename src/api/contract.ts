@@ -1,11 +1,13 @@
 /** Every route of bangerd's HTTP API: one table that validates requests, types the client and becomes OpenAPI. */
 import { bundleRoutes } from './routes/bundle.ts';
+import { diskRoutes } from './routes/disk.ts';
 import { dnsRoutes } from './routes/dns.ts';
 import { eventRoutes } from './routes/event.ts';
 import { imageRoutes } from './routes/image.ts';
 import { operationRoutes } from './routes/operation.ts';
 import type { Route } from './routes/route.ts';
 import { statsRoutes } from './routes/stats.ts';
+import { storageRoutes } from './routes/storage.ts';
 import { systemRoutes } from './routes/system.ts';
 import { vmRoutes } from './routes/vm.ts';
 
@@ -20,6 +22,8 @@ export const contract = {
   ...statsRoutes,
   ...eventRoutes,
   ...imageRoutes,
+  ...diskRoutes,
+  ...storageRoutes,
 } as const satisfies Record<string, Route>;
 
 export type RouteName = keyof typeof contract;

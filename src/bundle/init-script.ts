@@ -3,7 +3,7 @@
  *
  * Contract with the host: the kernel command line names the disks (`banger.root`, `banger.seed`, optionally
  * `banger.work`); the seed disk holds a ustar archive with `config` (KEY='value' lines: HOSTNAME, ADDRESS, GATEWAY,
- * MTU, WORK_MOUNT), `authorized_keys` and `rootfs/`. Every line on the console begins with `banger-init:`; a failure
+ * MTU, WORK_DIR), `authorized_keys` and `rootfs/`. Every line on the console begins with `banger-init:`; a failure
  * prints `banger-init: FAILED: WHAT` and `banger-init: reason: WHY`, then resets the machine.
  */
 
@@ -131,7 +131,7 @@ read_cmdline() {
 }
 
 read_seed() {
-  HOSTNAME='' ADDRESS='' GATEWAY='' MTU='' WORK_MOUNT=/root
+  HOSTNAME='' ADDRESS='' GATEWAY='' MTU='' WORK_DIR=/root
   [ -n "$seed" ] || return 0
   wait_for_disk "$seed" seed
   mkdir /seed
@@ -166,17 +166,17 @@ mount_work() {
   wait_for_disk "$work" work
   mount -t ext4 -o rw,noatime,noinit_itable "$work" /work || fail "mount the work disk"
   if [ ! -e /work/${SEEDED} ]; then
-    if [ -d "/newroot$WORK_MOUNT" ]; then
-      cp -a "/newroot$WORK_MOUNT/." /work/ || fail "copy the image's $WORK_MOUNT to the work disk"
+    if [ -d "/newroot$WORK_DIR" ]; then
+      cp -a -f "/newroot$WORK_DIR/." /work/ || fail "copy the image's $WORK_DIR to the work disk"
     fi
-    [ "$WORK_MOUNT" = /root ] && chmod 0700 /work
+    [ "$WORK_DIR" = /root ] && chmod 0700 /work
     mkdir -p /work/lost+found
     sync
     : > /work/${SEEDED} || fail "mark the work disk as complete"
     sync
   fi
-  [ -d "/newroot$WORK_MOUNT" ] || mkdir -p "/newroot$WORK_MOUNT" || fail "make $WORK_MOUNT on the root disk"
-  mount -o move /work "/newroot$WORK_MOUNT" || fail "mount the work disk at $WORK_MOUNT"
+  [ -d "/newroot$WORK_DIR" ] || mkdir -p "/newroot$WORK_DIR" || fail "make $WORK_DIR on the root disk"
+  mount -o move /work "/newroot$WORK_DIR" || fail "mount the work disk at $WORK_DIR"
 }
 
 # Inside the new root, so that its symbolic links mean what they mean to the guest and lead nowhere else.
@@ -190,10 +190,10 @@ lay_seed() {
 
 add_keys() {
   [ -s "$here/seed/authorized_keys" ] || return 0
-  keys=$WORK_MOUNT/.ssh/authorized_keys
-  if [ ! -d "$WORK_MOUNT/.ssh" ]; then
-    mkdir -p "$WORK_MOUNT/.ssh" || fail "make $WORK_MOUNT/.ssh"
-    chmod 0700 "$WORK_MOUNT/.ssh"
+  keys=/root/.ssh/authorized_keys
+  if [ ! -d /root/.ssh ]; then
+    mkdir -p /root/.ssh || fail "make /root/.ssh"
+    chmod 0700 /root/.ssh
   fi
   if [ ! -e "$keys" ]; then
     : > "$keys" || fail "make $keys"
@@ -250,7 +250,7 @@ ${SSHD_DROPIN}DROPIN
 if [ "$1" = inside ]; then
   stage=inside
   here=${HERE}
-  HOSTNAME='' WORK_MOUNT=/root
+  HOSTNAME=''
   . "$here/seed/config"
   seed=$2
   lay_seed

@@ -21,6 +21,8 @@ export const NOUNS: Record<string, string> = {
   bundle: 'What virtual machines boot from',
   dns: 'Names of virtual machines',
   image: 'Root file systems to make virtual machines from',
+  disk: 'Disks of virtual machines, and work disks that were kept',
+  storage: 'Where disks lie, and how much room there is',
   operation: 'Long actions: what runs now and what ran',
   daemon: 'bangerd, which owns the virtual machines',
   config: 'Settings and where they come from',

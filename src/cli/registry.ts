@@ -257,6 +257,42 @@ export const REGISTRY: readonly Entry[] = [
     load: () => import('./commands/image-prune.ts'),
   },
   {
+    path: 'disk list',
+    aliases: ['disk ls'],
+    summary: 'List the disks of VMs and those that were kept, with what they take',
+    load: () => import('./commands/disk-list.ts'),
+  },
+  {
+    path: 'disk resize',
+    aliases: [],
+    summary: 'Grow the disks of a VM',
+    load: () => import('./commands/disk-resize.ts'),
+  },
+  {
+    path: 'disk delete',
+    aliases: ['disk rm'],
+    summary: 'Delete work disks that were kept',
+    load: () => import('./commands/disk-delete.ts'),
+  },
+  {
+    path: 'storage show',
+    aliases: [],
+    summary: 'Show where disks lie, how much room there is and what takes it',
+    load: () => import('./commands/storage-show.ts'),
+  },
+  {
+    path: 'storage init',
+    aliases: [],
+    summary: 'Put the disks on a file system of their own whose clones cost nothing',
+    load: () => import('./commands/storage-init.ts'),
+  },
+  {
+    path: 'storage resize',
+    aliases: ['storage grow'],
+    summary: 'Grow the file system that storage init made',
+    load: () => import('./commands/storage-resize.ts'),
+  },
+  {
     path: 'operation list',
     aliases: ['operation ls'],
     summary: 'List recent operations, newest first',

@@ -1,4 +1,5 @@
 /** What `vm create` and `run` ask about a new VM, and the request made of it. */
+import { resolve } from 'node:path';
 import type { VmCreate } from '../api/schemas.ts';
 import type { OptionSpecs, OptionValues } from './command.ts';
 
@@ -7,7 +8,9 @@ export const VM_OPTIONS = {
   vcpus: { type: 'count', help: 'virtual processors, 1 to 32' },
   memory: { type: 'memory', short: 'm', help: 'memory, e.g. 512M or 2G; a bare number counts MiB' },
   disk: { type: 'size', help: 'size of the root disk; at least that of the image' },
-  workDisk: { type: 'size', orNone: true, help: 'size of the work disk mounted at /root; 0 or none for none' },
+  workDisk: { type: 'size', orNone: true, help: 'size of the work disk; 0 or none for none' },
+  workMount: { type: 'text', placeholder: 'path', help: 'where the guest mounts the work disk', default: '/root' },
+  workDiskFrom: { type: 'text', placeholder: 'name|file', help: 'use a kept work disk, or a copy of a file' },
   nat: { type: 'off', help: 'keep it from reaching anything outside this host' },
 } as const satisfies OptionSpecs;
 
@@ -21,8 +24,15 @@ export function vmCreateRequest(name: string, options: VmOptionValues): VmCreate
     ...(options.memory === undefined ? {} : { memoryMib: options.memory }),
     ...(options.disk === undefined ? {} : { rootDiskBytes: options.disk }),
     ...(options.workDisk === undefined ? {} : { workDiskBytes: options.workDisk }),
+    ...(options.workMount === undefined ? {} : { workMount: options.workMount }),
+    ...(options.workDiskFrom === undefined ? {} : { workDiskFrom: workDiskFrom(options.workDiskFrom) }),
     ...(options.nat ? { nat: false } : {}),
   };
+}
+
+/** A file is a path of the client, and the daemon has another working directory. */
+function workDiskFrom(given: string): string {
+  return given.includes('/') ? resolve(given) : given;
 }
 
 /** The flags among these that were given, as they are written. */
@@ -34,6 +44,8 @@ export function givenVmFlags(options: VmOptionValues): string[] {
     memoryMib: '--memory',
     rootDiskBytes: '--disk',
     workDiskBytes: '--work-disk',
+    workMount: '--work-mount',
+    workDiskFrom: '--work-disk-from',
     nat: '--no-nat',
   };
   return Object.keys(given).map((key) => flags[key] ?? key);

@@ -53,6 +53,14 @@ export const ROUTES = {
   pruneImages: ['POST', '/v1/images/prune'],
   diffImages: ['GET', '/v1/image-diff'],
   rebaseVm: ['POST', '/v1/vms/:name/rebase'],
+  listDisks: ['GET', '/v1/disks'],
+  showDisks: ['GET', '/v1/vms/:name/disks'],
+  resizeDisks: ['POST', '/v1/vms/:name/disks/resize'],
+  deleteDisk: ['DELETE', '/v1/disks/kept/:name'],
+  showStorage: ['GET', '/v1/storage'],
+  initStorage: ['POST', '/v1/storage/init'],
+  resizeStorage: ['POST', '/v1/storage/resize'],
+  undoStorage: ['POST', '/v1/storage/undo'],
 } as const satisfies { [K in RouteName]: readonly [Contract[K]['method'], Contract[K]['url']] };
 
 /** Routes that answer with a stream instead of one JSON body. */

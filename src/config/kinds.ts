@@ -2,6 +2,7 @@
 import { isIP } from 'node:net';
 import { isAbsolute, join } from 'node:path';
 import { parsePool } from '../core/addresses.ts';
+import { workMountProblem } from '../core/work-mount.ts';
 import { BangerError } from '../errors.ts';
 import { formatDuration, formatSize, MIB, parseDuration, parseSize } from '../units.ts';
 
@@ -122,6 +123,15 @@ export function absolutePath(): Kind<string> {
     const path = given.startsWith('~/') && home !== undefined ? join(home, given.slice(2)) : given;
     if (!isAbsolute(path)) throw invalid(`"${given}" is not an absolute path.`);
     return path;
+  });
+}
+
+/** A directory of guests where a work disk can be mounted. */
+export function workMount(): Kind<string> {
+  return textual('an absolute path in the guest such as "/srv/work"', (given) => {
+    const problem = workMountProblem(given);
+    if (problem !== undefined) throw invalid(problem);
+    return given;
   });
 }
 

@@ -1,4 +1,5 @@
 /** What can be configured: the shape every other part of banger reads, and a new VM's defaults. */
+import { DEFAULT_WORK_MOUNT } from '../core/work-mount.ts';
 import { GIB } from '../units.ts';
 
 export interface Config {
@@ -9,6 +10,7 @@ export interface Config {
   bundle: BundleConfig;
   vm: VmConfig;
   network: NetworkConfig;
+  storage: StorageConfig;
   dns: DnsConfig;
   metrics: MetricsConfig;
   privilege: {
@@ -78,6 +80,8 @@ export interface VmConfig {
   rootDiskBytes?: number;
   /** in `bytes` */
   workDiskBytes?: number;
+  /** directory in the guest, see `workMountProblem` */
+  workMount?: string;
   /** added to the kernel command line */
   bootArgs?: string;
 }
@@ -91,6 +95,13 @@ export interface NetworkConfig {
   vmToVm: boolean;
   /** DNS servers for guests; empty means the host's */
   nameservers: string[];
+}
+
+export interface StorageConfig {
+  /** room on the store below which no VM is started, in `bytes` */
+  minFreeBytes: number;
+  /** how long a stop may take longer to give free space back to the host, in `ms`; 0 for never */
+  trimTimeoutMs: number;
 }
 
 export interface DnsConfig {
@@ -120,6 +131,7 @@ export const BUILT_IN_VM_DEFAULTS: VmDefaults = {
   memoryMib: 1024,
   rootDiskBytes: 8 * GIB,
   workDiskBytes: 8 * GIB,
+  workMount: DEFAULT_WORK_MOUNT,
   bootArgs: '',
 };
 

@@ -17,6 +17,7 @@ import {
   size,
   text,
   wholeNumber,
+  workMount,
   yesOrNo,
   zone,
 } from './kinds.ts';
@@ -139,6 +140,7 @@ export const SETTINGS: SettingTree<Config> = {
     memoryMib: ofBundle('memory', memory(), 'then `1GiB`', 'Memory of a new VM'),
     rootDiskBytes: ofBundle('root_disk', size(MIB), 'then `8GiB`', 'Root disk of a new VM'),
     workDiskBytes: ofBundle('work_disk', size(0), 'then `8GiB`', 'Work disk of a new VM; `0B` for none'),
+    workMount: ofBundle('work_mount', workMount(), 'then `/root`', 'Where a new VM mounts its work disk'),
     bootArgs: ofBundle('boot_args', text(), 'then nothing', 'Added to the kernel command line'),
   },
   network: {
@@ -156,6 +158,20 @@ export const SETTINGS: SettingTree<Config> = {
     ),
     vmToVm: always('network.vm_to_vm', yesOrNo(), true, 'Whether VMs of this host may talk to each other'),
     nameservers: always('network.nameservers', listOf(address()), [], "DNS servers of the guests; empty: the host's"),
+  },
+  storage: {
+    minFreeBytes: always(
+      'storage.min_free',
+      size(0),
+      256 * MIB,
+      'Room on the store below which no VM is started, so that no guest runs into the end of it',
+    ),
+    trimTimeoutMs: always(
+      'storage.trim_timeout',
+      duration(0),
+      5000,
+      'How long a stop may take longer to give free space of the disks back to the host; `0s` for never',
+    ),
   },
   dns: {
     enabled: always('dns.enabled', yesOrNo(), true, 'Whether the daemon answers DNS questions for VM names'),

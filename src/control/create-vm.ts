@@ -6,6 +6,7 @@ import type { VmCreate } from '../api/schemas.ts';
 import { vmDefaults } from '../config/schema.ts';
 import { nextAddress } from '../core/addresses.ts';
 import { macFor, type VmRecord } from '../core/vm.ts';
+import { workMountProblem } from '../core/work-mount.ts';
 import { BangerError } from '../errors.ts';
 import { generateKeyPair } from '../guest/keys.ts';
 import type { BootFiles } from '../preflight/context.ts';
@@ -14,10 +15,11 @@ import { readSuperblock } from '../storage/ext4.ts';
 import { vmFiles } from '../storage/layout.ts';
 import { formatSize, MIB } from '../units.ts';
 import type { Host } from './host.ts';
+import { adoptWorkDisk, findWorkDisk, settleKept, type WorkDiskSource } from './keep-disk.ts';
 import type { Progress } from './operation.ts';
 
 /** Smallest ext4 that is of any use as a work disk. */
-const MIN_WORK_DISK_BYTES = 16 * MIB;
+export const MIN_WORK_DISK_BYTES = 16 * MIB;
 
 /**
  * @throws BangerError `conflict` when the name is taken, `not_found` for an unknown image, `invalid_input` for
@@ -36,7 +38,8 @@ export async function createVm(
     });
   }
   const boot = await host.bootFiles(request.image);
-  const shape = await decideShape(host, request, boot);
+  const source = request.workDiskFrom === undefined ? undefined : await findWorkDisk(host, request.workDiskFrom);
+  const shape = await decideShape(host, request, boot, source);
   const hostKey = await generateKeyPair(request.name);
   signal.throwIfAborted();
 
@@ -56,7 +59,6 @@ export async function createVm(
     nat: request.nat ?? true,
     autostart: false,
     restartPolicy: 'never',
-    workDiskMount: '/root',
     hostKeyPrivate: hostKey.privateKey,
     hostKeyPublic: hostKey.publicKey,
     createdAt: host.now().toISOString(),
@@ -78,7 +80,9 @@ export async function createVm(
     progress.step('clone-root-disk', 'cloning the root disk');
     const { programs } = host.config;
     await cloneFile(host.runner, programs.cp, boot.rootfs, files.rootDisk, vm.rootDiskBytes, signal);
+    if (source) await adoptWorkDisk(host, vm, source, signal);
     host.vms.update(vm.id, { phase: 'stopped' });
+    if (source) await settleKept(source);
   } catch (error) {
     await discardVm(host, vm);
     throw error;
@@ -97,6 +101,7 @@ export function requireImage(host: Pick<Host, 'images'>, { imageId, name }: Boot
 /** Removes a VM with its disks, in an order that a crash cannot turn into a leak. */
 export async function discardVm(host: Host, vm: Pick<VmRecord, 'id'>): Promise<void> {
   for (const resource of host.ledger.of(vm.id)) {
+    if (resource.kind === 'disk-work') host.ledger.strike('disk-work', resource.name);
     if (resource.kind !== 'directory') continue;
     await rm(resource.name, { recursive: true, force: true });
     host.ledger.strike('directory', resource.name);
@@ -105,17 +110,40 @@ export async function discardVm(host: Host, vm: Pick<VmRecord, 'id'>): Promise<v
   host.vms.remove(vm.id);
 }
 
-type Shape = Pick<VmRecord, 'vcpus' | 'memoryMib' | 'rootDiskBytes' | 'workDiskBytes'>;
+type Shape = Pick<VmRecord, 'vcpus' | 'memoryMib' | 'rootDiskBytes' | 'workDiskBytes' | 'workDiskMount'>;
 
-async function decideShape(host: Host, request: VmCreate, boot: BootFiles): Promise<Shape> {
+async function decideShape(
+  host: Host,
+  request: VmCreate,
+  boot: BootFiles,
+  source: WorkDiskSource | undefined,
+): Promise<Shape> {
   const defaults = vmDefaults(host.config, boot.defaults);
   const image = await readSuperblock(boot.rootfs);
   const shape: Shape = {
     vcpus: request.vcpus ?? defaults.vcpus,
     memoryMib: request.memoryMib ?? defaults.memoryMib,
     rootDiskBytes: request.rootDiskBytes ?? Math.max(defaults.rootDiskBytes, image.bytes),
-    workDiskBytes: request.workDiskBytes ?? defaults.workDiskBytes,
+    workDiskBytes: request.workDiskBytes ?? source?.size ?? defaults.workDiskBytes,
+    workDiskMount: request.workMount ?? defaults.workMount,
   };
+  const mountProblem = workMountProblem(shape.workDiskMount);
+  if (mountProblem !== undefined) {
+    throw new BangerError(
+      'invalid_input',
+      `A work disk cannot be mounted at "${shape.workDiskMount}": ${mountProblem}`,
+      {
+        hint: 'Choose a directory of its own, for example --work-mount /srv/work',
+      },
+    );
+  }
+  if (source && shape.workDiskBytes < source.size) {
+    throw new BangerError(
+      'invalid_input',
+      `The disk ${source.path} has ${formatSize(source.size)} and cannot shrink to ${formatSize(shape.workDiskBytes)}.`,
+      { hint: 'Leave --work-disk out, or ask for more.' },
+    );
+  }
   const hostMib = Math.floor(totalmem() / MIB);
   if (shape.memoryMib > hostMib) {
     throw new BangerError(

@@ -5,6 +5,7 @@ import type { VmRecord } from '../core/vm.ts';
 import { systemCode } from '../errors.ts';
 import { vmFiles } from '../storage/layout.ts';
 import { endProcess, findProcesses, waitForEnd } from '../system/processes.ts';
+import { growersOf } from './disk-work.ts';
 import type { Host } from './host.ts';
 
 /** Growing an empty file system takes a second; a full check of a large one on a slow disk longer. */
@@ -15,15 +16,12 @@ const HALF_MADE = /\.(part|tmp)$/;
 
 /** Programs outlive the daemon that started them: nobody else may touch the VM's disks before they have ended. */
 export async function clearInterruptedWork(host: Host, vm: Pick<VmRecord, 'id'>): Promise<void> {
-  const { directory, rootDisk } = vmFiles(host.config.paths.store, vm.id);
+  const { directory, rootDisk, workDisk } = vmFiles(host.config.paths.store, vm.id);
   const writers = await findProcesses((argv) =>
     argv.some((argument) => argument.startsWith(directory) && HALF_MADE.test(argument)),
   );
   for (const writer of writers) await endProcess(writer, { graceMs: 0 });
-  const { e2fsck, resize2fs } = host.config.programs;
-  const growers = await findProcesses(
-    ([program, ...args]) => (program === e2fsck || program === resize2fs) && args.includes(rootDisk),
-  );
+  const growers = await growersOf(host, [rootDisk, workDisk]);
   // a file system that is being moved about must not be left half-way
   for (const grower of growers) await waitForEnd(grower, GROWTH_LIMIT_MS);
   for (const name of await filesIn(directory)) {

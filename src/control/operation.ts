@@ -23,6 +23,8 @@ export interface OperationRequest<T> {
   target: string;
   /** whether a second request of the same kind may wait for the first one instead of failing */
   joinable?: boolean;
+  /** whether it works on what all others need: it begins when none is under way, and none begins meanwhile */
+  exclusive?: boolean;
   run(progress: Progress, signal: AbortSignal): Promise<T>;
 }
 
@@ -59,6 +61,7 @@ interface Live {
   abort: AbortController;
   done: Promise<void>;
   joinable: boolean;
+  exclusive: boolean;
 }
 
 /** Events kept per operation: a build prints more lines than anybody scrolls back. */
@@ -128,6 +131,8 @@ export function createOperations(
         if (same && !busy.abort.signal.aborted) return { ...busy.operation, joined: true };
         throw busyError(request, busy.operation);
       }
+      const inTheWay = running().find((entry) => request.exclusive || entry.exclusive);
+      if (inTheWay) throw busyError(request, inTheWay.operation);
       const operation: Operation = {
         id: randomUUID().slice(0, 8),
         kind: request.kind,
@@ -148,6 +153,7 @@ export function createOperations(
         abort: new AbortController(),
         done: Promise.resolve(),
         joinable: request.joinable ?? false,
+        exclusive: request.exclusive ?? false,
       };
       live.set(operation.id, entry);
       onChange(operation);

@@ -5,10 +5,12 @@ import { messageOf } from '../errors.ts';
 import { connectVmm } from '../firecracker/api.ts';
 import { lastLines } from '../firecracker/console.ts';
 import { findVmm } from '../firecracker/launch.ts';
+import { forgetShared } from '../storage/kept-disks.ts';
 import { vmFiles, vmmSocket } from '../storage/layout.ts';
 import { expiry } from '../system/abort.ts';
 import { readBootId } from '../system/processes.ts';
 import { discardVm } from './create-vm.ts';
+import { settleDiskWork } from './disk-work.ts';
 import type { Host } from './host.ts';
 import { sweepImages } from './image-sweep.ts';
 import { clearInterruptedWork } from './interrupted-work.ts';
@@ -18,6 +20,9 @@ import { type Supervisor, vmmExitedCleanly } from './supervisor.ts';
 
 /** What `seen` needs an answer for; a living VMM that takes longer is wedged. */
 const DESCRIBE_TIMEOUT_MS = 2000;
+
+/** A check of a disk that takes longer is waited for by whoever needs the disk. */
+const DISK_WORK_LIMIT_MS = 3000;
 
 /** Recovers every VM after the daemon was away; VMs are handled side by side. */
 export async function reconcileHost(
@@ -44,6 +49,8 @@ export async function reconcileHost(
     await discardVm(host, { id: owner });
   }
   await sweepImages(host);
+  // after the deletions: a disk that was being kept has its VM's name no more
+  await forgetShared(host.config.paths.store);
   await host.network.reassert();
 }
 
@@ -55,6 +62,7 @@ async function reconcileVm(
 ): Promise<void> {
   const rebased = host.ledger.of(vm.id).some(({ kind }) => kind === 'rebase');
   if (vm.phase === 'creating' || vm.phase === 'starting' || rebased) await clearInterruptedWork(host, vm);
+  else await settleDiskWork(host, vm, DISK_WORK_LIMIT_MS);
   const action = reconcile(vm.phase, await observe(host, vm));
   if (action.do !== 'nothing') host.log.info({ vm: vm.name, ...action }, 'reconcile');
   switch (action.do) {

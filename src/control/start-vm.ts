@@ -13,17 +13,17 @@ import { configurationRequests, type GuestDrive } from '../firecracker/machine-c
 import { action } from '../firecracker/requests.ts';
 import { waitForSsh } from '../guest/readiness.ts';
 import type { BootFiles } from '../preflight/context.ts';
-import { requireSpace } from '../storage/clone.ts';
-import { growExt4, makeExt4 } from '../storage/ext4.ts';
+import { makeExt4 } from '../storage/ext4.ts';
 import { MAX_SOCKET_PATH_BYTES, vmFiles, vmmSocket } from '../storage/layout.ts';
 import { writeSeedDrive } from '../storage/seed-drive.ts';
 import { pathExists } from '../system/files.ts';
 import type { DetachedProcess } from '../system/runner.ts';
-import { MIB } from '../units.ts';
+import { growDisk } from './disk-work.ts';
 import { guestResolver } from './guest-resolver.ts';
 import type { Host } from './host.ts';
 import type { Progress } from './operation.ts';
 import { releaseVm } from './release-vm.ts';
+import { requireStoreSpace } from './store-space.ts';
 import { vmmExitedCleanly } from './supervisor.ts';
 
 export interface StartedVm {
@@ -31,9 +31,6 @@ export interface StartedVm {
   /** how the VMM process ends, seen by the daemon that started it */
   ended: DetachedProcess['ended'];
 }
-
-/** What the start of a guest writes at least: logs, journal, first-boot state. */
-const START_NEEDS_BYTES = 64 * MIB;
 
 /**
  * Starts a stopped or failed VM and returns after the first SSH login.
@@ -60,7 +57,7 @@ export async function startVm(
   const boot = await host.vmBootFiles(vm);
   await host.preflightStart(boot, vm);
   requireShortSocketPath(socketPath);
-  await requireSpace(files.directory, START_NEEDS_BYTES, `a run of ${vm.name}`);
+  await requireStoreSpace(host, vm, progress);
   const timeline: TimelineStep[] = [{ step: 'preflight', startedMs: 0, durationMs: performance.now() - began }];
 
   host.vms.update(vm.id, { phase: 'starting', failure: null, bootTimeline: [], bootMs: null });
@@ -134,8 +131,9 @@ class StartRun {
     this.#signal.throwIfAborted();
     switch (step) {
       case 'prepare-root-disk':
-        await growExt4(this.#host.runner, this.#host.config.programs, this.#files.rootDisk, this.#vm.rootDiskBytes);
-        return;
+        return await growDisk(this.#host, this.#vm, this.#files.rootDisk, this.#vm.rootDiskBytes);
+      case 'prepare-work-disk':
+        return await growDisk(this.#host, this.#vm, this.#files.workDisk, this.#vm.workDiskBytes);
       case 'make-work-disk':
         await makeExt4(
           this.#host.runner,
@@ -182,6 +180,7 @@ class StartRun {
       authorizedKeys: [clientKey.publicKey],
       hostKeyPrivate: this.#vm.hostKeyPrivate,
       hostKeyPublic: this.#vm.hostKeyPublic,
+      workMount: this.#vm.workDiskMount,
     });
   }
 

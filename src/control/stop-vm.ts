@@ -7,6 +7,7 @@ import { action } from '../firecracker/requests.ts';
 import { vmmSocket } from '../storage/layout.ts';
 import { sleep } from '../system/abort.ts';
 import { waitForEnd } from '../system/processes.ts';
+import { trimDisks } from './disk-work.ts';
 import type { Host } from './host.ts';
 import type { Progress } from './operation.ts';
 import { releaseVm } from './release-vm.ts';
@@ -50,6 +51,7 @@ export async function stopVm(
   }
   progress.step('release', 'freeing its network and process');
   await releaseVm(host, vm);
+  if (vmm && timeoutMs > 0) await trimDisks(host, vm, progress, signal);
   host.vms.update(vm.id, { phase: 'stopped', failure: null, startedAt: null, vmm: null });
   return host.vms.get(name);
 }

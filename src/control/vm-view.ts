@@ -18,6 +18,7 @@ export function viewVm(host: Pick<Host, 'ledger'>, vm: VmRecord): Vm {
     memoryMib: vm.memoryMib,
     rootDiskBytes: vm.rootDiskBytes,
     workDiskBytes: vm.workDiskBytes,
+    workDiskMount: vm.workDiskMount,
     address: vm.address,
     mac: vm.mac,
     nat: vm.nat,

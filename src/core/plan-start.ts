@@ -6,6 +6,8 @@ export type StartStep =
   /** check the root disk and grow it to its size */
   | 'prepare-root-disk'
   | 'make-work-disk'
+  /** grow the work disk to its size */
+  | 'prepare-work-disk'
   | 'write-seed-drive'
   /** tap, address, route, firewall */
   | 'attach-network'
@@ -20,6 +22,7 @@ export type StartStep =
 export const STEP_LABELS: Record<StartStep, string> = {
   'prepare-root-disk': 'preparing the root disk',
   'make-work-disk': 'making the work disk',
+  'prepare-work-disk': 'preparing the work disk',
   'write-seed-drive': 'writing the seed drive',
   'attach-network': 'attaching the network',
   'launch-vmm': 'launching the VMM',
@@ -48,11 +51,11 @@ export function planStart(vm: VmRecord, observed: ObservedVm): StartStep[][] {
       hint: `Put the file back, or delete the VM with: banger rm ${vm.name}`,
     });
   }
-  const needsWorkDisk = vm.workDiskBytes > 0 && !observed.workDiskExists;
+  const workDisk = observed.workDiskExists ? 'prepare-work-disk' : 'make-work-disk';
   return [
     [
       'prepare-root-disk',
-      ...(needsWorkDisk ? (['make-work-disk'] as const) : []),
+      ...(vm.workDiskBytes > 0 ? ([workDisk] as const) : []),
       'write-seed-drive',
       'attach-network',
       'launch-vmm',

@@ -26,6 +26,7 @@ import { takeDaemonLock } from './lock.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import { listenForScrapes } from './metrics-listener.ts';
 import { bundleHandlers } from './routes/bundles.ts';
+import { diskHandlers } from './routes/disks.ts';
 import { dnsHandlers } from './routes/dns.ts';
 import { eventHandlers } from './routes/events.ts';
 import { imageHandlers } from './routes/images.ts';
@@ -91,6 +92,7 @@ async function serve(
       ...statsHandlers(host, sampler, metrics),
       ...eventHandlers(host),
       ...imageHandlers(host, supervisor),
+      ...diskHandlers(host),
       ...systemHandlers(host, names, {
         startedAt: new Date(),
         socketPath: socket,

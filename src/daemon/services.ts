@@ -12,6 +12,7 @@ import { createHostNetwork } from '../control/host-network.ts';
 import { createNames, GUEST_DNS_PORT, type Names } from '../control/names.ts';
 import { createOperations } from '../control/operation.ts';
 import { createStartChecks } from '../control/start-checks.ts';
+import { recoverStore } from '../control/storage-image.ts';
 import { choosePool, formatSubnet, gatewayOf, parsePool, poolCandidates, type Subnet } from '../core/addresses.ts';
 import { BangerError } from '../errors.ts';
 import { ensureClientKey } from '../guest/keys.ts';
@@ -67,6 +68,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const operationLog = openDatabase(join(config.paths.state, 'banger.db'), 'relaxed');
   const operationStore = createOperationStore(operationLog);
   operationStore.interruptRunning(now().toISOString());
+  await recoverStore({ config, ledger, privileged, log });
   const clientKeyFile = join(config.paths.state, 'ssh', 'id_ed25519');
   const clientKey = await ensureClientKey(clientKeyFile);
   const instance = instanceHash(env);

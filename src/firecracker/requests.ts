@@ -6,6 +6,7 @@ import type {
   InstanceActionInfo,
   MachineConfiguration,
   NetworkInterface,
+  PartialDrive,
   VmState,
 } from './api-types.ts';
 
@@ -28,6 +29,13 @@ export const machineConfig = (body: MachineConfiguration): VmmRequest => ({
 export const bootSource = (body: BootSource): VmmRequest => ({ method: 'PUT', path: '/boot-source', body });
 
 export const drive = (body: Drive): VmmRequest => ({ method: 'PUT', path: `/drives/${body.drive_id}`, body });
+
+/** Of a running VM: the VMM looks at the file again, and the guest learns its size. */
+export const updateDrive = (body: PartialDrive): VmmRequest => ({
+  method: 'PATCH',
+  path: `/drives/${body.drive_id}`,
+  body,
+});
 
 export const networkInterface = (body: NetworkInterface): VmmRequest => ({
   method: 'PUT',

@@ -1,20 +1,19 @@
 /** Every check there is, and what banger would do on this machine. */
 
-import { randomBytes } from 'node:crypto';
-import { constants, copyFile, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { userInfo } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname } from 'node:path';
 import { detectResolver } from '../dns/resolver-detect.ts';
 import { isSetUp } from '../dns/resolver-setup.ts';
-import { systemCode } from '../errors.ts';
 import { findUplink } from '../network/routes.ts';
+import { sharesBlocks } from '../storage/file-system.ts';
 import { findProgram } from '../system/host-facts.ts';
-import type { PrivilegedProgram } from '../system/privileged-commands.ts';
+import { type PrivilegedProgram, STORAGE_PROGRAMS } from '../system/privileged-commands.ts';
 import { type Check, type CheckResult, runChecks } from './check.ts';
 import { allChecks, type PreflightCommand, preflightFor } from './commands.ts';
 import { hasBoot, type PreflightContext } from './context.ts';
 import { deviceAccess } from './self-test.ts';
-import { knowsRegularExpressions, renderSudoers } from './sudoers.ts';
+import { knowsRegularExpressions, programName, renderSudoers } from './sudoers.ts';
 import { chooseVmm } from './vmm-choice.ts';
 
 export interface DoctorReport {
@@ -88,23 +87,12 @@ async function uplinkName({ config, env, runner }: PreflightContext): Promise<st
   return ip.found ? (await findUplink(runner, ip.path, config.network.uplink))?.device : undefined;
 }
 
-/** Tries what a clone would do, with two files of a few bytes where the disks are or would be. */
 async function diskMethod(store: string): Promise<string> {
   const directory = await nearestDirectory(store);
-  const source = join(directory, `.banger-doctor-${randomBytes(4).toString('hex')}`);
-  const target = `${source}.clone`;
-  try {
-    await writeFile(source, 'x', { flag: 'wx' });
-    await copyFile(source, target, constants.COPYFILE_FICLONE_FORCE);
-    return `clones share blocks (${directory})`;
-  } catch (error) {
-    const code = systemCode(error);
-    if (code === 'EACCES' || code === 'EROFS') return `unknown: this user may not write to ${directory}`;
-    return `sparse copies: the file system of ${directory} cannot share blocks (XFS and btrfs can)`;
-  } finally {
-    await rm(source, { force: true });
-    await rm(target, { force: true });
-  }
+  const shared = await sharesBlocks(directory);
+  if (shared) return `clones share blocks (${directory})`;
+  if (shared === undefined) return `unknown: this user may not write to ${directory}`;
+  return `sparse copies: the file system of ${directory} cannot share blocks; banger storage init makes one that can`;
 }
 
 async function nearestDirectory(path: string): Promise<string> {
@@ -122,9 +110,8 @@ const SUDO_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 export async function sudoersFor(context: PreflightContext): Promise<string> {
   const { config, env, pool, runner, table, uid } = context;
   const programs: Partial<Record<PrivilegedProgram, string>> = {};
-  for (const program of ['ip', 'nft', 'sysctl', 'firecracker', 'kill', 'chown'] as const) {
-    const name = program === 'kill' || program === 'chown' ? program : config.programs[program];
-    const found = await findProgram(name, { PATH: SUDO_PATH });
+  for (const program of ['ip', 'nft', 'sysctl', 'firecracker', 'kill', 'chown', ...STORAGE_PROGRAMS] as const) {
+    const found = await findProgram(programName(program, config), { PATH: SUDO_PATH });
     if (found.found) programs[program] = found.path;
   }
   const sudo = await findProgram(config.programs.sudo, env);
@@ -140,6 +127,7 @@ export async function sudoersFor(context: PreflightContext): Promise<string> {
     run: config.paths.run,
     store: config.paths.store,
     cache: config.paths.cache,
+    state: config.paths.state,
     firecrackerAsRoot: programs.firecracker !== undefined && kvm === 'denied',
     regularExpressions: knowsRegularExpressions(version),
   });

@@ -1,4 +1,5 @@
 /** The smallest sudoers rules that let a user run banger: exactly the commands of the table, values spelled out. */
+import type { Config } from '../config/schema.ts';
 import { gatewayOf, parseSubnet } from '../core/addresses.ts';
 import {
   type Placeholder,
@@ -21,6 +22,7 @@ export interface SudoersRequest {
   run: string;
   store: string;
   cache: string;
+  state: string;
   /** whether Firecracker must run as root because the user may not open /dev/kvm */
   firecrackerAsRoot: boolean;
   /** sudo 1.9.10 and later match arguments by regular expressions */
@@ -33,13 +35,43 @@ export function knowsRegularExpressions(versionText: string): boolean {
   return major > 1 || (major === 1 && (minor > 9 || (minor === 9 && patch >= 10)));
 }
 
+/** A program as the configuration calls it, or under the name it always has. */
+export function programName(program: PrivilegedProgram, { programs }: Pick<Config, 'programs'>): string {
+  return program in programs ? programs[program as keyof Config['programs']] : program;
+}
+
 /** The text of a file for /etc/sudoers.d. */
 export function renderSudoers(request: SudoersRequest): string {
+  const user = /^[a-z_][a-z0-9_-]*$/.test(request.user) ? request.user : `#${request.uid}`;
+  const always = rulesFor(request, user, (command) => !command.onlyForStoreImage);
+  const forStoreImage = rulesFor(request, user, (command) => command.onlyForStoreImage === true);
+  return [
+    '# What banger runs as root for one user, without a password. Written by: banger doctor --sudoers',
+    `# "nft -f -" lets this user change any packet rule; there is no narrower form of it.`,
+    ...(request.firecrackerAsRoot
+      ? [
+          '# Firecracker runs as root only because the user may not open /dev/kvm; the group kvm makes that unnecessary.',
+        ]
+      : []),
+    ...always,
+    ...(forStoreImage.length > 0
+      ? [
+          '# Only for `banger storage init`, which mounts a file of this user: take the "#" away from what follows.',
+          ...forStoreImage.map((line) => `#${line}`),
+        ]
+      : []),
+    '',
+  ].join('\n');
+}
+
+/** Aliases of the wanted commands by program, and the line that allows them. */
+function rulesFor(request: SudoersRequest, user: string, wanted: (command: PrivilegedCommand) => boolean): string[] {
   const aliases: string[] = [];
   const lines: string[] = [];
   for (const [program, path] of Object.entries(request.programs)) {
     const rules = PRIVILEGED_COMMANDS.filter(
-      (command) => command.program === program && (request.firecrackerAsRoot || !command.onlyWithoutKvmAccess),
+      (command) =>
+        command.program === program && wanted(command) && (request.firecrackerAsRoot || !command.onlyWithoutKvmAccess),
     ).flatMap((command) => argumentPatterns(command, request).map((args) => `${escapeWord(path)} ${args}`));
     if (rules.length === 0) continue;
     const alias = `BANGER_${request.uid}_${program.toUpperCase()}`;
@@ -49,19 +81,7 @@ export function renderSudoers(request: SudoersRequest): string {
       ...rules.map((rule, at) => `  ${rule}${at < rules.length - 1 ? ', \\' : ''}`),
     );
   }
-  const user = /^[a-z_][a-z0-9_-]*$/.test(request.user) ? request.user : `#${request.uid}`;
-  return [
-    '# What banger runs as root for one user, without a password. Written by: banger doctor --sudoers',
-    `# "nft -f -" lets this user change any packet rule; there is no narrower form of it.`,
-    ...(request.firecrackerAsRoot
-      ? [
-          '# Firecracker runs as root only because the user may not open /dev/kvm; the group kvm makes that unnecessary.',
-        ]
-      : []),
-    ...lines,
-    `${user} ALL=(root) NOPASSWD: ${aliases.join(', ')}`,
-    '',
-  ].join('\n');
+  return aliases.length === 0 ? [] : [...lines, `${user} ALL=(root) NOPASSWD: ${aliases.join(', ')}`];
 }
 
 /** A command's arguments as sudoers writes them: one regular expression, or every form of them as globs. */
@@ -92,6 +112,7 @@ function regexOf(placeholder: Placeholder, request: SudoersRequest): string {
     flag: '[01]',
     pid: `${DIGIT}{1,7}`,
     vm: `${HEX}{8}`,
+    loop: `${DIGIT}{1,4}`,
     address: freeOctets(request.pool)
       .map((octet) => (octet === undefined ? `${DIGIT}{1,3}` : octet))
       .join('\\.'),
@@ -114,6 +135,8 @@ function globsOf(placeholder: Placeholder, request: SudoersRequest): string[] {
       return digits(3, 5);
     case 'pid':
       return digits(1, 7);
+    case 'loop':
+      return digits(1, 4);
     case 'flag':
       return ['[01]'];
     case 'uplink':
@@ -132,7 +155,7 @@ function globsOf(placeholder: Placeholder, request: SudoersRequest): string[] {
 }
 
 /** Placeholders that have one value on this machine. */
-function fixed(placeholder: Placeholder, { pool, uid, table, run, store, cache }: SudoersRequest): string {
+function fixed(placeholder: Placeholder, { pool, uid, table, run, store, cache, state }: SudoersRequest): string {
   const values: Partial<Record<Placeholder, string>> = {
     gateway: gatewayOf(parseSubnet(pool)),
     pool,
@@ -141,6 +164,7 @@ function fixed(placeholder: Placeholder, { pool, uid, table, run, store, cache }
     run,
     store,
     cache,
+    state,
   };
   return values[placeholder] ?? '';
 }

@@ -30,7 +30,14 @@ export type Resource =
   /** kernel setting of the host, with the value to put back */
   | { kind: 'sysctl'; name: string; before: string }
   /** route that keeps packets for stopped VMs inside the host */
-  | { kind: 'pool-route'; name: string };
+  | { kind: 'pool-route'; name: string }
+  /** disk that e2fsck or resize2fs works on, which outlive the daemon: nobody else may touch it meanwhile */
+  | { kind: 'disk-work'; name: string }
+  /** file with the file system of the store, mounted by a loop device */
+  | { kind: 'store-image'; name: string; state: StoreImageState };
+
+/** How far the store has come on its way into an image or out of it; see docs/decisions/0025. */
+export type StoreImageState = 'filling' | 'switching' | 'mounted' | 'growing' | 'emptying' | 'switching-back';
 
 export type ResourceKind = Resource['kind'];
 

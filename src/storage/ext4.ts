@@ -2,8 +2,8 @@
 import { open, rename, rm } from 'node:fs/promises';
 import { BangerError } from '../errors.ts';
 import type { Runner } from '../system/runner.ts';
-import { formatSize } from '../units.ts';
-import { apparentBytes, growFile } from './disk.ts';
+import { formatSize, MIB } from '../units.ts';
+import { allocatedBytes, apparentBytes, growFile } from './disk.ts';
 
 export interface Ext4Programs {
   mke2fs: string;
@@ -14,21 +14,38 @@ export interface Ext4Programs {
 export interface Superblock {
   /** size of the file system in bytes */
   bytes: number;
+  blockBytes: number;
   /** unmounted since it was last changed */
   clean: boolean;
+  /** marked as damaged: by the kernel that found damage, or by a resize2fs that did not come to its end */
+  damaged: boolean;
+  /** bytes of free blocks, exact when `clean` */
+  freeBytes: number;
+  /** the last group of blocks is a whole one */
+  wholeGroups: boolean;
 }
 
 /** Offsets within the superblock, which starts 1024 bytes in (Linux, fs/ext4/ext4.h: struct ext4_super_block). */
 const SUPERBLOCK_OFFSET = 1024;
 const BLOCKS_LOW = 0x04;
+const FREE_BLOCKS_LOW = 0x0c;
+const FIRST_DATA_BLOCK = 0x14;
 const LOG_BLOCK_SIZE = 0x18;
+const BLOCKS_PER_GROUP = 0x20;
 const MAGIC = 0x38;
 const STATE = 0x3a;
 const FEATURE_INCOMPAT = 0x60;
 const BLOCKS_HIGH = 0x150;
+const FREE_BLOCKS_HIGH = 0x158;
 const EXT4_MAGIC = 0xef53;
 const INCOMPAT_64BIT = 0x80;
 const STATE_CLEAN = 1;
+const STATE_ERRORS = 2;
+/** The journal holds what is not in its place yet (struct ext4_super_block: EXT4_FEATURE_INCOMPAT_RECOVER). */
+const INCOMPAT_RECOVER = 0x4;
+
+/** resize2fs leaves a last group out that is smaller than its own tables; those take less than this. */
+const TAIL_BYTES = 8 * MIB;
 
 /** e2fsck: 0 nothing wrong, 1 errors corrected. */
 const E2FSCK_OK = [0, 1];
@@ -49,9 +66,12 @@ export async function readSuperblock(path: string): Promise<Superblock> {
       hint: 'Check the bundle it came from: banger bundle verify',
     });
   }
-  const high = block.readUInt32LE(FEATURE_INCOMPAT) & INCOMPAT_64BIT ? block.readUInt32LE(BLOCKS_HIGH) : 0;
-  const blocks = block.readUInt32LE(BLOCKS_LOW) + high * 2 ** 32;
-  const bytes = blocks * 1024 * 2 ** block.readUInt32LE(LOG_BLOCK_SIZE);
+  const incompat = block.readUInt32LE(FEATURE_INCOMPAT);
+  const wide = (low: number, high: number) =>
+    block.readUInt32LE(low) + (incompat & INCOMPAT_64BIT ? block.readUInt32LE(high) * 2 ** 32 : 0);
+  const blocks = wide(BLOCKS_LOW, BLOCKS_HIGH);
+  const blockBytes = 1024 * 2 ** block.readUInt32LE(LOG_BLOCK_SIZE);
+  const bytes = blocks * blockBytes;
   const size = await apparentBytes(path);
   if (size < bytes) {
     throw new BangerError(
@@ -60,7 +80,15 @@ export async function readSuperblock(path: string): Promise<Superblock> {
       { hint: 'Check the bundle it came from: banger bundle verify' },
     );
   }
-  return { bytes, clean: (block.readUInt16LE(STATE) & STATE_CLEAN) !== 0 };
+  const state = block.readUInt16LE(STATE);
+  return {
+    bytes,
+    blockBytes,
+    clean: (state & STATE_CLEAN) !== 0 && (incompat & INCOMPAT_RECOVER) === 0,
+    damaged: (state & STATE_ERRORS) !== 0,
+    freeBytes: wide(FREE_BLOCKS_LOW, FREE_BLOCKS_HIGH) * blockBytes,
+    wholeGroups: (blocks - block.readUInt32LE(FIRST_DATA_BLOCK)) % block.readUInt32LE(BLOCKS_PER_GROUP) === 0,
+  };
 }
 
 /**
@@ -90,14 +118,19 @@ export async function makeExt4(
   }
 }
 
+/** Whether `growExt4` has something to do: the file system is smaller than `bytes`, or a growth was cut off. */
+export async function needsGrowth(path: string, bytes: number): Promise<boolean> {
+  const found = await readSuperblock(path);
+  return found.damaged || isSmaller(found, await apparentBytes(path), bytes);
+}
+
 /**
  * Grows the image file and the file system in it to `bytes`; one that is large enough already is left alone,
- * and a growth that was interrupted is finished.
+ * and a growth that was interrupted, even in the middle of resize2fs, is finished.
  * @throws BangerError `corrupt` when e2fsck finds damage it will not repair by itself
  */
 export async function growExt4(runner: Runner, programs: Ext4Programs, path: string, bytes: number): Promise<boolean> {
-  const before = await readSuperblock(path);
-  if (before.bytes >= bytes) return false;
+  if (!(await needsGrowth(path, bytes))) return false;
   await growFile(path, bytes);
   await checkExt4(runner, programs, path);
   await runner.run([programs.resize2fs, path], { timeoutMs: FSCK_TIMEOUT_MS });
@@ -128,6 +161,43 @@ export async function checkExt4(
       },
     );
   }
+}
+
+/** Bytes that `discardFree` could give back; only a file system that was unmounted in good order tells. */
+export async function discardableBytes(path: string): Promise<number> {
+  const found = await readSuperblock(path);
+  if (!found.clean || found.damaged) return 0;
+  return Math.max(0, (await allocatedBytes(path)) - (found.bytes - found.freeBytes));
+}
+
+/**
+ * Makes holes of everything the file system does not use. Ends in good order after `limitMs`, with what was done till
+ * then: e2fsck takes SIGTERM as a request to close the file system.
+ * @returns whether it came to its end
+ */
+export async function discardFree(
+  runner: Runner,
+  programs: Pick<Ext4Programs, 'e2fsck'>,
+  path: string,
+  limitMs: number,
+): Promise<boolean> {
+  const limit = ['timeout', '--signal=TERM', `${limitMs / 1000}`] as const;
+  const { exitCode } = await runner.run([...limit, programs.e2fsck, '-f', '-p', '-E', 'discard', path], {
+    okExits: [0, 1, TIMED_OUT],
+    timeoutMs: limitMs + DISCARD_GRACE_MS,
+  });
+  return exitCode !== TIMED_OUT;
+}
+
+/** timeout(1) says so when the limit ran out. */
+const TIMED_OUT = 124;
+/** What e2fsck gets to close the file system. */
+const DISCARD_GRACE_MS = 10_000;
+
+/** A tail of less than a group that resize2fs would leave out is not worth another try at each start. */
+function isSmaller(found: Superblock, fileBytes: number, bytes: number): boolean {
+  if (found.bytes >= bytes) return false;
+  return !(found.wholeGroups && fileBytes >= bytes && bytes - found.bytes < TAIL_BYTES);
 }
 
 function lastLine(text: string): string {

@@ -32,6 +32,11 @@ export function vmFiles(store: string, vmId: string): VmFiles {
   };
 }
 
+/** Work disks that were kept when their VM was deleted, each `NAME.ext4`. */
+export function keptDirectory(store: string): string {
+  return join(store, 'kept');
+}
+
 /** A Unix socket's address holds 108 bytes with its terminating zero. */
 export const MAX_SOCKET_PATH_BYTES = 107;
 

@@ -21,10 +21,12 @@ export interface Seed {
   hostKeyPrivate: string;
   /** `ssh-ed25519 AAAA…` */
   hostKeyPublic: string;
+  /** directory of the guest where the work disk is mounted */
+  workMount: string;
 }
 
-/** Where the work disk is mounted. */
-const WORK_MOUNT = '/root';
+/** What an initrd gets that cannot mount the work disk elsewhere: it would look for root's keys there too. */
+const OLD_WORK_MOUNT = '/root';
 
 /** Block devices count 512-byte sectors; a few more keep growth of a seed from changing the device's size. */
 const SEED_SIZE_STEP = 64 * 1024;
@@ -44,7 +46,8 @@ export function seedEntries(seed: Seed): TarEntry[] {
     ADDRESS: seed.address,
     GATEWAY: seed.gateway,
     MTU: String(seed.mtu),
-    WORK_MOUNT,
+    WORK_MOUNT: OLD_WORK_MOUNT,
+    WORK_DIR: seed.workMount,
   };
   const resolvConf = [
     ...(seed.searchDomain ? [`search ${seed.searchDomain}`] : []),

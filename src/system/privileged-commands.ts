@@ -4,7 +4,12 @@
  */
 
 /** Programs of the configuration, and some that are not configured. */
-export type PrivilegedProgram = 'ip' | 'nft' | 'sysctl' | 'firecracker' | 'kill' | 'chown';
+export type PrivilegedProgram = 'ip' | 'nft' | 'sysctl' | 'firecracker' | 'kill' | 'chown' | StorageProgram;
+
+/** Programs of `banger storage init`, under the names they always have. */
+export type StorageProgram = 'mount' | 'umount' | 'losetup' | 'xfs_growfs';
+
+export const STORAGE_PROGRAMS: readonly StorageProgram[] = ['mount', 'umount', 'losetup', 'xfs_growfs'];
 
 /** What stands in the place of a value that differs from call to call. */
 export type Placeholder =
@@ -34,7 +39,11 @@ export type Placeholder =
   /** store directory */
   | 'store'
   /** cache directory */
-  | 'cache';
+  | 'cache'
+  /** state directory */
+  | 'state'
+  /** number of a loop device */
+  | 'loop';
 
 export interface PrivilegedCommand {
   program: PrivilegedProgram;
@@ -42,6 +51,8 @@ export interface PrivilegedCommand {
   args: string;
   /** only where Firecracker runs as root because the user may not open /dev/kvm */
   onlyWithoutKvmAccess?: true;
+  /** only for a store that lies in an image, see `banger storage init` */
+  onlyForStoreImage?: true;
 }
 
 export const PRIVILEGED_COMMANDS: readonly PrivilegedCommand[] = [
@@ -72,6 +83,12 @@ export const PRIVILEGED_COMMANDS: readonly PrivilegedCommand[] = [
   { program: 'kill', args: '-TERM {pid}', onlyWithoutKvmAccess: true },
   { program: 'kill', args: '-KILL {pid}', onlyWithoutKvmAccess: true },
   { program: 'chown', args: '{uid} {run}/vmm/{vm}.sock', onlyWithoutKvmAccess: true },
+  { program: 'mount', args: '-t xfs -o loop,nosuid,nodev {state}/store.xfs {store}', onlyForStoreImage: true },
+  { program: 'mount', args: '-t xfs -o loop,nosuid,nodev {state}/store.xfs {store}.filling', onlyForStoreImage: true },
+  { program: 'umount', args: '{store}', onlyForStoreImage: true },
+  { program: 'umount', args: '{store}.filling', onlyForStoreImage: true },
+  { program: 'losetup', args: '-c /dev/loop{loop}', onlyForStoreImage: true },
+  { program: 'xfs_growfs', args: '{store}', onlyForStoreImage: true },
 ];
 
 /** A tap no VM has: ids are random, and this one is never given out knowingly. */

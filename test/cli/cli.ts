@@ -150,6 +150,7 @@ export function vm(name: string, values: Partial<Vm> = {}): Vm {
     vcpus: 1,
     memoryMib: 1024,
     rootDiskBytes: 8 * 2 ** 30,
+    workDiskMount: '/root',
     workDiskBytes: 8 * 2 ** 30,
     address: '172.30.0.2',
     mac: '06:00:ac:1e:00:02',

@@ -350,6 +350,7 @@ describe('the daemon commands', () => {
     operations: 0,
     dns: { state: 'listening' as const, zone: 'vm', address: '127.0.0.1', port: 42_069, vms: 2, problem: null },
     rssBytes: 80 * 2 ** 20,
+    store: { freeBytes: 2 ** 30, sizeBytes: 2 ** 34, state: 'low' as const },
   };
 
   it('show the status, or exit with 3 when no daemon runs', async () => {
@@ -357,6 +358,7 @@ describe('the daemon commands', () => {
     assert.match(stdout, /^VMs +3, 2 of them running$/m);
     assert.match(stdout, /^memory +80 MiB$/m);
     assert.match(stdout, /^names +\*\.vm on 127\.0\.0\.1 port 42069, 2 VMs$/m);
+    assert.match(stdout, /^store +1 GiB of 16 GiB free; nearly full$/m);
     assert.equal((await cli('daemon status', { unreachable: true })).status, 3);
   });
 

@@ -221,6 +221,7 @@ describe('vmDefaults', () => {
       memoryMib: 512,
       rootDiskBytes: 8 * GIB,
       workDiskBytes: 8 * GIB,
+      workMount: '/root',
       bootArgs: '',
     });
   });

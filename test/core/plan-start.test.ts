@@ -9,7 +9,13 @@ describe('planStart', () => {
   it('prepares side by side what does not depend on each other, then configures, boots and waits', () => {
     const stages = planStart(sampleVm(), seen);
     assert.deepEqual(stages.slice(1), [['configure-vmm'], ['boot-guest'], ['wait-for-ssh']]);
-    assert.deepEqual(stages[0]?.toSorted(), ['attach-network', 'launch-vmm', 'prepare-root-disk', 'write-seed-drive']);
+    assert.deepEqual(stages[0]?.toSorted(), [
+      'attach-network',
+      'launch-vmm',
+      'prepare-root-disk',
+      'prepare-work-disk',
+      'write-seed-drive',
+    ]);
   });
 
   it('makes a work disk only when there should be one and is none', () => {
@@ -17,6 +23,12 @@ describe('planStart', () => {
     assert.ok(
       !planStart(sampleVm({ workDiskBytes: 0 }), { ...seen, workDiskExists: false })[0]?.includes('make-work-disk'),
     );
+  });
+
+  it('looks after a work disk only when there is one', () => {
+    const [made = []] = planStart(sampleVm(), { ...seen, workDiskExists: false });
+    assert.ok(!made.includes('prepare-work-disk'));
+    assert.ok(!planStart(sampleVm({ workDiskBytes: 0 }), seen)[0]?.includes('prepare-work-disk'));
   });
 
   it('refuses a VM that runs', () => {

@@ -18,6 +18,7 @@ const web: Vm = {
   memoryMib: 512,
   rootDiskBytes: 2 ** 31,
   workDiskBytes: 0,
+  workDiskMount: '/root',
   address: '172.30.0.2',
   mac: '06:00:ac:1e:00:02',
   nat: true,

@@ -27,6 +27,7 @@ const EXAMPLES: Record<keyof typeof requests, VmmRequest[]> = {
   machineConfig: [requests.machineConfig({ vcpu_count: 1, mem_size_mib: 128 })],
   bootSource: [requests.bootSource({ kernel_image_path: '/vmlinux', boot_args: 'quiet', initrd_path: '/initrd' })],
   drive: [requests.drive({ drive_id: 'root', path_on_host: '/root.ext4', is_root_device: false })],
+  updateDrive: [requests.updateDrive({ drive_id: 'work', path_on_host: '/work.ext4' })],
   networkInterface: [requests.networkInterface({ iface_id: 'eth0', host_dev_name: 'tap0', guest_mac: machine.mac })],
   entropy: [requests.entropy(), requests.entropy({ rate_limiter: { bandwidth: { size: 1000, refill_time: 100 } } })],
   action: [requests.action('InstanceStart'), requests.action('SendCtrlAltDel'), requests.action('FlushMetrics')],

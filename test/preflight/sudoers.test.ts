@@ -23,6 +23,10 @@ const REQUEST: SudoersRequest = {
     firecracker: '/opt/fire cracker/firecracker',
     kill: '/usr/bin/kill',
     chown: '/usr/bin/chown',
+    mount: '/usr/bin/mount',
+    umount: '/usr/bin/umount',
+    losetup: '/usr/sbin/losetup',
+    xfs_growfs: '/usr/sbin/xfs_growfs',
   },
   pool: '172.30.0.0/16',
   table: 'banger',
@@ -30,6 +34,7 @@ const REQUEST: SudoersRequest = {
   run: '/run/user/1000/banger',
   store: '/home/ann/My VMs: all, of=them',
   cache: '/home/ann/.cache/banger',
+  state: '/home/ann/.local/state/banger',
   firecrackerAsRoot: true,
   regularExpressions: true,
 };
@@ -41,12 +46,12 @@ describe('renderSudoers', () => {
       const visudo = await findProgram('visudo', { PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
       if (!visudo.found) return t.skip(`visudo is not installed (looked ${visudo.why})`);
       const file = join(await tempDir(t), 'banger');
-      await writeFile(file, renderSudoers({ ...REQUEST, regularExpressions }), { mode: 0o440 });
+      await writeFile(file, withStoreImage(renderSudoers({ ...REQUEST, regularExpressions })), { mode: 0o440 });
       assert.match(execFileSync(visudo.path, ['-c', '-f', file], { encoding: 'utf8' }), /parsed OK/);
     });
 
     it(`writes no wildcard that matches more than one word, with ${form}`, () => {
-      const text = renderSudoers({ ...REQUEST, regularExpressions });
+      const text = withStoreImage(renderSudoers({ ...REQUEST, regularExpressions }));
       const rules = text.split('\n').filter((line) => line.startsWith('  '));
       assert.ok(rules.length >= PRIVILEGED_COMMANDS.length);
       for (const rule of rules) assert.doesNotMatch(rule.replace(/\\./g, ''), /\*|\.[*+]/);
@@ -54,7 +59,7 @@ describe('renderSudoers', () => {
   }
 
   it('has a rule for every command of the table, anchored at both ends', () => {
-    const rules = renderSudoers(REQUEST)
+    const rules = withStoreImage(renderSudoers(REQUEST))
       .split('\n')
       .filter((line) => line.startsWith('  '));
     assert.equal(rules.length, PRIVILEGED_COMMANDS.length);
@@ -113,6 +118,15 @@ describe('renderSudoers', () => {
     assert.doesNotMatch(text, /firecracker|kill/i);
   });
 
+  it('lets a user mount the image of the store only where a person took the comment away', () => {
+    const given = renderSudoers(REQUEST);
+    assert.doesNotMatch(given.replace(/^#.*$/gm, ''), /mount|losetup|xfs_growfs/);
+    const text = withStoreImage(given);
+    assert.ok(matchesRule(text, 'losetup', '-c /dev/loop7'));
+    assert.ok(!matchesRule(text, 'losetup', '-c /dev/loop7 -d /dev/loop8'));
+    assert.match(text, /^ann ALL=\(root\) NOPASSWD: BANGER_1000_MOUNT, BANGER_1000_UMOUNT, /m);
+  });
+
   it('names a user by number where the name means something in sudoers', () => {
     assert.match(renderSudoers({ ...REQUEST, user: 'ALL' }), /^#1000 ALL=\(root\) NOPASSWD: /m);
     assert.match(renderSudoers(REQUEST), /^ann ALL=\(root\) NOPASSWD: BANGER_1000_IP, /m);
@@ -127,6 +141,12 @@ describe('knowsRegularExpressions', () => {
     assert.deepEqual([...unknown, 'no sudo'].map(knowsRegularExpressions), [false, false, false, false]);
   });
 });
+
+/** The rules with those for the store's image, as a person would switch them on. */
+function withStoreImage(sudoers: string): string {
+  const [always = '', image = ''] = sudoers.split('what follows.\n');
+  return `${always}\n${image.replace(/^#/gm, '')}`;
+}
 
 /** Matches as sudo does: the whole argument text against a regular expression, or as a glob with classes only. */
 function matchesRule(sudoers: string, program: string, args: string): boolean {

@@ -16,6 +16,7 @@ const seed = {
   authorizedKeys: ['ssh-ed25519 AAAA banger'],
   hostKeyPrivate: '-----BEGIN OPENSSH PRIVATE KEY-----\n',
   hostKeyPublic: 'ssh-ed25519 BBBB web',
+  workMount: '/srv/work',
 };
 
 describe('seed drive', () => {

@@ -54,7 +54,10 @@ export const vmRoutes = {
     url: '/v1/vms/:name',
     summary: 'Delete a VM and its disks',
     params: named,
-    query: z.object({ force: flag.describe('kill it first when it runs') }),
+    query: z.object({
+      force: flag.describe('kill it first when it runs'),
+      keepWorkDisk: flag.describe('keep its work disk, see GET /v1/disks'),
+    }),
     response: s.Operation,
     status: 202,
   },

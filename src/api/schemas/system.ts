@@ -35,6 +35,11 @@ export const DaemonStatus = z.object({
   operations: z.int().describe('operations running now'),
   dns: DnsSummary.describe('names of VMs on this host'),
   rssBytes: z.number(),
+  store: z.object({
+    freeBytes: z.number(),
+    sizeBytes: z.number(),
+    state: z.enum(['ok', 'low', 'full']).describe('see GET /v1/storage'),
+  }),
 });
 
 export type DoctorCommand = z.infer<typeof DoctorCommand>;

@@ -28,6 +28,7 @@ export const Vm = z.object({
   memoryMib: z.int(),
   rootDiskBytes: z.number().describe('apparent size of the root disk in bytes'),
   workDiskBytes: z.number().describe('apparent size of the work disk in bytes; 0 = no work disk'),
+  workDiskMount: z.string().describe('directory in the guest where the work disk is mounted'),
   address: z.string().describe('IPv4 address, fixed from creation to deletion'),
   mac: z.string(),
   nat: z.boolean().describe('whether the VM reaches the outside through the host'),
@@ -61,6 +62,12 @@ export const VmCreate = z.strictObject({
   memoryMib: z.int().min(64).optional(),
   rootDiskBytes: z.int().positive().optional().describe('grown from the image; never smaller than it'),
   workDiskBytes: z.int().nonnegative().optional().describe('0 for none'),
+  workMount: z.string().optional().describe('directory in the guest where the work disk is mounted'),
+  workDiskFrom: z
+    .string()
+    .min(1)
+    .optional()
+    .describe('name of a kept work disk, which moves, or path of a file, which is copied'),
   nat: z.boolean().optional(),
 });
 

@@ -1,4 +1,5 @@
 /** `banger daemon status`: whether the daemon runs, and how. It starts none. */
+import type { DaemonStatus } from '../../api/schemas.ts';
 import { formatDuration, formatSize } from '../../units.ts';
 import { defineCommand } from '../command.ts';
 import { describeSummary } from '../dns-text.ts';
@@ -17,6 +18,7 @@ export default defineCommand({
       ['operations', `${status.operations} running`],
       ['names', describeSummary(status.dns)],
       ['memory', formatSize(status.rssBytes)],
+      ['store', describeStore(status.store)],
       ['addresses', status.pool],
       ['socket', status.socket],
       ['state', status.stateDirectory],
@@ -24,3 +26,9 @@ export default defineCommand({
     return renderFields(fields, ctx.paint);
   },
 });
+
+function describeStore({ freeBytes, sizeBytes, state }: DaemonStatus['store']): string {
+  const room = `${formatSize(freeBytes)} of ${formatSize(sizeBytes)} free`;
+  const warnings = { ok: '', low: '; nearly full', full: '; too full to start a VM' };
+  return `${room}${warnings[state]}`;
+}

@@ -3,6 +3,7 @@
 import { viewDnsSummary } from '../../control/dns-view.ts';
 import type { Host } from '../../control/host.ts';
 import type { Names } from '../../control/names.ts';
+import { storeSpace } from '../../control/store-space.ts';
 import { formatSubnet } from '../../core/addresses.ts';
 import { VERSION } from '../../version.ts';
 import type { Handlers } from '../server.ts';
@@ -31,6 +32,7 @@ export function systemHandlers(host: Host, names: Names, actions: SystemActions)
         operations: host.operations.runningCount(),
         dns: viewDnsSummary(host.config, names),
         rssBytes: process.memoryUsage.rss(),
+        store: await storeSpace(host),
       };
     },
     shutdown: async () => {

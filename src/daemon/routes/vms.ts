@@ -115,7 +115,7 @@ export function vmHandlers(host: Host, supervisor: Supervisor): VmHandlers {
         run: async (progress) => {
           const force = query.force ?? false;
           if (force) supervisor.unwatch(vms.get(name).id);
-          return await deleteVm(host, name, force, progress);
+          return await deleteVm(host, name, { force, keepWorkDisk: query.keepWorkDisk ?? false }, progress);
         },
       });
     },

@@ -15,6 +15,7 @@ import type { Argv } from '../../system/runner.ts';
 import { type Check, type CheckOutcome, failed, ok } from '../check.ts';
 import type { PreflightContext } from '../context.ts';
 import { installAdvice } from '../fixes.ts';
+import { programName } from '../sudoers.ts';
 
 /** Bit of CAP_NET_ADMIN in /proc/PID/status; Linux: include/uapi/linux/capability.h. */
 const CAP_NET_ADMIN = 12n;
@@ -91,7 +92,7 @@ function isMissing(error: BangerError): boolean {
 async function refusedRules(context: PreflightContext, sudo: string): Promise<string[]> {
   const probes = await refusedProbes(context);
   if (probes.length > 0) return probes;
-  const commands = PRIVILEGED_COMMANDS.filter((command) => !command.onlyWithoutKvmAccess);
+  const commands = PRIVILEGED_COMMANDS.filter((command) => !command.onlyWithoutKvmAccess && !command.onlyForStoreImage);
   const refused = await Promise.all(
     commands.map(async (command) => {
       const argv = await exampleOf(command, context);
@@ -120,8 +121,10 @@ async function exampleOf({ program, args }: PrivilegedCommand, context: Prefligh
     run: context.config.paths.run,
     store: context.config.paths.store,
     cache: context.config.paths.cache,
+    state: context.config.paths.state,
+    loop: '0',
   };
-  const name = program === 'kill' || program === 'chown' ? program : context.config.programs[program];
+  const name = programName(program, context.config);
   const found = await findProgram(name, context.env);
   return [found.found ? found.path : name, ...fillArguments(args, (placeholder) => examples[placeholder]).split(' ')];
 }

@@ -1,0 +1,31 @@
+/** `banger disk list`: disks with the size guests see and what they take of the host. */
+import type { Disk } from '../../api/schemas.ts';
+import { formatSize } from '../../units.ts';
+import { defineCommand } from '../command.ts';
+import { renderTable } from '../output/table.ts';
+
+export default defineCommand({
+  positionals: ['[name]'],
+  completes: 'vm',
+  description: 'Disks are sparse: they take what was written to them. Blocks that clones share count for each clone.',
+  examples: ['disk list', 'disk list web', "disk ls --json | jq 'map(.allocatedBytes) | add'"],
+  run: (ctx, { args: { name } }) =>
+    name === undefined ? ctx.api.call('listDisks', {}) : ctx.api.call('showDisks', { params: { name } }),
+  print(disks, ctx) {
+    if (disks.length > 0) return renderDisks(disks, ctx.paint);
+    ctx.talk('No disks yet. They come with the first VM: banger run NAME');
+    return '';
+  },
+});
+
+export function renderDisks(disks: readonly Disk[], paint: Parameters<typeof renderTable>[2]): string {
+  const rows = disks.map((disk) => [
+    disk.vm ?? disk.name ?? '-',
+    disk.role,
+    formatSize(disk.apparentBytes),
+    formatSize(disk.allocatedBytes),
+    disk.mount ?? '-',
+    disk.path,
+  ]);
+  return renderTable(['NAME', 'DISK', 'SIZE', 'USED', 'IN THE GUEST', 'FILE'], rows, paint);
+}

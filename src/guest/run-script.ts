@@ -1,0 +1,37 @@
+/** A short script in a guest, with its exit status and what it said. */
+import type { SshConnection } from './ssh.ts';
+
+export interface ScriptResult {
+  /** null when a signal ended it or the connection was lost */
+  exitCode: number | null;
+  /** stdout and stderr in one text */
+  output: string;
+}
+
+/** Kept of what a script says: enough for any message, whatever the guest sends. */
+const MAX_OUTPUT_BYTES = 64 * 1024;
+
+/** Administrators' programs, whatever the guest's shell looks through. */
+const PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+/** Runs a POSIX sh script; ends without an exit status after `timeoutMs`, when the script goes on by itself. */
+export async function runScript(connection: SshConnection, script: string, timeoutMs: number): Promise<ScriptResult> {
+  const channel = await connection.exec(`${PATH}; export PATH\n${script}`);
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, timeoutMs);
+  let exitCode: number | null = null;
+  let output = '';
+  const gather = (chunk: Buffer) => {
+    if (output.length < MAX_OUTPUT_BYTES) output += chunk.toString('utf8');
+  };
+  channel.on('data', gather).stderr.on('data', gather);
+  channel.on('exit', (code: number | null) => {
+    exitCode = code;
+  });
+  channel.on('error', () => {}); // 'close' follows
+  channel.once('close', () => resolve());
+  channel.end();
+  await promise;
+  clearTimeout(timer);
+  return { exitCode, output: output.trim() };
+}
