@@ -1,5 +1,6 @@
 /** Every route of bangerd's HTTP API: one table that validates requests, types the client and becomes OpenAPI. */
 import { bundleRoutes } from './routes/bundle.ts';
+import { leftoverRoutes } from './routes/leftover.ts';
 import { operationRoutes } from './routes/operation.ts';
 import type { Route } from './routes/route.ts';
 import { systemRoutes } from './routes/system.ts';
@@ -10,6 +11,7 @@ export type { Route } from './routes/route.ts';
 export const contract = {
   ...systemRoutes,
   ...vmRoutes,
+  ...leftoverRoutes,
   ...operationRoutes,
   ...bundleRoutes,
 } as const satisfies Record<string, Route>;

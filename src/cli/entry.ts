@@ -18,6 +18,7 @@ export type Group = 'Daily commands' | 'Setting up and looking';
 /** What the first words of two-word commands are about. */
 export const NOUNS: Record<string, string> = {
   vm: 'Virtual machines',
+  trash: 'Deleted virtual machines that can still be had back',
   bundle: 'What virtual machines boot from',
   operation: 'Long actions: what runs now and what ran',
   daemon: 'bangerd, which owns the virtual machines',

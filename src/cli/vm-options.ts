@@ -1,6 +1,8 @@
 /** What `vm create` and `run` ask about a new VM, and the request made of it. */
-import type { VmCreate } from '../api/schemas.ts';
+import type { RestartPolicy, VmCreate } from '../api/schemas.ts';
 import type { OptionSpecs, OptionValues } from './command.ts';
+
+export const RESTART_POLICIES = ['never', 'on-failure', 'always'] as const satisfies RestartPolicy[];
 
 export const VM_OPTIONS = {
   image: { type: 'text', short: 'i', placeholder: 'name', help: 'bundle or image to make it from' },
@@ -9,6 +11,14 @@ export const VM_OPTIONS = {
   disk: { type: 'size', help: 'size of the root disk; at least that of the image' },
   workDisk: { type: 'size', orNone: true, help: 'size of the work disk mounted at /root; 0 or none for none' },
   nat: { type: 'off', help: 'keep it from reaching anything outside this host' },
+  autostart: { type: 'flag', help: 'start it whenever this host comes up' },
+  restart: {
+    type: 'text',
+    placeholder: 'policy',
+    choices: RESTART_POLICIES,
+    help: 'what to do when it ends by itself',
+    default: 'never',
+  },
 } as const satisfies OptionSpecs;
 
 export type VmOptionValues = OptionValues<typeof VM_OPTIONS>;
@@ -22,6 +32,9 @@ export function vmCreateRequest(name: string, options: VmOptionValues): VmCreate
     ...(options.disk === undefined ? {} : { rootDiskBytes: options.disk }),
     ...(options.workDisk === undefined ? {} : { workDiskBytes: options.workDisk }),
     ...(options.nat ? { nat: false } : {}),
+    ...(options.autostart ? { autostart: true } : {}),
+    // the parser takes none but these
+    ...(options.restart === undefined ? {} : { restartPolicy: options.restart as RestartPolicy }),
   };
 }
 
@@ -35,6 +48,11 @@ export function givenVmFlags(options: VmOptionValues): string[] {
     rootDiskBytes: '--disk',
     workDiskBytes: '--work-disk',
     nat: '--no-nat',
+    autostart: '--autostart',
+    restartPolicy: '--restart',
   };
   return Object.keys(given).map((key) => flags[key] ?? key);
 }
+
+/** Autostart is the daemon's doing: somebody has to start that one. */
+export const AUTOSTART_HINT = 'It starts with the host if the daemon does: banger daemon install';

@@ -8,6 +8,7 @@ import type { BootFiles } from '../preflight/context.ts';
 import type { ImageStore } from '../state/images.ts';
 import type { Ledger } from '../state/ledger.ts';
 import type { Settings } from '../state/settings.ts';
+import type { Trash } from '../state/trash.ts';
 import type { VmStore } from '../state/vms.ts';
 import type { Privileged } from '../system/privilege.ts';
 import type { Argv, Runner } from '../system/runner.ts';
@@ -32,6 +33,11 @@ export interface Log {
   error(facts: object, message: string): void;
 }
 
+export interface Health {
+  /** ids of VMs whose VMM lives and does not answer */
+  silent: Set<string>;
+}
+
 export interface Host {
   config: Config;
   /** user the daemon runs as */
@@ -43,11 +49,15 @@ export interface Host {
   /** Runs `work` in one transaction of the database. */
   atomically<T>(work: () => T): T;
   vms: VmStore;
+  /** deleted VMs that can still be had back */
+  trash: Trash;
   ledger: Ledger;
   images: ImageStore;
   settings: Settings;
   operations: Operations;
   network: HostNetwork;
+  /** what the daemon noticed about VMs that run */
+  health: Health;
   guests: GuestConnections;
   /** key pair banger logs in with */
   clientKey: SshKeyPair;

@@ -19,6 +19,7 @@ import { createImageStore } from '../state/images.ts';
 import { createLedger } from '../state/ledger.ts';
 import { createOperationStore } from '../state/operations.ts';
 import { createSettings, type Settings } from '../state/settings.ts';
+import { createTrash } from '../state/trash.ts';
 import { createVmStore } from '../state/vms.ts';
 import { withAdministratorPath } from '../system/host-facts.ts';
 import { createPrivileged } from '../system/privilege.ts';
@@ -86,11 +87,13 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     privileged,
     atomically: (work) => inTransaction(database, work),
     vms,
+    trash: createTrash(database),
     ledger,
     images: createImageStore(database),
     settings,
     operations: createOperations(operationStore, now),
     network: createHostNetwork({ config, runner, privileged, ledger, vms, pool, uid, table }),
+    health: { silent: new Set() },
     guests: createGuestConnections(clientKey.privateKey),
     clientKey,
     clientKeyFile,

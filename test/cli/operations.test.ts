@@ -319,7 +319,9 @@ describe('the other actions on VMs', () => {
     assert.equal((await cli('kill web', script)).stdout, 'web is stopped, hard\n');
     assert.match((await cli('restart web', script)).stdout, /^web is running again at 172\.30\.0\.2 /);
     assert.equal((await cli('rm web', script)).stdout, 'web is deleted\n');
-    assert.deepEqual(JSON.parse((await cli('rm web --json', script)).stdout), [{ name: 'web', deleted: true }]);
+    assert.deepEqual(JSON.parse((await cli('rm web --json', script)).stdout), [
+      { name: 'web', deleted: true, keptForMs: 0 },
+    ]);
   });
 
   it('pass --force and --timeout on', async () => {
