@@ -20,7 +20,10 @@ export interface Restarts {
   close(): void;
 }
 
-export function createRestarts(host: Host, start: (vm: VmRecord) => Promise<StartOutcome>): Restarts {
+/** What planning restarts needs of the host. */
+type RestartHost = Pick<Host, 'vms' | 'operations' | 'log' | 'now'>;
+
+export function createRestarts(host: RestartHost, start: (vm: VmRecord) => Promise<StartOutcome>): Restarts {
   const timers = new Map<string, NodeJS.Timeout>();
   let closed = false;
 

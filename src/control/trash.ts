@@ -10,13 +10,16 @@ import type { Host } from './host.ts';
 import type { Progress } from './operation.ts';
 import { releaseVm } from './release-vm.ts';
 
+/** What moving records needs of the host. */
+type TrashHost = Pick<Host, 'vms' | 'trash' | 'pool' | 'atomically'>;
+
 /** When a VM in the trash is thrown away, ISO 8601. */
 export function purgedAt(host: Pick<Host, 'config'>, { deletedAt }: Pick<TrashedVm, 'deletedAt'>): string {
   return new Date(Date.parse(deletedAt) + host.config.limits.trashForMs).toISOString();
 }
 
 /** Puts a VM that has been released into the trash: its name is free at once, its files stay where they are. */
-export function moveToTrash(host: Host, vm: VmRecord): void {
+export function moveToTrash(host: TrashHost & Pick<Host, 'now'>, vm: VmRecord): void {
   host.atomically(() => {
     host.trash.put({ ...vm, phase: 'stopped', failure: null, restarts: null }, host.now().toISOString());
     host.vms.remove(vm.id);
@@ -35,7 +38,7 @@ export interface RestoredVm {
  * @param as another name for it
  * @throws BangerError `not_found`, or `conflict` when a VM has the name
  */
-export function restoreVm(host: Host, wanted: string, as: string | undefined): RestoredVm {
+export function restoreVm(host: TrashHost, wanted: string, as: string | undefined): RestoredVm {
   const found = findTrashed(host, wanted);
   const name = as ?? found.vm.name;
   if (host.vms.find(name)) {
@@ -87,7 +90,7 @@ async function throwAway(host: Host, vm: VmRecord): Promise<void> {
   host.trash.remove(vm.id);
 }
 
-function findTrashed(host: Host, wanted: string): TrashedVm {
+function findTrashed(host: Pick<Host, 'trash'>, wanted: string): TrashedVm {
   const found = host.trash.list().find(({ vm }) => vm.name === wanted || vm.id === wanted);
   if (found) return found;
   throw new BangerError('not_found', `There is no deleted VM named "${wanted}".`, {
