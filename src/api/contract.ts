@@ -4,6 +4,7 @@ import { diskRoutes } from './routes/disk.ts';
 import { dnsRoutes } from './routes/dns.ts';
 import { eventRoutes } from './routes/event.ts';
 import { imageRoutes } from './routes/image.ts';
+import { leftoverRoutes } from './routes/leftover.ts';
 import { operationRoutes } from './routes/operation.ts';
 import type { Route } from './routes/route.ts';
 import { statsRoutes } from './routes/stats.ts';
@@ -16,6 +17,7 @@ export type { Route } from './routes/route.ts';
 export const contract = {
   ...systemRoutes,
   ...vmRoutes,
+  ...leftoverRoutes,
   ...operationRoutes,
   ...bundleRoutes,
   ...dnsRoutes,

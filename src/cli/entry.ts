@@ -18,6 +18,7 @@ export type Group = 'Daily commands' | 'Setting up and looking';
 /** What the first words of two-word commands are about. */
 export const NOUNS: Record<string, string> = {
   vm: 'Virtual machines',
+  trash: 'Deleted virtual machines that can still be had back',
   bundle: 'What virtual machines boot from',
   dns: 'Names of virtual machines',
   image: 'Root file systems to make virtual machines from',

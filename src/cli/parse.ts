@@ -68,7 +68,7 @@ export function parseCommand(command: Command, argv: readonly string[], options:
   parser.addHelpText('after', helpTail(command, options));
 
   try {
-    parser.parse(argv, { from: 'user' });
+    parser.parse(command.passThrough ? argv : argv.map((word) => switchWord(command, word)), { from: 'user' });
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     if (error.exitCode === 0) return { help };
@@ -94,6 +94,14 @@ export function usageError(error: CommanderError, helpCommand: string): BangerEr
   return new BangerError('invalid_input', `${message}.`, {
     hint: meant === undefined ? helpCommand : `Did you mean ${meant}? See: ${helpCommand}`,
   });
+}
+
+/** `--nat=false` as `--no-nat`, and `--nat=true` as `--nat`: what people write who know other tools. */
+function switchWord(command: Command, word: string): string {
+  const [, name = '', value = ''] = /^--([a-z-]+)=(true|yes|on|false|no|off)$/.exec(word) ?? [];
+  const key = Object.keys(command.options).find((each) => kebabCase(each) === name);
+  if (key === undefined || command.options[key]?.type !== 'switch') return word;
+  return /^(true|yes|on)$/.test(value) ? `--${name}` : offFlag(key);
 }
 
 /** The long flag of an option key: `workDisk` is `--work-disk`, and `--no-work-disk` when it turns something off. */

@@ -1,7 +1,9 @@
 /** What `vm create` and `run` ask about a new VM, and the request made of it. */
 import { resolve } from 'node:path';
-import type { VmCreate } from '../api/schemas.ts';
+import type { RestartPolicy, VmCreate } from '../api/schemas.ts';
 import type { OptionSpecs, OptionValues } from './command.ts';
+
+export const RESTART_POLICIES = ['never', 'on-failure', 'always'] as const satisfies RestartPolicy[];
 
 export const VM_OPTIONS = {
   image: { type: 'text', short: 'i', placeholder: 'name', help: 'bundle or image to make it from' },
@@ -12,6 +14,14 @@ export const VM_OPTIONS = {
   workMount: { type: 'text', placeholder: 'path', help: 'where the guest mounts the work disk', default: '/root' },
   workDiskFrom: { type: 'text', placeholder: 'name|file', help: 'use a kept work disk, or a copy of a file' },
   nat: { type: 'off', help: 'keep it from reaching anything outside this host' },
+  autostart: { type: 'flag', help: 'start it whenever this host comes up' },
+  restart: {
+    type: 'text',
+    placeholder: 'policy',
+    choices: RESTART_POLICIES,
+    help: 'what to do when it ends by itself',
+    default: 'never',
+  },
 } as const satisfies OptionSpecs;
 
 export type VmOptionValues = OptionValues<typeof VM_OPTIONS>;
@@ -27,6 +37,9 @@ export function vmCreateRequest(name: string, options: VmOptionValues): VmCreate
     ...(options.workMount === undefined ? {} : { workMount: options.workMount }),
     ...(options.workDiskFrom === undefined ? {} : { workDiskFrom: workDiskFrom(options.workDiskFrom) }),
     ...(options.nat ? { nat: false } : {}),
+    ...(options.autostart ? { autostart: true } : {}),
+    // the parser takes none but these
+    ...(options.restart === undefined ? {} : { restartPolicy: options.restart as RestartPolicy }),
   };
 }
 
@@ -47,6 +60,11 @@ export function givenVmFlags(options: VmOptionValues): string[] {
     workMount: '--work-mount',
     workDiskFrom: '--work-disk-from',
     nat: '--no-nat',
+    autostart: '--autostart',
+    restartPolicy: '--restart',
   };
   return Object.keys(given).map((key) => flags[key] ?? key);
 }
+
+/** Autostart is the daemon's doing: somebody has to start that one. */
+export const AUTOSTART_HINT = 'It starts with the host if the daemon does: banger daemon install';

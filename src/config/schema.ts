@@ -22,6 +22,8 @@ export interface Config {
     bootTimeoutMs: number;
     /** how long a guest may take to shut down before it is killed, in `ms` */
     stopTimeoutMs: number;
+    /** how long a deleted VM can be had back, in `ms`; 0 = not at all */
+    trashForMs: number;
   };
 }
 

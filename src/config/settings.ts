@@ -210,6 +210,12 @@ export const SETTINGS: SettingTree<Config> = {
       30_000,
       'How long a guest may take to shut down before it is killed',
     ),
+    trashForMs: always(
+      'limits.trash_for',
+      duration(0),
+      24 * 60 * 60_000,
+      'How long a deleted VM can be had back; `"0s"` deletes at once',
+    ),
   },
 };
 

@@ -1,10 +1,8 @@
 /** Creates a VM: its record, its address for life, its keys and its root disk. Nothing is started. */
 import { randomBytes } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
-import { totalmem } from 'node:os';
 import type { VmCreate } from '../api/schemas.ts';
 import { vmDefaults } from '../config/schema.ts';
-import { nextAddress } from '../core/addresses.ts';
 import { macFor, type VmRecord } from '../core/vm.ts';
 import { workMountProblem } from '../core/work-mount.ts';
 import { BangerError } from '../errors.ts';
@@ -14,9 +12,11 @@ import { cloneFile } from '../storage/clone.ts';
 import { readSuperblock } from '../storage/ext4.ts';
 import { vmFiles } from '../storage/layout.ts';
 import { formatSize, MIB } from '../units.ts';
+import { freeAddress } from './free-address.ts';
 import type { Host } from './host.ts';
 import { adoptWorkDisk, findWorkDisk, settleKept, type WorkDiskSource } from './keep-disk.ts';
 import type { Progress } from './operation.ts';
+import { requireHostMemory } from './vm-limits.ts';
 
 /** Smallest ext4 that is of any use as a work disk. */
 export const MIN_WORK_DISK_BYTES = 16 * MIB;
@@ -44,10 +44,7 @@ export async function createVm(
   signal.throwIfAborted();
 
   // no await between choosing the address and taking it: two creations cannot get the same one
-  const address = nextAddress(
-    host.pool,
-    host.vms.list().map((vm) => vm.address),
-  );
+  const address = freeAddress(host);
   const vm: VmRecord = {
     id: randomBytes(4).toString('hex'),
     name: request.name,
@@ -57,8 +54,8 @@ export async function createVm(
     address,
     mac: macFor(address),
     nat: request.nat ?? true,
-    autostart: false,
-    restartPolicy: 'never',
+    autostart: request.autostart ?? false,
+    restartPolicy: request.restartPolicy ?? 'never',
     hostKeyPrivate: hostKey.privateKey,
     hostKeyPublic: hostKey.publicKey,
     createdAt: host.now().toISOString(),
@@ -68,6 +65,8 @@ export async function createVm(
     vmm: null,
     bootTimeline: [],
     bootMs: null,
+    run: null,
+    restarts: null,
   };
   const files = vmFiles(host.config.paths.store, vm.id);
   host.atomically(() => {
@@ -144,14 +143,7 @@ async function decideShape(
       { hint: 'Leave --work-disk out, or ask for more.' },
     );
   }
-  const hostMib = Math.floor(totalmem() / MIB);
-  if (shape.memoryMib > hostMib) {
-    throw new BangerError(
-      'invalid_input',
-      `${request.name} cannot have ${shape.memoryMib} MiB of memory: this host has ${hostMib} MiB.`,
-      { hint: `Ask for less, for example --memory ${Math.max(128, Math.floor(hostMib / 2))}M` },
-    );
-  }
+  requireHostMemory(request.name, shape.memoryMib);
   if (shape.rootDiskBytes < image.bytes) {
     throw new BangerError(
       'invalid_input',

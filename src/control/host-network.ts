@@ -2,10 +2,11 @@
 import type { Config } from '../config/schema.ts';
 import { formatSubnet, gatewayOf, type Subnet } from '../core/addresses.ts';
 import { tapName, type VmRecord } from '../core/vm.ts';
+import { findDrift, type Link } from '../network/drift.ts';
 import { forwardingSetting, readSetting, writeSetting } from '../network/forwarding.ts';
-import { appliedTaps, applyRules, type FirewallMember, type GuestDns } from '../network/nftables.ts';
+import { applyRules, type FirewallMember, type GuestDns, readTable } from '../network/nftables.ts';
 import { addPoolRoute, deletePoolRoute, findUplink, otherPoolsInUse } from '../network/routes.ts';
-import { createTap, deleteTap, tapExists } from '../network/tap.ts';
+import { createTap, deleteTap, setUpTap, type Tap, tapExists } from '../network/tap.ts';
 import { HOST_OWNER, type Ledger } from '../state/ledger.ts';
 import type { VmStore } from '../state/vms.ts';
 import { createMutex } from '../system/mutex.ts';
@@ -19,8 +20,19 @@ export interface HostNetwork {
   mtu(): Promise<number>;
   /** Takes all of it away again; what is gone already is no error. */
   detach(vm: Pick<VmRecord, 'id'>): Promise<void>;
-  /** Makes the firewall agree with the VMs that are attached; returns whether it had to be changed. */
-  reassert(): Promise<boolean>;
+  /** Makes rules and routes agree with the VMs that are attached, whoever changed them; says what it put back. */
+  mend(): Promise<Mended>;
+  /** The same with what the host shares between VMs, which goes with the last of them. */
+  reassert(): Promise<Mended>;
+  /** Writes the rules anew: a VM's membership changed. */
+  rewrite(): Promise<void>;
+}
+
+/** What was not as it should be and is again. */
+export interface Mended {
+  rules: boolean;
+  /** taps whose route was put back */
+  routes: string[];
 }
 
 export interface HostNetworkDeps {
@@ -42,6 +54,8 @@ export interface HostNetworkDeps {
 /** Ethernet's usual payload; used when no uplink tells better. */
 const DEFAULT_MTU = 1500;
 
+const NOTHING_MENDED: Mended = { rules: false, routes: [] };
+
 export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   const { ip, nft, sysctl } = deps.config.programs;
   const { privileged, ledger } = deps;
@@ -55,15 +69,53 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
       .filter((vm) => vm.id !== leaving && ledger.of(vm.id).some((resource) => resource.kind === 'tap'))
       .map((vm) => ({ tap: tapName(vm.id), address: vm.address, nat: vm.nat }));
 
-  const writeRules = (leaving?: string) =>
-    applyRules(privileged, nft, {
+  /** the table as the kernel showed it after it was written; unknown to a daemon that has not written it yet */
+  let written: string | undefined;
+
+  async function writeRules(leaving?: string): Promise<void> {
+    written = undefined;
+    await applyRules(privileged, nft, {
       table: deps.table,
       members: members(leaving),
       vmToVm: deps.config.network.vmToVm,
       guestDns: deps.guestDns,
     });
-  // an earlier daemon may have written them by other settings
-  let trusted = false;
+  }
+
+  /** Whether the table had to be written: anybody may have flushed it, or only parts of it. */
+  async function mendRules(): Promise<boolean> {
+    const present = await readTable(privileged, nft, deps.table);
+    if (present !== undefined && present === written) return false;
+    // what stands there was either never compared or is not what was written
+    const first = written === undefined && present !== undefined;
+    await writeRules();
+    written = await readTable(privileged, nft, deps.table);
+    return !(first && present === written);
+  }
+
+  const tapOf = async (vm: Pick<VmRecord, 'id' | 'address' | 'mac'>): Promise<Tap> => ({
+    name: tapName(vm.id),
+    address: vm.address,
+    mac: vm.mac,
+    gateway: gatewayOf(deps.pool),
+    mtu: await mtu(),
+    ownerUid: deps.uid,
+  });
+
+  async function mendRoutes(): Promise<string[]> {
+    const links: Link[] = members();
+    const drift = await findDrift(links, pool);
+    if (drift.poolRouteLost) await addPoolRoute(privileged, ip, pool);
+    for (const { tap } of drift.lostRoutes) {
+      const vm = deps.vms.list().find(({ id }) => tapName(id) === tap);
+      if (vm) await setUpTap(privileged, ip, await tapOf(vm));
+    }
+    // whoever sets net.ipv4.ip_forward sets every device's own switch too
+    for (const { tap } of links) await writeSetting(privileged, sysctl, forwardingSetting(tap), '1', 'if-present');
+    return [...(drift.poolRouteLost ? [pool] : []), ...drift.lostRoutes.map(({ tap }) => tap)];
+  }
+
+  const mendAll = async (): Promise<Mended> => ({ rules: await mendRules(), routes: await mendRoutes() });
 
   async function enableForwarding(device: string): Promise<void> {
     const name = forwardingSetting(device);
@@ -108,14 +160,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
         ledger.record(vm.id, { kind: 'tap', name: tap });
         // the rules first: the device must never be up without its anti-spoof entry
         await writeRules();
-        await createTap(privileged, ip, {
-          name: tap,
-          address: vm.address,
-          mac: vm.mac,
-          gateway: gatewayOf(deps.pool),
-          mtu: await mtu(),
-          ownerUid: deps.uid,
-        });
+        await createTap(privileged, ip, await tapOf(vm));
         await writeSetting(privileged, sysctl, forwardingSetting(tap), '1');
         deps.onAttach?.();
       }),
@@ -132,20 +177,21 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
         if (members().length === 0) await releaseHost();
       }),
 
+    mend: () => mutex.run(async () => (members().length === 0 ? NOTHING_MENDED : await mendAll())),
+
     reassert: () =>
       mutex.run(async () => {
-        const wanted = members().map((member) => member.tap);
-        if (wanted.length === 0) {
+        if (members().length === 0) {
           await releaseHost();
-          return false;
+          return NOTHING_MENDED;
         }
-        const present = new Set(await appliedTaps(privileged, nft, deps.table));
         await claimHost();
-        const agrees = present.size === wanted.length && wanted.every((tap) => present.has(tap));
-        if (agrees && trusted) return false;
-        await writeRules();
-        trusted = true;
-        return !agrees;
+        return await mendAll();
+      }),
+
+    rewrite: () =>
+      mutex.run(async () => {
+        if (members().length > 0) await writeRules();
       }),
   };
 }

@@ -9,7 +9,7 @@ import type { ImageStore } from '../state/images.ts';
 import type { LayerStore } from '../state/layers.ts';
 import type { Ledger } from '../state/ledger.ts';
 import type { Settings } from '../state/settings.ts';
-import type { TrashedVms } from '../state/trashed-vms.ts';
+import type { Trash } from '../state/trash.ts';
 import type { VmStore } from '../state/vms.ts';
 import type { Privileged } from '../system/privilege.ts';
 import type { Argv, Runner } from '../system/runner.ts';
@@ -35,6 +35,11 @@ export interface Log {
   error(facts: object, message: string): void;
 }
 
+export interface Health {
+  /** ids of VMs whose VMM lives and does not answer */
+  silent: Set<string>;
+}
+
 export interface Host {
   config: Config;
   /** user the daemon runs as */
@@ -46,15 +51,18 @@ export interface Host {
   /** Runs `work` in one transaction of the database. */
   atomically<T>(work: () => T): T;
   vms: VmStore;
+  /** deleted VMs that can still be had back */
+  trash: Trash;
   ledger: Ledger;
   images: ImageStore;
   layers: LayerStore;
-  trashedVms: TrashedVms;
   settings: Settings;
   operations: Operations;
   /** what happened lately to VMs and operations */
   events: Events;
   network: HostNetwork;
+  /** what the daemon noticed about VMs that run */
+  health: Health;
   guests: GuestConnections;
   /** key pair banger logs in with */
   clientKey: SshKeyPair;

@@ -10,7 +10,7 @@ import { imageFiles } from '../storage/layout.ts';
 import type { Host } from './host.ts';
 
 /** What the catalogue needs of the host. */
-export type ImageHost = Pick<Host, 'config' | 'images' | 'vms' | 'layers' | 'trashedVms' | 'ledger' | 'atomically'>;
+export type ImageHost = Pick<Host, 'config' | 'images' | 'vms' | 'layers' | 'trash' | 'ledger' | 'atomically'>;
 
 /** Who cannot do without an image. */
 export interface ImageNeeds {
@@ -38,7 +38,11 @@ export function needsOf(host: ImageHost, image: Pick<ImageRecord, 'id' | 'name'>
     .list()
     .filter(({ base }) => base === image.name)
     .map(({ step }) => step);
-  return { vms, trashed: host.trashedVms.madeFrom(image.id), layers };
+  const trashed = host.trash
+    .list()
+    .filter(({ vm }) => vm.imageId === image.id)
+    .map(({ vm }) => vm.name);
+  return { vms, trashed, layers };
 }
 
 /** Every image, broken ones included. */

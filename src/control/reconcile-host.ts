@@ -1,4 +1,4 @@
-/** Brings records and host together: at daemon start everything, every 30 s what can drift. */
+/** Brings records and host together: at daemon start, and every 30 s what no operation is at. */
 import { reconcile, type SeenVm } from '../core/reconcile.ts';
 import type { VmRecord } from '../core/vm.ts';
 import { messageOf } from '../errors.ts';
@@ -24,42 +24,90 @@ const DESCRIBE_TIMEOUT_MS = 2000;
 /** A check of a disk that takes longer is waited for by whoever needs the disk. */
 const DISK_WORK_LIMIT_MS = 3000;
 
+export interface RecoveryActions {
+  /** The guest rebooted while nobody looked: start it again. */
+  startAgain(vm: VmRecord): void;
+  /** Its VMM had died; everything is freed, `vm` is the record as it was. */
+  failed(vm: VmRecord): void;
+}
+
 /** Recovers every VM after the daemon was away; VMs are handled side by side. */
-export async function reconcileHost(
-  host: Host,
-  supervisor: Supervisor,
-  startAgain: (vm: VmRecord) => void,
-): Promise<void> {
+export async function reconcileHost(host: Host, supervisor: Supervisor, actions: RecoveryActions): Promise<void> {
   await Promise.all(
     host.vms.list().map(async (vm) => {
       try {
-        await reconcileVm(host, supervisor, startAgain, vm);
+        await reconcileVm(host, supervisor, actions, vm);
         // after it: the disks of a VM that runs are left alone
-        if (await recoverRebase(host, vm, vm.phase)) startAgain(host.vms.get(vm.name));
+        if (await recoverRebase(host, vm, vm.phase)) actions.startAgain(host.vms.get(vm.name));
       } catch (error) {
         host.log.error({ vm: vm.name, error: messageOf(error) }, 'reconcile failed');
         host.vms.update(vm.id, { phase: 'failed', failure: `After the daemon's restart: ${messageOf(error)}` });
       }
     }),
   );
-  // entries whose VM is gone: a deletion that a crash cut in two
-  for (const { owner } of host.ledger.all()) {
-    if (owner === 'host' || host.vms.findById(owner)) continue;
-    await releaseVm(host, { id: owner, name: owner });
-    await discardVm(host, { id: owner });
-  }
+  await freeOwnerless(host);
   await sweepImages(host);
   // after the deletions: a disk that was being kept has its VM's name no more
   await forgetShared(host.config.paths.store);
   await host.network.reassert();
 }
 
-async function reconcileVm(
-  host: Host,
-  supervisor: Supervisor,
-  startAgain: (vm: VmRecord) => void,
-  vm: VmRecord,
-): Promise<void> {
+/**
+ * The same while the daemon works: whatever is neither as its record says nor being worked on. What an operation is
+ * at is left to it; what is found is put right as an operation, so that no other can come in between.
+ */
+export async function sweepHost(host: Host, supervisor: Supervisor, actions: RecoveryActions): Promise<void> {
+  for (const vm of host.vms.list()) {
+    if (host.operations.activeOn(vm.name) || !isOff(host, supervisor, vm)) continue;
+    const { id } = host.operations.start({
+      kind: 'vm.recover',
+      target: vm.name,
+      run: async () => await reconcileVm(host, supervisor, actions, vm),
+    });
+    await host.operations.finished(id);
+  }
+  // what an operation makes for something other than a VM may have no owner yet that is known here
+  if (host.operations.runningCount() === 0) await freeOwnerless(host);
+  await host.network.reassert();
+}
+
+function isOff(host: Host, supervisor: Supervisor, vm: VmRecord): boolean {
+  switch (vm.phase) {
+    case 'running':
+      return !supervisor.watches(vm.id);
+    case 'stopped':
+    case 'failed':
+      return host.ledger.of(vm.id).some(({ kind }) => kind !== 'directory');
+    default:
+      return true;
+  }
+}
+
+/** Entries whose VM is gone: a deletion that a crash cut in two. Of a VM in the trash, disks stay. */
+async function freeOwnerless(host: Host): Promise<void> {
+  for (const { owner, resource } of host.ledger.all()) {
+    if (owner === 'host' || host.vms.findById(owner)) continue;
+    const trashed = host.trash.has(owner);
+    if (trashed && resource.kind === 'directory') continue;
+    await releaseVm(host, { id: owner, name: owner });
+    if (!trashed) await discardVm(host, { id: owner });
+  }
+}
+
+/** Asks every VMM that should answer whether it does; the answer is shown with its VM. */
+export async function checkVmms(host: Host): Promise<void> {
+  await Promise.all(
+    host.vms.list().map(async (vm) => {
+      if (vm.phase !== 'running') return;
+      const state = await askVmm(vmmSocket(host.config.paths.run, vm.id));
+      if (host.vms.findById(vm.id)?.phase !== 'running') return;
+      if (state === 'started') host.health.silent.delete(vm.id);
+      else host.health.silent.add(vm.id);
+    }),
+  );
+}
+
+async function reconcileVm(host: Host, supervisor: Supervisor, actions: RecoveryActions, vm: VmRecord): Promise<void> {
   const rebased = host.ledger.of(vm.id).some(({ kind }) => kind === 'rebase');
   if (vm.phase === 'creating' || vm.phase === 'starting' || rebased) await clearInterruptedWork(host, vm);
   else await settleDiskWork(host, vm, DISK_WORK_LIMIT_MS);
@@ -71,19 +119,27 @@ async function reconcileVm(
       return;
     case 'release':
       await releaseVm(host, vm);
-      host.vms.update(vm.id, { phase: 'stopped', failure: null, startedAt: null, vmm: null });
+      host.vms.update(vm.id, {
+        phase: vm.phase === 'failed' ? 'failed' : 'stopped',
+        failure: vm.phase === 'failed' ? vm.failure : null,
+        startedAt: null,
+        vmm: null,
+        // an attempt that was interrupted is made again; the end of the host was no failure of the VM
+        restarts: vm.phase === 'running' ? null : vm.restarts,
+      });
       return;
     case 'fail': {
       const words = (await lastLines(vmFiles(host.config.paths.store, vm.id).vmmLog, 3)).join(' | ');
       await releaseVm(host, vm);
       const failure = `${action.because}.${words ? ` Its log ends with: ${words}` : ''}`;
       host.vms.update(vm.id, { phase: 'failed', failure, startedAt: null, vmm: null });
+      actions.failed(vm);
       return;
     }
     case 'start-again':
       await releaseVm(host, vm);
       host.vms.update(vm.id, { phase: 'stopped', startedAt: null, vmm: null });
-      startAgain(vm);
+      actions.startAgain(vm);
       return;
     case 'discard':
       await releaseVm(host, vm);
@@ -101,17 +157,17 @@ async function observe(host: Host, vm: VmRecord): Promise<SeenVm> {
   const bootId = recorded?.kind === 'vmm' ? recorded.identity?.bootId : undefined;
   return {
     vmmAlive,
-    guestStarted: vmmAlive && (await guestStarted(socketPath)),
+    vmm: vmmAlive ? await askVmm(socketPath) : 'unreachable',
     guestRebooted: !vmmAlive && (await vmmExitedCleanly(vmFiles(host.config.paths.store, vm.id).vmmLog)),
     hostRestarted: bootId !== undefined && bootId !== (await readBootId()),
   };
 }
 
-async function guestStarted(socketPath: string): Promise<boolean> {
+async function askVmm(socketPath: string): Promise<SeenVm['vmm']> {
   await using api = connectVmm(socketPath);
-  const state = await Promise.race([
-    api.describe().then((instance) => instance.state),
-    expiry(DESCRIBE_TIMEOUT_MS),
-  ]).catch(() => undefined);
-  return state === 'Running' || state === 'Paused';
+  const answer = api.describe().then(
+    ({ state }) => (state === 'Running' || state === 'Paused' ? 'started' : 'not-started'),
+    () => 'unreachable' as const,
+  );
+  return (await Promise.race([answer, expiry(DESCRIBE_TIMEOUT_MS)])) ?? 'silent';
 }

@@ -6,7 +6,7 @@ import { rm } from 'node:fs/promises';
 import type { VmRecord } from '../core/vm.ts';
 import { BangerError } from '../errors.ts';
 import { findVmm } from '../firecracker/launch.ts';
-import { endProcess } from '../system/processes.ts';
+import { endProcess, haltedBy } from '../system/processes.ts';
 import type { Host } from './host.ts';
 
 /** A VMM dies by SIGTERM at once; a wedged one gets no more than this before SIGKILL. */
@@ -18,6 +18,7 @@ const VMM_GRACE_MS = 3000;
  */
 export async function releaseVm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>): Promise<void> {
   void host.guests.drop(vm);
+  host.health.silent.delete(vm.id);
   for (const resource of host.ledger.of(vm.id)) {
     if (resource.kind === 'vmm') await endVmm(host, vm, resource.name);
   }
@@ -29,7 +30,8 @@ async function endVmm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>, socketPath:
   const identity = await findVmm(socketPath);
   if (identity) {
     const gone = await endProcess(identity, {
-      graceMs: VMM_GRACE_MS,
+      // one that is halted does not hear SIGTERM
+      graceMs: (await haltedBy(identity.pid)) === undefined ? VMM_GRACE_MS : 0,
       foreignKill: async (pid, signal) => {
         await host.privileged.run(['kill', `-${signal.slice(3)}`, String(pid)]);
       },

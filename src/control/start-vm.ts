@@ -87,6 +87,7 @@ export async function startVm(
       phase: 'running',
       startedAt: host.now().toISOString(),
       vmm: run.vmmKind,
+      run: { hostname: vm.name, vcpus: vm.vcpus, memoryMib: vm.memoryMib },
       bootTimeline: timeline.map(roundStep),
       bootMs: Math.round(performance.now() - began),
     });

@@ -6,7 +6,7 @@ import { findVmm } from '../firecracker/launch.ts';
 import { action } from '../firecracker/requests.ts';
 import { vmmSocket } from '../storage/layout.ts';
 import { sleep } from '../system/abort.ts';
-import { waitForEnd } from '../system/processes.ts';
+import { letGoOn, waitForEnd } from '../system/processes.ts';
 import { trimDisks } from './disk-work.ts';
 import type { Host } from './host.ts';
 import type { Progress } from './operation.ts';
@@ -35,9 +35,10 @@ export async function stopVm(
 ): Promise<VmRecord> {
   const vm = host.vms.get(name);
   const vmm = await findVmm(vmmSocket(host.config.paths.run, vm.id));
-  host.vms.update(vm.id, { phase: 'stopping' });
+  host.vms.update(vm.id, { phase: 'stopping', restarts: null });
   try {
     if (vmm && timeoutMs > 0) {
+      await letGoOn(vmm.pid); // a halted guest cannot shut down
       progress.step('ask-guest', 'asking the guest to shut down');
       await askGuest(host, vm, progress);
       progress.step('wait-for-guest', 'waiting for the guest to shut down');

@@ -2,7 +2,7 @@
 import type { VmRecord } from '../core/vm.ts';
 import { watchVmm } from '../firecracker/api.ts';
 import { followFile, lastLines, limitLog, readTail, stripControls } from '../firecracker/console.ts';
-import { describeExit } from '../firecracker/launch.ts';
+import { describeExit, findVmm } from '../firecracker/launch.ts';
 import { apparentBytes } from '../storage/disk.ts';
 import { vmFiles, vmmSocket } from '../storage/layout.ts';
 import { expiry } from '../system/abort.ts';
@@ -15,6 +15,7 @@ export interface Supervisor {
   watch(vm: VmRecord, ended?: DetachedProcess['ended']): void;
   /** Stops watching; the VM is being stopped on purpose. */
   unwatch(vmId: string): void;
+  watches(vmId: string): boolean;
   /** Cuts console logs that outgrew their limit. */
   limitLogs(): Promise<void>;
   close(): void;
@@ -25,6 +26,8 @@ export interface SupervisorActions {
   startAgain(vm: VmRecord): void;
   /** The guest powered itself off: finish the stop. */
   finishStop(vm: VmRecord): void;
+  /** The VMM died and everything is freed; `vm` is the record as it was while it ran. */
+  failed(vm: VmRecord): void;
 }
 
 /** The kernel's last words; printed whatever its log level (kernel/reboot.c, pr_emerg). */
@@ -32,6 +35,9 @@ const POWER_OFF = /reboot: (Power down|System halted)/;
 
 /** Longer than the last words, shorter than a boot: an earlier run's are in another file. */
 const LAST_WORDS_BYTES = 200;
+
+/** When a VMM is looked at again whose socket closed although it lives. */
+const LOOK_AGAIN_MS = 2000;
 
 /** How long after a socket closed the exit status of its process may take to arrive. */
 const EXIT_STATUS_WAIT_MS = 1000;
@@ -44,13 +50,20 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     watched.delete(vmId);
   };
 
-  async function onEnd(vm: VmRecord, ended: DetachedProcess['ended'] | undefined): Promise<void> {
-    unwatch(vm.id);
+  async function onEnd(vmId: string, ended: DetachedProcess['ended'] | undefined): Promise<void> {
+    unwatch(vmId);
     const exit = await Promise.race([ended, expiry(EXIT_STATUS_WAIT_MS)]);
     // an operation on the VM (stop, kill, delete) ended it and does the rest itself, or leaves it to us by failing
-    const active = host.operations.activeOn(vm.name);
+    const active = host.operations.activeOn(host.vms.findById(vmId)?.name ?? '');
     if (active) await host.operations.finished(active.id);
-    if (watched.has(vm.id) || host.vms.findById(vm.id)?.phase !== 'running') return;
+    const vm = host.vms.findById(vmId);
+    if (watched.has(vmId) || vm?.phase !== 'running') return;
+    if (!exit && (await findVmm(vmmSocket(host.config.paths.run, vmId)))) {
+      // a socket that closes is not a process that ends: whoever deleted its file, the guest goes on
+      await expiry(LOOK_AGAIN_MS);
+      if (!watched.has(vmId) && host.vms.findById(vmId)?.phase === 'running') watch(vm, ended);
+      return;
+    }
     const files = vmFiles(host.config.paths.store, vm.id);
     if (exit ? exit.code === 0 : await vmmExitedCleanly(files.vmmLog)) {
       host.log.info({ vm: vm.name }, 'the guest rebooted');
@@ -63,6 +76,7 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     host.log.warn({ vm: vm.name, failure }, 'VMM ended');
     await releaseVm(host, vm);
     host.vms.update(vm.id, { phase: 'failed', failure, startedAt: null, vmm: null });
+    actions.failed(vm);
   }
 
   async function followConsole(vm: VmRecord, consoleLog: string, signal: AbortSignal): Promise<void> {
@@ -74,27 +88,31 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
       if (!POWER_OFF.test(stripControls(tail))) continue;
       host.log.info({ vm: vm.name }, 'the guest powered off');
       unwatch(vm.id);
-      actions.finishStop(vm);
+      const current = host.vms.findById(vm.id); // it may have another name by now
+      if (current) actions.finishStop(current);
       return;
     }
   }
 
+  function watch(vm: VmRecord, ended?: DetachedProcess['ended']): void {
+    unwatch(vm.id);
+    const abort = new AbortController();
+    const stopWatching = watchVmm(vmmSocket(host.config.paths.run, vm.id), () => {
+      onEnd(vm.id, ended).catch((error) => host.log.error({ vm: vm.name, error: String(error) }, 'supervision failed'));
+    });
+    watched.set(vm.id, () => {
+      abort.abort();
+      stopWatching();
+    });
+    followConsole(vm, vmFiles(host.config.paths.store, vm.id).consoleLog, abort.signal).catch((error) =>
+      host.log.error({ vm: vm.name, error: String(error) }, 'the console cannot be followed'),
+    );
+  }
+
   return {
-    watch(vm, ended) {
-      unwatch(vm.id);
-      const abort = new AbortController();
-      const stopWatching = watchVmm(vmmSocket(host.config.paths.run, vm.id), () => {
-        onEnd(vm, ended).catch((error) => host.log.error({ vm: vm.name, error: String(error) }, 'supervision failed'));
-      });
-      watched.set(vm.id, () => {
-        abort.abort();
-        stopWatching();
-      });
-      followConsole(vm, vmFiles(host.config.paths.store, vm.id).consoleLog, abort.signal).catch((error) =>
-        host.log.error({ vm: vm.name, error: String(error) }, 'the console cannot be followed'),
-      );
-    },
+    watch,
     unwatch,
+    watches: (vmId) => watched.has(vmId),
     async limitLogs() {
       for (const vm of host.vms.list()) {
         if (!watched.has(vm.id)) continue;

@@ -4,8 +4,8 @@ import type { VmPhase } from './vm.ts';
 export interface SeenVm {
   /** a VMM process of this VM lives */
   vmmAlive: boolean;
-  /** its API says the guest was started */
-  guestStarted: boolean;
+  /** what its API says; `silent` when it takes the question and does not answer, as a halted process does */
+  vmm: 'started' | 'not-started' | 'silent' | 'unreachable';
   /** the VMM ended by itself because the guest rebooted */
   guestRebooted: boolean;
   /** the VM's process belonged to an earlier boot of the host */
@@ -34,9 +34,10 @@ export function reconcile(phase: VmPhase, seen: SeenVm): ReconcileAction {
     case 'stopping':
       return { do: 'release', because: 'its stop was interrupted' };
     case 'running':
-      if (seen.vmmAlive && seen.guestStarted) return { do: 'adopt' };
+      // a silent one may only be halted or busy: its guest's data is worth more than a clean picture
+      if (seen.vmmAlive && (seen.vmm === 'started' || seen.vmm === 'silent')) return { do: 'adopt' };
       if (seen.hostRestarted) return { do: 'release', because: 'the host was restarted' };
-      if (seen.vmmAlive) return { do: 'fail', because: 'the VMM lives but no longer answers' };
+      if (seen.vmmAlive) return { do: 'fail', because: 'the VMM lives but cannot be reached or has no guest' };
       if (seen.guestRebooted) return { do: 'start-again' };
       return { do: 'fail', because: 'the VMM ended while no daemon was there' };
     case 'stopped':

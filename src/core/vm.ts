@@ -15,6 +15,20 @@ export interface TimelineStep {
 /** What happens when a VM ends without being asked to. */
 export type RestartPolicy = 'never' | 'on-failure' | 'always';
 
+/** What a run was started with; the record may have been changed since. */
+export interface RunValues {
+  hostname: string;
+  vcpus: number;
+  memoryMib: number;
+}
+
+/** Automatic restarts since the VM last ran for a while. */
+export interface RestartState {
+  attempts: number;
+  /** ISO 8601, when the next one is due; null while one is under way */
+  nextAt: string | null;
+}
+
 export interface VmRecord {
   /** 8 hexadecimal digits, unchanged for the life of the VM */
   id: string;
@@ -54,6 +68,10 @@ export interface VmRecord {
   bootTimeline: TimelineStep[];
   /** `ms` from the start request to the first SSH login of the last start */
   bootMs: number | null;
+  /** what the last run was started with, null before the first one */
+  run: RunValues | null;
+  /** null when nothing was restarted since a person last started or stopped it */
+  restarts: RestartState | null;
 }
 
 /** Host network device of a VM; derived from the id so that a leftover can be traced. */

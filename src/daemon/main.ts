@@ -8,20 +8,14 @@ import { encodeFrame, FRAME } from '../api/exec-frames.ts';
 import { loadConfig } from '../config/load.ts';
 import { socketPath } from '../config/paths.ts';
 import type { Host } from '../control/host.ts';
-import type { Names } from '../control/names.ts';
 import { toProblem } from '../control/problem.ts';
-import { reconcileHost } from '../control/reconcile-host.ts';
-import { startVm } from '../control/start-vm.ts';
-import { stopVm } from '../control/stop-vm.ts';
-import { createSupervisor, type Supervisor } from '../control/supervisor.ts';
 import { createStatsSampler } from '../control/vm-stats.ts';
-import { viewVm } from '../control/vm-view.ts';
-import type { VmRecord } from '../core/vm.ts';
 import { asBangerError, BangerError, messageOf } from '../errors.ts';
 import { MAX_SOCKET_PATH_BYTES } from '../storage/layout.ts';
 import { expiry } from '../system/abort.ts';
 import type { Argv } from '../system/runner.ts';
 import { VERSION } from '../version.ts';
+import { createBackground } from './background.ts';
 import { takeDaemonLock } from './lock.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import { listenForScrapes } from './metrics-listener.ts';
@@ -30,15 +24,13 @@ import { diskHandlers } from './routes/disks.ts';
 import { dnsHandlers } from './routes/dns.ts';
 import { eventHandlers } from './routes/events.ts';
 import { imageHandlers } from './routes/images.ts';
+import { lifeHandlers } from './routes/life.ts';
 import { operationHandlers } from './routes/operations.ts';
 import { statsHandlers } from './routes/stats.ts';
 import { systemHandlers } from './routes/system.ts';
 import { serveExec, vmHandlers } from './routes/vms.ts';
 import { createServer } from './server.ts';
 import { createServices, type Services } from './services.ts';
-
-/** How often host and records are compared. */
-const RECONCILE_INTERVAL_MS = 30_000;
 
 /** What last answers get to leave when the daemon stops. */
 const FAREWELL_MS = 500;
@@ -77,21 +69,19 @@ async function serve(
   signal: AbortSignal,
 ): Promise<void> {
   const stop = new AbortController();
-  const supervisor = createSupervisor(host, {
-    startAgain: (vm) => startInBackground(host, supervisor, vm),
-    finishStop: (vm) => stopInBackground(host, supervisor, vm),
-  });
+  const background = createBackground(host, () => names.refresh());
   const sampler = createStatsSampler(host);
   using metrics = createMetrics(host, sampler);
   const server = createServer(
     {
-      ...vmHandlers(host, supervisor),
+      ...vmHandlers(host, background.supervisor),
+      ...lifeHandlers(host),
       ...operationHandlers(host),
       ...bundleHandlers(host),
       ...dnsHandlers(host, names),
       ...statsHandlers(host, sampler, metrics),
       ...eventHandlers(host),
-      ...imageHandlers(host, supervisor),
+      ...imageHandlers(host, background.supervisor),
       ...diskHandlers(host),
       ...systemHandlers(host, names, {
         startedAt: new Date(),
@@ -104,19 +94,19 @@ async function serve(
   const execConnections = acceptExec(server, host);
 
   // before the first client is served: what `banger ls` says must be true from the first answer on
-  await reconcileHost(host, supervisor, (vm) => startInBackground(host, supervisor, vm));
+  await background.recover();
   await names.start();
   await rm(socket, { force: true }); // we hold the lock, so whoever made this file is gone
   await server.listen({ path: socket });
   await using _scrapes = await openScrapes(host, metrics);
   log.info({ socket, version: VERSION }, 'bangerd is ready');
 
-  const timer = setInterval(() => void tick(host, names, supervisor), RECONCILE_INTERVAL_MS);
+  background.begin();
   await aborted(AbortSignal.any([signal, stop.signal]));
-  clearInterval(timer);
+  background.close();
   // actions first: their clients still get to hear how they ended
   await host.operations.shutdown();
-  supervisor.close();
+  background.supervisor.close();
   for (const connection of execConnections) connection.destroy();
   const closed = server.close();
   // a stream that follows something for ever would hold the server open
@@ -134,57 +124,6 @@ async function openScrapes({ config, log }: Host, metrics: Metrics): Promise<Asy
   } catch (error) {
     log.error({ error: messageOf(error) }, 'metrics are served on the socket only');
     return undefined;
-  }
-}
-
-async function tick(host: Host, names: Names, supervisor: Supervisor): Promise<void> {
-  try {
-    if (await host.network.reassert()) host.log.warn({}, 'the firewall table was gone or changed; written again');
-    names.refresh();
-    await supervisor.limitLogs();
-  } catch (error) {
-    host.log.error({ error: messageOf(error) }, 'reconcile failed');
-  }
-}
-
-function startInBackground(host: Host, supervisor: Supervisor, vm: VmRecord): void {
-  background(host, vm, () =>
-    host.operations.start({
-      kind: 'vm.start',
-      target: vm.name,
-      joinable: true,
-      run: async (progress, signal) => {
-        const started = await startVm(host, vm.name, host.config.limits.bootTimeoutMs, progress, signal);
-        supervisor.watch(started.vm, started.ended);
-        return viewVm(host, started.vm);
-      },
-    }),
-  );
-}
-
-function stopInBackground(host: Host, supervisor: Supervisor, vm: VmRecord): void {
-  background(host, vm, () =>
-    host.operations.start({
-      kind: 'vm.stop',
-      target: vm.name,
-      joinable: true,
-      run: async (progress, signal) => {
-        supervisor.unwatch(vm.id);
-        return viewVm(host, await stopVm(host, vm.name, 0, progress, signal));
-      },
-    }),
-  );
-}
-
-/** Nobody waits for these, so their failures go to the log; the VM's own record tells the user. */
-function background(host: Host, vm: VmRecord, begin: () => { id: string }): void {
-  try {
-    const { id } = begin();
-    void host.operations.finished(id).then((operation) => {
-      if (operation.error) host.log.warn({ vm: vm.name, error: operation.error.message }, `${operation.kind} failed`);
-    });
-  } catch (error) {
-    host.log.warn({ vm: vm.name, error: messageOf(error) }, 'not done: something else works on this VM');
   }
 }
 

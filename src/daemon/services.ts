@@ -23,7 +23,7 @@ import { createLayerStore } from '../state/layers.ts';
 import { createLedger } from '../state/ledger.ts';
 import { createOperationStore } from '../state/operations.ts';
 import { createSettings, type Settings } from '../state/settings.ts';
-import { createTrashedVms } from '../state/trashed-vms.ts';
+import { createTrash } from '../state/trash.ts';
 import { createVmStore } from '../state/vms.ts';
 import { withAdministratorPath } from '../system/host-facts.ts';
 import { createPrivileged } from '../system/privilege.ts';
@@ -100,14 +100,15 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     privileged,
     atomically: (work) => inTransaction(database, work),
     vms,
+    trash: createTrash(database),
     ledger,
     images,
     layers: createLayerStore(database),
-    trashedVms: createTrashedVms(database),
     settings,
     network: createHostNetwork({ config, runner, privileged, ledger, vms, pool, uid, table, guestDns, onAttach }),
     operations: createOperations(operationStore, now, events.operationChanged),
     events,
+    health: { silent: new Set() },
     guests: createGuestConnections(clientKey.privateKey),
     clientKey,
     clientKeyFile,

@@ -1,5 +1,6 @@
 /** Starts a VMM in a session of its own, so that it survives the daemon, and waits until its API answers. */
 import { access, constants, open, readFile, rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import { BangerError, systemCode } from '../errors.ts';
 import { expiry, sleep, throwIfCancelled } from '../system/abort.ts';
 import { pathExists } from '../system/files.ts';
@@ -103,6 +104,27 @@ export async function findVmm(socketPath: string): Promise<ProcessIdentity | und
     if (!(await isSudo(candidate.pid))) return candidate; // sudo waits as the parent of what it ran
   }
   return undefined;
+}
+
+/** Every VMM that serves a socket in this directory, whoever it belongs to. */
+export async function listVmms(directory: string): Promise<(ProcessIdentity & { socketPath: string })[]> {
+  const socketOf = (argv: readonly string[]) => {
+    const path = argv.includes(SOCKET_FLAG) ? argv[argv.indexOf(SOCKET_FLAG) + 1] : undefined;
+    return path !== undefined && dirname(path) === directory ? path : undefined;
+  };
+  const sockets = new Set<string>();
+  await findProcesses((argv) => {
+    const path = socketOf(argv);
+    if (path !== undefined) sockets.add(path);
+    return false;
+  });
+  const found = await Promise.all(
+    [...sockets].map(async (socketPath) => {
+      const identity = await findVmm(socketPath);
+      return identity ? [{ ...identity, socketPath }] : [];
+    }),
+  );
+  return found.flat();
 }
 
 export function describeExit({ code, signal }: { code: number | null; signal: string | null }): string {

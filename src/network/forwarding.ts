@@ -18,9 +18,19 @@ export async function readSetting(name: string): Promise<string | undefined> {
   }
 }
 
-/** Sets a kernel setting: directly as root, by `sysctl -w` through sudo otherwise. */
-export async function writeSetting(privileged: Privileged, sysctl: string, name: string, value: string): Promise<void> {
-  if ((await readSetting(name)) === value) return;
+/**
+ * Sets a kernel setting: directly as root, by `sysctl -w` through sudo otherwise.
+ * @param absent what to make of a setting that does not exist: an error unless `if-present`
+ */
+export async function writeSetting(
+  privileged: Privileged,
+  sysctl: string,
+  name: string,
+  value: string,
+  absent: 'error' | 'if-present' = 'error',
+): Promise<void> {
+  const before = await readSetting(name);
+  if (before === value || (before === undefined && absent === 'if-present')) return;
   if (process.geteuid?.() === 0) await writeFile(`/proc/sys/${name}`, value);
   else await privileged.run([sysctl, '-q', '-w', `${name}=${value}`]);
 }

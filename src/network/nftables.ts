@@ -96,12 +96,24 @@ export async function applyRules(privileged: Privileged, nft: string, rules: Fir
   }
 }
 
-/** Taps that the table in the kernel knows; empty when the table is absent. */
-export async function appliedTaps(privileged: Privileged, nft: string, table: string): Promise<string[]> {
-  const listed = await privileged.run([nft, '-j', 'list', 'set', 'inet', table, 'taps'], { okExits: [0, 1] });
-  if (listed.exitCode !== 0) return [];
-  const parsed = JSON.parse(listed.stdout) as { nftables: { set?: { elem?: unknown[] } }[] };
-  return parsed.nftables.flatMap((item) => item.set?.elem ?? []).filter((item) => typeof item === 'string');
+/**
+ * What the kernel has of the table, in a form that is the same text as long as nothing in it changes; undefined
+ * when there is no such table.
+ */
+export async function readTable(privileged: Privileged, nft: string, table: string): Promise<string | undefined> {
+  const listed = await privileged.run([nft, '-j', 'list', 'table', 'inet', table], { okExits: [0, 1] });
+  return listed.exitCode === 0 ? canonicalTable(listed.stdout) : undefined;
+}
+
+/** A listing without handles and version, which differ each time, and with the elements of sets in order. */
+export function canonicalTable(listing: string): string {
+  const { nftables } = JSON.parse(listing) as { nftables: object[] };
+  const items = nftables.filter((item) => !('metainfo' in item));
+  return JSON.stringify(items, (key, value) => {
+    if (key === 'handle') return undefined;
+    if (key !== 'elem' || !Array.isArray(value)) return value;
+    return value.map((element) => JSON.stringify(element)).sort();
+  });
 }
 
 function elements(values: string[]): string {

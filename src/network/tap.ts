@@ -42,10 +42,15 @@ export async function createTap(privileged: Privileged, ip: string, tap: Tap): P
       hint: 'See what is missing: banger doctor',
     });
   }
-  const addresses = ['address', 'add', `${tap.gateway}/32`, 'dev', tap.name] as const;
   // IPv6 is not routed to guests; without a link-local address nothing of the host answers on it either
   await privileged.run([ip, 'link', 'set', 'dev', tap.name, 'addrgenmode', 'none']);
-  await privileged.run([ip, ...addresses]);
+  await setUpTap(privileged, ip, tap);
+}
+
+/** Gives an existing device what it needs to carry packets; also one that others shut down or took parts from. */
+export async function setUpTap(privileged: Privileged, ip: string, tap: Tap): Promise<void> {
+  // exit 2 is "File exists": it has the address
+  await privileged.run([ip, 'address', 'add', `${tap.gateway}/32`, 'dev', tap.name], { okExits: [0, 2] });
   await privileged.run([ip, 'link', 'set', 'dev', tap.name, 'mtu', String(tap.mtu), 'up']);
   await privileged.run([ip, 'route', 'replace', `${tap.address}/32`, 'dev', tap.name, 'src', tap.gateway]);
   await privileged.run([

@@ -53,6 +53,8 @@ const MIGRATIONS: readonly string[] = [
    ALTER TABLE vms ADD COLUMN autostart INTEGER NOT NULL DEFAULT 0;
    ALTER TABLE vms ADD COLUMN restart_policy TEXT NOT NULL DEFAULT 'never';
    ALTER TABLE vms ADD COLUMN work_disk_mount TEXT NOT NULL DEFAULT '/root';
+   ALTER TABLE vms ADD COLUMN run TEXT;
+   ALTER TABLE vms ADD COLUMN restarts TEXT;
    CREATE INDEX vms_by_image ON vms (image_id);
    CREATE TABLE trash (
      id TEXT PRIMARY KEY,

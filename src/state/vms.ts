@@ -83,6 +83,8 @@ const COLUMNS: { [K in keyof VmRecord]: Column<VmRecord[K]> } = {
   vmm: orNull(text<NonNullable<VmRecord['vmm']>>('vmm')),
   bootTimeline: json('boot_timeline'),
   bootMs: orNull(number('boot_ms')),
+  run: orNull(json<NonNullable<VmRecord['run']>>('run')),
+  restarts: orNull(json<NonNullable<VmRecord['restarts']>>('restarts')),
 };
 
 const FIELDS = Object.keys(COLUMNS) as (keyof VmRecord)[];

@@ -66,7 +66,7 @@ export const PRIVILEGED_COMMANDS: readonly PrivilegedCommand[] = [
   { program: 'ip', args: 'route replace unreachable {pool} proto 119' },
   { program: 'ip', args: 'route delete unreachable {pool} proto 119' },
   { program: 'nft', args: '-f -' },
-  { program: 'nft', args: '-j list set inet {table} taps' },
+  { program: 'nft', args: '-j list table inet {table}' },
   { program: 'nft', args: '-j list ruleset' },
   { program: 'sysctl', args: '-q -w net/ipv4/conf/{tap}/forwarding={flag}' },
   { program: 'sysctl', args: '-q -w net/ipv4/conf/{uplink}/forwarding={flag}' },

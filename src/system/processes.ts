@@ -43,6 +43,29 @@ export async function isAlive(identity: ProcessIdentity): Promise<boolean> {
   return now?.startTicks === identity.startTicks;
 }
 
+/** The halted one (SIGSTOP, debugger) of a process and its children; undefined when all of them may run. */
+export async function haltedBy(pid: number): Promise<number | undefined> {
+  const children = (await readProcFile(pid, `task/${pid}/children`)) ?? '';
+  for (const each of [pid, ...children.split(' ').filter(Boolean).map(Number)]) {
+    const stat = await readProcFile(each, 'stat');
+    if (stat !== undefined && /^[Tt]$/.test(stat.charAt(stat.lastIndexOf(')') + 2))) return each;
+  }
+  return undefined;
+}
+
+/** Lets a process and its children go on that were halted; one that is not ours to signal stays as it is. */
+export async function letGoOn(pid: number): Promise<void> {
+  for (let halted = await haltedBy(pid), tries = 0; halted !== undefined && tries < 8; tries++) {
+    try {
+      process.kill(halted, 'SIGCONT');
+    } catch {
+      return; // root's, or gone
+    }
+    await sleep(POLL_MS);
+    halted = await haltedBy(pid);
+  }
+}
+
 /** Processes that have this exact text as one of their arguments, oldest first. */
 export function findProcessesByArgument(argument: string): Promise<ProcessIdentity[]> {
   return findProcesses((argv) => argv.includes(argument));

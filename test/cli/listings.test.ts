@@ -89,6 +89,9 @@ describe('vm show', () => {
     tap: 'bgr0a1b2c3d',
     consoleLog: '/s/web/console.log',
     vmmLog: '/s/web/vmm.log',
+    pending: null,
+    current: null,
+    restarts: null,
     bootTimeline: [
       { step: 'clone-root-disk', startedMs: 0, durationMs: 100 },
       { step: 'create-tap', startedMs: 0, durationMs: 40 },
@@ -108,6 +111,8 @@ image        debian-bookworm
 address      172.30.0.2, reaches nothing outside this host
 processors   1
 memory       1 GiB
+autostart    no
+restart      never
 created      2026-01-02T03:04:05.000Z
 run by       fcqemu, process 4711
 device       bgr0a1b2c3d, MAC 06:00:ac:1e:00:02

@@ -3,11 +3,13 @@ import { describe, it } from 'node:test';
 import { type ReconcileAction, reconcile, type SeenVm } from '../../src/core/reconcile.ts';
 import type { VmPhase } from '../../src/core/vm.ts';
 
-const nothingSeen: SeenVm = { vmmAlive: false, guestStarted: false, guestRebooted: false, hostRestarted: false };
+const nothingSeen: SeenVm = { vmmAlive: false, vmm: 'unreachable', guestRebooted: false, hostRestarted: false };
 
 const table: [title: string, phase: VmPhase, seen: Partial<SeenVm>, expected: ReconcileAction['do']][] = [
-  ['a running VM whose VMM lives is adopted', 'running', { vmmAlive: true, guestStarted: true }, 'adopt'],
-  ['a VMM that no longer answers fails its VM', 'running', { vmmAlive: true }, 'fail'],
+  ['a running VM whose VMM lives is adopted', 'running', { vmmAlive: true, vmm: 'started' }, 'adopt'],
+  ['a VMM that is halted or busy is adopted', 'running', { vmmAlive: true, vmm: 'silent' }, 'adopt'],
+  ['a VMM without a guest fails its VM', 'running', { vmmAlive: true, vmm: 'not-started' }, 'fail'],
+  ['a VMM that cannot be reached fails its VM', 'running', { vmmAlive: true }, 'fail'],
   ['a VMM that died fails its VM', 'running', {}, 'fail'],
   ['a host restart is nobody’s failure', 'running', { hostRestarted: true }, 'release'],
   ['a guest that rebooted is started again', 'running', { guestRebooted: true }, 'start-again'],
@@ -17,8 +19,8 @@ const table: [title: string, phase: VmPhase, seen: Partial<SeenVm>, expected: Re
     { guestRebooted: true, hostRestarted: true },
     'release',
   ],
-  ['an interrupted start is undone', 'starting', { vmmAlive: true, guestStarted: true }, 'release'],
-  ['an interrupted stop is finished', 'stopping', { vmmAlive: true, guestStarted: true }, 'release'],
+  ['an interrupted start is undone', 'starting', { vmmAlive: true, vmm: 'started' }, 'release'],
+  ['an interrupted stop is finished', 'stopping', { vmmAlive: true, vmm: 'started' }, 'release'],
   ['an interrupted creation is discarded', 'creating', {}, 'discard'],
   ['a stopped VM is left alone', 'stopped', {}, 'nothing'],
   ['a failed VM is left alone', 'failed', {}, 'nothing'],

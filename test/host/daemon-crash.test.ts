@@ -152,7 +152,7 @@ describe('a host whose daemon is killed', { skip: hostSkip('setpriv') }, () => {
     await host.daemon();
     assert.equal((await host.vm('web')).state, 'stopped');
     await host.assertQuiet('of a stop');
-    const deletion = await host.client.call('deleteVm', { params: { name: 'web' } });
+    const deletion = await host.client.call('deleteVm', { params: { name: 'web' }, query: { now: true } });
     await killAt(deletion.id, 'delete-disks', 0);
     await host.daemon();
     assert.deepEqual(await host.vms(), []);

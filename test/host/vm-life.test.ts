@@ -39,8 +39,19 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
       assert.match(await host.ok('start', 'web', 'db'), /web is running at 10\.\d+\.0\.2/);
       const [db, web] = JSON.parse(await host.ok('ls', '--json'));
       assert.deepEqual(Object.keys(web), [
-        ...['id', 'name', 'state', 'failure', 'image', 'vcpus', 'memoryMib', 'rootDiskBytes', 'workDiskBytes'],
-        ...['address', 'mac', 'nat', 'createdAt', 'startedAt', 'vmm', 'pid'],
+        ...[
+          'id',
+          'name',
+          'state',
+          'failure',
+          'problem',
+          'image',
+          'vcpus',
+          'memoryMib',
+          'rootDiskBytes',
+          'workDiskBytes',
+        ],
+        ...['address', 'mac', 'nat', 'autostart', 'restartPolicy', 'createdAt', 'startedAt', 'vmm', 'pid'],
       ]);
       assert.deepEqual([db.name, db.vcpus, db.nat, db.workDiskBytes], ['db', 2, false, 0]);
       assert.deepEqual([web.name, web.state, web.memoryMib, web.nat], ['web', 'running', 256, true]);
@@ -250,6 +261,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
     it('come back by themselves after a reboot in the guest', LIMIT, async () => {
       const bootId = 'cat /proc/sys/kernel/random/boot_id';
       const before = await host.guest('web', bootId);
+      await host.settled('web'); // systemctl reaches a systemd that has opened its bus, and fails before
       await host.soon('web', 'systemctl reboot');
       await until('it has left', async () => (await host.vm('web')).state !== 'running', 60_000);
       await until('it is back', async () => (await host.vm('web')).state === 'running');
@@ -257,6 +269,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
     });
 
     it('are stopped after a poweroff in the guest', LIMIT, async () => {
+      await host.settled('db');
       await host.soon('db', 'systemctl poweroff');
       await until('it is stopped', async () => (await host.vm('db')).state === 'stopped', 60_000);
       const { pid, failure } = await host.vm('db');
@@ -313,7 +326,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
       const { directory } = await host.vm('web');
       const following = host.begin(['logs', 'web', '-f']);
       await following.says(/handover/);
-      assert.match(await host.ok('rm', 'web', 'db'), /web is deleted/);
+      assert.match(await host.ok('rm', '--now', 'web', 'db'), /web is deleted/);
       await assert.rejects(stat(directory), /ENOENT/);
       assert.equal((await following.ended).status, 0, 'there is nothing more to follow');
       assert.deepEqual(JSON.parse(await host.ok('ls', '--json')), []);

@@ -196,7 +196,7 @@ describe('checks of rights', () => {
     const { context, script } = await testMachine(t, { uid: 1000 });
     await script('sudo', "echo 'sudo: a password is required' >&2; exit 1");
     const result = await failed('privilege', context);
-    assert.match(result.detail, /without a password: ip link delete dev bgr-00000000; nft -j list set/);
+    assert.match(result.detail, /without a password: ip link delete dev bgr-00000000; nft -j list table/);
     assert.equal(result.fix, 'banger doctor --sudoers | sudo install -m 0440 /dev/stdin /etc/sudoers.d/banger');
   });
 

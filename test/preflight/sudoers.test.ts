@@ -4,7 +4,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { macFor } from '../../src/core/vm.ts';
-import { appliedTaps, applyRules } from '../../src/network/nftables.ts';
+import { applyRules, readTable } from '../../src/network/nftables.ts';
 import { addPoolRoute, deletePoolRoute } from '../../src/network/routes.ts';
 import { createTap } from '../../src/network/tap.ts';
 import { knowsRegularExpressions, renderSudoers, type SudoersRequest } from '../../src/preflight/sudoers.ts';
@@ -105,7 +105,7 @@ describe('renderSudoers', () => {
     await addPoolRoute(privileged, 'ip', '172.30.0.0/16');
     await deletePoolRoute(privileged, 'ip', '172.30.0.0/16');
     await applyRules(privileged, 'nft', { table: 'banger', members: [], vmToVm: true });
-    await appliedTaps(privileged, 'nft', 'banger');
+    await readTable(privileged, 'nft', 'banger');
     assert.ok(commands.length >= 10);
     for (const command of commands) {
       const [program = '', ...args] = command.split(' ');

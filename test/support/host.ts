@@ -231,7 +231,8 @@ export class TestHost {
     let left: string[];
     try {
       const names = (await this.run(['ls', '--names'])).stdout.split('\n').filter(Boolean);
-      if (names.length > 0) await this.run(['rm', '--force', ...names]);
+      if (names.length > 0) await this.run(['rm', '--force', '--now', ...names]);
+      await this.run(['trash', 'empty']);
       await this.run(['daemon', 'stop']);
       left = await this.leftovers({ daemonRuns: false });
     } finally {
@@ -323,7 +324,8 @@ export class TestHost {
   }
 
   async #orphanDirectories(store: string): Promise<string[]> {
-    const known = new Set((await this.vms()).map(({ id }) => id));
+    const trashed = await this.client.call('listTrash', {});
+    const known = new Set([...(await this.vms()), ...trashed].map(({ id }) => id));
     return (await listDirectory(store)).filter((id) => !known.has(id)).map((id) => `directory of no VM ${id}`);
   }
 

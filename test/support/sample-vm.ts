@@ -26,6 +26,8 @@ export function sampleVm(changes: Partial<VmRecord> = {}): VmRecord {
     vmm: null,
     bootTimeline: [],
     bootMs: null,
+    run: null,
+    restarts: null,
     ...changes,
   };
 }

@@ -11,6 +11,8 @@ export const VmName = z
 
 export const VmState = z.enum(['creating', 'stopped', 'starting', 'running', 'stopping', 'paused', 'failed']);
 
+export const RestartPolicy = z.enum(['never', 'on-failure', 'always']);
+
 /** One step of a start, in the order they ended. */
 export const TimelineStep = z.object({
   step: z.string().describe('step name, e.g. `wait-for-ssh`'),
@@ -23,6 +25,7 @@ export const Vm = z.object({
   name: VmName,
   state: VmState,
   failure: z.string().nullable().describe('why the state is `failed`, in a sentence'),
+  problem: z.string().nullable().describe('what is wrong with a VM that runs, and what helps; null when nothing is'),
   image: z.string().describe('bundle or image the VM was made from'),
   vcpus: z.int(),
   memoryMib: z.int(),
@@ -32,6 +35,8 @@ export const Vm = z.object({
   address: z.string().describe('IPv4 address, fixed from creation to deletion'),
   mac: z.string(),
   nat: z.boolean().describe('whether the VM reaches the outside through the host'),
+  autostart: z.boolean().describe('whether the daemon starts it after a boot of the host'),
+  restartPolicy: RestartPolicy.describe('what happens when it ends without being asked to'),
   createdAt: z.iso.datetime(),
   startedAt: z.iso.datetime().nullable().describe('when the current run began; null when not running'),
   vmm: z.string().nullable().describe('`firecracker` or `fcqemu` while it runs'),
@@ -51,6 +56,19 @@ export const VmDetail = Vm.extend({
   tap: z.string().describe('host network device while it runs'),
   consoleLog: z.string(),
   vmmLog: z.string(),
+  pending: z
+    .object({ hostname: z.string(), vcpus: z.int(), memoryMib: z.int() })
+    .partial()
+    .nullable()
+    .describe('values that count from the next start on; the current run has others'),
+  current: z
+    .object({ hostname: z.string(), vcpus: z.int(), memoryMib: z.int() })
+    .nullable()
+    .describe('what the current run was started with; null when it does not run'),
+  restarts: z
+    .object({ attempts: z.int(), nextAt: z.iso.datetime().nullable() })
+    .nullable()
+    .describe('automatic restarts since it last ran for a minute, and when the next one is due'),
   bootTimeline: z.array(TimelineStep).describe('steps of the last start, up to the first SSH login'),
   bootMs: z.number().nullable().describe('milliseconds from the start request to the first SSH login'),
 });
@@ -69,6 +87,38 @@ export const VmCreate = z.strictObject({
     .optional()
     .describe('name of a kept work disk, which moves, or path of a file, which is copied'),
   nat: z.boolean().optional(),
+  autostart: z.boolean().optional().describe('whether the daemon starts it after a boot of the host; default false'),
+  restartPolicy: RestartPolicy.optional().describe('what happens when it ends without being asked to; default `never`'),
+});
+
+export const VmSet = z.strictObject({
+  vcpus: z.int().min(1).max(32).optional(),
+  memoryMib: z.int().min(64).optional(),
+  nat: z.boolean().optional(),
+  autostart: z.boolean().optional(),
+  restartPolicy: RestartPolicy.optional(),
+  dryRun: z.boolean().optional().describe('only say what would change'),
+});
+
+/** Result of the operation that sets a VM's values. */
+export const VmSetResult = z.object({
+  vm: Vm,
+  changes: z.array(
+    z.object({
+      setting: z.enum(['vcpus', 'memoryMib', 'nat', 'autostart', 'restartPolicy']),
+      from: z.union([z.number(), z.boolean(), z.string()]),
+      to: z.union([z.number(), z.boolean(), z.string()]),
+      applies: z.enum(['now', 'at-next-start']),
+    }),
+  ),
+});
+
+export const VmRename = z.strictObject({ name: VmName.describe('the new name') });
+
+/** Result of the operation that renames a VM. */
+export const VmRenameResult = z.object({
+  vm: Vm,
+  hostname: z.enum(['now', 'at-next-start']).describe('when the guest calls itself by the new name'),
 });
 
 export const VmStart = z.strictObject({
@@ -104,6 +154,10 @@ export type TimelineStep = z.infer<typeof TimelineStep>;
 export type Vm = z.infer<typeof Vm>;
 export type VmDetail = z.infer<typeof VmDetail>;
 export type VmCreate = z.infer<typeof VmCreate>;
+export type VmSet = z.infer<typeof VmSet>;
+export type VmSetResult = z.infer<typeof VmSetResult>;
+export type VmRenameResult = z.infer<typeof VmRenameResult>;
+export type RestartPolicy = z.infer<typeof RestartPolicy>;
 export type VmStart = z.infer<typeof VmStart>;
 export type VmStop = z.infer<typeof VmStop>;
 export type SshAccess = z.infer<typeof SshAccess>;

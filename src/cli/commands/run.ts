@@ -3,7 +3,7 @@ import type { Vm } from '../../api/schemas.ts';
 import { formatDuration } from '../../units.ts';
 import { defineCommand } from '../command.ts';
 import { perform } from '../operations.ts';
-import { givenVmFlags, VM_OPTIONS, vmCreateRequest } from '../vm-options.ts';
+import { AUTOSTART_HINT, givenVmFlags, VM_OPTIONS, vmCreateRequest } from '../vm-options.ts';
 
 export default defineCommand({
   positionals: ['name'],
@@ -35,6 +35,7 @@ export default defineCommand({
     const vm = result as Vm;
     ctx.say(`${name} is running at ${vm.address} (${formatDuration(performance.now() - begun)})`);
     if (!existing) ctx.talk(`Log in with: banger ssh ${name}`);
+    if (!existing && options.autostart) ctx.talk(AUTOSTART_HINT);
     return vm;
   },
 });

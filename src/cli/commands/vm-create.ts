@@ -2,7 +2,7 @@
 import type { Vm } from '../../api/schemas.ts';
 import { defineCommand } from '../command.ts';
 import { perform } from '../operations.ts';
-import { VM_OPTIONS, vmCreateRequest } from '../vm-options.ts';
+import { AUTOSTART_HINT, VM_OPTIONS, vmCreateRequest } from '../vm-options.ts';
 
 export default defineCommand({
   positionals: ['name'],
@@ -17,6 +17,7 @@ export default defineCommand({
     const body = vmCreateRequest(args.name, options);
     const { result } = await perform(ctx, `create ${args.name}`, () => ctx.api.call('createVm', { body }));
     ctx.say(`${args.name} is created; start it with: banger start ${args.name}`);
+    if (options.autostart) ctx.talk(AUTOSTART_HINT);
     return result as Vm;
   },
 });

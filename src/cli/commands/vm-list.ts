@@ -28,6 +28,7 @@ export default defineCommand({
   },
   print(vms, ctx, options) {
     if (options.names) return vms.map(({ name }) => name).join('\n');
+    for (const { name, problem } of vms) if (problem !== null) ctx.warn(`${name}: ${problem}`);
     if (vms.length > 0) return renderVms(vms, ctx.paint, Date.now());
     ctx.talk('No VMs yet. Make one with: banger run NAME');
     return '';
@@ -37,7 +38,9 @@ export default defineCommand({
 export function renderVms(vms: readonly Vm[], paint: Paint, now: number): string {
   const rows = vms.map((vm) => [
     vm.name,
-    { text: vm.state, paint: (text: string) => paint(STATE_COLOURS[vm.state], text) },
+    vm.problem === null
+      ? { text: vm.state, paint: (text: string) => paint(STATE_COLOURS[vm.state], text) }
+      : { text: `${vm.state} (!)`, paint: (text: string) => paint('red', text) },
     vm.address,
     String(vm.vcpus),
     formatSize(vm.memoryMib * MIB),

@@ -14,17 +14,39 @@ export default defineCommand({
   print: (vm, ctx) => renderVm(vm, ctx.paint, Date.now()),
 });
 
+/** The value of the current run, and the one that waits for the next. */
+function pendingText(vm: VmDetail, key: 'vcpus' | 'memoryMib', show: (value: number) => string): string {
+  const pending = vm.pending?.[key];
+  if (pending === undefined || vm.current === null) return show(vm[key]);
+  return `${show(vm.current[key])}, ${show(pending)} from the next start on`;
+}
+
+function restartsOf({ restarts }: VmDetail, now: number): string | undefined {
+  if (restarts === null) return undefined;
+  const { attempts, nextAt } = restarts;
+  if (nextAt === null) return `attempt ${attempts}`;
+  return `attempt ${attempts} in ${formatDuration(Math.max(0, Date.parse(nextAt) - now))}`;
+}
+
 function renderVm(vm: VmDetail, paint: Paint, now: number): string {
   const uptime = vm.startedAt === null ? undefined : formatDuration(Math.max(now - Date.parse(vm.startedAt), 0));
   const fields: [string, string | undefined][] = [
     ['name', vm.name],
     ['id', vm.id],
     ['state', vm.failure === null ? vm.state : `${vm.state}: ${vm.failure}`],
+    ['problem', vm.problem ?? undefined],
+    ['restarts', restartsOf(vm, now)],
     ['uptime', uptime],
     ['image', vm.image],
     ['address', vm.nat ? vm.address : `${vm.address}, reaches nothing outside this host`],
-    ['processors', String(vm.vcpus)],
-    ['memory', formatSize(vm.memoryMib * MIB)],
+    ['processors', pendingText(vm, 'vcpus', String)],
+    ['memory', pendingText(vm, 'memoryMib', (mib) => formatSize(mib * MIB))],
+    [
+      'host name',
+      vm.pending?.hostname === undefined ? undefined : `${vm.current?.hostname}, ${vm.name} from the next start on`,
+    ],
+    ['autostart', vm.autostart ? 'yes, with the host' : 'no'],
+    ['restart', vm.restartPolicy],
     ['created', vm.createdAt],
     ['run by', vm.vmm === null ? undefined : `${vm.vmm}${vm.pid === null ? '' : `, process ${vm.pid}`}`],
     ['device', vm.pid === null ? undefined : `${vm.tap}, MAC ${vm.mac}`],

@@ -12,7 +12,7 @@ import type { Progress } from '../../control/operation.ts';
 import { startVm } from '../../control/start-vm.ts';
 import { killVm, requireRunning, stopVm } from '../../control/stop-vm.ts';
 import type { Supervisor } from '../../control/supervisor.ts';
-import { viewVm, viewVmDetail } from '../../control/vm-view.ts';
+import { viewVm, viewVmDetail, viewVmNow } from '../../control/vm-view.ts';
 import { BangerError } from '../../errors.ts';
 import { followFile, lastLines, stripControls } from '../../firecracker/console.ts';
 import { apparentBytes } from '../../storage/disk.ts';
@@ -50,7 +50,7 @@ export function vmHandlers(host: Host, supervisor: Supervisor): VmHandlers {
   };
 
   return {
-    listVms: async () => vms.list().map((vm) => viewVm(host, vm)),
+    listVms: async () => await Promise.all(vms.list().map((vm) => viewVmNow(host, vm))),
     showVm: async ({ params }) => await viewVmDetail(host, vms.get(params.name)),
     createVm: async ({ body }) =>
       operations.start({
@@ -64,7 +64,11 @@ export function vmHandlers(host: Host, supervisor: Supervisor): VmHandlers {
         kind: 'vm.start',
         target: name,
         joinable: true,
-        run: (progress, signal) => start(name, body.timeoutMs, progress, signal),
+        run: async (progress, signal) => {
+          // whoever starts it by hand begins a new count of restarts
+          vms.update(vms.get(name).id, { restarts: null });
+          return await start(name, body.timeoutMs, progress, signal);
+        },
       });
     },
     stopVm: async ({ params: { name }, body }) => {
@@ -115,7 +119,8 @@ export function vmHandlers(host: Host, supervisor: Supervisor): VmHandlers {
         run: async (progress) => {
           const force = query.force ?? false;
           if (force) supervisor.unwatch(vms.get(name).id);
-          return await deleteVm(host, name, { force, keepWorkDisk: query.keepWorkDisk ?? false }, progress);
+          const { now = false, keepWorkDisk = false } = query;
+          return await deleteVm(host, name, { force, now, keepWorkDisk }, progress);
         },
       });
     },

@@ -66,7 +66,7 @@ async function refusedProbes(context: PreflightContext): Promise<string[]> {
   const { ip, nft, sysctl } = context.config.programs;
   const probes: Argv[] = [
     [ip, 'link', 'delete', 'dev', SAMPLE_TAP],
-    [nft, '-j', 'list', 'set', 'inet', context.table, 'taps'],
+    [nft, '-j', 'list', 'table', 'inet', context.table],
     [sysctl, '-q', '-w', `net/ipv4/conf/${SAMPLE_TAP}/forwarding=1`],
   ];
   const refused = await Promise.all(

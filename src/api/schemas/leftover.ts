@@ -1,0 +1,42 @@
+/** Bodies about deleted VMs and about what belongs to nobody. */
+import { z } from 'zod';
+import { Vm, VmName } from './vm.ts';
+
+export const TrashedVm = z.object({
+  id: z.string(),
+  name: VmName,
+  image: z.string(),
+  address: z.string().describe('kept for it as long as the pool has others'),
+  deletedAt: z.iso.datetime(),
+  purgedAt: z.iso.datetime().describe('when it is thrown away for good'),
+  diskBytes: z.number().describe('bytes its disks take on the host'),
+});
+
+export const Undelete = z.strictObject({ as: VmName.optional().describe('another name for it') });
+
+export const UndeletedVm = z.object({
+  vm: Vm,
+  lostAddress: z.string().nullable().describe('the address it had, when another VM has that one now'),
+});
+
+export const TrashEmpty = z.strictObject({
+  names: z.array(z.string().min(1)).optional().describe('names or ids; all without any'),
+});
+
+export const Gc = z.strictObject({
+  dryRun: z.boolean().optional().describe('only say what there is'),
+  disks: z.boolean().optional().describe('also disks of VMs of which there is no record'),
+});
+
+/** Result of a garbage collection: one element for each thing found. */
+export const Garbage = z.object({
+  kind: z.enum(['ledger', 'directory', 'socket', 'vmm', 'tap']),
+  name: z.string(),
+  whose: z.string().describe('whose it was, or why it is left alone'),
+  verdict: z.enum(['free', 'ask', 'leave']).describe('`ask` takes data with it; `leave` is not ours to touch'),
+  freed: z.boolean(),
+});
+
+export type TrashedVm = z.infer<typeof TrashedVm>;
+export type UndeletedVm = z.infer<typeof UndeletedVm>;
+export type Garbage = z.infer<typeof Garbage>;

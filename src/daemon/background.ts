@@ -1,0 +1,204 @@
+/** What the daemon does without being asked: supervision, restarts, autostart, and keeping the host as it should be. */
+
+import { sampleClocks, stepGuestClocks } from '../control/guest-clock.ts';
+import type { Host } from '../control/host.ts';
+import { checkVmms, type RecoveryActions, reconcileHost, sweepHost } from '../control/reconcile-host.ts';
+import { createRestarts, type StartOutcome } from '../control/restarts.ts';
+import { startVm } from '../control/start-vm.ts';
+import { stopVm } from '../control/stop-vm.ts';
+import { createSupervisor, type Supervisor } from '../control/supervisor.ts';
+import { purgeTrash } from '../control/trash.ts';
+import { viewVm } from '../control/vm-view.ts';
+import { type ClockSample, findJump } from '../core/clock.ts';
+import { toAutostart } from '../core/restart.ts';
+import { tapName, type VmRecord } from '../core/vm.ts';
+import { messageOf } from '../errors.ts';
+import { tapExists } from '../network/tap.ts';
+import { haltedBy, readBootId } from '../system/processes.ts';
+
+/** How often host and records are compared. */
+const SWEEP_INTERVAL_MS = 30_000;
+
+/** How often what others can take away is looked at while VMs run; rules that were flushed are back within 5 s. */
+const WATCH_INTERVAL_MS = 4000;
+
+/** Key of the boot of this host for which VMs were started. */
+const AUTOSTARTED_BOOT = 'autostarted-boot';
+
+export interface Background {
+  supervisor: Supervisor;
+  /** Recovers what an earlier daemon left; before the first client is served. */
+  recover(): Promise<void>;
+  /** Begins the work that goes on until `close`. */
+  begin(): void;
+  /** Begins nothing any more; supervision goes on until operations have ended. */
+  close(): void;
+}
+
+/** @param onSweep what else is to be compared at each sweep */
+export function createBackground(host: Host, onSweep: () => void): Background {
+  const supervisor = createSupervisor(host, {
+    startAgain: (vm) => inBackground(vm, () => restarts.startNow(vm)),
+    finishStop: (vm) => inBackground(vm, () => finishStop(vm)),
+    failed: (vm) => restarts.ended(vm, 'failure'),
+  });
+  const restarts = createRestarts(host, startInBackground);
+  const recovery: RecoveryActions = {
+    startAgain: (vm) => inBackground(vm, () => restarts.startNow(vm)),
+    failed: (vm) => restarts.ended(vm, 'failure'),
+  };
+  const timers: NodeJS.Timeout[] = [];
+  /** VMs whose VMM was halted when it was last looked at */
+  const halted = new Set<string>();
+  let clocks: ClockSample | undefined;
+  let closed = false;
+
+  /** Not awaited by anybody: what goes wrong is logged, and the next sweep looks again. */
+  function inBackground(vm: Pick<VmRecord, 'name'>, work: () => Promise<unknown>): void {
+    work().catch((error) => host.log.error({ vm: vm.name, error: messageOf(error) }, 'background action failed'));
+  }
+
+  async function startInBackground({ id }: VmRecord): Promise<StartOutcome> {
+    const name = host.vms.findById(id)?.name;
+    if (name === undefined) return 'cancelled';
+    const active = host.operations.activeOn(name);
+    // the one that found out that it must be started
+    if (active?.kind === 'vm.recover') await host.operations.finished(active.id);
+    const operation = host.operations.start({
+      kind: 'vm.start',
+      target: name,
+      joinable: true,
+      run: async (progress, signal) => {
+        const started = await startVm(host, name, host.config.limits.bootTimeoutMs, progress, signal);
+        supervisor.watch(started.vm, started.ended);
+        return viewVm(host, started.vm);
+      },
+    });
+    const { state } = await host.operations.finished(operation.id);
+    return state === 'succeeded' ? 'running' : state === 'cancelled' ? 'cancelled' : 'failed';
+  }
+
+  /** The guest powered off by itself: its VMM is ended, and its policy decides whether that is all. */
+  async function finishStop(vm: VmRecord): Promise<void> {
+    const operation = host.operations.start({
+      kind: 'vm.stop',
+      target: vm.name,
+      joinable: true,
+      run: async (progress, signal) => {
+        supervisor.unwatch(vm.id);
+        return viewVm(host, await stopVm(host, vm.name, 0, progress, signal));
+      },
+    });
+    // a stop that a person asked for first is theirs
+    const { state } = await host.operations.finished(operation.id);
+    if (!operation.joined && state === 'succeeded') restarts.ended(vm, 'poweroff');
+  }
+
+  /** After a boot of the host, once: a VM that a person stopped since then stays stopped. */
+  async function autostart(): Promise<void> {
+    const current = await readBootId();
+    const due = toAutostart(host.vms.list(), { current, handled: host.settings.get(AUTOSTARTED_BOOT) });
+    for (const vm of due) {
+      if (closed) return; // the next daemon begins again
+      host.log.info({ vm: vm.name }, 'started with the host');
+      await restarts
+        .startNow(vm)
+        .catch((error) => host.log.error({ vm: vm.name, error: messageOf(error) }, 'autostart'));
+    }
+    if (!closed) host.settings.set(AUTOSTARTED_BOOT, current);
+  }
+
+  async function watch(): Promise<void> {
+    const running = host.vms.list().filter((vm) => vm.phase === 'running');
+    await watchClocks(running);
+    if (running.length === 0) return;
+    const mended = await host.network.mend();
+    if (mended.rules) host.log.warn({}, 'the packet rules were gone or changed; written again');
+    if (mended.routes.length > 0) host.log.warn({ routes: mended.routes }, 'routes were gone; put back');
+    for (const vm of running) await watchDevice(vm);
+  }
+
+  async function watchClocks(running: readonly VmRecord[]): Promise<void> {
+    const now = await sampleClocks();
+    const jump = clocks && findJump(clocks, now, WATCH_INTERVAL_MS);
+    clocks = now;
+    if (jump) host.log.info(jump, jump.kind === 'slept' ? 'the host slept' : 'this process was held up');
+    const wake = jump ? [...running] : [];
+    for (const vm of running) {
+      const vmm = host.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
+      const pid = vmm?.kind === 'vmm' ? vmm.identity?.pid : undefined;
+      if (pid !== undefined && (await haltedBy(pid)) !== undefined) halted.add(vm.id);
+      else if (halted.delete(vm.id) && !jump) wake.push(vm);
+    }
+    // a guest may take long to answer; nothing here waits for it
+    if (wake.length > 0)
+      void stepGuestClocks(
+        host,
+        wake.filter((vm) => !halted.has(vm.id)),
+      );
+  }
+
+  /** A deleted device cannot be put back under a VMM: a new run gets a new one, if the VM's policy wants that. */
+  async function watchDevice(vm: VmRecord): Promise<void> {
+    if (vm.restartPolicy === 'never' || host.operations.activeOn(vm.name)) return;
+    if (!host.ledger.of(vm.id).some(({ kind }) => kind === 'tap') || (await tapExists(tapName(vm.id)))) return;
+    if (host.operations.activeOn(vm.name) || host.vms.findById(vm.id)?.phase !== 'running') return;
+    host.log.warn({ vm: vm.name }, 'its network device is gone; it is restarted');
+    inBackground(vm, async () => {
+      const operation = host.operations.start({
+        kind: 'vm.stop',
+        target: vm.name,
+        joinable: true,
+        run: async (progress, signal) => {
+          supervisor.unwatch(vm.id);
+          return viewVm(host, await stopVm(host, vm.name, host.config.limits.stopTimeoutMs, progress, signal));
+        },
+      });
+      const { state } = await host.operations.finished(operation.id);
+      if (!operation.joined && state === 'succeeded') await restarts.startNow(vm);
+    });
+  }
+
+  async function sweep(): Promise<void> {
+    await sweepHost(host, supervisor, recovery);
+    await checkVmms(host);
+    onSweep();
+    await supervisor.limitLogs();
+    for (const name of await purgeTrash(host))
+      host.log.info({ vm: name }, 'deleted for good, its time in the trash is over');
+  }
+
+  /** One round at a time: a slow one leaves out those that would have begun meanwhile. */
+  function every(intervalMs: number, what: string, work: () => Promise<void>): void {
+    let busy = false;
+    timers.push(
+      setInterval(async () => {
+        if (busy) return;
+        busy = true;
+        try {
+          await work();
+        } catch (error) {
+          host.log.error({ error: messageOf(error) }, `${what} failed`);
+        } finally {
+          busy = false;
+        }
+      }, intervalMs),
+    );
+  }
+
+  return {
+    supervisor,
+    recover: () => reconcileHost(host, supervisor, recovery),
+    begin() {
+      restarts.resume();
+      autostart().catch((error) => host.log.error({ error: messageOf(error) }, 'autostart failed'));
+      every(WATCH_INTERVAL_MS, 'watching the host', watch);
+      every(SWEEP_INTERVAL_MS, 'reconcile', sweep);
+    },
+    close() {
+      for (const timer of timers) clearInterval(timer);
+      closed = true;
+      restarts.close();
+    },
+  };
+}
