@@ -18,7 +18,7 @@ export default defineCommand({
     zone: { type: 'text', placeholder: 'ZONE', help: 'zone the name may end with', default: 'the configured one' },
   },
   description: 'ssh runs it as its ProxyCommand where `banger ssh-config --install` said so. It starts no VM.',
-  examples: ['ssh-proxy web', 'ssh-config  # shows how it is used'],
+  examples: ['ssh-proxy web'],
   async run(ctx, { args, options }) {
     const zone = options.zone ?? (await loadConfig({ env: ctx.host.env, uid: ctx.host.uid })).config.dns.zone;
     // the daemon writes down the VM's host key on the way, which ssh looks up after this connection is open
