@@ -104,9 +104,11 @@ describe('dns setup', () => {
   });
 
   it('changes nothing with --dry-run or --script, and nothing where there is nothing to take back', async () => {
-    assert.equal((await cli('dns setup --dry-run', { planDns: () => plan })).stdout, plan.text);
-    assert.equal((await cli('dns setup --script', { planDns: () => plan })).stdout, plan.script);
+    const unchanged = (stdout: string) => ({ status: 0, stdout, stderr: '' });
+    assert.deepEqual(await cli('dns setup --dry-run', { planDns: () => plan }), unchanged(plan.text));
+    assert.deepEqual(await cli('dns setup -n', { planDns: () => plan }), unchanged(plan.text));
+    assert.deepEqual(await cli('dns setup --script', { planDns: () => plan }), unchanged(plan.script));
     const nothing = { ...plan, summary: 'No setup was found.', steps: [], text: 'No setup was found.\n' };
-    assert.equal((await cli('dns setup --undo', { planDns: () => nothing })).stdout, 'No setup was found.\n');
+    assert.deepEqual(await cli('dns setup --undo', { planDns: () => nothing }), unchanged(nothing.text));
   });
 });
