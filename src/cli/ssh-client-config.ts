@@ -90,8 +90,9 @@ function withoutInclude(text: string, ours: string): string {
   }
 }
 
+/** Unlike the values of other options, ssh takes this path as it stands. */
 function includeLine(ours: string): string {
-  return `Include ${configValue(ours)}`;
+  return `Include ${quoted(ours)}`;
 }
 
 async function readText(path: string): Promise<string | undefined> {
@@ -118,8 +119,11 @@ async function replaceText(path: string, text: string): Promise<void> {
 }
 
 function configValue(value: string): string {
-  const literal = value.replaceAll('%', '%%');
-  return /[\s"#]/.test(literal) ? `"${literal.replaceAll('"', '\\"')}"` : literal;
+  return quoted(value.replaceAll('%', '%%'));
+}
+
+function quoted(value: string): string {
+  return /[\s"#]/.test(value) ? `"${value.replaceAll('"', '\\"')}"` : value;
 }
 
 function shellWord(word: string): string {

@@ -10,12 +10,14 @@ import type { HostResolver } from '../../src/dns/resolver-detect.ts';
 import {
   applyPlan,
   directFiles,
+  isDone,
   isSetUp,
   planSetup,
   planUndo,
   privilegedFiles,
   proveLookup,
   renderPlan,
+  renderScript,
   setUpResolver,
 } from '../../src/dns/resolver-setup.ts';
 import { scriptedRunner } from '../support/scripted-runner.ts';
@@ -207,6 +209,40 @@ run    systemctl restart systemd-resolved.service
     const complaints = `${stdout}${stderr}`.split('\n').filter((line) => /banger-vm-dns\.service/.test(line));
     const ours = complaints.filter((line) => !/not executable|not found|Failed to locate|cannot be found/i.test(line));
     assert.deepEqual(ours, []);
+  });
+});
+
+describe('a plan as a script', () => {
+  it('does the same when a shell runs it, and stops at the first command that fails', async (t) => {
+    const root = await tempDir(t);
+    const content = '# one\nit\'s $HOME "and" `more`\n';
+    const path = join(root, 'a dir', 'file');
+    const script = renderScript({
+      summary: 'For a test.',
+      steps: [
+        { do: 'write', path, content },
+        { do: 'run', argv: ['false'], optional: true },
+        { do: 'run', argv: ['touch', join(root, "it's there")] },
+        { do: 'run', argv: ['false'] },
+        { do: 'remove', path },
+      ],
+    });
+    await assert.rejects(promisify(execFile)('sh', ['-c', script]));
+    assert.equal(await readFile(path, 'utf8'), content);
+    assert.equal((await stat(path)).mode & 0o777, 0o644);
+    assert.ok(existsSync(join(root, "it's there")));
+    const undo = renderScript({ summary: 'Back.', steps: [{ do: 'remove', path }] });
+    await promisify(execFile)('sh', ['-c', undo]);
+    assert.equal(existsSync(path), false);
+  });
+
+  it('is known to be done when every file is as the plan has it', async (t) => {
+    const root = await tempDir(t);
+    const plan = planSetup(DNSMASQ, ROUTE);
+    assert.equal(await isDone({ root }, plan), false);
+    await applyPlan(plan, { runner: willing(), files: directFiles(root) });
+    assert.equal(await isDone({ root }, plan), true);
+    assert.equal(await isDone({ root }, planSetup(DNSMASQ, { ...ROUTE, port: 1 })), false);
   });
 });
 

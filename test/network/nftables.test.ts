@@ -31,6 +31,16 @@ describe('renderRules', () => {
     assert.match(renderRules({ table: 'banger', members: [web], vmToVm: false }), /iifname @taps oifname @taps drop/);
   });
 
+  it('leads DNS queries of VMs to another port, which nobody else reaches', () => {
+    const guestDns = { gateway: '172.30.0.1', port: 42_053 };
+    const text = renderRules({ table: 'banger', members: [web], vmToVm: true, guestDns });
+    for (const protocol of ['udp', 'tcp']) {
+      assert.ok(text.includes(`iifname @taps ip daddr 172.30.0.1 ${protocol} dport 53 dnat ip to 172.30.0.1:42053\n`));
+      assert.ok(text.includes(`iifname != @taps ip daddr 172.30.0.1 ${protocol} dport 42053 drop\n`));
+    }
+    assert.doesNotMatch(renderRules({ table: 'banger', members: [web], vmToVm: true }), /dnat|42053/);
+  });
+
   it('is taken by nft for any set of members', async (t) => {
     const runner = createRunner();
     const check = (text: string) => runner.run(['nft', '--check', '-f', '-'], { input: text });
@@ -48,7 +58,8 @@ describe('renderRules', () => {
     const members = fc.uniqueArray(member, { maxLength: 8, selector: (each) => each.tap });
     await fc.assert(
       fc.asyncProperty(members, fc.boolean(), async (list, vmToVm) => {
-        await check(renderRules({ table: 'banger_test', members: list, vmToVm }));
+        const guestDns = vmToVm ? { gateway: '172.30.0.1', port: 42_053 } : undefined;
+        await check(renderRules({ table: 'banger_test', members: list, vmToVm, guestDns }));
       }),
       { numRuns: 15 },
     );

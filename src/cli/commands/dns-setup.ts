@@ -6,7 +6,7 @@ import { perform } from '../operations.ts';
 export default defineCommand({
   options: {
     undo: { type: 'flag', help: 'take back what an earlier setup wrote' },
-    'dry-run': { type: 'flag', short: 'n', help: 'print what would change, and change nothing' },
+    dryRun: { type: 'flag', short: 'n', help: 'print what would change, and change nothing' },
     script: { type: 'flag', help: 'print the same as a shell script for root, and change nothing' },
   },
   description:
@@ -16,7 +16,7 @@ export default defineCommand({
   async run(ctx, { options }) {
     const plan = await ctx.api.call('planDns', { query: { undo: options.undo } });
     if (options.script) return plan.script;
-    if (options['dry-run']) return plan;
+    if (options.dryRun) return plan;
     ctx.say(plan.text.trimEnd());
     if (plan.steps.length === 0) return unchanged(plan.summary);
     const label = options.undo ? 'dns setup --undo' : 'dns setup';

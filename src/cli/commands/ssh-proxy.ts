@@ -18,7 +18,7 @@ export default defineCommand({
     zone: { type: 'text', placeholder: 'ZONE', help: 'zone the name may end with', default: 'the configured one' },
   },
   description: 'ssh runs it as its ProxyCommand where `banger ssh-config --install` said so. It starts no VM.',
-  examples: ['ssh-proxy web'],
+  examples: ['ssh-proxy web', 'ssh-proxy web.lab --zone lab'],
   async run(ctx, { args, options }) {
     const zone = options.zone ?? (await loadConfig({ env: ctx.host.env, uid: ctx.host.uid })).config.dns.zone;
     // the daemon writes down the VM's host key on the way, which ssh looks up after this connection is open
@@ -44,7 +44,7 @@ async function carry(host: Host, address: string, port: number, name: string): P
     const why = limit.aborted ? `no answer within ${CONNECT_MS / 1000} s` : messageOf(error);
     throw new BangerError('guest_failed', `${name} cannot be reached on ${address} port ${port}: ${why}.`, {
       cause: error,
-      hint: `See what the guest says: banger logs ${name.split('.')[0]}`,
+      hint: `banger logs ${name.split('.')[0]}`,
     });
   }
   // an ssh that has gone away is no error, and neither is a guest that has

@@ -78,10 +78,11 @@ async function download(name: string, root: string): Promise<void> {
   await rm(partial, { recursive: true, force: true });
   await mkdir(partial, { recursive: true });
   const options = { cwd: partial, timeout: TIMEOUT_MS };
-  const simulated = await run('apt-get', ['-y', '--no-install-recommends', '--print-uris', 'install', name], options);
-  const files = [...simulated.stdout.matchAll(/^'[^']+' (\S+)_[^_]+_[^_]+\.deb /gm)].map((match) => match[1] ?? '');
-  if (files.length === 0) throw new Error('apt-get names no packages');
-  await run('apt-get', ['download', ...files], options);
+  // simulated: a list of addresses to download from would lack what lies in apt's cache already
+  const simulated = await run('apt-get', ['-s', '--no-install-recommends', 'install', name], options);
+  const needed = [...simulated.stdout.matchAll(/^Inst (\S+) /gm)].map((match) => match[1] ?? '');
+  if (needed.length === 0) throw new Error('apt-get names no packages');
+  await run('apt-get', ['download', ...needed], options);
   for (const file of await readdir(partial)) {
     if (file.endsWith('.deb')) await run('dpkg', ['-x', file, partial], options);
   }
