@@ -75,7 +75,11 @@ export function renderTop(state: TopState, size: ScreenSize, paint: Paint): stri
   const cells = shown.map((row) => COLUMNS.map((column) => column.text(row)));
   // as wide as the widest of all VMs, so that scrolling moves no column
   const widths = COLUMNS.map((column, index) =>
-    Math.max(column.title.length + (column.key ? 1 : 0), ...rows.map((row) => column.text(row).length), (titles[index] ?? '').length),
+    Math.max(
+      column.title.length + (column.key ? 1 : 0),
+      ...rows.map((row) => column.text(row).length),
+      (titles[index] ?? '').length,
+    ),
   );
   const line = (texts: readonly string[]) =>
     clip(texts.map((text, index) => text.padEnd(widths[index] ?? 0)).join('  '), size.columns);
