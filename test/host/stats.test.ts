@@ -1,7 +1,9 @@
 /** Statistics, ports, metrics and events of a VM that really works, writes and listens. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Event, VmPort, VmStats } from '../../src/api/schemas.ts';
+import { readProcessTree } from '../../src/system/process-stats.ts';
 import { MIB } from '../../src/units.ts';
 import { hostSkip, TestHost, until } from '../support/host.ts';
 
@@ -41,9 +43,17 @@ describe('statistics of a VM', { skip: hostSkip() }, () => {
   });
 
   it('show what it does: processor, disk and network', LIMIT, async () => {
-    await host.settled('web');
+    // a guest has much to do after its first login; one whose QEMU is held still has nothing to do
+    const { pid } = await host.vm('web');
+    const [, qemu] = await readProcessTree(pid ?? 0);
+    assert.match(qemu?.name ?? '', /^qemu-system/);
+    process.kill(qemu?.pid ?? 0, 'SIGSTOP');
+    await sample();
+    await sleep(500);
     const idle = await sample();
-    await host.guest('web', 'timeout 20 sh -c "while :; do :; done" > /dev/null 2>&1 &');
+    process.kill(qemu?.pid ?? 0, 'SIGCONT');
+    assert.ok((idle.cpuPercent ?? 100) < 15, `held still: ${idle.cpuPercent} %`);
+    await host.guest('web', 'timeout 60 sh -c "while :; do :; done" > /dev/null 2>&1 &');
     let busy = await sample();
     await until('a loop in the guest is seen', async () => {
       busy = await sample();
