@@ -46,12 +46,12 @@ describe('statistics of a VM', { skip: hostSkip() }, () => {
     // a guest has much to do after its first login; one whose QEMU is held still has nothing to do
     const { pid } = await host.vm('web');
     const [, qemu] = await readProcessTree(pid ?? 0);
-    assert.match(qemu?.name ?? '', /^qemu-system/);
-    process.kill(qemu?.pid ?? 0, 'SIGSTOP');
+    assert.ok(qemu?.name.startsWith('qemu-system'), `${qemu?.name} is no QEMU`);
+    process.kill(qemu.pid, 'SIGSTOP');
     await sample();
     await sleep(500);
     const idle = await sample();
-    process.kill(qemu?.pid ?? 0, 'SIGCONT');
+    process.kill(qemu.pid, 'SIGCONT');
     assert.ok((idle.cpuPercent ?? 100) < 15, `held still: ${idle.cpuPercent} %`);
     await host.guest('web', 'timeout 60 sh -c "while :; do :; done" > /dev/null 2>&1 &');
     let busy = await sample();
