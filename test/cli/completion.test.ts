@@ -45,7 +45,7 @@ describe('completion for bash', { skip: missing('bash', '--version') }, () => {
   }
 
   it('offers commands and nouns', async (t) => {
-    assert.deepEqual(await offers(t, 'banger st'), ['start', 'stop']);
+    assert.deepEqual(await offers(t, 'banger st'), ['start', 'stats', 'stop']);
     assert.ok((await offers(t, 'banger ')).includes('daemon'));
     assert.deepEqual(await offers(t, 'banger daemon s'), ['start', 'status', 'stop']);
   });
