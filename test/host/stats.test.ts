@@ -83,9 +83,10 @@ describe('statistics of a VM', { skip: hostSkip() }, () => {
       `perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Listen => 5, LocalAddr => "${address}", LocalPort => ${port}) or die; sleep 300' > /dev/null 2>&1 &`;
     await host.guest('web', `${listen('0.0.0.0', 8080)} ${listen('127.0.0.1', 9090)}`);
     let ports: VmPort[] = [];
-    await until('both ports are there', async () => {
+    // ss looks at processes first and at sockets then: one that has just begun to listen may have no name yet
+    await until('both ports are there with their programs', async () => {
       ports = await host.client.call('listPorts', { params: { name: 'web' } });
-      return ports.length >= 3;
+      return ports.length >= 3 && ports.every(({ processes }) => processes.length > 0);
     });
     const seen = ports.map(({ port, reach, url, processes }) => [port, reach, url, processes[0]?.name]);
     assert.deepEqual(seen, [
