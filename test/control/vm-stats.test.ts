@@ -79,7 +79,14 @@ describe('a sample of a VM', () => {
     const [first] = await sampler.sample([vm]);
     assert.ok(first);
     assert.deepEqual(VmStats.parse(first), first);
-    assert.ok(first.cpuPercent !== null && first.cpuPercent > 5, `${first.cpuPercent} %`);
+    assert.ok(first.cpuPercent !== null && first.cpuPercent >= 0);
+    // on a busy machine it may get no turn for a moment
+    let most = first.cpuPercent;
+    for (let look = 0; look < 40 && most < 5; look++) {
+      await new Promise((resolve) => setTimeout(resolve, 260));
+      most = Math.max(most, (await sampler.sample([vm]))[0]?.cpuPercent ?? 0);
+    }
+    assert.ok(most >= 5, `${most} %`);
     assert.ok(first.rssBytes !== null && first.rssBytes > 10 * 2 ** 20);
     assert.ok(first.threads !== null && first.threads > 1);
     assert.ok(first.uptimeMs !== null && first.uptimeMs >= 5000);

@@ -10,12 +10,15 @@ import { type Client, createClient } from '../../src/client/client.ts';
 import { readLines } from '../../src/client/lines.ts';
 import { createEvents, type Events } from '../../src/control/events.ts';
 import type { Host } from '../../src/control/host.ts';
+import { createOperations, type Operations } from '../../src/control/operation.ts';
 import type { StatsSampler } from '../../src/control/vm-stats.ts';
 import type { Metrics } from '../../src/daemon/metrics.ts';
 import { eventHandlers } from '../../src/daemon/routes/events.ts';
+import { operationHandlers } from '../../src/daemon/routes/operations.ts';
 import { statsHandlers } from '../../src/daemon/routes/stats.ts';
 import { createServer, type Handlers } from '../../src/daemon/server.ts';
 import { openDatabase } from '../../src/state/database.ts';
+import { createOperationStore } from '../../src/state/operations.ts';
 import { createVmStore, type VmStore } from '../../src/state/vms.ts';
 import { sampleVm } from '../support/sample-vm.ts';
 import { tempDir } from '../support/temp-dir.ts';
@@ -25,6 +28,7 @@ interface Daemon {
   socketPath: string;
   vms: VmStore;
   events: Events;
+  operations: Operations;
   /** names sampled, one entry a sample */
   samples: string[];
 }
@@ -35,6 +39,7 @@ async function daemon(t: TestContext): Promise<Daemon> {
   vms.insert(sampleVm());
   vms.insert(sampleVm({ id: '00000002', name: 'db', address: '172.30.0.3' }));
   const events = createEvents(() => new Date());
+  const operations = createOperations(createOperationStore(openDatabase(':memory:')), () => new Date());
   const samples: string[] = [];
   const sampler: StatsSampler = {
     async sample(chosen) {
@@ -43,10 +48,15 @@ async function daemon(t: TestContext): Promise<Daemon> {
     },
   };
   // of the host, nothing else is looked at
-  const host = { vms, events, now: () => new Date() } as unknown as Host;
+  const host = { vms, events, operations, now: () => new Date() } as unknown as Host;
   const metrics = { scrape: async () => 'm 1\n' } as Metrics;
   const rest = Object.keys(contract).map((name) => [name, async () => assert.fail(`${name} was called`)]);
-  const handlers = { ...Object.fromEntries(rest), ...statsHandlers(host, sampler, metrics), ...eventHandlers(host) };
+  const handlers = {
+    ...Object.fromEntries(rest),
+    ...statsHandlers(host, sampler, metrics),
+    ...eventHandlers(host),
+    ...operationHandlers(host),
+  };
   const server = createServer(handlers as Handlers, pino({ level: 'silent' }));
   const socketPath = join(await tempDir(t), 'd.sock');
   await server.listen({ path: socketPath });
@@ -55,7 +65,15 @@ async function daemon(t: TestContext): Promise<Daemon> {
     server.server.closeAllConnections();
     await closed;
   });
-  return { client: createClient({ socketPath }), socketPath, vms, events, samples };
+  return { client: createClient({ socketPath }), socketPath, vms, events, operations, samples };
+}
+
+async function until(holds: () => boolean): Promise<void> {
+  const deadline = performance.now() + 10_000;
+  while (!holds()) {
+    assert.ok(performance.now() < deadline, `not within 10 s: ${holds}`);
+    await sleep(20);
+  }
 }
 
 describe('watching what VMs use', () => {
@@ -153,8 +171,27 @@ describe('following events', () => {
       await new Promise((resolve) => socket.once('data', resolve));
       socket.destroy();
     }
-    for (let wait = 0; events.readers() > 0 && wait < 200; wait++) await sleep(20);
-    assert.equal(events.readers(), 0);
+    await until(() => events.readers() === 0);
+  });
+});
+
+describe('following an operation', () => {
+  it('ends with the client: who has left keeps nobody from cancelling', async (t) => {
+    const { client, operations } = await daemon(t);
+    const { id } = operations.start({
+      kind: 'vm.start',
+      target: 'web',
+      run: (_, signal) =>
+        new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason))),
+    });
+    const leave = new AbortController();
+    const left = await client.stream('operationEvents', { params: { id }, signal: leave.signal });
+    left.on('error', () => {});
+    const stays = await client.stream('operationEvents', { params: { id } });
+    assert.deepEqual(operations.cancel(id), { cancelled: false, watchers: 1 });
+    leave.abort();
+    await until(() => operations.cancel(id).cancelled);
+    assert.match(String(await stays.toArray()), /"state":"cancelled"/);
   });
 });
 

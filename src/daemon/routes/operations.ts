@@ -1,6 +1,6 @@
 /** Handlers for operations. */
-import { once } from 'node:events';
 import type { Host } from '../../control/host.ts';
+import { sendLines } from '../ndjson.ts';
 import type { Handlers } from '../server.ts';
 
 type OperationHandlers = Pick<Handlers, 'listOperations' | 'showOperation' | 'operationEvents' | 'cancelOperation'>;
@@ -11,14 +11,7 @@ export function operationHandlers({ operations }: Host): OperationHandlers {
     showOperation: async ({ params }) => operations.get(params.id),
     operationEvents: async ({ params, reply, signal }) => {
       operations.get(params.id);
-      const events = operations.events(params.id, signal);
-      reply.hijack();
-      const { raw } = reply;
-      raw.writeHead(200, { 'Content-Type': 'application/x-ndjson' });
-      for await (const event of events) {
-        if (!raw.write(`${JSON.stringify(event)}\n`)) await once(raw, 'drain', { signal }).catch(() => {});
-      }
-      raw.end();
+      await sendLines(reply, operations.events(params.id, signal), signal);
     },
     cancelOperation: async ({ params }) => operations.cancel(params.id),
   };
