@@ -12,18 +12,14 @@ import { setFlagsFromString } from 'node:v8';
 import { Script } from 'node:vm';
 import { type BuildOptions, build, type Plugin } from 'esbuild';
 import manifest from '../package.json' with { type: 'json' };
+import { V8_FLAGS } from './v8-flags.ts';
 
 const ROOT = join(import.meta.dirname, '..');
 const DIST = join(ROOT, 'dist');
 const DAEMON = join(ROOT, 'src/daemon/main.ts');
 const EMBEDDED_DAEMON = join(ROOT, 'scripts/embedded-daemon.ts');
 
-/**
- * V8 of Node 26.10 keeps numbers that closures share in cells which its Maglev compiler reads stale after
- * on-stack replacement: one byte in 50 MB of an unpacked kernel went wrong, once in every process. Without the
- * cells it does not happen. The code cache is only valid under the flags it was made with, so this process sets them.
- */
-const V8_FLAGS = ['--no-function-context-cells'];
+// a code cache is only valid under the flags it was made with
 for (const flag of V8_FLAGS) setFlagsFromString(flag);
 
 const COMMON: BuildOptions = {
@@ -79,14 +75,21 @@ async function main(): Promise<void> {
     const daemonScript = asFunction(daemon.code);
     await writeFile(join(work, 'daemon.js'), daemonScript);
     await writeFile(join(work, 'daemon.cache'), warmCodeCache('daemon', daemonScript));
-    await executable(work, node, 'banger', cli, {
+    const cliScript = asFunction(cli.code);
+    await writeFile(join(work, 'cli.js'), cliScript);
+    // it runs a command as soon as it is run, so it is compiled and no more
+    await writeFile(join(work, 'cli.cache'), new Script(cliScript, { filename: 'cli.js' }).createCachedData());
+    const loader = await bundle('scripts/embedded-cli.ts', 'cjs');
+    await executable(work, node, 'banger', loader, [], {
+      'cli.js': join(work, 'cli.js'),
+      'cli.cache': join(work, 'cli.cache'),
       'daemon.js': join(work, 'daemon.js'),
       'daemon.cache': join(work, 'daemon.cache'),
       ...(await helperScripts()),
     });
 
     const fcqemu = await bundle('bin/fcqemu.ts', 'esm');
-    await executable(work, node, 'fcqemu', fcqemu, {});
+    await executable(work, node, 'fcqemu', fcqemu, V8_FLAGS, {});
     await writeFile(join(work, 'LICENSES'), await licences([...cli.inputs, ...daemon.inputs, ...fcqemu.inputs]));
     await rename(join(work, 'LICENSES'), join(DIST, 'LICENSES'));
   } finally {
@@ -131,6 +134,7 @@ async function executable(
   node: string,
   name: string,
   { code, format }: Bundle,
+  flags: readonly string[],
   assets: Record<string, string>,
 ): Promise<void> {
   const main = join(work, `${name}.js`);
@@ -148,11 +152,11 @@ async function executable(
       useCodeCache: true,
       // NODE_OPTIONS is meant for the user's own programs, not for this one
       execArgvExtension: 'none',
-      execArgv: V8_FLAGS,
+      execArgv: flags,
       assets,
     }),
   );
-  execFileSync(process.execPath, [...V8_FLAGS, '--build-sea', config], { stdio: ['ignore', 'ignore', 'inherit'] });
+  execFileSync(process.execPath, [...flags, '--build-sea', config], { stdio: ['ignore', 'ignore', 'inherit'] });
   const target = join(DIST, name);
   // written again in small pieces: in one large write the kernel caches it in large folios, of which a process then
   // has every byte mapped that it never touches, 40 MB more resident memory than Node itself
@@ -160,7 +164,7 @@ async function executable(
   await pipeline(createReadStream(output), createWriteStream(pieces, { mode: 0o755 }));
   await rename(pieces, target); // at once, so that a daemon that runs from it keeps its own file
   const { size } = await stat(target);
-  console.log(`${target}  ${(size / 1e6).toFixed(1)} MB, script ${(code.length / 1e3).toFixed(0)} kB`);
+  console.log(`${target}  ${(size / 1e6).toFixed(1)} MB`);
 }
 
 /** The scripts that bundles are given, by the names under which the program asks for them. */
