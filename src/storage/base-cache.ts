@@ -26,7 +26,7 @@ export async function cloneThroughBase(
   const { dev } = await stat(source);
   const elsewhere = dev !== (await stat(store)).dev;
   if (!elsewhere || !(await sharesBlocks(store))) return await cloneFile(runner, cp, source, target, minBytes, signal);
-  return await oneAtATime(async () => {
+  return await oneAtATime.run(async () => {
     const base = await ensureBase(runner, cp, store, source, signal);
     return await cloneFile(runner, cp, base, target, minBytes, signal);
   });
