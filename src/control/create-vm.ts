@@ -8,7 +8,7 @@ import { workMountProblem } from '../core/work-mount.ts';
 import { BangerError } from '../errors.ts';
 import { generateKeyPair } from '../guest/keys.ts';
 import type { BootFiles } from '../preflight/context.ts';
-import { cloneFile } from '../storage/clone.ts';
+import { cloneThroughBase } from '../storage/base-cache.ts';
 import { readSuperblock } from '../storage/ext4.ts';
 import { vmFiles } from '../storage/layout.ts';
 import { formatSize, MIB } from '../units.ts';
@@ -78,7 +78,8 @@ export async function createVm(
     await mkdir(files.directory, { recursive: true, mode: 0o700 });
     progress.step('clone-root-disk', 'cloning the root disk');
     const { programs } = host.config;
-    await cloneFile(host.runner, programs.cp, boot.rootfs, files.rootDisk, vm.rootDiskBytes, signal);
+    const { store } = host.config.paths;
+    await cloneThroughBase(host.runner, programs.cp, store, boot.rootfs, files.rootDisk, vm.rootDiskBytes, signal);
     if (source) await adoptWorkDisk(host, vm, source, signal);
     host.vms.update(vm.id, { phase: 'stopped' });
     if (source) await settleKept(source);

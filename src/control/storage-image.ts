@@ -7,6 +7,7 @@ import { BangerError, messageOf } from '../errors.ts';
 import { HOST_OWNER, type Resource, type StoreImageState } from '../state/ledger.ts';
 import { growMountedImage, mountStoreImage, unmountStoreImage } from '../storage/store-image.ts';
 import { pathExists } from '../system/files.ts';
+import { endProcess, findProcesses } from '../system/processes.ts';
 import type { Host } from './host.ts';
 
 export type StoreImage = Extract<Resource, { kind: 'store-image' }>;
@@ -76,6 +77,7 @@ const STEPS: Record<StoreImageState, (host: StoreHost, image: string) => Promise
 /** Nothing is in the image that is not still in the store. */
 export async function undoFilling(host: StoreHost, image: string): Promise<void> {
   const { filling } = movePlaces(host);
+  await endWriters(filling, image);
   await unmountStoreImage(host.privileged, filling);
   await removeEmpty(filling);
   await rm(image, { force: true });
@@ -110,7 +112,9 @@ export async function finishGrowing(host: StoreHost, image: string): Promise<voi
 
 /** The image still has everything. */
 export async function undoEmptying(host: StoreHost, image: string): Promise<void> {
-  await rm(movePlaces(host).emptying, { recursive: true, force: true });
+  const { emptying } = movePlaces(host);
+  await endWriters(emptying);
+  await rm(emptying, { recursive: true, force: true });
   await useImage(host, image);
   enterState(host, image, 'mounted');
 }
@@ -126,6 +130,12 @@ export async function switchBack(host: StoreHost, image: string): Promise<void> 
   }
   await rm(image, { force: true });
   host.ledger.strike('store-image', image);
+}
+
+/** A copy outlives the daemon that began it. */
+async function endWriters(...paths: string[]): Promise<void> {
+  const writers = await findProcesses((argv) => argv.some((word) => paths.includes(word.replace(/\/$/, ''))));
+  for (const writer of writers) await endProcess(writer, { graceMs: 0 });
 }
 
 /** A mount point that has nothing mounted; refuses to take anything else away. */

@@ -1,5 +1,6 @@
 /** The daemon's SQLite database: opened, migrated forward, backed up before a migration. */
-import { rmSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
+import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { BangerError, messageOf } from '../errors.ts';
 
@@ -103,9 +104,24 @@ export function openDatabase(path: string, durability: Durability = 'durable'): 
     throw new BangerError(
       'conflict',
       `The database ${path} was written by a newer banger (schema ${version}; this banger reads up to ${MIGRATIONS.length}).`,
-      { hint: `Install a banger that reads schema ${version}, or restore the backup beside the database.` },
+      { hint: `Install a banger that reads schema ${version}${wayBack(path)}.` },
     );
   }
+  try {
+    migrate(database, path, version);
+  } catch (error) {
+    database.close();
+    throw new BangerError(
+      'host_unprepared',
+      `The database ${path} could not be brought from schema ${version} to ${MIGRATIONS.length}: ${messageOf(error)}. Nothing is lost.`,
+      { cause: error, hint: `Is there room? See: df -h ${dirname(path)}   Then try again: banger daemon start` },
+    );
+  }
+  return database;
+}
+
+/** Each step in one transaction, so that a crash leaves one schema or the next. */
+function migrate(database: Database, path: string, version: number): void {
   if (version > 0 && version < MIGRATIONS.length && path !== ':memory:') backUp(database, `${path}.schema-${version}`);
   for (const [index, sql] of MIGRATIONS.entries()) {
     if (index < version) continue;
@@ -114,7 +130,16 @@ export function openDatabase(path: string, durability: Durability = 'durable'): 
       database.exec(`PRAGMA user_version = ${index + 1}`);
     });
   }
-  return database;
+}
+
+/** How to go back to what this banger reads; empty when no backup of that is left. */
+function wayBack(path: string): string {
+  for (let version = MIGRATIONS.length; version > 0; version--) {
+    const backup = `${path}.schema-${version}`;
+    if (!existsSync(backup)) continue;
+    return `, or go back to before the upgrade, without what came since: rm -f ${path}-wal ${path}-shm && cp ${backup} ${path}`;
+  }
+  return '';
 }
 
 /** Runs `work` in one transaction: all of its writes or none. */

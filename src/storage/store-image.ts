@@ -38,10 +38,10 @@ export async function makeStoreImage(
   await growFile(image, bytes);
 }
 
-/** Mounts the image; one that is mounted there already is left alone. */
+/** Mounts the image, which gives deleted blocks back to its own file system; one that is mounted there already is left alone. */
 export async function mountStoreImage(privileged: Privileged, image: string, point: string): Promise<void> {
   if (await isMountPoint(point)) return;
-  await privileged.run(['mount', '-t', 'xfs', '-o', 'loop,nosuid,nodev', image, point]);
+  await privileged.run(['mount', '-t', 'xfs', '-o', 'loop,discard,nosuid,nodev', image, point]);
 }
 
 /** @throws BangerError `conflict` when something still uses it */
