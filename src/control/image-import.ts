@@ -33,14 +33,19 @@ export async function importImage(
   signal: AbortSignal,
 ): Promise<ImageView> {
   const isRootfs = await holdsExt4(request);
-  if (request.name !== undefined) requireFree(host, request.name, request.force);
+  const ownName = request.name ?? (isRootfs ? nameOfFile(request.source) : undefined);
+  if (ownName !== undefined) requireFree(host, ownName, request.force);
   const id = randomBytes(4).toString('hex');
   const { directory } = imageFiles(host.config.paths.store, id);
-  const work: ImportWork = { host, request, directory: `${directory}${IMPORT_SUFFIX}`, progress, signal };
+  const work: ImportWork = {
+    ...{ host, request, progress, signal },
+    directory: `${directory}${IMPORT_SUFFIX}`,
+    requireFree: (name) => requireFree(host, name, request.force),
+  };
   try {
     await mkdir(work.directory, { recursive: true, mode: 0o700 });
     const found = isRootfs ? await fromRootfs(work) : await fromArchive(work);
-    const name = request.name ?? found.name ?? nameOfFile(request.source);
+    const name = ownName ?? found.name ?? '';
     requireFree(host, name, request.force);
     signal.throwIfAborted();
     progress.step('register', 'registering the image');

@@ -24,6 +24,8 @@ export interface ImportWork {
   request: ImageImport;
   /** directory of this import alone; everything in it is removed afterwards */
   directory: string;
+  /** Refuses a name the archive brings along before its sums are computed, which takes longest. */
+  requireFree(name: string): void;
   progress: Progress;
   signal: AbortSignal;
 }
@@ -53,9 +55,10 @@ export async function fromArchive(work: ImportWork): Promise<FoundImage> {
   await mkdir(unpacked);
   progress.step('unpack', 'unpacking');
   const deps = { runner: host.runner, programs: host.config.programs, signal };
-  const from = join(unpacked, await unpackArchive(deps, request.source, unpacked, IMAGE_ARCHIVE));
+  const from = await unpackArchive(deps, request.source, unpacked, IMAGE_ARCHIVE);
   await requireFile(join(from, IMAGE_MANIFEST), request.source);
   const manifest = await readManifest(join(from, IMAGE_MANIFEST), request.source);
+  if (request.name === undefined) work.requireFree(manifest.name);
 
   progress.step(COMPARING.step, COMPARING.label);
   const sums = Object.entries(manifest.files).flatMap(([member, sum]) => (sum ? [{ member, sum }] : []));
@@ -70,7 +73,8 @@ export async function fromArchive(work: ImportWork): Promise<FoundImage> {
   }
   if (wrong.length > 0) throw refused(request.source, wrong);
   for (const { member } of sums) await rename(join(from, member), join(result, member));
-  await requireBootable(result, request.source);
+  await requireBootFiles(result, request.source);
+  await requireRootfs(result, request.source);
   if (manifest.arch !== hostArch()) throw refused(request.source, [`it is for ${manifest.arch}`]);
   const { name, arch, base, recipe, recipeKey, createdAt, files } = manifest;
   const { sha256, size: sizeBytes } = files[IMAGE_MEMBERS.rootfs];
@@ -94,11 +98,12 @@ export async function fromRootfs(work: ImportWork): Promise<FoundImage> {
   else await copyFile(boot.kernel, kernel);
   const initrd = join(result, IMAGE_MEMBERS.initrd);
   await copyFile(boot.initrd, initrd);
+  await requireBootFiles(result, request.source, 'Give a kernel for this machine, ELF or bzImage, and its initrd.');
 
   progress.step('copy', 'copying the root file system');
   const rootfs = join(result, IMAGE_MEMBERS.rootfs);
   await cloneFile(host.runner, programs.cp, request.source, rootfs, 0, signal);
-  await requireBootable(result, request.source);
+  await requireRootfs(result, request.source);
   progress.step('check', 'checking the file system');
   await checkExt4(host.runner, programs, rootfs, signal);
   const packages = await listPackages(work, rootfs);
@@ -133,15 +138,17 @@ async function bootOf({ host, request }: ImportWork): Promise<{ kernel: string; 
   });
 }
 
-/** @throws BangerError `corrupt` or `invalid_input` with the first file this machine cannot boot with */
-async function requireBootable(result: string, source: string): Promise<void> {
+/** @throws BangerError `corrupt` when this machine cannot boot with kernel and initrd */
+async function requireBootFiles(result: string, source: string, hint?: string): Promise<void> {
   const kernel = kernelProblem(await inspectKernel(join(result, IMAGE_MEMBERS.kernel)), hostArch());
-  if (kernel !== undefined) throw refused(source, [`the kernel ${kernel}`]);
-  if (!(await looksLikeInitrd(join(result, IMAGE_MEMBERS.initrd)))) {
-    throw refused(source, ['the initrd is no cpio archive']);
-  }
-  const rootfs = rootfsProblem(await inspectRootfs(join(result, IMAGE_MEMBERS.rootfs)));
-  if (rootfs !== undefined) throw refused(source, [`the root file system ${rootfs}`]);
+  if (kernel !== undefined) throw refused(source, [`the kernel ${kernel}`], hint);
+  if (await looksLikeInitrd(join(result, IMAGE_MEMBERS.initrd))) return;
+  throw refused(source, ['the initrd is no cpio archive'], hint);
+}
+
+async function requireRootfs(result: string, source: string): Promise<void> {
+  const problem = rootfsProblem(await inspectRootfs(join(result, IMAGE_MEMBERS.rootfs)));
+  if (problem !== undefined) throw refused(source, [`the root file system ${problem}`]);
 }
 
 /**
@@ -193,8 +200,10 @@ function differs(found: FileSum, wanted: FileSum): string | undefined {
   return undefined;
 }
 
-function refused(source: string, problems: readonly string[]): BangerError {
-  return new BangerError('corrupt', `${source} was not imported: ${problems.join('; ')}.`, {
-    hint: 'Get it again from where it was made.',
-  });
+function refused(
+  source: string,
+  problems: readonly string[],
+  hint = 'Get it again from where it was made.',
+): BangerError {
+  return new BangerError('corrupt', `${source} was not imported: ${problems.join('; ')}.`, { hint });
 }

@@ -23,6 +23,9 @@ import { type StartedVm, startVm } from './start-vm.ts';
 import { stopVm } from './stop-vm.ts';
 import type { Supervisor } from './supervisor.ts';
 
+/** What finishing or undoing needs of the host. */
+type RecoveryHost = Pick<Host, 'config' | 'vms' | 'ledger' | 'log' | 'atomically'>;
+
 export type RebaseEntry = Extract<Resource, { kind: 'rebase' }>;
 
 /**
@@ -82,7 +85,7 @@ export async function rebaseVm(
  * @returns whether the VM has to be started, because it ran before
  */
 export async function recoverRebase(
-  host: Host,
+  host: RecoveryHost,
   vm: Pick<VmRecord, 'id' | 'name'>,
   phaseBefore: VmRecord['phase'],
 ): Promise<boolean> {
@@ -100,7 +103,7 @@ export async function recoverRebase(
 }
 
 /** The new root disk stays: the old one goes. */
-async function settleRebase(host: Host, vm: Pick<VmRecord, 'id'>, entry: RebaseEntry): Promise<void> {
+async function settleRebase(host: RecoveryHost, vm: Pick<VmRecord, 'id'>, entry: RebaseEntry): Promise<void> {
   host.ledger.record(vm.id, { ...entry, step: 'settled' });
   const { lastRootDisk, nextRootDisk } = vmFiles(host.config.paths.store, vm.id);
   for (const path of [lastRootDisk, nextRootDisk]) await rm(path, { force: true });
@@ -108,7 +111,7 @@ async function settleRebase(host: Host, vm: Pick<VmRecord, 'id'>, entry: RebaseE
 }
 
 /** The old root disk and what the record said go back; the VM must not run. What ran before is not started. */
-async function undoRebase(host: Host, vm: Pick<VmRecord, 'id'>, entry: RebaseEntry): Promise<void> {
+async function undoRebase(host: RecoveryHost, vm: Pick<VmRecord, 'id'>, entry: RebaseEntry): Promise<void> {
   const { rootDisk, lastRootDisk, nextRootDisk, directory } = vmFiles(host.config.paths.store, vm.id);
   // there only from the first rename on: without it the VM's own disk never moved
   if (await pathExists(lastRootDisk)) {
