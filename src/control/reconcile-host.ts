@@ -65,7 +65,7 @@ function isOff(host: Host, supervisor: Supervisor, vm: VmRecord): boolean {
       return !supervisor.watches(vm.id);
     case 'stopped':
     case 'failed':
-      return host.ledger.of(vm.id).some(({ kind }) => kind !== 'directory');
+      return host.ledger.of(vm.id).some(({ kind }) => kind === 'tap' || kind === 'vmm');
     default:
       return true;
   }
