@@ -1,10 +1,11 @@
 /** Brings records and host together: at daemon start, and every 30 s what no operation is at. */
+import { join } from 'node:path';
 import { reconcile, type SeenVm } from '../core/reconcile.ts';
 import type { VmRecord } from '../core/vm.ts';
 import { messageOf } from '../errors.ts';
 import { connectVmm } from '../firecracker/api.ts';
 import { lastLines } from '../firecracker/console.ts';
-import { findVmm } from '../firecracker/launch.ts';
+import { findVmm, listVmms } from '../firecracker/launch.ts';
 import { vmFiles, vmmSocket } from '../storage/layout.ts';
 import { expiry } from '../system/abort.ts';
 import { readBootId } from '../system/processes.ts';
@@ -26,10 +27,12 @@ export interface RecoveryActions {
 
 /** Recovers every VM after the daemon was away; VMs are handled side by side. */
 export async function reconcileHost(host: Host, supervisor: Supervisor, actions: RecoveryActions): Promise<void> {
+  const serving = new Set((await listVmms(join(host.config.paths.run, 'vmm'))).map(({ socketPath }) => socketPath));
   await Promise.all(
     host.vms.list().map(async (vm) => {
       try {
-        await reconcileVm(host, supervisor, actions, vm);
+        const alive = serving.has(vmmSocket(host.config.paths.run, vm.id));
+        await reconcileVm(host, supervisor, actions, vm, alive);
       } catch (error) {
         host.log.error({ vm: vm.name, error: messageOf(error) }, 'reconcile failed');
         host.vms.update(vm.id, { phase: 'failed', failure: `After the daemon's restart: ${messageOf(error)}` });
@@ -50,7 +53,10 @@ export async function sweepHost(host: Host, supervisor: Supervisor, actions: Rec
     const { id } = host.operations.start({
       kind: 'vm.recover',
       target: vm.name,
-      run: async () => await reconcileVm(host, supervisor, actions, vm),
+      run: async () => {
+        const alive = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
+        await reconcileVm(host, supervisor, actions, vm, alive);
+      },
     });
     await host.operations.finished(id);
   }
@@ -95,9 +101,15 @@ export async function checkVmms(host: Host): Promise<void> {
   );
 }
 
-async function reconcileVm(host: Host, supervisor: Supervisor, actions: RecoveryActions, vm: VmRecord): Promise<void> {
+async function reconcileVm(
+  host: Host,
+  supervisor: Supervisor,
+  actions: RecoveryActions,
+  vm: VmRecord,
+  vmmAlive: boolean,
+): Promise<void> {
   if (vm.phase === 'creating' || vm.phase === 'starting') await clearInterruptedWork(host, vm);
-  const action = reconcile(vm.phase, await observe(host, vm));
+  const action = reconcile(vm.phase, await observe(host, vm, vmmAlive));
   if (action.do !== 'nothing') host.log.info({ vm: vm.name, ...action }, 'reconcile');
   switch (action.do) {
     case 'adopt':
@@ -136,9 +148,8 @@ async function reconcileVm(host: Host, supervisor: Supervisor, actions: Recovery
   }
 }
 
-async function observe(host: Host, vm: VmRecord): Promise<SeenVm> {
+async function observe(host: Host, vm: VmRecord, vmmAlive: boolean): Promise<SeenVm> {
   const socketPath = vmmSocket(host.config.paths.run, vm.id);
-  const vmmAlive = (await findVmm(socketPath)) !== undefined;
   const recorded = host.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
   const bootId = recorded?.kind === 'vmm' ? recorded.identity?.bootId : undefined;
   return {
