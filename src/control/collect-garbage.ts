@@ -4,7 +4,7 @@ import { basename, join } from 'node:path';
 import { findGarbage, type Garbage, type Inventory } from '../core/find-garbage.ts';
 import { BangerError, systemCode } from '../errors.ts';
 import { findVmm, listVmms } from '../firecracker/launch.ts';
-import { endProcess } from '../system/processes.ts';
+import { vmmSocket } from '../storage/layout.ts';
 import { discardVm } from './create-vm.ts';
 import type { Host } from './host.ts';
 import type { Progress } from './operation.ts';
@@ -45,7 +45,7 @@ export async function collectGarbage(
   const found = findGarbage(await takeInventory(host));
   const collected: CollectedGarbage[] = [];
   for (const each of found) {
-    const free = !dryRun && (each.verdict === 'free' || (each.verdict === 'ask' && disks));
+    const free = !dryRun && (each.verdict === 'free' || (each.verdict === 'ask' && disks)) && !isInUse(host, each);
     if (free) {
       progress.step('free', `freeing ${each.name}`);
       await freeGarbage(host, each);
@@ -85,6 +85,12 @@ async function takeInventory(host: Host): Promise<Inventory> {
   };
 }
 
+/** A start may have begun since the look: what it holds is no garbage any more. */
+function isInUse(host: Host, { owner }: Garbage): boolean {
+  const vm = owner === undefined ? undefined : host.vms.findById(owner);
+  return vm !== undefined && host.operations.activeOn(vm.name) !== undefined;
+}
+
 async function freeGarbage(host: Host, garbage: Garbage): Promise<void> {
   switch (garbage.kind) {
     case 'ledger': {
@@ -100,11 +106,13 @@ async function freeGarbage(host: Host, garbage: Garbage): Promise<void> {
     case 'socket':
       await rm(garbage.name, { force: true });
       return;
-    case 'vmm':
-      for (const vmm of await listVmms(join(host.config.paths.run, 'vmm'))) {
-        if (basename(vmm.socketPath, '.sock') === garbage.owner) await endProcess(vmm, { graceMs: 3000 });
-      }
+    case 'vmm': {
+      const owner = garbage.owner ?? '';
+      // once it is written down it is freed as every other one
+      host.ledger.record(owner, { kind: 'vmm', name: vmmSocket(host.config.paths.run, owner) });
+      await releaseVm(host, { id: owner, name: owner });
       return;
+    }
     case 'tap':
       return; // never ours to touch
   }

@@ -1,10 +1,11 @@
 /** Brings records and host together: at daemon start, and every 30 s what no operation is at. */
+import { join } from 'node:path';
 import { reconcile, type SeenVm } from '../core/reconcile.ts';
 import type { VmRecord } from '../core/vm.ts';
 import { messageOf } from '../errors.ts';
 import { connectVmm } from '../firecracker/api.ts';
 import { lastLines } from '../firecracker/console.ts';
-import { findVmm } from '../firecracker/launch.ts';
+import { findVmm, listVmms } from '../firecracker/launch.ts';
 import { forgetShared } from '../storage/kept-disks.ts';
 import { vmFiles, vmmSocket } from '../storage/layout.ts';
 import { expiry } from '../system/abort.ts';
@@ -33,10 +34,12 @@ export interface RecoveryActions {
 
 /** Recovers every VM after the daemon was away; VMs are handled side by side. */
 export async function reconcileHost(host: Host, supervisor: Supervisor, actions: RecoveryActions): Promise<void> {
+  const serving = new Set((await listVmms(join(host.config.paths.run, 'vmm'))).map(({ socketPath }) => socketPath));
   await Promise.all(
     host.vms.list().map(async (vm) => {
       try {
-        await reconcileVm(host, supervisor, actions, vm);
+        const alive = serving.has(vmmSocket(host.config.paths.run, vm.id));
+        await reconcileVm(host, supervisor, actions, vm, alive);
         // after it: the disks of a VM that runs are left alone
         if (await recoverRebase(host, vm, vm.phase)) actions.startAgain(host.vms.get(vm.name));
       } catch (error) {
@@ -62,7 +65,10 @@ export async function sweepHost(host: Host, supervisor: Supervisor, actions: Rec
     const { id } = host.operations.start({
       kind: 'vm.recover',
       target: vm.name,
-      run: async () => await reconcileVm(host, supervisor, actions, vm),
+      run: async () => {
+        const alive = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
+        await reconcileVm(host, supervisor, actions, vm, alive);
+      },
     });
     await host.operations.finished(id);
   }
@@ -77,7 +83,7 @@ function isOff(host: Host, supervisor: Supervisor, vm: VmRecord): boolean {
       return !supervisor.watches(vm.id);
     case 'stopped':
     case 'failed':
-      return host.ledger.of(vm.id).some(({ kind }) => kind !== 'directory');
+      return host.ledger.of(vm.id).some(({ kind }) => kind === 'tap' || kind === 'vmm');
     default:
       return true;
   }
@@ -107,11 +113,17 @@ export async function checkVmms(host: Host): Promise<void> {
   );
 }
 
-async function reconcileVm(host: Host, supervisor: Supervisor, actions: RecoveryActions, vm: VmRecord): Promise<void> {
+async function reconcileVm(
+  host: Host,
+  supervisor: Supervisor,
+  actions: RecoveryActions,
+  vm: VmRecord,
+  vmmAlive: boolean,
+): Promise<void> {
   const rebased = host.ledger.of(vm.id).some(({ kind }) => kind === 'rebase');
   if (vm.phase === 'creating' || vm.phase === 'starting' || rebased) await clearInterruptedWork(host, vm);
   else await settleDiskWork(host, vm, DISK_WORK_LIMIT_MS);
-  const action = reconcile(vm.phase, await observe(host, vm));
+  const action = reconcile(vm.phase, await observe(host, vm, vmmAlive));
   if (action.do !== 'nothing') host.log.info({ vm: vm.name, ...action }, 'reconcile');
   switch (action.do) {
     case 'adopt':
@@ -150,9 +162,8 @@ async function reconcileVm(host: Host, supervisor: Supervisor, actions: Recovery
   }
 }
 
-async function observe(host: Host, vm: VmRecord): Promise<SeenVm> {
+async function observe(host: Host, vm: VmRecord, vmmAlive: boolean): Promise<SeenVm> {
   const socketPath = vmmSocket(host.config.paths.run, vm.id);
-  const vmmAlive = (await findVmm(socketPath)) !== undefined;
   const recorded = host.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
   const bootId = recorded?.kind === 'vmm' ? recorded.identity?.bootId : undefined;
   return {

@@ -29,6 +29,9 @@ export interface Garbage {
   verdict: 'free' | 'ask' | 'leave';
 }
 
+/** Kinds of the ledger that end with a run; the others are about disks. */
+const OF_A_RUN: ReadonlySet<string> = new Set(['tap', 'vmm']);
+
 /** Owner of what all VMs share. */
 const HOST_OWNER = 'host';
 
@@ -42,11 +45,11 @@ export function findGarbage(seen: Inventory): Garbage[] {
     const entry = { kind: 'ledger' as const, name: `${kind} ${name}`, owner, verdict: 'free' as const };
     const vm = vms.get(owner);
     if (vm) {
-      if (kind === 'directory' || vm.active) return [];
+      if (!OF_A_RUN.has(kind) || vm.active) return [];
       return [{ ...entry, whose: `a run of ${vm.name} that has ended` }];
     }
     const trashed = trash.get(owner);
-    if (trashed) return kind === 'directory' ? [] : [{ ...entry, whose: `${trashed.name}, which is in the trash` }];
+    if (trashed) return !OF_A_RUN.has(kind) ? [] : [{ ...entry, whose: `${trashed.name}, which is in the trash` }];
     return [{ ...entry, whose: `VM ${owner}, which no longer exists` }];
   });
 

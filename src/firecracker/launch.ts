@@ -106,22 +106,22 @@ export async function findVmm(socketPath: string): Promise<ProcessIdentity | und
   return undefined;
 }
 
-/** Every VMM that serves a socket in this directory, whoever it belongs to. */
-export async function listVmms(directory: string): Promise<(ProcessIdentity & { socketPath: string })[]> {
-  const socketOf = (argv: readonly string[]) => {
+/** A VMM with the socket it serves. */
+export type ServingVmm = ProcessIdentity & { socketPath: string };
+
+/** Every VMM that serves a socket in this directory, whoever it belongs to, by one look at the processes. */
+export async function listVmms(directory: string): Promise<ServingVmm[]> {
+  const sockets = new Map<number, string>();
+  const candidates = await findProcesses((argv, pid) => {
     const path = argv.includes(SOCKET_FLAG) ? argv[argv.indexOf(SOCKET_FLAG) + 1] : undefined;
-    return path !== undefined && dirname(path) === directory ? path : undefined;
-  };
-  const sockets = new Set<string>();
-  await findProcesses((argv) => {
-    const path = socketOf(argv);
-    if (path !== undefined) sockets.add(path);
-    return false;
+    if (path === undefined || dirname(path) !== directory) return false;
+    sockets.set(pid, path);
+    return true;
   });
   const found = await Promise.all(
-    [...sockets].map(async (socketPath) => {
-      const identity = await findVmm(socketPath);
-      return identity ? [{ ...identity, socketPath }] : [];
+    candidates.map(async (candidate) => {
+      const socketPath = sockets.get(candidate.pid);
+      return socketPath === undefined || (await isSudo(candidate.pid)) ? [] : [{ ...candidate, socketPath }];
     }),
   );
   return found.flat();

@@ -72,13 +72,15 @@ export function findProcessesByArgument(argument: string): Promise<ProcessIdenti
 }
 
 /** Processes other than this one whose command line is wanted, oldest first. */
-export async function findProcesses(wanted: (argv: readonly string[]) => boolean): Promise<ProcessIdentity[]> {
+export async function findProcesses(
+  wanted: (argv: readonly string[], pid: number) => boolean,
+): Promise<ProcessIdentity[]> {
   const found: ProcessIdentity[] = [];
   for (const entry of await readdir('/proc')) {
     const pid = Number(entry);
     if (!Number.isSafeInteger(pid) || pid === process.pid) continue;
     const commandLine = await readProcFile(pid, 'cmdline');
-    if (!commandLine || !wanted(commandLine.split('\0'))) continue;
+    if (!commandLine || !wanted(commandLine.split('\0'), pid)) continue;
     const identity = await identifyProcess(pid);
     if (identity) found.push(identity);
   }
