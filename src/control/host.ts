@@ -6,6 +6,7 @@ import type { VmRecord } from '../core/vm.ts';
 import type { SshKeyPair } from '../guest/keys.ts';
 import type { BootFiles } from '../preflight/context.ts';
 import type { ImageStore } from '../state/images.ts';
+import type { LayerStore } from '../state/layers.ts';
 import type { Ledger } from '../state/ledger.ts';
 import type { Settings } from '../state/settings.ts';
 import type { VmStore } from '../state/vms.ts';
@@ -45,6 +46,7 @@ export interface Host {
   vms: VmStore;
   ledger: Ledger;
   images: ImageStore;
+  layers: LayerStore;
   settings: Settings;
   operations: Operations;
   network: HostNetwork;

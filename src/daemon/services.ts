@@ -16,6 +16,7 @@ import { ensureClientKey } from '../guest/keys.ts';
 import { listRoutes } from '../network/routes.ts';
 import { type Database, inTransaction, openDatabase } from '../state/database.ts';
 import { createImageStore } from '../state/images.ts';
+import { createLayerStore } from '../state/layers.ts';
 import { createLedger } from '../state/ledger.ts';
 import { createOperationStore } from '../state/operations.ts';
 import { createSettings, type Settings } from '../state/settings.ts';
@@ -88,6 +89,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     vms,
     ledger,
     images: createImageStore(database),
+    layers: createLayerStore(database),
     settings,
     operations: createOperations(operationStore, now),
     network: createHostNetwork({ config, runner, privileged, ledger, vms, pool, uid, table }),

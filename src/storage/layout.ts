@@ -54,3 +54,8 @@ export function imageFiles(store: string, imageId: string): ImageFiles {
     packages: join(directory, 'rootfs.packages'),
   };
 }
+
+/** The disk kept after one step of image builds, by the step's key; beside the images so that both can share blocks. */
+export function layerFile(store: string, key: string): string {
+  return join(store, 'layers', `${key}.ext4`);
+}
