@@ -43,7 +43,7 @@ export async function createVm(
   // no await between choosing the address and taking it: two creations cannot get the same one
   const address = nextAddress(
     host.pool,
-    host.vms.list().map((vm) => vm.address),
+    [...host.vms.list(), ...host.buildVms.list()].map((vm) => vm.address),
   );
   const vm: VmRecord = {
     id: randomBytes(4).toString('hex'),

@@ -7,7 +7,6 @@ import { appliedTaps, applyRules, type FirewallMember } from '../network/nftable
 import { addPoolRoute, deletePoolRoute, findUplink, otherPoolsInUse } from '../network/routes.ts';
 import { createTap, deleteTap, tapExists } from '../network/tap.ts';
 import { HOST_OWNER, type Ledger } from '../state/ledger.ts';
-import type { VmStore } from '../state/vms.ts';
 import { createMutex } from '../system/mutex.ts';
 import type { Privileged } from '../system/privilege.ts';
 import type { Runner } from '../system/runner.ts';
@@ -28,7 +27,8 @@ export interface HostNetworkDeps {
   runner: Runner;
   privileged: Privileged;
   ledger: Ledger;
-  vms: VmStore;
+  /** every VM that may have a tap: those on record and those of image builds */
+  guests: () => readonly VmRecord[];
   pool: Subnet;
   /** nftables table of this banger */
   table: string;
@@ -46,8 +46,8 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   const mutex = createMutex();
 
   const members = (leaving?: string): FirewallMember[] =>
-    deps.vms
-      .list()
+    deps
+      .guests()
       .filter((vm) => vm.id !== leaving && ledger.of(vm.id).some((resource) => resource.kind === 'tap'))
       .map((vm) => ({ tap: tapName(vm.id), address: vm.address, nat: vm.nat }));
 

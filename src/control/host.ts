@@ -12,6 +12,7 @@ import type { Settings } from '../state/settings.ts';
 import type { VmStore } from '../state/vms.ts';
 import type { Privileged } from '../system/privilege.ts';
 import type { Argv, Runner } from '../system/runner.ts';
+import type { BuildVms } from './build-vms.ts';
 import type { GuestConnections } from './guest-connections.ts';
 import type { HostNetwork } from './host-network.ts';
 import type { Operations } from './operation.ts';
@@ -45,6 +46,8 @@ export interface Host {
   atomically<T>(work: () => T): T;
   vms: VmStore;
   ledger: Ledger;
+  /** VMs of image builds */
+  buildVms: BuildVms;
   images: ImageStore;
   layers: LayerStore;
   settings: Settings;

@@ -4,6 +4,7 @@ import { chmod, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { LoadedConfig } from '../config/load.ts';
 import type { Config } from '../config/schema.ts';
+import { createBuildVms } from '../control/build-vms.ts';
 import { bootFiles } from '../control/bundle-access.ts';
 import { createGuestConnections } from '../control/guest-connections.ts';
 import type { Host, Log } from '../control/host.ts';
@@ -78,6 +79,9 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     pool: poolText,
   });
 
+  const buildVms = createBuildVms(vms, pool);
+  const guests = () => [...vms.list(), ...buildVms.list()];
+
   const host: Host = {
     config,
     uid,
@@ -88,11 +92,12 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     atomically: (work) => inTransaction(database, work),
     vms,
     ledger,
+    buildVms,
     images: createImageStore(database),
     layers: createLayerStore(database),
     settings,
     operations: createOperations(operationStore, now),
-    network: createHostNetwork({ config, runner, privileged, ledger, vms, pool, uid, table }),
+    network: createHostNetwork({ config, runner, privileged, ledger, guests, pool, uid, table }),
     guests: createGuestConnections(clientKey.privateKey),
     clientKey,
     clientKeyFile,

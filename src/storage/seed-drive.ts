@@ -21,6 +21,8 @@ export interface Seed {
   hostKeyPrivate: string;
   /** `ssh-ed25519 AAAA…` */
   hostKeyPublic: string;
+  /** further files by absolute path, laid over the root */
+  files?: Readonly<Record<string, string>>;
 }
 
 /** Where the work disk is mounted. */
@@ -66,6 +68,7 @@ export function seedEntries(seed: Seed): TarEntry[] {
     file('rootfs/etc/resolv.conf', `${resolvConf.join('\n')}\n`, 0o644),
     file('rootfs/etc/ssh/ssh_host_ed25519_key', seed.hostKeyPrivate, 0o600),
     file('rootfs/etc/ssh/ssh_host_ed25519_key.pub', `${seed.hostKeyPublic}\n`, 0o644),
+    ...Object.entries(seed.files ?? {}).map(([path, text]) => file(`rootfs${path}`, text, 0o644)),
   ];
 }
 
