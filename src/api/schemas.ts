@@ -1,5 +1,6 @@
 /** The bodies of bangerd's HTTP API, one zod schema each; clients use the inferred types only. */
 export * from './schemas/bundle.ts';
+export * from './schemas/image-build.ts';
 export * from './schemas/operation.ts';
 export * from './schemas/system.ts';
 export * from './schemas/vm.ts';

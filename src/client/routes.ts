@@ -35,6 +35,8 @@ export const ROUTES = {
   importBundle: ['POST', '/v1/bundles/import'],
   exportBundle: ['POST', '/v1/bundles/export'],
   adoptBundle: ['POST', '/v1/bundles/adopt'],
+  buildImage: ['POST', '/v1/images/build'],
+  validateRecipe: ['POST', '/v1/images/validate'],
 } as const satisfies { [K in RouteName]: readonly [Contract[K]['method'], Contract[K]['url']] };
 
 /** Routes that answer with a stream instead of one JSON body. */

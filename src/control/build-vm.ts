@@ -34,7 +34,6 @@ const SYNC_LIMIT_MS = 5 * 60_000;
 
 export interface BuildVmRequest {
   name: string;
-  boot: BootFiles;
   /** image or bundle it is made from */
   image: string;
   vcpus: number;

@@ -33,10 +33,11 @@ export async function reconcileHost(
       }
     }),
   );
-  // entries whose VM is gone: a deletion that a crash cut in two
+  // entries without a VM: a deletion that a crash cut in two, or an image build
   for (const { owner } of host.ledger.all()) {
     if (owner === 'host' || host.vms.findById(owner)) continue;
     await releaseVm(host, { id: owner, name: owner });
+    await clearInterruptedWork(host, { id: owner });
     await discardVm(host, { id: owner });
   }
   await host.network.reassert();

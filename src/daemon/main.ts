@@ -22,6 +22,7 @@ import type { Argv } from '../system/runner.ts';
 import { VERSION } from '../version.ts';
 import { takeDaemonLock } from './lock.ts';
 import { bundleHandlers } from './routes/bundles.ts';
+import { imageBuildHandlers } from './routes/image-builds.ts';
 import { operationHandlers } from './routes/operations.ts';
 import { systemHandlers } from './routes/system.ts';
 import { serveExec, vmHandlers } from './routes/vms.ts';
@@ -72,6 +73,7 @@ async function serve({ host }: Services, socket: string, log: FastifyBaseLogger,
       ...vmHandlers(host, supervisor),
       ...operationHandlers(host),
       ...bundleHandlers(host),
+      ...imageBuildHandlers(host, supervisor),
       ...systemHandlers(host, {
         startedAt: new Date(),
         socketPath: socket,

@@ -115,8 +115,9 @@ export function openDatabase(path: string, durability: Durability = 'durable'): 
   return database;
 }
 
-/** Runs `work` in one transaction: all of its writes or none. */
+/** Runs `work` in one transaction: all of its writes or none. Inside of another one it is part of that. */
 export function inTransaction<T>(database: Database, work: () => T): T {
+  if (database.isTransaction) return work();
   database.exec('BEGIN IMMEDIATE');
   try {
     const result = work();

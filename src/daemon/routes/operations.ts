@@ -9,9 +9,9 @@ export function operationHandlers({ operations }: Host): OperationHandlers {
   return {
     listOperations: async () => operations.list(),
     showOperation: async ({ params }) => operations.get(params.id),
-    operationEvents: async ({ params, reply, signal }) => {
+    operationEvents: async ({ params, query, reply, signal }) => {
       operations.get(params.id);
-      const events = operations.events(params.id, signal);
+      const events = operations.events(params.id, signal, query.follow ?? true);
       reply.hijack();
       const { raw } = reply;
       raw.writeHead(200, { 'Content-Type': 'application/x-ndjson' });
