@@ -5,7 +5,7 @@ import type { ImageBuild } from '../api/schemas.ts';
 import { openBundle } from '../bundle/catalog.ts';
 import { sumFile } from '../bundle/checksum.ts';
 import type { Bundle } from '../bundle/manifest.ts';
-import { BangerError, messageOf } from '../errors.ts';
+import { BangerError, messageOf, systemCode } from '../errors.ts';
 import { baseKey, chainKeys, type KeyedStep, stepKey } from '../image/layers.ts';
 import { normalizedLines } from '../image/normalized-lines.ts';
 import { applySettings, checkRecipe, PACKAGE_NAME, type Recipe, type RecipeValues, readToml } from '../image/recipe.ts';
@@ -68,7 +68,7 @@ const FINISH_VERSION = 1;
 export async function resolveBuild(host: Host, request: ImageBuild): Promise<BuildRequest> {
   const path = request.recipe ?? 'the command line';
   const directory = request.recipe === undefined ? request.directory : dirname(request.recipe);
-  const raw = request.recipe === undefined ? {} : readToml(await readRecipeFile(request.recipe), path);
+  const raw = request.recipe === undefined ? {} : readToml(await readGiven(request.recipe, 'recipe'), path);
   const recipe = checkRecipe(layOver(raw, request), path);
   const name = recipe.name ?? nameOfFile(request.recipe);
   const listed = await Promise.all(
@@ -183,29 +183,24 @@ function nameOfFile(recipe: string | undefined): string {
   throw new BangerError('invalid_input', 'The image has no name.', { hint: 'Give it one: --name dev' });
 }
 
-async function readRecipeFile(path: string): Promise<string> {
-  try {
-    return await readFile(path, 'utf8');
-  } catch (error) {
-    throw new BangerError('not_found', `The recipe ${path} cannot be read: ${messageOf(error)}.`, { cause: error });
-  }
-}
-
 async function readPackageFile(path: string): Promise<string[]> {
-  let text: string;
-  try {
-    text = await readFile(path, 'utf8');
-  } catch (error) {
-    throw new BangerError('not_found', `The list of packages ${path} cannot be read: ${messageOf(error)}.`, {
-      cause: error,
-    });
-  }
-  const names = normalizedLines(text);
+  const names = normalizedLines(await readGiven(path, 'list of packages'));
   const wrong = names.find((name) => !PACKAGE_NAME.test(name));
   if (wrong === undefined) return names;
   throw new BangerError('invalid_input', `${path}: "${wrong}" is no package name.`, {
     hint: 'One package a line: NAME or NAME=VERSION; # begins a comment.',
   });
+}
+
+async function readGiven(path: string, what: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') throw new BangerError('not_found', `There is no ${what} ${path}.`);
+    throw new BangerError('invalid_input', `The ${what} ${path} cannot be read: ${messageOf(error)}.`, {
+      cause: error,
+    });
+  }
 }
 
 /** An image first, then a bundle: images are what people named themselves. */

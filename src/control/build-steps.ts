@@ -82,12 +82,12 @@ async function installPackages(label: string, packages: readonly string[], conte
   const { debs, request } = context;
   const env = { ...PACKAGE_ENV, ...request.recipe.env };
   if (debs) {
-    const lines = ['set -e', ...(debs.debs.length > 0 ? [UNPACK] : []), ...debs.commands];
+    const lines = [...(debs.debs.length > 0 ? [UNPACK] : []), ...debs.commands];
     const input = debs.debs.length > 0 ? tarStream(debs.debs) : undefined;
     return await execute(label, shell(lines.join('\n'), env), context, input ? { input } : {});
   }
   const manager = packageManagerOf(context.distribution);
-  const lines = ['set -e', ...manager.refresh, manager.install(packages.map(quote))];
+  const lines = [...manager.refresh, manager.install(packages.map(quote))];
   await execute(label, shell(lines.join('\n'), env), context);
 }
 
@@ -96,7 +96,7 @@ async function unpack(
   context: StepContext,
   after: string,
 ): Promise<void> {
-  const script = `set -e\n${step.items.length > 0 ? UNPACK : ''}\n${after}`;
+  const script = `${step.items.length > 0 ? UNPACK : ''}\n${after}`;
   const options = step.items.length > 0 ? { input: tarStream(step.items) } : {};
   await execute(step.label, shell(script, {}), context, options);
 }
@@ -128,8 +128,9 @@ async function execute(
   if (run.exitCode !== 0) throw stepError(request.name, label, run, request.runTimeoutMs);
 }
 
+/** Ends at the first command that fails. */
 function shell(script: string, env: Readonly<Record<string, string>>): string {
-  return shellCommand({ argv: ['sh', '-c', script], env: { PATH, ...env } });
+  return shellCommand({ argv: ['sh', '-ec', script], env: { PATH, ...env } });
 }
 
 /** Passes on a bounded number of lines a second and says how many it left out. */
