@@ -102,6 +102,7 @@ describe('an image build', { skip: hostSkip('debugfs') }, () => {
     await host.ok('run', 'web', '--image', image, '--memory', '256M', '--work-disk', '64M');
     const listed = await host.guest(
       'web',
+      // biome-ignore lint/suspicious/noTemplateCurlyInString: dpkg-query's own placeholders
       "dpkg-query -W -f='${Package} ${Version} ${Architecture}\\n' | LC_ALL=C sort",
     );
     assert.equal(`${listed}\n`, await readFile(imageFile(first.id, 'rootfs.packages'), 'utf8'));
