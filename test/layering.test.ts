@@ -19,6 +19,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   bundle: ['core', 'system'],
   dns: ['core', 'system'],
   guest: ['core', 'system'],
+  image: ['core', 'system'],
   preflight: ['core', 'system', 'config', 'firecracker', 'network', 'storage', 'bundle', 'dns', 'guest'],
   control: [
     'api',
@@ -32,6 +33,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
     'bundle',
     'dns',
     'guest',
+    'image',
     'preflight',
   ],
   daemon: [
@@ -46,6 +48,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
     'bundle',
     'dns',
     'guest',
+    'image',
     'preflight',
     'control',
   ],

@@ -4,6 +4,7 @@ import { diskRoutes } from './routes/disk.ts';
 import { dnsRoutes } from './routes/dns.ts';
 import { eventRoutes } from './routes/event.ts';
 import { imageRoutes } from './routes/image.ts';
+import { imageBuildRoutes } from './routes/image-build.ts';
 import { leftoverRoutes } from './routes/leftover.ts';
 import { operationRoutes } from './routes/operation.ts';
 import type { Route } from './routes/route.ts';
@@ -26,6 +27,7 @@ export const contract = {
   ...imageRoutes,
   ...diskRoutes,
   ...storageRoutes,
+  ...imageBuildRoutes,
 } as const satisfies Record<string, Route>;
 
 export type RouteName = keyof typeof contract;

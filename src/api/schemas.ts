@@ -4,6 +4,7 @@ export * from './schemas/disk.ts';
 export * from './schemas/dns.ts';
 export * from './schemas/event.ts';
 export * from './schemas/image.ts';
+export * from './schemas/image-build.ts';
 export * from './schemas/leftover.ts';
 export * from './schemas/operation.ts';
 export * from './schemas/stats.ts';

@@ -10,12 +10,22 @@ import type { TaskView } from './output/progress.ts';
 /**
  * Requests a long action and stays with it to its end.
  * @param label what it is, e.g. `start web`
+ * @param options.output what happens to lines of output: part of the view unless shown in full or left out
  * @returns the operation, succeeded
  * @throws BangerError what made it fail; `cancelled` after Ctrl-C, undone or left to others
  */
-export async function perform(ctx: Context, label: string, request: () => Promise<Operation>): Promise<Operation> {
+export async function perform(
+  ctx: Context,
+  label: string,
+  request: () => Promise<Operation>,
+  options: { output?: 'all' | 'none' } = {},
+): Promise<Operation> {
   const interrupts = ctx.interrupts();
-  const task = (await ctx.view()).begin(label);
+  const begun = (await ctx.view()).begin(label);
+  const task: TaskView = {
+    ...begun,
+    ...(options.output ? { log: options.output === 'all' ? ctx.talk : () => {} } : {}),
+  };
   const following = new AbortController();
   try {
     return await Promise.race([

@@ -343,6 +343,18 @@ export const REGISTRY: readonly Entry[] = [
     load: () => import('./commands/storage-resize.ts'),
   },
   {
+    path: 'image build',
+    aliases: [],
+    summary: 'Build an image from a recipe in a temporary VM',
+    load: () => import('./commands/image-build.ts'),
+  },
+  {
+    path: 'image validate',
+    aliases: [],
+    summary: 'Check a recipe and everything it names',
+    load: () => import('./commands/image-validate.ts'),
+  },
+  {
     path: 'operation list',
     aliases: ['operation ls'],
     summary: 'List recent operations, newest first',
@@ -359,6 +371,12 @@ export const REGISTRY: readonly Entry[] = [
     aliases: [],
     summary: 'Follow an operation until it ends',
     load: () => import('./commands/operation-wait.ts'),
+  },
+  {
+    path: 'operation logs',
+    aliases: [],
+    summary: 'Show what an operation has said',
+    load: () => import('./commands/operation-logs.ts'),
   },
   {
     path: 'operation cancel',

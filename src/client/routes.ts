@@ -68,6 +68,8 @@ export const ROUTES = {
   initStorage: ['POST', '/v1/storage/init'],
   resizeStorage: ['POST', '/v1/storage/resize'],
   undoStorage: ['POST', '/v1/storage/undo'],
+  buildImage: ['POST', '/v1/images/build'],
+  validateRecipe: ['POST', '/v1/images/validate'],
 } as const satisfies { [K in RouteName]: readonly [Contract[K]['method'], Contract[K]['url']] };
 
 /** Routes that answer with a stream instead of one JSON body. */

@@ -73,7 +73,7 @@ export const SETTINGS: SettingTree<Config> = {
       kind: absolutePath(),
       builtIn: ({ paths }) => paths.cache,
       builtInText: '`/var/cache/banger` for root, else `$XDG_CACHE_HOME/banger` (`~/.cache/banger`)',
-      about: 'What can be made again: downloads, verdicts, image layers',
+      about: 'What can be made again: downloads and verdicts',
     },
     run: {
       key: 'paths.run',
@@ -88,7 +88,8 @@ export const SETTINGS: SettingTree<Config> = {
       kind: absolutePath(),
       builtIn: ({ decided }) => join(String(decided.get('paths.state')), 'store'),
       builtInText: '`store` in `paths.state`',
-      about: 'Disks of images and VMs; clones cost nothing when its file system can share blocks (XFS, btrfs)',
+      about:
+        'Disks of images, build layers and VMs; clones cost nothing when its file system can share blocks (XFS, btrfs)',
     },
     bundles: {
       key: 'paths.bundles',

@@ -8,7 +8,6 @@ import { applyRules, type FirewallMember, type GuestDns, readTable } from '../ne
 import { addPoolRoute, deletePoolRoute, findUplink, otherPoolsInUse } from '../network/routes.ts';
 import { createTap, deleteTap, setUpTap, type Tap, tapExists } from '../network/tap.ts';
 import { HOST_OWNER, type Ledger } from '../state/ledger.ts';
-import type { VmStore } from '../state/vms.ts';
 import { createMutex } from '../system/mutex.ts';
 import type { Privileged } from '../system/privilege.ts';
 import type { Runner } from '../system/runner.ts';
@@ -40,7 +39,8 @@ export interface HostNetworkDeps {
   runner: Runner;
   privileged: Privileged;
   ledger: Ledger;
-  vms: VmStore;
+  /** every VM that may have a tap: those on record and those of image builds */
+  guests: () => readonly VmRecord[];
   pool: Subnet;
   /** nftables table of this banger */
   table: string;
@@ -64,8 +64,8 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   const mutex = createMutex();
 
   const members = (leaving?: string): FirewallMember[] =>
-    deps.vms
-      .list()
+    deps
+      .guests()
       .filter((vm) => vm.id !== leaving && ledger.of(vm.id).some((resource) => resource.kind === 'tap'))
       .map((vm) => ({ tap: tapName(vm.id), address: vm.address, nat: vm.nat }));
 
@@ -107,7 +107,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     const drift = await findDrift(links, pool);
     if (drift.poolRouteLost) await addPoolRoute(privileged, ip, pool);
     for (const { tap } of drift.lostRoutes) {
-      const vm = deps.vms.list().find(({ id }) => tapName(id) === tap);
+      const vm = deps.guests().find(({ id }) => tapName(id) === tap);
       if (vm) await setUpTap(privileged, ip, await tapOf(vm));
     }
     // whoever sets net.ipv4.ip_forward sets every device's own switch too

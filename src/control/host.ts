@@ -13,6 +13,7 @@ import type { Trash } from '../state/trash.ts';
 import type { VmStore } from '../state/vms.ts';
 import type { Privileged } from '../system/privilege.ts';
 import type { Argv, Runner } from '../system/runner.ts';
+import type { BuildVms } from './build-vms.ts';
 import type { Events } from './events.ts';
 import type { GuestConnections } from './guest-connections.ts';
 import type { HostNetwork } from './host-network.ts';
@@ -54,6 +55,8 @@ export interface Host {
   /** deleted VMs that can still be had back */
   trash: Trash;
   ledger: Ledger;
+  /** VMs of image builds */
+  buildVms: BuildVms;
   images: ImageStore;
   layers: LayerStore;
   settings: Settings;

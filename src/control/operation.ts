@@ -25,6 +25,8 @@ export interface OperationRequest<T> {
   joinable?: boolean;
   /** whether it works on what all others need: it begins when none is under way, and none begins meanwhile */
   exclusive?: boolean;
+  /** whether it ends when nobody has followed it for a while */
+  attended?: boolean;
   run(progress: Progress, signal: AbortSignal): Promise<T>;
 }
 
@@ -41,8 +43,8 @@ export interface Operations {
   get(id: string): Operation;
   /** Kind of the action that works on a target now. */
   activeOn(target: string): Operation | undefined;
-  /** Events from the beginning; ends after `done`. Counts as a watcher until it is closed. */
-  events(id: string, signal: AbortSignal): AsyncGenerator<OperationEvent>;
+  /** Events from the beginning; ends after `done`, or with those so far. Counts as a watcher until it is closed. */
+  events(id: string, signal: AbortSignal, follow?: boolean): AsyncGenerator<OperationEvent>;
   /** Aborts the action unless others than the caller wait for it. */
   cancel(id: string): { cancelled: boolean; watchers: number };
   /** Aborts the action whoever waits for it; the way to free a target that hangs. */
@@ -62,8 +64,13 @@ interface Live {
   done: Promise<void>;
   joinable: boolean;
   exclusive: boolean;
+  attended: boolean;
+  /** ends an action that nobody follows */
+  unattended?: NodeJS.Timeout | undefined;
 }
 
+/** A client that was cut off and comes back gets this long; so does one that was just started. */
+const UNATTENDED_MS = 5000;
 /** Events kept per operation: a build prints more lines than anybody scrolls back. */
 const MAX_EVENTS = 5000;
 /** Ended operations whose events can still be read. */
@@ -91,6 +98,13 @@ export function createOperations(
     for (const wake of entry.wake) wake();
   };
 
+  const expectWatcher = (entry: Live) => {
+    clearTimeout(entry.unattended);
+    if (!entry.attended || entry.watchers > 0 || entry.operation.state !== 'running') return;
+    entry.unattended = setTimeout(() => entry.abort.abort(unattendedError(entry.operation)), UNATTENDED_MS);
+    entry.unattended.unref();
+  };
+
   const forgetOld = () => {
     const ended = [...live.values()].filter((entry) => entry.operation.state !== 'running' && entry.watchers === 0);
     for (const entry of ended.slice(0, Math.max(0, ended.length - MAX_ENDED))) live.delete(entry.operation.id);
@@ -115,6 +129,7 @@ export function createOperations(
       entry.operation.state = failure.code === 'cancelled' ? 'cancelled' : 'failed';
       entry.operation.error = toProblem(failure);
     }
+    clearTimeout(entry.unattended);
     entry.operation.step = null;
     entry.operation.finishedAt = now().toISOString();
     store.finish(entry.operation.id, entry.operation.state, entry.operation.finishedAt, entry.operation.error);
@@ -154,9 +169,11 @@ export function createOperations(
         done: Promise.resolve(),
         joinable: request.joinable ?? false,
         exclusive: request.exclusive ?? false,
+        attended: request.attended ?? false,
       };
       live.set(operation.id, entry);
       onChange(operation);
+      expectWatcher(entry);
       entry.done = execute(entry, request);
       return { ...operation };
     },
@@ -177,7 +194,7 @@ export function createOperations(
       return store.find(id) ?? lookUp(id).operation;
     },
     activeOn: (target) => running().find((entry) => entry.operation.target === target)?.operation,
-    async *events(id, signal) {
+    async *events(id, signal, follow = true) {
       const stored = live.has(id) ? undefined : store.find(id);
       if (stored) {
         // of an earlier daemon, or long ago: all that is kept is how it ended
@@ -186,6 +203,7 @@ export function createOperations(
       }
       const entry = lookUp(id);
       entry.watchers++;
+      expectWatcher(entry);
       try {
         // events may be cut from the front while we read, so the place is kept from the end
         let last: OperationEvent | undefined;
@@ -197,6 +215,7 @@ export function createOperations(
             if (next.type === 'done') return;
             continue;
           }
+          if (!follow) return;
           await new Promise<void>((resolve) => {
             const wake = () => {
               entry.wake.delete(wake);
@@ -209,6 +228,7 @@ export function createOperations(
         }
       } finally {
         entry.watchers--;
+        expectWatcher(entry);
       }
     },
     cancel(id) {
@@ -243,6 +263,12 @@ function describeKind({ kind, target }: Pick<Operation, 'kind' | 'target'>): str
 function cancelledError(operation: Operation): BangerError {
   return new BangerError('cancelled', `The ${describeKind(operation)} was cancelled and undone.`, {
     hint: 'See what is there now: banger ls',
+  });
+}
+
+function unattendedError(operation: Operation): BangerError {
+  return new BangerError('cancelled', `The ${describeKind(operation)} was undone: its client went away.`, {
+    hint: 'Leave it to the daemon with --detach, and follow it with: banger operation wait ID',
   });
 }
 

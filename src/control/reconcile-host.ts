@@ -89,14 +89,17 @@ function isOff(host: Host, supervisor: Supervisor, vm: VmRecord): boolean {
   }
 }
 
-/** Entries whose VM is gone: a deletion that a crash cut in two. Of a VM in the trash, disks stay. */
+/** Entries whose VM is gone: a deletion that a crash cut in two, an image build. Of a VM in the trash, disks stay. */
 async function freeOwnerless(host: Host): Promise<void> {
+  const building = new Set(host.buildVms.list().map(({ id }) => id));
   for (const { owner, resource } of host.ledger.all()) {
-    if (owner === 'host' || host.vms.findById(owner)) continue;
+    if (owner === 'host' || host.vms.findById(owner) || building.has(owner)) continue;
     const trashed = host.trash.has(owner);
     if (trashed && resource.kind === 'directory') continue;
     await releaseVm(host, { id: owner, name: owner });
-    if (!trashed) await discardVm(host, { id: owner });
+    if (trashed) continue;
+    await clearInterruptedWork(host, { id: owner });
+    await discardVm(host, { id: owner });
   }
 }
 

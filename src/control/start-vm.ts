@@ -1,30 +1,23 @@
 /** Starts a VM: every step written to the ledger before it is done, all of them undone when one fails. */
 
-import { vmDefaults } from '../config/schema.ts';
-import { gatewayOf } from '../core/addresses.ts';
 import { planStart, STEP_LABELS, type StartStep } from '../core/plan-start.ts';
-import { type TimelineStep, tapName, type VmRecord } from '../core/vm.ts';
+import type { TimelineStep, VmRecord } from '../core/vm.ts';
 import { BangerError } from '../errors.ts';
 import { connectVmm } from '../firecracker/api.ts';
-import { bootArgs } from '../firecracker/boot-args.ts';
-import { lastLines, readTail, stripControls } from '../firecracker/console.ts';
-import { findVmm, launchVmm } from '../firecracker/launch.ts';
-import { configurationRequests, type GuestDrive } from '../firecracker/machine-config.ts';
+import { readTail, stripControls } from '../firecracker/console.ts';
+import { findVmm } from '../firecracker/launch.ts';
 import { action } from '../firecracker/requests.ts';
-import { waitForSsh } from '../guest/readiness.ts';
 import type { BootFiles } from '../preflight/context.ts';
 import { makeExt4 } from '../storage/ext4.ts';
 import { MAX_SOCKET_PATH_BYTES, vmFiles, vmmSocket } from '../storage/layout.ts';
-import { writeSeedDrive } from '../storage/seed-drive.ts';
 import { pathExists } from '../system/files.ts';
 import type { DetachedProcess } from '../system/runner.ts';
 import { growDisk } from './disk-work.ts';
-import { guestResolver } from './guest-resolver.ts';
 import type { Host } from './host.ts';
+import { awaitLogin, configureMachine, launchMachine, writeMachineSeed } from './machine.ts';
 import type { Progress } from './operation.ts';
 import { releaseVm } from './release-vm.ts';
 import { requireStoreSpace } from './store-space.ts';
-import { vmmExitedCleanly } from './supervisor.ts';
 
 export interface StartedVm {
   vm: VmRecord;
@@ -145,20 +138,21 @@ class StartRun {
         );
         return;
       case 'write-seed-drive':
-        return await this.#writeSeed();
+        return await writeMachineSeed(this.#host, this.#vm);
       case 'attach-network':
         return await this.#host.network.attach(this.#vm);
       case 'launch-vmm':
         return await this.#launch();
       case 'configure-vmm':
-        return await this.#configure();
+        return await configureMachine(this.#host, this.#vm, this.#boot, this.#signal);
       case 'boot-guest': {
         await using api = connectVmm(this.#socketPath);
         await api.send(action('InstanceStart'));
         return;
       }
       case 'wait-for-ssh':
-        return await this.#waitForSsh();
+        this.#host.guests.keep(this.#vm, await awaitLogin(this.#host, this.#vm, this.#timeoutMs, this.#signal));
+        return;
     }
   }
 
@@ -170,89 +164,11 @@ class StartRun {
     return vmmSocket(this.#host.config.paths.run, this.#vm.id);
   }
 
-  async #writeSeed(): Promise<void> {
-    const { config, clientKey, pool, network } = this.#host;
-    await writeSeedDrive(this.#files.seedDrive, {
-      hostname: this.#vm.name,
-      address: this.#vm.address,
-      gateway: gatewayOf(pool),
-      mtu: await network.mtu(),
-      ...(await guestResolver(config, pool)),
-      authorizedKeys: [clientKey.publicKey],
-      hostKeyPrivate: this.#vm.hostKeyPrivate,
-      hostKeyPublic: this.#vm.hostKeyPublic,
-      workMount: this.#vm.workDiskMount,
-    });
-  }
-
   async #launch(): Promise<void> {
-    const vmm = await this.#host.chooseVmm(this.#boot);
-    const socketPath = this.#socketPath;
-    this.#host.ledger.record(this.#vm.id, { kind: 'vmm', name: socketPath });
-    const running = await launchVmm(this.#host.runner, {
-      program: vmm.program,
-      id: `banger-${this.#vm.id}`,
-      socketPath,
-      consoleLog: this.#files.consoleLog,
-      vmmLog: this.#files.vmmLog,
-      env: { ...this.#host.env, ...vmm.env },
-      takeSocket: async () => {
-        await this.#host.privileged.run(['chown', String(this.#host.uid), socketPath]);
-      },
-      signal: this.#signal,
-    });
-    this.#host.ledger.record(this.#vm.id, { kind: 'vmm', name: socketPath, identity: running.identity });
-    this.vmmKind = vmm.kind;
-    this.ended = running.ended;
+    const { kind, ended } = await launchMachine(this.#host, this.#vm, this.#boot, this.#signal);
+    this.vmmKind = kind;
+    this.ended = ended;
   }
-
-  async #configure(): Promise<void> {
-    const { bootArgs: extra } = vmDefaults(this.#host.config, this.#boot.defaults);
-    const hasWorkDisk = this.#vm.workDiskBytes > 0;
-    const drives: GuestDrive[] = [
-      { id: 'root', path: this.#files.rootDisk, readOnly: false },
-      { id: 'seed', path: this.#files.seedDrive, readOnly: true },
-      ...(hasWorkDisk ? [{ id: 'work', path: this.#files.workDisk, readOnly: false }] : []),
-    ];
-    const devices = { root: '/dev/vda', seed: '/dev/vdb', work: hasWorkDisk ? '/dev/vdc' : undefined };
-    const requests = configurationRequests({
-      vcpus: this.#vm.vcpus,
-      memoryMib: this.#vm.memoryMib,
-      kernel: this.#boot.kernel,
-      initrd: this.#boot.initrd,
-      bootArgs: bootArgs(devices, extra),
-      drives,
-      tap: tapName(this.#vm.id),
-      mac: this.#vm.mac,
-      mtu: await this.#host.network.mtu(),
-    });
-    await using api = connectVmm(this.#socketPath);
-    for (const request of requests) {
-      this.#signal.throwIfAborted();
-      await api.send(request);
-    }
-  }
-
-  async #waitForSsh(): Promise<void> {
-    const connection = await waitForSsh(this.#host.guests.target(this.#vm), {
-      timeoutMs: this.#timeoutMs,
-      signal: this.#signal,
-      givenUp: async () => {
-        const said = stripControls(await readTail(this.#files.consoleLog, 64 * 1024));
-        const failed = /banger-init: FAILED: .*|Kernel panic - not syncing: .*/.exec(said);
-        if (failed) return failed[0];
-        return (await findVmm(this.#socketPath)) ? undefined : await whyVmmEnded(this.#files.vmmLog);
-      },
-    });
-    this.#host.guests.keep(this.#vm, connection);
-  }
-}
-
-/** A guest that resets ends its VMM in good order; anything else is the VMM's own failure. */
-async function whyVmmEnded(vmmLog: string): Promise<string> {
-  if (await vmmExitedCleanly(vmmLog)) return 'the guest reset before it answered.';
-  const words = (await lastLines(vmmLog, 3)).join(' | ');
-  return `the VMM ended.${words ? ` Its log ends with: ${words}` : ''}`;
 }
 
 function throwFirstFailure(outcomes: PromiseSettledResult<void>[], failure: AbortSignal): void {

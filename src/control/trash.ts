@@ -11,7 +11,7 @@ import type { Progress } from './operation.ts';
 import { releaseVm } from './release-vm.ts';
 
 /** What moving records needs of the host. */
-type TrashHost = Pick<Host, 'vms' | 'trash' | 'pool' | 'atomically'>;
+type TrashHost = Pick<Host, 'vms' | 'trash' | 'pool' | 'atomically' | 'buildVms'>;
 
 /** When a VM in the trash is thrown away, ISO 8601. */
 export function purgedAt(host: Pick<Host, 'config'>, { deletedAt }: Pick<TrashedVm, 'deletedAt'>): string {

@@ -69,12 +69,33 @@ export function gatewayOf(pool: Subnet): string {
  */
 export function nextAddress(pool: Subnet, taken: Iterable<string>): string {
   const used = new Set(taken);
-  const last = pool.base + 2 ** (32 - pool.prefix) - 1; // the highest address, left alone as broadcast
-  for (let candidate = pool.base + 2; candidate < last; candidate++) {
+  for (let candidate = pool.base + 2; candidate < broadcastOf(pool); candidate++) {
     const address = formatAddress(candidate);
     if (!used.has(address)) return address;
   }
-  throw new BangerError('conflict', `Every address of the pool ${formatSubnet(pool)} is taken.`, {
+  throw poolIsFull(pool);
+}
+
+/**
+ * The highest address of the pool that nobody has: for what needs one for minutes, out of the way of those for life.
+ * @throws BangerError `conflict` when the pool is used up
+ */
+export function lastAddress(pool: Subnet, taken: Iterable<string>): string {
+  const used = new Set(taken);
+  for (let candidate = broadcastOf(pool) - 1; candidate >= pool.base + 2; candidate--) {
+    const address = formatAddress(candidate);
+    if (!used.has(address)) return address;
+  }
+  throw poolIsFull(pool);
+}
+
+/** The highest address, given to nobody. */
+function broadcastOf(pool: Subnet): number {
+  return pool.base + 2 ** (32 - pool.prefix) - 1;
+}
+
+function poolIsFull(pool: Subnet): BangerError {
+  return new BangerError('conflict', `Every address of the pool ${formatSubnet(pool)} is taken.`, {
     hint: 'Delete a VM you no longer need: banger ls, then banger rm NAME',
   });
 }

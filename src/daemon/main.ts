@@ -23,6 +23,7 @@ import { bundleHandlers } from './routes/bundles.ts';
 import { diskHandlers } from './routes/disks.ts';
 import { dnsHandlers } from './routes/dns.ts';
 import { eventHandlers } from './routes/events.ts';
+import { imageBuildHandlers } from './routes/image-builds.ts';
 import { imageHandlers } from './routes/images.ts';
 import { lifeHandlers } from './routes/life.ts';
 import { operationHandlers } from './routes/operations.ts';
@@ -82,6 +83,7 @@ async function serve(
       ...statsHandlers(host, sampler, metrics),
       ...eventHandlers(host),
       ...imageHandlers(host, background.supervisor),
+      ...imageBuildHandlers(host, background.supervisor),
       ...diskHandlers(host),
       ...systemHandlers(host, names, {
         startedAt: new Date(),

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import type { LoadedConfig } from '../config/load.ts';
 import type { Config } from '../config/schema.ts';
 import { bootFiles, vmBootFiles } from '../control/boot-files.ts';
+import { createBuildVms } from '../control/build-vms.ts';
 import { createEvents } from '../control/events.ts';
 import { createGuestConnections } from '../control/guest-connections.ts';
 import type { Host, Log } from '../control/host.ts';
@@ -90,6 +91,8 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const names = createNames({ config, pool, vms, settings: createSettings(operationLog), log });
   const guestDns = config.dns.enabled ? { gateway: gatewayOf(pool), port: GUEST_DNS_PORT } : undefined;
   const onAttach = () => names.linkUp();
+  const buildVms = createBuildVms(vms, pool);
+  const guests = () => [...vms.list(), ...buildVms.list()];
 
   const host: Host = {
     config,
@@ -102,10 +105,11 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     vms,
     trash: createTrash(database),
     ledger,
+    buildVms,
     images,
     layers: createLayerStore(database),
     settings,
-    network: createHostNetwork({ config, runner, privileged, ledger, vms, pool, uid, table, guestDns, onAttach }),
+    network: createHostNetwork({ config, runner, privileged, ledger, guests, pool, uid, table, guestDns, onAttach }),
     operations: createOperations(operationStore, now, events.operationChanged),
     events,
     health: { silent: new Set() },

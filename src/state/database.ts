@@ -142,8 +142,9 @@ function wayBack(path: string): string {
   return '';
 }
 
-/** Runs `work` in one transaction: all of its writes or none. */
+/** Runs `work` in one transaction: all of its writes or none. Inside of another one it is part of that. */
 export function inTransaction<T>(database: Database, work: () => T): T {
+  if (database.isTransaction) return work();
   database.exec('BEGIN IMMEDIATE');
   try {
     const result = work();

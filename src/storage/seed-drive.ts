@@ -23,6 +23,8 @@ export interface Seed {
   hostKeyPublic: string;
   /** directory of the guest where the work disk is mounted */
   workMount: string;
+  /** further files by absolute path, laid over the root */
+  files?: Readonly<Record<string, string>>;
 }
 
 /** What an initrd gets that cannot mount the work disk elsewhere: it would look for root's keys there too. */
@@ -69,6 +71,7 @@ export function seedEntries(seed: Seed): TarEntry[] {
     file('rootfs/etc/resolv.conf', `${resolvConf.join('\n')}\n`, 0o644),
     file('rootfs/etc/ssh/ssh_host_ed25519_key', seed.hostKeyPrivate, 0o600),
     file('rootfs/etc/ssh/ssh_host_ed25519_key.pub', `${seed.hostKeyPublic}\n`, 0o644),
+    ...Object.entries(seed.files ?? {}).map(([path, text]) => file(`rootfs${path}`, text, 0o644)),
   ];
 }
 

@@ -12,7 +12,7 @@ import { createImageStore } from '../../src/state/images.ts';
 import { createLayerStore } from '../../src/state/layers.ts';
 import { createLedger } from '../../src/state/ledger.ts';
 import { createOperationStore } from '../../src/state/operations.ts';
-import { createTrashedVms } from '../../src/state/trashed-vms.ts';
+import { createTrash } from '../../src/state/trash.ts';
 import { createVmStore } from '../../src/state/vms.ts';
 import { imageFiles } from '../../src/storage/layout.ts';
 import { createRunner } from '../../src/system/runner.ts';
@@ -30,7 +30,7 @@ export type ImageTestHost = Pick<
   | 'images'
   | 'layers'
   | 'ledger'
-  | 'trashedVms'
+  | 'trash'
   | 'operations'
   | 'bootFiles'
   | 'vmBootFiles'
@@ -76,7 +76,7 @@ export async function imagePlace(t: TestContext): Promise<ImagePlace> {
     images,
     layers: createLayerStore(database),
     ledger: createLedger(database),
-    trashedVms: createTrashedVms(database),
+    trash: createTrash(database),
     operations: createOperations(createOperationStore(database), now),
     bootFiles: (name) => bootFiles(host.config, images, name),
     vmBootFiles: (vm) => vmBootFiles(host.config, images, vm),

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it, type TestContext } from 'node:test';
+import { createBuildVms } from '../../src/control/build-vms.ts';
 import { moveToTrash, restoreVm } from '../../src/control/trash.ts';
 import { parsePool } from '../../src/core/addresses.ts';
 import { inTransaction, openDatabase } from '../../src/state/database.ts';
@@ -11,9 +12,12 @@ function setUp(t: TestContext) {
   const database = openDatabase(':memory:');
   t.after(() => database.close());
   let second = 0;
+  const pool = parsePool('172.30.0.0/16');
+  const vms = createVmStore(database);
   return {
-    pool: parsePool('172.30.0.0/16'),
-    vms: createVmStore(database),
+    pool,
+    vms,
+    buildVms: createBuildVms(vms, pool),
     trash: createTrash(database),
     atomically: <T>(work: () => T) => inTransaction(database, work),
     now: () => new Date(Date.parse('2026-11-25T12:00:00Z') + 1000 * second++),

@@ -1,7 +1,7 @@
 /** Routes of long actions. */
 import { z } from 'zod';
 import * as s from '../schemas.ts';
-import { operationId, type Route } from './route.ts';
+import { flag, operationId, type Route } from './route.ts';
 
 export const operationRoutes = {
   listOperations: {
@@ -22,6 +22,7 @@ export const operationRoutes = {
     url: '/v1/operations/:id/events',
     summary: 'Events of an operation, from its beginning to its end',
     params: operationId,
+    query: z.object({ follow: flag.describe('wait for what is still to happen; default yes') }),
     streams: 'application/x-ndjson',
   },
   cancelOperation: {

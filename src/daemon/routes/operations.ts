@@ -9,9 +9,9 @@ export function operationHandlers({ operations }: Host): OperationHandlers {
   return {
     listOperations: async () => operations.list(),
     showOperation: async ({ params }) => operations.get(params.id),
-    operationEvents: async ({ params, reply, signal }) => {
+    operationEvents: async ({ params, query, reply, signal }) => {
       operations.get(params.id);
-      await sendLines(reply, operations.events(params.id, signal), signal);
+      await sendLines(reply, operations.events(params.id, signal, query.follow ?? true), signal);
     },
     cancelOperation: async ({ params }) => operations.cancel(params.id),
   };

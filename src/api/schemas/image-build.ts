@@ -1,0 +1,47 @@
+/** Bodies about building images. */
+import { z } from 'zod';
+
+const absolute = z.string().startsWith('/');
+
+export const ImageBuild = z.strictObject({
+  recipe: absolute.optional().describe('recipe file; without one the other fields are the recipe'),
+  directory: absolute.describe('where relative paths begin that are not from a recipe file'),
+  name: z.string().min(1).optional().describe('name of the image; default the recipe’s'),
+  base: z.string().min(1).optional().describe('image or bundle to begin with; default the recipe’s'),
+  packages: z.array(z.string()).optional().describe('added to those of the recipe'),
+  packageFiles: z.array(z.string().min(1)).optional().describe('files with more of them, one a line'),
+  run: z.array(z.string().min(1)).optional().describe('lines run after those of the recipe'),
+  sizeBytes: z.int().positive().optional().describe('size of the root disk'),
+  settings: z.array(z.string()).optional().describe('`key=value` texts laid over the recipe, values in TOML'),
+  noCache: z.boolean().optional().describe('do every step again'),
+  keep: z.boolean().optional().describe('leave the VM when a step fails'),
+  detach: z.boolean().optional().describe('go on when the client leaves'),
+});
+
+/** Result of an `image.build` operation. */
+export const ImageBuilt = z.object({
+  id: z.string().describe('id of the image'),
+  name: z.string(),
+  base: z.string(),
+  sha256: z.string().describe('of the root file system'),
+  sizeBytes: z.number().describe('apparent size of the root file system'),
+  built: z.boolean().describe('false when nothing it is made from had changed'),
+  reason: z.string().describe('why it was built or kept, as a sentence'),
+  steps: z.array(
+    z.object({
+      step: z.string(),
+      cached: z.boolean().describe('whether it came from a layer'),
+      durationMs: z.number(),
+    }),
+  ),
+});
+
+export const RecipeCheck = z.object({
+  name: z.string(),
+  base: z.string(),
+  steps: z.array(z.object({ step: z.string(), cached: z.boolean() })),
+});
+
+export type ImageBuild = z.infer<typeof ImageBuild>;
+export type ImageBuilt = z.infer<typeof ImageBuilt>;
+export type RecipeCheck = z.infer<typeof RecipeCheck>;

@@ -1,0 +1,232 @@
+/** Builds an image in a temporary VM: from the last step that has a layer, through the others, to a registered image. */
+import { statfs } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { ImageBuild, ImageBuilt, RecipeCheck } from '../api/schemas.ts';
+import type { VmRecord } from '../core/vm.ts';
+import { asBangerError, BangerError } from '../errors.ts';
+import type { SshConnection } from '../guest/ssh.ts';
+import { requireSpace } from '../storage/clone.ts';
+import { vmFiles } from '../storage/layout.ts';
+import { commandLine } from '../system/runner.ts';
+import { formatSize, MIB } from '../units.ts';
+import { cachedSteps, keepLayer, placeRootDisk, storeShares } from './build-layers.ts';
+import { type BuildPlan, type BuildRequest, planSteps, resolveBuild } from './build-plan.ts';
+import { performStep, prepareGuest, type StepContext } from './build-steps.ts';
+import { admitBuildVm, bootBuildVm, discardBuildVm } from './build-vm.ts';
+import { finishImage } from './finish-image.ts';
+import type { Host } from './host.ts';
+import { type DebPlan, planDebs } from './host-packages.ts';
+import type { Progress } from './operation.ts';
+
+export interface BuildOptions {
+  /** does every step again */
+  noCache: boolean;
+  /** leaves the VM when a step fails */
+  keep: boolean;
+  /** called with a VM that was left, which is an ordinary one from then on */
+  onKept(vm: VmRecord): void;
+  /** command that builds the same again, for hints */
+  again: string;
+}
+
+type Timings = ImageBuilt['steps'];
+
+/** What a build writes at least beside the copy of its base. */
+const BUILD_NEEDS_BYTES = 256 * MIB;
+
+/** A guest whose host disk is full stops in the middle of a write and never says why, so the host looks itself. */
+const SPACE_CHECK_MS = 2000;
+const SPACE_LEFT_BYTES = 32 * MIB;
+
+/** Checks a recipe and everything it names; leaves nothing. */
+export async function validateRecipe(host: Host, body: ImageBuild): Promise<RecipeCheck> {
+  const request = await resolveBuild(host, body);
+  const vm = await admitBuildVm(host, vmRequest(request));
+  try {
+    const plan = await planSteps(request, snapshotDirectory(host, vm));
+    const done = await cachedSteps(host, plan);
+    const steps = plan.steps.map(({ label }, index) => ({ step: label, cached: index < done }));
+    return { name: request.name, base: request.base.name, steps };
+  } finally {
+    await discardBuildVm(host, vm);
+  }
+}
+
+/** @throws BangerError what the step that failed says; nothing of the build is left but layers */
+export async function buildImage(
+  host: Host,
+  request: BuildRequest,
+  options: BuildOptions,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<ImageBuilt> {
+  progress.step('plan', 'reading what the recipe names');
+  const vm = await admitBuildVm(host, vmRequest(request));
+  const full = new AbortController();
+  const either = AbortSignal.any([signal, full.signal]);
+  const timer = setInterval(() => void watchSpace(host, vm, full), SPACE_CHECK_MS);
+  try {
+    const plan = await planSteps(request, snapshotDirectory(host, vm), either);
+    const present = options.noCache ? undefined : presentImage(host, request, plan);
+    if (present) return present;
+    return await buildInVm(host, vm, request, plan, options, progress, either);
+  } catch (error) {
+    // what was called off, or ran into a full disk, fails everywhere at once: the reason comes first
+    const cause = either.aborted && either.reason instanceof Error ? either.reason : error;
+    if (!options.keep || either.aborted || host.guests.peek(vm) === undefined) throw cause;
+    keepVm(host, vm, request);
+    options.onKept(vm);
+    throw withKeptVm(cause, vm, options.again);
+  } finally {
+    clearInterval(timer);
+    if (host.vms.findById(vm.id)) host.buildVms.forget(vm.id);
+    else await discardBuildVm(host, vm);
+  }
+}
+
+async function buildInVm(
+  host: Host,
+  vm: VmRecord,
+  request: BuildRequest,
+  plan: BuildPlan,
+  options: BuildOptions,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<ImageBuilt> {
+  const timings: Timings = [];
+  const done = options.noCache ? 0 : await cachedSteps(host, plan);
+  for (const { label } of plan.steps.slice(0, done)) timings.push({ step: label, cached: true, durationMs: 0 });
+  progress.step('preflight', 'checking the host');
+  await host.preflightStart(request.base.boot, vm);
+  const { directory, seedDrive } = vmFiles(host.config.paths.store, vm.id);
+  await requireSpace(directory, BUILD_NEEDS_BYTES, `building ${request.name}`);
+  let began = performance.now();
+  const lap = (step: string) => {
+    const now = performance.now();
+    timings.push({ step, cached: false, durationMs: Math.round(now - began) });
+    began = now;
+  };
+
+  progress.step('clone', done > 0 ? `beginning after: ${plan.steps[done - 1]?.label}` : `copying ${request.base.name}`);
+  await placeRootDisk(host, vm, request, plan, done, signal);
+  // the disk is read from outside before the guest begins to write to it
+  const resolving = done === 0 ? resolvePackages(host, vm, plan, signal) : Promise.resolve(undefined);
+  resolving.catch(() => {}); // waited for below, where a boot that failed comes first
+  let connection: SshConnection;
+  let debs: DebPlan | undefined;
+  try {
+    progress.step('boot', 'booting the temporary VM');
+    [connection, debs] = await Promise.all([
+      bootBuildVm(host, vm, request.base.boot, host.config.limits.bootTimeoutMs, signal),
+      resolving,
+    ]);
+  } catch (error) {
+    await Promise.allSettled([resolving]);
+    throw error;
+  }
+  const distribution = await prepareGuest(connection, request.name, signal);
+  lap('boot');
+
+  const shares = await storeShares(directory, seedDrive);
+  const context: StepContext = { request, connection, distribution, debs, progress, signal };
+  let workMs = 0;
+  for (const [index, step] of plan.steps.entries()) {
+    if (index < done) continue;
+    const stepBegan = performance.now();
+    progress.step(step.kind, step.label);
+    await performStep(step, context);
+    workMs += performance.now() - stepBegan;
+    lap(step.label);
+    if (index === plan.steps.length - 1 && !shares) continue; // the image itself is kept
+    if (await keepLayer(host, vm, connection, { request, plan, index, workMs, shares })) {
+      workMs = 0;
+      lap('keep the layer');
+    }
+  }
+  const image = await finishImage(host, vm, plan, context);
+  lap('finish');
+  const reason = options.noCache ? 'Every step was asked for again.' : 'What it is made from has changed.';
+  return { ...image, built: true, reason, steps: timings };
+}
+
+async function resolvePackages(
+  host: Host,
+  vm: VmRecord,
+  plan: BuildPlan,
+  signal: AbortSignal,
+): Promise<DebPlan | undefined> {
+  const [first] = plan.steps;
+  if (first?.kind !== 'packages') return undefined;
+  return await planDebs({
+    runner: host.runner,
+    rootDisk: vmFiles(host.config.paths.store, vm.id).rootDisk,
+    packages: first.packages,
+    cacheDir: host.config.paths.cache,
+    env: host.env,
+    signal,
+  });
+}
+
+/** The image as it is, when it was made from exactly this. */
+function presentImage(host: Host, request: BuildRequest, plan: BuildPlan): ImageBuilt | undefined {
+  const image = host.images.find(request.name);
+  if (image?.recipeKey !== plan.recipeKey) return undefined;
+  return {
+    id: image.id,
+    name: image.name,
+    base: image.base,
+    sha256: image.sha256,
+    sizeBytes: image.sizeBytes,
+    built: false,
+    reason: 'Nothing it is made from has changed.',
+    steps: plan.steps.map(({ label }) => ({ step: label, cached: true, durationMs: 0 })),
+  };
+}
+
+function vmRequest({ name, base, recipe, memoryMib }: BuildRequest): Parameters<typeof admitBuildVm>[1] {
+  return { name: `build-${name}`.slice(0, 63).replace(/-$/, ''), image: base.name, vcpus: recipe.vcpus, memoryMib };
+}
+
+function snapshotDirectory(host: Host, vm: VmRecord): string {
+  return join(vmFiles(host.config.paths.store, vm.id).directory, 'snapshot');
+}
+
+async function watchSpace(host: Host, vm: VmRecord, full: AbortController): Promise<void> {
+  const { directory } = vmFiles(host.config.paths.store, vm.id);
+  const { bavail, bsize } = await statfs(directory).catch(() => ({ bavail: Number.POSITIVE_INFINITY, bsize: 1 }));
+  if (bavail * bsize >= SPACE_LEFT_BYTES) return;
+  full.abort(
+    new BangerError(
+      'host_unprepared',
+      `This host's disk is full: ${formatSize(bavail * bsize)} left in ${directory}.`,
+      {
+        hint: 'Free some space (banger image prune, banger ls), or set paths.store to a larger disk.',
+      },
+    ),
+  );
+}
+
+/** The VM goes on as an ordinary one: with a record it is listed, entered and deleted like any other. */
+function keepVm(host: Host, vm: VmRecord, request: BuildRequest): void {
+  const taken = host.vms.find(vm.name);
+  host.vms.insert({
+    ...vm,
+    name: taken ? `build-${vm.id}` : vm.name,
+    rootDiskBytes: request.sizeBytes,
+    phase: 'running',
+  });
+  vm.name = host.vms.findById(vm.id)?.name ?? vm.name;
+}
+
+function withKeptVm(error: unknown, vm: VmRecord, again: string): BangerError {
+  const cause = asBangerError(error);
+  return new BangerError(cause.code, cause.message, {
+    cause,
+    hint: [
+      `Its VM is left: ${commandLine(['banger', 'ssh', vm.name])}`,
+      `Go on from the last layer when the recipe is right: ${again}`,
+      `Remove the VM: ${commandLine(['banger', 'rm', '--force', vm.name])}`,
+    ].join('\n  '),
+    details: { ...cause.details, vm: vm.name },
+  });
+}

@@ -1,0 +1,96 @@
+/** Layers of image builds as files: where a build can begin, and what it leaves for the next one. */
+import { constants, copyFile, mkdir, rename, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { VmRecord } from '../core/vm.ts';
+import type { SshConnection } from '../guest/ssh.ts';
+import { isWorthKeeping } from '../image/layers.ts';
+import { cloneFile } from '../storage/clone.ts';
+import { allocatedBytes } from '../storage/disk.ts';
+import { growExt4 } from '../storage/ext4.ts';
+import { layerFile, vmFiles } from '../storage/layout.ts';
+import { pathExists } from '../system/files.ts';
+import type { BuildPlan, BuildRequest } from './build-plan.ts';
+import { whilePaused } from './build-vm.ts';
+import type { Host } from './host.ts';
+
+/**
+ * Number of steps whose outcome is there already, 0 to all of them. A record whose file is gone is forgotten.
+ */
+export async function cachedSteps(host: Host, plan: Pick<BuildPlan, 'keys'>): Promise<number> {
+  for (let done = plan.keys.length; done > 0; done--) {
+    const key = plan.keys[done - 1] ?? '';
+    if (!host.layers.find(key)) continue;
+    if (await pathExists(layerFile(host.config.paths.store, key))) return done;
+    host.layers.remove(key);
+  }
+  return 0;
+}
+
+/** Puts the root disk of the build in place: the base grown, or the disk after the steps that are done already. */
+export async function placeRootDisk(
+  host: Host,
+  vm: VmRecord,
+  request: BuildRequest,
+  plan: BuildPlan,
+  done: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const { runner, config } = host;
+  const { rootDisk } = vmFiles(config.paths.store, vm.id);
+  const key = done > 0 ? plan.keys[done - 1] : undefined;
+  const source = key === undefined ? request.base.boot.rootfs : layerFile(config.paths.store, key);
+  await cloneFile(runner, config.programs.cp, source, rootDisk, 0, signal);
+  if (key === undefined) await growExt4(runner, config.programs, rootDisk, request.sizeBytes);
+  else host.layers.touch(key, host.now().toISOString());
+}
+
+/**
+ * Keeps the disk after a step where that pays; the guest is held while it is copied.
+ * @returns whether it was kept
+ */
+export async function keepLayer(
+  host: Host,
+  vm: VmRecord,
+  connection: SshConnection,
+  build: { request: BuildRequest; plan: BuildPlan; index: number; workMs: number; shares: boolean },
+): Promise<boolean> {
+  const { request, plan, index, workMs, shares } = build;
+  const { directory, rootDisk } = vmFiles(host.config.paths.store, vm.id);
+  const key = plan.keys[index];
+  const step = plan.steps[index];
+  if (key === undefined || step === undefined) return false;
+  const beforeLast = index === plan.steps.length - 2;
+  if (!isWorthKeeping({ shares, workMs, copyBytes: await allocatedBytes(rootDisk), beforeLast })) return false;
+  const copy = join(directory, 'layer.ext4');
+  await whilePaused(host, vm, connection, async () => {
+    await cloneFile(host.runner, host.config.programs.cp, rootDisk, copy);
+  });
+  const now = host.now().toISOString();
+  // the record first: one without its file is forgotten when it is looked for, a file without a record never
+  host.layers.insert({
+    key,
+    parent: index === 0 ? null : (plan.keys[index - 1] ?? null),
+    base: request.base.name,
+    step: step.label,
+    sizeBytes: await allocatedBytes(copy),
+    createdAt: now,
+    usedAt: now,
+  });
+  const place = layerFile(host.config.paths.store, key);
+  await mkdir(dirname(place), { recursive: true, mode: 0o700 });
+  await rename(copy, place);
+  return true;
+}
+
+/** Whether the store's file system can share blocks between files. */
+export async function storeShares(directory: string, sample: string): Promise<boolean> {
+  const probe = join(directory, 'reflink.probe');
+  try {
+    await copyFile(sample, probe, constants.COPYFILE_FICLONE_FORCE);
+    return true;
+  } catch {
+    return false;
+  } finally {
+    await rm(probe, { force: true });
+  }
+}

@@ -1,0 +1,156 @@
+/** The temporary VM of an image build: booted lean, copied between steps, shut down, gone afterwards or handed over. */
+import { randomBytes } from 'node:crypto';
+import { mkdir, rm } from 'node:fs/promises';
+import { macFor, type VmRecord } from '../core/vm.ts';
+import { connectVmm } from '../firecracker/api.ts';
+import { findVmm } from '../firecracker/launch.ts';
+import { action, setState } from '../firecracker/requests.ts';
+import { generateKeyPair } from '../guest/keys.ts';
+import { runInGuest } from '../guest/run.ts';
+import type { SshConnection } from '../guest/ssh.ts';
+import type { BootFiles } from '../preflight/context.ts';
+import { vmFiles, vmmSocket } from '../storage/layout.ts';
+import { waitForEnd } from '../system/processes.ts';
+import type { Host } from './host.ts';
+import { awaitLogin, configureMachine, launchMachine, writeMachineSeed } from './machine.ts';
+import { releaseVm } from './release-vm.ts';
+
+/**
+ * A systemd guest boots to a target of its own that wants nothing: SSH answers from the initrd on, and what a distribution
+ * starts at a boot would cost an emulated guest more than installing packages. Other inits boot as they always do.
+ */
+const LEAN_TARGET = 'banger-build.target';
+const LEAN_FILES = {
+  [`/run/systemd/system/${LEAN_TARGET}`]:
+    '[Unit]\nDescription=Image build of banger\nDefaultDependencies=no\nAllowIsolate=yes\n',
+};
+const LEAN_ARGS = `systemd.unit=${LEAN_TARGET} systemd.log_level=warning`;
+
+/** Kills what runs, writes the file systems out and resets, without the stop jobs of services that never ran. */
+const SHUTDOWN_COMMAND = 'sync; systemctl reboot --force 2>/dev/null || reboot || kill -INT 1';
+
+/** Everything written must reach the disk before the machine is held for a copy of it. */
+const SYNC_LIMIT_MS = 5 * 60_000;
+
+export interface BuildVmRequest {
+  name: string;
+  /** image or bundle it is made from */
+  image: string;
+  vcpus: number;
+  memoryMib: number;
+}
+
+/** Takes id, name and address; nothing exists on the host yet but the directory. */
+export async function admitBuildVm(host: Host, request: BuildVmRequest): Promise<VmRecord> {
+  const hostKey = await generateKeyPair(request.name);
+  const vm = host.buildVms.admit((address) => ({
+    id: randomBytes(4).toString('hex'),
+    name: request.name,
+    image: request.image,
+    imageId: null,
+    vcpus: request.vcpus,
+    memoryMib: request.memoryMib,
+    rootDiskBytes: 0,
+    workDiskBytes: 0,
+    address,
+    mac: macFor(address),
+    nat: true,
+    autostart: false,
+    restartPolicy: 'never',
+    workDiskMount: '/root',
+    hostKeyPrivate: hostKey.privateKey,
+    hostKeyPublic: hostKey.publicKey,
+    createdAt: host.now().toISOString(),
+    phase: 'running',
+    failure: null,
+    startedAt: null,
+    vmm: null,
+    bootTimeline: [],
+    bootMs: null,
+    run: null,
+    restarts: null,
+  }));
+  const { directory } = vmFiles(host.config.paths.store, vm.id);
+  host.ledger.record(vm.id, { kind: 'directory', name: directory });
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  return vm;
+}
+
+/** Boots it from its root disk and logs in; what fails is freed by `discardBuildVm`. */
+export async function bootBuildVm(
+  host: Host,
+  vm: VmRecord,
+  boot: BootFiles,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<SshConnection> {
+  const failure = new AbortController();
+  const either = AbortSignal.any([signal, failure.signal]);
+  const steps = [
+    writeMachineSeed(host, vm, LEAN_FILES),
+    host.network.attach(vm),
+    launchMachine(host, vm, boot, either).then(({ kind }) => {
+      vm.vmm = kind;
+    }),
+  ];
+  const outcomes = await Promise.allSettled(
+    steps.map((step) =>
+      step.catch((error) => {
+        failure.abort(error);
+        throw error;
+      }),
+    ),
+  );
+  if (outcomes.some(({ status }) => status === 'rejected')) throw failure.signal.reason;
+  await configureMachine(host, vm, boot, signal, LEAN_ARGS);
+  {
+    await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+    await api.send(action('InstanceStart'));
+  }
+  vm.startedAt = host.now().toISOString();
+  const connection = await awaitLogin(host, vm, timeoutMs, signal);
+  host.guests.keep(vm, connection);
+  return connection;
+}
+
+/** Holds the machine with everything on its disk while `work` copies it. */
+export async function whilePaused<T>(host: Host, vm: VmRecord, connection: SshConnection, work: () => Promise<T>) {
+  await runInGuest(connection, 'sync', { timeoutMs: SYNC_LIMIT_MS });
+  await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+  await api.send(setState('Paused'));
+  try {
+    return await work();
+  } finally {
+    await api.send(setState('Resumed'));
+  }
+}
+
+/**
+ * Shuts the guest down and frees what it held on the host; its disk stays.
+ * @returns false when it had to be cut off
+ */
+export async function shutDownBuildVm(
+  host: Host,
+  vm: VmRecord,
+  connection: SshConnection,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const vmm = await findVmm(vmmSocket(host.config.paths.run, vm.id));
+  const asked = runInGuest(connection, SHUTDOWN_COMMAND, { timeoutMs, signal }).catch(() => undefined);
+  const ended = vmm === undefined || (await waitForEnd(vmm, timeoutMs, signal));
+  await releaseVm(host, vm);
+  await asked;
+  return ended;
+}
+
+/** Frees everything of it, in an order that a crash cannot turn into a leak. */
+export async function discardBuildVm(host: Host, vm: VmRecord): Promise<void> {
+  await releaseVm(host, vm);
+  for (const resource of host.ledger.of(vm.id)) {
+    if (resource.kind !== 'directory') continue;
+    await rm(resource.name, { recursive: true, force: true });
+    host.ledger.strike('directory', resource.name);
+  }
+  host.buildVms.forget(vm.id);
+}

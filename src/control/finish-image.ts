@@ -1,0 +1,133 @@
+/** The end of an image build: the guest cleaned and shut down, its disk checked, summed and registered as an image. */
+import { constants, copyFile, link, mkdir, rename, writeFile } from 'node:fs/promises';
+import type { ImageBuilt } from '../api/schemas.ts';
+import { sumFile } from '../bundle/checksum.ts';
+import type { VmRecord } from '../core/vm.ts';
+import { BangerError, systemCode } from '../errors.ts';
+import { runInGuest } from '../guest/run.ts';
+import { cleanScript } from '../image/identity.ts';
+import { packageManagerOf, packageManifest } from '../image/package-managers.ts';
+import { apparentBytes } from '../storage/disk.ts';
+import { imageFiles, vmFiles } from '../storage/layout.ts';
+import type { BuildPlan } from './build-plan.ts';
+import { listPackages, type StepContext, stepError } from './build-steps.ts';
+import { shutDownBuildVm } from './build-vm.ts';
+import type { Host } from './host.ts';
+
+/** Cleaning removes some hundred files. */
+const CLEAN_LIMIT_MS = 5 * 60_000;
+
+const CHECK_LIMIT_MS = 30 * 60_000;
+
+/** e2fsck: 0 nothing wrong, 1 corrected (the journal of a guest that was cut off). */
+const CHECKED = [0, 1];
+
+/** @returns the image's record, registered */
+export async function finishImage(
+  host: Host,
+  vm: VmRecord,
+  plan: BuildPlan,
+  context: StepContext,
+): Promise<Omit<ImageBuilt, 'steps' | 'built' | 'reason'>> {
+  const { request, progress, signal } = context;
+  const { recipe, base } = request;
+  progress.step('clean', 'listing packages, removing identity and caches');
+  const manager = context.distribution.family === 'unknown' ? undefined : packageManagerOf(context.distribution);
+  const manifest = manager ? packageManifest(manager, await listPackages(manager, context)) : '';
+  const script = cleanScript({
+    manager,
+    keepCaches: recipe.keep_caches,
+    authorizedKeys: [host.clientKey.publicKey],
+    hostname: vm.name,
+  });
+  const cleaned = await runInGuest(context.connection, script, { timeoutMs: CLEAN_LIMIT_MS, signal });
+  if (cleaned.exitCode !== 0) throw stepError(request.name, 'clean', cleaned, CLEAN_LIMIT_MS);
+
+  progress.step('shut-down', 'shutting the VM down');
+  const went = await shutDownBuildVm(host, vm, context.connection, host.config.limits.stopTimeoutMs, signal);
+  if (!went) progress.warn('The VM did not shut down by itself and was cut off; its file system is checked.');
+
+  progress.step('check', 'checking the file system, freeing unused blocks');
+  const { rootDisk } = vmFiles(host.config.paths.store, vm.id);
+  await checkDisk(host, rootDisk, signal);
+
+  progress.step('checksum', 'computing the checksum');
+  const sizeBytes = await apparentBytes(rootDisk);
+  let read = 0;
+  const { sha256 } = await sumFile(rootDisk, {
+    signal,
+    onBytes(bytes) {
+      const before = Math.floor((read * 20) / sizeBytes);
+      read += bytes;
+      if (Math.floor((read * 20) / sizeBytes) === before) return;
+      progress.report({ label: 'computing the checksum', done: read, total: sizeBytes });
+    },
+  });
+
+  progress.step('register', `registering the image ${request.name}`);
+  signal.throwIfAborted();
+  const files = imageFiles(host.config.paths.store, vm.id);
+  host.ledger.record(vm.id, { kind: 'directory', name: files.directory });
+  await mkdir(files.directory, { recursive: true, mode: 0o700 });
+  await share(base.boot.kernel, files.kernel);
+  if (base.boot.initrd !== undefined) await share(base.boot.initrd, files.initrd);
+  await writeFile(files.packages, manifest, { mode: 0o644 });
+  await rename(rootDisk, files.rootfs);
+  host.atomically(() => {
+    const replaced = host.images.insert(
+      {
+        id: vm.id,
+        name: request.name,
+        arch: base.arch,
+        base: base.name,
+        sha256,
+        sizeBytes,
+        recipe: JSON.stringify({ ...recipe, packages: request.packages, package_files: [] }),
+        recipeKey: plan.recipeKey,
+        createdAt: host.now().toISOString(),
+      },
+      { replace: true },
+    );
+    host.ledger.strike('directory', files.directory);
+    if (!replaced || host.vms.list().some((user) => user.imageId === replaced.id)) return;
+    // nobody boots from the one that was replaced: its files go with what else the build leaves
+    const old = imageFiles(host.config.paths.store, replaced.id);
+    host.ledger.record(vm.id, { kind: 'directory', name: old.directory });
+  });
+  return { id: vm.id, name: request.name, base: base.name, sha256, sizeBytes };
+}
+
+/** Repairs what a cut-off guest left, then gives unused blocks back: a file's discarded blocks are holes. */
+async function checkDisk(host: Host, rootDisk: string, signal: AbortSignal): Promise<void> {
+  const { e2fsck } = host.config.programs;
+  const check = async (...options: string[]) =>
+    await host.runner.run([e2fsck, '-f', '-p', ...options, rootDisk], {
+      okExits: [0, 1, 2, 4, 8],
+      timeoutMs: CHECK_LIMIT_MS,
+      signal,
+    });
+  let result = await check('-E', 'discard');
+  // blocks are given back only when nothing had to be repaired
+  if (result.exitCode === 1) result = await check('-E', 'discard');
+  if (CHECKED.includes(result.exitCode)) return;
+  const said = (result.stdout + result.stderr).trim().split('\n').at(-1) ?? '';
+  throw new BangerError('corrupt', `The file system of the image is damaged after the build: ${said}`, {
+    hint: 'Build it again; if it stays so, the base is damaged: banger bundle verify',
+  });
+}
+
+/** Sharing blocks costs nothing, a hard link neither; where the base is on another file system it is a copy. */
+async function share(source: string, target: string): Promise<void> {
+  try {
+    await copyFile(source, target, constants.COPYFILE_FICLONE_FORCE);
+    return;
+  } catch {
+    // the file system cannot; what is really wrong shows below
+  }
+  try {
+    await link(source, target);
+  } catch (error) {
+    if (!['EXDEV', 'EPERM', 'EMLINK', 'EEXIST'].includes(systemCode(error) ?? '')) throw error;
+    await copyFile(source, target);
+  }
+}

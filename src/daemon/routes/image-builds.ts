@@ -1,0 +1,37 @@
+/** Handlers for building images. */
+import { buildImage, validateRecipe } from '../../control/build-image.ts';
+import { resolveBuild } from '../../control/build-plan.ts';
+import type { Host } from '../../control/host.ts';
+import type { Supervisor } from '../../control/supervisor.ts';
+import { commandLine } from '../../system/runner.ts';
+import type { Handlers } from '../server.ts';
+
+type ImageBuildHandlers = Pick<Handlers, 'buildImage' | 'validateRecipe'>;
+
+export function imageBuildHandlers(host: Host, supervisor: Supervisor): ImageBuildHandlers {
+  return {
+    validateRecipe: async ({ body }) => await validateRecipe(host, body),
+    buildImage: async ({ body }) => {
+      // a recipe that is wrong is told at once, before there is an operation
+      const request = await resolveBuild(host, body);
+      return host.operations.start({
+        kind: 'image.build',
+        target: `image ${request.name}`,
+        attended: !body.detach,
+        run: async (progress, signal) =>
+          await buildImage(
+            host,
+            request,
+            {
+              noCache: body.noCache ?? false,
+              keep: body.keep ?? false,
+              onKept: (vm) => supervisor.watch(vm),
+              again: commandLine(['banger', 'image', 'build', ...(body.recipe ? [body.recipe] : ['…'])]),
+            },
+            progress,
+            signal,
+          ),
+      });
+    },
+  };
+}

@@ -1,0 +1,48 @@
+/** Why a step failed, read from what the guest's programs said: the one line a person needs. */
+
+/** Patterns by what they mean, the most telling first; `$1` is the thing. */
+const CAUSES: [RegExp, (thing: string) => string][] = [
+  [
+    /No space left on device|You don't have enough free space|ENOSPC|Disk quota exceeded/i,
+    () => 'the disk is full: give the image more with size (or --size)',
+  ],
+  [/Unable to locate package (\S+)/, (name) => `there is no package ${name}`],
+  [/Couldn't find any package by (?:glob|regex) '(.+?)'/, (name) => `there is no package ${name}`],
+  [
+    /Package '?(\S+?)'? has no installation candidate/,
+    (name) => `the package ${name} has no candidate for installation`,
+  ],
+  [/Version '(.+?)' for '(.+?)' was not found/, (version) => `there is no such version: ${version}`],
+  [/^\s*(\S+) \(no such package\)/m, (name) => `there is no package ${name}`],
+  [
+    /(?:Unable to find a match|No match for argument|target not found|No provider of|'(?=\S+' not found in package names)):?\s*'?([^\s']+)/,
+    (name) => `there is no package ${name}`,
+  ],
+  [
+    /Temporary failure (?:resolving|in name resolution)|Could not resolve(?: host)?|bad address/i,
+    () => 'names do not resolve in the VM: is there a network, and are network.nameservers right?',
+  ],
+  [
+    /Could not connect to|Unable to connect to|Connection timed out|Network is unreachable/i,
+    () => 'the package archive cannot be reached from the VM',
+  ],
+  [
+    /dpkg: error processing (?:package|archive) (\S+)/,
+    (name) => `the package ${name} could not be installed or configured`,
+  ],
+  [/unmet dependencies/, () => 'packages depend on others that cannot be installed'],
+  [
+    /Unable to fetch some archives|Failed to fetch (\S+)/,
+    (name) => `a package could not be downloaded${name ? `: ${name}` : ''}`,
+  ],
+];
+
+/** The cause as the end of a sentence; undefined when nothing is recognised. */
+export function causeOf(lines: readonly string[]): string | undefined {
+  const text = lines.join('\n');
+  for (const [pattern, say] of CAUSES) {
+    const match = pattern.exec(text);
+    if (match) return say(match[1] ?? '');
+  }
+  return undefined;
+}

@@ -1,0 +1,76 @@
+/** What each package manager is told, how its list is read, and what is read from its failures. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { causeOf } from '../../src/image/failures.ts';
+import { packageManagerOf, packageManifest } from '../../src/image/package-managers.ts';
+import { parseOsRelease } from '../../src/system/os-release.ts';
+
+const of = (osRelease: string) => packageManagerOf(parseOsRelease(osRelease));
+
+describe('the package manager of a guest', () => {
+  it('is known by os-release, also of derivatives', () => {
+    const names = [
+      'ID=debian',
+      'ID=ubuntu',
+      'ID=alpine',
+      'ID=fedora',
+      'ID=arch',
+      'ID="opensuse-leap"\nID_LIKE="suse"',
+    ].map((text) => of(text).name);
+    assert.deepEqual(names, ['apt', 'apt', 'apk', 'dnf', 'pacman', 'zypper']);
+    assert.throws(() => of('ID=plan9\nPRETTY_NAME="Plan 9"'), /knows no package manager of Plan 9/);
+  });
+
+  it('never asks and installs no more than it must', () => {
+    const install = (osRelease: string) => of(osRelease).install(['jq', 'tree']);
+    assert.match(install('ID=debian'), /^apt-get -q .*--force-unsafe-io.* -y --no-install-recommends install jq tree$/);
+    assert.equal(install('ID=alpine'), 'apk add --no-progress jq tree');
+    assert.equal(install('ID=fedora'), 'dnf -y --setopt=install_weak_deps=False install jq tree');
+    assert.equal(install('ID=arch'), 'pacman -S --needed --noconfirm --noprogressbar jq tree');
+    assert.equal(install('ID=opensuse\nID_LIKE=suse'), 'zypper --non-interactive install --no-recommends jq tree');
+    assert.equal(of('ID=fedora').install(['jq=1.7']), 'dnf -y --setopt=install_weak_deps=False install jq-1.7');
+  });
+
+  it('brings its lists up to date first and can remove them', () => {
+    assert.match(of('ID=debian').refresh.join(), /APT::Update::Error-Mode=any update$/);
+    assert.match(of('ID=debian').clean, /\/var\/lib\/apt\/lists\/\*/);
+    assert.deepEqual(of('ID=alpine').refresh, ['apk update']);
+    assert.match(of('ID=arch').refresh.join(), /-Syu/);
+  });
+
+  it('lists packages as name, version and architecture, sorted', () => {
+    const dpkg = 'tree 2.1.0-1 amd64 ii \njq 1.6-2 amd64 ii \nold 1 amd64 rc \nbroken\n';
+    assert.equal(packageManifest(of('ID=debian'), dpkg), 'jq 1.6-2 amd64\ntree 2.1.0-1 amd64\n');
+    const apk = 'busybox-binsh-1.36.1-r5 x86_64 {busybox} (GPL-2.0-only) [installed]\nWARNING: opening cache\n';
+    assert.equal(packageManifest(of('ID=alpine'), apk), 'busybox-binsh 1.36.1-r5 x86_64\n');
+    const rpm = 'jq 0:1.7.1-3.fc40 x86_64\nbind 32:9.18-1 x86_64\n';
+    assert.equal(packageManifest(of('ID=fedora'), rpm), 'bind 32:9.18-1 x86_64\njq 1.7.1-3.fc40 x86_64\n');
+    assert.equal(packageManifest(of('ID=arch'), 'jq 1.7.1-2 x86_64\n'), 'jq 1.7.1-2 x86_64\n');
+    assert.equal(packageManifest(of('ID=arch'), ''), '');
+  });
+});
+
+describe('the cause of a failed step', () => {
+  const cases: [string, RegExp][] = [
+    ['E: Unable to locate package nosuch', /there is no package nosuch/],
+    ['dpkg: error processing package foo (--configure):', /package foo could not be installed or configured/],
+    ['tar: /x: Cannot write: No space left on device', /the disk is full/],
+    ["E: You don't have enough free space in /var/cache/apt/archives/.", /the disk is full/],
+    ["Temporary failure resolving 'deb.debian.org'", /names do not resolve/],
+    ['  Could not connect to deb.debian.org:80', /archive cannot be reached/],
+    ['  nosuch (no such package):', /there is no package nosuch/],
+    ['Error: Unable to find a match: nosuch', /there is no package nosuch/],
+    ['error: target not found: nosuch', /there is no package nosuch/],
+    ["No provider of 'nosuch' found.", /there is no package nosuch/],
+  ];
+  for (const [line, cause] of cases) {
+    it(`is read from: ${line}`, () => assert.match(causeOf(['Reading...', line]) ?? '', cause));
+  }
+
+  it('is the full disk when that made a package fail', () => {
+    const lines = ['dpkg: error processing archive x.deb', 'cannot copy: No space left on device'];
+    assert.match(causeOf(lines) ?? '', /disk is full/);
+  });
+
+  it('is none where nothing is recognised', () => assert.equal(causeOf(['all is well', '']), undefined));
+});
