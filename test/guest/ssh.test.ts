@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { type AddressInfo, createServer } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 import { BangerError } from '../../src/errors.ts';
@@ -64,6 +66,39 @@ describe('an SSH connection', () => {
     assert.equal(connection.closed, true);
     assert.ok(performance.now() - begun < 4000);
   });
+});
+
+describe('a guest that answers with something else', () => {
+  for (const [what, reply] of Object.entries({
+    'one line without an end': 'x'.repeat(64 * 1024),
+    'lines before its name, without end': `${'x'.repeat(200)}\r\n`.repeat(300),
+    'a packet that claims 4 GiB': Buffer.concat([Buffer.from('SSH-2.0-evil\r\n'), Buffer.alloc(64 * 1024, 0xff)]),
+    'bytes by chance': randomBytes(64 * 1024),
+  })) {
+    it(`is given up in time and costs no memory: ${what}`, async (t) => {
+      let sent = 0;
+      const server = createServer((socket) => {
+        socket.on('error', () => {});
+        const pump = () => {
+          while (!socket.destroyed) {
+            sent += reply.length;
+            if (!socket.write(reply)) return void socket.once('drain', pump);
+          }
+        };
+        pump();
+      });
+      await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', () => resolve()));
+      t.after(() => server.close());
+      const { target } = await sshGuest(t);
+      const { port } = server.address() as AddressInfo;
+      const before = process.memoryUsage().rss;
+      const begun = performance.now();
+      await loginError(connectSsh({ ...target, port }, 1500));
+      assert.ok(performance.now() - begun < 4000);
+      const grown = process.memoryUsage().rss - before;
+      assert.ok(grown < 128 * 2 ** 20, `grew by ${grown} bytes while ${sent} were sent`);
+    });
+  }
 });
 
 describe('waiting for a guest', () => {

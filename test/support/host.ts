@@ -80,6 +80,7 @@ export class TestHost {
   readonly #forwarding: string | undefined;
   readonly #vmIds = new Set<string>();
   #pool: string | undefined;
+  readonly #beforeLastLook: (() => Promise<void>)[] = [];
 
   private constructor(
     home: string,
@@ -226,6 +227,11 @@ export class TestHost {
     return parts.flat();
   }
 
+  /** Has something of the test's own removed after the daemon has ended and before the host is looked at. */
+  beforeLastLook(remove: () => Promise<void>): void {
+    this.#beforeLastLook.push(remove);
+  }
+
   /** Deletes every VM, stops the daemon, and fails when that leaves anything; what it left is then removed by force. */
   async [Symbol.asyncDispose](): Promise<void> {
     let left: string[];
@@ -234,6 +240,7 @@ export class TestHost {
       if (names.length > 0) await this.run(['rm', '--force', '--now', ...names]);
       await this.run(['trash', 'empty']);
       await this.run(['daemon', 'stop']);
+      for (const remove of this.#beforeLastLook.splice(0)) await remove();
       left = await this.leftovers({ daemonRuns: false });
     } finally {
       await this.#removeByForce();
@@ -348,6 +355,7 @@ export class TestHost {
         // ended by itself
       }
     }
+    for (const remove of this.#beforeLastLook.splice(0)) await remove().catch(() => {});
     for (const tap of await this.#taps()) {
       await runner.run(['ip', 'link', 'delete', 'dev', tap.slice('tap '.length)], { okExits: [0, 1] });
     }

@@ -1,0 +1,45 @@
+/** What a chaos run believes: which VMs there must be, in which states, and what their work disks must hold. */
+import assert from 'node:assert/strict';
+import type { VmState } from '../../src/api/schemas.ts';
+
+export interface ModelVm {
+  /** states it may be in; more than one after something was cut off in the middle */
+  states: ReadonlySet<VmState>;
+  /** sums its data file may have: the last one that was synced, and one whose writing was cut off */
+  sums: ReadonlySet<string>;
+  /** bytes the work disk must have */
+  workDiskBytes: number;
+}
+
+export interface Model {
+  vms: Map<string, ModelVm>;
+}
+
+/** Sum that stands for a file that was never written. */
+export const NO_DATA = 'none';
+
+export function emptyModel(): Model {
+  return { vms: new Map() };
+}
+
+export function vmOf(model: Model, name: string): ModelVm {
+  const vm = model.vms.get(name);
+  assert.ok(vm, `the model has no ${name}`);
+  return vm;
+}
+
+export function expect(model: Model, name: string, ...states: VmState[]): void {
+  model.vms.set(name, { ...vmOf(model, name), states: new Set(states) });
+}
+
+/** Whether it is known to run. */
+export function surelyRuns(model: Model, name: string): boolean {
+  const states = model.vms.get(name)?.states;
+  return states?.size === 1 && states.has('running');
+}
+
+/** Whether it is known not to run, and can be started. */
+export function surelyRests(model: Model, name: string): boolean {
+  const states = model.vms.get(name)?.states;
+  return states !== undefined && [...states].every((state) => state === 'stopped' || state === 'failed');
+}

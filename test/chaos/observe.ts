@@ -1,0 +1,134 @@
+/** What the host, the database and `banger ls` say, each asked by itself; they must agree with the model. */
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import { isDeepStrictEqual } from 'node:util';
+import type { Vm } from '../../src/api/schemas.ts';
+import { createRunner } from '../../src/system/runner.ts';
+import { type TestHost, until } from '../support/host.ts';
+import type { Model } from './model.ts';
+
+const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
+
+/** A VMM's end is noticed at once, packet rules that were flushed within 5 s; a busy machine takes longer. */
+const AGREEMENT_LIMIT_MS = 20_000;
+
+/** Waits until everything agrees; fails with the last disagreement. */
+export async function verify(host: TestHost, model: Model): Promise<Vm[]> {
+  let last: { problems: string[]; vms: Vm[] } = { problems: ['nothing was seen yet'], vms: [] };
+  try {
+    await until(
+      'model, banger ls, database and host agree',
+      async () => {
+        last = await disagreements(host, model);
+        return last.problems.length === 0;
+      },
+      AGREEMENT_LIMIT_MS,
+    );
+  } catch (error) {
+    assert.fail(`${error instanceof Error ? error.message : error}\n${last.problems.join('\n')}`);
+  }
+  // from here on the model knows what was seen
+  for (const vm of last.vms) {
+    const believed = model.vms.get(vm.name);
+    if (believed) model.vms.set(vm.name, { ...believed, states: new Set([vm.state]) });
+  }
+  return last.vms;
+}
+
+async function disagreements(host: TestHost, model: Model): Promise<{ problems: string[]; vms: Vm[] }> {
+  const problems: string[] = [];
+  const same = (what: string, seen: unknown, wanted: unknown) => {
+    if (!isDeepStrictEqual(seen, wanted))
+      problems.push(`${what}: ${JSON.stringify(seen)}, not ${JSON.stringify(wanted)}`);
+  };
+  const vms = JSON.parse(await host.ok('ls', '--json')) as Vm[];
+  same('names in banger ls', vms.map(({ name }) => name).sort(), [...model.vms.keys()].sort());
+  for (const { name, state, failure } of vms) {
+    const states = model.vms.get(name)?.states;
+    if (states && !states.has(state))
+      problems.push(`${name} is ${state} (${failure}), not ${[...states].join(' or ')}`);
+  }
+  const running = vms.filter(({ state }) => state === 'running');
+  const runningIds = running.map(({ id }) => id).sort();
+  const rows = readDatabase(host);
+  same('names in the database', rows.names, vms.map(({ name }) => name).sort());
+  const links = JSON.parse((await runner.run(['ip', '-j', 'link', 'show'])).stdout) as { ifname?: string }[];
+  const known = new Set([...vms.map(({ id }) => id), ...rows.everSeen]);
+  const taps = links.flatMap(({ ifname = '' }) => (ifname.startsWith('bgr-') ? [ifname.slice(4)] : []));
+  same('taps', taps.filter((id) => known.has(id)).sort(), runningIds);
+  same('members of the packet rules', await ruleMembers(host), runningIds);
+  const processes = await host.processes();
+  const vmms = processes.filter(({ command }) => /\/fcqemu(\.ts)? |\/firecracker /.test(command));
+  same('VMM processes', vmms.map(({ pid }) => pid).sort(), running.map(({ pid }) => pid).sort());
+  const machines = processes.filter(({ command }) => /^\S*qemu-system/.test(command));
+  same('QEMU processes', machines.length, vmms.length);
+  same('daemons', processes.filter(({ command }) => command.endsWith('daemon run')).length, 1);
+  same(
+    'sockets of VMMs',
+    await namesIn(join(host.home, 'run/vmm')),
+    runningIds.map((id) => `${id}.sock`),
+  );
+  same('directories of VMs', await namesIn(join(host.home, 'state/store/vms')), [...rows.ids, ...rows.trashed].sort());
+  for (const id of rows.ids) {
+    const halfMade = (await namesIn(join(host.home, 'state/store/vms', id))).filter((name) =>
+      /\.(part|tmp)$/.test(name),
+    );
+    same(`half-made files of ${id}`, halfMade, []);
+  }
+  same('ledger entries of no VM', rows.orphans, []);
+  return { problems, vms };
+}
+
+interface Rows {
+  ids: string[];
+  names: string[];
+  trashed: string[];
+  orphans: string[];
+  everSeen: string[];
+}
+
+const seenIds = new Map<string, Set<string>>();
+
+function readDatabase(host: TestHost): Rows {
+  const database = new DatabaseSync(join(host.home, 'state/banger.db'), { readOnly: true, timeout: 5000 });
+  try {
+    const column = (sql: string) =>
+      database
+        .prepare(sql)
+        .all()
+        .map((row) => String(Object.values(row)[0]));
+    const ids = column('SELECT id FROM vms ORDER BY id');
+    const trashed = column('SELECT id FROM trash ORDER BY id');
+    const ever = seenIds.get(host.home) ?? new Set();
+    for (const id of [...ids, ...trashed]) ever.add(id);
+    seenIds.set(host.home, ever);
+    return {
+      ids,
+      trashed,
+      names: column('SELECT name FROM vms ORDER BY name'),
+      orphans: column(
+        `SELECT vm_id || ' ' || kind || ' ' || name FROM ledger
+         WHERE vm_id <> 'host' AND vm_id NOT IN (SELECT id FROM vms) AND vm_id NOT IN (SELECT id FROM trash)`,
+      ),
+      everSeen: [...ever],
+    };
+  } finally {
+    database.close();
+  }
+}
+
+/** Ids of the VMs whose taps the packet rules know; none without a table. */
+async function ruleMembers(host: TestHost): Promise<string[]> {
+  const { stdout, exitCode } = await runner.run(['nft', '-j', 'list', 'table', 'inet', host.table], {
+    okExits: [0, 1],
+  });
+  if (exitCode !== 0) return [];
+  return [...new Set([...stdout.matchAll(/"bgr-([0-9a-f]{8})"/g)].map((match) => match[1] ?? ''))].sort();
+}
+
+async function namesIn(directory: string): Promise<string[]> {
+  return existsSync(directory) ? (await readdir(directory)).sort() : [];
+}

@@ -1,0 +1,22 @@
+/** A short piece of what `make chaos` does for hours: random work and accidents, and everything must agree after each. */
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { chaos } from '../chaos/run.ts';
+import { hostSkip } from '../support/host.ts';
+
+/** Chosen so that 24 commands hold a write, accidents of daemon and VMM, and work that is cut off. */
+const SEED = 7;
+const COMMANDS = 24;
+
+describe('chaos', { skip: hostSkip('mkfs.xfs', 'debugfs', 'mount') }, () => {
+  it('leaves model, banger ls, database and host in agreement, and no synced byte lost', {
+    timeout: 540_000,
+  }, async (t) => {
+    const said: string[] = [];
+    const count = await chaos({
+      ...{ seed: SEED, runs: 1, commands: COMMANDS, shrinkMs: 0, bundles: join(import.meta.dirname, '../../.dev') },
+      tell: (text) => said.push(text),
+    });
+    t.diagnostic(`${count} commands:\n${said.join('\n')}`);
+  });
+});

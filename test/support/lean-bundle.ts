@@ -1,0 +1,134 @@
+/**
+ * A bundle whose guest comes up in half the time: kernel, initrd and SSH server of the Debian bundle under an init that
+ * is a few lines of shell. For tests that boot many VMs and do not care what else runs in them.
+ */
+import { existsSync } from 'node:fs';
+import {
+  appendFile,
+  chmod,
+  copyFile,
+  link,
+  mkdir,
+  mkdtemp,
+  readdir,
+  rename,
+  rm,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { sumFile, sumTree } from '../../src/bundle/checksum.ts';
+import { type BundleManifest, readBundle, STANDARD_DEFAULTS, writeManifest } from '../../src/bundle/manifest.ts';
+import { createRunner } from '../../src/system/runner.ts';
+
+const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
+
+/** Programs a test may want in a guest, below /usr. */
+const PROGRAMS = [
+  ...['sh', 'dash', 'cat', 'ls', 'mkdir', 'rm', 'mv', 'cp', 'sync', 'sleep', 'head', 'tail', 'dd', 'sha256sum', 'stat'],
+  ...['df', 'date', 'uname', 'id', 'env', 'hostname', 'grep', 'seq', 'true', 'false', 'kill', 'stty', 'touch', 'wc'],
+  ...['scp', 'ip', 'findmnt', 'od', 'yes', 'nproc', 'nice', 'bash'],
+].map((name) => `bin/${name}`);
+const ADMIN_PROGRAMS = ['sshd', 'resize2fs', 'fstrim'].map((name) => `sbin/${name}`);
+
+/** Directories of libraries that nothing above needs. */
+const UNUSED_LIBRARIES = /^(perl|perl-base|gconv|systemd|krb5|sasl2|e2fsprogs|audit)/;
+
+/** Process 1: waits, and restarts the machine when told to (what `banger stop` and Ctrl-Alt-Del do). */
+const INIT = `#!/bin/sh
+down() { sync; echo s > /proc/sysrq-trigger; echo u > /proc/sysrq-trigger; sleep 0.2; echo "$1" > /proc/sysrq-trigger; }
+trap 'down b' INT TERM
+trap 'down o' USR1
+while :; do sleep 3600 & wait $!; done
+`;
+
+/** Makes it below `directory` unless it is there; returns where it is. */
+export async function leanBundle(from: string, directory: string): Promise<string> {
+  const full = await readBundle(from);
+  const kernelSum = full.manifest.files[full.manifest.kernel]?.sha256 ?? '';
+  const rootSum = full.manifest.files[full.manifest.rootfs]?.sha256 ?? '';
+  const target = join(directory, `lean-${kernelSum.slice(0, 8)}${rootSum.slice(0, 8)}`);
+  if (existsSync(join(target, 'bundle.json'))) return target;
+  await mkdir(directory, { recursive: true });
+  const work = await mkdtemp(join(directory, 'lean-part-'));
+  try {
+    for (const file of [full.manifest.kernel, full.manifest.initrd])
+      await linkOrCopy(join(from, file), join(work, file));
+    await makeRoot(full.rootfs, join(work, 'tree'), join(work, 'rootfs.ext4'));
+    const files: BundleManifest['files'] = {};
+    for (const file of [full.manifest.kernel, full.manifest.initrd, 'rootfs.ext4'])
+      files[file] = await sumFile(join(work, file));
+    const modules = `modules/${full.manifest.modules?.split('/').at(-1) ?? 'none'}`;
+    await mkdir(join(work, modules), { recursive: true });
+    await writeFile(join(work, modules, 'modules.dep'), '');
+    const { schema, arch, created, kernel, initrd } = full.manifest;
+    await writeManifest(work, {
+      ...{ schema, name: 'lean', arch, created, kernel, initrd, modules, rootfs: 'rootfs.ext4', helpers: [], files },
+      defaults: { ...STANDARD_DEFAULTS, memoryMib: 192, rootDiskSize: '256MiB', workDiskSize: '256MiB' },
+      trees: { [modules]: await sumTree(join(work, modules)) },
+    });
+    await rename(work, target).catch(async (error) => {
+      if (!existsSync(join(target, 'bundle.json'))) throw error; // another test was first
+    });
+    return target;
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
+async function makeRoot(rootfs: string, tree: string, image: string): Promise<void> {
+  for (const dir of [
+    'usr/bin',
+    'usr/sbin',
+    'usr/lib',
+    'root',
+    'proc',
+    'sys',
+    'dev',
+    'run',
+    'tmp',
+    'var/log',
+    'var/empty',
+  ]) {
+    await mkdir(join(tree, dir), { recursive: true });
+  }
+  for (const dir of ['bin', 'sbin', 'lib', 'lib64']) await symlink(`usr/${dir}`, join(tree, dir));
+  const commands = [
+    `rdump /etc ${tree}`,
+    `rdump /usr/lib/x86_64-linux-gnu ${join(tree, 'usr/lib')}`,
+    `rdump /usr/lib/openssh ${join(tree, 'usr/lib')}`,
+    ...[...PROGRAMS, ...ADMIN_PROGRAMS].map((path) => `dump -p /usr/${path} ${join(tree, 'usr', path)}`),
+  ];
+  await writeFile(`${tree}.commands`, `${commands.join('\n')}\n`);
+  await runner.run(['debugfs', '-f', `${tree}.commands`, rootfs]);
+  const libraries = join(tree, 'usr/lib/x86_64-linux-gnu');
+  for (const name of await readdir(libraries)) {
+    if (UNUSED_LIBRARIES.test(name)) await rm(join(libraries, name), { recursive: true });
+  }
+  await mkdir(join(tree, 'usr/lib64'));
+  await symlink('/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2', join(tree, 'usr/lib64/ld-linux-x86-64.so.2'));
+  // a dump of a link is an empty file or none; the shell is what matters
+  await rm(join(tree, 'usr/bin/sh'), { force: true });
+  await symlink('dash', join(tree, 'usr/bin/sh'));
+  await writeFile(join(tree, 'usr/sbin/init'), INIT);
+  await chmod(join(tree, 'usr/sbin/init'), 0o755);
+  await writeFile(
+    join(tree, 'etc/passwd'),
+    'root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n',
+  );
+  await appendFile(join(tree, 'etc/ssh/sshd_config'), '\nUsePAM no\nMaxStartups 100\n');
+  await chmod(join(tree, 'root'), 0o700);
+  // what tells the initrd that this root wants its SSH server started early
+  const wants = join(tree, 'etc/systemd/system/multi-user.target.wants');
+  await mkdir(wants, { recursive: true });
+  await rm(join(wants, 'ssh.service'), { force: true });
+  await writeFile(join(wants, 'ssh.service'), '');
+  await runner.run(['mke2fs', '-q', '-F', '-t', 'ext4', '-E', 'root_owner=0:0', '-d', tree, image, '160M']);
+  await rm(tree, { recursive: true });
+  await rm(`${tree}.commands`);
+}
+
+async function linkOrCopy(from: string, to: string): Promise<void> {
+  await mkdir(dirname(to), { recursive: true });
+  await link(from, to).catch(() => copyFile(from, to));
+}
