@@ -95,7 +95,7 @@ export interface NetworkConfig {
   uplink: string;
   /** whether VMs of this host may talk to each other */
   vmToVm: boolean;
-  /** DNS servers for guests; empty means the host's */
+  /** DNS servers for guests; empty means banger's own listener */
   nameservers: string[];
 }
 

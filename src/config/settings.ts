@@ -158,7 +158,12 @@ export const SETTINGS: SettingTree<Config> = {
       'Interface to the outside; `auto` is the one of the default route',
     ),
     vmToVm: always('network.vm_to_vm', yesOrNo(), true, 'Whether VMs of this host may talk to each other'),
-    nameservers: always('network.nameservers', listOf(address()), [], "DNS servers of the guests; empty: the host's"),
+    nameservers: always(
+      'network.nameservers',
+      listOf(address()),
+      [],
+      "DNS servers of the guests; empty: banger itself, which knows VMs and asks the host's for the rest",
+    ),
   },
   storage: {
     minFreeBytes: always(

@@ -69,6 +69,7 @@ export function createNames({ config, pool, vms, settings, log }: NamesDeps): Na
     if (apply(zone, before, after)) keepSerialSoon();
   });
   let started = false;
+  let linked = false;
   let keeping: NodeJS.Immediate | undefined;
 
   /** Later, because the record may be changing in a transaction of another connection. */
@@ -112,8 +113,8 @@ export function createNames({ config, pool, vms, settings, log }: NamesDeps): Na
       if (!dns.enabled) return;
       await server.start();
       warnIfWaiting('DNS queries of this host', server.status);
-      // the taps of VMs that outlived the daemon before this one
-      if (vms.list().some((vm) => vm.phase === 'running')) await openForGuests();
+      // VMs that outlived the daemon before this one have their taps already
+      if (linked || vms.list().some((vm) => vm.phase === 'running')) await openForGuests();
     },
     refresh() {
       const changes = zone.replace(runningVms(vms.list()));
@@ -122,6 +123,7 @@ export function createNames({ config, pool, vms, settings, log }: NamesDeps): Na
       log.warn({ changes }, 'the zone did not agree with the records; made again');
     },
     linkUp() {
+      linked = true;
       if (started && dns.enabled) void openForGuests();
     },
     async [Symbol.asyncDispose]() {

@@ -131,6 +131,22 @@ describe('names of VMs', () => {
     assert.deepEqual(warnings, []);
   });
 
+  it('are answered for VMs from the start when one had its link before', async (t) => {
+    const { names } = setUp(t);
+    names.linkUp();
+    assert.equal(names.guests.state, 'stopped');
+    await names.start();
+    assert.equal(names.guests.state, 'listening');
+  });
+
+  it('are answered for nobody when they are switched off', async (t) => {
+    const { names, vms } = setUp(t, { enabled: false });
+    vms.insert({ ...web, phase: 'running' });
+    names.linkUp();
+    await names.start();
+    assert.deepEqual([names.server.state, names.guests.state], ['stopped', 'stopped']);
+  });
+
   it('wait for a port that is in use, and name the process that has it', async (t) => {
     const squatter = createSocket('udp4').bind(0, '127.0.0.1');
     await once(squatter, 'listening');
