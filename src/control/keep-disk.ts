@@ -1,7 +1,7 @@
 /** Work disks that outlive their VM: kept at its deletion, given to a new one, deleted at last. */
 import { rm } from 'node:fs/promises';
 import type { VmRecord } from '../core/vm.ts';
-import { BangerError } from '../errors.ts';
+import { BangerError, messageOf } from '../errors.ts';
 import { cloneFile } from '../storage/clone.ts';
 import { apparentBytes } from '../storage/disk.ts';
 import { readSuperblock } from '../storage/ext4.ts';
@@ -28,7 +28,7 @@ export async function keepWorkDisk(host: Host, vm: VmRecord): Promise<KeptDisk |
 
 /**
  * @param from name of a kept disk, or absolute path of an ext4 image
- * @throws BangerError `not_found`, or `corrupt` when it holds no ext4 file system
+ * @throws BangerError `not_found`, or `invalid_input` when it holds no ext4 file system
  */
 export async function findWorkDisk(host: Host, from: string): Promise<WorkDiskSource> {
   const kept = from.includes('/') ? undefined : await getKept(host, from);
@@ -41,7 +41,15 @@ export async function findWorkDisk(host: Host, from: string): Promise<WorkDiskSo
   if (!(await pathExists(path))) {
     throw new BangerError('not_found', `There is no file ${path}.`, { hint: 'See the kept disks: banger disk list' });
   }
-  await readSuperblock(path);
+  try {
+    await readSuperblock(path);
+  } catch (error) {
+    const hint = 'A work disk is the image of an ext4 file system, as mke2fs makes it.';
+    throw new BangerError('invalid_input', `${path} cannot be a work disk: ${messageOf(error)}`, {
+      cause: error,
+      hint,
+    });
+  }
   return { ...(kept ? { kept } : {}), path, size: await apparentBytes(path) };
 }
 

@@ -56,6 +56,25 @@ describe('operations', () => {
     await all.finished(first.id);
   });
 
+  it('let an exclusive one begin only alone, and nothing else meanwhile', async () => {
+    const all = operations();
+    const start = { kind: 'vm.start', target: 'web', run: () => sleep(10) };
+    const move = { kind: 'storage.init', target: 'the store', exclusive: true, run: () => sleep(10) };
+    const { id } = all.start(start);
+    assert.throws(() => all.start(move), {
+      code: 'conflict',
+      message: /init of the store has to wait: a start of web/,
+    });
+    await all.finished(id);
+    const moving = all.start(move);
+    assert.throws(() => all.start(start), {
+      code: 'conflict',
+      message: /start of web has to wait: a init of the store/,
+    });
+    await all.finished(moving.id);
+    await all.finished(all.start(start).id);
+  });
+
   it('refuse a different action on a busy target and name the one that is going on', async () => {
     const all = operations();
     const first = all.start({ kind: 'vm.start', target: 'web', joinable: true, run: () => sleep(10) });
