@@ -14,7 +14,7 @@ export function renderUnit(self: Argv, env: NodeJS.ProcessEnv, user: boolean): s
 Description=banger daemon, which runs microVMs
 ${user ? '' : 'After=network-online.target\nWants=network-online.target\n'}
 [Service]
-ExecStart=${[...self, 'daemon', 'run'].map(quote).join(' ')}
+ExecStart=${[...self, 'daemon', 'run'].map((word) => quote(word.replaceAll('$', '$$$$'))).join(' ')}
 ${variables.map(([name, value]) => `Environment=${quote(`${name}=${value}`)}\n`).join('')}KillMode=process
 Restart=on-failure
 RestartSec=2
@@ -25,9 +25,9 @@ WantedBy=${user ? 'default.target' : 'multi-user.target'}
 `;
 }
 
-/** systemd.syntax(7): quotes, backslashes, specifiers and variables mean something in a command line. */
+/** systemd.syntax(7): quotes, backslashes and specifiers mean something; `$` does in command lines only. */
 function quote(word: string): string {
   const escaped = word.replaceAll('%', '%%');
   if (/^[\w@+=:,./%-]+$/.test(escaped)) return escaped;
-  return `"${escaped.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('$', '$$$$')}"`;
+  return `"${escaped.replaceAll('\\', '\\\\').replaceAll('"', '\\"')}"`;
 }
