@@ -107,7 +107,10 @@ async function isSourceDirectory(source: string): Promise<boolean> {
     return (await stat(source)).isDirectory();
   } catch (error) {
     if (systemCode(error) !== 'ENOENT') throw error;
-    throw new BangerError('not_found', `There is no file ${source}.`, { cause: error });
+    throw new BangerError('not_found', `There is no file ${source}.`, {
+      cause: error,
+      hint: 'Name a .tar.zst file, or the directory of a bundle.',
+    });
   }
 }
 

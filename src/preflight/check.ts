@@ -2,6 +2,9 @@
 import { BangerError, messageOf } from '../errors.ts';
 import type { Argv } from '../system/runner.ts';
 
+/** What a check tries takes milliseconds; a machine that is overloaded must not look as if it lacked something. */
+export const TRIAL_LIMIT_MS = 30_000;
+
 export type CheckStatus = 'ok' | 'warning' | 'failed' | 'not_applicable';
 
 /** What a check found. */

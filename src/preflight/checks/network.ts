@@ -7,7 +7,7 @@ import { type HostRoute, listRoutes } from '../../network/routes.ts';
 import { findProgram } from '../../system/host-facts.ts';
 import { SAMPLE_TAP } from '../../system/privileged-commands.ts';
 import type { Argv } from '../../system/runner.ts';
-import { type Check, failed, notApplicable, ok, rootRepair } from '../check.ts';
+import { type Check, failed, notApplicable, ok, rootRepair, TRIAL_LIMIT_MS } from '../check.ts';
 import type { PreflightContext } from '../context.ts';
 import { asRoot } from '../fixes.ts';
 import { programsOutcome } from '../programs.ts';
@@ -104,7 +104,7 @@ async function tryInNamespace(context: PreflightContext, argv: Argv, input?: str
   try {
     await runner.run([...namespace, '--', ...argv], {
       env,
-      timeoutMs: 10_000,
+      timeoutMs: TRIAL_LIMIT_MS,
       ...(input === undefined ? {} : { input }),
     });
     return undefined;

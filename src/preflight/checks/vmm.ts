@@ -1,6 +1,6 @@
 /** The VMM and KVM: what would run a VM here, and why guests are emulated where they are. */
 import { BangerError } from '../../errors.ts';
-import { type Check, failed, notApplicable, ok, warning } from '../check.ts';
+import { type Check, failed, notApplicable, ok, TRIAL_LIMIT_MS, warning } from '../check.ts';
 import { hasBoot, type PreflightContext } from '../context.ts';
 import { asRoot, installRepair } from '../fixes.ts';
 import { chooseVmm, lookAtVmms, type VmmChoice } from '../vmm-choice.ts';
@@ -80,7 +80,7 @@ async function versionOf({ runner, env }: PreflightContext, choice: VmmChoice): 
   const isQemu = choice.kind === 'fcqemu';
   const program = isQemu ? choice.env.FCQEMU_QEMU : choice.program.at(-1);
   if (program === undefined) return undefined;
-  const { stdout } = await runner.run([program, '--version'], { env, timeoutMs: 10_000 });
+  const { stdout } = await runner.run([program, '--version'], { env, timeoutMs: TRIAL_LIMIT_MS });
   const version = /(\d+)\.(\d+)(?:\.\d+)?/.exec(stdout);
   if (!version) return undefined;
   const [text, major, minor] = version;
