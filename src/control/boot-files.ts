@@ -31,7 +31,7 @@ export async function bootFiles(config: Config, images: ImageStore, name: string
     if (name === undefined || !(error instanceof BangerError) || error.code !== 'not_found') throw error;
     const names = images.list().map((one) => one.name);
     const known = names.length === 0 ? '' : ` The images are: ${names.join(', ')}.`;
-    throw new BangerError('not_found', `There is no image named "${name}". ${error.message}${known}`, {
+    throw new BangerError('not_found', `There is no image and no bundle named "${name}".${known}`, {
       cause: error,
       hint: 'See what exists: banger image list   and: banger bundle list',
       details: { name },

@@ -79,9 +79,18 @@ export async function viewImageDetail(host: ImageHost, name: string): Promise<Im
     ...{ directory, rootfs, kernel, initrd, trashed },
     packages: listed === undefined ? null : packages,
     packageCount: listed?.length ?? null,
-    recipe: image.recipe === null ? null : JSON.parse(image.recipe),
+    recipe: recipeOf(image),
     layers: layers.length,
   };
+}
+
+/** An imported image's recipe is what its archive says, which need not be one. */
+function recipeOf({ recipe }: ImageRecord): unknown {
+  try {
+    return recipe === null ? null : JSON.parse(recipe);
+  } catch {
+    return recipe;
+  }
 }
 
 /**

@@ -146,6 +146,18 @@ describe('an image as one file', { skip }, () => {
     await assert.rejects(exportImage(place.host, 'dev', file, place.progress, signal), { code: 'conflict' });
   });
 
+  it('may bring a recipe along that this banger cannot read', async (t) => {
+    const place = await imagePlace(t);
+    const { file } = await exported(place);
+    await repack(place, file, async (top) => {
+      const path = join(top, 'image.json');
+      const manifest = JSON.parse(await readFile(path, 'utf8'));
+      await writeFile(path, JSON.stringify({ ...manifest, recipe: '{', later: true }));
+    });
+    await place.import({ source: file, name: 'x' });
+    assert.equal((await viewImageDetail(place.host, 'x')).recipe, '{');
+  });
+
   it('is not written when the image changed since it was made', async (t) => {
     const place = await imagePlace(t);
     const image = await place.import({ name: 'dev' });

@@ -50,7 +50,7 @@ describe('images', { skip }, () => {
     assert.equal((await host.vm('web')).image, 'first');
 
     await host.fails(5, ['vm', 'rebase', 'web', '--image', 'other'], [/web is running/, /--force/]);
-    await host.fails(4, ['vm', 'rebase', 'web', '--image', 'nope', '--force'], [/no image named "nope"/]);
+    await host.fails(4, ['vm', 'rebase', 'web', '--image', 'nope', '--force'], [/no image and no bundle named "nope"/]);
     await host.ok('vm', 'rebase', 'web', '--image', 'other', '--force');
     assert.deepEqual({ guest: await kept(), address: (await host.vm('web')).address }, before);
     assert.equal(await host.guest('web', 'ls /etc/on-the-root 2>/dev/null || echo fresh'), 'fresh');
