@@ -4,7 +4,7 @@
  */
 import type { StoredBalloon } from '../vmm/balloon.ts';
 import type { StoredDrive } from '../vmm/drives.ts';
-import type { StoredInterface } from '../vmm/network-interfaces.ts';
+import type { StoredInterface } from '../vmm/net/interfaces.ts';
 import type { StoredBucket } from '../vmm/rate-limiter.ts';
 import type { StoredVsock } from '../vmm/vsock/vsock.ts';
 import { CONSOLE_FD, QMP_FD, VSOCK_FD } from './process.ts';
@@ -154,8 +154,13 @@ function driveArguments(drive: QemuDrive, index: number): string[] {
   ];
 }
 
+/** Id of the backend of an interface, by index. */
+export function netdevId(index: number): string {
+  return `net${index}`;
+}
+
 function interfaceArguments(iface: StoredInterface & { mac: string }, index: number): string[] {
-  const id = `net${index}`;
+  const id = netdevId(index);
   const mtu = iface.mtu === null ? {} : { host_mtu: iface.mtu };
   return [
     ...json('-netdev', {

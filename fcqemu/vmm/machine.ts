@@ -1,6 +1,7 @@
 /** A machine that was booted or restored, with everything attached to it. */
 import { Fault } from '../fault.ts';
 import type { ThreadLog } from '../log.ts';
+import type { Metrics } from '../metrics.ts';
 import { type QemuSpec, qemuArguments } from '../qemu/arguments.ts';
 import type { QemuEnd } from '../qemu/process.ts';
 import type { Settings } from '../settings.ts';
@@ -8,6 +9,7 @@ import type { Sink } from '../sink.ts';
 import type { Console } from './console.ts';
 import { DriveControl } from './drive-control.ts';
 import { MicroVm } from './micro-vm.ts';
+import { NetworkControl } from './net/network-control.ts';
 import type { Resources } from './resources.ts';
 import type { SnapshotFile } from './snapshot-file.ts';
 import { loadDeviceState, restoreFault } from './snapshot-load.ts';
@@ -19,6 +21,7 @@ export interface MachineOptions {
   resources: Resources;
   console: Console;
   consoleOutput: Sink;
+  metrics: Metrics;
   /** called at once, because the guest may end the machine before its start is complete */
   onCreated: (vm: MicroVm) => void;
   onReset: () => void;
@@ -29,12 +32,14 @@ export interface Machine {
   vm: MicroVm;
   spec: QemuSpec;
   drives: DriveControl;
+  network: NetworkControl;
 }
 
 /** Boots a guest. @throws Fault, with QEMU gone again */
 export async function bootMachine(spec: QemuSpec, options: MachineOptions): Promise<Machine> {
-  return await build(spec, options, startFault, async ({ vm, drives }) => {
+  return await build(spec, options, startFault, async ({ vm, drives, network }) => {
     await drives.applyLimits();
+    await network.activate();
     await options.resources.balloon.activate(vm, spec.memoryMib);
     await vm.resume();
   });
@@ -46,9 +51,10 @@ export async function restoreMachine(
   snapshot: SnapshotFile,
   options: MachineOptions,
 ): Promise<Machine> {
-  return await build(spec, options, restoreFault, async ({ vm, drives }) => {
+  return await build(spec, options, restoreFault, async ({ vm, drives, network }) => {
     await loadDeviceState(vm, snapshot);
     await drives.applyLimits();
+    await network.activate();
     await options.resources.balloon.resumeStatistics(vm);
     if (snapshot.header.halted) vm.markHalted();
   });
@@ -72,7 +78,14 @@ async function build(
     const { path, limit } = resources.serial;
     await console.attach(vm.console, { output: consoleOutput, takesInput: path === null, limit });
     resources.vsock.attach(vm.vsock);
-    const machine = { vm, spec, drives: new DriveControl(vm, resources.drives) };
+    const network = new NetworkControl({
+      vm,
+      interfaces: resources.interfaces,
+      mmds: resources.mmds,
+      instanceId: spec.instanceId,
+      count: (counter, amount) => options.metrics.count('mmds', counter, amount),
+    });
+    const machine = { vm, spec, drives: new DriveControl(vm, resources.drives), network };
     await bringUp(machine);
     return machine;
   } catch (error) {

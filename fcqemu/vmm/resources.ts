@@ -8,8 +8,8 @@ import { bootArgsProblem } from './command-line.ts';
 import { Drives } from './drives.ts';
 import { isElfWithoutPvh } from './kernel-image.ts';
 import { defaultMachineConfig, type StoredMachineConfig, updatedMachineConfig } from './machine-config.ts';
-import type { Mmds, StoredMmdsConfig } from './mmds.ts';
-import { NetworkInterfaces } from './network-interfaces.ts';
+import type { Mmds, StoredMmdsConfig } from './mmds/store.ts';
+import { NetworkInterfaces } from './net/interfaces.ts';
 import { type StoredBucket, type StoredLimiter, storedLimiter } from './rate-limiter.ts';
 import { Vsock } from './vsock/vsock.ts';
 

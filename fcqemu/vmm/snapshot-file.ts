@@ -6,7 +6,7 @@ import { readFile, stat, writeFile } from 'node:fs/promises';
 import { ioErrorText } from '../fault.ts';
 import type { QemuSpec } from '../qemu/arguments.ts';
 import type { StoredMachineConfig } from './machine-config.ts';
-import type { StoredMmdsConfig } from './mmds.ts';
+import type { StoredMmdsConfig } from './mmds/store.ts';
 
 /** Version of the format, printed by `--snapshot-version`. */
 export const SNAPSHOT_VERSION = '0.1.0';

@@ -11,8 +11,8 @@ import { EXIT } from '../exit-code.ts';
 import { Fault, ioErrorText, unsupported } from '../fault.ts';
 import type { QemuDrive, QemuSpec } from '../qemu/arguments.ts';
 import type { MicroVm } from './micro-vm.ts';
+import { tapProblem } from './net/tap.ts';
 import { readSnapshotFile, SNAPSHOT_VERSION, type SnapshotFile, SnapshotFileError } from './snapshot-file.ts';
-import { tapProblem } from './tap.ts';
 
 const PREFIX = 'Load snapshot error';
 

@@ -11,8 +11,7 @@ import { openSink, type Sink } from '../sink.ts';
 import { Console } from './console.ts';
 import { bootMachine, type Machine, type MachineOptions, restoreMachine } from './machine.ts';
 import type { MicroVm } from './micro-vm.ts';
-import { Mmds } from './mmds.ts';
-import { interfaceCounters } from './network-interfaces.ts';
+import { Mmds } from './mmds/store.ts';
 import { refusedAfterStart, refusedBeforeStart } from './refusals.ts';
 import { Resources } from './resources.ts';
 import { createSnapshot } from './snapshot-create.ts';
@@ -60,7 +59,7 @@ export class Vmm {
   constructor(options: VmmOptions) {
     this.#options = options;
     this.#log = options.log.thread('main', 'vmm');
-    this.resources = new Resources(new Mmds(options.mmdsLimit, options.settings.mmdsApiOnly));
+    this.resources = new Resources(new Mmds(options.mmdsLimit));
     options.metrics.collect = () => this.#counters();
   }
 
@@ -129,7 +128,7 @@ export class Vmm {
     SendCtrlAltDel: () => this.#running().vm.sendCtrlAltDel(),
     FlushMetrics: () => this.#options.metrics.flush(),
     UpdateBlockDevice: (update) => this.#running().drives.update(update),
-    UpdateNetworkInterface: (update) => this.resources.interfaces.update(update),
+    UpdateNetworkInterface: (update) => this.#running().network.update(update),
     GetBalloonConfig: () => this.resources.balloon.get(true),
     UpdateBalloon: ({ amount_mib }) => this.resources.balloon.resize(this.#running().vm, this.#memoryMib, amount_mib),
     GetBalloonStats: () => this.resources.balloon.statistics(this.#running().vm, this.#memoryMib),
@@ -217,6 +216,7 @@ export class Vmm {
       resources: this.resources,
       console: this.console,
       consoleOutput: this.#openConsoleOutput(),
+      metrics: this.#options.metrics,
       onCreated: (vm) => {
         this.#vm = vm;
       },
@@ -295,7 +295,7 @@ export class Vmm {
         write_count: bytesWritten,
         read_count: bytesRead,
       },
-      ...interfaceCounters(this.resources.interfaces.list),
+      ...this.#machine?.network.counters(),
       ...(await this.#machine?.drives.counters().catch(() => ({}))),
     };
   }

@@ -6,10 +6,10 @@ import { describe, it } from 'node:test';
 import { cachedVerdict } from '../../fcqemu/qemu/accelerator.ts';
 import { type QemuSpec, qemuArguments } from '../../fcqemu/qemu/arguments.ts';
 import { bootArgsProblem, composeCommandLine } from '../../fcqemu/vmm/command-line.ts';
-import { TokenBucket } from '../../fcqemu/vmm/console.ts';
 import { isElfWithoutPvh } from '../../fcqemu/vmm/kernel-image.ts';
+import { tapProblem } from '../../fcqemu/vmm/net/tap.ts';
 import { storedLimiter, updatedLimiter } from '../../fcqemu/vmm/rate-limiter.ts';
-import { tapProblem } from '../../fcqemu/vmm/tap.ts';
+import { TokenBucket } from '../../fcqemu/vmm/token-bucket.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { code, tinyKernel } from './support/tiny-kernel.ts';
 
