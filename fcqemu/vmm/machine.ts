@@ -6,6 +6,7 @@ import { type QemuSpec, qemuArguments } from '../qemu/arguments.ts';
 import type { QemuEnd } from '../qemu/process.ts';
 import type { Settings } from '../settings.ts';
 import type { Sink } from '../sink.ts';
+import { BOOT_TIMER_ARGUMENTS } from './boot-timer.ts';
 import type { Console } from './console.ts';
 import { DriveControl } from './drive-control.ts';
 import { MicroVm } from './micro-vm.ts';
@@ -25,6 +26,8 @@ export interface MachineOptions {
   /** called at once, because the guest may end the machine before its start is complete */
   onCreated: (vm: MicroVm) => void;
   onReset: () => void;
+  /** the guest wrote to the boot timer; absent when there is none */
+  onBootTimer?: ((qemuPid: number) => void) | undefined;
   onDeath: (end: QemuEnd) => void;
 }
 
@@ -66,10 +69,11 @@ async function build(
   fault: (cause: string) => Fault,
   bringUp: (machine: Machine) => Promise<void>,
 ): Promise<Machine> {
-  const { settings, log, resources, console, consoleOutput, onReset, onDeath } = options;
+  const { settings, log, resources, console, consoleOutput, onReset, onDeath, onBootTimer } = options;
+  const args = [...qemuArguments(spec), ...(onBootTimer ? BOOT_TIMER_ARGUMENTS : [])];
   let vm: MicroVm;
   try {
-    vm = await MicroVm.create({ settings, args: qemuArguments(spec), log, onReset, onDeath });
+    vm = await MicroVm.create({ settings, args, log, onReset, onBootTimer, onDeath });
   } catch (error) {
     throw fault(error instanceof Error ? error.message : String(error));
   }

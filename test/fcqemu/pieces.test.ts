@@ -126,6 +126,21 @@ describe('QEMU’s arguments', () => {
     assert.deepEqual(values(restored, '-incoming'), ['defer']);
   });
 
+  it('turn both limits of the entropy device into the stricter one', () => {
+    const limits = (bandwidth: number | null, ops: number | null) => {
+      const bucket = (size: number | null) => size && { size, one_time_burst: null, refill_time: 100 };
+      const entropy = { rate_limiter: { bandwidth: bucket(bandwidth) || null, ops: bucket(ops) || null } };
+      const device = values(qemuArguments({ ...spec, entropy }), '-device').find((text) => text.includes('rng'));
+      const { 'max-bytes': bytes, period } = JSON.parse(device ?? '{}');
+      return [bytes, period];
+    };
+    assert.deepEqual(limits(1000, null), [1000, 100]);
+    assert.deepEqual(limits(null, 10), [640, 100]);
+    assert.deepEqual(limits(1000, 10), [640, 100]);
+    assert.deepEqual(limits(100, 10), [100, 100]);
+    assert.deepEqual(limits(null, null), [undefined, undefined]);
+  });
+
   it('leave the seccomp filter out when asked', () => {
     assert.equal(values(qemuArguments({ ...spec, sandbox: false }), '-sandbox').length, 0);
   });

@@ -56,6 +56,16 @@ echo hello > /dev/vda; sync; cat /proc/cmdline; nproc; grep MemTotal /proc/memin
     assert.equal((await vmm.ended).code, 0);
   });
 
+  it('gets a Ctrl-Alt-Del that was pressed while it was paused', async (t) => {
+    const vmm = await prepared(t, 'echo 1 > /proc/sys/kernel/ctrl-alt-del; echo ready; while :; do sleep 1; done');
+    await start(vmm);
+    await said(vmm, 'ready');
+    await vmm.patch('/vm', { state: 'Paused' });
+    await vmm.put('/actions', { action_type: 'SendCtrlAltDel' });
+    await vmm.patch('/vm', { state: 'Resumed' });
+    assert.equal((await vmm.ended).code, 0);
+  });
+
   it('stands still while it is paused', async (t) => {
     const vmm = await prepared(t, 'i=0; while :; do echo "tick $i"; i=$((i+1)); usleep 50000; done');
     await start(vmm);
