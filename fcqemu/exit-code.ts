@@ -6,6 +6,10 @@ export const EXIT = {
   unexpected: 2,
   /** SIGSYS */
   badSyscall: 148,
+  /** SIGBUS */
+  busError: 149,
+  /** SIGSEGV */
+  segmentationFault: 150,
   /** SIGXFSZ */
   fileSizeLimit: 151,
   /** an invalid `--level` */
@@ -15,6 +19,8 @@ export const EXIT = {
   cpuTimeLimit: 154,
   /** SIGHUP */
   hangup: 156,
+  /** SIGILL */
+  illegalInstruction: 157,
 } as const;
 
 /** Ends the process with a code after its last log lines; thrown, so that callers unwind. */

@@ -54,12 +54,13 @@ export async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Pro
       metrics,
       mmdsLimit: numberOf(args, 'mmds-size-limit', 'usize') ?? payloadLimit,
       stdout,
+      bootTimer: args.has('boot-timer'),
       onStopped: (code) => void finish(code),
     });
     handleSignals(vmm, metrics, mainLog);
     configureMetrics(vmm, args);
     storeStartupTimes(metrics, args);
-    if (args.has('boot-timer')) mainLog.warn('The boot timer is not supported by fcqemu; no boot time will be logged.');
+    if (args.has('boot-timer')) mainLog.warn('The boot timer of fcqemu takes any byte the guest writes to it.');
     const configFile = readFileNamedBy(args, 'config-file', 'configuration file');
     const metadata = readFileNamedBy(args, 'metadata', 'mmds content file');
     const serving = args.has('no-api') ? undefined : listen(args.value('api-sock') ?? '', payloadLimit, vmm);

@@ -38,6 +38,11 @@ const GROUPS: Record<string, string[]> = {
   memory_hotplug: ['activate_fails', 'queue_event_fails', 'queue_event_count'],
   mmds: [
     'rx_accepted',
+    'rx_accepted_err',
+    'rx_accepted_unusual',
+    'rx_bad_eth',
+    'rx_invalid_token',
+    'rx_no_token',
     'rx_count',
     'tx_bytes',
     'tx_count',

@@ -9,8 +9,6 @@ export interface Settings {
   qemu: string;
   /** where verdicts about KVM are kept */
   cacheDir: string;
-  /** `FCQEMU_MMDS=api`: accept a metadata configuration although no guest can ask for the data */
-  mmdsApiOnly: boolean;
   /** environment of QEMU */
   env: NodeJS.ProcessEnv;
 }
@@ -25,7 +23,6 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
     accelerator,
     qemu: env.FCQEMU_QEMU || 'qemu-system-x86_64',
     cacheDir: `${env.XDG_CACHE_HOME || `${env.HOME || '/tmp'}/.cache`}/fcqemu`,
-    mmdsApiOnly: env.FCQEMU_MMDS === 'api',
     env,
   };
 }

@@ -5,11 +5,11 @@ import type { ThreadLog } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import type { Vmm } from './vmm/vmm.ts';
 
-/**
- * Faults (SIGSEGV, SIGBUS, SIGILL) are left to the kernel: a JavaScript handler could never run in time, and
- * QEMU dies with the process anyway.
- */
+/** Faults are here because they can be sent; one of the process's own leaves no handler time to run. */
 const CODES: Partial<Record<NodeJS.Signals, [exitCode: number, counter: string]>> = {
+  SIGBUS: [EXIT.busError, 'sigbus'],
+  SIGSEGV: [EXIT.segmentationFault, 'sigsegv'],
+  SIGILL: [EXIT.illegalInstruction, 'sigill'],
   SIGHUP: [EXIT.hangup, 'sighup'],
   SIGXCPU: [EXIT.cpuTimeLimit, 'sigxcpu'],
   SIGXFSZ: [EXIT.fileSizeLimit, 'sigxfsz'],
@@ -17,6 +17,10 @@ const CODES: Partial<Record<NodeJS.Signals, [exitCode: number, counter: string]>
 };
 
 export function handleSignals(vmm: Vmm, metrics: Metrics, log: ThreadLog): void {
+  process.on('SIGPIPE', () => {
+    metrics.count('signals', 'sigpipe');
+    log.error(`Received signal ${constants.signals.SIGPIPE}, code 0.`);
+  });
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     // Firecracker does not catch these: callers must see death by the signal, and QEMU must be gone by then
     process.once(signal, () => void vmm.kill().finally(() => process.kill(process.pid, signal)));

@@ -26,12 +26,17 @@ const METHODS: readonly string[] = ['GET', 'PUT', 'PATCH', 'DELETE'];
 const MAX_LINE_BYTES = 1024;
 const CRLF = '\r\n';
 
-interface Head {
+/** Request line and headers. */
+export interface Head {
   method: Method;
   path: string;
   version: HttpVersion;
   contentLength: number;
   expectsContinue: boolean;
+  /** the client wants JSON; everything else asks for plain text */
+  acceptsJson: boolean;
+  /** headers without a meaning of their own here, as they were written */
+  custom: [name: string, value: string][];
 }
 
 export class RequestParser {
@@ -114,7 +119,8 @@ export class RequestParser {
   }
 }
 
-function parseRequestLine(line: Buffer): Head {
+/** @throws TransportError */
+export function parseRequestLine(line: Buffer): Head {
   const [method, target, ...rest] = line.toString('latin1').split(' ');
   const version = rest.join(' ');
   if (method === undefined || target === undefined || rest.length === 0) throw new TransportError('Invalid request.');
@@ -123,7 +129,8 @@ function parseRequestLine(line: Buffer): Head {
   if (version !== 'HTTP/1.0' && version !== 'HTTP/1.1') {
     throw new TransportError('Invalid HTTP Version: Unsupported HTTP version.');
   }
-  return { method, path: absolutePath(target), version, contentLength: 0, expectsContinue: false };
+  const path = absolutePath(target);
+  return { method, path, version, contentLength: 0, expectsContinue: false, acceptsJson: false, custom: [] };
 }
 
 function isMethod(text: string): text is Method {
@@ -138,8 +145,8 @@ function absolutePath(target: string): string {
   return /^http:\/\/[^/]*(\/.*)?$/su.exec(text)?.[1] ?? '';
 }
 
-/** Keeps what the headers say about the body; all others are ignored, as are values nobody knows. */
-function applyHeader(head: Head, line: Buffer): void {
+/** Keeps what a header says about the body; values nobody knows are ignored. @throws TransportError */
+export function applyHeader(head: Head, line: Buffer): void {
   const text = line.toString('utf8');
   const colon = text.indexOf(':');
   if (colon === -1) {
@@ -159,6 +166,15 @@ function applyHeader(head: Head, line: Buffer): void {
     case 'accept-encoding':
       checkAcceptEncoding(value);
       break;
+    case 'accept':
+      head.acceptsJson = value === 'application/json' || (head.acceptsJson && value !== 'text/plain');
+      break;
+    case 'content-type':
+    case 'server':
+    case 'transfer-encoding':
+      break;
+    default:
+      head.custom.push([key.trim(), value]);
   }
 }
 

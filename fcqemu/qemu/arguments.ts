@@ -4,8 +4,8 @@
  */
 import type { StoredBalloon } from '../vmm/balloon.ts';
 import type { StoredDrive } from '../vmm/drives.ts';
-import type { StoredInterface } from '../vmm/network-interfaces.ts';
-import type { StoredBucket } from '../vmm/rate-limiter.ts';
+import type { StoredInterface } from '../vmm/net/interfaces.ts';
+import { type StoredBucket, type StoredLimiter, tokensPerSecond } from '../vmm/rate-limiter.ts';
 import type { StoredVsock } from '../vmm/vsock/vsock.ts';
 import { CONSOLE_FD, QMP_FD, VSOCK_FD } from './process.ts';
 
@@ -29,7 +29,7 @@ export interface QemuSpec {
   /** in the order of the guest's vda, vdb, … */
   drives: QemuDrive[];
   interfaces: (StoredInterface & { mac: string })[];
-  entropy: { bandwidth: StoredBucket | null } | null;
+  entropy: { rate_limiter: StoredLimiter | null } | null;
   balloon: StoredBalloon | null;
   vsock: StoredVsock | null;
   /** confine QEMU with its seccomp filter */
@@ -43,6 +43,9 @@ export interface QemuSpec {
  * call when emulated (measured 13 times slower with Nehalem). It also brings RDRAND, AES and AVX2.
  */
 const CPU: Record<Accelerator, string> = { kvm: 'host', tcg: 'EPYC,check=off' };
+
+/** Bytes Linux' virtio-rng driver asks for at once: a cache line. */
+const ENTROPY_REQUEST_BYTES = 64;
 
 /** Translated code cache in `MiB`: QEMU's own default would be a gigabyte. */
 const TCG_CACHE_MIB = 64;
@@ -105,7 +108,7 @@ function deviceArguments(spec: QemuSpec): string[] {
     ...spec.drives.flatMap(driveArguments),
     ...spec.interfaces.flatMap(interfaceArguments),
     ...(spec.vsock ? vsockArguments() : []),
-    ...(spec.entropy ? entropyArguments(spec.entropy.bandwidth) : []),
+    ...(spec.entropy ? entropyArguments(spec.entropy.rate_limiter) : []),
   ];
 }
 
@@ -154,8 +157,13 @@ function driveArguments(drive: QemuDrive, index: number): string[] {
   ];
 }
 
+/** Id of the backend of an interface, by index. */
+export function netdevId(index: number): string {
+  return `net${index}`;
+}
+
 function interfaceArguments(iface: StoredInterface & { mac: string }, index: number): string[] {
-  const id = `net${index}`;
+  const id = netdevId(index);
   const mtu = iface.mtu === null ? {} : { host_mtu: iface.mtu };
   return [
     ...json('-netdev', {
@@ -188,7 +196,14 @@ function vsockArguments(): string[] {
   ];
 }
 
-function entropyArguments(bandwidth: StoredBucket | null): string[] {
+/**
+ * QEMU limits bytes only; a limit of requests becomes one of bytes, by the size Linux' driver asks for. Of two
+ * limits the stricter one holds.
+ */
+function entropyArguments(limiter: StoredLimiter | null): string[] {
+  const ops = limiter?.ops && { ...limiter.ops, size: limiter.ops.size * ENTROPY_REQUEST_BYTES };
+  const limits = [limiter?.bandwidth, ops].filter((bucket): bucket is StoredBucket => Boolean(bucket));
+  const [bandwidth] = limits.sort((a, b) => tokensPerSecond(a) - tokensPerSecond(b));
   const limit = bandwidth ? { 'max-bytes': bandwidth.size, period: bandwidth.refill_time } : {};
   return [
     ...json('-object', { 'qom-type': 'rng-random', id: 'entropy', filename: '/dev/urandom' }),

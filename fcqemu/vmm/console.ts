@@ -7,7 +7,8 @@ import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { ReadStream } from 'node:tty';
 import type { Sink } from '../sink.ts';
-import { type StoredBucket, tokensPerSecond } from './rate-limiter.ts';
+import type { StoredBucket } from './rate-limiter.ts';
+import { TokenBucket } from './token-bucket.ts';
 
 export interface ConsoleCounters {
   /** writes lost because the reader was slow */
@@ -81,32 +82,4 @@ async function openTerminal(): Promise<ReadStream> {
   const input = new TerminalInput(0);
   input.setRawMode(true);
   return input;
-}
-
-/** Bytes that may pass now; refills continuously. */
-export class TokenBucket {
-  readonly #size: number;
-  readonly #perMs: number;
-  #burst: number;
-  #tokens: number;
-  #updatedMs: number;
-
-  constructor(config: StoredBucket, nowMs: number = performance.now()) {
-    this.#size = config.size;
-    this.#perMs = tokensPerSecond(config) / 1000;
-    this.#burst = config.one_time_burst ?? 0;
-    this.#tokens = config.size;
-    this.#updatedMs = nowMs;
-  }
-
-  /** @returns how many of `wanted` tokens there were; the one-time burst is spent first */
-  take(wanted: number, nowMs: number = performance.now()): number {
-    this.#tokens = Math.min(this.#size, this.#tokens + (nowMs - this.#updatedMs) * this.#perMs);
-    this.#updatedMs = nowMs;
-    const fromBurst = Math.min(this.#burst, wanted);
-    this.#burst -= fromBurst;
-    const fromBucket = Math.min(Math.floor(this.#tokens), wanted - fromBurst);
-    this.#tokens -= fromBucket;
-    return fromBurst + fromBucket;
-  }
 }

@@ -1,6 +1,6 @@
 /** Where the guest's RAM lies in QEMU, for snapshots. */
-import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { constants, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
 
 /** Memory copied at a time. */
@@ -35,9 +35,10 @@ export async function copyPrivateMemory(pid: number, memoryPath: string, to: str
   const mappings = privateMappings(pid, memoryPath);
   if (mappings.length === 0) throw new Error(`QEMU has no private mapping of ${memoryPath}`);
   const source = await open(`/proc/${pid}/mem`, 'r');
-  const target = await open(to, 'w', 0o600);
+  const size = statSync(memoryPath).size;
+  const target = await open(to, constants.O_RDWR | constants.O_CREAT, 0o600);
   try {
-    await target.truncate(statSync(memoryPath).size);
+    const isFresh = await makeRoom(target, size);
     const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
     const zeros = Buffer.alloc(CHUNK_BYTES);
     for (const { start, bytes, offset } of mappings) {
@@ -46,8 +47,9 @@ export async function copyPrivateMemory(pid: number, memoryPath: string, to: str
         const { bytesRead } = await source.read({ buffer: chunk, length: wanted, position: start + BigInt(done) });
         if (bytesRead === 0) throw new Error(`the memory of process ${pid} cannot be read`);
         const read = chunk.subarray(0, bytesRead);
-        // what stays unwritten is a hole
-        if (!read.equals(zeros.subarray(0, bytesRead))) await target.write(read, 0, bytesRead, offset + done);
+        // what stays unwritten of a fresh file is a hole
+        if (!isFresh || !read.equals(zeros.subarray(0, bytesRead)))
+          await target.write(read, 0, bytesRead, offset + done);
         done += bytesRead;
       }
     }
@@ -55,6 +57,17 @@ export async function copyPrivateMemory(pid: number, memoryPath: string, to: str
     await source.close();
     await target.close();
   }
+}
+
+/**
+ * A file of the right size is written over as it is: it may be the one this machine runs from, and would lose its
+ * memory with it.
+ */
+async function makeRoom(file: FileHandle, size: number): Promise<boolean> {
+  if ((await file.stat()).size === size) return false;
+  await file.truncate(0);
+  await file.truncate(size);
+  return true;
 }
 
 function privateMappings(pid: number, memoryPath: string): Mapping[] {

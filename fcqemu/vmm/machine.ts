@@ -1,13 +1,16 @@
 /** A machine that was booted or restored, with everything attached to it. */
 import { Fault } from '../fault.ts';
 import type { ThreadLog } from '../log.ts';
+import type { Metrics } from '../metrics.ts';
 import { type QemuSpec, qemuArguments } from '../qemu/arguments.ts';
 import type { QemuEnd } from '../qemu/process.ts';
 import type { Settings } from '../settings.ts';
 import type { Sink } from '../sink.ts';
+import { BOOT_TIMER_ARGUMENTS } from './boot-timer.ts';
 import type { Console } from './console.ts';
 import { DriveControl } from './drive-control.ts';
 import { MicroVm } from './micro-vm.ts';
+import { NetworkControl } from './net/network-control.ts';
 import type { Resources } from './resources.ts';
 import type { SnapshotFile } from './snapshot-file.ts';
 import { loadDeviceState, restoreFault } from './snapshot-load.ts';
@@ -19,9 +22,12 @@ export interface MachineOptions {
   resources: Resources;
   console: Console;
   consoleOutput: Sink;
+  metrics: Metrics;
   /** called at once, because the guest may end the machine before its start is complete */
   onCreated: (vm: MicroVm) => void;
   onReset: () => void;
+  /** the guest wrote to the boot timer; absent when there is none */
+  onBootTimer?: ((qemuPid: number) => void) | undefined;
   onDeath: (end: QemuEnd) => void;
 }
 
@@ -29,12 +35,14 @@ export interface Machine {
   vm: MicroVm;
   spec: QemuSpec;
   drives: DriveControl;
+  network: NetworkControl;
 }
 
 /** Boots a guest. @throws Fault, with QEMU gone again */
 export async function bootMachine(spec: QemuSpec, options: MachineOptions): Promise<Machine> {
-  return await build(spec, options, startFault, async ({ vm, drives }) => {
+  return await build(spec, options, startFault, async ({ vm, drives, network }) => {
     await drives.applyLimits();
+    await network.activate();
     await options.resources.balloon.activate(vm, spec.memoryMib);
     await vm.resume();
   });
@@ -46,9 +54,10 @@ export async function restoreMachine(
   snapshot: SnapshotFile,
   options: MachineOptions,
 ): Promise<Machine> {
-  return await build(spec, options, restoreFault, async ({ vm, drives }) => {
+  return await build(spec, options, restoreFault, async ({ vm, drives, network }) => {
     await loadDeviceState(vm, snapshot);
     await drives.applyLimits();
+    await network.activate();
     await options.resources.balloon.resumeStatistics(vm);
     if (snapshot.header.halted) vm.markHalted();
   });
@@ -60,10 +69,11 @@ async function build(
   fault: (cause: string) => Fault,
   bringUp: (machine: Machine) => Promise<void>,
 ): Promise<Machine> {
-  const { settings, log, resources, console, consoleOutput, onReset, onDeath } = options;
+  const { settings, log, resources, console, consoleOutput, onReset, onDeath, onBootTimer } = options;
+  const args = [...qemuArguments(spec), ...(onBootTimer ? BOOT_TIMER_ARGUMENTS : [])];
   let vm: MicroVm;
   try {
-    vm = await MicroVm.create({ settings, args: qemuArguments(spec), log, onReset, onDeath });
+    vm = await MicroVm.create({ settings, args, log, onReset, onBootTimer, onDeath });
   } catch (error) {
     throw fault(error instanceof Error ? error.message : String(error));
   }
@@ -72,7 +82,14 @@ async function build(
     const { path, limit } = resources.serial;
     await console.attach(vm.console, { output: consoleOutput, takesInput: path === null, limit });
     resources.vsock.attach(vm.vsock);
-    const machine = { vm, spec, drives: new DriveControl(vm, resources.drives) };
+    const network = new NetworkControl({
+      vm,
+      interfaces: resources.interfaces,
+      mmds: resources.mmds,
+      instanceId: spec.instanceId,
+      count: (counter, amount) => options.metrics.count('mmds', counter, amount),
+    });
+    const machine = { vm, spec, drives: new DriveControl(vm, resources.drives), network };
     await bringUp(machine);
     return machine;
   } catch (error) {

@@ -4,6 +4,7 @@ import type { ThreadLog } from '../log.ts';
 import { type QemuEnd, type QemuProcess, startQemu } from '../qemu/process.ts';
 import { Qmp, QmpError, type QmpEvent } from '../qemu/qmp.ts';
 import type { Settings } from '../settings.ts';
+import { guestErrorKind } from './boot-timer.ts';
 
 export interface MicroVmOptions {
   settings: Settings;
@@ -11,6 +12,8 @@ export interface MicroVmOptions {
   log: ThreadLog;
   /** the guest asked for a reset, which ends a microVM */
   onReset: () => void;
+  /** the guest wrote to the boot timer; without one QEMU does not tell */
+  onBootTimer?: ((qemuPid: number) => void) | undefined;
   /** QEMU ended and nobody had asked it to */
   onDeath: (end: QemuEnd) => void;
 }
@@ -23,6 +26,9 @@ export class MicroVm {
   #ending = false;
   /** the guest powered off: its CPUs stand still, but the microVM exists until someone ends it */
   #halted = false;
+  #paused = true;
+  /** Ctrl-Alt-Del was pressed while the guest stood still */
+  #keysPending = false;
   /** e.g. `7.2.22` */
   qemuVersion = '';
   readonly #incoming = Promise.withResolvers<void>();
@@ -45,7 +51,12 @@ export class MicroVm {
    */
   static async create(options: MicroVmOptions): Promise<MicroVm> {
     const { settings, args, log } = options;
-    const process = await startQemu(settings.qemu, args, settings.env, (line) => log.warn(`QEMU: ${line}`));
+    const onLine = (line: string) => {
+      const kind = options.onBootTimer && guestErrorKind(line);
+      if (kind === 'boot') options.onBootTimer?.(process.pid);
+      else if (kind !== 'other') log.warn(`QEMU: ${line}`);
+    };
+    const process = await startQemu(settings.qemu, args, settings.env, onLine);
     let started = false;
     const vm = new MicroVm(process, { ...options, onDeath: (end) => started && options.onDeath(end) });
     try {
@@ -76,15 +87,25 @@ export class MicroVm {
   /** @throws QmpError */
   async resume(): Promise<void> {
     if (!this.#halted) await this.#qmp.execute('cont');
+    this.#paused = false;
+    if (!this.#keysPending) return;
+    this.#keysPending = false;
+    await this.sendCtrlAltDel();
   }
 
   /** @throws QmpError */
   async pause(): Promise<void> {
     if (!this.#halted) await this.#qmp.execute('stop');
+    this.#paused = true;
   }
 
   /** Presses and releases Ctrl-Alt-Del; the guest's keyboard driver decides what comes of it. */
   async sendCtrlAltDel(): Promise<void> {
+    if (this.#paused) {
+      // QEMU would forget it: a paused guest gets it when it goes on
+      this.#keysPending = true;
+      return;
+    }
     const keys = ['ctrl', 'alt', 'delete'].map((data) => ({ type: 'qcode', data }));
     await this.#qmp.execute('send-key', { keys });
   }

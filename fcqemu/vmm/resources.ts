@@ -8,8 +8,8 @@ import { bootArgsProblem } from './command-line.ts';
 import { Drives } from './drives.ts';
 import { isElfWithoutPvh } from './kernel-image.ts';
 import { defaultMachineConfig, type StoredMachineConfig, updatedMachineConfig } from './machine-config.ts';
-import type { Mmds, StoredMmdsConfig } from './mmds.ts';
-import { NetworkInterfaces } from './network-interfaces.ts';
+import type { Mmds, StoredMmdsConfig } from './mmds/store.ts';
+import { NetworkInterfaces } from './net/interfaces.ts';
 import { type StoredBucket, type StoredLimiter, storedLimiter } from './rate-limiter.ts';
 import { Vsock } from './vsock/vsock.ts';
 
@@ -17,6 +17,13 @@ export interface StoredBootSource {
   kernel_image_path: string;
   initrd_path: string | null;
   boot_args: string | null;
+}
+
+/** What a snapshot knows of the configuration besides the machine as it was built. */
+export interface Restored {
+  machine: StoredMachineConfig;
+  bootSource: StoredBootSource | null;
+  mmdsConfig: StoredMmdsConfig | null;
 }
 
 export class Resources {
@@ -61,11 +68,8 @@ export class Resources {
     this.machine = updatedMachineConfig(this.machine, update, this.balloon.config?.amount_mib ?? 0);
   }
 
-  /** @throws Fault */
   setEntropy(config: ActionArguments['SetEntropyDevice']): void {
-    const limiter = storedLimiter(config.rate_limiter);
-    if (limiter?.ops) throw unsupported('Entropy device error', 'limits of requests per second are');
-    this.entropy = { rate_limiter: limiter };
+    this.entropy = { rate_limiter: storedLimiter(config.rate_limiter) };
   }
 
   setSerial(config: ActionArguments['ConfigureSerial']): void {
@@ -73,14 +77,13 @@ export class Resources {
     this.serial = { path: config.serial_out_path, limit };
   }
 
-  /** Takes over what a snapshot's machine has. The boot source is no part of it, as in Firecracker. */
-  async restore(spec: QemuSpec, machine: StoredMachineConfig, mmdsConfig: StoredMmdsConfig | null): Promise<void> {
+  /** Takes over what a snapshot's machine has. The files of its boot source are not looked at again. */
+  async restore(spec: QemuSpec, { machine, bootSource, mmdsConfig }: Restored): Promise<void> {
     this.machine = { ...machine, track_dirty_pages: false };
+    this.bootSource = bootSource;
     this.drives.list.push(...spec.drives.map(({ serial: _serial, isBlockDevice: _kind, ...drive }) => drive));
     this.interfaces.list.push(...spec.interfaces.map(({ mac: _mac, ...iface }) => iface));
-    this.entropy = spec.entropy && {
-      rate_limiter: spec.entropy.bandwidth && { bandwidth: spec.entropy.bandwidth, ops: null },
-    };
+    this.entropy = spec.entropy;
     this.balloon.config = spec.balloon;
     this.mmds.config = mmdsConfig;
     if (spec.vsock) await this.vsock.put(spec.vsock);

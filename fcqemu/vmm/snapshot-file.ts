@@ -6,10 +6,11 @@ import { readFile, stat, writeFile } from 'node:fs/promises';
 import { ioErrorText } from '../fault.ts';
 import type { QemuSpec } from '../qemu/arguments.ts';
 import type { StoredMachineConfig } from './machine-config.ts';
-import type { StoredMmdsConfig } from './mmds.ts';
+import type { StoredMmdsConfig } from './mmds/store.ts';
+import type { StoredBootSource } from './resources.ts';
 
 /** Version of the format, printed by `--snapshot-version`. */
-export const SNAPSHOT_VERSION = '0.1.0';
+export const SNAPSHOT_VERSION = '0.2.0';
 
 const MAGIC = Buffer.from('FCQEMU\x00\x01', 'latin1');
 const PREFIX_BYTES = MAGIC.length + 4;
@@ -24,6 +25,7 @@ export interface SnapshotHeader {
   /** how the machine was built; paths as its clients gave them */
   spec: QemuSpec;
   machine: StoredMachineConfig;
+  bootSource: StoredBootSource | null;
   mmdsConfig: StoredMmdsConfig | null;
   /** the guest had powered off */
   halted: boolean;

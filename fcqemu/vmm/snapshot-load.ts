@@ -11,8 +11,8 @@ import { EXIT } from '../exit-code.ts';
 import { Fault, ioErrorText, unsupported } from '../fault.ts';
 import type { QemuDrive, QemuSpec } from '../qemu/arguments.ts';
 import type { MicroVm } from './micro-vm.ts';
+import { tapProblem } from './net/tap.ts';
 import { readSnapshotFile, SNAPSHOT_VERSION, type SnapshotFile, SnapshotFileError } from './snapshot-file.ts';
-import { tapProblem } from './tap.ts';
 
 const PREFIX = 'Load snapshot error';
 
@@ -76,7 +76,7 @@ async function readFile(path: string): Promise<SnapshotFile> {
 
 /** The file has to be as large as the memory; QEMU opens it for writing although it never writes. */
 function checkMemoryFile(path: string, memoryMib: number): void {
-  const prefix = 'Failed to load guest memory: Error creating guest memory from file';
+  const prefix = 'Failed to load guest memory: Error creating guest memory from file: Failed to load guest memory';
   try {
     accessSync(path, constants.R_OK | constants.W_OK);
     const { size } = statSync(path);
@@ -95,7 +95,7 @@ function checkedDrive(drive: QemuDrive): QemuDrive {
     accessSync(path, readOnly ? constants.R_OK : constants.R_OK | constants.W_OK);
     return { ...drive, isBlockDevice: statSync(path).isBlockDevice() };
   } catch (error) {
-    throw deviceFault(`Error manipulating the backing file: ${ioErrorText(error)} ${path}`);
+    throw deviceFault(`Virtio backend error: Error manipulating the backing file: ${ioErrorText(error)} ${path}`);
   }
 }
 

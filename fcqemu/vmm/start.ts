@@ -1,6 +1,6 @@
 /** From the configured resources to QEMU's arguments: the checks InstanceStart makes. */
 import { readFileSync, statSync } from 'node:fs';
-import { Fault } from '../fault.ts';
+import { Fault, systemErrorText } from '../fault.ts';
 import type { ThreadLog } from '../log.ts';
 import { chooseAccelerator, KvmUnavailable } from '../qemu/accelerator.ts';
 import type { Accelerator, QemuDrive, QemuSpec } from '../qemu/arguments.ts';
@@ -20,9 +20,15 @@ export interface StartOptions {
   log: ThreadLog;
 }
 
+/** What QEMU says when the host will not give the guest its memory. */
+const NO_MEMORY = /guest RAM|guest memory|Parameter 'size'/;
+
 /** A refused InstanceStart; the microVM stays "Not started". */
 export function startFault(cause: string): Fault {
-  return new Fault(`Start microvm error: ${cause}`);
+  const text = NO_MEMORY.test(cause)
+    ? `Invalid Memory Configuration: Cannot create mmap region: ${systemErrorText('ENOMEM')}`
+    : cause;
+  return new Fault(`Start microvm error: ${text}`);
 }
 
 /**
@@ -57,7 +63,7 @@ export async function planStart(resources: Resources, options: StartOptions): Pr
     commandLine: commandLine.text,
     drives: drives.list.map((drive) => qemuDrive(drive, options.log)),
     interfaces: interfaces.list.map((iface) => ({ ...iface, mac: iface.guest_mac ?? randomMac() })),
-    entropy: entropy && { bandwidth: entropy.rate_limiter?.bandwidth ?? null },
+    entropy,
     balloon: balloon.config,
     vsock: vsock.config,
     sandbox: options.sandbox,

@@ -8,11 +8,11 @@ import type { Log, ThreadLog } from '../log.ts';
 import type { Metrics, Totals } from '../metrics.ts';
 import type { Settings } from '../settings.ts';
 import { openSink, type Sink } from '../sink.ts';
+import { BootTimer } from './boot-timer.ts';
 import { Console } from './console.ts';
 import { bootMachine, type Machine, type MachineOptions, restoreMachine } from './machine.ts';
 import type { MicroVm } from './micro-vm.ts';
-import { Mmds } from './mmds.ts';
-import { interfaceCounters } from './network-interfaces.ts';
+import { Mmds } from './mmds/store.ts';
 import { refusedAfterStart, refusedBeforeStart } from './refusals.ts';
 import { Resources } from './resources.ts';
 import { createSnapshot } from './snapshot-create.ts';
@@ -40,6 +40,8 @@ export interface VmmOptions {
   /** largest metadata store in bytes */
   mmdsLimit: number;
   stdout: Sink;
+  /** log how long the guest took to write to the boot timer */
+  bootTimer: boolean;
   /** ends the process; the guest is gone already */
   onStopped: (exitCode: number) => void;
 }
@@ -60,7 +62,7 @@ export class Vmm {
   constructor(options: VmmOptions) {
     this.#options = options;
     this.#log = options.log.thread('main', 'vmm');
-    this.resources = new Resources(new Mmds(options.mmdsLimit, options.settings.mmdsApiOnly));
+    this.resources = new Resources(new Mmds(options.mmdsLimit));
     options.metrics.collect = () => this.#counters();
   }
 
@@ -129,7 +131,7 @@ export class Vmm {
     SendCtrlAltDel: () => this.#running().vm.sendCtrlAltDel(),
     FlushMetrics: () => this.#options.metrics.flush(),
     UpdateBlockDevice: (update) => this.#running().drives.update(update),
-    UpdateNetworkInterface: (update) => this.resources.interfaces.update(update),
+    UpdateNetworkInterface: (update) => this.#running().network.update(update),
     GetBalloonConfig: () => this.resources.balloon.get(true),
     UpdateBalloon: ({ amount_mib }) => this.resources.balloon.resize(this.#running().vm, this.#memoryMib, amount_mib),
     GetBalloonStats: () => this.resources.balloon.statistics(this.#running().vm, this.#memoryMib),
@@ -155,10 +157,12 @@ export class Vmm {
 
   /** Boots the configured guest. @throws Fault and stays "Not started" */
   async start(): Promise<void> {
-    const { instanceId, settings, sandbox } = this.#options;
+    const { instanceId, settings, sandbox, bootTimer } = this.#options;
+    const timer = bootTimer ? new BootTimer() : undefined;
+    const onBootTimer = timer && ((qemuPid: number) => this.#log.info(timer.message(qemuPid)));
     const spec = await planStart(this.resources, { instanceId, settings, sandbox, log: this.#log });
     try {
-      this.#machine = await bootMachine(spec, this.#machineOptions());
+      this.#machine = await bootMachine(spec, { ...this.#machineOptions(), onBootTimer });
     } catch (error) {
       this.#vm = undefined;
       throw error;
@@ -170,7 +174,7 @@ export class Vmm {
   async #loadSnapshot(params: ActionArguments['LoadSnapshot']): Promise<void> {
     checkLoadRequest(params, this.#bootSpecific);
     const { header, state, spec } = await planRestore(params, this.#options);
-    await this.resources.restore(spec, header.machine, header.mmdsConfig).catch((error: unknown) => {
+    await this.resources.restore(spec, header).catch((error: unknown) => {
       throw restoreFault(`Failed to build microVM from snapshot: ${error instanceof Error ? error.message : error}`);
     });
     this.#machine = await restoreMachine(spec, { header, state }, this.#machineOptions());
@@ -204,6 +208,7 @@ export class Vmm {
         qemuVersion: vm.qemuVersion,
         spec: { ...spec, drives, balloon: this.resources.balloon.config },
         machine: this.resources.machine,
+        bootSource: this.resources.bootSource,
         mmdsConfig: this.resources.mmds.config,
         halted: vm.halted,
       }),
@@ -217,6 +222,7 @@ export class Vmm {
       resources: this.resources,
       console: this.console,
       consoleOutput: this.#openConsoleOutput(),
+      metrics: this.#options.metrics,
       onCreated: (vm) => {
         this.#vm = vm;
       },
@@ -295,7 +301,7 @@ export class Vmm {
         write_count: bytesWritten,
         read_count: bytesRead,
       },
-      ...interfaceCounters(this.resources.interfaces.list),
+      ...this.#machine?.network.counters(),
       ...(await this.#machine?.drives.counters().catch(() => ({}))),
     };
   }

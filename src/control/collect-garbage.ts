@@ -76,7 +76,11 @@ async function takeInventory(host: Host): Promise<Inventory> {
   const vmms = await listVmms(vmmDirectory);
   return {
     ledger: host.ledger.all().map(({ owner, resource }) => ({ owner, kind: resource.kind, name: resource.name })),
-    vms: [...host.vms.list(), ...host.buildVms.list()].map(({ id, name, phase }) => ({ id, name, active: ACTIVE.has(phase) })),
+    vms: [...host.vms.list(), ...host.buildVms.list()].map(({ id, name, phase }) => ({
+      id,
+      name,
+      active: ACTIVE.has(phase),
+    })),
     trash: host.trash.list().map(({ vm }) => ({ id: vm.id, name: vm.name })),
     directories,
     deadSockets,

@@ -4,7 +4,7 @@ import { chmodSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { tempDir } from '../support/temp-dir.ts';
-import { firecrackerBin, runVmm, startVmm } from './support/vmm-process.ts';
+import { firecrackerBin, runVmm, startVmm, waitFor } from './support/vmm-process.ts';
 
 const fcqemuOnly = firecrackerBin ? { skip: 'about fcqemu itself' } : {};
 
@@ -163,6 +163,9 @@ describe('the command line', { concurrency: 4 }, () => {
 
   for (const [signal, code] of [
     ['SIGHUP', 156],
+    ['SIGBUS', 149],
+    ['SIGSEGV', 150],
+    ['SIGILL', 157],
     ['SIGXCPU', 154],
     ['SIGXFSZ', 151],
     ['SIGSYS', 148],
@@ -174,6 +177,13 @@ describe('the command line', { concurrency: 4 }, () => {
       assert.match(vmm.log(), /Shutting down VM after intercepting signal \d+, code 0\./);
     });
   }
+
+  it('counts a SIGPIPE and lives on', async (t) => {
+    const vmm = await startVmm(t);
+    vmm.process.kill('SIGPIPE');
+    await waitFor(() => /Received signal 13, code 0\./.test(vmm.log()), 'the log line');
+    assert.equal((await vmm.get('/')).state, 'Not started');
+  });
 
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     it(`dies by ${signal}`, async (t) => {

@@ -135,6 +135,20 @@ describe('a started microVM', { skip, concurrency: 2 }, () => {
     assert.ok(performance.now() - begin < 700, 'an API call took longer than Firecracker allows');
   });
 
+  it('logs how long the guest took to reach the boot timer, when there is one', async (t) => {
+    // mov byte [0xc0000000], 123
+    const touch = [0xc6, 0x05, 0x00, 0x00, 0x00, 0xc0, 123];
+    const instructions = [...touch, ...code.print('booted'), ...code.reset()];
+    const line = /Guest-boot-time = +\d+ us \d+ ms, +\d+ CPU us \d+ CPU ms\n/;
+    const timed = await boot(t, instructions, { args: ['--boot-timer'] });
+    assert.equal((await timed.ended).code, 0);
+    assert.match(timed.log(), line);
+    const plain = await boot(t, instructions);
+    await plain.ended;
+    assert.doesNotMatch(plain.log(), line);
+    assert.equal(plain.output(), 'booted');
+  });
+
   it('ends with 0 when the guest resets', async (t) => {
     const vmm = await boot(t, [...code.print('bye'), ...code.reset()]);
     const end = await vmm.ended;

@@ -6,10 +6,10 @@ import { describe, it } from 'node:test';
 import { cachedVerdict } from '../../fcqemu/qemu/accelerator.ts';
 import { type QemuSpec, qemuArguments } from '../../fcqemu/qemu/arguments.ts';
 import { bootArgsProblem, composeCommandLine } from '../../fcqemu/vmm/command-line.ts';
-import { TokenBucket } from '../../fcqemu/vmm/console.ts';
 import { isElfWithoutPvh } from '../../fcqemu/vmm/kernel-image.ts';
+import { tapProblem } from '../../fcqemu/vmm/net/tap.ts';
 import { storedLimiter, updatedLimiter } from '../../fcqemu/vmm/rate-limiter.ts';
-import { tapProblem } from '../../fcqemu/vmm/tap.ts';
+import { TokenBucket } from '../../fcqemu/vmm/token-bucket.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { code, tinyKernel } from './support/tiny-kernel.ts';
 
@@ -124,6 +124,21 @@ describe('QEMU’s arguments', () => {
     assert.equal(backend(restored)['mem-path'], '/m');
     assert.equal(backend(restored).share, false);
     assert.deepEqual(values(restored, '-incoming'), ['defer']);
+  });
+
+  it('turn both limits of the entropy device into the stricter one', () => {
+    const limits = (bandwidth: number | null, ops: number | null) => {
+      const bucket = (size: number | null) => size && { size, one_time_burst: null, refill_time: 100 };
+      const entropy = { rate_limiter: { bandwidth: bucket(bandwidth) || null, ops: bucket(ops) || null } };
+      const device = values(qemuArguments({ ...spec, entropy }), '-device').find((text) => text.includes('rng'));
+      const { 'max-bytes': bytes, period } = JSON.parse(device ?? '{}');
+      return [bytes, period];
+    };
+    assert.deepEqual(limits(1000, null), [1000, 100]);
+    assert.deepEqual(limits(null, 10), [640, 100]);
+    assert.deepEqual(limits(1000, 10), [640, 100]);
+    assert.deepEqual(limits(100, 10), [100, 100]);
+    assert.deepEqual(limits(null, null), [undefined, undefined]);
   });
 
   it('leave the seccomp filter out when asked', () => {

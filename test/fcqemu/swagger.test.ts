@@ -1,33 +1,8 @@
-/** Requests and answers against Firecracker's own API description, when a copy lies beside the project. */
+/** Requests and answers against Firecracker's own API description. */
 import assert from 'node:assert/strict';
-import { existsSync, readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
-import { fileURLToPath } from 'node:url';
-import { parse } from 'yaml';
+import { exchangeProblems, operations, resolveSchema, type Schema, schemaProblems } from './support/api-description.ts';
 import { startVmm, type Vmm } from './support/vmm-process.ts';
-
-interface Schema {
-  $ref?: string;
-  type?: string;
-  enum?: string[];
-  required?: string[];
-  properties?: Record<string, Schema>;
-  additionalProperties?: unknown;
-  items?: Schema;
-  minimum?: number;
-}
-interface Operation {
-  parameters?: { in: string; name: string; schema?: Schema }[];
-  responses: Record<string, { schema?: Schema }>;
-}
-interface Swagger {
-  paths: Record<string, Record<string, Operation>>;
-  definitions: Record<string, Schema>;
-}
-
-const file = fileURLToPath(new URL('../../../shared/firecracker-api.yaml', import.meta.url));
-const skip = existsSync(file) ? false : 'no copy of firecracker-api.yaml beside the project';
-const swagger: Swagger = skip ? { paths: {}, definitions: {} } : parse(readFileSync(file, 'utf8'));
 
 /** Values a string field needs to be accepted at all. */
 const STRINGS: Record<string, string> = {
@@ -35,14 +10,9 @@ const STRINGS: Record<string, string> = {
   ipv4_address: '169.254.169.254',
 };
 
-function resolve(schema: Schema): Schema {
-  const name = schema.$ref?.replace('#/definitions/', '');
-  return name === undefined ? schema : resolve(swagger.definitions[name] ?? {});
-}
-
 /** A value the schema allows; with every property, or with the required ones only. */
 function sample(schema: Schema, complete: boolean, key = ''): unknown {
-  const { type, enum: values, properties = {}, required = [], items, minimum } = resolve(schema);
+  const { type, enum: values, properties = {}, required = [], items, minimum } = resolveSchema(schema);
   if (values) return values[0];
   if (type === 'string') return STRINGS[key] ?? 'x';
   if (type === 'integer') return minimum ?? 1;
@@ -52,28 +22,7 @@ function sample(schema: Schema, complete: boolean, key = ''): unknown {
   return Object.fromEntries(names.map((name) => [name, sample(properties[name] ?? {}, complete, name)]));
 }
 
-function problems(schema: Schema, value: unknown, path: string): string[] {
-  const { type, enum: values, properties = {}, required = [], items, additionalProperties } = resolve(schema);
-  if (value === null) return [];
-  if (values && !values.includes(value as string)) return [`${path}: ${value} is none of ${values}`];
-  const actual = Array.isArray(value) ? 'array' : Number.isInteger(value) ? 'integer' : typeof value;
-  if (type !== undefined && actual !== type) return [`${path}: ${actual} instead of ${type}`];
-  if (Array.isArray(value)) return value.flatMap((item, at) => problems(items ?? {}, item, `${path}[${at}]`));
-  if (typeof value !== 'object') return [];
-  const found = required.filter((name) => !(name in value)).map((name) => `${path}.${name}: missing`);
-  for (const [name, member] of Object.entries(value)) {
-    const known = properties[name];
-    if (known) found.push(...problems(known, member, `${path}.${name}`));
-    else if (!additionalProperties) found.push(`${path}.${name}: unknown`);
-  }
-  return found;
-}
-
-const operations = Object.entries(swagger.paths).flatMap(([path, methods]) =>
-  Object.entries(methods).map(([method, operation]) => ({ path, method: method.toUpperCase(), operation })),
-);
-
-describe('the API description', { skip }, () => {
+describe('the API description', () => {
   let vmm: Vmm;
   const cleanups: (() => unknown)[] = [];
   before(async () => {
@@ -85,9 +34,7 @@ describe('the API description', { skip }, () => {
 
   const url = (path: string) => path.replace(/\{\w+\}/, 'x');
 
-  for (const { path, method, operation } of operations) {
-    const body = operation.parameters?.find((parameter) => parameter.in === 'body')?.schema;
-
+  for (const { path, method, body } of operations) {
     it(`${method} ${path} is known`, async () => {
       const answer = await vmm.call(method, url(path), body && sample(body, false));
       assert.doesNotMatch(answer.body, /Invalid request method|Unrecognized|Empty (PUT|PATCH)/);
@@ -95,7 +42,7 @@ describe('the API description', { skip }, () => {
     });
 
     if (!body || path === '/mmds') continue;
-    const { required = [], properties = {} } = resolve(body);
+    const { required = [], properties = {} } = resolveSchema(body);
 
     it(`${method} ${path} takes every field`, async () => {
       const complete = sample(body, true) as Record<string, unknown>;
@@ -115,7 +62,7 @@ describe('the API description', { skip }, () => {
       });
     }
 
-    if (resolve(body).additionalProperties || path === '/metrics' || path === '/balloon/hinting/start') continue;
+    if (resolveSchema(body).additionalProperties || path === '/metrics' || path === '/balloon/hinting/start') continue;
     it(`${method} ${path} refuses a field of its own making`, async () => {
       const names = Object.keys(properties);
       const message = await vmm.fault(method, url(path), { no_such_field: 1 });
@@ -126,8 +73,8 @@ describe('the API description', { skip }, () => {
     });
   }
 
-  for (const { path, method, operation } of operations) {
-    const answerSchema = operation.responses['200']?.schema;
+  for (const { path, method, answers } of operations) {
+    const answerSchema = answers['200'];
     if (method !== 'GET' || !answerSchema) continue;
     it(`GET ${path} answers in the described form`, async (t) => {
       const fresh = await startVmm(t);
@@ -140,7 +87,20 @@ describe('the API description', { skip }, () => {
         assert.match(answer.body, /not supported before starting the microVM/);
         return;
       }
-      assert.deepEqual(problems(answerSchema, JSON.parse(answer.body), 'answer'), []);
+      assert.deepEqual(schemaProblems(answerSchema, JSON.parse(answer.body), 'answer'), []);
     });
   }
+
+  it('is what every exchange of these tests is held against', () => {
+    const accepted = { method: 'PUT', path: '/vsock', status: 204, answer: '' };
+    assert.deepEqual(exchangeProblems({ ...accepted, body: { guest_cid: 3, uds_path: 'v' } }), []);
+    assert.deepEqual(exchangeProblems({ ...accepted, body: { guest_cid: '3' } }), [
+      'request.uds_path: missing',
+      'request.guest_cid: string instead of integer',
+    ]);
+    const refused = { method: 'GET', path: '/nowhere', body: undefined, status: 400 };
+    assert.deepEqual(exchangeProblems({ ...refused, answer: '{"fault_message":"x"}' }), []);
+    assert.equal(exchangeProblems({ ...refused, answer: '{"error":"x"}' }).length, 1);
+    assert.equal(exchangeProblems({ ...refused, status: 204, answer: '' }).length, 1);
+  });
 });

@@ -1,11 +1,11 @@
 /** Real Linux guests: devices, power, pause and network, as a guest sees them. */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { copyFileSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { BOOT_MS, linuxSkipReason, prepared, said, start } from '../support/linux-guest.ts';
+import { GUEST_NETWORK, HOST_ADDRESS, tapNamespace, tapSkipReason } from '../support/tap.ts';
 import { TEST_INIT_ARGUMENT } from '../support/test-initrd.ts';
 import { startVmm, waitFor } from '../support/vmm-process.ts';
 
@@ -53,6 +53,16 @@ echo hello > /dev/vda; sync; cat /proc/cmdline; nproc; grep MemTotal /proc/memin
     await start(vmm);
     await said(vmm, 'ready');
     await vmm.put('/actions', { action_type: 'SendCtrlAltDel' });
+    assert.equal((await vmm.ended).code, 0);
+  });
+
+  it('gets a Ctrl-Alt-Del that was pressed while it was paused', async (t) => {
+    const vmm = await prepared(t, 'echo 1 > /proc/sys/kernel/ctrl-alt-del; echo ready; while :; do sleep 1; done');
+    await start(vmm);
+    await said(vmm, 'ready');
+    await vmm.patch('/vm', { state: 'Paused' });
+    await vmm.put('/actions', { action_type: 'SendCtrlAltDel' });
+    await vmm.patch('/vm', { state: 'Resumed' });
     assert.equal((await vmm.ended).code, 0);
   });
 
@@ -131,22 +141,11 @@ function noBzImage(): string | false {
 
 describe('a Linux guest on a tap', { skip: skip || tapSkipReason(), timeout: 300_000 }, () => {
   it('reaches the host with its own address and MTU, and nobody else may take the tap', async (t) => {
-    const namespace = `fcqemu-${process.pid}`;
-    const ip = (...args: string[]) => {
-      const { status, stderr } = spawnSync('ip', args, { encoding: 'utf8' });
-      assert.equal(status, 0, stderr);
-    };
-    ip('netns', 'add', namespace);
-    t.after(() => spawnSync('ip', ['netns', 'delete', namespace]));
-    ip('-n', namespace, 'tuntap', 'add', 'tap0', 'mode', 'tap');
-    ip('-n', namespace, 'addr', 'add', '192.0.2.1/30', 'dev', 'tap0');
-    ip('-n', namespace, 'link', 'set', 'tap0', 'mtu', '1400', 'up');
-
-    const prefix = ['ip', 'netns', 'exec', namespace];
+    const prefix = tapNamespace(t, 1400);
     const vmm = await prepared(
       t,
-      `ip addr add 192.0.2.2/30 dev eth0; ip link set eth0 up; cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu
-ping -c 2 -W 5 192.0.2.1 >/dev/null && echo reached; echo ready; read go; reboot -f`,
+      `${GUEST_NETWORK}; cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu
+ping -c 2 -W 5 ${HOST_ADDRESS} >/dev/null && echo reached; echo ready; read go; reboot -f`,
       { prefix, stdin: 'pipe' },
     );
     const iface = { iface_id: 'eth0', host_dev_name: 'tap0', guest_mac: '06:00:C0:00:02:02', mtu: 1400 };
@@ -172,8 +171,3 @@ ping -c 2 -W 5 192.0.2.1 >/dev/null && echo reached; echo ready; read go; reboot
     await second.put('/network-interfaces/eth0', iface);
   });
 });
-
-function tapSkipReason(): string | false {
-  if (process.getuid?.() !== 0) return 'taps and network namespaces need root';
-  return spawnSync('ip', ['-V']).error ? 'the program ip is not installed' : false;
-}

@@ -8,7 +8,7 @@ import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { linuxSkipReason, prepared, said, start } from '../support/linux-guest.ts';
-import { startVmm, waitFor } from '../support/vmm-process.ts';
+import { startVmm, type Vmm, waitFor } from '../support/vmm-process.ts';
 
 describe('a snapshot of a Linux guest', { skip: linuxSkipReason(), timeout: 300_000 }, () => {
   it('is resumed by a clone that still has its memory and its disk', async (t) => {
@@ -40,6 +40,59 @@ echo more > /dev/vda; sync; date +%s; reboot -f`,
       const end = await next.ended;
       assert.equal(end.code, 0);
       assert.match(end.stdout, clone === 0 ? /memory intact, disk says DISK/ : /memory intact/);
+    }
+  });
+});
+
+describe('two clones of one Linux guest', { skip: linuxSkipReason(), timeout: 300_000 }, () => {
+  it('run at the same time, each with its own memory, and can be cloned again', async (t) => {
+    const vmm = await prepared(
+      t,
+      `mkdir /ram; mount -t tmpfs ram /ram; echo original > /ram/name; echo ready
+while read line; do
+  case $line in
+    name=*) echo "\${line#name=}" > /ram/name;;
+    stop) reboot -f;;
+  esac
+  echo "I am $(cat /ram/name), counting $((i += 1))"
+done`,
+      { stdin: 'pipe' },
+    );
+    await start(vmm);
+    await said(vmm, 'ready');
+    const snapshot = async (source: Vmm, name: string) => {
+      const body = { snapshot_path: join(vmm.dir, `${name}.state`), mem_file_path: join(vmm.dir, `${name}.memory`) };
+      await source.patch('/vm', { state: 'Paused' });
+      await source.put('/snapshot/create', body);
+      return body;
+    };
+    const first = await snapshot(vmm, 'first');
+    const load = async (body: object) => {
+      const clone = await startVmm(t, { stdin: 'pipe' });
+      await clone.put('/snapshot/load', { ...body, resume_vm: true });
+      return clone;
+    };
+    const tell = async (clone: Vmm, line: string, answer: string) => {
+      clone.process.stdin?.write(`${line}\n`);
+      await said(clone, answer);
+    };
+    const [one, two] = await Promise.all([load(first), load(first)]);
+    await Promise.all([tell(one, 'name=one', 'I am one, counting 1'), tell(two, 'name=two', 'I am two, counting 1')]);
+    await tell(one, '', 'I am one, counting 2');
+
+    // of the second generation: taken of a clone, while the other one runs on
+    const second = await snapshot(one, 'second');
+    const grandchild = await load(second);
+    await tell(grandchild, '', 'I am one, counting 3');
+    await tell(two, '', 'I am two, counting 2');
+    await one.patch('/vm', { state: 'Resumed' });
+    await tell(one, 'name=changed', 'I am changed, counting 3');
+    await tell(grandchild, '', 'I am one, counting 4');
+    await vmm.patch('/vm', { state: 'Resumed' });
+    await tell(vmm, '', 'I am original, counting 1');
+    for (const each of [vmm, one, two, grandchild]) {
+      each.process.stdin?.write('stop\n');
+      assert.equal((await each.ended).code, 0);
     }
   });
 });

@@ -13,6 +13,7 @@ import type { TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { buildSync } from 'esbuild';
+import { exchangeProblems } from './api-description.ts';
 
 /** The real thing, when someone wants the suite run against it. */
 export const firecrackerBin: string | undefined = process.env.FIRECRACKER_BIN || undefined;
@@ -166,7 +167,12 @@ class RunningVmm implements Vmm {
     const text = body === undefined ? undefined : typeof body === 'string' ? body : JSON.stringify(body);
     const length = text === undefined ? '' : `Content-Length: ${Buffer.byteLength(text)}\r\n`;
     const raw = await exchange(this.socket, `${method} ${path} HTTP/1.1\r\n${length}\r\n${text ?? ''}`);
-    return parseAnswer(raw);
+    const answer = parseAnswer(raw);
+    // a transport error is no JSON, deliberately
+    if (answer.body.startsWith('{ "error"')) return answer;
+    const problems = exchangeProblems({ method, path, body: text, status: answer.status, answer: answer.body });
+    if (problems.length > 0) throw new Error(`against the API description: ${problems.join('; ')}`);
+    return answer;
   }
 
   async put(path: string, body: unknown): Promise<void> {

@@ -3,7 +3,7 @@
  * reads in /sys what the open would have said.
  */
 import { accessSync, constants, readFileSync } from 'node:fs';
-import { errorCode, ioErrorText, systemErrorText } from '../fault.ts';
+import { errorCode, ioErrorText, systemErrorText } from '../../fault.ts';
 
 const IFF_TAP = 0x0002;
 const IFF_MULTI_QUEUE = 0x0100;

@@ -1,9 +1,8 @@
 /** Configured network interfaces: what the API accepts and its echo in `GET /vm/config`. */
 import { readFileSync } from 'node:fs';
-import type { ActionArguments } from '../api/actions.ts';
-import { Fault, systemErrorText, unsupported } from '../fault.ts';
-import { addDevice, type Totals } from '../metrics.ts';
-import { type StoredLimiter, storedLimiter } from './rate-limiter.ts';
+import type { ActionArguments } from '../../api/actions.ts';
+import { Fault, systemErrorText } from '../../fault.ts';
+import { type StoredLimiter, storedLimiter, updatedLimiter } from '../rate-limiter.ts';
 import { tapProblem } from './tap.ts';
 
 const PREFIX = 'Network config error';
@@ -39,33 +38,26 @@ export class NetworkInterfaces {
     if (before !== -1) this.list.splice(before, 1);
     const problem = deviceProblem(config, others);
     if (problem) throw new Fault(`${PREFIX}: Could not create the network device: ${problem}`);
-    refuseLimiters(config);
     this.list.push({
       iface_id: config.iface_id,
       host_dev_name: config.host_dev_name,
       guest_mac: config.guest_mac,
       mtu: config.mtu,
-      rx_rate_limiter: null,
-      tx_rate_limiter: null,
+      rx_rate_limiter: storedLimiter(config.rx_rate_limiter),
+      tx_rate_limiter: storedLimiter(config.tx_rate_limiter),
     });
   }
 
-  /** `PATCH /network-interfaces`: taking limits away is all that can be asked for. @throws Fault */
-  update(update: ActionArguments['UpdateNetworkInterface']): void {
-    if (!this.find(update.iface_id)) {
-      throw new Fault(`${PREFIX}: Unable to update the net device: Failed perform action on device: Device not found`);
-    }
-    refuseLimiters(update);
+  /** Records the limits a running interface was given. */
+  update(iface: StoredInterface, update: ActionArguments['UpdateNetworkInterface']): void {
+    iface.rx_rate_limiter = updatedLimiter(iface.rx_rate_limiter, update.rx_rate_limiter);
+    iface.tx_rate_limiter = updatedLimiter(iface.tx_rate_limiter, update.tx_rate_limiter);
   }
 }
 
-/** QEMU cannot throttle a tap, and without privileges neither can fcqemu. */
-function refuseLimiters(
-  config: Pick<ActionArguments['UpdateNetworkInterface'], 'rx_rate_limiter' | 'tx_rate_limiter'>,
-): void {
-  if (storedLimiter(config.rx_rate_limiter) || storedLimiter(config.tx_rate_limiter)) {
-    throw unsupported(PREFIX, 'rate limiters of network interfaces are');
-  }
+/** A refused `PATCH /network-interfaces`. */
+export function updateFault(cause: string): Fault {
+  return new Fault(`${PREFIX}: Unable to update the net device: ${cause}`);
 }
 
 function deviceProblem(config: ActionArguments['InsertNetworkDevice'], others: StoredInterface[]): string | undefined {
@@ -81,19 +73,15 @@ function deviceProblem(config: ActionArguments['InsertNetworkDevice'], others: S
   return undefined;
 }
 
-/** Firecracker's counters of all interfaces, and of each as `net_<id>`; directions are the guest's. */
-export function interfaceCounters(list: StoredInterface[]): Totals {
-  const totals: Totals = {};
-  for (const { iface_id, host_dev_name } of list) {
-    const read = (name: string) => statistic(host_dev_name, name);
-    addDevice(totals, 'net', iface_id, {
-      rx_bytes_count: read('tx_bytes'),
-      rx_packets_count: read('tx_packets'),
-      tx_bytes_count: read('rx_bytes'),
-      tx_packets_count: read('rx_packets'),
-    });
-  }
-  return totals;
+/** What the kernel counted at the tap; directions are the guest's. */
+export function interfaceCounters({ host_dev_name }: StoredInterface): Record<string, number> {
+  const read = (name: string) => statistic(host_dev_name, name);
+  return {
+    rx_bytes_count: read('tx_bytes'),
+    rx_packets_count: read('tx_packets'),
+    tx_bytes_count: read('rx_bytes'),
+    tx_packets_count: read('rx_packets'),
+  };
 }
 
 function statistic(device: string, name: string): number {

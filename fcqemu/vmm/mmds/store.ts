@@ -1,25 +1,20 @@
-/**
- * The metadata store behind `/mmds`. fcqemu keeps the data; a service inside the guest's network, which
- * Firecracker's device model has, does not exist here.
- */
-import type { ActionArguments } from '../api/actions.ts';
-import { Fault, unsupported } from '../fault.ts';
-import { sortedJson } from '../json/number-text.ts';
+/** The metadata store behind `/mmds`, and how the guest may ask for it. */
+import type { ActionArguments } from '../../api/actions.ts';
+import { Fault } from '../../fault.ts';
+import { sortedJson } from '../../json/number-text.ts';
 
 const CONFIG_PREFIX = 'MMMDS config error';
+const DEFAULT_ADDRESS = '169.254.169.254';
 
 export type StoredMmdsConfig = ActionArguments['SetMmdsConfiguration'];
 
 export class Mmds {
   readonly #limitBytes: number;
-  /** accept a configuration although no guest will ever be answered */
-  readonly #apiOnly: boolean;
   #data: unknown;
   config: StoredMmdsConfig | null = null;
 
-  constructor(limitBytes: number, apiOnly: boolean) {
+  constructor(limitBytes: number) {
     this.#limitBytes = limitBytes;
-    this.#apiOnly = apiOnly;
   }
 
   /** @throws Fault */
@@ -38,8 +33,7 @@ export class Mmds {
           'correspond to any existing network interface.',
       );
     }
-    if (!this.#apiOnly) throw unsupported(CONFIG_PREFIX, 'a metadata service for the guest is');
-    this.config = { ...config, ipv4_address: config.ipv4_address ?? '169.254.169.254' };
+    this.config = { ...config, ipv4_address: config.ipv4_address ?? DEFAULT_ADDRESS };
   }
 
   /** After the start the store exists only if it was configured. @throws Fault */
@@ -47,8 +41,28 @@ export class Mmds {
     if (!this.config) throw notInitialized();
   }
 
+  /** IPv4 address of the service in the guest's network */
+  get address(): string {
+    return this.config?.ipv4_address ?? DEFAULT_ADDRESS;
+  }
+
   get(): unknown {
     return this.#data ?? {};
+  }
+
+  /**
+   * What a JSON pointer (RFC 6901) leads to; undefined when nothing is there. An empty store is `null` to the
+   * guest, although the API says `{}`.
+   */
+  find(pointer: string): unknown {
+    let value: unknown = this.#data ?? null;
+    for (const token of pointer.split('/').slice(1)) {
+      const key = token.replaceAll('~1', '/').replaceAll('~0', '~');
+      if (Array.isArray(value)) value = /^(0|[1-9]\d*)$/.test(key) ? value[Number(key)] : undefined;
+      else if (isObject(value)) value = Object.hasOwn(value, key) ? value[key] : undefined;
+      else return undefined;
+    }
+    return value;
   }
 
   /** @throws Fault with status 413 when the data is too large */
