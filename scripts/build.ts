@@ -91,7 +91,7 @@ async function main(): Promise<void> {
     });
 
     const fcqemu = await bundle('bin/fcqemu.ts', 'esm');
-    await executable(work, node, 'fcqemu', fcqemu, FCQEMU_FLAGS);
+    await executable(work, node, 'fcqemu', fcqemu, FCQEMU_FLAGS, {});
     await writeFile(join(work, 'LICENSES'), await licences([...cli.inputs, ...daemon.inputs, ...fcqemu.inputs]));
     await rename(join(work, 'LICENSES'), join(DIST, 'LICENSES'));
   } finally {
