@@ -22,7 +22,7 @@ export async function pruneImages(
   const layers = await Promise.all(host.layers.list().map((layer) => withRealSize(host, layer)));
   const { unusedForMs, keepBytes, all } = request;
   const { remove, keep } = planPrune(layers, {
-    referenced: new Set(host.images.list().flatMap(({ recipeKey }) => (recipeKey === null ? [] : [recipeKey]))),
+    bases: new Set(host.images.list().flatMap(({ recipe, base }) => (recipe === null ? [] : [base]))),
     ...(keepBytes === undefined ? {} : { keepBytes }),
     ...(unusedForMs === undefined ? {} : { unusedSince: new Date(host.now().getTime() - unusedForMs).toISOString() }),
     ...(all ? { all } : {}),

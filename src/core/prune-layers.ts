@@ -2,8 +2,8 @@
 
 export interface PrunableLayer {
   key: string;
-  /** key of the layer it was made from */
-  parent: string | null;
+  /** image or bundle the build began with */
+  base: string;
   /** what its file takes, in `bytes` */
   sizeBytes: number;
   /** ISO 8601 */
@@ -11,8 +11,8 @@ export interface PrunableLayer {
 }
 
 export interface PruneRules {
-  /** digests of what the images that exist were built from: these layers and their parents speed up the next build */
-  referenced: ReadonlySet<string>;
+  /** what the images that exist were built from: layers of these bases speed up the next build of them */
+  bases: ReadonlySet<string>;
   /** layers are removed, the longest unused first, until no more than this is left, in `bytes` */
   keepBytes?: number;
   /** every layer that was not used since is removed; ISO 8601 */
@@ -27,22 +27,21 @@ export interface PrunePlan<T> {
 }
 
 /**
- * Without rules the layers go that no image that exists was built from. With a size or an age those decide, and
- * layers without an image go before others.
+ * Without rules the layers go from whose base no image that exists was built. With a size or an age those decide,
+ * and layers without an image go before others.
  */
 export function planPrune<T extends PrunableLayer>(layers: readonly T[], rules: PruneRules): PrunePlan<T> {
-  const referenced = withParents(layers, rules.referenced);
+  const referenced = ({ base }: T) => rules.bases.has(base);
   const { keepBytes, unusedSince, all = false } = rules;
   const ruled = keepBytes !== undefined || unusedSince !== undefined;
   const tooOld = ({ usedAt }: T) => unusedSince !== undefined && usedAt < unusedSince;
-  const goes = (layer: T) => all || tooOld(layer) || (!ruled && !referenced.has(layer.key));
+  const goes = (layer: T) => all || tooOld(layer) || (!ruled && !referenced(layer));
   const remove = layers.filter(goes);
   const left = layers
     .filter((layer) => !goes(layer))
     .sort(
       (a, b) =>
-        Number(referenced.has(a.key)) - Number(referenced.has(b.key)) ||
-        (a.usedAt < b.usedAt ? -1 : a.usedAt > b.usedAt ? 1 : 0),
+        Number(referenced(a)) - Number(referenced(b)) || (a.usedAt < b.usedAt ? -1 : a.usedAt > b.usedAt ? 1 : 0),
     );
   let total = left.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
   while (keepBytes !== undefined && total > keepBytes) {
@@ -52,17 +51,4 @@ export function planPrune<T extends PrunableLayer>(layers: readonly T[], rules: 
     remove.push(next);
   }
   return { remove, keep: left };
-}
-
-function withParents(layers: readonly PrunableLayer[], keys: ReadonlySet<string>): Set<string> {
-  const byKey = new Map(layers.map((layer) => [layer.key, layer]));
-  const found = new Set<string>();
-  for (const key of keys) {
-    let at = byKey.get(key);
-    while (at && !found.has(at.key)) {
-      found.add(at.key);
-      at = at.parent === null ? undefined : byKey.get(at.parent);
-    }
-  }
-  return found;
 }

@@ -35,7 +35,10 @@ export interface ImageStore {
    * @throws BangerError `conflict` when the name is taken and `replace` is not set
    */
   insert(image: ImageRecord, options?: { replace?: boolean }): ImageRecord | undefined;
-  /** @throws BangerError `conflict` when the name is taken */
+  /**
+   * Also in the records of the images that were made from it.
+   * @throws BangerError `conflict` when the name is taken
+   */
   rename(id: string, name: string): void;
   remove(id: string): void;
 }
@@ -46,6 +49,7 @@ export function createImageStore(database: Database): ImageStore {
   const byId = database.prepare('SELECT * FROM images WHERE id = ?');
   const remove = database.prepare('DELETE FROM images WHERE id = ?');
   const rename = database.prepare('UPDATE images SET name = ? WHERE id = ?');
+  const rebase = database.prepare('UPDATE images SET base = ? WHERE base = ?');
   const insert = database.prepare(
     `INSERT INTO images (id, name, arch, base, sha256, size_bytes, recipe, recipe_key, created_at)
      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
@@ -81,7 +85,9 @@ export function createImageStore(database: Database): ImageStore {
       }),
     rename(id, name) {
       requireFree(name, id);
+      const before = optional(byId.get(id));
       rename.run(name, id);
+      if (before) rebase.run(name, before.name);
     },
     remove: (id) => void remove.run(id),
   };

@@ -237,7 +237,9 @@ describe('the image catalogue', { skip }, () => {
     host.vms.insert(sampleVm({ image: 'dev', imageId: image.id }));
     host.vms.insert(sampleVm({ id: 'b', name: 'bundled', image: 'dev', imageId: null, address: '172.30.0.3' }));
     host.layers.insert(layer('k', 'dev'));
+    host.images.insert({ ...host.images.get('dev'), id: 'c', name: 'child', base: 'dev' });
     renameImage(host, 'dev', 'prod');
+    assert.equal(host.images.get('child').base, 'prod');
     assert.deepEqual(
       host.vms.list().map(({ name, image }) => [name, image]),
       [

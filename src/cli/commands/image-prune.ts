@@ -12,7 +12,7 @@ export default defineCommand({
     all: { type: 'flag', short: 'a', help: 'remove every layer' },
     dryRun: { type: 'flag', short: 'n', help: 'say what would go and remove nothing' },
   },
-  description: 'Without options it removes the layers that no image that exists was built from. Images stay.',
+  description: 'Without options it removes the layers from whose base no image that exists was built. Images stay.',
   examples: ['image prune', 'image prune --keep-size 10G --dry-run', 'image prune --unused-for 7d'],
   async run(ctx, { options: { keepSize, unusedFor, all, dryRun } }) {
     const body = {
