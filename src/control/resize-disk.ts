@@ -72,8 +72,13 @@ export async function resizeDisks(
       continue;
     }
     progress.step(`grow-${role}-disk`, `growing the ${role} disk to ${formatSize(bytes)}`);
-    await claim(path, bytes);
-    host.vms.update(vm.id, role === 'root' ? { rootDiskBytes: bytes } : { workDiskBytes: bytes });
+    recordSize(host, vm, role, bytes);
+    try {
+      await lengthen(path, bytes);
+    } catch (error) {
+      recordSize(host, vm, role, recordedBytes(vm, role));
+      throw error;
+    }
     if (running) await growOnline(host, vm, role, path);
     else await growDisk(host, vm, path, bytes);
   }
@@ -121,8 +126,12 @@ function recordedBytes(vm: VmRecord, role: Role): number {
   return role === 'root' ? vm.rootDiskBytes : vm.workDiskBytes;
 }
 
-/** The file gets its length before the record says so: the host's file system may not hold files that large. */
-async function claim(path: string, bytes: number): Promise<void> {
+function recordSize(host: Host, vm: VmRecord, role: Role, bytes: number): void {
+  host.vms.update(vm.id, role === 'root' ? { rootDiskBytes: bytes } : { workDiskBytes: bytes });
+}
+
+/** @throws BangerError `invalid_input` when the host's file system holds no file that large */
+async function lengthen(path: string, bytes: number): Promise<void> {
   try {
     await growFile(path, bytes);
   } catch (error) {

@@ -118,6 +118,9 @@ describe('a store in an image', { skip: hostSkip('mkfs.xfs', 'xfs_growfs', 'lose
     await host.ok('create', 'web', '--memory', '256M');
   });
   after(async () => {
+    // after a test that failed the store is still mounted, and nothing could be removed
+    await host.run(['rm', '--force', 'web']);
+    await host.run(['storage', 'init', '--undo']);
     await host[Symbol.asyncDispose]();
     await rm(place, { recursive: true, force: true });
   });
