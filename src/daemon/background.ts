@@ -13,7 +13,6 @@ import { type ClockSample, findJump } from '../core/clock.ts';
 import { toAutostart } from '../core/restart.ts';
 import { tapName, type VmRecord } from '../core/vm.ts';
 import { messageOf } from '../errors.ts';
-import { tapExists } from '../network/tap.ts';
 import { haltedBy, readBootId } from '../system/processes.ts';
 
 /** How often host and records are compared. */
@@ -114,7 +113,7 @@ export function createBackground(host: Host): Background {
     const mended = await host.network.mend();
     if (mended.rules) host.log.warn({}, 'the packet rules were gone or changed; written again');
     if (mended.routes.length > 0) host.log.warn({ routes: mended.routes }, 'routes were gone; put back');
-    for (const vm of running) await watchDevice(vm);
+    for (const vm of running) if (mended.goneTaps.includes(tapName(vm.id))) bringBackDevice(vm);
   }
 
   async function watchClocks(running: readonly VmRecord[]): Promise<void> {
@@ -138,9 +137,8 @@ export function createBackground(host: Host): Background {
   }
 
   /** A deleted device cannot be put back under a VMM: a new run gets a new one, if the VM's policy wants that. */
-  async function watchDevice(vm: VmRecord): Promise<void> {
-    if (vm.restartPolicy === 'never' || host.operations.activeOn(vm.name)) return;
-    if (!host.ledger.of(vm.id).some(({ kind }) => kind === 'tap') || (await tapExists(tapName(vm.id)))) return;
+  function bringBackDevice(vm: VmRecord): void {
+    if (vm.restartPolicy === 'never') return; // shown with the VM, for a person to decide
     if (host.operations.activeOn(vm.name) || host.vms.findById(vm.id)?.phase !== 'running') return;
     host.log.warn({ vm: vm.name }, 'its network device is gone; it is restarted');
     inBackground(vm, async () => {
