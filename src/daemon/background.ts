@@ -8,12 +8,13 @@ import { startVm } from '../control/start-vm.ts';
 import { stopVm } from '../control/stop-vm.ts';
 import { createSupervisor, type Supervisor } from '../control/supervisor.ts';
 import { purgeTrash } from '../control/trash.ts';
+import { haltedProcess } from '../control/vm-problem.ts';
 import { viewVm } from '../control/vm-view.ts';
 import { type ClockSample, findJump } from '../core/clock.ts';
 import { toAutostart } from '../core/restart.ts';
 import { tapName, type VmRecord } from '../core/vm.ts';
 import { messageOf } from '../errors.ts';
-import { haltedBy, readBootId } from '../system/processes.ts';
+import { readBootId } from '../system/processes.ts';
 
 /** How often host and records are compared. */
 const SWEEP_INTERVAL_MS = 30_000;
@@ -123,9 +124,7 @@ export function createBackground(host: Host): Background {
     if (jump) host.log.info(jump, jump.kind === 'slept' ? 'the host slept' : 'this process was held up');
     const wake = jump ? [...running] : [];
     for (const vm of running) {
-      const vmm = host.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
-      const pid = vmm?.kind === 'vmm' ? vmm.identity?.pid : undefined;
-      if (pid !== undefined && (await haltedBy(pid)) !== undefined) halted.add(vm.id);
+      if ((await haltedProcess(host, vm)) !== undefined) halted.add(vm.id);
       else if (halted.delete(vm.id) && !jump) wake.push(vm);
     }
     // a guest may take long to answer; nothing here waits for it
