@@ -6,7 +6,7 @@ import { findDrift, type Link } from '../network/drift.ts';
 import { forwardingSetting, readSetting, writeSetting } from '../network/forwarding.ts';
 import { applyRules, type FirewallMember, type GuestDns, readTable } from '../network/nftables.ts';
 import { addPoolRoute, deletePoolRoute, findUplink, otherPoolsInUse } from '../network/routes.ts';
-import { createTap, deleteTap, setUpTap, type Tap, tapExists } from '../network/tap.ts';
+import { createTap, deleteTap, setUpTap, type Tap } from '../network/tap.ts';
 import { HOST_OWNER, type Ledger } from '../state/ledger.ts';
 import { createMutex } from '../system/mutex.ts';
 import type { Privileged } from '../system/privilege.ts';
@@ -30,8 +30,10 @@ export interface HostNetwork {
 /** What was not as it should be and is again. */
 export interface Mended {
   rules: boolean;
-  /** taps whose route was put back */
+  /** taps and ranges whose route was put back */
   routes: string[];
+  /** devices that are gone and cannot be put back under the VMMs that have them open */
+  goneTaps: string[];
 }
 
 export interface HostNetworkDeps {
@@ -54,7 +56,7 @@ export interface HostNetworkDeps {
 /** Ethernet's usual payload; used when no uplink tells better. */
 const DEFAULT_MTU = 1500;
 
-const NOTHING_MENDED: Mended = { rules: false, routes: [] };
+const NOTHING_MENDED: Mended = { rules: false, routes: [], goneTaps: [] };
 
 export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   const { ip, nft, sysctl } = deps.config.programs;
@@ -102,7 +104,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     ownerUid: deps.uid,
   });
 
-  async function mendRoutes(): Promise<string[]> {
+  async function mendRoutes(): Promise<Pick<Mended, 'routes' | 'goneTaps'>> {
     const links: Link[] = members();
     const drift = await findDrift(links, pool);
     if (drift.poolRouteLost) await addPoolRoute(privileged, ip, pool);
@@ -112,10 +114,11 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     }
     // whoever sets net.ipv4.ip_forward sets every device's own switch too
     for (const { tap } of links) await writeSetting(privileged, sysctl, forwardingSetting(tap), '1', 'if-present');
-    return [...(drift.poolRouteLost ? [pool] : []), ...drift.lostRoutes.map(({ tap }) => tap)];
+    const routes = [...(drift.poolRouteLost ? [pool] : []), ...drift.lostRoutes.map(({ tap }) => tap)];
+    return { routes, goneTaps: drift.goneTaps };
   }
 
-  const mendAll = async (): Promise<Mended> => ({ rules: await mendRules(), routes: await mendRoutes() });
+  const mendAll = async (): Promise<Mended> => ({ rules: await mendRules(), ...(await mendRoutes()) });
 
   async function enableForwarding(device: string): Promise<void> {
     const name = forwardingSetting(device);
@@ -194,9 +197,4 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
         if (members().length > 0) await writeRules();
       }),
   };
-}
-
-/** Whether a VM's tap is still there; a VM without its tap has no network. */
-export function hasTap(vm: Pick<VmRecord, 'id'>): Promise<boolean> {
-  return tapExists(tapName(vm.id));
 }

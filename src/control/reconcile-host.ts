@@ -18,6 +18,7 @@ import { clearInterruptedWork } from './interrupted-work.ts';
 import { recoverRebase } from './rebase-vm.ts';
 import { releaseVm } from './release-vm.ts';
 import { type Supervisor, vmmExitedCleanly } from './supervisor.ts';
+import { haltedProcess } from './vm-problem.ts';
 
 /** What `seen` needs an answer for; a living VMM that takes longer is wedged. */
 const DESCRIBE_TIMEOUT_MS = 2000;
@@ -108,6 +109,8 @@ export async function checkVmms(host: Host): Promise<void> {
   await Promise.all(
     host.vms.list().map(async (vm) => {
       if (vm.phase !== 'running') return;
+      // a halted one cannot answer, and is known by that
+      if ((await haltedProcess(host, vm)) !== undefined) return;
       const state = await askVmm(vmmSocket(host.config.paths.run, vm.id));
       if (host.vms.findById(vm.id)?.phase !== 'running') return;
       if (state === 'started') host.health.silent.delete(vm.id);

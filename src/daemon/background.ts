@@ -8,13 +8,13 @@ import { startVm } from '../control/start-vm.ts';
 import { stopVm } from '../control/stop-vm.ts';
 import { createSupervisor, type Supervisor } from '../control/supervisor.ts';
 import { purgeTrash } from '../control/trash.ts';
+import { haltedProcess } from '../control/vm-problem.ts';
 import { viewVm } from '../control/vm-view.ts';
 import { type ClockSample, findJump } from '../core/clock.ts';
 import { toAutostart } from '../core/restart.ts';
 import { tapName, type VmRecord } from '../core/vm.ts';
 import { messageOf } from '../errors.ts';
-import { tapExists } from '../network/tap.ts';
-import { haltedBy, readBootId } from '../system/processes.ts';
+import { readBootId } from '../system/processes.ts';
 
 /** How often host and records are compared. */
 const SWEEP_INTERVAL_MS = 30_000;
@@ -115,7 +115,7 @@ export function createBackground(host: Host, onSweep: () => void): Background {
     const mended = await host.network.mend();
     if (mended.rules) host.log.warn({}, 'the packet rules were gone or changed; written again');
     if (mended.routes.length > 0) host.log.warn({ routes: mended.routes }, 'routes were gone; put back');
-    for (const vm of running) await watchDevice(vm);
+    for (const vm of running) if (mended.goneTaps.includes(tapName(vm.id))) bringBackDevice(vm);
   }
 
   async function watchClocks(running: readonly VmRecord[]): Promise<void> {
@@ -125,9 +125,7 @@ export function createBackground(host: Host, onSweep: () => void): Background {
     if (jump) host.log.info(jump, jump.kind === 'slept' ? 'the host slept' : 'this process was held up');
     const wake = jump ? [...running] : [];
     for (const vm of running) {
-      const vmm = host.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
-      const pid = vmm?.kind === 'vmm' ? vmm.identity?.pid : undefined;
-      if (pid !== undefined && (await haltedBy(pid)) !== undefined) halted.add(vm.id);
+      if ((await haltedProcess(host, vm)) !== undefined) halted.add(vm.id);
       else if (halted.delete(vm.id) && !jump) wake.push(vm);
     }
     // a guest may take long to answer; nothing here waits for it
@@ -139,9 +137,8 @@ export function createBackground(host: Host, onSweep: () => void): Background {
   }
 
   /** A deleted device cannot be put back under a VMM: a new run gets a new one, if the VM's policy wants that. */
-  async function watchDevice(vm: VmRecord): Promise<void> {
-    if (vm.restartPolicy === 'never' || host.operations.activeOn(vm.name)) return;
-    if (!host.ledger.of(vm.id).some(({ kind }) => kind === 'tap') || (await tapExists(tapName(vm.id)))) return;
+  function bringBackDevice(vm: VmRecord): void {
+    if (vm.restartPolicy === 'never') return; // shown with the VM, for a person to decide
     if (host.operations.activeOn(vm.name) || host.vms.findById(vm.id)?.phase !== 'running') return;
     host.log.warn({ vm: vm.name }, 'its network device is gone; it is restarted');
     inBackground(vm, async () => {

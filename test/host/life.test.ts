@@ -113,6 +113,26 @@ describe('the life of a VM', { skip: hostSkip() }, () => {
     }
   });
 
+  it(
+    'says that its network device was deleted, and gets a new one with a new run if its policy allows',
+    LIMIT,
+    async () => {
+      await host.ok('vm', 'set', 'www', '--restart', 'never');
+      const { tap, pid } = await host.vm('www');
+      await runner.run(['ip', 'link', 'delete', 'dev', tap]);
+      assert.match((await host.vm('www')).problem ?? '', /network device bgr-\w+ was deleted.* banger restart www/);
+      await sleep(5000); // longer than until the next look
+      assert.equal((await host.vm('www')).pid, pid, 'a person decides');
+      await host.ok('vm', 'set', 'www', '--restart', 'on-failure');
+      await until('it runs anew', async () => {
+        const vm = await host.vm('www');
+        return vm.state === 'running' && vm.pid !== pid;
+      });
+      assert.equal(await host.guest('www', 'hostname'), 'www');
+      assert.equal((await host.vm('www')).problem, null);
+    },
+  );
+
   it('comes back by its policy after its VMM died, and not when a person stopped it', LIMIT, async () => {
     crash((await host.vm('www')).pid);
     await until('it is planned', async () => (await host.vm('www')).restarts?.attempts === 1, 10_000);
