@@ -235,7 +235,6 @@ export const REGISTRY: readonly Entry[] = [
     path: 'dns setup',
     aliases: [],
     summary: "Have this host's resolver find VMs by name",
-    group: setup,
     load: () => import('./commands/dns-setup.ts'),
   },
   {

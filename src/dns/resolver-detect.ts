@@ -133,7 +133,8 @@ async function listProcesses(root: string): Promise<Process[]> {
       args: ((await readIn(root, `/proc/${pid}/cmdline`)) ?? '').split('\0'),
     })),
   );
-  return processes.filter((process) => process.name !== '');
+  // a zombie has a name and no arguments: it resolves nothing any more
+  return processes.filter(({ name, args }) => name !== '' && args.some((arg) => arg !== ''));
 }
 
 async function initOf(root: string): Promise<HostResolver['init']> {
