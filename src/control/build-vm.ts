@@ -100,7 +100,7 @@ export async function bootBuildVm(
     ),
   );
   if (outcomes.some(({ status }) => status === 'rejected')) throw failure.signal.reason;
-  await configureMachine(host, vm, boot, signal, LEAN_ARGS);
+  await configureMachine(host, vm, boot, signal, { extraArgs: LEAN_ARGS, throwaway: true });
   {
     await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
     await api.send(action('InstanceStart'));
