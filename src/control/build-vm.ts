@@ -70,7 +70,12 @@ export async function admitBuildVm(host: Host, request: BuildVmRequest): Promise
   }));
   const { directory } = vmFiles(host.config.paths.store, vm.id);
   host.ledger.record(vm.id, { kind: 'directory', name: directory });
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  try {
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    await discardBuildVm(host, vm);
+    throw error;
+  }
   return vm;
 }
 
