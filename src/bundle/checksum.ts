@@ -28,16 +28,21 @@ const CHUNK_BYTES = 1024 * 1024;
 export async function sumFile(path: string, options: SumOptions = {}): Promise<FileSum> {
   await using file = await open(path);
   const hash = createHash('sha256');
-  const buffer = Buffer.allocUnsafe(CHUNK_BYTES);
+  let current = Buffer.allocUnsafe(CHUNK_BYTES);
+  let next = Buffer.allocUnsafe(CHUNK_BYTES);
   let size = 0;
-  for (;;) {
+  let { bytesRead } = await file.read(current, 0, CHUNK_BYTES, null);
+  while (bytesRead > 0) {
     throwIfCancelled(options.signal);
-    const { bytesRead } = await file.read(buffer, 0, CHUNK_BYTES, null);
-    if (bytesRead === 0) return { sha256: hash.digest('hex'), size };
-    hash.update(buffer.subarray(0, bytesRead));
+    // the next part is read by another thread while this one is hashed
+    const reading = file.read(next, 0, CHUNK_BYTES, null);
+    hash.update(current.subarray(0, bytesRead));
     size += bytesRead;
     options.onBytes?.(bytesRead);
+    ({ bytesRead } = await reading);
+    [current, next] = [next, current];
   }
+  return { sha256: hash.digest('hex'), size };
 }
 
 /**

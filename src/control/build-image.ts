@@ -109,21 +109,8 @@ async function buildInVm(
 
   progress.step('clone', done > 0 ? `beginning after: ${plan.steps[done - 1]?.label}` : `copying ${request.base.name}`);
   await placeRootDisk(host, vm, request, plan, done, signal);
-  // the disk is read from outside before the guest begins to write to it
-  const resolving = done === 0 ? resolvePackages(host, vm, plan, signal) : Promise.resolve(undefined);
-  resolving.catch(() => {}); // waited for below, where a boot that failed comes first
-  let connection: SshConnection;
-  let debs: DebPlan | undefined;
-  try {
-    progress.step('boot', 'booting the temporary VM');
-    [connection, debs] = await Promise.all([
-      bootBuildVm(host, vm, request.base.boot, host.config.limits.bootTimeoutMs, signal),
-      resolving,
-    ]);
-  } catch (error) {
-    await Promise.allSettled([resolving]);
-    throw error;
-  }
+  progress.step('boot', 'booting the temporary VM');
+  const { connection, debs } = await bootAndResolve(host, vm, request, done === 0 ? plan : undefined, signal);
   const distribution = await prepareGuest(connection, request.name, signal);
   lap('boot');
 
@@ -147,6 +134,30 @@ async function buildInVm(
   lap('finish');
   const reason = options.noCache ? 'Every step was asked for again.' : 'What it is made from has changed.';
   return { ...image, built: true, reason, steps: timings };
+}
+
+/** Side by side: the host resolves packages while the guest boots. The failure of one ends the other. */
+async function bootAndResolve(
+  host: Host,
+  vm: VmRecord,
+  request: BuildRequest,
+  plan: BuildPlan | undefined,
+  signal: AbortSignal,
+): Promise<{ connection: SshConnection; debs: DebPlan | undefined }> {
+  const failure = new AbortController();
+  const either = AbortSignal.any([signal, failure.signal]);
+  const ending = <T>(work: Promise<T>) =>
+    work.catch((error) => {
+      failure.abort(error);
+      throw error;
+    });
+  // what is read from the disk is read before the guest has come to write to it
+  const [resolved, booted] = await Promise.allSettled([
+    ending(plan ? resolvePackages(host, vm, plan, either) : Promise.resolve(undefined)),
+    ending(bootBuildVm(host, vm, request.base.boot, host.config.limits.bootTimeoutMs, either)),
+  ]);
+  if (resolved.status === 'rejected' || booted.status === 'rejected') throw failure.signal.reason;
+  return { connection: booted.value, debs: resolved.value };
 }
 
 async function resolvePackages(

@@ -72,7 +72,12 @@ export async function admitBuildVm(host: Host, request: BuildVmRequest): Promise
   }));
   const { directory } = vmFiles(host.config.paths.store, vm.id);
   host.ledger.record(vm.id, { kind: 'directory', name: directory });
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  try {
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    await discardBuildVm(host, vm);
+    throw error;
+  }
   return vm;
 }
 
@@ -102,7 +107,7 @@ export async function bootBuildVm(
     ),
   );
   if (outcomes.some(({ status }) => status === 'rejected')) throw failure.signal.reason;
-  await configureMachine(host, vm, boot, signal, LEAN_ARGS);
+  await configureMachine(host, vm, boot, signal, { extraArgs: LEAN_ARGS, throwaway: true });
   {
     await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
     await api.send(action('InstanceStart'));

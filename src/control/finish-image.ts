@@ -7,7 +7,7 @@ import { BangerError, systemCode } from '../errors.ts';
 import { runInGuest } from '../guest/run.ts';
 import { cleanScript } from '../image/identity.ts';
 import { packageManagerOf, packageManifest } from '../image/package-managers.ts';
-import { apparentBytes } from '../storage/disk.ts';
+import { apparentBytes, growFile } from '../storage/disk.ts';
 import { imageFiles, vmFiles } from '../storage/layout.ts';
 import type { BuildPlan } from './build-plan.ts';
 import { listPackages, type StepContext, stepError } from './build-steps.ts';
@@ -50,6 +50,7 @@ export async function finishImage(
   progress.step('check', 'checking the file system, freeing unused blocks');
   const { rootDisk } = vmFiles(host.config.paths.store, vm.id);
   await checkDisk(host, rootDisk, signal);
+  await growFile(rootDisk, 0); // nothing of it was synced while the guest wrote
 
   progress.step('checksum', 'computing the checksum');
   const sizeBytes = await apparentBytes(rootDisk);

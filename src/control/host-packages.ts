@@ -187,14 +187,14 @@ export function dpkgCommands(steps: readonly AptStep[], asked: readonly string[]
     if (files.length === 0) return `dpkg ${options} --configure ${group.map(({ name }) => name).join(' ')}`;
     return `dpkg ${options} ${index >= groups.length - 2 ? '--install' : '--unpack'} ${files.join(' ')}`;
   });
-  // the last group was configured together with its unpacking, and -a finds whatever is left
+  // the last group was configured together with its unpacking; where there were others, -a finds whatever is left
   if (groups.at(-1)?.[0]?.do === 'configure' && groups.length > 1) commands.pop();
   const wanted = new Set(asked.map((name) => name.split('=')[0]));
   const automatic = steps.flatMap((step) => (step.do === 'unpack' && !wanted.has(step.name) ? [step] : []));
   const notes = automatic.map(({ name, arch }) => `Package: ${name}\\nArchitecture: ${arch}\\nAuto-Installed: 1\\n\\n`);
   return [
     ...commands,
-    `dpkg ${options} --configure -a`,
+    ...(groups.length === 2 ? [] : [`dpkg ${options} --configure -a`]),
     ...(notes.length > 0 ? [`printf '${notes.join('')}' >> /var/lib/apt/extended_states`] : []),
     `rm -rf ${DEB_DIRECTORY}`,
   ];

@@ -71,18 +71,25 @@ export async function launchMachine(
   return { kind: vmm.kind, ended: running.ended };
 }
 
-/** Tells the VMM everything about the machine; `extraArgs` are added to the kernel command line. */
+export interface MachineOptions {
+  /** added to the kernel command line */
+  extraArgs?: string;
+  /** whether its root disk is lost in a crash anyway */
+  throwaway?: boolean;
+}
+
+/** Tells the VMM everything about the machine. */
 export async function configureMachine(
   host: Host,
   vm: VmRecord,
   boot: BootFiles,
   signal: AbortSignal,
-  extraArgs = '',
+  { extraArgs = '', throwaway = false }: MachineOptions = {},
 ): Promise<void> {
   const files = vmFiles(host.config.paths.store, vm.id);
   const hasWorkDisk = vm.workDiskBytes > 0;
   const drives: GuestDrive[] = [
-    { id: 'root', path: files.rootDisk, readOnly: false },
+    { id: 'root', path: files.rootDisk, readOnly: false, throwaway },
     { id: 'seed', path: files.seedDrive, readOnly: true },
     ...(hasWorkDisk ? [{ id: 'work', path: files.workDisk, readOnly: false }] : []),
   ];

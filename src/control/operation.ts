@@ -70,7 +70,7 @@ interface Live {
 }
 
 /** A client that was cut off and comes back gets this long; so does one that was just started. */
-const UNATTENDED_MS = 5000;
+const UNATTENDED_MS = 15_000;
 /** Events kept per operation: a build prints more lines than anybody scrolls back. */
 const MAX_EVENTS = 5000;
 /** Ended operations whose events can still be read. */

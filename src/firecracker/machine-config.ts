@@ -6,6 +6,8 @@ export interface GuestDrive {
   id: string;
   path: string;
   readOnly: boolean;
+  /** lost in a crash anyway, so that a guest's fsync need not wait for the host's disk */
+  throwaway?: boolean;
 }
 
 export interface GuestMachine {
@@ -30,7 +32,7 @@ export function configurationRequests(machine: GuestMachine): VmmRequest[] {
       boot_args: machine.bootArgs,
       ...(machine.initrd ? { initrd_path: machine.initrd } : {}),
     }),
-    ...machine.drives.map(({ id, path, readOnly }) =>
+    ...machine.drives.map(({ id, path, readOnly, throwaway }) =>
       drive({
         drive_id: id,
         path_on_host: path,
@@ -38,7 +40,7 @@ export function configurationRequests(machine: GuestMachine): VmmRequest[] {
         is_root_device: false,
         is_read_only: readOnly,
         // a guest's fsync must reach the host's disk, or a host crash loses what the guest believes is safe
-        cache_type: 'Writeback',
+        cache_type: throwaway ? 'Unsafe' : 'Writeback',
       }),
     ),
     networkInterface({ iface_id: 'eth0', host_dev_name: machine.tap, guest_mac: machine.mac, mtu: machine.mtu }),

@@ -154,4 +154,53 @@ describe('operations', () => {
     assert.deepEqual(all.cancel(id).watchers, 0);
     await all.finished(id);
   });
+
+  it('that need somebody who follows them end when nobody does', async (t) => {
+    t.mock.timers.enable({ apis: ['setTimeout'] });
+    const all = operations();
+    const request = (target: string) => ({
+      kind: 'image.build',
+      target,
+      attended: true,
+      run: (_: unknown, signal: AbortSignal) =>
+        new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason))),
+    });
+    const lonely = all.start(request('one'));
+    const followed = all.start(request('two'));
+    const leave = new AbortController();
+    const following = collect(all.events(followed.id, leave.signal));
+    t.mock.timers.tick(14_000);
+    assert.equal(all.get(lonely.id).state, 'running');
+    t.mock.timers.tick(2000);
+    const ended = await all.finished(lonely.id);
+    assert.deepEqual(
+      [ended.state, ended.error?.message],
+      ['cancelled', 'The build of one was undone: its client went away.'],
+    );
+    t.mock.timers.tick(100_000);
+    assert.equal(all.get(followed.id).state, 'running');
+    leave.abort();
+    await following;
+    t.mock.timers.tick(16_000);
+    assert.equal((await all.finished(followed.id)).state, 'cancelled');
+  });
+
+  it('tell what they have said so far to those who do not wait', async () => {
+    const all = operations();
+    const { id } = all.start({
+      kind: 'vm.start',
+      target: 'web',
+      run: async (progress, signal) => {
+        progress.line('said');
+        await sleep(10_000, signal);
+      },
+    });
+    const seen = await collect(all.events(id, never(), false));
+    assert.deepEqual(
+      seen.map((event) => (event.type === 'log' ? event.line : event.type)),
+      ['said'],
+    );
+    all.abort(id);
+    await all.finished(id);
+  });
 });

@@ -9,7 +9,9 @@ import type { ImageBuilt, OperationEvent } from '../../src/api/schemas.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { hostSkip, TestHost, until } from '../support/host.ts';
 
-const LIMIT = { timeout: 240_000 };
+const LIMIT = { timeout: 480_000 };
+/** A build boots a VM, works in it and shuts it down: a minute here, several on a busy host. */
+const BUILD_LIMIT_MS = 400_000;
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
 describe('an image build', { skip: hostSkip('debugfs') }, () => {
@@ -37,8 +39,11 @@ describe('an image build', { skip: hostSkip('debugfs') }, () => {
     await writeFile(path, text);
     return path;
   };
-  const build = async (...args: string[]) =>
-    JSON.parse(await host.ok('image', 'build', ...args, '--json')) as ImageBuilt;
+  const build = async (...args: string[]) => {
+    const ran = await host.run(['image', 'build', ...args, '--json'], { timeoutMs: BUILD_LIMIT_MS });
+    assert.equal(ran.status, 0, `${ran.stderr}${ran.stdout}`);
+    return JSON.parse(ran.stdout) as ImageBuilt;
+  };
   const done = (built: ImageBuilt) => built.steps.filter(({ cached }) => !cached).map(({ step }) => step);
   const imageFile = (id: string, name: string) => join(host.home, 'state/store/images', id, name);
   /** A file of an image, read from outside. */
@@ -156,7 +161,7 @@ describe('an image build', { skip: hostSkip('debugfs') }, () => {
     await host.assertQuiet('of a line that floods');
   });
 
-  it('is undone by Ctrl-C, and when its client is gone; left alone with --detach', LIMIT, async () => {
+  it('is undone by Ctrl-C; with --detach it goes on by itself until it is cancelled', LIMIT, async () => {
     const path = await recipe('long', 'run = ["sleep 1000"]');
     const interrupted = host.begin(['image', 'build', path]);
     await interrupted.says(/run 1: sleep/);
@@ -165,7 +170,6 @@ describe('an image build', { skip: hostSkip('debugfs') }, () => {
     await host.assertQuiet('of Ctrl-C');
     const { id } = JSON.parse(await host.ok('image', 'build', path, '--detach', '--json'));
     await until('it has booted', async () => /run 1: sleep/.test(await host.ok('operation', 'logs', id)));
-    await sleep(6000);
     assert.equal(JSON.parse(await host.ok('operation', 'show', id, '--json')).state, 'running');
     await host.ok('operation', 'cancel', id);
     await until(
