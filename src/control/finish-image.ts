@@ -13,6 +13,7 @@ import type { BuildPlan } from './build-plan.ts';
 import { listPackages, type StepContext, stepError } from './build-steps.ts';
 import { shutDownBuildVm } from './build-vm.ts';
 import type { Host } from './host.ts';
+import { retireImage } from './image-access.ts';
 
 /** Cleaning removes some hundred files. */
 const CLEAN_LIMIT_MS = 5 * 60_000;
@@ -74,7 +75,7 @@ export async function finishImage(
   if (base.boot.initrd !== undefined) await share(base.boot.initrd, files.initrd);
   await writeFile(files.packages, manifest, { mode: 0o644 });
   await rename(rootDisk, files.rootfs);
-  host.atomically(() => {
+  const replaced = host.atomically(() => {
     const replaced = host.images.insert(
       {
         id: vm.id,
@@ -90,11 +91,10 @@ export async function finishImage(
       { replace: true },
     );
     host.ledger.strike('directory', files.directory);
-    if (!replaced || host.vms.list().some((user) => user.imageId === replaced.id)) return;
-    // nobody boots from the one that was replaced: its files go with what else the build leaves
-    const old = imageFiles(host.config.paths.store, replaced.id);
-    host.ledger.record(vm.id, { kind: 'directory', name: old.directory });
+    return replaced;
   });
+  // what a crash leaves of it is swept by the next daemon
+  if (replaced) await retireImage(host, replaced);
   return { id: vm.id, name: request.name, base: base.name, sha256, sizeBytes };
 }
 
