@@ -2,11 +2,12 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import fc from 'fast-check';
+import { messageOf } from '../../src/errors.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { TestHost } from '../support/host.ts';
 import { leanBundle } from '../support/lean-bundle.ts';
 import { chaosCommands, checkAllData, type Real } from './commands.ts';
-import { emptyModel } from './model.ts';
+import { emptyModel, type Model } from './model.ts';
 import { verify } from './observe.ts';
 
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
@@ -16,47 +17,85 @@ export interface ChaosOptions {
   seed: number;
   /** runs, each on a fresh banger */
   runs: number;
-  /** commands per run at most */
+  /** commands per run; those that are not possible when their turn comes are left out */
   commands: number;
-  /** `ms` after which a failing sequence is not made shorter any more */
+  /** `ms` in which a failing sequence is made shorter */
   shrinkMs: number;
   /** where the bundle of these tests is kept */
   bundles: string;
   tell(text: string): void;
 }
 
+type Command = fc.AsyncCommand<Model, Real>;
+
 /**
  * @returns how many commands ran
- * @throws fast-check's report: seed, path and the shortest failing sequence found
+ * @throws Error with the commands that failed, as few as were found, and what was seen
  */
 export async function chaos(options: ChaosOptions): Promise<number> {
   const bundle = await leanBundle(process.env.BANGER_TEST_BUNDLE ?? '', options.bundles);
+  const lengths = { minLength: options.commands, maxLength: options.commands };
+  const sequences = fc.sample(fc.array(fc.oneof(...chaosCommands()), lengths), {
+    seed: options.seed,
+    numRuns: options.runs,
+  });
   let count = 0;
-  const commands = fc.commands(chaosCommands(), { maxCommands: options.commands, size: 'max' });
-  await fc.assert(
-    fc.asyncProperty(commands, async (sequence) => {
-      options.tell('a new banger');
-      await using host = await createHost(bundle);
-      const real: Real = {
-        host,
-        tell: (text) => {
-          count++;
-          options.tell(text);
-        },
-      };
-      const model = emptyModel();
-      await host.daemon();
-      await verify(host, model);
-      await fc.asyncModelRun(() => ({ model, real }), sequence);
-      await checkAllData(model, real);
-    }),
-    {
-      ...{ seed: options.seed, numRuns: options.runs, endOnFailure: options.shrinkMs === 0 },
-      ...(options.shrinkMs > 0 ? { interruptAfterTimeLimit: options.shrinkMs } : {}),
-      verbose: 1,
-    },
-  );
+  for (const sequence of sequences) {
+    const outcome = await perform(sequence, bundle, options.tell);
+    count += outcome.performed.length;
+    if (outcome.error === undefined) continue;
+    const { performed, error } = await shorten(outcome, bundle, options);
+    const list = performed.map((command) => `  ${command}`).join('\n');
+    throw new Error(`After these commands:\n${list}\n${messageOf(error)}`, { cause: error });
+  }
   return count;
+}
+
+interface Outcome {
+  /** commands that were possible, the last one is the one that failed */
+  performed: Command[];
+  error?: unknown;
+}
+
+async function perform(sequence: readonly Command[], bundle: string, tell: (text: string) => void): Promise<Outcome> {
+  const performed: Command[] = [];
+  const noting = sequence.map((command) => ({
+    check: (model: Readonly<Model>) => command.check(model),
+    async run(model: Model, real: Real) {
+      performed.push(command);
+      await command.run(model, real);
+    },
+    toString: () => command.toString(),
+  }));
+  tell('a new banger');
+  try {
+    await using host = await createHost(bundle);
+    const real: Real = { host, tell };
+    const model = emptyModel();
+    await host.daemon();
+    await verify(host, model);
+    await fc.asyncModelRun(() => ({ model, real }), noting);
+    await checkAllData(model, real);
+    return { performed };
+  } catch (error) {
+    return { performed, error };
+  }
+}
+
+/** Leaves out pieces, half of it at first and single commands in the end, as long as it still fails. */
+async function shorten(failed: Outcome, bundle: string, { shrinkMs, tell }: ChaosOptions): Promise<Outcome> {
+  const deadline = performance.now() + shrinkMs;
+  let best = failed;
+  for (let piece = Math.ceil(best.performed.length / 2); piece >= 1; piece = piece === 1 ? 0 : Math.ceil(piece / 2)) {
+    for (let at = 0; at < best.performed.length; ) {
+      if (performance.now() > deadline) return best;
+      tell(`without commands ${at + 1} to ${at + piece} of ${best.performed.length}`);
+      const outcome = await perform(best.performed.toSpliced(at, piece), bundle, () => {});
+      if (outcome.error === undefined) at += piece;
+      else best = outcome;
+    }
+  }
+  return best;
 }
 
 /** Its store is a file system of 1 GiB, so that it can be filled. */
