@@ -58,11 +58,11 @@ describe('disks of VMs', { skip: hostSkip('mkfs.xfs', 'debugfs') }, () => {
   });
 
   it('give back to the host what the guest deleted, when the VM stops', LIMIT, async () => {
-    await host.guest('web', 'head -c 500M /dev/zero > /root/waste; sync; rm /root/waste; sync');
+    await host.guest('web', 'head -c 250M /dev/zero > /root/waste; sync; rm /root/waste; sync');
     const before = (await disk('work')).allocatedBytes;
-    assert.ok(before > 400 * MIB);
+    assert.ok(before > 240 * MIB);
     await host.ok('stop', 'web', '--timeout', '60s');
-    assert.ok((await disk('work')).allocatedBytes < before - 300 * MIB);
+    assert.ok((await disk('work')).allocatedBytes < before - 150 * MIB);
   });
 
   it('grow to the size that was asked for when the daemon dies meanwhile', LIMIT, async () => {
@@ -81,7 +81,8 @@ describe('disks of VMs', { skip: hostSkip('mkfs.xfs', 'debugfs') }, () => {
     const { workDiskBytes } = await host.vm('web');
     await host.ok('start', 'web');
     const size = Number(await host.guest('web', 'df -m --output=size /root | tail -n 1'));
-    assert.ok(size > (workDiskBytes / MIB) * 0.95, `${size} MiB of ${workDiskBytes / MIB}`);
+    // a disk made small has small blocks, and their tables take 6 %
+    assert.ok(size > (workDiskBytes / MIB) * 0.9, `${size} MiB of ${workDiskBytes / MIB}`);
     assert.equal((await disk('work')).apparentBytes, workDiskBytes);
     assert.equal(await host.guest('web', 'sha256sum /root/data'), data);
   });
