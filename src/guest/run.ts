@@ -80,6 +80,7 @@ export async function runInGuest(
   }, options.timeoutMs);
   const onAbort = () => resolve();
   options.signal?.addEventListener('abort', onAbort, { once: true });
+  if (options.signal?.aborted) onAbort(); // while the channel was being opened
   try {
     await Promise.all([ended, feed(channel, options.input, ended)]);
     throwIfCancelled(options.signal);

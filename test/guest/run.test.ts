@@ -81,6 +81,13 @@ describe('a command in a guest', () => {
     await assert.rejects(running, { code: 'cancelled', message: 'enough' });
   });
 
+  it('is left also when that happens while it begins', async (t) => {
+    const stop = new AbortController();
+    const running = runInGuest(await guest(t), 'hang', { timeoutMs: 60_000, signal: stop.signal });
+    stop.abort(new BangerError('cancelled', 'enough'));
+    await assert.rejects(running, { code: 'cancelled', message: 'enough' });
+  });
+
   it('takes its input to the end, and keeps its output when that is asked for', async (t) => {
     const input = Readable.from(Array.from({ length: 50 }, () => Buffer.alloc(40_000)));
     const run = await runInGuest(await guest(t), 'count', { timeoutMs: 10_000, input, capture: true });
