@@ -19,6 +19,7 @@ export type Group = 'Daily commands' | 'Setting up and looking';
 export const NOUNS: Record<string, string> = {
   vm: 'Virtual machines',
   bundle: 'What virtual machines boot from',
+  image: 'Images: root file systems of your own, built from recipes',
   operation: 'Long actions: what runs now and what ran',
   daemon: 'bangerd, which owns the virtual machines',
   config: 'Settings and where they come from',
