@@ -12,14 +12,14 @@ HOST_TESTS = $(wildcard test/host/*.test.ts test/*/host/*.test.ts)
 NEEDED := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap nft:nftables ip:iproute2 mke2fs:e2fsprogs \
   ssh:openssh-client scp:openssh-client ssh-keygen:openssh-client depmod:kmod zstd:zstd xz:xz-utils lz4:lz4 \
   newuidmap:uidmap sudo:sudo ps:procps shellcheck:shellcheck git:git npm:npm
-TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs
+TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs
 
 run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/host-tests.ts $(HOST_TESTS)
 
 # what the executables are made of
 SOURCES := $(shell find src bin fcqemu helpers scripts -type f) package.json package-lock.json tsconfig.json
 
-.PHONY: demo test unit host-test check format build install clean deps host-deps test-deps
+.PHONY: demo test unit host-test chaos check format build install clean deps host-deps test-deps
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
@@ -37,6 +37,10 @@ unit: node_modules ## unit tests alone
 host-test: test-deps build ## host tests alone
 	node scripts/test-bundle.ts $(DEV)
 	$(run_host_tests)
+
+chaos: test-deps build ## random work and accidents for a long time: CHAOS_SEED, CHAOS_RUNS, CHAOS_COMMANDS, CHAOS_SHRINK_MINUTES
+	node scripts/test-bundle.ts $(DEV)
+	BANGER_TEST_BUNDLE=$(DEV)/bundle CHAOS_DIRECTORY=$(DEV) node test/chaos/main.ts
 
 check: node_modules ## types, lint, format
 	tsc

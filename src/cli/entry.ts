@@ -21,7 +21,7 @@ export const NOUNS: Record<string, string> = {
   trash: 'Deleted virtual machines that can still be had back',
   bundle: 'What virtual machines boot from',
   dns: 'Names of virtual machines',
-  image: 'Root file systems to make virtual machines from',
+  image: 'Images: root file systems of your own, built from recipes',
   disk: 'Disks of virtual machines, and work disks that were kept',
   storage: 'Where disks lie, and how much room there is',
   operation: 'Long actions: what runs now and what ran',

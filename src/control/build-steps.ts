@@ -158,7 +158,7 @@ export function stepError(image: string, label: string, run: GuestRun, timeoutMs
   const how = run.timedOut
     ? `did not end within ${formatDuration(timeoutMs)}`
     : run.signal !== null
-      ? `was killed by SIG${run.signal}`
+      ? `was killed by ${run.signal}`
       : run.exitCode === null
         ? 'was cut off: the connection to the VM ended'
         : `ended with ${run.exitCode}`;

@@ -21,7 +21,7 @@ export interface GuestRunOptions {
 export interface GuestRun {
   /** null when a signal ended it, the connection broke or the limit ran out */
   exitCode: number | null;
-  /** e.g. `KILL` */
+  /** e.g. `SIGKILL` */
   signal: string | null;
   timedOut: boolean;
   /** standard output when it was to be captured, up to its limit */
@@ -66,13 +66,13 @@ export async function runInGuest(
     if (capturedBytes <= MAX_CAPTURED_BYTES) captured.push(chunk);
   });
   channel.stderr.on('data', (chunk: Buffer) => err.push(chunk));
-  channel.on('exit', (code: number | null, signal?: string) => {
-    run.exitCode = code;
-    run.signal = signal ?? null;
-  });
-
   const { promise: ended, resolve } = Promise.withResolvers<void>();
-  channel.once('close', () => resolve());
+  // not 'exit': of a command that ends at once it may be over before anybody listens, and 'close' repeats it
+  channel.once('close', (code?: number | null, signal?: string) => {
+    run.exitCode = code ?? null;
+    run.signal = signal ?? null;
+    resolve();
+  });
   channel.on('error', () => {}); // 'close' follows
   const timer = setTimeout(() => {
     run.timedOut = true;
@@ -80,6 +80,7 @@ export async function runInGuest(
   }, options.timeoutMs);
   const onAbort = () => resolve();
   options.signal?.addEventListener('abort', onAbort, { once: true });
+  if (options.signal?.aborted) onAbort(); // while the channel was being opened
   try {
     await Promise.all([ended, feed(channel, options.input, ended)]);
     throwIfCancelled(options.signal);

@@ -61,7 +61,8 @@ export async function snapshotTree(directory: string, target: string, options: S
     throw new BangerError('invalid_input', `work_disk_seed: ${directory} is no directory.`);
   }
   const taker = new Taker(options);
-  await taker.take(source, target, { owner: 'root:root' }, facts, directory);
+  // the directory itself keeps the owner and mode it has in the guest
+  await taker.takeContent(source, target, { owner: 'root:root' }, directory);
   return taker.snapshot();
 }
 
@@ -104,10 +105,7 @@ class Taker {
       // a directory that can be listed needs its x where a file has r
       const open = entry.mode === undefined ? mode : mode | ((mode & 0o444) >> 2);
       if (common.path !== '') this.#add({ ...common, kind: 'directory', mode: open, size: 0 }, '');
-      for (const name of (await readdir(source)).sort()) {
-        const path = join(source, name);
-        await this.take(path, `${target}/${name}`, entry, await this.#look(path, named), named);
-      }
+      await this.takeContent(source, target, entry, named);
     } else if (facts.isSymbolicLink()) {
       const linkTarget = await readlink(source);
       this.#add({ ...common, kind: 'link', mode: 0o777, size: 0, linkTarget }, linkTarget);
@@ -117,6 +115,18 @@ class Taker {
       this.#add({ ...common, kind: 'file', mode, size, source: copy }, digest);
     } else {
       throw new BangerError('invalid_input', `files: ${source} is neither a file nor a directory nor a link.`);
+    }
+  }
+
+  async takeContent(
+    directory: string,
+    target: string,
+    entry: Pick<FileEntry, 'owner' | 'mode'>,
+    named: string,
+  ): Promise<void> {
+    for (const name of (await readdir(directory)).sort()) {
+      const path = join(directory, name);
+      await this.take(path, `${target}/${name}`, entry, await this.#look(path, named), named);
     }
   }
 

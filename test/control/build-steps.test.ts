@@ -22,7 +22,7 @@ describe('a step that failed', () => {
   });
 
   it('is told apart by how it ended', () => {
-    assert.match(stepError('dev', 's', { ...RUN, signal: 'KILL' }, 1).message, /was killed by SIGKILL\.$/);
+    assert.match(stepError('dev', 's', { ...RUN, signal: 'SIGKILL' }, 1).message, /was killed by SIGKILL\.$/);
     assert.match(stepError('dev', 's', RUN, 1).message, /the connection to the VM ended\.$/);
     const late = stepError('dev', 's', { ...RUN, timedOut: true }, 90_000);
     assert.match(late.message, /did not end within 1 m 30 s\.$/);

@@ -1,7 +1,7 @@
 /** A guest as SSH sees it: a server in this process, behind a wire that can be cut. */
 import { type AddressInfo, createServer, connect as dial, type Server, type Socket } from 'node:net';
 import type { TestContext } from 'node:test';
-import ssh2 from 'ssh2';
+import ssh2, { type ServerChannel } from 'ssh2';
 import { generateKeyPair, keyBlob } from '../../src/guest/keys.ts';
 import type { SshTarget } from '../../src/guest/ssh.ts';
 
@@ -12,7 +12,11 @@ export interface SshGuest {
 }
 
 /** Lets in who has the target's key, unless told otherwise; every command is answered with its own text. */
-export async function sshGuest(t: TestContext, letIn: () => boolean = () => true): Promise<SshGuest> {
+export async function sshGuest(
+  t: TestContext,
+  letIn: () => boolean = () => true,
+  perform: (command: string, channel: ServerChannel) => void = echo,
+): Promise<SshGuest> {
   const [hostKey, clientKey] = await Promise.all([generateKeyPair('guest'), generateKeyPair('client')]);
   const server = new ssh2.Server({ hostKeys: [hostKey.privateKey] }, (client) => {
     client.on('error', () => {});
@@ -23,10 +27,7 @@ export async function sshGuest(t: TestContext, letIn: () => boolean = () => true
     });
     client.on('session', (accept) => {
       accept().on('exec', (acceptExec, _reject, { command }) => {
-        const channel = acceptExec();
-        channel.write(command);
-        channel.exit(0);
-        channel.end();
+        perform(command, acceptExec());
       });
     });
   });
@@ -44,6 +45,12 @@ export async function sshGuest(t: TestContext, letIn: () => boolean = () => true
       hostKey: keyBlob(hostKey.publicKey),
     },
   };
+}
+
+function echo(command: string, channel: ServerChannel): void {
+  channel.write(command);
+  channel.exit(0);
+  channel.end();
 }
 
 async function proxy(t: TestContext, port: number): Promise<{ port: number; cut(): void }> {

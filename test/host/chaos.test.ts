@@ -4,9 +4,9 @@ import { describe, it } from 'node:test';
 import { chaos } from '../chaos/run.ts';
 import { hostSkip } from '../support/host.ts';
 
-/** Chosen so that 24 commands hold a write, accidents of daemon and VMM, and work that is cut off. */
+/** Chosen so that it holds writes, accidents of daemon and VMM, and work that is cut off; about every second command is possible. */
 const SEED = 7;
-const COMMANDS = 24;
+const COMMANDS = 45;
 
 describe('chaos', { skip: hostSkip('mkfs.xfs', 'debugfs', 'mount') }, () => {
   it('leaves model, banger ls, database and host in agreement, and no synced byte lost', {

@@ -95,7 +95,7 @@ describe('the seed of a work disk', () => {
   it('is what a directory holds, below /root', async (t) => {
     const { base, dir } = await place(t);
     const { items } = await snapshotTree('conf', '/root', { base, target: join(dir, 'seed') });
-    assert.deepEqual(items.map(({ path }) => path).slice(0, 2), ['root', 'root/a.conf']);
+    assert.deepEqual(items.map(({ path }) => path).slice(0, 2), ['root/a.conf', 'root/b.conf']);
     await assert.rejects(snapshotTree('motd', '/root', { base, target: join(dir, 'seed') }), /motd is no directory/);
   });
 });
