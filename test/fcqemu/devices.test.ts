@@ -276,6 +276,11 @@ describe('what QEMU has no counterpart for', fcqemuOnly, () => {
       assert.equal(await vmm.fault('PUT', path, body), `${message} not supported by fcqemu`);
     }
     await vmm.put('/cpu-config', {});
+    await vmm.put('/drives/r', { drive_id: 'r', is_root_device: true, path_on_host: disk });
+    assert.equal(
+      await vmm.fault('PUT', '/pmem/a', { id: 'a', path_on_host: disk, root_device: true }),
+      'Pmem config error: Attempt to add pmem as a root device while the root device defined as a block device',
+    );
   });
 
   it('is refused afterwards as Firecracker does without PCI', async (t) => {
