@@ -80,10 +80,10 @@ export class Log {
   }
 }
 
-/** `FILE:LINE` of the call that logged: the first frame outside this file. */
+/** `FILE:LINE` of the call that logged: the first frame outside this file. Readers expect a path with a slash. */
 function callerOf(stack: string | undefined): string {
   const frame = stack?.split('\n')[4] ?? '';
-  return /([^/(\s]+:\d+):\d+\)?$/.exec(frame)?.[1] ?? '?:?';
+  return `fcqemu/${/([^/(\s]+:\d+):\d+\)?$/.exec(frame)?.[1] ?? 'main:0'}`;
 }
 
 /** Wall clock minus monotonic clock in `ms`: the wall clock alone has no digits below a millisecond. */

@@ -63,13 +63,16 @@ export async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Pro
     if (args.has('boot-timer')) mainLog.warn('The boot timer of fcqemu takes any byte the guest writes to it.');
     const configFile = readFileNamedBy(args, 'config-file', 'configuration file');
     const metadata = readFileNamedBy(args, 'metadata', 'mmds content file');
-    const serving = args.has('no-api') ? undefined : listen(args.value('api-sock') ?? '', payloadLimit, vmm);
-    await serving;
-    if (configFile) await bootFromFile(vmm, configFile, metadata, serving ? 'RunWithApiError' : 'RunWithoutApiError');
+    const ready = Promise.withResolvers<void>();
+    const apiSocket = args.has('no-api') ? undefined : (args.value('api-sock') ?? '');
+    if (apiSocket !== undefined) await listen(apiSocket, payloadLimit, vmm, ready.promise);
+    if (configFile)
+      await bootFromFile(vmm, configFile, metadata, apiSocket === undefined ? 'RunWithoutApiError' : 'RunWithApiError');
     else if (metadata) {
       loadMetadata(vmm, metadata);
       mainLog.info('Successfully added metadata to mmds from file');
     }
+    ready.resolve();
   } catch (error) {
     if (error instanceof Panic) {
       mainLog.error(`Firecracker panicked at fcqemu: ${error.message}`);
@@ -92,8 +95,8 @@ export async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Pro
     mainLog.info('Successfully started microvm that was configured from one single json');
   }
 
-  async function listen(path: string, payloadLimit: number, vmm: Vmm): Promise<void> {
-    const handler = createApiHandler({ vmm, log, metrics, onFatal: (code) => void finish(code) });
+  async function listen(path: string, payloadLimit: number, vmm: Vmm, ready: Promise<void>): Promise<void> {
+    const handler = createApiHandler({ vmm, log, metrics, ready, onFatal: (code) => void finish(code) });
     try {
       await serveApi(path, payloadLimit, handler);
     } catch (error) {

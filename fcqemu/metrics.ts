@@ -23,7 +23,10 @@ const GROUPS: Record<string, string[]> = {
   ],
   block: blockCounters(),
   deprecated_api: ['deprecated_http_api_calls'],
-  entropy: ['activate_fails', 'entropy_event_fails', 'entropy_event_count', 'entropy_bytes', 'host_rng_fails'],
+  entropy: [
+    ...['activate_fails', 'entropy_event_fails', 'entropy_event_count', 'entropy_bytes', 'host_rng_fails'],
+    ...['entropy_rate_limiter_throttled', 'rate_limiter_event_count'],
+  ],
   get_api_requests: [
     'instance_info_count',
     'machine_cfg_count',
@@ -84,16 +87,16 @@ const GROUPS: Record<string, string[]> = {
     'write_count',
     'rate_limiter_dropped_bytes',
   ],
-  vcpu: ['exit_io_in', 'exit_io_out', 'exit_mmio_read', 'exit_mmio_write', 'failures'],
+  vcpu: [
+    ...['exit_io_in', 'exit_io_out', 'exit_mmio_read', 'exit_mmio_write', 'failures'],
+    ...['exit_io_in_agg', 'exit_io_out_agg', 'exit_mmio_read_agg', 'exit_mmio_write_agg'],
+  ],
   vmm: ['panic_count'],
   vsock: [
-    'activate_fails',
-    'cfg_fails',
-    'rx_bytes_count',
-    'tx_bytes_count',
-    'conns_added',
-    'conns_killed',
-    'conns_removed',
+    ...['activate_fails', 'cfg_fails', 'rx_queue_event_fails', 'tx_queue_event_fails', 'ev_queue_event_fails'],
+    ...['muxer_event_fails', 'conn_event_fails', 'rx_queue_event_count', 'tx_queue_event_count', 'rx_bytes_count'],
+    ...['tx_bytes_count', 'rx_packets_count', 'tx_packets_count', 'conns_added', 'conns_killed', 'conns_removed'],
+    ...['killq_resync', 'tx_flush_fails', 'tx_write_fails', 'rx_read_fails'],
   ],
 };
 
@@ -184,16 +187,22 @@ export class Metrics {
     const line: Record<string, unknown> = { utc_timestamp_ms: Date.now() };
     if (this.#options?.id !== undefined) line.id = this.#options.id;
     if (this.#options?.properties) line.properties = this.#options.properties;
-    for (const [group, names] of Object.entries(GROUPS)) {
-      line[group] = Object.fromEntries(names.map((name) => [name, this.#value(group, name, devices[group]?.[name])]));
-    }
+    for (const [group, names] of Object.entries(GROUPS)) line[group] = this.#group(group, names, devices[group]);
     for (const [group, counters] of Object.entries(devices)) {
-      if (group in GROUPS) continue;
-      line[group] = Object.fromEntries(
-        Object.entries(counters).map(([name, total]) => [name, this.#value(group, name, total)]),
-      );
+      // a device's own group has the names of its kind
+      if (!(group in GROUPS)) line[group] = this.#group(group, GROUPS[group.replace(/_.*/s, '')] ?? [], counters);
     }
     return line;
+  }
+
+  #group(group: string, names: string[], fromDevice: Record<string, number> | undefined): Record<string, unknown> {
+    return Object.fromEntries(
+      names.map((name) => {
+        const value = this.#value(group, name, fromDevice?.[name]);
+        // of single requests QEMU does not tell
+        return [name, name.endsWith('_agg') ? { min_us: 0, max_us: 0, sum_us: value } : value];
+      }),
+    );
   }
 
   #value(group: string, name: string, fromDevice: number | undefined): number {
@@ -220,7 +229,7 @@ function blockCounters(): string[] {
     ...['activate_fails', 'cfg_fails', 'no_avail_buffer', 'event_fails', 'execute_fails', 'invalid_reqs_count'],
     ...['flush_count', 'queue_event_count', 'rate_limiter_event_count', 'update_count', 'update_fails'],
     ...['read_bytes', 'write_bytes', 'read_count', 'write_count', 'rate_limiter_throttled_events'],
-    ...['io_engine_throttled_events', 'remaining_reqs_count'],
+    ...['io_engine_throttled_events', 'remaining_reqs_count', 'read_agg', 'write_agg'],
   ];
 }
 
@@ -236,6 +245,8 @@ function netCounters(): string[] {
     ],
     ...['rx_bytes_count', 'rx_packets_count', 'rx_fails', 'rx_count', 'tap_read_fails', 'tap_write_fails'],
     ...['tx_bytes_count', 'tx_malformed_frames', 'tx_fails', 'tx_count', 'tx_packets_count', 'tx_spoofed_mac_count'],
-    ...['rx_rate_limiter_throttled', 'tx_rate_limiter_throttled'],
+    ...['rx_rate_limiter_throttled', 'tx_rate_limiter_throttled', 'rx_queue_event_count', 'tx_queue_event_count'],
+    ...['rx_event_rate_limiter_count', 'tx_rate_limiter_event_count', 'rx_tap_event_count', 'tx_remaining_reqs_count'],
+    ...['tap_write_agg'],
   ];
 }

@@ -14,6 +14,8 @@ export interface ApiOptions {
   vmm: Vmm;
   log: Log;
   metrics: Metrics;
+  /** requests that come before wait: a microVM of a configuration file is started first */
+  ready: Promise<void>;
   /** ends the process after an error that leaves it unusable */
   onFatal: (exitCode: number) => void;
 }
@@ -23,6 +25,7 @@ export function createApiHandler({
   vmm,
   log,
   metrics,
+  ready,
   onFatal,
 }: ApiOptions): (request: HttpRequest) => Promise<HttpAnswer> {
   const threadLog = log.thread('fc_api', 'firecracker::api_server');
@@ -30,6 +33,7 @@ export function createApiHandler({
   return async (request) => {
     const begin = performance.now();
     threadLog.info(`The API server received a ${describe(request, threadLog)}.`);
+    await ready;
     const answer = await perform(request, begin);
     threadLog.debug(`Total previous API call duration: ${elapsedUs(begin)} us.`);
     return answer;

@@ -14,9 +14,19 @@ function decimals(mantissa: string): number {
   return mantissa.split('.')[1]?.length ?? 0;
 }
 
+/** A float such as `1.0`, which as a number would be written like an integer. */
+export class JsonFloat {
+  readonly value: number;
+
+  constructor(value: number) {
+    this.value = value;
+  }
+}
+
 /** JSON text of plain data; object keys in byte order as serde_json's maps keep them, `bigint` as an integer. */
 export function sortedJson(value: unknown): string {
   if (typeof value === 'bigint') return value.toString();
+  if (value instanceof JsonFloat) return floatText(value.value);
   if (Array.isArray(value)) return `[${value.map(sortedJson).join(',')}]`;
   if (typeof value === 'object' && value !== null) {
     const members = Object.entries(value).sort(([a], [b]) => Buffer.compare(Buffer.from(a), Buffer.from(b)));

@@ -1,4 +1,5 @@
 /** Objects, lists and whole values on top of the scanner, in the order of checks serde_json has. */
+import { floatText, JsonFloat } from './number-text.ts';
 import { BYTE, debugText, describeNumber, JsonError, type JsonNumber, JsonScanner } from './scanner.ts';
 
 /** Nesting serde_json accepts before `recursion limit exceeded`. */
@@ -190,8 +191,11 @@ export class JsonReader extends JsonScanner {
   }
 }
 
-function plainNumber(number: JsonNumber): number | bigint {
-  if (number.kind === 'float') return number.value;
+/** A float that JavaScript would write in another way is kept as one. */
+function plainNumber(number: JsonNumber): number | bigint | JsonFloat {
+  if (number.kind === 'float') {
+    return String(number.value) === floatText(number.value) ? number.value : new JsonFloat(number.value);
+  }
   const plain = Number(number.value);
   return Number.isSafeInteger(plain) ? plain : number.value;
 }

@@ -9,7 +9,11 @@ import { type StoredBucket, type StoredLimiter, tokensPerSecond } from './rate-l
 
 interface BlockStats {
   qdev?: string;
-  stats: Record<'rd_bytes' | 'wr_bytes' | 'rd_operations' | 'wr_operations' | 'flush_operations', number>;
+  stats: Record<
+    | ('rd_bytes' | 'wr_bytes' | 'rd_operations' | 'wr_operations' | 'flush_operations')
+    | ('rd_total_time_ns' | 'wr_total_time_ns'),
+    number
+  >;
 }
 
 interface BlockNode {
@@ -68,6 +72,8 @@ export class DriveControl {
         read_count: rd_operations,
         write_count: wr_operations,
         flush_count: flush_operations,
+        read_agg: Math.round(found.stats.rd_total_time_ns / 1000),
+        write_agg: Math.round(found.stats.wr_total_time_ns / 1000),
       });
     }
     return totals;

@@ -11,13 +11,17 @@ export const refusedBeforeStart = {
       throw unsupported('Configure CPU error', 'CPU modifiers are');
     }
   },
-  InsertPmemDevice: () => {
-    throw unsupported('Pmem config error', 'pmem devices are');
-  },
   SetMemoryHotplugDevice: () => {
     throw unsupported('Memory hotplug config error', 'hotpluggable memory is');
   },
 };
+
+/** What Firecracker refuses itself is told first. */
+export function refusePmem({ root_device }: ActionArguments['InsertPmemDevice'], hasRootDrive: boolean): never {
+  const prefix = 'Pmem config error';
+  if (!root_device || !hasRootDrive) throw unsupported(prefix, 'pmem devices are');
+  throw new Fault(`${prefix}: Attempt to add pmem as a root device while the root device defined as a block device`);
+}
 
 /** After the start: hot-plug needs PCI, which microvm machines have no part of here. */
 export const refusedAfterStart = {

@@ -13,7 +13,7 @@ import { Console } from './console.ts';
 import { bootMachine, type Machine, type MachineOptions, restoreMachine } from './machine.ts';
 import type { MicroVm } from './micro-vm.ts';
 import { Mmds } from './mmds/store.ts';
-import { refusedAfterStart, refusedBeforeStart } from './refusals.ts';
+import { refusedAfterStart, refusedBeforeStart, refusePmem } from './refusals.ts';
 import { Resources } from './resources.ts';
 import { createSnapshot } from './snapshot-create.ts';
 import { SNAPSHOT_VERSION } from './snapshot-file.ts';
@@ -122,6 +122,7 @@ export class Vmm {
     LoadSnapshot: (params) => this.#loadSnapshot(params),
     StartMicroVm: () => this.start(),
     ...refusedBeforeStart,
+    InsertPmemDevice: (config) => refusePmem(config, this.resources.drives.root !== undefined),
   };
 
   readonly #afterStart: Handlers = {

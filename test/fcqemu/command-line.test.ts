@@ -124,7 +124,7 @@ describe('the command line', { concurrency: 4 }, () => {
     await vmm.get('/version');
     assert.match(
       vmm.log(),
-      /\[anonymous-instance:fc_api:INFO:\S+:\d+\] The API server received a Get request on "\/version"\./,
+      /\[anonymous-instance:fc_api:INFO:[^:]+\/[^:]+:\d+\] The API server received a Get request on "\/version"\./,
     );
     assert.match(vmm.log(), /:fc_api:DEBUG:\S+\] Total previous API call duration: \d+ us\./);
   });

@@ -23,9 +23,12 @@ describe('/mmds', () => {
     const vmm = await startVmm(t);
     assert.deepEqual(await vmm.get('/mmds'), {});
     assert.equal(await vmm.fault('PATCH', '/mmds', { a: 1 }), 'MMDS error: The MMDS data store is not initialized.');
-    await vmm.put('/mmds', '{"latest": {"b": 1, "a": {"x": "y"}}, "n": 18446744073709551615}');
-    assert.equal((await vmm.call('GET', '/mmds')).body, '{"latest":{"a":{"x":"y"},"b":1},"n":18446744073709551615}');
-    await vmm.patch('/mmds', { latest: { a: null, c: [1] }, n: { deep: true } });
+    await vmm.put('/mmds', '{"latest": {"b": 1, "a": {"x": "y"}}, "n": 18446744073709551615, "f": [1.0, 1.50, 1e300]}');
+    assert.equal(
+      (await vmm.call('GET', '/mmds')).body,
+      '{"f":[1.0,1.5,1e300],"latest":{"a":{"x":"y"},"b":1},"n":18446744073709551615}',
+    );
+    await vmm.patch('/mmds', { latest: { a: null, c: [1] }, n: { deep: true }, f: null });
     assert.equal((await vmm.call('GET', '/mmds')).body, '{"latest":{"b":1,"c":[1]},"n":{"deep":true}}');
   });
 
@@ -244,6 +247,8 @@ describe('the metrics file', { skip }, () => {
     for (const group of ['block', 'block_root', 'net', 'uart', 'vsock', 'latencies_us', 'seccomp', 'vmm', 'vcpu']) {
       assert.equal(typeof first[group], 'object', group);
     }
+    assert.deepEqual(first.block_root, first.block);
+    assert.deepEqual(first.block.read_agg, { min_us: 0, max_us: 0, sum_us: first.block.read_agg.sum_us });
     await vmm.patch('/vm', { state: 'Paused' });
     await vmm.patch('/vm', { state: 'Resumed' });
     await vmm.put('/actions', { action_type: 'FlushMetrics' });
@@ -271,6 +276,11 @@ describe('what QEMU has no counterpart for', fcqemuOnly, () => {
       assert.equal(await vmm.fault('PUT', path, body), `${message} not supported by fcqemu`);
     }
     await vmm.put('/cpu-config', {});
+    await vmm.put('/drives/r', { drive_id: 'r', is_root_device: true, path_on_host: disk });
+    assert.equal(
+      await vmm.fault('PUT', '/pmem/a', { id: 'a', path_on_host: disk, root_device: true }),
+      'Pmem config error: Attempt to add pmem as a root device while the root device defined as a block device',
+    );
   });
 
   it('is refused afterwards as Firecracker does without PCI', async (t) => {

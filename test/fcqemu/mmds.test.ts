@@ -26,13 +26,15 @@ interface Setup {
   isEmpty?: boolean;
 }
 
+const tokens = await Tokens.load('vm-1');
+
 function guestApi({ version = 'V1', imdsCompat = false, isEmpty = false }: Setup = {}) {
   const store = new Mmds(51_200);
   const config = { version, network_interfaces: ['eth0'], ipv4_address: null, imds_compat: imdsCompat };
   store.configure(config, ['eth0']);
   if (!isEmpty) store.put(DATA);
   const counted: string[] = [];
-  const api = new GuestApi(store, new Tokens('vm-1'), (counter) => counted.push(counter));
+  const api = new GuestApi(store, tokens, (counter) => counted.push(counter));
   const ask = (text: string) => {
     const raw = api.answer(Buffer.from(`${text}\r\n\r\n`)).toString();
     const [head = '', body = ''] = raw.split('\r\n\r\n');
@@ -141,12 +143,11 @@ describe('the metadata service', () => {
 });
 
 describe('session tokens', () => {
-  it('expire, and are worth nothing to another process, changed, or in other words', () => {
-    const tokens = new Tokens('vm-1');
+  it('expire, and are worth nothing to another process, changed, or in other words', async () => {
     const token = tokens.create(1, 1000);
     assert.ok(tokens.isValid(token, 1999));
     assert.ok(!tokens.isValid(token, 2000));
-    assert.ok(!new Tokens('vm-1').isValid(token, 1500));
+    assert.ok(!(await Tokens.load('vm-1')).isValid(token, 1500));
     const last = token.at(-3) === 'A' ? 'B' : 'A';
     assert.ok(!tokens.isValid(`${token.slice(0, -3)}${last}${token.slice(-2)}`, 1500));
     assert.ok(!tokens.isValid(`${token} `, 1500));

@@ -8,7 +8,7 @@ import {
 } from '../../http/request-parser.ts';
 import { sortedJson } from '../../json/number-text.ts';
 import type { MmdsCounter } from './stack.ts';
-import type { Mmds } from './store.ts';
+import { isObject, type Mmds } from './store.ts';
 import { MAX_TTL_SECONDS, MIN_TTL_SECONDS, type Tokens } from './tokens.ts';
 
 const TOKEN_PATH = '/latest/api/token';
@@ -145,10 +145,9 @@ function strictPath(path: string): string {
 /** The form of EC2's service: the keys of an object, a line each, or a string as it is. */
 function imdsText(value: unknown): string | undefined {
   if (typeof value === 'string') return value;
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return undefined;
-  const isDirectory = (member: unknown) => typeof member === 'object' && member !== null && !Array.isArray(member);
+  if (!isObject(value)) return undefined;
   return Object.entries(value)
     .sort(([a], [b]) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
-    .map(([key, member]) => (isDirectory(member) ? `${key}/` : key))
+    .map(([key, member]) => (isObject(member) ? `${key}/` : key))
     .join('\n');
 }

@@ -1,7 +1,7 @@
 /** The metadata store behind `/mmds`, and how the guest may ask for it. */
 import type { ActionArguments } from '../../api/actions.ts';
 import { Fault } from '../../fault.ts';
-import { sortedJson } from '../../json/number-text.ts';
+import { JsonFloat, sortedJson } from '../../json/number-text.ts';
 
 const CONFIG_PREFIX = 'MMMDS config error';
 const DEFAULT_ADDRESS = '169.254.169.254';
@@ -103,6 +103,7 @@ function merged(target: unknown, patch: unknown): unknown {
   return Object.fromEntries(result);
 }
 
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
+/** A JSON object. */
+export function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) && !(value instanceof JsonFloat);
 }

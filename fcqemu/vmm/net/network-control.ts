@@ -69,7 +69,7 @@ export class NetworkControl {
 
   async #serveMetadata(interfaceId: string, mmds: Mmds): Promise<void> {
     const { instanceId, count } = this.#options;
-    this.#guestApi ??= new GuestApi(mmds, new Tokens(instanceId), count);
+    this.#guestApi ??= new GuestApi(mmds, await Tokens.load(instanceId), count);
     const guestApi = this.#guestApi;
     const detour = this.#detour(interfaceId);
     const stack = new MmdsStack({

@@ -89,7 +89,9 @@ export interface Exchange {
  * of another form. Requests it does not know must be refused.
  */
 export function exchangeProblems({ method, path, body, status, answer }: Exchange): string[] {
-  const operation = operations.find((each) => each.method === method && pathPattern(each.path).test(path));
+  const operation = operations.find(
+    (each) => each.method === method && pathPattern(each.path).test(path.replace(/^\/+/, '/')),
+  );
   const isError = status >= 400;
   if (isError) return schemaProblems({ $ref: '#/definitions/Error' }, parsed(answer), `${status} of ${method} ${path}`);
   if (!operation) return [`${method} ${path} was accepted and is not described`];
@@ -104,7 +106,7 @@ export function exchangeProblems({ method, path, body, status, answer }: Exchang
   return problems;
 }
 
-/** `/drives/{drive_id}` as a pattern; a trailing slash changes nothing. */
+/** `/drives/{drive_id}` as a pattern; a trailing slash changes nothing, nor do several in front. */
 function pathPattern(path: string): RegExp {
   return new RegExp(`^${path.replace(/\{\w+\}/g, '[^/]+')}/?$`);
 }
