@@ -104,7 +104,7 @@ try {
     `median: banger ${median(ours).toFixed(1)} s, debvm ${median(theirs).toFixed(1)} s, ratio ${ratio.toFixed(2)}`,
   );
 } finally {
-  spawnSync(banger, ['rm', '--force', VM], { env, stdio: 'ignore' });
+  spawnSync(banger, ['rm', '--force', '--now', VM], { env, stdio: 'ignore' });
   spawnSync(banger, ['daemon', 'stop'], { env, stdio: 'ignore' });
   rmSync(work, { recursive: true, force: true });
 }

@@ -84,7 +84,7 @@ export BANGER_DNS_ENABLED=false
 vm=customize
 
 cleanup() {
-  "$banger" rm --force "$vm" >/dev/null 2>&1 || true
+  "$banger" rm --force --now "$vm" >/dev/null 2>&1 || true
   "$banger" daemon stop >/dev/null 2>&1 || true
   rm -rf "$work" "$home"
 }

@@ -80,7 +80,7 @@ async function demonstrate(dev: DevHome, signal: AbortSignal): Promise<void> {
   );
   const counts = await countWhileRunning(traces);
   await run(['stop', VM]);
-  await run(['rm', VM]);
+  await run(['rm', '--now', VM]);
   await run(['daemon', 'stop']);
   await requireGone(traces, counts);
   await removeRunDirectory(dev);
@@ -98,7 +98,7 @@ async function clearLeftovers(dev: DevHome, signal: AbortSignal): Promise<void> 
   }
   if (vms.length === 0) return;
   console.log('An earlier demo left its VM behind; it is deleted first.\n');
-  await banger(['rm', '--force', VM], quietly);
+  await banger(['rm', '--force', '--now', VM], quietly);
 }
 
 /** A check that finds nothing while the VM runs would find nothing afterwards whatever happened. */
@@ -130,7 +130,7 @@ async function cleanUp(dev: DevHome): Promise<void> {
   const quietly: CommandOptions = { env: dev.env, limitMs: LIMIT_MS, output: 'silent' };
   try {
     const vms = JSON.parse(await banger(['ls', '--json'], quietly)) as Vm[];
-    if (vms.some(({ name }) => name === VM)) await banger(['rm', '--force', VM], quietly);
+    if (vms.some(({ name }) => name === VM)) await banger(['rm', '--force', '--now', VM], quietly);
     await banger(['daemon', 'stop'], quietly);
     if (vms.every(({ name }) => name === VM)) await removeRunDirectory(dev);
   } catch (error) {
