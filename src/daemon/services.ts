@@ -29,6 +29,7 @@ import { createVmStore } from '../state/vms.ts';
 import { withAdministratorPath } from '../system/host-facts.ts';
 import { createPrivileged } from '../system/privilege.ts';
 import { type Argv, createRunner, type Runner } from '../system/runner.ts';
+import { createIdleMemory } from './idle-memory.ts';
 
 export interface Services extends AsyncDisposable {
   host: Host;
@@ -61,6 +62,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const database = openDatabase(join(config.paths.state, 'banger.db'));
   const vms = createVmStore(database, (error) => log.error({ error }, 'a listener to VM changes failed'));
   const events = createEvents(now);
+  const memory = createIdleMemory();
   vms.onChange(events.vmChanged);
   const images = createImageStore(database);
   const ledger = createLedger(database, now);
@@ -110,7 +112,10 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     layers: createLayerStore(database),
     settings,
     network: createHostNetwork({ config, runner, privileged, ledger, guests, pool, uid, table, guestDns, onAttach }),
-    operations: createOperations(operationStore, now, events.operationChanged),
+    operations: createOperations(operationStore, now, (operation) => {
+      events.operationChanged(operation);
+      memory.worked();
+    }),
     events,
     health: { silent: new Set() },
     guests: createGuestConnections(clientKey.privateKey),
@@ -131,6 +136,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     names,
     database,
     async [Symbol.asyncDispose]() {
+      memory[Symbol.dispose]();
       await host.operations.shutdown();
       await host.guests[Symbol.asyncDispose]();
       await names[Symbol.asyncDispose]();
