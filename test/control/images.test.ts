@@ -269,11 +269,10 @@ describe('the image catalogue', { skip }, () => {
     host.layers.insert(layer('k', 'dev'));
     await assert.rejects(deleteImage(host, 'dev'), { code: 'conflict', message: /1 layer/, hint: /image prune/ });
     host.layers.remove('k');
-    place.database
-      .prepare('INSERT INTO trash (id, name, address, record, deleted_at) VALUES (?, ?, ?, ?, ?)')
-      .run('t', 'gone', '172.30.0.9', JSON.stringify(sampleVm({ imageId: id })), '2026-01-01T00:00:00.000Z');
+    const gone = sampleVm({ id: 'dddddddd', name: 'gone', imageId: id });
+    host.trash.put(gone, '2026-11-25T00:00:00.000Z');
     await assert.rejects(deleteImage(host, 'dev'), { code: 'conflict', message: /in the trash \(gone\)/ });
-    place.database.prepare('DELETE FROM trash').run();
+    host.trash.remove(gone.id);
     await deleteImage(host, 'dev');
     assert.deepEqual([await viewImages(host), await place.inStore()], [[], []]);
   });
