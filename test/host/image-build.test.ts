@@ -126,7 +126,7 @@ describe('an image build', { skip: hostSkip('debugfs') }, () => {
     const changed = await build(await recipe('dev', full('echo second > /opt/last')));
     assert.deepEqual(
       done(changed).filter((step) => !/^(boot|finish|keep)/.test(step)),
-      ['run 3: echo second > /opt/last'],
+      ['run 3: echo second > /opt/last', 'work disk seed'],
     );
     assert.equal(await fileIn(changed.id, '/opt/last'), 'second\n');
     assert.equal(await fileIn(changed.id, '/etc/app/app.conf'), 'one\n');
