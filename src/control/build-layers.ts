@@ -59,7 +59,9 @@ export async function keepLayer(
   const key = plan.keys[index];
   const step = plan.steps[index];
   if (key === undefined || step === undefined) return false;
-  const beforeLast = index === plan.steps.length - 2;
+  const lastRun = plan.steps.findLastIndex(({ kind }) => kind === 'run');
+  // the seed of a work disk comes behind the run lines and takes no time
+  const beforeLast = index === (lastRun > 0 ? lastRun : plan.steps.length - 1) - 1;
   if (!isWorthKeeping({ shares, workMs, copyBytes: await allocatedBytes(rootDisk), beforeLast })) return false;
   const copy = join(directory, 'layer.ext4');
   await whilePaused(host, vm, connection, async () => {

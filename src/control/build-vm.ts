@@ -26,8 +26,17 @@ const LEAN_FILES = {
 };
 const LEAN_ARGS = `systemd.unit=${LEAN_TARGET} systemd.log_level=warning`;
 
-/** Kills what runs, writes the file systems out and resets, without the stop jobs of services that never ran. */
-const SHUTDOWN_COMMAND = 'sync; systemctl reboot --force 2>/dev/null || reboot || kill -INT 1';
+/**
+ * Kills what runs, writes the file systems out and resets, without the stop jobs of services that never ran. A systemd
+ * that is not up to it yet loses every request and signal, so then the kernel does it: read-only, then reset.
+ */
+const SHUTDOWN_COMMAND = [
+  'sync',
+  'if command -v systemctl > /dev/null; then systemctl reboot --force 2> /dev/null && exit; else reboot && exit; fi',
+  'echo u > /proc/sysrq-trigger',
+  'for try in 1 2 3 4 5 6 7 8 9 10; do grep -q "^[^ ]* / [^ ]* ro" /proc/mounts && break; sleep 0.2; done',
+  'echo b > /proc/sysrq-trigger',
+].join('\n');
 
 /** Everything written must reach the disk before the machine is held for a copy of it. */
 const SYNC_LIMIT_MS = 5 * 60_000;

@@ -36,7 +36,7 @@ export interface LayerWorth {
   workMs: number;
   /** what a copy takes, in `bytes` */
   copyBytes: number;
-  /** whether only one step is left: the one that is changed most */
+  /** whether the next step is the last of the kind that is changed most */
   beforeLast: boolean;
 }
 
