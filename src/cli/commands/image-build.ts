@@ -8,7 +8,7 @@ export default defineCommand({
   positionals: ['[recipe]'],
   options: {
     ...RECIPE_OPTIONS,
-    noCache: { type: 'flag', help: 'do every step again' },
+    cache: { type: 'off', help: 'do every step again' },
     keep: { type: 'flag', short: 'k', help: 'leave the VM to look into when a step fails' },
     detach: { type: 'flag', short: 'd', help: 'leave it to the daemon and return at once' },
     verbose: { type: 'flag', short: 'v', help: "show the guest's output" },
@@ -23,7 +23,7 @@ export default defineCommand({
   async run(ctx, { args, options }) {
     const body = {
       ...recipeRequest(ctx, args.recipe, options),
-      ...(options.noCache ? { noCache: true } : {}),
+      ...(options.cache ? { noCache: true } : {}),
       ...(options.keep ? { keep: true } : {}),
       ...(options.detach ? { detach: true } : {}),
     };
