@@ -6,8 +6,8 @@ import { closeSync, constants, fstatSync, openSync, writeSync } from 'node:fs';
 import { Socket } from 'node:net';
 
 export interface Sink {
-  /** Writes what fits; false when anything was lost. */
-  write(bytes: Buffer): boolean;
+  /** Writes what fits. @returns how many bytes that were; the rest is lost */
+  write(bytes: Buffer): number;
   close(): void;
 }
 
@@ -42,9 +42,9 @@ function descriptorSink(fd: number, owned: boolean): Sink {
   return {
     write(bytes) {
       try {
-        return writeSync(fd, bytes) === bytes.length;
+        return writeSync(fd, bytes);
       } catch {
-        return false;
+        return 0;
       }
     },
     close() {
@@ -58,9 +58,9 @@ function socketSink(socket: Socket): Sink {
   socket.unref();
   return {
     write(bytes) {
-      if (socket.destroyed || socket.writableLength > SOCKET_BACKLOG) return false;
+      if (socket.destroyed || socket.writableLength > SOCKET_BACKLOG) return 0;
       socket.write(bytes);
-      return true;
+      return bytes.length;
     },
     close() {},
   };
