@@ -4,6 +4,7 @@
  */
 import { closeSync, constants, fstatSync, openSync, writeSync } from 'node:fs';
 import { Socket } from 'node:net';
+import { errorCode } from './fault.ts';
 
 export interface Sink {
   /** Writes what fits. @returns how many bytes that were; the rest is lost */
@@ -39,11 +40,15 @@ export function stdoutSink(): Sink {
 }
 
 function descriptorSink(fd: number, owned: boolean): Sink {
+  let isBroken = false;
   return {
     write(bytes) {
+      if (isBroken) return 0;
       try {
         return writeSync(fd, bytes);
-      } catch {
+      } catch (error) {
+        // nobody will ever read it, and each further write would raise SIGPIPE, which is logged, perhaps right here
+        isBroken = errorCode(error) === 'EPIPE';
         return 0;
       }
     },
