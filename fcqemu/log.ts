@@ -76,7 +76,8 @@ export class Log {
     const levelText = this.#showLevel ? `:${level.toUpperCase()}` : '';
     const origin = this.#showOrigin ? `:${callerOf(new Error().stack)}` : '';
     const line = `${localTime()} [${this.#instanceId}:${thread}${levelText}${origin}] ${message}\n`;
-    if (!this.#sink.write(Buffer.from(line))) this.missed += 1;
+    const bytes = Buffer.from(line);
+    if (this.#sink.write(bytes) < bytes.length) this.missed += 1;
   }
 }
 

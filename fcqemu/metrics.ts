@@ -179,8 +179,8 @@ export class Metrics {
   async flush(): Promise<void> {
     if (!this.#sink) return;
     const devices = await this.collect().catch(() => ({}) as Totals);
-    const line = this.#line(devices);
-    if (!this.#sink.write(Buffer.from(`${JSON.stringify(line)}\n`))) this.count('logger', 'missed_metrics_count');
+    const line = Buffer.from(`${JSON.stringify(this.#line(devices))}\n`);
+    if (this.#sink.write(line) < line.length) this.count('logger', 'missed_metrics_count');
   }
 
   #line(devices: Totals): Record<string, unknown> {

@@ -16,10 +16,18 @@ const CODES: Partial<Record<NodeJS.Signals, [exitCode: number, counter: string]>
   SIGSYS: [EXIT.badSyscall, 'sigsys'],
 };
 
+/** Messages about SIGPIPE in so many `ms`: every client that leaves early may cause one. */
+const PIPE_MESSAGES = 10;
+const PIPE_MESSAGES_MS = 5000;
+
 export function handleSignals(vmm: Vmm, metrics: Metrics, log: ThreadLog): void {
+  let loggedPipes = 0;
   process.on('SIGPIPE', () => {
     metrics.count('signals', 'sigpipe');
-    log.error(`Received signal ${constants.signals.SIGPIPE}, code 0.`);
+    loggedPipes += 1;
+    if (loggedPipes > PIPE_MESSAGES) metrics.count('logger', 'rate_limited_log_count');
+    else log.error(`Received signal ${constants.signals.SIGPIPE}, code 0.`);
+    if (loggedPipes === 1) setTimeout(() => (loggedPipes = 0), PIPE_MESSAGES_MS).unref();
   });
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     // Firecracker does not catch these: callers must see death by the signal, and QEMU must be gone by then

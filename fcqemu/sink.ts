@@ -4,10 +4,11 @@
  */
 import { closeSync, constants, fstatSync, openSync, writeSync } from 'node:fs';
 import { Socket } from 'node:net';
+import { errorCode } from './fault.ts';
 
 export interface Sink {
-  /** Writes what fits; false when anything was lost. */
-  write(bytes: Buffer): boolean;
+  /** Writes what fits. @returns how many bytes that were; the rest is lost */
+  write(bytes: Buffer): number;
   close(): void;
 }
 
@@ -39,12 +40,16 @@ export function stdoutSink(): Sink {
 }
 
 function descriptorSink(fd: number, owned: boolean): Sink {
+  let isBroken = false;
   return {
     write(bytes) {
+      if (isBroken) return 0;
       try {
-        return writeSync(fd, bytes) === bytes.length;
-      } catch {
-        return false;
+        return writeSync(fd, bytes);
+      } catch (error) {
+        // nobody will ever read it, and each further write would raise SIGPIPE, which is logged, perhaps right here
+        isBroken = errorCode(error) === 'EPIPE';
+        return 0;
       }
     },
     close() {
@@ -58,9 +63,9 @@ function socketSink(socket: Socket): Sink {
   socket.unref();
   return {
     write(bytes) {
-      if (socket.destroyed || socket.writableLength > SOCKET_BACKLOG) return false;
+      if (socket.destroyed || socket.writableLength > SOCKET_BACKLOG) return 0;
       socket.write(bytes);
-      return true;
+      return bytes.length;
     },
     close() {},
   };

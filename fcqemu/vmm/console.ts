@@ -11,7 +11,7 @@ import type { StoredBucket } from './rate-limiter.ts';
 import { TokenBucket } from './token-bucket.ts';
 
 export interface ConsoleCounters {
-  /** writes lost because the reader was slow */
+  /** bytes lost because the reader was slow; the guest writes them one by one */
   missedWrites: number;
   /** bytes dropped by the token bucket */
   limitedBytes: number;
@@ -37,8 +37,9 @@ export class Console {
       const allowed = bucket ? bucket.take(bytes.length) : bytes.length;
       this.counters.limitedBytes += bytes.length - allowed;
       if (allowed === 0) return;
-      this.counters.bytesWritten += allowed;
-      if (!output.write(bytes.subarray(0, allowed))) this.counters.missedWrites += 1;
+      const written = output.write(bytes.subarray(0, allowed));
+      this.counters.bytesWritten += written;
+      this.counters.missedWrites += allowed - written;
     });
     if (takesInput) await this.#readStandardInput(port);
   }
@@ -60,8 +61,10 @@ export class Console {
     input.on('error', () => this.detach());
     input.on('data', (bytes: Buffer) => {
       this.counters.bytesRead += bytes.length;
-      port.write(bytes);
+      // a guest that does not read must not fill this process's memory
+      if (!port.write(bytes)) input.pause();
     });
+    port.on('drain', () => input.resume());
   }
 }
 

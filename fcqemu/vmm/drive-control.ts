@@ -71,7 +71,8 @@ export class DriveControl {
         write_bytes: wr_bytes,
         read_count: rd_operations,
         write_count: wr_operations,
-        flush_count: flush_operations,
+        // flushes of an unsafe cache are ignored
+        flush_count: drive.cache_type === 'Unsafe' ? 0 : flush_operations,
         read_agg: Math.round(found.stats.rd_total_time_ns / 1000),
         write_agg: Math.round(found.stats.wr_total_time_ns / 1000),
       });

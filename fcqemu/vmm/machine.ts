@@ -59,6 +59,7 @@ export async function restoreMachine(
     await drives.applyLimits();
     await network.activate();
     await options.resources.balloon.resumeStatistics(vm);
+    options.resources.vsock.announceRestore();
     if (snapshot.header.halted) vm.markHalted();
   });
 }

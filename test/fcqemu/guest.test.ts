@@ -5,6 +5,7 @@ import { chmod } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+import { tempDir } from '../support/temp-dir.ts';
 import { code, tinyKernel } from './support/tiny-kernel.ts';
 import {
   firecrackerBin,
@@ -123,6 +124,33 @@ describe('a started microVM', { skip, concurrency: 2 }, () => {
       dropped.reduce((sum, each) => sum + each, 0),
       6,
     );
+  });
+
+  it('takes no more input than a guest that does not read has room for', async (t) => {
+    const vmm = await boot(t, code.halt(), { stdin: 'pipe' });
+    const sizeBytes = 50_000_000;
+    const input = vmm.process.stdin;
+    assert.ok(input);
+    input.on('error', () => {});
+    input.write(Buffer.alloc(sizeBytes, 'x'));
+    await delay(500);
+    assert.ok(input.writableLength > sizeBytes / 2, 'the VMM keeps what nobody reads');
+  });
+
+  it('counts the bytes of the console that nobody read in time', async (t) => {
+    const metricsFile = join(await tempDir(t), 'metrics');
+    const vmm = await boot(t, code.flood('x'), { args: ['--metrics-path', metricsFile] });
+    vmm.process.stdout?.pause();
+    const missed = () =>
+      readFileSync(metricsFile, 'utf8')
+        .trim()
+        .split('\n')
+        .reduce((sum, line) => sum + JSON.parse(line).uart.missed_write_count, 0);
+    for (let i = 0; i < 50 && missed() < 10_000; i++) {
+      await delay(100);
+      await vmm.put('/actions', { action_type: 'FlushMetrics' });
+    }
+    assert.ok(missed() >= 10_000, `${missed()} bytes were lost`);
   });
 
   it('goes on answering while nobody reads a flooded console', async (t) => {

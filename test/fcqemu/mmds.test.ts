@@ -1,6 +1,7 @@
 /** The metadata service as a guest's network sees it: frames in, frames out, without a guest. */
 import assert from 'node:assert/strict';
 import { describe, it, mock } from 'node:test';
+import fc from 'fast-check';
 import { GuestApi } from '../../fcqemu/vmm/mmds/guest-api.ts';
 import { checksum, FLAG, MMDS_MAC, type Segment } from '../../fcqemu/vmm/mmds/packets.ts';
 import { MmdsStack } from '../../fcqemu/vmm/mmds/stack.ts';
@@ -344,6 +345,43 @@ describe('its network', () => {
     const tooLong = guest.send(FLAG.ack, 'y'.repeat(2600));
     assert.ok(tooLong.some(({ flags }) => flags & FLAG.rst));
     assert.equal(guest.counted.connections_destroyed, 1);
+  });
+
+  it('survives whatever a guest sends to its address', () => {
+    const { api } = guestApi();
+    const guest = new Guest((head) => api.answer(head));
+    const anyFrame = fc.tuple(fc.constantFrom(0x0800, 0x0806), fc.uint8Array({ minLength: 20, maxLength: 120 }));
+    fc.assert(
+      fc.property(anyFrame, ([type, content]) => {
+        const frame = Buffer.concat([Buffer.alloc(12), Buffer.from([type >> 8, type & 0xff]), content]);
+        SERVICE.copy(frame, type === 0x0800 ? 30 : 38);
+        guest.stack.receive(frame);
+      }),
+      { numRuns: 2000 },
+    );
+    guest.connect();
+    const anySegment = fc.record({
+      seq: fc.constantFrom(-3, 0, 0, 0, 2),
+      ack: fc.integer({ min: -5, max: 400 }),
+      flags: fc.nat({ max: 63 }),
+      window: fc.nat({ max: 65_535 }),
+      payload: fc.constantFrom('', REQUEST, 'GET /', '\r\n\r\n', 'PUT x y\r\n:\r\n\r\n'),
+    });
+    fc.assert(
+      fc.property(fc.array(anySegment, { maxLength: 20 }), (segments) => {
+        guest.port += 1;
+        guest.connect();
+        const [seq, ack] = [guest.seq, guest.ack];
+        for (const segment of segments) {
+          guest.seq = (seq + segment.seq) >>> 0;
+          guest.ack = (ack + segment.ack) >>> 0;
+          for (const { payload } of guest.send(segment.flags, segment.payload, { window: segment.window })) {
+            assert.ok(payload.length <= 1460);
+          }
+        }
+        guest.stack.close();
+      }),
+    );
   });
 
   it('has room for thirty connections', () => {

@@ -17,6 +17,8 @@ export const OP = {
   finish: 6,
   /** the argument is how many more bytes the receiver of this frame may send */
   credit: 7,
+  /** host to agent: the machine was restored and all streams are gone; the agent answers with a hello */
+  restored: 8,
 } as const;
 
 export interface Frame {

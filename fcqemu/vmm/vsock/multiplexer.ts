@@ -65,6 +65,11 @@ export class Multiplexer {
     return promise;
   }
 
+  /** Tells an agent that ran when the snapshot was taken; who is not there reads it when it comes. */
+  announceRestore(): void {
+    this.#send(OP.restored, 0);
+  }
+
   #send(op: number, stream: number, argument = 0, payload?: Buffer): void {
     this.#port.write(encodeFrame(op, stream, argument, payload));
   }

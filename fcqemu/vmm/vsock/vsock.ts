@@ -52,6 +52,11 @@ export class Vsock {
     });
   }
 
+  /** Makes the agent of a restored machine begin anew. */
+  announceRestore(): void {
+    this.#multiplexer?.announceRestore();
+  }
+
   /** One host connection; whatever goes wrong before OK closes it without a word. */
   #serve(socket: Socket): void {
     let request = Buffer.alloc(0);

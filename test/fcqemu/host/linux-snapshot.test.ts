@@ -114,6 +114,7 @@ while :; do
   case $1 in
     1) echo "cid $3";;
     2) if [ $3 = 7 ]; then frame 3 $2 0 0 >&5; else frame 4 $2 0 0 >&5; fi;;
+    8) frame 1 0 0 0 >&5; echo "restored";;
     5) data=$(dd bs=1 count=$4 <&5 2>/dev/null); { frame 5 $2 0 $4; printf %s "$data"; frame 6 $2 0 0; } >&5;;
   esac
 done`;
@@ -135,5 +136,24 @@ describe('vsock with an agent in a Linux guest', { skip: linuxSkipReason(), time
     assert.equal(await ask(8), '');
     await delay(50);
     await waitFor(() => vmm.process.exitCode === null, 'the machine to live on');
+  });
+
+  it('goes on with the agent of a restored machine, on another socket', async (t) => {
+    const vmm = await prepared(t, SHELL_AGENT);
+    await vmm.put('/vsock', { guest_cid: 77, uds_path: join(vmm.dir, 'v.sock') });
+    await start(vmm);
+    await said(vmm, 'cid 77');
+    await vmm.patch('/vm', { state: 'Paused' });
+    const body = { snapshot_path: join(vmm.dir, 'state'), mem_file_path: join(vmm.dir, 'memory') };
+    await vmm.put('/snapshot/create', body);
+    const clone = await startVmm(t);
+    const path = join(clone.dir, 'other.sock');
+    await clone.put('/snapshot/load', { ...body, resume_vm: true, vsock_override: { uds_path: path } });
+    await said(clone, 'cid 77');
+    assert.match(clone.output(), /restored/);
+    const socket = createConnection({ path, allowHalfOpen: true });
+    await once(socket, 'connect');
+    socket.end('CONNECT 7\nhello again');
+    assert.equal(await text(socket), 'OK 1073741824\nhello again');
   });
 });
