@@ -197,7 +197,7 @@ describe('a banger that is asked for', { skip: hostSkip('setpriv', 'debugfs', 't
         const says = /There is no room for a copy of .*: \d+\S* MiB needed, \S+ MiB free/;
         await host.fails(6, ['create', 'two'], [says, /banger ls/]);
         await runner.run(['fallocate', '--length', '250M', join(store, 'filler')]);
-        await host.fails(6, ['start', 'web'], [/There is no room for a run of web/]);
+        await host.fails(6, ['start', 'web'], [/Only \S+ MiB of \S+ MiB are free/, /banger storage show/]);
         assert.equal(await host.ok('ls', '--names'), 'web');
         await host.assertQuiet('of a full disk');
         await host.ok('rm', 'web');
