@@ -128,7 +128,7 @@ async function reconcileVm(
 ): Promise<void> {
   const rebased = host.ledger.of(vm.id).some(({ kind }) => kind === 'rebase');
   if (vm.phase === 'creating' || vm.phase === 'starting' || rebased) await clearInterruptedWork(host, vm);
-  else await settleDiskWork(host, vm, DISK_WORK_LIMIT_MS);
+  await settleDiskWork(host, vm, DISK_WORK_LIMIT_MS);
   const action = reconcile(vm.phase, await observe(host, vm, vmmAlive));
   if (action.do !== 'nothing') host.log.info({ vm: vm.name, ...action }, 'reconcile');
   switch (action.do) {
