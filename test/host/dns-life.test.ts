@@ -58,7 +58,7 @@ describe('names of VMs', { skip: hostSkip('dig') }, () => {
     // 6 where the resolver of this machine cannot be told at all
     assert.ok(refused.status === 5 || refused.status === 6, refused.stderr);
     squatter.close();
-    await until('the port is taken', async () => (await dnsState()) === 'listening', 40_000);
+    await until('the port is taken', async () => (await dnsState()) === 'listening', 90_000);
     assert.equal(await rcode('nobody.vm'), 'NXDOMAIN');
   });
 

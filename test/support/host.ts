@@ -97,6 +97,8 @@ export class TestHost {
       ...Object.fromEntries(inherited),
       PATH,
       BANGER_HOME: home,
+      // hosts of tests that run side by side must not wait for each other's port
+      BANGER_DNS_PORT: String(20_000 + (createHash('sha256').update(home).digest().readUInt16BE(0) % 10_000)),
       BANGER_BUNDLE_DEFAULT: this.bundle,
       ...env,
     };
