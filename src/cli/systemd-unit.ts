@@ -1,4 +1,6 @@
 /** The systemd unit of the daemon. */
+
+import { DAEMON_MEMORY } from '../client/daemon-env.ts';
 import type { Argv } from '../system/runner.ts';
 
 /** Variables that decide which banger it is, besides those of the user. */
@@ -15,7 +17,7 @@ Description=banger daemon, which runs microVMs
 ${user ? '' : 'After=network-online.target\nWants=network-online.target\n'}
 [Service]
 ExecStart=${[...self, 'daemon', 'run'].map((word) => quote(word.replaceAll('$', '$$$$'))).join(' ')}
-${variables.map(([name, value]) => `Environment=${quote(`${name}=${value}`)}\n`).join('')}KillMode=process
+${[...Object.entries(DAEMON_MEMORY), ...variables].map(([name, value]) => `Environment=${quote(`${name}=${value}`)}\n`).join('')}KillMode=process
 Restart=on-failure
 RestartSec=2
 LimitNOFILE=65536

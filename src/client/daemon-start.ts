@@ -5,6 +5,7 @@ import { dirname } from 'node:path';
 import { BangerError } from '../errors.ts';
 import { sleep } from '../system/abort.ts';
 import type { Argv, DetachedProcess, Runner } from '../system/runner.ts';
+import { DAEMON_MEMORY } from './daemon-env.ts';
 
 export interface DaemonStartOptions {
   /** command line of the daemon, e.g. `banger daemon run` */
@@ -72,7 +73,7 @@ async function launch(options: DaemonStartOptions): Promise<{ child: DetachedPro
     const child = await options.runner.startDetached(options.argv, {
       stdout: log.fd,
       stderr: log.fd,
-      env: options.env,
+      env: { ...DAEMON_MEMORY, ...options.env },
       cwd: '/', // a daemon keeps no directory of the user busy
     });
     return { child, logStart };

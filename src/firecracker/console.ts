@@ -3,6 +3,7 @@ import { watch } from 'node:fs';
 import { open, rename, rm, stat } from 'node:fs/promises';
 import { StringDecoder } from 'node:string_decoder';
 import { systemCode } from '../errors.ts';
+import { sleep } from '../system/abort.ts';
 
 /** Longest part of a log that is read to find its last lines. */
 const TAIL_BYTES = 256 * 1024;
@@ -46,20 +47,28 @@ export function stripControls(text: string): string {
   );
 }
 
+/** Bytes read at once, and how long a file that grows all the time is left alone between two reads. */
+const CHUNK_BYTES = 64 * 1024;
+const BREATH_MS = 50;
+
 /** Chunks of a growing file from `position` on, until `signal` is aborted. Survives the file being cut. */
 export async function* followFile(path: string, position: number, signal: AbortSignal): AsyncGenerator<string> {
   const decoder = new StringDecoder('utf8');
   let offset = position;
+  let quiet = false;
   while (!signal.aborted) {
-    const changed = nextChange(path, signal);
+    // watched before it is read: what is written in between is noticed
+    const changed = quiet ? nextChange(path, signal) : undefined;
     const { chunk, size } = await readFrom(path, offset);
     if (size < offset) offset = 0;
     else if (chunk.length > 0) {
+      quiet = false;
       offset += chunk.length;
       yield decoder.write(chunk);
-      continue;
-    }
-    await changed;
+      // a guest may print letter by letter: each of them must not cost a round
+      if (chunk.length < CHUNK_BYTES) await sleep(BREATH_MS);
+    } else if (changed) await changed;
+    else quiet = true;
   }
 }
 
@@ -95,7 +104,7 @@ async function readFrom(path: string, offset: number): Promise<{ chunk: Buffer; 
   try {
     await using file = await open(path, 'r');
     const { size } = await file.stat();
-    const buffer = Buffer.alloc(Math.max(0, Math.min(size - offset, 64 * 1024)));
+    const buffer = Buffer.alloc(Math.max(0, Math.min(size - offset, CHUNK_BYTES)));
     const { bytesRead } = await file.read(buffer, 0, buffer.length, offset);
     return { chunk: buffer.subarray(0, bytesRead), size };
   } catch (error) {
