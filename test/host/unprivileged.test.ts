@@ -121,7 +121,7 @@ describe('a user who is not root', { skip }, () => {
 
     await ok('stop', 'web');
     assert.deepEqual(await traces(id), [], 'a stop left something');
-    await ok('rm', 'web');
+    await ok('rm', '--now', 'web');
     assert.equal(await ok('ls', '--names'), '');
     assert.deepEqual(await readdir(join(home, '.local/state/banger/store/vms')), []);
     t.diagnostic(`rules: ${rules.split('\n').length} lines`);

@@ -50,6 +50,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
           'memoryMib',
           'rootDiskBytes',
           'workDiskBytes',
+          'workDiskMount',
         ],
         ...['address', 'mac', 'nat', 'autostart', 'restartPolicy', 'createdAt', 'startedAt', 'vmm', 'pid'],
       ]);
