@@ -115,7 +115,7 @@ describe('an image build', { skip: hostSkip('debugfs') }, () => {
       await host.guest('web', 'tree --version | cut -c1-4; cat /root/.profile-of-mine; hostname'),
       'tree\nseeded\nweb',
     );
-    await host.ok('rm', '--force', 'web');
+    await host.ok('rm', '--force', '--now', 'web');
   });
 
   it('does nothing for a recipe that has not changed, and only the last line when that has', LIMIT, async () => {
@@ -149,7 +149,7 @@ describe('an image build', { skip: hostSkip('debugfs') }, () => {
       );
       assert.match(ran.stderr, /banger rm --force build-bad/);
       assert.equal(await host.guest('build-bad', 'hostname'), 'build-bad');
-      await host.ok('rm', '--force', 'build-bad');
+      await host.ok('rm', '--force', '--now', 'build-bad');
       await host.assertQuiet('of a build that failed');
       assert.equal(existsSync(join(host.home, 'state/store/images/bad')), false);
     },
