@@ -7,19 +7,26 @@ export interface ModelVm {
   states: ReadonlySet<VmState>;
   /** sums its data file may have: the last one that was synced, and one whose writing was cut off */
   sums: ReadonlySet<string>;
+  /** marks its root disk may have: that of the image it is made from */
+  marks: ReadonlySet<string>;
   /** bytes the work disk must have */
   workDiskBytes: number;
 }
 
 export interface Model {
   vms: Map<string, ModelVm>;
+  /** marks each image may have; with `ABSENT` among them when it may not be there at all */
+  images: Map<string, ReadonlySet<string>>;
 }
 
-/** Sum that stands for a file that was never written. */
+/** Stands for the sum and the mark of a file that was never written. */
 export const NO_DATA = 'none';
 
+/** Stands for the mark of an image that is not there. */
+export const ABSENT = 'absent';
+
 export function emptyModel(): Model {
-  return { vms: new Map() };
+  return { vms: new Map(), images: new Map() };
 }
 
 export function vmOf(model: Model, name: string): ModelVm {
@@ -27,6 +34,14 @@ export function vmOf(model: Model, name: string): ModelVm {
   assert.ok(vm, `the model has no ${name}`);
   return vm;
 }
+
+/** A VM as it is created. */
+export const NEW_VM: ModelVm = {
+  states: new Set(['stopped']),
+  sums: new Set([NO_DATA]),
+  marks: new Set([NO_DATA]),
+  workDiskBytes: 256 * 2 ** 20,
+};
 
 export function expect(model: Model, name: string, ...states: VmState[]): void {
   model.vms.set(name, { ...vmOf(model, name), states: new Set(states) });

@@ -5,19 +5,26 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { isDeepStrictEqual } from 'node:util';
-import type { Vm } from '../../src/api/schemas.ts';
+import type { Image, Vm } from '../../src/api/schemas.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { type TestHost, until } from '../support/host.ts';
-import type { Model } from './model.ts';
+import { ABSENT, type Model } from './model.ts';
 
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
 /** A VMM's end is noticed at once, packet rules that were flushed within 5 s; a busy machine takes longer. */
 const AGREEMENT_LIMIT_MS = 20_000;
 
+interface Seen {
+  problems: string[];
+  vms: Vm[];
+  /** names of images */
+  images: string[];
+}
+
 /** Waits until everything agrees; fails with the last disagreement. */
 export async function verify(host: TestHost, model: Model): Promise<Vm[]> {
-  let last: { problems: string[]; vms: Vm[] } = { problems: ['nothing was seen yet'], vms: [] };
+  let last: Seen = { problems: ['nothing was seen yet'], vms: [], images: [] };
   try {
     await until(
       'model, banger ls, database and host agree',
@@ -31,6 +38,10 @@ export async function verify(host: TestHost, model: Model): Promise<Vm[]> {
     assert.fail(`${error instanceof Error ? error.message : error}\n${last.problems.join('\n')}`);
   }
   // from here on the model knows what was seen
+  for (const [name, marks] of model.images) {
+    if (!last.images.includes(name)) model.images.delete(name);
+    else model.images.set(name, new Set([...marks].filter((mark) => mark !== ABSENT)));
+  }
   for (const vm of last.vms) {
     const believed = model.vms.get(vm.name);
     if (believed) model.vms.set(vm.name, { ...believed, states: new Set([vm.state]) });
@@ -38,7 +49,7 @@ export async function verify(host: TestHost, model: Model): Promise<Vm[]> {
   return last.vms;
 }
 
-async function disagreements(host: TestHost, model: Model): Promise<{ problems: string[]; vms: Vm[] }> {
+async function disagreements(host: TestHost, model: Model): Promise<Seen> {
   const problems: string[] = [];
   const same = (what: string, seen: unknown, wanted: unknown) => {
     if (!isDeepStrictEqual(seen, wanted))
@@ -79,7 +90,28 @@ async function disagreements(host: TestHost, model: Model): Promise<{ problems: 
     same(`half-made files of ${id}`, halfMade, []);
   }
   same('ledger entries of no VM', rows.orphans, []);
-  return { problems, vms };
+  const images = JSON.parse(await host.ok('image', 'list', '--json')) as Image[];
+  for (const { name, problem } of images) same(`problem of image ${name}`, problem, null);
+  const built = images.map(({ name }) => name);
+  for (const name of built) if (!model.images.has(name)) problems.push(`there is an image ${name}`);
+  for (const [name, marks] of model.images) {
+    if (!built.includes(name) && !marks.has(ABSENT)) problems.push(`the image ${name} is gone`);
+  }
+  same('images in the database', rows.images.map(({ name }) => name).sort(), built.sort());
+  // an image that was replaced stays as long as a VM boots with its kernel
+  const needed = new Set([...rows.images.map(({ id }) => id), ...rows.bootedWith]);
+  const kept = await namesIn(join(host.home, 'state/store/images'));
+  same(
+    'directories of images',
+    kept.filter((id) => !needed.has(id)),
+    [],
+  );
+  same(
+    'layers',
+    await namesIn(join(host.home, 'state/store/layers')),
+    rows.layers.map((key) => `${key}.ext4`),
+  );
+  return { problems, vms, images: built };
 }
 
 interface Rows {
@@ -87,6 +119,10 @@ interface Rows {
   names: string[];
   trashed: string[];
   orphans: string[];
+  images: { id: string; name: string }[];
+  /** ids of images that VMs have, those in the trash included */
+  bootedWith: string[];
+  layers: string[];
   everSeen: string[];
 }
 
@@ -113,6 +149,12 @@ function readDatabase(host: TestHost): Rows {
         `SELECT vm_id || ' ' || kind || ' ' || name FROM ledger
          WHERE vm_id <> 'host' AND vm_id NOT IN (SELECT id FROM vms) AND vm_id NOT IN (SELECT id FROM trash)`,
       ),
+      images: database.prepare('SELECT id, name FROM images').all() as unknown as Rows['images'],
+      bootedWith: column(
+        `SELECT image_id FROM vms WHERE image_id IS NOT NULL
+         UNION SELECT record ->> '$.imageId' FROM trash WHERE record ->> '$.imageId' IS NOT NULL`,
+      ),
+      layers: column('SELECT key FROM layers ORDER BY key'),
       everSeen: [...ever],
     };
   } finally {

@@ -3,14 +3,13 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { messageOf } from '../../src/errors.ts';
-import { createRunner } from '../../src/system/runner.ts';
 import { TestHost } from '../support/host.ts';
 import { leanBundle } from '../support/lean-bundle.ts';
-import { chaosCommands, checkAllData, type Real } from './commands.ts';
+import { type Real, runner } from './action.ts';
+import { chaosCommands } from './commands.ts';
+import { checkAllData } from './data.ts';
 import { emptyModel, type Model } from './model.ts';
 import { verify } from './observe.ts';
-
-const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
 export interface ChaosOptions {
   /** the same seed makes the same commands */
