@@ -187,3 +187,16 @@ export function done(values: Partial<Operation> = {}): OperationEvent {
     operation: operation({ state: 'succeeded', finishedAt: '2026-01-02T03:04:06.500Z', ...values }),
   };
 }
+
+/** A bundle as the daemon lists it. */
+export const bundle = {
+  name: 'debian-bookworm',
+  directory: '/b/debian-bookworm',
+  arch: 'x86_64',
+  kernelRelease: '6.1.0',
+  createdAt: null,
+  legacy: false,
+  isDefault: true,
+  problem: null,
+  usedBy: ['web'],
+};
