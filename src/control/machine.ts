@@ -124,10 +124,11 @@ export async function awaitLogin(
     timeoutMs,
     signal,
     givenUp: async () => {
+      // looked for before the console is read: a guest says why it failed and ends its VMM at once
+      const lives = await findVmm(vmmSocket(host.config.paths.run, vm.id));
       const said = stripControls(await readTail(files.consoleLog, 64 * 1024));
       const failed = /banger-init: FAILED: .*|Kernel panic - not syncing: .*/.exec(said);
       if (failed) return failed[0];
-      const lives = await findVmm(vmmSocket(host.config.paths.run, vm.id));
       return lives ? undefined : await whyVmmEnded(files.vmmLog);
     },
   });
