@@ -5,25 +5,24 @@ import { type Action, command, NAMES, type Real } from './action.ts';
 import type { Model } from './model.ts';
 import * as work from './work.ts';
 
-export function chaosCommands(): fc.Arbitrary<fc.AsyncCommand<Model, Real>>[] {
+export function chaosCommands(): fc.MaybeWeightedArbitrary<fc.AsyncCommand<Model, Real>>[] {
   const name = fc.constantFrom(...NAMES);
   const image = fc.constantFrom(...work.IMAGES);
   const delayMs = fc.integer({ min: 0, max: 4000 });
   // a build and a change of image boot a guest, and are cut off in any part of that
   const longDelayMs = fc.integer({ min: 0, max: 12_000 });
   const named = (make: (name: string) => Action) => name.map((each) => command(make(each)));
+  // what most others need first
+  const often = (arbitrary: ReturnType<typeof named>) => ({ arbitrary, weight: 4 });
   const alone = (action: Action) => fc.constant(command(action));
   return [
-    named(work.create),
-    named(work.create),
-    named(work.start),
-    named(work.start),
+    often(named(work.create)),
+    often(named(work.start)),
     named(work.stop),
     named(work.kill),
     named(work.remove),
     named(work.restore),
-    named(work.write),
-    named(work.write),
+    often(named(work.write)),
     fc.tuple(name, fc.integer({ min: 0, max: 200 })).map(([each, status]) => command(work.exec(each, status))),
     fc.tuple(name, name).map(([from, to]) => command(work.rename(from, to))),
     named(work.resize),
@@ -31,7 +30,7 @@ export function chaosCommands(): fc.Arbitrary<fc.AsyncCommand<Model, Real>>[] {
     named(work.clientsAtOnce),
     image.map((each) => command(work.build(each))),
     image.map((each) => command(work.removeImage(each))),
-    fc.tuple(name, image).map(([vm, each]) => command(work.rebase(vm, each))),
+    often(fc.tuple(name, image).map(([vm, each]) => command(work.rebase(vm, each)))),
     alone(accident.daemonDies),
     fc
       .tuple(fc.constantFrom('create', 'start', 'stop', 'remove', 'resize'), name, delayMs)

@@ -141,7 +141,18 @@ export const IMAGES = ['one', 'two'];
 /** What a build is asked for: its only step leaves a mark. */
 export function buildArgs(host: { env: NodeJS.ProcessEnv }, image: string, mark: string): string[] {
   const run = `mkdir -p /opt && echo ${mark} > ${MARK}`;
-  return ['image', 'build', '--from', host.env.BANGER_BUNDLE_DEFAULT ?? '', '--name', image, '--run', run, '--set', 'modules=false'];
+  return [
+    'image',
+    'build',
+    '--from',
+    host.env.BANGER_BUNDLE_DEFAULT ?? '',
+    '--name',
+    image,
+    '--run',
+    run,
+    '--set',
+    'modules=false',
+  ];
 }
 
 export const newMark = () => randomBytes(6).toString('hex');

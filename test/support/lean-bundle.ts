@@ -27,7 +27,7 @@ const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sb
 const PROGRAMS = [
   ...['sh', 'dash', 'cat', 'ls', 'mkdir', 'rm', 'mv', 'cp', 'sync', 'sleep', 'head', 'tail', 'dd', 'sha256sum', 'stat'],
   ...['df', 'date', 'uname', 'id', 'env', 'hostname', 'grep', 'seq', 'true', 'false', 'kill', 'stty', 'touch', 'wc'],
-  ...['scp', 'ip', 'findmnt', 'od', 'yes', 'nproc', 'nice', 'bash'],
+  ...['scp', 'ip', 'findmnt', 'od', 'yes', 'nproc', 'nice', 'bash', 'chmod', 'find', 'ln', 'rmdir'],
 ].map((name) => `bin/${name}`);
 const ADMIN_PROGRAMS = ['sshd', 'resize2fs', 'fstrim'].map((name) => `sbin/${name}`);
 
@@ -47,7 +47,8 @@ export async function leanBundle(from: string, directory: string): Promise<strin
   const full = await readBundle(from);
   const kernelSum = full.manifest.files[full.manifest.kernel]?.sha256 ?? '';
   const rootSum = full.manifest.files[full.manifest.rootfs]?.sha256 ?? '';
-  const target = join(directory, `lean-${kernelSum.slice(0, 8)}${rootSum.slice(0, 8)}`);
+  const ownSum = (await sumFile(import.meta.filename)).sha256;
+  const target = join(directory, `lean-${[kernelSum, rootSum, ownSum].map((sum) => sum.slice(0, 6)).join('')}`);
   if (existsSync(join(target, 'bundle.json'))) return target;
   await mkdir(directory, { recursive: true });
   const work = await mkdtemp(join(directory, 'lean-part-'));
@@ -110,6 +111,10 @@ async function makeRoot(rootfs: string, tree: string, image: string): Promise<vo
   // a dump of a link is an empty file or none; the shell is what matters
   await rm(join(tree, 'usr/bin/sh'), { force: true });
   await symlink('dash', join(tree, 'usr/bin/sh'));
+  // images can be built from it, but there are no packages
+  await rm(join(tree, 'etc/apt'), { recursive: true, force: true });
+  await rm(join(tree, 'etc/os-release'), { force: true });
+  await writeFile(join(tree, 'etc/os-release'), 'ID=lean\n');
   await writeFile(join(tree, 'usr/sbin/init'), INIT);
   await chmod(join(tree, 'usr/sbin/init'), 0o755);
   await writeFile(
