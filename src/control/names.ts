@@ -11,13 +11,11 @@ import { followResolvConf } from '../dns/resolv-conf.ts';
 import { DnsServer, type DnsServerStatus } from '../dns/server.ts';
 import { createZone, type Zone } from '../dns/zone.ts';
 import { messageOf } from '../errors.ts';
+import { GUEST_DNS_PORT } from '../network/nftables.ts';
 import type { Settings } from '../state/settings.ts';
 import type { VmStore } from '../state/vms.ts';
 import { findPortHolder } from '../system/ports.ts';
 import type { Log } from './host.ts';
-
-/** Port on the gateway that packet rules lead port 53 of VMs to; above 1023, so it takes no privilege. */
-export const GUEST_DNS_PORT = 42_053;
 
 const SERIAL_KEY = 'dns.serial';
 

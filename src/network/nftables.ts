@@ -5,6 +5,9 @@
 import { BangerError } from '../errors.ts';
 import type { Privileged } from '../system/privilege.ts';
 
+/** Port on the gateway that packet rules lead port 53 of VMs to; above 1023, so it takes no privilege. */
+export const GUEST_DNS_PORT = 42_053;
+
 export interface FirewallMember {
   tap: string;
   address: string;

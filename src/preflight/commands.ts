@@ -2,7 +2,7 @@
 import { assertPassed, type Check, type CheckResult, runChecks } from './check.ts';
 import { bundleCheck, initrdCheck, kernelCheck, rootfsCheck } from './checks/boot-files.ts';
 import { keysCheck } from './checks/keys.ts';
-import { forwardDropCheck, forwardingCheck, uplinkCheck } from './checks/nat.ts';
+import { forwardDropCheck, forwardingCheck, nameDropCheck, uplinkCheck } from './checks/nat.ts';
 import { poolCheck, rulesCheck, tapCheck } from './checks/network.ts';
 import { privilegeCheck } from './checks/privilege.ts';
 import { buildCheck, copyCheck, sshCheck, workDiskCheck } from './checks/programs.ts';
@@ -32,7 +32,10 @@ const COMMANDS: Record<PreflightCommand, { purpose: string; checks: Check<Prefli
       keysCheck,
     ],
   },
-  nat: { purpose: 'let a VM reach the outside', checks: [uplinkCheck, forwardingCheck, forwardDropCheck(true)] },
+  nat: {
+    purpose: 'let a VM reach the outside',
+    checks: [uplinkCheck, forwardingCheck, forwardDropCheck(true), nameDropCheck],
+  },
   'image-build': { purpose: 'build a bundle', checks: [buildCheck, diskSpaceCheck] },
   'disk-resize': { purpose: 'resize a disk', checks: [workDiskCheck, diskSpaceCheck] },
   ssh: { purpose: 'log in to a VM', checks: [sshCheck, keysCheck] },

@@ -276,7 +276,7 @@ describe('preflightFor', () => {
   it('asks each command only what it needs', () => {
     const ids = (command: Parameters<typeof preflightFor>[0]) => preflightFor(command).map(({ id }) => id);
     assert.deepEqual(ids('disk-resize'), ['disk.programs', 'disk.space']);
-    assert.deepEqual(ids('nat'), ['nat.uplink', 'nat.forwarding', 'nat.firewall']);
+    assert.deepEqual(ids('nat'), ['nat.uplink', 'nat.forwarding', 'nat.firewall', 'nat.names']);
     assert.deepEqual(ids('ssh'), ['ssh.programs', 'ssh.key']);
   });
 

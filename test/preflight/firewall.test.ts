@@ -3,14 +3,20 @@ import { execFileSync } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { describe, it, type TestContext } from 'node:test';
 import { renderRules } from '../../src/network/nftables.ts';
-import { findForwardDrops } from '../../src/preflight/firewall/drops.ts';
-import { evaluateForward, type Packet } from '../../src/preflight/firewall/evaluate.ts';
+import { findForwardDrops, findNameDrops } from '../../src/preflight/firewall/drops.ts';
+import { evaluatePacket, type Packet } from '../../src/preflight/firewall/evaluate.ts';
 import { parseIptablesSave } from '../../src/preflight/firewall/legacy.ts';
 import { parseNftRuleset, type Ruleset } from '../../src/preflight/firewall/ruleset.ts';
 
 const PATHS = { ownTable: 'banger', pool: '172.30.0.0/16', uplink: 'eth0', uid: 1000 };
 
+const NAMES = { ...PATHS, port: 42_053 };
+
 const FROM_VM: Packet = {
+  hook: 'forward',
+  protocol: 'tcp',
+  port: 47_113,
+  translated: false,
   from: 'bgr-00000000',
   to: 'eth0',
   source: '172.30.0.2',
@@ -58,8 +64,26 @@ describe('rules of others', () => {
     });
   }
 
+  for (const file of ['ufw.nft-json', 'ufw.iptables-save']) {
+    it(`are found to drop what VMs ask for names: ${file}`, async () => {
+      const [drop, ...more] = findNameDrops([await fixture(file)], NAMES);
+      assert.equal(drop?.culprit, 'ufw');
+      assert.equal(drop?.packets, 'by which VMs ask for names');
+      assert.equal(drop?.fix, 'sudo ufw allow in on bgr-+ to any port 42053');
+      assert.deepEqual(more, []);
+    });
+  }
+
+  for (const file of ['docker.nft-json', 'docker.iptables-save', 'firewalld.nft-json', 'ufw-let-through.nft-json']) {
+    it(`let VMs ask for names: ${file}`, async () => {
+      assert.deepEqual(findNameDrops([await fixture(file)], NAMES), []);
+    });
+  }
+
   it('drop nothing where there are none', () => {
-    assert.deepEqual(findForwardDrops([parseNftRuleset('{"nftables": [{"metainfo": {}}]}')], PATHS), []);
+    const none = parseNftRuleset('{"nftables": [{"metainfo": {}}]}');
+    assert.deepEqual(findForwardDrops([none], PATHS), []);
+    assert.deepEqual(findNameDrops([none], NAMES), []);
   });
 });
 
@@ -86,7 +110,7 @@ describe('rules that nft has loaded', () => {
   for (const [what, rules, expected] of verdicts) {
     it(`are judged by what they say: ${what}`, (t) => {
       const ruleset = loaded(t, rulesText(rules));
-      if (ruleset) assert.equal(evaluateForward(ruleset, FROM_VM, 'banger').verdict, expected);
+      if (ruleset) assert.equal(evaluatePacket(ruleset, FROM_VM, 'banger').verdict, expected);
     });
   }
 
@@ -96,7 +120,7 @@ describe('rules that nft has loaded', () => {
       t,
       `${text}\ntable inet banger { chain no { type filter hook forward priority 0; policy drop; }; }`,
     );
-    if (ruleset) assert.equal(evaluateForward(ruleset, FROM_VM, 'banger').verdict, 'accept');
+    if (ruleset) assert.equal(evaluatePacket(ruleset, FROM_VM, 'banger').verdict, 'accept');
   });
 
   it('let packets through once the command for an unknown chain was run', (t) => {
@@ -109,6 +133,21 @@ describe('rules that nft has loaded', () => {
     assert.deepEqual(after && findForwardDrops([after], PATHS), []);
   });
 
+  it('that refuse what comes in let lookups through once the command was run', (t) => {
+    const text =
+      'table inet own { chain in { type filter hook input priority 0; policy drop; iifname "lo" accept; }; }';
+    const before = loaded(t, text);
+    if (!before) return;
+    const [drop, ...more] = findNameDrops([before], { ...NAMES, uid: 0 });
+    assert.equal(drop?.culprit, 'the nftables chain inet own in');
+    assert.deepEqual(more, []);
+    const after = loaded(t, text, drop?.fix);
+    assert.deepEqual(after && findNameDrops([after], NAMES), []);
+    // what was translated may be let in as such
+    const translated = loaded(t, text.replace('iifname "lo"', 'ct status dnat'));
+    assert.deepEqual(translated && findNameDrops([translated], NAMES), []);
+  });
+
   it('are followed in loops no further than the kernel would', () => {
     const chain = { family: 'inet', table: 't', hook: undefined, policy: 'accept' as const };
     const ruleset: Ruleset = {
@@ -119,7 +158,7 @@ describe('rules that nft has loaded', () => {
       sets: new Map(),
       backend: 'nftables',
     };
-    assert.equal(evaluateForward(ruleset, FROM_VM, 'banger').verdict, 'accept');
+    assert.equal(evaluatePacket(ruleset, FROM_VM, 'banger').verdict, 'accept');
   });
 });
 

@@ -2,12 +2,13 @@
 import { access, constants, readFile } from 'node:fs/promises';
 import { BangerError } from '../../errors.ts';
 import { forwardingSetting, readSetting } from '../../network/forwarding.ts';
+import { GUEST_DNS_PORT } from '../../network/nftables.ts';
 import { findUplink } from '../../network/routes.ts';
 import { findProgram } from '../../system/host-facts.ts';
 import type { Argv } from '../../system/runner.ts';
-import { type Check, failed, notApplicable, ok, warning } from '../check.ts';
+import { type Check, type CheckOutcome, failed, notApplicable, ok, warning } from '../check.ts';
 import type { PreflightContext } from '../context.ts';
-import { findForwardDrops } from '../firewall/drops.ts';
+import { type Drop, findForwardDrops, findNameDrops, type Paths } from '../firewall/drops.ts';
 import { parseIptablesSave } from '../firewall/legacy.ts';
 import { parseNftRuleset, type Ruleset } from '../firewall/ruleset.ts';
 import { asRoot } from '../fixes.ts';
@@ -66,26 +67,46 @@ export function forwardDropCheck(required: boolean): Check<PreflightContext> {
     async run(context) {
       const lookedFor = 'rules of Docker, ufw, firewalld and others that drop packets of VMs';
       const uplink = await uplinkOf(context);
-      if (uplink === undefined || context.pool === undefined) return notApplicable(lookedFor, 'There is no uplink.');
-      const rulesets = await readRulesets(context);
-      if (rulesets === undefined) return warning(lookedFor, 'The rules of this host could not be read.');
-      const drops = findForwardDrops(rulesets, {
-        ownTable: context.table,
-        pool: context.pool,
-        uplink,
-        uid: context.uid,
-      });
-      if (drops.length === 0) return ok(lookedFor, 'nothing drops them');
-      const detail = drops
-        .map(
-          ({ culprit, packets, chain }) =>
-            `${culprit} drops packets ${packets} (chain ${chain.family} ${chain.table} ${chain.name})`,
-        )
-        .join('; ');
-      const fix = [...new Set(drops.map((drop) => drop.fix))].join(' && ');
-      return required ? failed(lookedFor, `${detail}.`, fix) : warning(lookedFor, `${detail}.`, fix);
+      if (uplink === undefined) return notApplicable(lookedFor, 'There is no uplink.');
+      return await judge(context, lookedFor, required, (rulesets, paths) =>
+        findForwardDrops(rulesets, { ...paths, uplink }),
+      );
     },
   };
+}
+
+/** VMs that cannot look up a name still run, and reach everything by address. */
+export const nameDropCheck: Check<PreflightContext> = {
+  id: 'nat.names',
+  title: 'lookups of VMs',
+  async run(context) {
+    const lookedFor = `rules that drop what VMs ask this host for names, on port ${GUEST_DNS_PORT}`;
+    if (!context.config.dns.enabled) return notApplicable(lookedFor, 'dns.enabled is false.');
+    return await judge(context, lookedFor, false, (rulesets, paths) =>
+      findNameDrops(rulesets, { ...paths, port: GUEST_DNS_PORT }),
+    );
+  },
+};
+
+async function judge(
+  context: PreflightContext,
+  lookedFor: string,
+  required: boolean,
+  find: (rulesets: Ruleset[], paths: Paths) => Drop[],
+): Promise<CheckOutcome> {
+  if (context.pool === undefined) return notApplicable(lookedFor, 'There is no address pool.');
+  const rulesets = await readRulesets(context);
+  if (rulesets === undefined) return warning(lookedFor, 'The rules of this host could not be read.');
+  const drops = find(rulesets, { ownTable: context.table, pool: context.pool, uid: context.uid });
+  if (drops.length === 0) return ok(lookedFor, 'nothing drops them');
+  const detail = drops
+    .map(
+      ({ culprit, packets, chain }) =>
+        `${culprit} drops packets ${packets} (chain ${chain.family} ${chain.table} ${chain.name})`,
+    )
+    .join('; ');
+  const fix = [...new Set(drops.map((drop) => drop.fix))].join(' && ');
+  return required ? failed(lookedFor, `${detail}.`, fix) : warning(lookedFor, `${detail}.`, fix);
 }
 
 /** Every rule of the host; undefined when this user may not see them. */

@@ -2,7 +2,7 @@
 import { access, constants, stat } from 'node:fs/promises';
 import { formatSubnet, overlaps, parseSubnet } from '../../core/addresses.ts';
 import { BangerError, messageOf, systemCode } from '../../errors.ts';
-import { renderRules } from '../../network/nftables.ts';
+import { GUEST_DNS_PORT, renderRules } from '../../network/nftables.ts';
 import { type HostRoute, listRoutes } from '../../network/routes.ts';
 import { findProgram } from '../../system/host-facts.ts';
 import { SAMPLE_TAP } from '../../system/privileged-commands.ts';
@@ -60,7 +60,7 @@ export const rulesCheck: Check<PreflightContext> = {
     if (programs.status === 'failed') return programs;
     const lookedFor = `${programs.detail} and nf_tables in the kernel`;
     const member = { tap: SAMPLE_TAP, address: '172.30.0.2', nat: true };
-    const guestDns = { gateway: '172.30.0.1', port: 42_053 };
+    const guestDns = { gateway: '172.30.0.1', port: GUEST_DNS_PORT };
     const rules = renderRules({ table: context.table, members: [member], vmToVm: false, guestDns });
     const refusal = await tryInNamespace(context, [nft, '-f', '-'], rules);
     if (refusal !== undefined) {

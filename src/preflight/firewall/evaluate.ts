@@ -1,16 +1,22 @@
 /**
- * What becomes of a forwarded packet under a host's rules. Three answers: what cannot be known from the rules
+ * What becomes of a packet under a host's rules. Three answers: what cannot be known from the rules
  * (rate limits, marks, …) is `unknown` and never reported as a drop.
  */
 import { overlaps, parseAddress, parseSubnet, type Subnet } from '../../core/addresses.ts';
 import { type Expression, type FilterChain, findChain, type Ruleset, setKey } from './ruleset.ts';
 
-/** A TCP packet to a port nobody has a rule for. */
 export interface Packet {
+  /** forwarded, or for this host itself */
+  hook: 'forward' | 'input';
+  protocol: 'tcp' | 'udp';
+  /** destination port */
+  port: number;
+  /** its destination was changed by this host's own rules */
+  translated: boolean;
   /** device it comes in by */
   from: string;
-  /** device it leaves by */
-  to: string;
+  /** device it leaves by; undefined when it stays */
+  to: string | undefined;
   /** IPv4 addresses; undefined for some address of the outside */
   source: string | undefined;
   destination: string | undefined;
@@ -28,18 +34,18 @@ export interface Fate {
 /** Does it hold? `undefined`: cannot be known. */
 type Truth = boolean | undefined;
 
+/** IPPROTO_* of linux/in.h. */
+const NUMBERS = { tcp: 6, udp: 17 } as const;
+
 /** Rules do not nest deeper: nftables' own limit (NFT_JUMP_STACK_SIZE). */
 const MAX_DEPTH = 16;
 
-/** A destination port no firewall opens by name. */
-const PORT = 47_113;
-
-/** A packet is forwarded when every chain at the hook accepts it, whatever table it is in. */
-export function evaluateForward(ruleset: Ruleset, packet: Packet, ownTable: string): Fate {
+/** A packet goes on when every chain at its hook accepts it, whatever table it is in. */
+export function evaluatePacket(ruleset: Ruleset, packet: Packet, ownTable: string): Fate {
   const visited: string[] = [];
   let verdict: Fate['verdict'] = 'accept';
   for (const chain of ruleset.chains) {
-    if (chain.hook !== 'forward' || !['ip', 'inet'].includes(chain.family) || chain.table === ownTable) continue;
+    if (chain.hook !== packet.hook || !['ip', 'inet'].includes(chain.family) || chain.table === ownTable) continue;
     const walk = new Walk(ruleset, packet);
     const end = walk.chain(chain, 0);
     const final = end === 'accept' || end === 'drop' ? end : chain.policy;
@@ -166,7 +172,10 @@ function holds(expression: Expression, rule: Expression[], packet: Packet, looku
 /** iptables' own matches keep their arguments to themselves in nft's output; what they are used for is known. */
 function holdsXt(name: string, rule: Expression[], packet: Packet): Truth {
   if (name === 'comment') return true;
-  if (name === 'addrtype') return false; // used for addresses of the host itself, which are not forwarded
+  // used for addresses of the host itself, which are not forwarded; what is dropped by it is a broadcast
+  if (name === 'addrtype' && packet.hook === 'forward') return false;
+  if (name === 'addrtype')
+    return rule.some((expression) => 'return' in expression || 'accept' in expression) || undefined;
   if (name === 'conntrack' || name === 'state') {
     // before an ACCEPT it means RELATED,ESTABLISHED, before anything else INVALID
     return rule.some((expression) => 'accept' in expression) && packet.state === 'established';
@@ -183,21 +192,25 @@ function compare(left: Record<string, unknown>, right: unknown, packet: Packet, 
   };
   const key = (left.meta as { key?: string } | undefined)?.key;
   if (key === 'iifname' || key === 'iif') return any((name) => matchesDevice(packet.from, name));
-  if (key === 'oifname' || key === 'oif') return any((name) => matchesDevice(packet.to, name));
-  if (key === 'l4proto') return any((protocol) => protocol === 'tcp' || protocol === 6);
+  if (key === 'oifname' || key === 'oif')
+    return any((name) => packet.to !== undefined && matchesDevice(packet.to, name));
+  if (key === 'l4proto')
+    return any((protocol) => protocol === packet.protocol || protocol === NUMBERS[packet.protocol]);
   if (key === 'nfproto') return any((protocol) => protocol === 'ipv4');
   if (key === 'protocol') return any((protocol) => protocol === 'ip');
   const conntrack = (left.ct as { key?: string } | undefined)?.key;
   if (conntrack === 'state') return any((state) => state === packet.state);
-  // only packets to a published port have their destination changed
-  if (conntrack === 'status') return any((status) => (status === 'dnat' ? false : undefined));
+  if (conntrack === 'status') return any((status) => (status === 'dnat' ? packet.translated : undefined));
   const payload = left.payload as { protocol?: string; field?: string } | undefined;
   if (payload?.protocol === 'ip' && payload.field === 'saddr') return any((range) => inRange(packet.source, range));
   if (payload?.protocol === 'ip' && payload.field === 'daddr')
     return any((range) => inRange(packet.destination, range));
-  if (payload?.protocol === 'ip' && payload.field === 'protocol') return any((protocol) => protocol === 'tcp');
-  if (payload?.protocol === 'tcp' && payload.field === 'dport') return any((port) => inPorts(port));
-  if (payload?.protocol !== undefined && payload.protocol !== 'ip' && payload.protocol !== 'tcp') return false;
+  if (payload?.protocol === 'ip' && payload.field === 'protocol')
+    return any((protocol) => protocol === packet.protocol);
+  if (payload?.protocol === undefined || payload.protocol === 'ip') return undefined;
+  // `th`: either of both
+  if (payload.protocol !== packet.protocol && payload.protocol !== 'th') return false;
+  if (payload.field === 'dport') return any((port) => inPorts(packet.port, port));
   return undefined;
 }
 
@@ -242,7 +255,7 @@ function isPrivate(subnet: Subnet): boolean {
   return ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16'].some((text) => overlaps(parseSubnet(text), subnet));
 }
 
-function inPorts(port: unknown): boolean {
-  const range = (port as { range?: [number, number] } | null)?.range;
-  return range ? range[0] <= PORT && PORT <= range[1] : port === PORT;
+function inPorts(port: number, wanted: unknown): boolean {
+  const range = (wanted as { range?: [number, number] } | null)?.range;
+  return range ? range[0] <= port && port <= range[1] : wanted === port;
 }

@@ -71,7 +71,7 @@ function translate(option: string, value: string, negated: boolean): Expression 
     case '-p':
       return match({ meta: { key: 'l4proto' } }, value);
     case '--dport':
-      return match({ payload: { protocol: 'tcp', field: 'dport' } }, Number(value));
+      return match({ payload: { protocol: 'th', field: 'dport' } }, portsOf(value));
     case '--ctstate':
     case '--state':
       return match({ ct: { key: 'state' } }, value.toLowerCase().split(','));
@@ -87,11 +87,17 @@ function translate(option: string, value: string, negated: boolean): Expression 
   }
 }
 
-const KNOWN_MATCHES = new Set(['conntrack', 'state', 'tcp', 'comment']);
+const KNOWN_MATCHES = new Set(['conntrack', 'state', 'tcp', 'udp', 'comment']);
 
 function prefixOf(value: string): unknown {
   const [addr = '', length = '32'] = value.split('/');
   return { prefix: { addr, len: Number(length) } };
+}
+
+/** `53`, or `1024:65535`. */
+function portsOf(value: string): unknown {
+  const [first = '', last] = value.split(':');
+  return last === undefined ? Number(first) : { range: [Number(first), Number(last)] };
 }
 
 /** Words of a line in which iptables-save quotes those with spaces. */
