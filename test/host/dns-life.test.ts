@@ -107,6 +107,19 @@ describe('names of VMs', { skip: hostSkip('dig') }, () => {
     await host.ok('ssh-config', '--uninstall', '--file', sshConfig);
   });
 
+  it('move with a VM that gets another name while it runs', LIMIT, async () => {
+    const { address } = await host.vm('db');
+    const before = await serial();
+    await host.ok('rename', 'db', 'store');
+    assert.equal(await dig('+short', 'store.vm'), address);
+    assert.equal(await rcode('db.vm'), 'NXDOMAIN');
+    assert.equal(await dig('+short', '-x', address), 'store.vm.');
+    assert.equal(await host.guest('web', 'getent hosts db || getent hosts store'), hostsLine(address, 'store.vm'));
+    await host.ok('rename', 'store', 'db');
+    assert.equal(await dig('+short', 'db.vm'), address);
+    assert.ok((await serial()) > before, 'the serial grows');
+  });
+
   it('are gone with a VMM that was killed, and it is told why', LIMIT, async () => {
     crash((await host.vm('web')).pid);
     await until('the record is gone', async () => (await rcode('web.vm')) === 'NXDOMAIN', 10_000);

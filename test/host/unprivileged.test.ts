@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { DoctorReport, VmDetail } from '../../src/api/schemas.ts';
@@ -16,11 +16,12 @@ import { hostSkip } from '../support/host.ts';
 const LIMIT = { timeout: 240_000 };
 const DIST = join(import.meta.dirname, '../../dist');
 const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
+const TUN = '/dev/net/tun';
 const RULES_DIRECTORY = '/etc/sudoers.d';
 const root = createRunner({ ...process.env, PATH });
 
 const skip =
-  hostSkip('sudo', 'visudo', 'useradd', 'userdel', 'setpriv') ||
+  hostSkip('dig', 'sudo', 'visudo', 'useradd', 'userdel', 'setpriv') ||
   (!existsSync(RULES_DIRECTORY) && `sudo reads no ${RULES_DIRECTORY} here`);
 
 describe('a user who is not root', { skip }, () => {
@@ -30,6 +31,7 @@ describe('a user who is not root', { skip }, () => {
   let home = '';
   let banger = '';
   let uid = '';
+  let tunMode: number | undefined;
 
   before(async () => {
     // root's own directories may be closed to others, so the user gets copies of what it needs
@@ -43,12 +45,22 @@ describe('a user who is not root', { skip }, () => {
     await root.run(['useradd', '--no-create-home', '--home-dir', home, user]);
     await root.run(['chown', '-R', user, home]);
     uid = (await root.run(['id', '-u', user])).stdout.trim();
+    // udev opens it to all, so where nothing did, doctor says how
+    const { mode } = await stat(TUN);
+    if ((mode & 0o006) !== 0o006) {
+      const tap = JSON.parse((await run('doctor', '--json', 'start')).stdout) as DoctorReport;
+      const { fix } = tap.checks.find(({ id }) => id === 'network.tap') ?? {};
+      assert.equal(fix, `sudo chmod 0666 ${TUN}`);
+      tunMode = mode & 0o7777;
+      await chmod(TUN, 0o666);
+    }
   });
 
   after(async () => {
     await run('rm', '--force', 'web');
     await run('daemon', 'stop');
     await rm(rulesFile, { force: true });
+    if (tunMode !== undefined) await chmod(TUN, tunMode);
     await root.run(['userdel', user], { okExits: [0, 6, 8, 12] });
     await rm(place, { recursive: true, force: true });
   });
@@ -118,6 +130,10 @@ describe('a user who is not root', { skip }, () => {
       `${address}/32`,
     );
     assert.equal(await ok('ssh', 'web', 'id', '-u'), '0');
+    const found = await ok('exec', '-n', 'web', '--', 'getent', 'hosts', 'api.web.vm');
+    assert.deepEqual(found.split(/\s+/), [address, 'api.web.vm'], 'the guest finds names');
+    const [name] = (await root.run(['dig', '+short', '@127.0.0.1', '-p', '42069', 'web.vm'])).stdout.split('\n');
+    assert.equal(name, address, 'the host finds names');
 
     await ok('stop', 'web');
     assert.deepEqual(await traces(id), [], 'a stop left something');
