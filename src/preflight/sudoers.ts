@@ -56,7 +56,7 @@ export function renderSudoers(request: SudoersRequest): string {
     ...always,
     ...(forStoreImage.length > 0
       ? [
-          '# Only for `banger storage init`, which mounts a file of this user: take the "#" away from what follows.',
+          '# Only for the store of `banger storage init`, a file of this user that is mounted: take the "#" away from what follows.',
           ...forStoreImage.map((line) => `#${line}`),
         ]
       : []),

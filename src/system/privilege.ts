@@ -1,5 +1,7 @@
 /** Single programs as root: directly when we are root, through `sudo -n` otherwise. Never a shell. */
+import { basename } from 'node:path';
 import { BangerError } from '../errors.ts';
+import { STORAGE_PROGRAMS } from './privileged-commands.ts';
 import type { Argv, Runner, RunOptions, RunResult } from './runner.ts';
 
 export interface PrivilegeOptions {
@@ -56,7 +58,9 @@ function sudoRefusal(error: unknown, argv: Argv): BangerError | undefined {
   if (typeof stderr !== 'string' || !/^sudo: /m.test(stderr.replace(SUDO_WARNINGS, ''))) return undefined;
   return new BangerError('host_unprepared', `sudo does not let this user run \`${argv.join(' ')}\`.`, {
     cause: error,
-    hint: 'Install the rules that this prints: banger doctor --sudoers',
+    hint: STORAGE_PROGRAMS.some((program) => program === basename(argv[0]))
+      ? 'Install the rules that this prints, those for the store without their "#": banger doctor --sudoers'
+      : 'Install the rules that this prints: banger doctor --sudoers',
     details: { program: argv[0] },
   });
 }

@@ -117,8 +117,10 @@ describe('privileged programs', () => {
     await assert.rejects(user.run(['nft', '-f', '-']), {
       code: 'host_unprepared',
       message: 'sudo does not let this user run `nft -f -`.',
-      hint: /banger doctor --sudoers/,
+      hint: /^Install the rules that this prints: banger doctor --sudoers$/,
     });
+    // those of the store are printed as comments
+    await assert.rejects(user.run(['/usr/bin/mount', '-t', 'xfs', 'a', 'b']), { hint: /without their "#"/ });
   });
 
   it('are not refused where sudo only warns and the program itself fails', async (t) => {
