@@ -6,6 +6,7 @@ import { messageOf } from '../errors.ts';
 import { connectVmm } from '../firecracker/api.ts';
 import { lastLines } from '../firecracker/console.ts';
 import { findVmm, listVmms } from '../firecracker/launch.ts';
+import { endSelfTests } from '../preflight/self-test.ts';
 import { forgetShared } from '../storage/kept-disks.ts';
 import { vmFiles, vmmSocket } from '../storage/layout.ts';
 import { expiry } from '../system/abort.ts';
@@ -51,6 +52,9 @@ export async function reconcileHost(host: Host, supervisor: Supervisor, actions:
   );
   await freeOwnerless(host);
   await sweepImages(host);
+  await endSelfTests({ cacheDirectory: host.config.paths.cache, privileged: host.privileged }).catch((error) =>
+    host.log.error({ error: messageOf(error) }, 'a KVM test of an earlier daemon could not be ended'),
+  );
   // after the deletions: a disk that was being kept has its VM's name no more
   await forgetShared(host.config.paths.store);
   await host.network.reassert();

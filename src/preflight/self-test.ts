@@ -4,13 +4,13 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { access, constants, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { access, constants, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
 import { writeFileAtomic } from '../system/files.ts';
 import type { Privileged } from '../system/privilege.ts';
-import { findProcessesByArgument, isAlive } from '../system/processes.ts';
+import { endProcess, findProcessesByArgument, isAlive } from '../system/processes.ts';
 import type { Argv, Runner } from '../system/runner.ts';
 
 /** A working host prints the first line within 0.3 s; a loaded one gets ten times that. */
@@ -104,7 +104,10 @@ type Outcome = Pick<KvmVerdict, 'works' | 'detail'>;
 async function bootOnce(options: SelfTestOptions, userMayOpen: boolean): Promise<Outcome> {
   await mkdir(options.cacheDirectory, { recursive: true });
   const configFile = join(options.cacheDirectory, `self-test-${randomBytes(4).toString('hex')}.json`);
-  const argv = options.vmm.kind === 'firecracker' ? firecrackerArgv(options.vmm.path, configFile) : qemuArgv(options);
+  const argv =
+    options.vmm.kind === 'firecracker'
+      ? firecrackerArgv(options.vmm.path, configFile)
+      : qemuArgv(options, `${configFile}.pid`);
   const stop = new AbortController();
   let firstLine: string | undefined;
   let ended = false;
@@ -131,7 +134,7 @@ async function bootOnce(options: SelfTestOptions, userMayOpen: boolean): Promise
     if (!ended) return { works: false, detail: `The test guest could not be started: ${lastWords(error)}` };
   } finally {
     clearTimeout(timer);
-    await rm(configFile, { force: true });
+    for (const file of [configFile, `${configFile}.pid`]) await rm(file, { force: true });
   }
   if (firstLine !== undefined) {
     const ms = Math.round(performance.now() - began);
@@ -163,13 +166,29 @@ function firecrackerArgv(path: string, configFile: string): Argv {
   return [path, '--no-api', '--config-file', configFile];
 }
 
-function qemuArgv({ vmm, kernel }: SelfTestOptions): Argv {
+/** It ends with this process, as under fcqemu; the file of its process id is how it is found when it did not. */
+function qemuArgv({ vmm, kernel }: SelfTestOptions, pidFile: string): Argv {
   const machine = vmm.path.endsWith('aarch64') ? 'virt' : 'microvm';
   return [
-    vmm.path,
+    ...(['setpriv', '--pdeathsig', 'KILL', '--', vmm.path, '-pidfile', pidFile] as const),
     ...['-accel', 'kvm', '-cpu', 'host', '-M', machine, '-m', String(MEMORY_MIB), '-nodefaults', '-no-user-config'],
     ...['-no-reboot', '-display', 'none', '-serial', 'stdio', '-kernel', kernel, '-append', BOOT_ARGS],
   ];
+}
+
+/** For the start of a daemon, when no test runs: ends what tests of one that was killed have left. */
+export async function endSelfTests({
+  cacheDirectory,
+  privileged,
+}: Pick<SelfTestOptions, 'cacheDirectory' | 'privileged'>): Promise<void> {
+  const names = await readdir(cacheDirectory).catch(() => []); // no test ever ran
+  for (const name of names) {
+    if (!/^self-test-[0-9a-f]{8}\.json(\.pid)?$/.test(name)) continue;
+    const file = join(cacheDirectory, name);
+    for (const identity of await findProcessesByArgument(file)) await endProcess(identity, { graceMs: 0 });
+    await endAsRoot(privileged, file);
+    await rm(file, { force: true });
+  }
 }
 
 async function endAsRoot(privileged: Privileged, argument: string): Promise<void> {

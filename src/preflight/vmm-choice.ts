@@ -29,7 +29,7 @@ export type ChoiceContext = Pick<
  */
 export async function chooseVmm(context: ChoiceContext): Promise<VmmChoice> {
   const wanted = context.config.vmm;
-  const { firecracker, qemu, verdict } = await lookAtVmms(context);
+  const { firecracker, qemu, guard, verdict } = await lookAtVmms(context);
   if (wanted !== 'fcqemu' && firecracker.found && verdict.works) {
     return {
       kind: 'firecracker',
@@ -40,7 +40,8 @@ export async function chooseVmm(context: ChoiceContext): Promise<VmmChoice> {
     };
   }
   if (wanted === 'firecracker') throw firecrackerMissing(context, firecracker, verdict);
-  if (!qemu.found) throw qemuMissing(context, qemu.why);
+  if (!qemu.found) throw programMissing(context, context.config.programs.qemu, qemu.why);
+  if (!guard.found) throw programMissing(context, GUARD, guard.why);
   // QEMU is never run as root: where only root may open the device, guests are emulated
   const acceleration = verdict.works && verdict.userMayOpen ? 'kvm' : 'tcg';
   const why =
@@ -61,8 +62,13 @@ export async function chooseVmm(context: ChoiceContext): Promise<VmmChoice> {
 export interface VmmFindings {
   firecracker: FoundProgram;
   qemu: FoundProgram;
+  /** what QEMU is started by */
+  guard: FoundProgram;
   verdict: KvmVerdict;
 }
+
+/** Starts QEMU so that it ends with fcqemu, whatever ends that (util-linux). */
+const GUARD = 'setpriv';
 
 const findings = new WeakMap<ChoiceContext, Promise<VmmFindings>>();
 
@@ -75,17 +81,18 @@ export function lookAtVmms(context: ChoiceContext): Promise<VmmFindings> {
 
 async function find(context: ChoiceContext): Promise<VmmFindings> {
   const { config, env } = context;
-  const [firecracker, qemu] = await Promise.all([
+  const [firecracker, qemu, guard] = await Promise.all([
     findProgram(config.programs.firecracker, env),
     findProgram(config.programs.qemu, env),
+    findProgram(GUARD, env),
   ]);
   const vmm: TestVmm | undefined =
     config.vmm !== 'fcqemu' && firecracker.found
       ? { kind: 'firecracker', path: firecracker.path }
-      : qemu.found && config.vmm !== 'firecracker'
+      : qemu.found && guard.found && config.vmm !== 'firecracker'
         ? { kind: 'qemu', path: qemu.path }
         : undefined;
-  return { firecracker, qemu, verdict: await testKvm(context, vmm) };
+  return { firecracker, qemu, guard, verdict: await testKvm(context, vmm) };
 }
 
 async function testKvm(context: ChoiceContext, vmm: TestVmm | undefined): Promise<KvmVerdict> {
@@ -118,11 +125,10 @@ function firecrackerMissing({ config }: ChoiceContext, firecracker: FoundProgram
   );
 }
 
-function qemuMissing({ config, facts, uid }: ChoiceContext, why: string): BangerError {
-  const { qemu } = config.programs;
-  return new BangerError('host_unprepared', `${qemu} is not installed (looked ${why}).`, {
-    hint: installAdvice(facts.distribution, [qemu], uid),
-    details: { program: qemu },
+function programMissing({ facts, uid }: ChoiceContext, program: string, why: string): BangerError {
+  return new BangerError('host_unprepared', `${program} is not installed (looked ${why}).`, {
+    hint: installAdvice(facts.distribution, [program], uid),
+    details: { program },
   });
 }
 

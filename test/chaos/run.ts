@@ -77,7 +77,10 @@ async function perform(sequence: readonly Command[], bundle: string, tell: (text
     await checkAllData(model, real);
     return { performed };
   } catch (error) {
-    return { performed, error };
+    // what failed first, and what was found when this banger was taken down
+    if (!(error instanceof SuppressedError)) return { performed, error };
+    const both = [error.suppressed, error.error].map(messageOf).join('\nAnd afterwards:\n');
+    return { performed, error: new Error(both, { cause: error }) };
   }
 }
 

@@ -1,10 +1,25 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { readdir, readFile, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
-import { kvmVerdict, type SelfTestOptions } from '../../src/preflight/self-test.ts';
+import { endSelfTests, kvmVerdict, type SelfTestOptions } from '../../src/preflight/self-test.ts';
 import { findProcessesByArgument } from '../../src/system/processes.ts';
+import { until } from '../support/host.ts';
 import { BOOTS, REFUSES, SILENT, testMachine } from './support.ts';
+
+const source = (path: string) => JSON.stringify(new URL(`../../src/${path}`, import.meta.url));
+
+/** Does the test in a process that can be killed. */
+const TESTER = `
+import { kvmVerdict } from ${source('preflight/self-test.ts')};
+import { createPrivileged } from ${source('system/privilege.ts')};
+import { createRunner } from ${source('system/runner.ts')};
+const runner = createRunner(process.env);
+const privileged = createPrivileged(runner, { uid: 0, sudo: 'never', sudoProgram: 'sudo' });
+await kvmVerdict({ ...JSON.parse(process.argv[1]), runner, privileged });
+`;
 
 describe('kvmVerdict', () => {
   it('says yes when a guest prints its first line, and ends the guest', async (t) => {
@@ -100,6 +115,27 @@ describe('kvmVerdict', () => {
     await kvmVerdict(options);
     await writeFile(join(options.cacheDirectory, 'kvm-self-test.json'), '{"bootId":');
     assert.equal((await kvmVerdict(options)).works, true);
+  });
+
+  it('leaves nothing that the next daemon does not end', async (t) => {
+    const { options } = await prepare(t, 'while :; do /bin/sleep 0.2; done');
+    const { runner, privileged, ...data } = options;
+    const killed = spawn(process.execPath, ['--input-type=module', '--eval', TESTER, JSON.stringify(data)]);
+    const guests = async () => (await findProcessesByArgument(options.vmm.path)).length;
+    const marks = async () =>
+      (await readdir(options.cacheDirectory).catch(() => [])).filter((name) => name.startsWith('self-test-'));
+    await until('the test guest runs', async () => (await guests()) > 0);
+    killed.kill('SIGKILL');
+    await once(killed, 'close');
+    await until('QEMU has gone with it', async () => (await guests()) === 0);
+
+    // Firecracker would still be there
+    const [mark = ''] = await marks();
+    const other = spawn('tail', ['-f', join(options.cacheDirectory, mark)], { stdio: 'ignore' });
+    const ended = once(other, 'close');
+    await endSelfTests(options);
+    assert.deepEqual(await marks(), []);
+    assert.equal((await ended)[1], 'SIGKILL');
   });
 });
 

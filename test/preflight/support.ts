@@ -14,7 +14,18 @@ import { createRunner } from '../../src/system/runner.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
 /** Programs taken from this machine; QEMU and fcqemu are stood in for by scripts. */
-export const REAL_PROGRAMS = ['ip', 'nft', 'mke2fs', 'e2fsck', 'resize2fs', 'cp', 'ssh', 'sysctl', 'unshare'] as const;
+export const REAL_PROGRAMS = [
+  'setpriv',
+  'ip',
+  'nft',
+  'mke2fs',
+  'e2fsck',
+  'resize2fs',
+  'cp',
+  'ssh',
+  'sysctl',
+  'unshare',
+] as const;
 
 export interface TestMachine {
   context: PreflightContext;
