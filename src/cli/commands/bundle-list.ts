@@ -1,11 +1,14 @@
 /** `banger bundle list`: what VMs can boot from. */
 import { defineCommand } from '../command.ts';
+import { listed, NAMES, nameLines } from '../if-running.ts';
 import { renderTable } from '../output/table.ts';
 
 export default defineCommand({
+  options: NAMES,
   examples: ['bundle list', 'bundle ls --json'],
-  run: (ctx) => ctx.api.call('listBundles', {}),
-  print(bundles, ctx) {
+  run: (ctx, { options }) => listed(ctx, options.names, (api) => api.call('listBundles', {})),
+  print(bundles, ctx, options) {
+    if (options.names) return nameLines(bundles.map(({ name }) => name));
     if (bundles.length === 0) {
       ctx.talk('No bundles yet. Make one with: banger bundle build');
       return '';

@@ -2,18 +2,25 @@
 import type { Disk } from '../../api/schemas.ts';
 import { formatSize } from '../../units.ts';
 import { defineCommand } from '../command.ts';
+import { listed, NAMES, nameLines } from '../if-running.ts';
 import { renderTable } from '../output/table.ts';
 
 export default defineCommand({
   positionals: ['[name]'],
+  options: { ...NAMES, kept: { type: 'flag', help: 'only work disks that outlived their VM' } },
   completes: 'vm',
   description: 'Disks are sparse: they take what was written to them. Blocks that clones share count for each clone.',
-  examples: ['disk list', 'disk list web', "disk ls --json | jq 'map(.allocatedBytes) | add'"],
-  run: (ctx, { args: { name } }) =>
-    name === undefined ? ctx.api.call('listDisks', {}) : ctx.api.call('showDisks', { params: { name } }),
-  print(disks, ctx) {
+  examples: ['disk list', 'disk list web', 'disk ls --kept', "disk ls --json | jq 'map(.allocatedBytes) | add'"],
+  async run(ctx, { args: { name }, options: { names, kept } }) {
+    const disks = await listed(ctx, names, (api) =>
+      name === undefined ? api.call('listDisks', {}) : api.call('showDisks', { params: { name } }),
+    );
+    return kept ? disks.filter(({ role }) => role === 'kept') : disks;
+  },
+  print(disks, ctx, { names, kept }) {
+    if (names) return nameLines(disks.map((disk) => disk.vm ?? disk.name));
     if (disks.length > 0) return renderDisks(disks, ctx.paint);
-    ctx.talk('No disks yet. They come with the first VM: banger run NAME');
+    ctx.talk(kept ? 'No work disk was kept.' : 'No disks yet. They come with the first VM: banger run NAME');
     return '';
   },
 });

@@ -1,13 +1,16 @@
 /** `banger image list`: what VMs can be made from, besides bundles. */
 import { formatSize } from '../../units.ts';
 import { defineCommand } from '../command.ts';
+import { listed, NAMES, nameLines } from '../if-running.ts';
 import { renderTable } from '../output/table.ts';
 
 export default defineCommand({
+  options: NAMES,
   examples: ['image list', 'image ls --json'],
   description: 'SIZE is what the root file system has room for, ON DISK what the image takes here.',
-  run: (ctx) => ctx.api.call('listImages', {}),
-  print(images, ctx) {
+  run: (ctx, { options }) => listed(ctx, options.names, (api) => api.call('listImages', {})),
+  print(images, ctx, options) {
+    if (options.names) return nameLines(images.map(({ name }) => name));
     if (images.length === 0) {
       ctx.talk('No images yet. Bring one in with: banger image import FILE');
       return '';

@@ -1,18 +1,15 @@
 /** `banger operation list`: what runs now and what ran lately. */
 import { formatDuration } from '../../units.ts';
 import { defineCommand } from '../command.ts';
-import { ifRunning } from '../if-running.ts';
+import { listed, nameLines } from '../if-running.ts';
 import { renderTable } from '../output/table.ts';
 
 export default defineCommand({
   options: { ids: { type: 'flag', help: 'print only ids, one a line, and start no daemon' } },
   examples: ['operation list', 'operation ls --json'],
-  async run(ctx, { options }) {
-    if (options.ids) return (await ifRunning(ctx.runningApi.call('listOperations', {}))) ?? [];
-    return await ctx.api.call('listOperations', {});
-  },
+  run: (ctx, { options }) => listed(ctx, options.ids, (api) => api.call('listOperations', {})),
   print(operations, ctx, options) {
-    if (options.ids) return operations.map(({ id }) => id).join('\n');
+    if (options.ids) return nameLines(operations.map(({ id }) => id));
     if (operations.length === 0) {
       ctx.talk('No operations yet.');
       return '';

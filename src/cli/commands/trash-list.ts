@@ -1,12 +1,15 @@
 /** `banger trash list`: what can still be had back, and for how long. */
 import { formatDuration, formatSize } from '../../units.ts';
 import { defineCommand } from '../command.ts';
+import { listed, NAMES, nameLines } from '../if-running.ts';
 import { renderTable } from '../output/table.ts';
 
 export default defineCommand({
+  options: NAMES,
   examples: ['trash list', 'trash list --json'],
-  run: (ctx) => ctx.api.call('listTrash', {}),
-  print(trashed, ctx) {
+  run: (ctx, { options }) => listed(ctx, options.names, (api) => api.call('listTrash', {})),
+  print(trashed, ctx, options) {
+    if (options.names) return nameLines(trashed.map(({ name }) => name));
     if (trashed.length === 0) {
       ctx.talk('The trash is empty.');
       return '';

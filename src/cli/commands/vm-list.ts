@@ -2,7 +2,7 @@
 import type { Vm, VmState } from '../../api/schemas.ts';
 import { formatDuration, formatSize, MIB } from '../../units.ts';
 import { defineCommand } from '../command.ts';
-import { ifRunning } from '../if-running.ts';
+import { listed, NAMES, nameLines } from '../if-running.ts';
 import type { Colour, Paint } from '../output/paint.ts';
 import { renderTable } from '../output/table.ts';
 
@@ -19,15 +19,11 @@ const STATE_COLOURS: Record<VmState, Colour> = {
 };
 
 export default defineCommand({
-  options: { names: { type: 'flag', help: 'print only names, one a line, and start no daemon' } },
+  options: NAMES,
   examples: ['ls', "ls --json | jq -r '.[].address'", 'ls --names'],
-  async run(ctx, { options }) {
-    // names are for shell completion, which must not start a daemon
-    if (options.names) return (await ifRunning(ctx.runningApi.call('listVms', {}))) ?? [];
-    return await ctx.api.call('listVms', {});
-  },
+  run: (ctx, { options }) => listed(ctx, options.names, (api) => api.call('listVms', {})),
   print(vms, ctx, options) {
-    if (options.names) return vms.map(({ name }) => name).join('\n');
+    if (options.names) return nameLines(vms.map(({ name }) => name));
     for (const { name, problem } of vms) if (problem !== null) ctx.warn(`${name}: ${problem}`);
     if (vms.length > 0) return renderVms(vms, ctx.paint, Date.now());
     ctx.talk('No VMs yet. Make one with: banger run NAME');
