@@ -10,6 +10,24 @@ import type { Context } from './context.ts';
  */
 export type Positional = string;
 
+/**
+ * What a word of a command line is. Things that have names are asked of the daemon; `vm-path` is a file here or in a VM.
+ * Where a name may stand, a file or directory is a path with a slash.
+ */
+export type WordKind =
+  | 'vm'
+  | 'vm-path'
+  | 'trashed-vm'
+  | 'kept-disk'
+  | 'image'
+  | 'bundle'
+  | 'operation'
+  | 'file'
+  | 'directory';
+
+/** What completion offers for a word: whatever there is of some kinds, or these words; one that ends in `=` goes on. */
+export type Completes = readonly WordKind[] | { words: readonly string[] };
+
 interface OptionBase {
   /** one letter */
   short?: string;
@@ -29,6 +47,8 @@ interface ValueOption extends OptionBase {
   placeholder?: string;
   /** the only values it takes, for help, checks and completion */
   choices?: readonly string[];
+  /** what its value is, for completion; one that takes `choices` needs none */
+  completes?: Completes;
   /** whether a `size` may be `none`, which is 0 */
   orNone?: true;
 }
@@ -85,8 +105,8 @@ export interface CommandSpec<P extends readonly Positional[], O extends OptionSp
   description?: string;
   /** command lines without the leading `banger` */
   examples: readonly string[];
-  /** what its positionals are, for completion */
-  completes?: 'vm' | 'vm-path' | 'operation';
+  /** what its positionals are, for completion; one that is missing here is made up by whoever types it */
+  completes?: Partial<Record<ArgName<P[number]>, Completes>>;
   /** everything after the first positional belongs to another program and is passed on unread */
   passThrough?: boolean;
   /** false for a command that has nothing `--json` could print */
@@ -108,7 +128,7 @@ export interface Command {
   options: OptionSpecs;
   description?: string;
   examples: readonly string[];
-  completes?: 'vm' | 'vm-path' | 'operation';
+  completes: Readonly<Partial<Record<string, Completes>>>;
   passThrough: boolean;
   data: boolean;
   execute(ctx: Context, input: RawInput): Promise<void>;
@@ -124,7 +144,7 @@ export function defineCommand<
     options: spec.options ?? {},
     ...(spec.description === undefined ? {} : { description: spec.description }),
     examples: spec.examples,
-    ...(spec.completes === undefined ? {} : { completes: spec.completes }),
+    completes: spec.completes ?? {},
     passThrough: spec.passThrough ?? false,
     data: spec.data ?? true,
     async execute(ctx, input) {

@@ -10,11 +10,17 @@ export const RECIPE_OPTIONS = {
   from: {
     type: 'text',
     placeholder: 'base',
+    completes: ['image', 'bundle', 'directory'],
     help: 'image or bundle to begin with',
     default: "the recipe's, else the default bundle",
   },
   package: { type: 'list', short: 'p', placeholder: 'name', help: 'package to install; may be given again' },
-  packages: { type: 'list', placeholder: 'file', help: 'file that lists packages, one a line; may be given again' },
+  packages: {
+    type: 'list',
+    placeholder: 'file',
+    completes: ['file'],
+    help: 'file that lists packages, one a line; may be given again',
+  },
   run: { type: 'list', short: 'r', placeholder: 'line', help: 'line to run in it; may be given again' },
   size: { type: 'size', help: 'size of the root disk', default: "the recipe's, else the base's" },
   set: { type: 'list', placeholder: 'key=value', help: 'lay a value over the recipe; may be given again' },

@@ -6,13 +6,24 @@ import type { OptionSpecs, OptionValues } from './command.ts';
 export const RESTART_POLICIES = ['never', 'on-failure', 'always'] as const satisfies RestartPolicy[];
 
 export const VM_OPTIONS = {
-  image: { type: 'text', short: 'i', placeholder: 'name', help: 'bundle or image to make it from' },
+  image: {
+    type: 'text',
+    short: 'i',
+    placeholder: 'name',
+    completes: ['image', 'bundle'],
+    help: 'bundle or image to make it from',
+  },
   vcpus: { type: 'count', help: 'virtual processors, 1 to 32' },
   memory: { type: 'memory', short: 'm', help: 'memory, e.g. 512M or 2G; a bare number counts MiB' },
   disk: { type: 'size', help: 'size of the root disk; at least that of the image' },
   workDisk: { type: 'size', orNone: true, help: 'size of the work disk; 0 or none for none' },
   workMount: { type: 'text', placeholder: 'path', help: 'where the guest mounts the work disk', default: '/root' },
-  workDiskFrom: { type: 'text', placeholder: 'name|file', help: 'use a kept work disk, or a copy of a file' },
+  workDiskFrom: {
+    type: 'text',
+    placeholder: 'name|file',
+    completes: ['kept-disk', 'file'],
+    help: 'use a kept work disk, or a copy of a file',
+  },
   nat: { type: 'off', help: 'keep it from reaching anything outside this host' },
   autostart: { type: 'flag', help: 'start it whenever this host comes up' },
   restart: {

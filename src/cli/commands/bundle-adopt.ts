@@ -6,6 +6,7 @@ import { perform } from '../operations.ts';
 
 export default defineCommand({
   positionals: ['directory'],
+  completes: { directory: ['directory'] },
   description: 'The files are taken by their names, with the checksums they have now.',
   examples: ['bundle adopt ./my-bundle'],
   async run(ctx, { args }) {

@@ -12,6 +12,7 @@ export default defineCommand({
       type: 'text',
       short: 'o',
       placeholder: 'dir',
+      completes: ['directory'],
       help: 'directory to write it to',
       default: 'one in the bundle store',
     },

@@ -8,6 +8,7 @@ import { perform } from '../operations.ts';
 
 export default defineCommand({
   positionals: ['bundle', 'file'],
+  completes: { bundle: ['bundle', 'directory'], file: ['file'] },
   description: 'The file is a zstd-compressed tar archive; one that exists is not replaced.',
   examples: ['bundle export debian-bookworm bookworm.tar.zst', 'bundle export ./my-bundle /tmp/my.tar.zst'],
   async run(ctx, { args }) {

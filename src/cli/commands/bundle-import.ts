@@ -6,6 +6,7 @@ import { perform } from '../operations.ts';
 
 export default defineCommand({
   positionals: ['file'],
+  completes: { file: ['file'] },
   options: {
     name: { type: 'text', placeholder: 'name', help: 'name to give it', default: 'the one in its bundle.json' },
     force: { type: 'flag', short: 'f', help: 'replace a bundle of that name' },

@@ -8,6 +8,7 @@ import { renderFields } from '../output/table.ts';
 
 export default defineCommand({
   positionals: ['[bundle]'],
+  completes: { bundle: ['bundle', 'directory'] },
   description: 'A bundle is named by its name or by a path with a slash; without either it is the default one.',
   examples: ['bundle show', 'bundle show debian-trixie --json', 'bundle show ./my-bundle'],
   run: (ctx, { args }) =>

@@ -3,6 +3,7 @@ import { defineCommand } from '../command.ts';
 
 export default defineCommand({
   positionals: ['name'],
+  completes: { name: ['bundle'] },
   description: 'VMs that exist already keep the bundle they were made from.',
   examples: ['bundle use debian-trixie'],
   async run(ctx, { args }) {

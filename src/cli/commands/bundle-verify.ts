@@ -9,6 +9,7 @@ const EXIT_FAILED = 1;
 
 export default defineCommand({
   positionals: ['[bundle]'],
+  completes: { bundle: ['bundle', 'directory'] },
   description: 'The exit status is 1 when a check failed. Without a name or path the default bundle is checked.',
   examples: ['bundle verify', 'bundle verify debian-bookworm --json', 'bundle verify ./my-bundle'],
   async run(ctx, { args }) {

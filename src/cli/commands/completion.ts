@@ -6,6 +6,7 @@ const SHELLS = ['bash', 'zsh', 'fish'] as const;
 
 export default defineCommand({
   positionals: ['shell'],
+  completes: { shell: { words: SHELLS } },
   data: false,
   description:
     'Where the script goes:\n' +
@@ -20,7 +21,7 @@ export default defineCommand({
         hint: 'banger completion bash, zsh or fish',
       });
     }
-    const { completionScript } = await import('../completion.ts');
+    const { completionScript } = await import('../completion/script.ts');
     ctx.print(await completionScript(shell, ctx.commands));
   },
 });

@@ -13,7 +13,7 @@ export default defineCommand({
     recursive: { type: 'flag', short: 'r', help: 'copy directories with all that is in them' },
     preserve: { type: 'flag', short: 'p', help: 'keep times and modes' },
   },
-  completes: 'vm-path',
+  completes: { paths: ['vm-path'] },
   data: false,
   description:
     'The last path is where to. A path in a VM is written NAME:PATH; relative ones begin at /root.\n' +

@@ -4,6 +4,7 @@ import { forEachName } from '../operations.ts';
 
 export default defineCommand({
   positionals: ['names...'],
+  completes: { names: ['kept-disk'] },
   description: 'Names are those of kept disks in banger disk list. Disks of VMs go with their VM.',
   examples: ['disk rm web', 'disk delete web web-2'],
   async run(ctx, { args }) {

@@ -8,7 +8,7 @@ import { renderTable } from '../output/table.ts';
 export default defineCommand({
   positionals: ['[name]'],
   options: { ...NAMES, kept: { type: 'flag', help: 'only work disks that outlived their VM' } },
-  completes: 'vm',
+  completes: { name: ['vm'] },
   description: 'Disks are sparse: they take what was written to them. Blocks that clones share count for each clone.',
   examples: ['disk list', 'disk list web', 'disk ls --kept', "disk ls --json | jq 'map(.allocatedBytes) | add'"],
   async run(ctx, { args: { name }, options: { names, kept } }) {

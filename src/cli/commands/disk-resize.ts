@@ -12,7 +12,7 @@ export default defineCommand({
     root: { type: 'size', help: 'new size of the root disk' },
     online: { type: 'flag', help: 'also while the VM runs; its guest needs resize2fs' },
   },
-  completes: 'vm',
+  completes: { name: ['vm'] },
   description: 'Disks only grow. A growth that is cut off is finished by the next start.',
   examples: ['disk resize web --work 20G', 'disk resize web --work 50G --root 16G --online'],
   async run(ctx, { args: { name }, options }) {

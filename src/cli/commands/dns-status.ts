@@ -14,6 +14,7 @@ export default defineCommand({
     explain: {
       type: 'text',
       placeholder: 'NAME',
+      completes: ['vm'],
       help: 'follow one name from its record to a lookup on this host; the exit status is 1 when a link is broken',
     },
   },

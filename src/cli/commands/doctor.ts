@@ -23,6 +23,7 @@ const COMMANDS: readonly DoctorCommand[] = ['create', 'start', 'nat', 'ssh', 'bu
 
 export default defineCommand({
   positionals: ['[command]'],
+  completes: { command: { words: COMMANDS } },
   description: [
     'The exit status is 6 when a check failed, so that a start would fail too.',
     `A command asks for its checks alone: ${COMMANDS.join(', ')}.`,

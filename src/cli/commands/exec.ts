@@ -19,7 +19,7 @@ export default defineCommand({
     env: { type: 'list', short: 'e', placeholder: 'name=value', help: 'set a variable for it; may be repeated' },
     cwd: { type: 'text', short: 'C', placeholder: 'dir', help: 'directory to run it in' },
   },
-  completes: 'vm',
+  completes: { name: ['vm'] },
   passThrough: true,
   data: false,
   description:

@@ -6,6 +6,7 @@ import { RECIPE_OPTIONS, recipeRequest } from '../recipe-options.ts';
 
 export default defineCommand({
   positionals: ['[recipe]'],
+  completes: { recipe: ['file'] },
   options: {
     ...RECIPE_OPTIONS,
     cache: { type: 'off', help: 'do every step again' },

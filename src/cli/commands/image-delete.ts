@@ -4,6 +4,7 @@ import { forEachName, perform } from '../operations.ts';
 
 export default defineCommand({
   positionals: ['names...'],
+  completes: { names: ['image'] },
   description: 'A VM needs the image it was made from, because it boots with its kernel and initrd.',
   examples: ['image delete dev', 'image rm dev dev-old'],
   async run(ctx, { args }) {

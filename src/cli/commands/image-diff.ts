@@ -6,6 +6,7 @@ import type { Paint } from '../output/paint.ts';
 
 export default defineCommand({
   positionals: ['before', 'after'],
+  completes: { before: ['image', 'bundle', 'directory'], after: ['image', 'bundle', 'directory'] },
   description: 'Either may be a bundle too.',
   examples: ['image diff debian-bookworm dev', 'image diff dev dev2 --json'],
   run: (ctx, { args }) =>

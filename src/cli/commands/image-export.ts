@@ -7,6 +7,7 @@ import { perform } from '../operations.ts';
 
 export default defineCommand({
   positionals: ['name', 'file'],
+  completes: { name: ['image'], file: ['file'] },
   description: 'The file is a zstd-compressed tar archive with checksums; one that exists is not replaced.',
   examples: ['image export dev dev.tar.zst'],
   async run(ctx, { args: { name, file } }) {

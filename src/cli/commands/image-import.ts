@@ -7,6 +7,7 @@ import { perform } from '../operations.ts';
 
 export default defineCommand({
   positionals: ['file'],
+  completes: { file: ['file'] },
   options: {
     name: {
       type: 'text',
@@ -14,11 +15,17 @@ export default defineCommand({
       help: 'name to give it',
       default: 'the one in the archive, or the file’s',
     },
-    kernel: { type: 'text', placeholder: 'file', help: 'kernel for an ext4 file, ELF or bzImage; with --initrd' },
-    initrd: { type: 'text', placeholder: 'file', help: 'initrd with the modules of that kernel' },
+    kernel: {
+      type: 'text',
+      placeholder: 'file',
+      completes: ['file'],
+      help: 'kernel for an ext4 file, ELF or bzImage; with --initrd',
+    },
+    initrd: { type: 'text', placeholder: 'file', completes: ['file'], help: 'initrd with the modules of that kernel' },
     bundle: {
       type: 'text',
       placeholder: 'bundle',
+      completes: ['bundle', 'directory'],
       help: 'bundle whose kernel and initrd an ext4 file gets',
       default: 'the default bundle',
     },

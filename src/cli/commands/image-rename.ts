@@ -5,6 +5,7 @@ import { perform } from '../operations.ts';
 
 export default defineCommand({
   positionals: ['name', 'new-name'],
+  completes: { name: ['image'] },
   examples: ['image rename dev dev-old'],
   async run(ctx, { args }) {
     const body = { name: args['new-name'] };

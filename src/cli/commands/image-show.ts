@@ -7,6 +7,7 @@ import { renderFields } from '../output/table.ts';
 
 export default defineCommand({
   positionals: ['name'],
+  completes: { name: ['image'] },
   examples: ['image show dev', 'image show dev --json'],
   run: (ctx, { args: { name } }) => ctx.api.call('showImage', { params: { name } }),
   print(image, ctx) {

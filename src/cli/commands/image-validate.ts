@@ -5,6 +5,7 @@ import { RECIPE_OPTIONS, recipeRequest } from '../recipe-options.ts';
 
 export default defineCommand({
   positionals: ['[recipe]'],
+  completes: { recipe: ['file'] },
   options: RECIPE_OPTIONS,
   description:
     'Nothing is built. A recipe is TOML; its keys are described in docs/images.md and docs/recipe.schema.json.',

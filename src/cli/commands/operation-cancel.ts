@@ -4,7 +4,7 @@ import { defineCommand } from '../command.ts';
 
 export default defineCommand({
   positionals: ['id'],
-  completes: 'operation',
+  completes: { id: ['operation'] },
   examples: ['operation cancel 3f2a9c1e'],
   async run(ctx, { args: { id } }) {
     const answer = await ctx.api.call('cancelOperation', { params: { id } });

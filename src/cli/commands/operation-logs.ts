@@ -6,7 +6,7 @@ import { defineCommand } from '../command.ts';
 export default defineCommand({
   positionals: ['id'],
   options: { follow: { type: 'flag', short: 'f', help: 'go on until it ends, or Ctrl-C' } },
-  completes: 'operation',
+  completes: { id: ['operation'] },
   data: false,
   description: 'The last lines are kept, some thousands; none of an earlier daemon.',
   examples: ['operation logs 3f2a9c1e', 'operation logs 3f2a9c1e --follow'],

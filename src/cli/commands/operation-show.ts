@@ -4,7 +4,7 @@ import { renderFields } from '../output/table.ts';
 
 export default defineCommand({
   positionals: ['id'],
-  completes: 'operation',
+  completes: { id: ['operation'] },
   examples: ['operation show 3f2a9c1e'],
   run: (ctx, { args: { id } }) => ctx.api.call('showOperation', { params: { id } }),
   print(operation, ctx) {

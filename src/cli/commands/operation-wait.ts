@@ -4,7 +4,7 @@ import { perform } from '../operations.ts';
 
 export default defineCommand({
   positionals: ['id'],
-  completes: 'operation',
+  completes: { id: ['operation'] },
   description: 'Ctrl-C ends the waiting only. The exit status is that of the operation.',
   examples: ['operation wait 3f2a9c1e'],
   async run(ctx, { args: { id } }) {

@@ -5,7 +5,7 @@ import { renderTable } from '../output/table.ts';
 
 export default defineCommand({
   positionals: ['name'],
-  completes: 'vm',
+  completes: { name: ['vm'] },
   examples: ['ports web', "ports web --json | jq -r '.[].url // empty'"],
   run: (ctx, { args: { name } }) => ctx.api.call('listPorts', { params: { name } }),
   print(ports, ctx) {

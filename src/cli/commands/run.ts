@@ -7,6 +7,7 @@ import { AUTOSTART_HINT, givenVmFlags, VM_OPTIONS, vmCreateRequest } from '../vm
 
 export default defineCommand({
   positionals: ['name'],
+  completes: { name: ['vm'] },
   options: {
     ...VM_OPTIONS,
     timeout: { type: 'duration', short: 't', help: 'how long the VM may take to answer, e.g. 30s' },

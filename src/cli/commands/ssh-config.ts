@@ -12,7 +12,13 @@ export default defineCommand({
       help: 'write the settings to a file of their own and include it in the ssh configuration',
     },
     uninstall: { type: 'flag', help: 'remove both again' },
-    file: { type: 'text', placeholder: 'FILE', help: 'ssh configuration to change', default: '~/.ssh/config' },
+    file: {
+      type: 'text',
+      placeholder: 'FILE',
+      completes: ['file'],
+      help: 'ssh configuration to change',
+      default: '~/.ssh/config',
+    },
   },
   description:
     'Without --install or --uninstall the settings are printed. With them in place, `ssh NAME.vm` works, and so ' +

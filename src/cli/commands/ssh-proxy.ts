@@ -12,7 +12,7 @@ const CONNECT_MS = 15_000;
 
 export default defineCommand({
   positionals: ['name'],
-  completes: 'vm',
+  completes: { name: ['vm'] },
   data: false,
   options: {
     zone: { type: 'text', placeholder: 'ZONE', help: 'zone the name may end with', default: 'the configured one' },

@@ -6,7 +6,7 @@ import { sshArguments } from '../ssh-options.ts';
 
 export default defineCommand({
   positionals: ['name', '[words...]'],
-  completes: 'vm',
+  completes: { name: ['vm'] },
   passThrough: true,
   data: false,
   description: 'Options and a command for ssh itself may follow the name. The exit status is that of ssh.',

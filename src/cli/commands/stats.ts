@@ -15,7 +15,7 @@ export default defineCommand({
     watch: { type: 'flag', short: 'w', help: 'again and again, until Ctrl-C; with --json a line each' },
     interval: { type: 'duration', help: 'time between two samples', default: '2s' },
   },
-  completes: 'vm',
+  completes: { names: ['vm'] },
   description:
     'CPU is the share of one host CPU, MEMORY what the VM takes of the host, IN GUEST what its programs use.\n' +
     'DISK is what the disks take of the host out of their size. Bytes are counted from the start of the VM.',

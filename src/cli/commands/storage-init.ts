@@ -14,6 +14,7 @@ export default defineCommand({
     path: {
       type: 'text',
       placeholder: 'file',
+      completes: ['file'],
       help: 'where the file goes',
       default: 'store.xfs in the state directory',
     },

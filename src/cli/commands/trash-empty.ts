@@ -4,6 +4,7 @@ import { perform } from '../operations.ts';
 
 export default defineCommand({
   positionals: ['[names...]'],
+  completes: { names: ['trashed-vm'] },
   description: 'All of them, or those with these names or ids. Their disks are gone then.',
   examples: ['trash empty', 'trash empty web'],
   async run(ctx, { args: { names } }) {

@@ -17,7 +17,7 @@ export default defineCommand({
     now: { type: 'flag', help: 'delete for good, disks and all, past the trash' },
     keepWorkDisk: { type: 'flag', help: 'delete for good, but for the work disk; banger disk list shows it' },
   },
-  completes: 'vm',
+  completes: { names: ['vm'] },
   description: 'Deleted VMs stay in the trash for a day (limits.trash_for): `banger vm undelete NAME` brings one back.',
   examples: ['rm web', 'rm --force web db', 'rm --now scratch', 'rm web --keep-work-disk'],
   async run(ctx, { args, options: { force, now, keepWorkDisk } }) {

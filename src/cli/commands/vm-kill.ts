@@ -5,7 +5,7 @@ import { forEachName, perform } from '../operations.ts';
 
 export default defineCommand({
   positionals: ['names...'],
-  completes: 'vm',
+  completes: { names: ['vm'] },
   description: 'What the guest had not written to its disks is lost. `banger stop` asks it first.',
   examples: ['kill web'],
   async run(ctx, { args }) {

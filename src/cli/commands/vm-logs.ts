@@ -10,7 +10,7 @@ export default defineCommand({
     lines: { type: 'count', short: 'n', help: 'only the last lines' },
     vmm: { type: 'flag', help: 'the log of the process that runs the VM instead' },
   },
-  completes: 'vm',
+  completes: { name: ['vm'] },
   data: false,
   examples: ['logs web', 'logs web -n 20 -f', 'logs web --vmm'],
   async run(ctx, { args, options }) {

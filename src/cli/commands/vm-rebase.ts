@@ -8,12 +8,18 @@ import { perform } from '../operations.ts';
 export default defineCommand({
   positionals: ['name'],
   options: {
-    image: { type: 'text', short: 'i', placeholder: 'name', help: 'image or bundle the new root disk is made from' },
+    image: {
+      type: 'text',
+      short: 'i',
+      placeholder: 'name',
+      completes: ['image', 'bundle'],
+      help: 'image or bundle the new root disk is made from',
+    },
     force: { type: 'flag', short: 'f', help: 'stop the VM first when it runs' },
     start: { type: 'off', help: 'leave it stopped, without seeing whether it comes up' },
     timeout: { type: 'duration', short: 't', help: 'how long the VM may take to answer, e.g. 30s' },
   },
-  completes: 'vm',
+  completes: { name: ['vm'] },
   description:
     'What was on the root disk is gone afterwards; the work disk, the name, the address and the host keys stay. ' +
     'When SSH does not come up, the VM gets its old root disk back. The image it has already starts it afresh.',

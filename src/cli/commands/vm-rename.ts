@@ -5,7 +5,7 @@ import { perform } from '../operations.ts';
 
 export default defineCommand({
   positionals: ['old', 'new'],
-  completes: 'vm',
+  completes: { old: ['vm'] },
   description: 'Address, disks and keys stay. A VM that runs keeps running, and its guest is told.',
   examples: ['vm rename web web-old'],
   async run(ctx, { args }) {

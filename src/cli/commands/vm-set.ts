@@ -44,7 +44,7 @@ export default defineCommand({
     workDisk: { type: 'size', help: 'use `banger disk resize` for this' },
     dryRun: { type: 'flag', help: 'only say what would change' },
   },
-  completes: 'vm',
+  completes: { name: ['vm'] },
   description: 'Processors and memory of a VM that runs change at its next start; all else counts at once.',
   examples: ['vm set web --memory 4G --vcpus 2', 'vm set web --no-nat', 'vm set web --autostart --restart on-failure'],
   async run(ctx, { args: { name }, options }) {

@@ -8,7 +8,7 @@ import { renderTimeline } from '../output/timeline.ts';
 
 export default defineCommand({
   positionals: ['name'],
-  completes: 'vm',
+  completes: { name: ['vm'] },
   examples: ['vm show web', 'show web --json'],
   run: (ctx, { args }) => ctx.api.call('showVm', { params: { name: args.name } }),
   print: (vm, ctx) => renderVm(vm, ctx.paint, Date.now()),

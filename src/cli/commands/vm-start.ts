@@ -7,7 +7,7 @@ import { forEachName, perform } from '../operations.ts';
 export default defineCommand({
   positionals: ['names...'],
   options: { timeout: { type: 'duration', short: 't', help: 'how long a VM may take to answer, e.g. 30s' } },
-  completes: 'vm',
+  completes: { names: ['vm'] },
   examples: ['start web', 'start web db cache', 'start web --timeout 2m'],
   async run(ctx, { args, options }) {
     const body = options.timeout === undefined ? {} : { timeoutMs: options.timeout };

@@ -9,7 +9,7 @@ export default defineCommand({
   options: {
     timeout: { type: 'duration', short: 't', help: 'how long a guest may take to shut down before it is killed' },
   },
-  completes: 'vm',
+  completes: { names: ['vm'] },
   examples: ['stop web', 'stop web db --timeout 5s'],
   async run(ctx, { args, options }) {
     const body = options.timeout === undefined ? {} : { timeoutMs: options.timeout };

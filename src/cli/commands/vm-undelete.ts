@@ -3,6 +3,7 @@ import { defineCommand } from '../command.ts';
 
 export default defineCommand({
   positionals: ['name'],
+  completes: { name: ['trashed-vm'] },
   options: { as: { type: 'text', placeholder: 'name', help: 'another name for it, when a VM has its own by now' } },
   description: 'The name, or the id when several deleted VMs had it; `banger trash list` shows both.',
   examples: ['vm undelete web', 'vm undelete web --as web-old'],
