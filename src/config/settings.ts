@@ -213,7 +213,8 @@ export const SETTINGS: SettingTree<Config> = {
     stopTimeoutMs: always(
       'limits.stop_timeout',
       duration(0),
-      30_000,
+      // what systemd gives a service to stop; less would cut off a database in the middle of its own shutdown
+      90_000,
       'How long a guest may take to shut down before it is killed',
     ),
     trashForMs: always(
