@@ -181,20 +181,24 @@ export function dpkgCommands(steps: readonly AptStep[], asked: readonly string[]
     if (last?.[0]?.do === step.do) last.push(step);
     else groups.push([step]);
   }
+  // the last call unpacks and configures at once where that configures all there is, else -a finds what is left
+  const [unpacked = [], configured = []] = groups.slice(-2);
+  const leaves = (group: AptStep[], others: AptStep[]) =>
+    group.some(({ name }) => !others.some((o) => o.name === name));
+  const atOnce = configured[0]?.do === 'configure' && !leaves(configured, unpacked) && !leaves(unpacked, configured);
+  if (configured[0]?.do === 'configure') groups.pop();
   const options = DPKG_OPTIONS.join(' ');
-  const commands = groups.map((group, index) => {
+  const commands = groups.map((group) => {
     const files = group.flatMap((step) => (step.do === 'unpack' ? [`${DEB_DIRECTORY}/${debFile(step)}`] : []));
     if (files.length === 0) return `dpkg ${options} --configure ${group.map(({ name }) => name).join(' ')}`;
-    return `dpkg ${options} ${index >= groups.length - 2 ? '--install' : '--unpack'} ${files.join(' ')}`;
+    return `dpkg ${options} ${atOnce && group === unpacked ? '--install' : '--unpack'} ${files.join(' ')}`;
   });
-  // the last group was configured together with its unpacking; where there were others, -a finds whatever is left
-  if (groups.at(-1)?.[0]?.do === 'configure' && groups.length > 1) commands.pop();
   const wanted = new Set(asked.map((name) => name.split('=')[0]));
   const automatic = steps.flatMap((step) => (step.do === 'unpack' && !wanted.has(step.name) ? [step] : []));
   const notes = automatic.map(({ name, arch }) => `Package: ${name}\\nArchitecture: ${arch}\\nAuto-Installed: 1\\n\\n`);
   return [
     ...commands,
-    ...(groups.length === 2 ? [] : [`dpkg ${options} --configure -a`]),
+    ...(atOnce && groups.length === 1 ? [] : [`dpkg ${options} --configure -a`]),
     ...(notes.length > 0 ? [`printf '${notes.join('')}' >> /var/lib/apt/extended_states`] : []),
     `rm -rf ${DEB_DIRECTORY}`,
   ];

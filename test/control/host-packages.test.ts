@@ -45,6 +45,18 @@ describe('the plan of apt', () => {
     assert.deepEqual(verbs.slice(0, 4), ['--unpack', '--configure', '--install', '--configure']);
   });
 
+  it('configures what was unpacked before the last call too', () => {
+    const text =
+      'Inst base (1 D [amd64])\nInst lib (1 D [amd64])\nConf base (1 D [amd64])\nInst top (1 D [amd64])\nConf lib (1 D [amd64])\nConf top (1 D [amd64])\n';
+    const verbs = dpkgCommands(parseSimulation(text) ?? [], ['top']).map(
+      (command) => / (--(?:unpack|configure|install) .*)$/.exec(command)?.[1],
+    );
+    assert.match(verbs[0] ?? '', /^--unpack \S+\/base_\S+ \S+\/lib_\S+$/);
+    assert.equal(verbs[1], '--configure base');
+    assert.match(verbs[2] ?? '', /^--unpack \S+\/top_\S+$/);
+    assert.equal(verbs[3], '--configure -a');
+  });
+
   it('of nothing still finishes what is half installed', () => {
     assert.match(dpkgCommands([], ['jq']).join('\n'), /^dpkg .* --configure -a\nrm -rf \S+$/);
   });
