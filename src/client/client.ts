@@ -2,9 +2,8 @@
 import type { Duplex, Readable } from 'node:stream';
 import type { ExecRequest, Problem } from '../api/schemas.ts';
 import { BangerError, isErrorCode, messageOf, systemCode } from '../errors.ts';
-import { openUnixRequest } from '../system/unix-http.ts';
+import { plainRequest } from './plain-http.ts';
 import { type Answer, type CallArgs, type JsonRoute, ROUTES, type StreamRoute } from './routes.ts';
-import { openUpgrade } from './unix-http.ts';
 
 /** Header in which the daemon names its version in every answer. */
 export const VERSION_HEADER = 'x-banger-version';
@@ -40,17 +39,25 @@ interface LooseArgs {
 export function createClient(options: ClientOptions): Client {
   return {
     async call<K extends JsonRoute>(route: K, args: CallArgs<K>): Promise<Answer<K>> {
-      const response = await open(route, args);
-      const text = await readAll(response);
+      const { status, headers, text } = await reach(() => plainRequest(requestOf(route, args)));
+      noteVersion(headers.get(VERSION_HEADER));
+      if (status < 200 || status > 299) throw problemError(status, text);
       // the daemon's serializer wrote it by the same contract that types it here
       return (text === '' ? undefined : JSON.parse(text)) as Answer<K>;
     },
 
     async stream(route, args) {
-      return await open(route, args);
+      // most commands do without it, and it takes a while to load
+      const { openUnixRequest } = await import('../system/unix-http.ts');
+      const response = await reach(() => openUnixRequest(requestOf(route, args)));
+      noteVersion(response.headers[VERSION_HEADER]);
+      const status = response.statusCode ?? 0;
+      if (status < 200 || status > 299) throw problemError(status, await readAll(response));
+      return response;
     },
 
     async exec(name, request, signal) {
+      const { openUpgrade } = await import('./unix-http.ts');
       const [method, url] = ROUTES.exec;
       const answer = await reach(() =>
         openUpgrade({
@@ -68,21 +75,15 @@ export function createClient(options: ClientOptions): Client {
     },
   };
 
-  async function open(route: JsonRoute | StreamRoute, args: LooseArgs) {
+  function requestOf(route: JsonRoute | StreamRoute, args: LooseArgs) {
     const [method, url] = ROUTES[route];
-    const response = await reach(() =>
-      openUnixRequest({
-        socketPath: options.socketPath,
-        method,
-        path: fillUrl(url, args),
-        ...(args.body === undefined ? {} : { body: args.body }),
-        ...(args.signal ? { signal: args.signal } : {}),
-      }),
-    );
-    noteVersion(response.headers[VERSION_HEADER]);
-    const status = response.statusCode ?? 0;
-    if (status < 200 || status > 299) throw problemError(status, await readAll(response));
-    return response;
+    return {
+      socketPath: options.socketPath,
+      method,
+      path: fillUrl(url, args),
+      ...(args.body === undefined ? {} : { body: args.body }),
+      ...(args.signal ? { signal: args.signal } : {}),
+    };
   }
 
   async function reach<T>(dial: () => Promise<T>): Promise<T> {
