@@ -4,6 +4,7 @@ import { findVmm } from '../firecracker/launch.ts';
 import { vmmSocket } from '../storage/layout.ts';
 import { discardVm } from './create-vm.ts';
 import type { Host } from './host.ts';
+import { leaveImage } from './image-access.ts';
 import { keepWorkDisk } from './keep-disk.ts';
 import type { Progress } from './operation.ts';
 import { releaseVm } from './release-vm.ts';
@@ -58,5 +59,6 @@ export async function deleteVm(
   // `creating` is the phase whose recovery is removal: a crash from here on ends in a deleted VM, not in half of one
   host.vms.update(vm.id, { phase: 'creating' });
   await discardVm(host, vm);
+  await leaveImage(host, vm.imageId);
   return { name, id: vm.id, keptForMs: 0, keptWorkDisk: kept ?? null };
 }

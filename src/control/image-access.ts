@@ -128,13 +128,24 @@ export async function deleteImage(host: ImageHost, name: string): Promise<{ name
 
 /**
  * Clears away an image that was replaced by another of its name. While VMs need it, its kernel and initrd stay; they
- * go with the first start of the daemon that finds nobody needing them.
+ * go with the last of those, see `leaveImage`.
  */
 export async function retireImage(host: ImageHost, image: ImageRecord): Promise<void> {
   const files = imageFiles(host.config.paths.store, image.id);
-  const { vms, trashed } = needsOf(host, image);
-  const gone = vms.length + trashed.length === 0 ? [files.directory] : [files.rootfs, files.packages];
+  const gone = isNeeded(host, image.id) ? [files.rootfs, files.packages] : [files.directory];
   for (const path of gone) await rm(path, { recursive: true, force: true });
+}
+
+/** For a VM that is gone or has another image now: what a replaced image had left for it goes when it was the last. */
+export async function leaveImage(host: ImageHost, imageId: string | null): Promise<void> {
+  if (imageId === null || host.images.findById(imageId) || isNeeded(host, imageId)) return;
+  await rm(imageFiles(host.config.paths.store, imageId).directory, { recursive: true, force: true });
+}
+
+/** Whether a VM boots with its kernel, or will when it is had back. */
+export function isNeeded(host: ImageHost, id: string): boolean {
+  const { vms, trashed } = needsOf(host, { id, name: '' });
+  return vms.length + trashed.length > 0;
 }
 
 /**

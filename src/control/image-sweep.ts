@@ -5,7 +5,7 @@ import { messageOf, systemCode } from '../errors.ts';
 import { imageFiles } from '../storage/layout.ts';
 import { endProcess, findProcesses } from '../system/processes.ts';
 import type { Host } from './host.ts';
-import { type ImageHost, needsOf } from './image-access.ts';
+import { type ImageHost, isNeeded } from './image-access.ts';
 import { EXPORT_SUFFIX } from './image-export.ts';
 import { IMPORT_SUFFIX } from './image-import.ts';
 
@@ -20,7 +20,7 @@ export async function sweepImages(host: ImageHost & Pick<Host, 'log'>): Promise<
   for (const name of await namesIn(store)) {
     const path = join(store, name);
     const inWork = name.endsWith(IMPORT_SUFFIX) || name.endsWith(EXPORT_SUFFIX);
-    if (!inWork && !(IMAGE_ID.test(name) && isUnneeded(host, name))) continue;
+    if (!inWork && !(IMAGE_ID.test(name) && !host.images.findById(name) && !isNeeded(host, name))) continue;
     host.log.info({ path }, 'removing what is left of an image');
     try {
       if (inWork) await endWriters(path);
@@ -29,12 +29,6 @@ export async function sweepImages(host: ImageHost & Pick<Host, 'log'>): Promise<
       host.log.error({ path, error: messageOf(error) }, 'it could not be removed'); // the next start tries again
     }
   }
-}
-
-function isUnneeded(host: ImageHost, id: string): boolean {
-  if (host.images.findById(id)) return false;
-  const { vms, trashed } = needsOf(host, { id, name: '' });
-  return vms.length + trashed.length === 0;
 }
 
 /** Programs outlive the daemon that started them. */

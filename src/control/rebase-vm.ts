@@ -17,6 +17,7 @@ import { pathExists, syncPath } from '../system/files.ts';
 import { formatSize } from '../units.ts';
 import { requireImage } from './create-vm.ts';
 import type { Host } from './host.ts';
+import { type ImageHost, leaveImage } from './image-access.ts';
 import type { Progress } from './operation.ts';
 import { releaseVm } from './release-vm.ts';
 import { type StartedVm, startVm } from './start-vm.ts';
@@ -24,7 +25,7 @@ import { stopVm } from './stop-vm.ts';
 import type { Supervisor } from './supervisor.ts';
 
 /** What finishing or undoing needs of the host. */
-type RecoveryHost = Pick<Host, 'config' | 'vms' | 'ledger' | 'log' | 'atomically'>;
+type RecoveryHost = ImageHost & Pick<Host, 'log'>;
 
 export type RebaseEntry = Extract<Resource, { kind: 'rebase' }>;
 
@@ -99,6 +100,7 @@ export async function recoverRebase(
   }
   if (entry.step === 'swapping') await undoRebase(host, vm, entry);
   host.ledger.strike('rebase', entry.name);
+  await leaveImage(host, entry.imageId);
   return entry.ran && host.vms.findById(vm.id)?.phase !== 'running';
 }
 
@@ -108,6 +110,7 @@ async function settleRebase(host: RecoveryHost, vm: Pick<VmRecord, 'id'>, entry:
   const { lastRootDisk, nextRootDisk } = vmFiles(host.config.paths.store, vm.id);
   for (const path of [lastRootDisk, nextRootDisk]) await rm(path, { force: true });
   host.ledger.strike('rebase', entry.name);
+  await leaveImage(host, entry.before.imageId);
 }
 
 /** The old root disk and what the record said go back; the VM must not run. What ran before is not started. */
@@ -181,6 +184,7 @@ async function afterFailure(
     }
   }
   host.ledger.strike('rebase', entry.name);
+  await leaveImage(host, entry.imageId);
   if (!(error instanceof BangerError) || error.code === 'cancelled') return error;
   return new BangerError(error.code, `${error.message}\n  ${outcome}.`, {
     cause: error,

@@ -7,6 +7,7 @@ import { vmFiles } from '../storage/layout.ts';
 import { discardVm } from './create-vm.ts';
 import { freeAddress } from './free-address.ts';
 import type { Host } from './host.ts';
+import { leaveImage } from './image-access.ts';
 import type { Progress } from './operation.ts';
 import { releaseVm } from './release-vm.ts';
 
@@ -88,6 +89,7 @@ async function throwAway(host: Host, vm: VmRecord): Promise<void> {
   host.ledger.record(vm.id, { kind: 'directory', name: vmFiles(host.config.paths.store, vm.id).directory });
   await discardVm(host, vm);
   host.trash.remove(vm.id);
+  await leaveImage(host, vm.imageId);
 }
 
 function findTrashed(host: Pick<Host, 'trash'>, wanted: string): TrashedVm {

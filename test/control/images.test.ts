@@ -3,7 +3,14 @@ import { mkdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { gzipSync } from 'node:zlib';
-import { deleteImage, diffImages, renameImage, viewImageDetail, viewImages } from '../../src/control/image-access.ts';
+import {
+  deleteImage,
+  diffImages,
+  leaveImage,
+  renameImage,
+  viewImageDetail,
+  viewImages,
+} from '../../src/control/image-access.ts';
 import { exportImage } from '../../src/control/image-export.ts';
 import { importImage } from '../../src/control/image-import.ts';
 import { pruneImages } from '../../src/control/image-prune.ts';
@@ -222,9 +229,11 @@ describe('an image as one file', { skip }, () => {
     assert.equal(boot.kernel, old.kernel);
     await assert.rejects(stat(old.rootfs), { code: 'ENOENT' });
     await sweepImages(place.host);
+    await leaveImage(place.host, image.id);
     assert.deepEqual(await place.inStore(), [image.id, fresh.id].sort(), 'still needed');
     place.host.vms.remove(vm.id);
-    await sweepImages(place.host);
+    await leaveImage(place.host, image.id);
+    await leaveImage(place.host, fresh.id); // not replaced: it stays without VMs
     assert.deepEqual(await place.inStore(), [fresh.id]);
   });
 });
