@@ -4,6 +4,7 @@
  */
 import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { TestHost } from '../test/support/host.ts';
 import { leanBundle } from '../test/support/lean-bundle.ts';
 
@@ -26,6 +27,8 @@ for (let round = 1; round <= ROUNDS; round++) {
 }
 
 async function figures(): Promise<Record<string, number>> {
+  // a daemon with nothing to do collects its garbage after 5 s
+  await sleep(8000);
   const { pid } = await host.client.call('status', {});
   const status = await readFile(`/proc/${pid}/status`, 'utf8');
   const files = await readdir(host.home, { recursive: true });
