@@ -7,7 +7,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Qmp, type QmpEvent } from '../fcqemu/qemu/qmp.ts';
@@ -70,9 +70,10 @@ async function timed<T>(name: string, act: () => Promise<T>): Promise<T> {
  * The command line is fcqemu's, so the descriptors it names have to be there.
  */
 async function bareLoad(commandLine: string[], state: Buffer, dir: string): Promise<number> {
-  const [program = '', ...args] = commandLine;
+  const [path = '', ...args] = commandLine;
   const begin = performance.now();
-  const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'inherit', 'pipe', 'pipe', 'pipe'] });
+  // the path leads through a process that is gone
+  const child = spawn(basename(path), args, { stdio: ['ignore', 'ignore', 'inherit', 'pipe', 'pipe', 'pipe'] });
   try {
     const loaded = Promise.withResolvers<void>();
     const qmp = new Qmp(child.stdio[4] as never, ({ event, data }: QmpEvent) => {

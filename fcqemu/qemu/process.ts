@@ -5,6 +5,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:os';
 import type { Duplex } from 'node:stream';
+import { pathThroughThisProcess } from './orphans.ts';
 
 /** Descriptors QEMU inherits; qemu/arguments.ts names them. */
 export const CONSOLE_FD = 3;
@@ -43,7 +44,8 @@ export async function startQemu(
   env: NodeJS.ProcessEnv,
   onLine: (line: string) => void,
 ): Promise<QemuProcess> {
-  const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', program, ...args], {
+  const path = pathThroughThisProcess(program, env);
+  const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', path, ...args], {
     env,
     stdio: ['ignore', 'ignore', 'pipe', 'pipe', 'pipe', 'pipe'],
   });
