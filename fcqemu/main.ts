@@ -6,7 +6,9 @@ import { ArgumentError, type Arguments, helpText, instanceIdProblem, parseArgume
 import { EXIT, Exit, Panic } from './exit-code.ts';
 import { errorCode, Fault, ioErrorText } from './fault.ts';
 import { serveApi } from './http/server.ts';
+import { createIdleMemory } from './idle-memory.ts';
 import { debugText } from './json/scanner.ts';
+import { type Libc, loadLibc } from './libc.ts';
 import { Log } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { readSettings } from './settings.ts';
@@ -46,6 +48,8 @@ export async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Pro
     mainLog.info(`Running Firecracker v${VERSION}`);
 
     const payloadLimit = numberOf(args, 'http-api-max-payload-size', 'usize') ?? 0;
+    let libc: Libc | undefined;
+    const worked = createIdleMemory(() => libc?.giveBack());
     const vmm = new Vmm({
       instanceId,
       settings: readSettings(env),
@@ -55,6 +59,7 @@ export async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Pro
       mmdsLimit: numberOf(args, 'mmds-size-limit', 'usize') ?? payloadLimit,
       stdout,
       bootTimer: args.has('boot-timer'),
+      worked,
       onStopped: (code) => void finish(code),
     });
     handleSignals(vmm, metrics, mainLog);
@@ -65,7 +70,8 @@ export async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Pro
     const metadata = readFileNamedBy(args, 'metadata', 'mmds content file');
     const ready = Promise.withResolvers<void>();
     const apiSocket = args.has('no-api') ? undefined : (args.value('api-sock') ?? '');
-    if (apiSocket !== undefined) await listen(apiSocket, payloadLimit, vmm, ready.promise);
+    if (apiSocket !== undefined) await listen(apiSocket, payloadLimit, vmm, ready.promise, worked);
+    libc = await loadLibc();
     if (configFile)
       await bootFromFile(vmm, configFile, metadata, apiSocket === undefined ? 'RunWithoutApiError' : 'RunWithApiError');
     else if (metadata) {
@@ -95,8 +101,14 @@ export async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Pro
     mainLog.info('Successfully started microvm that was configured from one single json');
   }
 
-  async function listen(path: string, payloadLimit: number, vmm: Vmm, ready: Promise<void>): Promise<void> {
-    const handler = createApiHandler({ vmm, log, metrics, ready, onFatal: (code) => void finish(code) });
+  async function listen(
+    path: string,
+    payloadLimit: number,
+    vmm: Vmm,
+    ready: Promise<void>,
+    worked: () => void,
+  ): Promise<void> {
+    const handler = createApiHandler({ vmm, log, metrics, ready, worked, onFatal: (code) => void finish(code) });
     try {
       await serveApi(path, payloadLimit, handler);
     } catch (error) {

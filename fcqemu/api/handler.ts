@@ -2,7 +2,7 @@
 import { Fault } from '../fault.ts';
 import type { HttpRequest } from '../http/request-parser.ts';
 import type { HttpAnswer } from '../http/server.ts';
-import { sortedJson } from '../json/number-text.ts';
+import { sortedJson, structJson } from '../json/number-text.ts';
 import { debugText } from '../json/scanner.ts';
 import type { Log, ThreadLog } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
@@ -16,6 +16,8 @@ export interface ApiOptions {
   metrics: Metrics;
   /** requests that come before wait: a microVM of a configuration file is started first */
   ready: Promise<void>;
+  /** called for each request */
+  worked: () => void;
   /** ends the process after an error that leaves it unusable */
   onFatal: (exitCode: number) => void;
 }
@@ -26,6 +28,7 @@ export function createApiHandler({
   log,
   metrics,
   ready,
+  worked,
   onFatal,
 }: ApiOptions): (request: HttpRequest) => Promise<HttpAnswer> {
   const threadLog = log.thread('fc_api', 'firecracker::api_server');
@@ -35,6 +38,7 @@ export function createApiHandler({
     threadLog.info(`The API server received a ${describe(request, threadLog)}.`);
     await ready;
     const answer = await perform(request, begin);
+    worked();
     threadLog.debug(`Total previous API call duration: ${elapsedUs(begin)} us.`);
     return answer;
   };
@@ -67,7 +71,7 @@ export function createApiHandler({
     }
     threadLog.info('The request was executed successfully. Status code: 200 OK.');
     // MMDS contents are a serde map, which is sorted; structs keep their own order
-    return { status: 200, body: action.name === 'GetMmds' ? sortedJson(value) : JSON.stringify(value) };
+    return { status: 200, body: action.name === 'GetMmds' ? sortedJson(value) : structJson(value) };
   }
 
   function failure(error: unknown): HttpAnswer {

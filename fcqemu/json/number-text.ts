@@ -34,3 +34,20 @@ export function sortedJson(value: unknown): string {
   }
   return JSON.stringify(value);
 }
+
+const U64_MAX = 2n ** 64n - 1n;
+
+/** ECMAScript 2026; TypeScript does not know it yet. */
+const { rawJSON: rawJson } = JSON as unknown as { rawJSON: (text: string) => object };
+
+/**
+ * JSON text of data with a declared shape. Integers above 2^53 have lost digits when they were read; what is written
+ * is at least an integer again that fits into 64 bits.
+ */
+export function structJson(value: unknown): string {
+  return JSON.stringify(value, (_, member: unknown) => {
+    if (typeof member !== 'number' || member <= Number.MAX_SAFE_INTEGER) return member;
+    const integer = BigInt(member);
+    return rawJson(String(integer > U64_MAX ? U64_MAX : integer));
+  });
+}

@@ -29,6 +29,8 @@ export interface MachineOptions {
   /** the guest wrote to the boot timer; absent when there is none */
   onBootTimer?: ((qemuPid: number) => void) | undefined;
   onDeath: (end: QemuEnd) => void;
+  /** memory may be given back some time after the last call */
+  worked: () => void;
 }
 
 export interface Machine {
@@ -87,8 +89,8 @@ async function build(
       vm,
       interfaces: resources.interfaces,
       mmds: resources.mmds,
-      instanceId: spec.instanceId,
       count: (counter, amount) => options.metrics.count('mmds', counter, amount),
+      worked: options.worked,
     });
     const machine = { vm, spec, drives: new DriveControl(vm, resources.drives), network };
     await bringUp(machine);

@@ -4,6 +4,7 @@ import { Fault, systemErrorText } from '../fault.ts';
 import type { ThreadLog } from '../log.ts';
 import { chooseAccelerator, KvmUnavailable } from '../qemu/accelerator.ts';
 import type { Accelerator, QemuDrive, QemuSpec } from '../qemu/arguments.ts';
+import { randomBytes } from '../random.ts';
 import type { Settings } from '../settings.ts';
 import { composeCommandLine } from './command-line.ts';
 import type { StoredDrive } from './drives.ts';
@@ -21,14 +22,20 @@ export interface StartOptions {
 }
 
 /** What QEMU says when the host will not give the guest its memory. */
-const NO_MEMORY = /guest RAM|guest memory|Parameter 'size'/;
+const NO_MEMORY = /guest RAM|guest memory/;
+
+/** What a process has room for on x86: 47 bits. */
+const ADDRESS_SPACE_MIB = 2 ** 27;
 
 /** A refused InstanceStart; the microVM stays "Not started". */
 export function startFault(cause: string): Fault {
-  const text = NO_MEMORY.test(cause)
-    ? `Invalid Memory Configuration: Cannot create mmap region: ${systemErrorText('ENOMEM')}`
-    : cause;
-  return new Fault(`Start microvm error: ${text}`);
+  if (NO_MEMORY.test(cause)) return memoryFault();
+  return new Fault(`Start microvm error: ${cause}`);
+}
+
+function memoryFault(): Fault {
+  const cause = `Cannot create mmap region: ${systemErrorText('ENOMEM')}`;
+  return new Fault(`Start microvm error: Invalid Memory Configuration: ${cause}`);
 }
 
 /**
@@ -38,6 +45,7 @@ export function startFault(cause: string): Fault {
 export async function planStart(resources: Resources, options: StartOptions): Promise<QemuSpec> {
   const { bootSource, machine, drives, interfaces, entropy, balloon, vsock } = resources;
   if (!bootSource) throw startFault('Cannot start microvm without kernel configuration.');
+  if (machine.mem_size_mib >= ADDRESS_SPACE_MIB) throw memoryFault();
   const single = [entropy, balloon.config, vsock.config].filter((device) => device !== null);
   const devices = drives.list.length + interfaces.list.length + single.length;
   if (devices > MAX_VIRTIO_DEVICES) {
@@ -47,6 +55,8 @@ export async function planStart(resources: Resources, options: StartOptions): Pr
     );
   }
   const accelerator = await accelerate(options, bootSource.kernel_image_path);
+  // other ELF files are refused when they are configured
+  options.log.debug('Kernel loaded using PVH boot protocol');
   const root = drives.root && { partuuid: drives.root.partuuid, readOnly: drives.root.is_read_only };
   const commandLine = composeCommandLine(bootSource.boot_args, root, emulationArguments(accelerator));
   if (!commandLine) throw startFault('Invalid kernel command line: Inserting string would make command line too long.');
@@ -108,7 +118,7 @@ function qemuDrive(drive: StoredDrive, log: ThreadLog): QemuDrive {
 
 /** QEMU cannot leave the address to the guest, as Firecracker does when none is given. */
 function randomMac(): string {
-  const bytes = crypto.getRandomValues(new Uint8Array(6));
+  const bytes = randomBytes(6);
   // locally administered, unicast
   bytes[0] = ((bytes[0] ?? 0) & 0xfc) | 0x02;
   return [...bytes].map((byte) => byte.toString(16).padStart(2, '0')).join(':');

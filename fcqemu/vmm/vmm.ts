@@ -42,6 +42,8 @@ export interface VmmOptions {
   stdout: Sink;
   /** log how long the guest took to write to the boot timer */
   bootTimer: boolean;
+  /** memory may be given back some time after the last call */
+  worked: () => void;
   /** ends the process; the guest is gone already */
   onStopped: (exitCode: number) => void;
 }
@@ -224,6 +226,7 @@ export class Vmm {
       console: this.console,
       consoleOutput: this.#openConsoleOutput(),
       metrics: this.#options.metrics,
+      worked: this.#options.worked,
       onCreated: (vm) => {
         this.#vm = vm;
       },

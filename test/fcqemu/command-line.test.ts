@@ -192,6 +192,13 @@ describe('the command line', { concurrency: 4 }, () => {
     assert.ok(logged === 10 || logged === 20, `${logged} messages`);
   });
 
+  it('overlooks the signal that Firecracker’s own threads send', async (t) => {
+    const vmm = await startVmm(t);
+    await vmm.get('/');
+    process.kill(vmm.process.pid ?? 0, 35);
+    assert.equal((await vmm.get('/')).state, 'Not started');
+  });
+
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     it(`dies by ${signal}`, async (t) => {
       const vmm = await startVmm(t);

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { floatText, JsonFloat, sortedJson } from '../../fcqemu/json/number-text.ts';
+import { floatText, JsonFloat, sortedJson, structJson } from '../../fcqemu/json/number-text.ts';
 import * as json from '../../fcqemu/json/schema.ts';
 
 const machine = json.struct('MachineConfig', {
@@ -216,5 +216,13 @@ describe('numbers and objects as serde_json writes them', () => {
       json.anything,
     );
     assert.equal(sortedJson(value), '{"a":[{"y":"é","z":null}],"b":18446744073709551615}');
+  });
+
+  it('keeps large integers within 64 bits', () => {
+    assert.equal(
+      structJson({ size: Number(2n ** 64n - 1n), text: '18446744073709552000' }),
+      '{"size":18446744073709551615,"text":"18446744073709552000"}',
+    );
+    assert.equal(structJson([2 ** 60, 7, 0.5, null]), '[1152921504606846976,7,0.5,null]');
   });
 });

@@ -27,7 +27,7 @@ interface Setup {
   isEmpty?: boolean;
 }
 
-const tokens = await Tokens.load('vm-1');
+const tokens = new Tokens();
 
 function guestApi({ version = 'V1', imdsCompat = false, isEmpty = false }: Setup = {}) {
   const store = new Mmds(51_200);
@@ -144,15 +144,26 @@ describe('the metadata service', () => {
 });
 
 describe('session tokens', () => {
-  it('expire, and are worth nothing to another process, changed, or in other words', async () => {
+  it('expire, and are worth nothing to another process, changed, or in other words', () => {
     const token = tokens.create(1, 1000);
     assert.ok(tokens.isValid(token, 1999));
     assert.ok(!tokens.isValid(token, 2000));
-    assert.ok(!(await Tokens.load('vm-1')).isValid(token, 1500));
+    assert.ok(!new Tokens().isValid(token, 1500));
     const last = token.at(-3) === 'A' ? 'B' : 'A';
     assert.ok(!tokens.isValid(`${token.slice(0, -3)}${last}${token.slice(-2)}`, 1500));
     assert.ok(!tokens.isValid(`${token} `, 1500));
     assert.ok(!tokens.isValid('', 1500));
+  });
+
+  it('are limited in number, and the oldest goes first', () => {
+    const many = new Tokens();
+    const made = Array.from({ length: 4100 }, (_, at) => many.create(at === 2 ? 1 : 60, 1000));
+    assert.deepEqual(
+      [0, 1, 2, 3, 4, 4099].map((at) => many.isValid(made[at] ?? '', 1500)),
+      [false, false, false, false, true, true],
+    );
+    many.create(60, 3000);
+    assert.ok(many.isValid(made[5] ?? '', 3000));
   });
 });
 

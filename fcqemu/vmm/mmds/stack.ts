@@ -2,6 +2,7 @@
  * The metadata service on one network interface: what the guest sends to the service's address is answered
  * here, and never reaches the tap.
  */
+import { randomBytes } from '../../random.ts';
 import { Connection } from './connection.ts';
 import { arpReply, FLAG, isFor, type Peer, parseFrame, type Segment, tcpFrame } from './packets.ts';
 
@@ -89,7 +90,7 @@ export class MmdsStack {
     const { answer, count } = this.#options;
     const connection = new Connection({
       syn,
-      initialSequence: crypto.getRandomValues(new Uint32Array(1))[0] ?? 0,
+      initialSequence: randomBytes(4).readUInt32LE(),
       send: (segment) => this.#send(tcpFrame(this.#address, peer, segment)),
       answer,
       onClosed: () => {

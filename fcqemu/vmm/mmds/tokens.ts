@@ -1,60 +1,41 @@
 /**
- * Session tokens of the metadata service: the time of expiry, sealed with a key that only this process has. So
- * no list of tokens is kept, and a clone does not accept its parent's.
+ * Session tokens of the metadata service: random, and known to this process only, so that a clone does not accept
+ * its parent's.
  */
-import type * as nodeCrypto from 'node:crypto';
+import { randomBytes } from '../../random.ts';
 
-const ALGORITHM = 'aes-256-gcm';
-const KEY_BYTES = 32;
-const NONCE_BYTES = 12;
-const EXPIRY_BYTES = 8;
-const TAG_BYTES = 16;
+/** As many as Firecracker's have: a nonce, a time and a tag. */
+const TOKEN_BYTES = 36;
+
+/** A guest that asks for more loses its oldest. */
+const MAX_TOKENS = 4096;
 
 export const MIN_TTL_SECONDS = 1;
 /** Six hours. */
 export const MAX_TTL_SECONDS = 21_600;
 
 export class Tokens {
-  readonly #crypto: typeof nodeCrypto;
-  readonly #key: Buffer;
-  readonly #context: Buffer;
-
-  private constructor(crypto: typeof nodeCrypto, instanceId: string) {
-    this.#crypto = crypto;
-    this.#key = crypto.randomBytes(KEY_BYTES);
-    this.#context = Buffer.from(`microvmid=${instanceId}`);
-  }
-
-  /** @param instanceId another microVM's tokens are worth nothing, whatever its key */
-  static async load(instanceId: string): Promise<Tokens> {
-    // 3 MB that processes without the service do not need
-    return new Tokens(await import('node:crypto'), instanceId);
-  }
+  /** time of expiry in `ms`, by token; the oldest token comes first */
+  readonly #expiry = new Map<string, number>();
 
   /** A token in base64. */
   create(ttlSeconds: number, nowMs: number = performance.now()): string {
-    const nonce = this.#crypto.randomBytes(NONCE_BYTES);
-    const expiry = Buffer.alloc(EXPIRY_BYTES);
-    expiry.writeDoubleLE(nowMs + ttlSeconds * 1000);
-    const cipher = this.#crypto.createCipheriv(ALGORITHM, this.#key, nonce).setAAD(this.#context);
-    const sealed = Buffer.concat([cipher.update(expiry), cipher.final()]);
-    return Buffer.concat([nonce, sealed, cipher.getAuthTag()]).toString('base64');
+    const token = randomBytes(TOKEN_BYTES).toString('base64');
+    this.#expiry.set(token, nowMs + ttlSeconds * 1000);
+    if (this.#expiry.size > MAX_TOKENS) this.#makeRoom(nowMs);
+    return token;
   }
 
   /** Whether the token was made here and is not expired. */
   isValid(token: string, nowMs: number = performance.now()): boolean {
-    const bytes = Buffer.from(token, 'base64');
-    if (bytes.length !== NONCE_BYTES + EXPIRY_BYTES + TAG_BYTES || bytes.toString('base64') !== token) return false;
-    const sealedAt = NONCE_BYTES + EXPIRY_BYTES;
-    try {
-      const decipher = this.#crypto
-        .createDecipheriv(ALGORITHM, this.#key, bytes.subarray(0, NONCE_BYTES))
-        .setAAD(this.#context)
-        .setAuthTag(bytes.subarray(sealedAt));
-      const expiry = Buffer.concat([decipher.update(bytes.subarray(NONCE_BYTES, sealedAt)), decipher.final()]);
-      return expiry.readDoubleLE() > nowMs;
-    } catch {
-      return false;
+    return (this.#expiry.get(token) ?? 0) > nowMs;
+  }
+
+  #makeRoom(nowMs: number): void {
+    for (const [token, expiryMs] of this.#expiry) if (expiryMs <= nowMs) this.#expiry.delete(token);
+    for (const token of this.#expiry.keys()) {
+      if (this.#expiry.size <= MAX_TOKENS) return;
+      this.#expiry.delete(token);
     }
   }
 }

@@ -37,6 +37,7 @@ const ACCEPT_INTERVAL_MS = 5;
 export class Detour {
   readonly #execute: Execute;
   readonly #netdev: string;
+  readonly #worked: () => void;
   readonly #ports = new Map<Place, FramePort>();
   readonly #tx = new Shaper((packet) => this.#send('toTap', packet));
   readonly #rx = new Shaper((packet) => this.#send('toGuest', packet));
@@ -44,10 +45,14 @@ export class Detour {
   /** of the guest's packets; the ones that are put in have to have it too */
   #headerBytes = 0;
 
-  /** @param netdev id of QEMU's network backend */
-  constructor(execute: Execute, netdev: string) {
+  /**
+   * @param netdev id of QEMU's network backend
+   * @param worked called for each packet
+   */
+  constructor(execute: Execute, netdev: string, worked: () => void) {
     this.#execute = execute;
     this.#netdev = netdev;
+    this.#worked = worked;
   }
 
   /** Takes the guest's packets out. */
@@ -88,6 +93,7 @@ export class Detour {
   }
 
   #send(place: Place, packet: Packet): boolean {
+    this.#worked();
     return this.#ports.get(place)?.send(packet) ?? false;
   }
 

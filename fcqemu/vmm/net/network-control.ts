@@ -14,9 +14,10 @@ export interface NetworkControlOptions {
   vm: Pick<MicroVm, 'execute'>;
   interfaces: NetworkInterfaces;
   mmds: Mmds;
-  instanceId: string;
   /** counts for the metrics group `mmds` */
   count: (counter: MmdsCounter, amount?: number) => void;
+  /** called for each packet that comes through this process */
+  worked: () => void;
 }
 
 export class NetworkControl {
@@ -68,8 +69,8 @@ export class NetworkControl {
   }
 
   async #serveMetadata(interfaceId: string, mmds: Mmds): Promise<void> {
-    const { instanceId, count } = this.#options;
-    this.#guestApi ??= new GuestApi(mmds, await Tokens.load(instanceId), count);
+    const { count } = this.#options;
+    this.#guestApi ??= new GuestApi(mmds, new Tokens(), count);
     const guestApi = this.#guestApi;
     const detour = this.#detour(interfaceId);
     const stack = new MmdsStack({
@@ -83,11 +84,11 @@ export class NetworkControl {
   }
 
   #detour(interfaceId: string): Detour {
-    const { interfaces, vm } = this.#options;
+    const { interfaces, vm, worked } = this.#options;
     const known = this.#detours.get(interfaceId);
     if (known) return known;
     const index = interfaces.list.findIndex(({ iface_id }) => iface_id === interfaceId);
-    const detour = new Detour(vm.execute.bind(vm), netdevId(index));
+    const detour = new Detour(vm.execute.bind(vm), netdevId(index), worked);
     this.#detours.set(interfaceId, detour);
     return detour;
   }

@@ -1,0 +1,74 @@
+/**
+ * What only the C library can do for this process. Node's way to call it (`node:ffi`) is an experiment of Node's:
+ * where it is missing, everything works without, at the price of memory and of exits that take longer.
+ */
+import { readFileSync } from 'node:fs';
+import { constants } from 'node:os';
+
+/** `M_MMAP_THRESHOLD` and `M_ARENA_MAX` of malloc.h. */
+const MALLOC_OPTIONS: [option: number, value: number][] = [
+  // what is freed of this size goes back to the kernel at once, also after larger pieces were seen
+  [-3, 128 * 1024],
+  [-8, 2],
+];
+const SIG_BLOCK = 0;
+const SIG_IGN = 1n;
+const SIGSET_BYTES = 128;
+const MADV_DONTNEED = 4;
+
+/** The signal Firecracker's threads wake each other with; whoever sends it from outside does no harm. */
+const WAKE_SIGNAL = 35;
+
+/** Raised by a fault of the running code, or sent like any other. */
+const FAULTS = ['SIGILL', 'SIGBUS', 'SIGSEGV'] as const;
+
+export interface Libc {
+  /** Gives back what malloc keeps, and program pages that were used once; those still needed come back by themselves. */
+  giveBack(): void;
+}
+
+/** Prepares the process. @returns undefined where the C library cannot be called */
+export async function loadLibc(): Promise<Libc | undefined> {
+  try {
+    const { dlopen } = await import('node:ffi');
+    const { functions: c } = dlopen(null, {
+      mallopt: { arguments: ['int32', 'int32'], return: 'int32' },
+      malloc_trim: { arguments: ['uint64'], return: 'int32' },
+      madvise: { arguments: ['uint64', 'uint64', 'int32'], return: 'int32' },
+      pthread_sigmask: { arguments: ['int32', 'buffer', 'uint64'], return: 'int32' },
+      signal: { arguments: ['int32', 'uint64'], return: 'uint64' },
+    });
+    for (const [option, value] of MALLOC_OPTIONS) c.mallopt(option, value);
+    c.signal(WAKE_SIGNAL, SIG_IGN);
+    // one that is sent finds another thread; after a real one this thread would run into it again for ever, because
+    // Node's handler returns, but a fault that is blocked ends the process
+    c.pthread_sigmask(SIG_BLOCK, signalSet(FAULTS), 0n);
+    return {
+      giveBack() {
+        c.malloc_trim(0n);
+        for (const { start, end } of unchangedFilePages()) c.madvise(start, end - start, MADV_DONTNEED);
+      },
+    };
+  } catch {
+    return undefined;
+  }
+}
+
+function signalSet(names: readonly NodeJS.Signals[]): Buffer {
+  const set = Buffer.alloc(SIGSET_BYTES);
+  for (const name of names) {
+    const bit = constants.signals[name] - 1;
+    set.writeUInt8(set.readUInt8(bit >> 3) | (1 << (bit & 7)), bit >> 3);
+  }
+  return set;
+}
+
+/** Mappings of the program and its libraries that are as on disk; a page that was changed would be lost. */
+function unchangedFilePages(): { start: bigint; end: bigint }[] {
+  const mappings = readFileSync('/proc/self/smaps', 'latin1').split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
+  return mappings.flatMap((mapping) => {
+    const [, start, end] = /^([0-9a-f]+)-([0-9a-f]+) r-[x-]p \S+ \S+ \d+ +\//.exec(mapping) ?? [];
+    if (start === undefined || end === undefined || !/^Anonymous: +0 kB$/m.test(mapping)) return [];
+    return [{ start: BigInt(`0x${start}`), end: BigInt(`0x${end}`) }];
+  });
+}
