@@ -73,7 +73,7 @@ async function bareLoad(commandLine: string[], state: Buffer, dir: string): Prom
   const [path = '', ...args] = commandLine;
   const begin = performance.now();
   // the path leads through a process that is gone
-  const child = spawn(basename(path), args, { stdio: ['ignore', 'ignore', 'inherit', 'pipe', 'pipe', 'pipe'] });
+  const child = spawn(basename(path), args, { stdio: ['ignore', 'ignore', 'inherit', 'pipe', 'pipe', 'pipe', 'pipe'] });
   try {
     const loaded = Promise.withResolvers<void>();
     const qmp = new Qmp(child.stdio[4] as never, ({ event, data }: QmpEvent) => {

@@ -5,9 +5,9 @@
 import type { StoredBalloon } from '../vmm/balloon.ts';
 import type { StoredDrive } from '../vmm/drives.ts';
 import type { StoredInterface } from '../vmm/net/interfaces.ts';
-import { type StoredBucket, type StoredLimiter, tokensPerSecond } from '../vmm/rate-limiter.ts';
+import type { StoredLimiter } from '../vmm/rate-limiter.ts';
 import type { StoredVsock } from '../vmm/vsock/vsock.ts';
-import { CONSOLE_FD, QMP_FD, VSOCK_FD } from './process.ts';
+import { CONSOLE_FD, ENTROPY_FD, QMP_FD, VSOCK_FD } from './process.ts';
 
 export type Accelerator = 'kvm' | 'tcg';
 
@@ -44,8 +44,7 @@ export interface QemuSpec {
  */
 const CPU: Record<Accelerator, string> = { kvm: 'host', tcg: 'EPYC,check=off' };
 
-/** Bytes Linux' virtio-rng driver asks for at once: a cache line. */
-const ENTROPY_REQUEST_BYTES = 64;
+const ENTROPY = { id: 'entropy' } as const;
 
 /** Translated code cache in `MiB`: QEMU's own default would be a gigabyte. */
 const TCG_CACHE_MIB = 64;
@@ -196,19 +195,16 @@ function vsockArguments(): string[] {
   ];
 }
 
-/**
- * QEMU limits bytes only; a limit of requests becomes one of bytes, by the size Linux' driver asks for. Of two
- * limits the stricter one holds.
- */
+/** With a limit the bytes come from this process, which keeps to it. */
 function entropyArguments(limiter: StoredLimiter | null): string[] {
-  const ops = limiter?.ops && { ...limiter.ops, size: limiter.ops.size * ENTROPY_REQUEST_BYTES };
-  const limits = [limiter?.bandwidth, ops].filter((bucket): bucket is StoredBucket => Boolean(bucket));
-  const [bandwidth] = limits.sort((a, b) => tokensPerSecond(a) - tokensPerSecond(b));
-  const limit = bandwidth ? { 'max-bytes': bandwidth.size, period: bandwidth.refill_time } : {};
-  return [
-    ...json('-object', { 'qom-type': 'rng-random', id: 'entropy', filename: '/dev/urandom' }),
-    ...json('-device', { driver: 'virtio-rng-device', id: 'rng0', rng: 'entropy', ...limit }),
-  ];
+  const source = limiter
+    ? [
+        '-chardev',
+        `socket,id=entropy-source,fd=${ENTROPY_FD}`,
+        ...json('-object', { ...ENTROPY, 'qom-type': 'rng-egd', chardev: 'entropy-source' }),
+      ]
+    : json('-object', { ...ENTROPY, 'qom-type': 'rng-random', filename: '/dev/urandom' });
+  return [...source, ...json('-device', { driver: 'virtio-rng-device', id: 'rng0', rng: ENTROPY.id })];
 }
 
 function json(option: string, value: Record<string, unknown>): [string, string] {

@@ -11,6 +11,7 @@ import { pathThroughThisProcess } from './orphans.ts';
 export const CONSOLE_FD = 3;
 export const QMP_FD = 4;
 export const VSOCK_FD = 5;
+export const ENTROPY_FD = 6;
 
 export interface QemuEnd {
   /** `exited with status 1`, `was killed by SIGKILL` */
@@ -25,6 +26,8 @@ export interface QemuProcess {
   qmp: Duplex;
   /** the port of an agent in the guest */
   vsock: Duplex;
+  /** where QEMU asks for random bytes, when the entropy device is limited */
+  entropy: Duplex;
   /** resolves when the process has ended, never rejects */
   ended: Promise<QemuEnd>;
   /** SIGKILL; the guest is cut off */
@@ -47,7 +50,7 @@ export async function startQemu(
   const path = pathThroughThisProcess(program, env);
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', path, ...args], {
     env,
-    stdio: ['ignore', 'ignore', 'pipe', 'pipe', 'pipe', 'pipe'],
+    stdio: ['ignore', 'ignore', 'pipe', 'pipe', 'pipe', 'pipe', 'pipe'],
   });
   const tail = collectStderr(child, onLine);
   const ended = new Promise<QemuEnd>((resolve) => {
@@ -59,13 +62,15 @@ export async function startQemu(
     child.once('spawn', resolve);
     child.once('error', (error) => reject(new Error(`setpriv could not be started: ${error.message}`)));
   });
-  const [, , , console, qmp, vsock] = child.stdio as unknown as [null, null, Duplex, Duplex, Duplex, Duplex];
-  for (const stream of [console, vsock]) stream.on('error', () => {});
+  const [, , , console, qmp, vsock, entropy] = child.stdio as unknown as [null, null, ...Duplex[]] &
+    Record<3 | 4 | 5 | 6, Duplex>;
+  for (const stream of [console, vsock, entropy]) stream.on('error', () => {});
   return {
     pid: child.pid ?? 0,
     console,
     qmp,
     vsock,
+    entropy,
     ended,
     kill: () => void child.kill('SIGKILL'),
   };

@@ -3,18 +3,10 @@ import { statSync } from 'node:fs';
 import type { ActionArguments } from '../api/actions.ts';
 import { addDevice, type Totals } from '../metrics.ts';
 import { driveNodes, fileNode } from '../qemu/arguments.ts';
+import { blockStats } from './block-stats.ts';
+import { DriveLimits } from './drive-limits.ts';
 import { checkBackingFile, type Drives, patchFault, type StoredDrive } from './drives.ts';
 import type { MicroVm } from './micro-vm.ts';
-import { type StoredBucket, type StoredLimiter, tokensPerSecond } from './rate-limiter.ts';
-
-interface BlockStats {
-  qdev?: string;
-  stats: Record<
-    | ('rd_bytes' | 'wr_bytes' | 'rd_operations' | 'wr_operations' | 'flush_operations')
-    | ('rd_total_time_ns' | 'wr_total_time_ns'),
-    number
-  >;
-}
 
 interface BlockNode {
   'node-name': string;
@@ -26,18 +18,20 @@ export class DriveControl {
   readonly #drives: Drives;
   /** current name of each drive's file node, by index */
   readonly #fileNodes: string[];
+  readonly #limits: DriveLimits;
   #replacements = 0;
 
   constructor(vm: MicroVm, drives: Drives) {
     this.#vm = vm;
     this.#drives = drives;
     this.#fileNodes = drives.list.map((_, index) => driveNodes(index).file);
+    this.#limits = new DriveLimits(vm);
   }
 
   /** Applies the configured limits to a machine that is about to run. */
   async applyLimits(): Promise<void> {
     for (const [index, drive] of this.#drives.list.entries()) {
-      if (drive.rate_limiter) await this.#throttle(index, drive.rate_limiter);
+      if (drive.rate_limiter) await this.#limits.set(index, drive.rate_limiter);
     }
   }
 
@@ -54,18 +48,17 @@ export class DriveControl {
       await this.#replaceFile(index, { ...drive, path_on_host });
     }
     this.#drives.update(drive, path_on_host, rate_limiter);
-    if (rate_limiter) await this.#throttle(index, drive.rate_limiter);
+    if (rate_limiter) await this.#limits.set(index, drive.rate_limiter);
   }
 
   /** Firecracker's counters of all drives, and of each as `block_<id>`. */
   async counters(): Promise<Totals> {
     const totals: Totals = {};
-    const all = await this.#vm.execute<BlockStats[]>('query-blockstats');
+    const statsOf = await blockStats(this.#vm);
     for (const [index, drive] of this.#drives.list.entries()) {
-      const device = driveNodes(index).device;
-      const found = all.find(({ qdev }) => qdev?.split('/').includes(device));
-      if (!found) continue;
-      const { rd_bytes, wr_bytes, rd_operations, wr_operations, flush_operations } = found.stats;
+      const stats = statsOf(index);
+      if (!stats) continue;
+      const { rd_bytes, wr_bytes, rd_operations, wr_operations, flush_operations } = stats;
       addDevice(totals, 'block', drive.drive_id, {
         read_bytes: rd_bytes,
         write_bytes: wr_bytes,
@@ -73,8 +66,8 @@ export class DriveControl {
         write_count: wr_operations,
         // flushes of an unsafe cache are ignored
         flush_count: drive.cache_type === 'Unsafe' ? 0 : flush_operations,
-        read_agg: Math.round(found.stats.rd_total_time_ns / 1000),
-        write_agg: Math.round(found.stats.wr_total_time_ns / 1000),
+        read_agg: Math.round(stats.rd_total_time_ns / 1000),
+        write_agg: Math.round(stats.wr_total_time_ns / 1000),
       });
     }
     return totals;
@@ -117,22 +110,4 @@ export class DriveControl {
     if (size === undefined || size % 512 !== 0) return;
     await this.#vm.execute('block_resize', { 'node-name': driveNodes(index).format, size });
   }
-
-  async #throttle(index: number, limiter: StoredLimiter | null): Promise<void> {
-    await this.#vm.execute('block_set_io_throttle', {
-      id: driveNodes(index).device,
-      ...throttle('bps', limiter?.bandwidth ?? null),
-      ...throttle('iops', limiter?.ops ?? null),
-    });
-  }
-}
-
-/**
- * A token bucket in QEMU's terms: a rate, and a second in which the whole bucket may go out at once. The
- * one-time burst has no counterpart.
- */
-function throttle(unit: 'bps' | 'iops', bucket: StoredBucket | null): Record<string, number> {
-  const rate = bucket ? tokensPerSecond(bucket) : 0;
-  const burst = bucket && bucket.size > rate ? { [`${unit}_max`]: bucket.size } : {};
-  return { [unit]: rate, [`${unit}_rd`]: 0, [`${unit}_wr`]: 0, ...burst };
 }

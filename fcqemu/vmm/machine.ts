@@ -9,6 +9,7 @@ import type { Sink } from '../sink.ts';
 import { BOOT_TIMER_ARGUMENTS } from './boot-timer.ts';
 import type { Console } from './console.ts';
 import { DriveControl } from './drive-control.ts';
+import { type EntropyCounter, EntropySource } from './entropy.ts';
 import { MicroVm } from './micro-vm.ts';
 import { NetworkControl } from './net/network-control.ts';
 import type { Resources } from './resources.ts';
@@ -85,6 +86,10 @@ async function build(
     const { path, limit } = resources.serial;
     await console.attach(vm.console, { output: consoleOutput, takesInput: path === null, limit });
     resources.vsock.attach(vm.vsock);
+    if (spec.entropy?.rate_limiter) {
+      const count = (counter: EntropyCounter, amount?: number) => options.metrics.count('entropy', counter, amount);
+      new EntropySource(vm.entropy, spec.entropy.rate_limiter, count);
+    }
     const network = new NetworkControl({
       vm,
       interfaces: resources.interfaces,

@@ -84,6 +84,11 @@ export class MicroVm {
     return this.#process.vsock;
   }
 
+  /** Where QEMU asks for random bytes, when the entropy device is limited. */
+  get entropy(): QemuProcess['entropy'] {
+    return this.#process.entropy;
+  }
+
   /** @throws QmpError */
   async resume(): Promise<void> {
     if (!this.#halted) await this.#qmp.execute('cont');

@@ -1,7 +1,8 @@
 /** `PUT /snapshot/create`: device state from QEMU, memory as a plain copy of the guest's RAM. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ActionArguments } from '../api/actions.ts';
@@ -26,8 +27,11 @@ export async function createSnapshot(
   }
   try {
     const shared = sharedMemoryPath(vm.pid);
-    if (shared !== undefined) await copySparse(shared, params.mem_file_path);
-    else await copyPrivateMemory(vm.pid, header.spec.restore?.memoryPath ?? '', params.mem_file_path);
+    if (shared !== undefined) {
+      // cp would give it the rights of the memory, which anybody may read
+      await (await open(params.mem_file_path, constants.O_RDWR | constants.O_CREAT, 0o600)).close();
+      await copySparse(shared, params.mem_file_path);
+    } else await copyPrivateMemory(vm.pid, header.spec.restore?.memoryPath ?? '', params.mem_file_path);
   } catch (error) {
     throw new Fault(`${PREFIX}: Cannot write the guest memory to file: ${ioErrorText(error)}`);
   }

@@ -8,7 +8,7 @@ import { type QemuSpec, qemuArguments } from '../../fcqemu/qemu/arguments.ts';
 import { bootArgsProblem, composeCommandLine } from '../../fcqemu/vmm/command-line.ts';
 import { isElfWithoutPvh } from '../../fcqemu/vmm/kernel-image.ts';
 import { tapProblem } from '../../fcqemu/vmm/net/tap.ts';
-import { storedLimiter, updatedLimiter } from '../../fcqemu/vmm/rate-limiter.ts';
+import { type StoredLimiter, storedLimiter, updatedLimiter } from '../../fcqemu/vmm/rate-limiter.ts';
 import { TokenBucket } from '../../fcqemu/vmm/token-bucket.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { code, tinyKernel } from './support/tiny-kernel.ts';
@@ -126,19 +126,15 @@ describe('QEMU’s arguments', () => {
     assert.deepEqual(values(restored, '-incoming'), ['defer']);
   });
 
-  it('turn both limits of the entropy device into the stricter one', () => {
-    const limits = (bandwidth: number | null, ops: number | null) => {
-      const bucket = (size: number | null) => size && { size, one_time_burst: null, refill_time: 100 };
-      const entropy = { rate_limiter: { bandwidth: bucket(bandwidth) || null, ops: bucket(ops) || null } };
-      const device = values(qemuArguments({ ...spec, entropy }), '-device').find((text) => text.includes('rng'));
-      const { 'max-bytes': bytes, period } = JSON.parse(device ?? '{}');
-      return [bytes, period];
+  it('take random bytes from fcqemu when they are limited, and from the kernel otherwise', () => {
+    const backend = (rate_limiter: StoredLimiter | null) => {
+      const found = values(qemuArguments({ ...spec, entropy: { rate_limiter } }), '-object').find((text) =>
+        text.includes('rng'),
+      );
+      return JSON.parse(found ?? '{}')['qom-type'];
     };
-    assert.deepEqual(limits(1000, null), [1000, 100]);
-    assert.deepEqual(limits(null, 10), [640, 100]);
-    assert.deepEqual(limits(1000, 10), [640, 100]);
-    assert.deepEqual(limits(100, 10), [100, 100]);
-    assert.deepEqual(limits(null, null), [undefined, undefined]);
+    assert.equal(backend(null), 'rng-random');
+    assert.equal(backend({ bandwidth: null, ops: { size: 1, one_time_burst: null, refill_time: 1 } }), 'rng-egd');
   });
 
   it('leave the seccomp filter out when asked', () => {
