@@ -75,7 +75,7 @@ export async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Pro
     if (configFile)
       await bootFromFile(vmm, configFile, metadata, apiSocket === undefined ? 'RunWithoutApiError' : 'RunWithApiError');
     else if (metadata) {
-      loadMetadata(vmm, metadata);
+      populateMetadata(vmm, metadata);
       mainLog.info('Successfully added metadata to mmds from file');
     }
     ready.resolve();
@@ -200,6 +200,20 @@ function numberOf(args: Arguments, flag: string, type: string): number | undefin
   if (text === undefined) return undefined;
   if (!/^\+?\d+$/.test(text)) throw new Panic(`'${flag}' parameter expected to be of '${type}' type.: ParseIntError`);
   return Number(text);
+}
+
+/** The store may be smaller than the file. */
+function populateMetadata(vmm: Vmm, metadata: Buffer): void {
+  try {
+    loadMetadata(vmm, metadata);
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error;
+    const cause = error.message.replace(/^MMDS limit exceeded error: /, '');
+    throw new Exit(
+      EXIT.generic,
+      `RunWithApiError error: Failed to build MicroVM: Populating MMDS from file failed: ${cause}`,
+    );
+  }
 }
 
 function describeFailure(error: unknown): { code: number; message: string; debug: string } {

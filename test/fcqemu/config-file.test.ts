@@ -108,4 +108,16 @@ describe('--metadata', () => {
     const vmm = await startVmm(t, { args: ['--metadata', file], endsEarly: true });
     assert.equal((await vmm.ended).signal, 'SIGABRT');
   });
+
+  for (const flag of ['--mmds-size-limit', '--http-api-max-payload-size']) {
+    it(`that is larger than ${flag} allows ends the process with 1`, async (t) => {
+      const { writeFile } = await import('node:fs/promises');
+      const { tempDir } = await import('../support/temp-dir.ts');
+      const file = `${await tempDir(t)}/metadata.json`;
+      await writeFile(file, JSON.stringify({ latest: { 'meta-data': { 'ami-id': 'ami-12345678' } } }));
+      const vmm = await startVmm(t, { args: ['--metadata', file, flag, '30'], endsEarly: true });
+      assert.equal((await vmm.ended).code, 1);
+      assert.match(vmm.log(), /Populating MMDS from file failed: The MMDS patch request doesn't fit\./);
+    });
+  }
 });
