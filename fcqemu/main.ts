@@ -106,7 +106,7 @@ export async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Pro
     payloadLimit: number,
     vmm: Vmm,
     ready: Promise<void>,
-    worked: () => void,
+    worked: (bytes: number) => void,
   ): Promise<void> {
     const handler = createApiHandler({ vmm, log, metrics, ready, worked, onFatal: (code) => void finish(code) });
     try {

@@ -16,8 +16,8 @@ export interface ApiOptions {
   metrics: Metrics;
   /** requests that come before wait: a microVM of a configuration file is started first */
   ready: Promise<void>;
-  /** called for each request */
-  worked: () => void;
+  /** called for each request with the length of its body */
+  worked: (bytes: number) => void;
   /** ends the process after an error that leaves it unusable */
   onFatal: (exitCode: number) => void;
 }
@@ -38,7 +38,7 @@ export function createApiHandler({
     threadLog.info(`The API server received a ${describe(request, threadLog)}.`);
     await ready;
     const answer = await perform(request, begin);
-    worked();
+    worked(request.body?.length ?? 0);
     threadLog.debug(`Total previous API call duration: ${elapsedUs(begin)} us.`);
     return answer;
   };
