@@ -359,6 +359,28 @@ describe('order of calls', () => {
     assert.equal((await fresh.get('/')).state, 'Not started');
   });
 
+  it('takes any size of memory, echoes it, and refuses what cannot be had at the start', async (t) => {
+    const fresh = await startVmm(t);
+    await fresh.put('/boot-source', { kernel_image_path: kernel });
+    await fresh.call('PATCH', '/machine-config', '{"mem_size_mib": 18446744073709551615}');
+    assert.match((await fresh.call('GET', '/machine-config')).body, /"mem_size_mib":18446744073709551615,/);
+    assert.equal(
+      await fresh.fault('PUT', '/actions', { action_type: 'InstanceStart' }),
+      'Start microvm error: Invalid Memory Configuration: Cannot create mmap region: Out of memory (os error 12)',
+    );
+    await fresh.patch('/machine-config', { mem_size_mib: 256 });
+    assert.equal((await fresh.get('/')).state, 'Not started');
+  });
+
+  it('echoes limits up to 64 bits', async (t) => {
+    const fresh = await startVmm(t);
+    const path_on_host = await fresh.file('d', Buffer.alloc(512));
+    const bucket = '{"size": 18446744073709551615, "refill_time": 1}';
+    const body = `{"drive_id": "d", "is_root_device": false, "path_on_host": "${path_on_host}", "rate_limiter": {"bandwidth": ${bucket}}}`;
+    assert.equal((await fresh.call('PUT', '/drives/d', body)).status, 204);
+    assert.match((await fresh.call('GET', '/vm/config')).body, /"bandwidth":\{"size":18446744073709551615,/);
+  });
+
   it('shows every section of the configuration, empty or not', async (t) => {
     const fresh = await startVmm(t);
     assert.deepEqual(await fresh.get('/vm/config'), {
