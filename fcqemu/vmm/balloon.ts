@@ -11,7 +11,7 @@ const NOT_FOUND = 'Failed perform action on device: Device not found';
 
 export type StoredBalloon = Required<BalloonConfig>;
 
-/** QEMU's names of the statistics it knows; the API has more, all optional. */
+/** QEMU's names of the statistics; all are optional. */
 const STATISTICS: [qemu: string, api: keyof BalloonStats][] = [
   ['stat-swap-in', 'swap_in'],
   ['stat-swap-out', 'swap_out'],
@@ -23,6 +23,13 @@ const STATISTICS: [qemu: string, api: keyof BalloonStats][] = [
   ['stat-disk-caches', 'disk_caches'],
   ['stat-htlb-pgalloc', 'hugetlb_allocations'],
   ['stat-htlb-pgfail', 'hugetlb_failures'],
+  // not in QEMU 7.2
+  ['stat-oom-kills', 'oom_kill'],
+  ['stat-alloc-stalls', 'alloc_stall'],
+  ['stat-async-scans', 'async_scan'],
+  ['stat-direct-scans', 'direct_scan'],
+  ['stat-async-reclaims', 'async_reclaim'],
+  ['stat-direct-reclaims', 'direct_reclaim'],
 ];
 
 export class Balloon {
