@@ -11,7 +11,7 @@ Examples:
   banger run web                 create a VM named web and start it
   banger ssh web                 log in
   banger exec web -- uname -a    run one command
-  banger rm --force web          delete it, disks and all
+  banger rm --force web          delete it; for a day it can be had back
 
 \`banger COMMAND --help\` says more about each of them.`;
 
@@ -65,7 +65,7 @@ export function overview(words: readonly string[], output: Output): Overview {
 /** Every command by name and summary only: enough to list them and to guess what was meant. */
 function commandTree(): CommanderCommand {
   const root = new CommanderCommand('banger')
-    .description('A separate computer per project, in a second, with a name.')
+    .description('A separate computer per project, with a name.')
     .usage('COMMAND [options]')
     .option('--version', 'show the version')
     .addHelpText('after', EXAMPLES);

@@ -88,7 +88,7 @@ export async function chooseBundle(config: Config, vms: VmStore, name: string): 
   const configured = config.bundle.default;
   if (configured !== DEFAULT_LINK && configured !== name) {
     throw new BangerError('conflict', `The configuration says that ${configured} is used: bundle.default.`, {
-      hint: 'See where it says so: banger config show',
+      hint: 'See where it says so: banger config show --origin',
     });
   }
   return await viewBundle(config, vms, await useBundle(config.paths.bundles, name));

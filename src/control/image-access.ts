@@ -167,12 +167,15 @@ async function packagesOf(host: ImageHost, name: string): Promise<InstalledPacka
   });
 }
 
-async function bundlePackages({ config, images }: ImageHost, name: string): Promise<string | undefined> {
+async function bundlePackages({ config }: ImageHost, name: string): Promise<string | undefined> {
   try {
     return (await openBundle(config.paths.bundles, name)).packages;
   } catch (error) {
-    if (error instanceof BangerError && error.code === 'not_found') images.get(name);
-    throw error;
+    if (!(error instanceof BangerError) || error.code !== 'not_found') throw error;
+    throw new BangerError('not_found', `There is no image and no bundle named "${name}".`, {
+      cause: error,
+      hint: 'See what exists: banger image list   and: banger bundle list',
+    });
   }
 }
 
@@ -204,10 +207,10 @@ function requireUnneeded({ name }: ImageRecord, { vms, trashed, layers }: ImageN
   const [vm] = vms;
   const hint =
     vm !== undefined
-      ? `Give the VM another image: banger vm rebase ${vm} --image NAME   or delete it: banger rm ${vm}`
+      ? `Give the VM another image: banger vm rebase ${vm} --image NAME   or delete it for good: banger rm --now ${vm}`
       : layers.length > 0
         ? 'Remove the layers: banger image prune --all'
-        : 'Delete them for good first.';
+        : `Delete them for good first: banger trash empty ${trashed.join(' ')}`;
   throw new BangerError('conflict', `The image ${name} is needed by ${who.join(' and ')}.`, {
     hint,
     details: { vms, trashed, layers },

@@ -35,11 +35,13 @@ export async function findWorkDisk(host: Host, from: string): Promise<WorkDiskSo
   const path = kept?.path ?? from;
   if (!path.startsWith('/')) {
     throw new BangerError('invalid_input', `"${from}" is neither the name of a kept disk nor an absolute path.`, {
-      hint: 'See the kept ones: banger disk list',
+      hint: 'See the kept ones: banger disk list --kept',
     });
   }
   if (!(await pathExists(path))) {
-    throw new BangerError('not_found', `There is no file ${path}.`, { hint: 'See the kept disks: banger disk list' });
+    throw new BangerError('not_found', `There is no file ${path}.`, {
+      hint: 'See the kept disks: banger disk list --kept',
+    });
   }
   try {
     await readSuperblock(path);
@@ -84,6 +86,6 @@ async function getKept(host: Host, name: string): Promise<KeptDisk> {
   throw new BangerError('not_found', `There is no kept work disk named "${name}".`, {
     hint: isVm
       ? `${name} is a VM; its disks go with it: banger rm ${name}`
-      : 'See the kept ones: banger disk list   Disks are kept by: banger rm --keep-work-disk NAME',
+      : 'See the kept ones: banger disk list --kept   Disks are kept by: banger rm --keep-work-disk NAME',
   });
 }

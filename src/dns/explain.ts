@@ -94,7 +94,8 @@ async function checkListener(server: DnsServerStatus, name: string, address: str
   } catch {
     // no answer is told like a wrong one
   }
-  const hint = 'Look for a firewall rule on loopback, or restart the daemon: banger daemon restart';
+  const hint =
+    'Look for a firewall rule on loopback, or stop the daemon, which the next command starts again: banger daemon stop';
   return { link: 'listener', ok: false, message: `A query to ${place} did not bring the record back.`, hint };
 }
 

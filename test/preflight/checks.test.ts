@@ -77,7 +77,7 @@ describe('checks of programs', () => {
     const { context } = await testMachine(t);
     const distribution = { family: 'fedora', id: 'fedora', name: 'Fedora', version: '42' } as const;
     const result = await failed('image.programs', { ...context, facts: { ...context.facts, distribution } });
-    assert.match(result.fix ?? '', /^Build the bundle on Debian or Ubuntu/);
+    assert.match(result.fix ?? '', /^Build a bundle on Debian or Ubuntu/);
   });
 });
 

@@ -18,7 +18,7 @@ export default defineCommand({
     const shell = SHELLS.find((name) => name === args.shell);
     if (!shell) {
       throw new BangerError('invalid_input', `There is no completion for "${args.shell}".`, {
-        hint: 'banger completion bash, zsh or fish',
+        hint: `banger completion ${SHELLS.join('|')}`,
       });
     }
     const { completionScript } = await import('../completion/script.ts');

@@ -10,7 +10,7 @@ export default defineCommand({
   options: {
     work: { type: 'size', help: 'new size of the work disk, e.g. 20G' },
     root: { type: 'size', help: 'new size of the root disk' },
-    online: { type: 'flag', help: 'also while the VM runs; its guest needs resize2fs' },
+    online: { type: 'flag', help: 'also while the VM runs; its guest needs resize2fs, perl or python3' },
   },
   completes: { name: ['vm'] },
   description: 'Disks only grow. A growth that is cut off is finished by the next start.',

@@ -2,6 +2,7 @@
 import type { DnsExplanation, DnsListener, DnsStatus } from '../../api/schemas.ts';
 import { defineCommand } from '../command.ts';
 import { describeListener } from '../dns-text.ts';
+import { renderHint } from '../output/error.ts';
 import type { Paint } from '../output/paint.ts';
 import { renderFields, renderTable } from '../output/table.ts';
 
@@ -65,7 +66,7 @@ function renderExplanation({ links }: DnsExplanation, paint: Paint): string {
   return links
     .flatMap(({ link, ok, message, hint }) => [
       `${ok ? paint('green', 'ok    ') : paint('red', 'BROKEN')}  ${link.padEnd(width)}  ${message}`,
-      ...(hint === undefined ? [] : [`        ${' '.repeat(width)}  ${paint('dim', 'try:')} ${hint}`]),
+      ...(hint === undefined ? [] : [renderHint(hint, paint, `        ${' '.repeat(width)}  `)]),
     ])
     .join('\n');
 }

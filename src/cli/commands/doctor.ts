@@ -32,7 +32,12 @@ export default defineCommand({
     fix: { type: 'flag', help: 'first run those fixes that take no decision: install, load, set rights' },
     sudoers: { type: 'flag', help: 'print the smallest sudoers rules that let this user run the daemon without root' },
   },
-  examples: ['doctor', 'doctor --json', 'doctor --fix start', 'doctor --sudoers | sudo tee /etc/sudoers.d/banger'],
+  examples: [
+    'doctor',
+    'doctor --json',
+    'doctor --fix start',
+    'doctor --sudoers | sudo install -m 0440 /dev/stdin /etc/sudoers.d/banger',
+  ],
   async run(ctx, { args, options }) {
     if (options.sudoers) return (await ctx.api.call('sudoers', {})).text;
     const command = args.command === undefined ? undefined : knownCommand(args.command);

@@ -7,8 +7,8 @@ export default defineCommand({
   options: { interval: { type: 'duration', help: 'time between two samples', default: '2s' } },
   data: false,
   description:
-    'Keys: c CPU, m memory, d disk, n network and a name sort, r turns the order round, left and right choose\n' +
-    'the column, up and down scroll, q leaves.',
+    'Keys: c CPU, m memory, d disk, n network and a name sort, r turns the order round, left and right choose the ' +
+    'column, up and down scroll, q leaves.',
   examples: ['top', 'top --interval 5s'],
   async run(ctx, { options }) {
     const { stdin, stdout, env } = ctx.host;

@@ -25,10 +25,10 @@ export function renderError(error: BangerError, paint: Paint): string {
   return `${lines.join('\n')}\n`;
 }
 
-/** A hint is a command to try or a whole sentence; a sentence begins with a capital letter. */
-function renderHint(hint: string, paint: Paint): string {
-  const indented = hint.replaceAll('\n', '\n  ');
-  return /^[A-Z]/.test(hint) ? `  ${indented}` : `  ${paint('dim', 'try:')} ${indented}`;
+/** A hint is a command to try or a whole sentence, which begins with a capital letter. */
+export function renderHint(hint: string, paint: Paint, indent = '  '): string {
+  const indented = hint.replaceAll('\n', `\n${indent}`);
+  return /^[A-Z]/.test(hint) ? `${indent}${indented}` : `${indent}${paint('dim', 'try:')} ${indented}`;
 }
 
 /** The failed checks a `preflight_failed` carries. */

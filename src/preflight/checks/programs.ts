@@ -33,7 +33,8 @@ export const buildCheck: Check<PreflightContext> = {
     const asOwner = context.uid === 0 ? ['unshare', 'setpriv'] : ['unshare'];
     const outcome = await programsOutcome(context, [mmdebstrap, 'apt-get', 'dpkg-deb', 'depmod', mke2fs, ...asOwner]);
     if (outcome.status === 'ok' || context.facts.distribution.family === 'debian') return outcome;
-    const fix = `Build the bundle on Debian or Ubuntu, then copy its directory to ${context.config.paths.bundles}.`;
+    const fix =
+      'Build a bundle on Debian or Ubuntu and export it there: banger bundle export   Then here: banger bundle import FILE';
     return { ...outcome, fix };
   },
 };
