@@ -8,10 +8,10 @@ DEV := $(CURDIR)/.dev
 UNIT_TESTS = $(filter-out test/host/%,$(wildcard test/*.test.ts test/*/*.test.ts))
 HOST_TESTS = $(wildcard test/host/*.test.ts test/*/host/*.test.ts)
 
-# program:package pairs; nodejs and npm only when there is no npm at all
+# program:package pairs, and what Node is linked against; nodejs and npm only when there is no npm at all
 NEEDED := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap nft:nftables ip:iproute2 mke2fs:e2fsprogs \
   ssh:openssh-client scp:openssh-client ssh-keygen:openssh-client depmod:kmod zstd:zstd xz:xz-utils lz4:lz4 \
-  newuidmap:uidmap sudo:sudo ps:procps shellcheck:shellcheck git:git npm:npm
+  newuidmap:uidmap sudo:sudo ps:procps shellcheck:shellcheck git:git npm:npm libatomic.so.1:libatomic1
 TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs
 
 run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/host-tests.ts $(HOST_TESTS)
@@ -67,7 +67,8 @@ deps: test-deps node_modules
 
 # installs the packages of the programs that are missing, and only those
 define install_missing
-	@missing=(); for pair in $(1); do command -v "$${pair%%:*}" >/dev/null || missing+=("$${pair##*:}"); done; \
+	@missing=(); libraries="$$(ldconfig -p)"; for pair in $(1); do \
+	  command -v "$${pair%%:*}" >/dev/null || [[ "$$libraries" == *$$'\t'"$${pair%%:*} "* ]] || missing+=("$${pair##*:}"); done; \
 	if [ $${#missing[@]} -gt 0 ]; then \
 	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$${missing[@]}"; \
