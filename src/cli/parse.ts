@@ -128,7 +128,8 @@ function argumentSyntax(positional: Positional): string {
 function commanderOptions(key: string, spec: OptionSpec): Option[] {
   const long = longFlag(key, spec);
   const flags = spec.short === undefined ? long : `-${spec.short}, ${long}`;
-  const withDefault = spec.default === undefined ? spec.help : `${spec.help} (default: ${spec.default})`;
+  const help = 'choices' in spec && spec.choices ? `${spec.help}: ${spec.choices.join(', ')}` : spec.help;
+  const withDefault = spec.default === undefined ? help : `${help} (default: ${spec.default})`;
   switch (spec.type) {
     case 'flag':
     case 'off':

@@ -33,6 +33,9 @@ import { serveExec, vmHandlers } from './routes/vms.ts';
 import { createServer } from './server.ts';
 import { createServices, type Services } from './services.ts';
 
+/** What `BANGER_LOG` takes. */
+const LOG_LEVELS = ['debug', 'info', 'warn', 'error'];
+
 /** What last answers get to leave when the daemon stops. */
 const FAREWELL_MS = 500;
 
@@ -53,7 +56,7 @@ export interface DaemonOptions {
 export async function runDaemon({ env, uid, self, signal }: DaemonOptions): Promise<void> {
   process.umask(0o077);
   const loaded = await loadConfig({ env, uid });
-  const log = pino({ level: env.BANGER_LOG ?? 'info', base: { pid: process.pid } });
+  const log = pino({ level: logLevel(env.BANGER_LOG), base: { pid: process.pid } });
   for (const warning of loaded.warnings) log.warn(warning);
   const socket = socketPath(loaded.config.paths);
   requireUsableSocketPath(socket);
@@ -61,6 +64,15 @@ export async function runDaemon({ env, uid, self, signal }: DaemonOptions): Prom
   await using services = await createServices({ loaded, env, uid, self, log });
   await serve(services, socket, log, signal);
   log.info('stopped; running VMs go on');
+}
+
+/** @throws BangerError `invalid_input` */
+function logLevel(wanted: string | undefined): string {
+  if (wanted === undefined || wanted === '') return 'info';
+  if (LOG_LEVELS.includes(wanted)) return wanted;
+  throw new BangerError('invalid_input', `BANGER_LOG: "${wanted}" is none of ${LOG_LEVELS.join(', ')}.`, {
+    hint: 'BANGER_LOG=debug',
+  });
 }
 
 async function serve(
