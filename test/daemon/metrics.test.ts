@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { type AddressInfo, createServer } from 'node:net';
 import { describe, it, type TestContext } from 'node:test';
@@ -213,5 +214,26 @@ describe('scraping over TCP', () => {
     await new Promise((resolve) => setTimeout(resolve, 50));
     await listener[Symbol.asyncDispose]();
     assert.match(await hanging, /hang up|reset/);
+  });
+});
+
+describe('the metrics', () => {
+  it('are all in docs/statistics.md', async () => {
+    const { metrics, events } = daemon([{ ...STATS, guestUsedBytes: 1 }]);
+    events.publish({
+      type: 'operation.ended',
+      operation: '1',
+      kind: 'vm.start',
+      target: 'web',
+      state: 'succeeded',
+      durationMs: 1,
+      error: null,
+    });
+    const documentation = await readFile(new URL('../../docs/statistics.md', import.meta.url), 'utf8');
+    const names = [...(await metrics.scrape()).matchAll(/^# TYPE (\S+)/gm)].map(([, name]) => name);
+    assert.deepEqual(
+      names.filter((name) => !documentation.includes(`\`${name}\``)),
+      [],
+    );
   });
 });
