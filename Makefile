@@ -26,7 +26,7 @@ SOURCES := $(shell find src bin fcqemu helpers scripts -type f) package.json pac
 demo: build ## the main job on real input: from nothing to a shell in a named VM, and away again
 	node scripts/demo.ts $(DEV)
 
-test: test-deps build check ## everything: unit tests in seconds, then host tests that boot real VMs
+test: test-deps build check ## everything: unit tests in a minute or two, then host tests that boot real VMs
 	node --test --test-concurrency=2 --test-timeout=120000 $(UNIT_TESTS)
 	node scripts/test-bundle.ts $(DEV)
 	$(run_host_tests)
