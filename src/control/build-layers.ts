@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path';
 import type { VmRecord } from '../core/vm.ts';
 import type { SshConnection } from '../guest/ssh.ts';
 import { isWorthKeeping } from '../image/layers.ts';
+import { cloneThroughBase } from '../storage/base-cache.ts';
 import { cloneFile } from '../storage/clone.ts';
 import { allocatedBytes } from '../storage/disk.ts';
 import { growExt4 } from '../storage/ext4.ts';
@@ -38,10 +39,14 @@ export async function placeRootDisk(
   const { runner, config } = host;
   const { rootDisk } = vmFiles(config.paths.store, vm.id);
   const key = done > 0 ? plan.keys[done - 1] : undefined;
-  const source = key === undefined ? request.base.boot.rootfs : layerFile(config.paths.store, key);
-  await cloneFile(runner, config.programs.cp, source, rootDisk, 0, signal);
-  if (key === undefined) await growExt4(runner, config.programs, rootDisk, request.sizeBytes);
-  else host.layers.touch(key, host.now().toISOString());
+  const { store } = config.paths;
+  if (key === undefined) {
+    await cloneThroughBase(runner, config.programs.cp, store, request.base.boot.rootfs, rootDisk, 0, signal);
+    await growExt4(runner, config.programs, rootDisk, request.sizeBytes);
+    return;
+  }
+  await cloneFile(runner, config.programs.cp, layerFile(store, key), rootDisk, 0, signal);
+  host.layers.touch(key, host.now().toISOString());
 }
 
 /**
@@ -67,20 +72,20 @@ export async function keepLayer(
   await whilePaused(host, vm, connection, async () => {
     await cloneFile(host.runner, host.config.programs.cp, rootDisk, copy);
   });
+  const place = layerFile(host.config.paths.store, key);
+  await mkdir(dirname(place), { recursive: true, mode: 0o700 });
+  await rename(copy, place);
   const now = host.now().toISOString();
-  // the record first: one without its file is forgotten when it is looked for, a file without a record never
+  // the file first: another build forgets a record without one; a file without a record is swept by the next daemon
   host.layers.insert({
     key,
     parent: index === 0 ? null : (plan.keys[index - 1] ?? null),
     base: request.base.name,
     step: step.label,
-    sizeBytes: await allocatedBytes(copy),
+    sizeBytes: await allocatedBytes(place),
     createdAt: now,
     usedAt: now,
   });
-  const place = layerFile(host.config.paths.store, key);
-  await mkdir(dirname(place), { recursive: true, mode: 0o700 });
-  await rename(copy, place);
   return true;
 }
 

@@ -1,8 +1,8 @@
-/** What a dead daemon left of images: half an import or export, files whose record is gone or never came. */
+/** What a dead daemon left of images and layers: half an import or export, files whose record is gone or never came. */
 import { readdir, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { messageOf, systemCode } from '../errors.ts';
-import { imageFiles } from '../storage/layout.ts';
+import { imageFiles, layerFile } from '../storage/layout.ts';
 import { endProcess, findProcesses } from '../system/processes.ts';
 import type { Host } from './host.ts';
 import { type ImageHost, isNeeded } from './image-access.ts';
@@ -10,24 +10,40 @@ import { EXPORT_SUFFIX } from './image-export.ts';
 import { IMPORT_SUFFIX } from './image-import.ts';
 
 const IMAGE_ID = /^[0-9a-f]{8}$/;
+const LAYER_FILE = /^([0-9a-f]{64})\.ext4$/;
 
 /**
  * For the start of a daemon, when nobody imports or exports yet. Other names are left to whoever made them, and what
  * an image that was replaced left for its VMs stays while there are any.
  */
 export async function sweepImages(host: ImageHost & Pick<Host, 'log'>): Promise<void> {
+  await sweepLayers(host);
   const store = dirname(imageFiles(host.config.paths.store, '0').directory);
   for (const name of await namesIn(store)) {
     const path = join(store, name);
     const inWork = name.endsWith(IMPORT_SUFFIX) || name.endsWith(EXPORT_SUFFIX);
     if (!inWork && !(IMAGE_ID.test(name) && !host.images.findById(name) && !isNeeded(host, name))) continue;
-    host.log.info({ path }, 'removing what is left of an image');
-    try {
-      if (inWork) await endWriters(path);
-      await rm(path, { recursive: true, force: true });
-    } catch (error) {
-      host.log.error({ path, error: messageOf(error) }, 'it could not be removed'); // the next start tries again
-    }
+    await remove(host, path, 'removing what is left of an image');
+  }
+}
+
+/** Disks of build steps that a daemon did not come to register, or had begun to remove. */
+async function sweepLayers(host: ImageHost & Pick<Host, 'log'>): Promise<void> {
+  const directory = dirname(layerFile(host.config.paths.store, '0'));
+  for (const name of await namesIn(directory)) {
+    const [, key] = LAYER_FILE.exec(name) ?? [];
+    if (key === undefined || host.layers.find(key)) continue;
+    await remove(host, join(directory, name), 'removing a layer that is in no record');
+  }
+}
+
+async function remove(host: Pick<Host, 'log'>, path: string, why: string): Promise<void> {
+  host.log.info({ path }, why);
+  try {
+    await endWriters(path);
+    await rm(path, { recursive: true, force: true });
+  } catch (error) {
+    host.log.error({ path, error: messageOf(error) }, 'it could not be removed'); // the next start tries again
   }
 }
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { mkdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { describe, it } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import {
@@ -235,6 +235,19 @@ describe('an image as one file', { skip }, () => {
     await leaveImage(place.host, image.id);
     await leaveImage(place.host, fresh.id); // not replaced: it stays without VMs
     assert.deepEqual(await place.inStore(), [fresh.id]);
+  });
+});
+
+describe('layers that nobody knows of', { skip }, () => {
+  it('are removed when a daemon starts; others and strange files stay', async (t) => {
+    const { host } = await imagePlace(t);
+    const [known = '', unknown = ''] = ['a', 'b'].map((letter) => letter.repeat(64));
+    const file = (key: string) => layerFile(host.config.paths.store, key);
+    await mkdir(dirname(file(known)), { recursive: true });
+    for (const key of [known, unknown, 'mine']) await writeFile(file(key), '');
+    host.layers.insert(layer(known, 'dev'));
+    await sweepImages(host);
+    assert.deepEqual((await readdir(dirname(file(known)))).sort(), [`${known}.ext4`, 'mine.ext4']);
   });
 });
 
