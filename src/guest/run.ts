@@ -4,14 +4,14 @@ import { finished, pipeline } from 'node:stream/promises';
 import type { ClientChannel } from 'ssh2';
 import { throwIfCancelled } from '../system/abort.ts';
 import { createLineSplitter } from './lines.ts';
-import type { SshConnection } from './ssh.ts';
+import { exitOf, type SshConnection } from './ssh.ts';
 
 export interface GuestRunOptions {
   /** limit in `ms` */
   timeoutMs: number;
   signal?: AbortSignal;
   /** bytes for its standard input, which is empty otherwise; no faster than the guest takes them */
-  input?: Readable | string;
+  input?: Readable | string | Buffer;
   /** called with each line of output, stdout and stderr alike */
   onLine?: (line: string) => void;
   /** keeps standard output, which is not given to `onLine` then */
@@ -28,6 +28,8 @@ export interface GuestRun {
   stdout: string;
   /** the last lines it said */
   tail: string[];
+  /** whether something it left behind still holds its output */
+  lingers: boolean;
 }
 
 /** Lines kept to explain a failure. */
@@ -35,6 +37,14 @@ const TAIL_LINES = 30;
 
 /** Captured output is parsed: lists of packages, not logs. */
 const MAX_CAPTURED_BYTES = 8 * 1024 * 1024;
+
+/**
+ * A command that has ended is waited for until its output has been quiet for so long: what it left in the background holds
+ * the channel for as long as it likes.
+ */
+const QUIET_MS = 2000;
+/** The same when that does not get quiet. */
+const LINGER_LIMIT_MS = 10_000;
 
 /** What the guest gets to report the end of a command whose input could not be delivered. */
 const REPORT_MS = 5000;
@@ -50,7 +60,7 @@ export async function runInGuest(
 ): Promise<GuestRun> {
   throwIfCancelled(options.signal);
   const channel = await connection.exec(command);
-  const run: GuestRun = { exitCode: null, signal: null, timedOut: false, stdout: '', tail: [] };
+  const run: GuestRun = { exitCode: null, signal: null, timedOut: false, stdout: '', tail: [], lingers: false };
   const captured: Buffer[] = [];
   let capturedBytes = 0;
   const say = (line: string) => {
@@ -60,17 +70,38 @@ export async function runInGuest(
   };
   const out = createLineSplitter(say);
   const err = createLineSplitter(say);
+  const { promise: ended, resolve } = Promise.withResolvers<void>();
+  let quiet: NodeJS.Timeout | undefined;
+  let timers: NodeJS.Timeout[] = [];
   channel.on('data', (chunk: Buffer) => {
+    quiet?.refresh();
     if (!options.capture) return out.push(chunk);
     capturedBytes += chunk.length;
     if (capturedBytes <= MAX_CAPTURED_BYTES) captured.push(chunk);
   });
-  channel.stderr.on('data', (chunk: Buffer) => err.push(chunk));
-  const { promise: ended, resolve } = Promise.withResolvers<void>();
-  // not 'exit': of a command that ends at once it may be over before anybody listens, and 'close' repeats it
-  channel.once('close', (code?: number | null, signal?: string) => {
+  channel.stderr.on('data', (chunk: Buffer) => {
+    quiet?.refresh();
+    err.push(chunk);
+  });
+  const note = (code?: number | null, signal?: string) => {
     run.exitCode = code ?? null;
     run.signal = signal ?? null;
+  };
+  const onExit = (code?: number | null, signal?: string) => {
+    note(code, signal);
+    if (options.capture) return; // what is read by a program is read to its end
+    const leave = () => {
+      run.lingers = true;
+      resolve();
+    };
+    quiet = setTimeout(leave, QUIET_MS);
+    timers = [quiet, setTimeout(leave, LINGER_LIMIT_MS)];
+  };
+  channel.once('exit', onExit);
+  const early = exitOf(channel);
+  if (early) onExit(early.code, early.signal);
+  channel.once('close', (code?: number | null, signal?: string) => {
+    note(code, signal);
     resolve();
   });
   channel.on('error', () => {}); // 'close' follows
@@ -86,7 +117,7 @@ export async function runInGuest(
     throwIfCancelled(options.signal);
     return run;
   } finally {
-    clearTimeout(timer);
+    for (const each of [timer, ...timers]) clearTimeout(each);
     options.signal?.removeEventListener('abort', onAbort);
     channel.close();
     out.end();
@@ -101,7 +132,7 @@ async function feed(channel: ClientChannel, input: GuestRunOptions['input'], end
     channel.end();
     return;
   }
-  const source = typeof input === 'string' ? Readable.from([input]) : input;
+  const source = input instanceof Readable ? input : Readable.from([input], { objectMode: false });
   const sending = new AbortController();
   void ended.then(() => sending.abort());
   try {

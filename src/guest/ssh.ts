@@ -28,6 +28,19 @@ export interface SshExecOptions {
   pty?: { columns: number; rows: number; term: string };
 }
 
+export interface CommandExit {
+  code: number | null;
+  /** e.g. `SIGKILL` */
+  signal: string | undefined;
+}
+
+const exits = new WeakMap<ClientChannel, CommandExit>();
+
+/** How a channel's command ended, when that was told already: for one that ends at once, before anybody can listen. */
+export function exitOf(channel: ClientChannel): CommandExit | undefined {
+  return exits.get(channel);
+}
+
 /** Why a login did not come about: the guest is not there yet, or it is and says no. */
 export class SshLoginError extends Error {
   /** whether trying again can help */
@@ -189,7 +202,11 @@ function wrap(client: Client, target: SshTarget, socket: Socket): SshConnection 
             }),
           );
         try {
-          client.exec(command, pty ? { pty } : {}, (error, channel) => (error ? refuse(error) : resolve(channel)));
+          client.exec(command, pty ? { pty } : {}, (error, channel) => {
+            if (error) return refuse(error);
+            channel.once('exit', (code: number | null, signal?: string) => exits.set(channel, { code, signal }));
+            resolve(channel);
+          });
         } catch (error) {
           refuse(error);
         }

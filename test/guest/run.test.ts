@@ -22,6 +22,10 @@ const COMMANDS: Record<string, (channel: ServerChannel) => void> = {
     channel.exit(0);
     channel.end();
   },
+  leave(channel) {
+    channel.write('left\n');
+    channel.exit(3); // and what it started holds the channel
+  },
   count(channel) {
     let bytes = 0;
     channel.on('data', (chunk: Buffer) => {
@@ -63,6 +67,11 @@ describe('a command in a guest', () => {
     const run = await runInGuest(await guest(t), 'many', { timeoutMs: 20_000 });
     assert.equal(run.tail.length, 30);
     assert.equal(run.tail.at(-1), 'line 4999');
+  });
+
+  it('is not waited for longer because of what it left in the background', async (t) => {
+    const run = await runInGuest(await guest(t), 'leave', { timeoutMs: 60_000 });
+    assert.deepEqual([run.exitCode, run.timedOut, run.lingers, run.tail], [3, false, true, ['left']]);
   });
 
   it('that does not end is given up at its limit', async (t) => {
