@@ -6,7 +6,7 @@ import { connectVmm } from '../firecracker/api.ts';
 import { findVmm } from '../firecracker/launch.ts';
 import { action, setState } from '../firecracker/requests.ts';
 import { generateKeyPair } from '../guest/keys.ts';
-import { runInGuest } from '../guest/run.ts';
+import { type GuestRun, runInGuest } from '../guest/run.ts';
 import type { SshConnection } from '../guest/ssh.ts';
 import type { BootFiles } from '../preflight/context.ts';
 import { vmFiles, vmmSocket } from '../storage/layout.ts';
@@ -27,16 +27,38 @@ const LEAN_FILES = {
 const LEAN_ARGS = `systemd.unit=${LEAN_TARGET} systemd.log_level=warning`;
 
 /**
- * Kills what runs, writes the file systems out and resets, without the stop jobs of services that never ran. A systemd
- * that is not up to it yet loses every request and signal, so then the kernel does it: read-only, then reset.
+ * Ends what runs, as a shutdown does, and leaves the rest to the kernel: read-only, then reset. An init would do the same
+ * with programs of its own, which takes an emulated guest two seconds. The login this comes over ends with the others.
  */
 const SHUTDOWN_COMMAND = [
+  'exec > /dev/null 2>&1 < /dev/null',
+  "trap '' HUP TERM PIPE",
   'sync',
-  'if command -v systemctl > /dev/null; then systemctl reboot --force 2> /dev/null && exit; else reboot && exit; fi',
+  'if ! [ -w /proc/sysrq-trigger ]; then systemctl reboot --force || reboot -f; exit; fi',
+  // threads of the kernel have no program
+  'others() {',
+  '  for each in /proc/[0-9]*; do',
+  '    case $each in /proc/1 | "/proc/$$") ;; *) if [ -e "$each/exe" ]; then return 0; fi ;; esac',
+  '  done',
+  '  return 1',
+  '}',
+  'written() {',
+  '  while read -r _ place _ options _; do',
+  '    case "$place $options" in "/ ro" | "/ ro,"*) return 0 ;; esac',
+  '  done < /proc/mounts',
+  '  return 1',
+  '}',
+  'kill -TERM -1',
+  'for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do others || break; sleep 0.1; done',
+  'kill -KILL -1',
+  'sync',
   'echo u > /proc/sysrq-trigger',
-  'for try in 1 2 3 4 5 6 7 8 9 10; do grep -q "^[^ ]* / [^ ]* ro" /proc/mounts && break; sleep 0.2; done',
+  'for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do written && break; sleep 0.1; done',
   'echo b > /proc/sysrq-trigger',
 ].join('\n');
+
+/** What the guest says between what is to be done first and the shutdown. */
+const GOING_DOWN = 'banger: going down';
 
 /** Everything written must reach the disk before the machine is held for a copy of it. */
 const SYNC_LIMIT_MS = 5 * 60_000;
@@ -139,23 +161,43 @@ export async function whilePaused<T>(host: Host, vm: VmRecord, connection: SshCo
   }
 }
 
+export interface Shutdown {
+  /** shell script that is run before; a command of its own would cost another second */
+  first: string;
+  /** limit of `first` in `ms` */
+  firstLimitMs: number;
+  /** limit of the shutdown itself in `ms` */
+  timeoutMs: number;
+  signal: AbortSignal;
+  /** called when `first` is done */
+  onGoingDown(): void;
+}
+
 /**
  * Shuts the guest down and frees what it held on the host; its disk stays.
- * @returns false when it had to be cut off
+ * @returns how `first` ended where that did not come to its end; otherwise whether the guest went by itself
  */
 export async function shutDownBuildVm(
   host: Host,
   vm: VmRecord,
   connection: SshConnection,
-  timeoutMs: number,
-  signal: AbortSignal,
-): Promise<boolean> {
+  { first, firstLimitMs, timeoutMs, signal, onGoingDown }: Shutdown,
+): Promise<{ failed: GuestRun } | { byItself: boolean }> {
   const vmm = await findVmm(vmmSocket(host.config.paths.run, vm.id));
-  const asked = runInGuest(connection, SHUTDOWN_COMMAND, { timeoutMs, signal }).catch(() => undefined);
-  const ended = vmm === undefined || (await waitForEnd(vmm, timeoutMs, signal));
+  let goesDown = false;
+  const run = await runInGuest(connection, `${first}\necho '${GOING_DOWN}'\n${SHUTDOWN_COMMAND}`, {
+    timeoutMs: firstLimitMs,
+    signal,
+    onLine(line) {
+      if (line !== GOING_DOWN) return;
+      goesDown = true;
+      onGoingDown();
+    },
+  });
+  if (!goesDown) return { failed: run };
+  const byItself = vmm === undefined || (await waitForEnd(vmm, timeoutMs, signal));
   await releaseVm(host, vm);
-  await asked;
-  return ended;
+  return { byItself };
 }
 
 /** Frees everything of it, in an order that a crash cannot turn into a leak. */

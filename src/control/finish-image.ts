@@ -1,17 +1,20 @@
 /** The end of an image build: the guest cleaned and shut down, its disk checked, summed and registered as an image. */
 import { constants, copyFile, link, mkdir, rename, writeFile } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import type { ImageBuilt } from '../api/schemas.ts';
 import { sumFile } from '../bundle/checksum.ts';
+import { formatPackageList } from '../core/packages.ts';
 import type { VmRecord } from '../core/vm.ts';
 import { BangerError, systemCode } from '../errors.ts';
-import { runInGuest } from '../guest/run.ts';
 import { cleanScript } from '../image/identity.ts';
 import { packageManagerOf, packageManifest } from '../image/package-managers.ts';
-import { apparentBytes, growFile } from '../storage/disk.ts';
+import { apparentBytes } from '../storage/disk.ts';
 import { imageFiles, vmFiles } from '../storage/layout.ts';
+import { syncPath } from '../system/files.ts';
 import type { BuildPlan } from './build-plan.ts';
 import { listPackages, type StepContext, stepError } from './build-steps.ts';
 import { shutDownBuildVm } from './build-vm.ts';
+import { readDpkgPackages } from './dpkg-status.ts';
 import type { Host } from './host.ts';
 import { retireImage } from './image-access.ts';
 
@@ -34,37 +37,44 @@ export async function finishImage(
   const { recipe, base } = request;
   progress.step('clean', 'listing packages, removing identity and caches');
   const manager = context.distribution.family === 'unknown' ? undefined : packageManagerOf(context.distribution);
-  const manifest = manager ? packageManifest(manager, await listPackages(manager, context)) : '';
+  const byGuest = manager && manager.name !== 'apt' ? await listPackages(manager, context) : undefined;
   const script = cleanScript({
     manager,
     keepCaches: recipe.keep_caches,
     authorizedKeys: [host.clientKey.publicKey],
     hostname: vm.name,
   });
-  const cleaned = await runInGuest(context.connection, script, { timeoutMs: CLEAN_LIMIT_MS, signal });
-  if (cleaned.exitCode !== 0) throw stepError(request.name, 'clean', cleaned, CLEAN_LIMIT_MS);
-
-  progress.step('shut-down', 'shutting the VM down');
-  const went = await shutDownBuildVm(host, vm, context.connection, host.config.limits.stopTimeoutMs, signal);
-  if (!went) progress.warn('The VM did not shut down by itself and was cut off; its file system is checked.');
+  const end = await shutDownBuildVm(host, vm, context.connection, {
+    first: script,
+    firstLimitMs: CLEAN_LIMIT_MS,
+    timeoutMs: host.config.limits.stopTimeoutMs,
+    signal,
+    onGoingDown: () => progress.step('shut-down', 'shutting the VM down'),
+  });
+  if ('failed' in end) throw stepError(request.name, 'clean', end.failed, CLEAN_LIMIT_MS);
+  if (!end.byItself) progress.warn('The VM did not shut down by itself and was cut off; its file system is checked.');
 
   progress.step('check', 'checking the file system, freeing unused blocks');
   const { rootDisk } = vmFiles(host.config.paths.store, vm.id);
   await checkDisk(host, rootDisk, signal);
-  await growFile(rootDisk, 0); // nothing of it was synced while the guest wrote
+  const manifest =
+    manager && byGuest !== undefined
+      ? packageManifest(manager, byGuest)
+      : formatPackageList(await readDpkgPackages(host, rootDisk, signal));
 
   progress.step('checksum', 'computing the checksum');
   const sizeBytes = await apparentBytes(rootDisk);
   let read = 0;
-  const { sha256 } = await sumFile(rootDisk, {
-    signal,
-    onBytes(bytes) {
-      const before = Math.floor((read * 20) / sizeBytes);
-      read += bytes;
-      if (Math.floor((read * 20) / sizeBytes) === before) return;
-      progress.report({ label: 'computing the checksum', done: read, total: sizeBytes });
-    },
-  });
+  const onBytes = (bytes: number) => {
+    const before = Math.floor((read * 20) / sizeBytes);
+    read += bytes;
+    if (Math.floor((read * 20) / sizeBytes) === before) return;
+    progress.report({ label: 'computing the checksum', done: read, total: sizeBytes });
+  };
+  const [{ sha256 }] = await Promise.all([
+    sumFile(rootDisk, { signal, onBytes }),
+    syncPath(rootDisk), // nothing of it was synced while the guest wrote
+  ]);
 
   progress.step('register', `registering the image ${request.name}`);
   signal.throwIfAborted();
@@ -75,6 +85,8 @@ export async function finishImage(
   if (base.boot.initrd !== undefined) await share(base.boot.initrd, files.initrd);
   await writeFile(files.packages, manifest, { mode: 0o644 });
   await rename(rootDisk, files.rootfs);
+  for (const path of [files.kernel, files.initrd, files.packages]) await syncPath(path).catch(ignoreMissing);
+  for (const path of [files.directory, dirname(files.directory)]) await syncPath(path);
   const replaced = host.atomically(() => {
     const replaced = host.images.insert(
       {
@@ -131,4 +143,9 @@ async function share(source: string, target: string): Promise<void> {
     if (!['EXDEV', 'EPERM', 'EMLINK', 'EEXIST'].includes(systemCode(error) ?? '')) throw error;
     await copyFile(source, target);
   }
+}
+
+/** A guest may boot without an initrd. */
+function ignoreMissing(error: unknown): void {
+  if (systemCode(error) !== 'ENOENT') throw error;
 }

@@ -7,13 +7,14 @@ import { looksLikeInitrd } from '../bundle/initrd-file.ts';
 import { inspectKernel, kernelProblem } from '../bundle/kernel.ts';
 import { inspectRootfs, rootfsProblem } from '../bundle/rootfs-image.ts';
 import { extractVmlinux } from '../bundle/vmlinux.ts';
-import { formatPackageList, parseDpkgStatus } from '../core/packages.ts';
+import { formatPackageList } from '../core/packages.ts';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
 import type { ImageRecord } from '../state/images.ts';
 import { cloneFile } from '../storage/clone.ts';
 import { checkExt4 } from '../storage/ext4.ts';
 import { unpackArchive } from '../system/archive.ts';
 import { bundleBootFiles } from './bundle-access.ts';
+import { DPKG_STATUS, readDpkgPackages } from './dpkg-status.ts';
 import { IMAGE_ARCHIVE, IMAGE_MANIFEST, IMAGE_MEMBERS, PACKAGES_MEMBER, readManifest } from './image-archive.ts';
 import type { ImportHost } from './image-import.ts';
 import type { Progress } from './operation.ts';
@@ -43,9 +44,6 @@ export interface FoundImage {
 }
 
 const COMPARING = { step: 'compare-checksums', label: 'comparing checksums' };
-const DPKG_STATUS = '/var/lib/dpkg/status';
-/** debugfs reads a few MiB out of a file; on a damaged one it may not come to an end. */
-const DEBUGFS_TIMEOUT_MS = 60_000;
 
 /** @throws BangerError `corrupt` with every file that is not what the archive's image.json says */
 export async function fromArchive(work: ImportWork): Promise<FoundImage> {
@@ -158,9 +156,7 @@ async function requireRootfs(result: string, source: string): Promise<void> {
 async function listPackages({ host, progress, signal }: ImportWork, rootfs: string): Promise<string | undefined> {
   progress.step('list-packages', 'reading the list of packages');
   try {
-    const argv = [host.config.programs.debugfs, '-R', `cat ${DPKG_STATUS}`, rootfs] as const;
-    const { stdout } = await host.runner.run(argv, { timeoutMs: DEBUGFS_TIMEOUT_MS, signal });
-    const packages = parseDpkgStatus(stdout);
+    const packages = await readDpkgPackages(host, rootfs, signal);
     if (packages.length > 0) {
       const path = join(rootfs, '..', PACKAGES_MEMBER);
       await writeFile(path, formatPackageList(packages), { mode: 0o600 });
