@@ -3,7 +3,7 @@ import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ImageBuild, ImageBuilt, RecipeCheck } from '../api/schemas.ts';
 import type { VmRecord } from '../core/vm.ts';
-import { asBangerError, BangerError } from '../errors.ts';
+import { asBangerError, BangerError, messageOf, systemCode } from '../errors.ts';
 import type { SshConnection } from '../guest/ssh.ts';
 import { requireSpace } from '../storage/clone.ts';
 import { vmFiles } from '../storage/layout.ts';
@@ -25,8 +25,8 @@ export interface BuildOptions {
   keep: boolean;
   /** called with a VM that was left, which is an ordinary one from then on */
   onKept(vm: VmRecord): void;
-  /** command that builds the same again, for hints */
-  again: string;
+  /** command that builds the same again, for hints; none when it was not made from a file */
+  again: string | undefined;
 }
 
 type Timings = ImageBuilt['steps'];
@@ -72,6 +72,7 @@ export async function buildImage(
     return await buildInVm(host, vm, request, plan, options, progress, either);
   } catch (error) {
     // what was called off, or ran into a full disk, fails everywhere at once: the reason comes first
+    await watchSpace(host, vm, full, saysFull(error));
     const cause = either.aborted && either.reason instanceof Error ? either.reason : error;
     if (!options.keep || either.aborted || host.guests.peek(vm) === undefined) throw cause;
     keepVm(host, vm, request);
@@ -202,10 +203,11 @@ function snapshotDirectory(host: Host, vm: VmRecord): string {
   return join(vmFiles(host.config.paths.store, vm.id).directory, 'snapshot');
 }
 
-async function watchSpace(host: Host, vm: VmRecord, full: AbortController): Promise<void> {
+/** @param isFull somebody ran into the end, whatever is left now */
+async function watchSpace(host: Host, vm: VmRecord, full: AbortController, isFull = false): Promise<void> {
   const { directory } = vmFiles(host.config.paths.store, vm.id);
   const { bavail, bsize } = await statfs(directory).catch(() => ({ bavail: Number.POSITIVE_INFINITY, bsize: 1 }));
-  if (bavail * bsize >= SPACE_LEFT_BYTES) return;
+  if (bavail * bsize >= SPACE_LEFT_BYTES && !isFull) return;
   full.abort(
     new BangerError(
       'host_unprepared',
@@ -215,6 +217,12 @@ async function watchSpace(host: Host, vm: VmRecord, full: AbortController): Prom
       },
     ),
   );
+}
+
+/** A program or a write of the daemon's own that found no room; a guest's disk is another matter. */
+function saysFull(error: unknown): boolean {
+  if (error instanceof BangerError && error.code !== 'command_failed') return false;
+  return systemCode(error) === 'ENOSPC' || /No space left on device/.test(messageOf(error));
 }
 
 /** The VM goes on as an ordinary one: with a record it is listed, entered and deleted like any other. */
@@ -229,13 +237,13 @@ function keepVm(host: Host, vm: VmRecord, request: BuildRequest): void {
   vm.name = host.vms.findById(vm.id)?.name ?? vm.name;
 }
 
-function withKeptVm(error: unknown, vm: VmRecord, again: string): BangerError {
+function withKeptVm(error: unknown, vm: VmRecord, again: string | undefined): BangerError {
   const cause = asBangerError(error);
   return new BangerError(cause.code, cause.message, {
     cause,
     hint: [
       `Its VM is left: ${commandLine(['banger', 'ssh', vm.name])}`,
-      `Go on from the last layer when the recipe is right: ${again}`,
+      `When the recipe is right, go on from the last layer: ${again ?? 'repeat the build'}`,
       `Remove the VM: ${commandLine(['banger', 'rm', '--force', vm.name])}`,
     ].join('\n  '),
     details: { ...cause.details, vm: vm.name },

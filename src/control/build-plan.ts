@@ -1,4 +1,5 @@
 /** What an image build is asked for: the recipe with what was laid over it, the base, and the steps with their keys. */
+import { isUtf8 } from 'node:buffer';
 import { readFile } from 'node:fs/promises';
 import { basename, dirname, extname, resolve } from 'node:path';
 import type { ImageBuild } from '../api/schemas.ts';
@@ -45,7 +46,7 @@ export interface BuildRequest {
 export type BuildStep = KeyedStep & { label: string } & (
     | { kind: 'packages'; packages: string[] }
     | { kind: 'modules' | 'files' | 'seed'; items: ArchiveItem[]; release?: string }
-    | { kind: 'run'; text: string; script: boolean }
+    | { kind: 'run'; text: string | Buffer; script: boolean }
   );
 
 export interface BuildPlan {
@@ -123,9 +124,11 @@ export async function planSteps(request: BuildRequest, snapshotDir: string, sign
   for (const [index, line] of recipe.run.entries()) {
     const script = typeof line !== 'string';
     const text = script ? await readScript(line.script, directory) : line;
-    const what = script ? line.script : (text.trim().split('\n')[0] ?? '');
+    const what = script ? line.script : (line.trim().split('\n')[0] ?? '');
     const label = `run ${index + 1}: ${what.length > 60 ? `${what.slice(0, 59)}…` : what}`;
-    steps.push({ kind: 'run', label, text, script, inputs: { text, script, env: recipe.env, user: recipe.user } });
+    const content = typeof text === 'string' || isUtf8(text) ? text.toString() : text.toString('base64');
+    const inputs = { text: content, script, env: recipe.env, user: recipe.user };
+    steps.push({ kind: 'run', label, text, script, inputs });
   }
   if (recipe.work_disk_seed !== undefined) {
     const { items, digest } = await snapshotTree(recipe.work_disk_seed, '/root', options('seed'));

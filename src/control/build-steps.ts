@@ -3,7 +3,7 @@ import { BangerError } from '../errors.ts';
 import { quote, shellCommand } from '../guest/command.ts';
 import { type GuestRun, type GuestRunOptions, runInGuest } from '../guest/run.ts';
 import type { SshConnection } from '../guest/ssh.ts';
-import { causeOf } from '../image/failures.ts';
+import { causeOf, DISK_FULL, UNKNOWN_OWNER } from '../image/failures.ts';
 import { prepareScript } from '../image/identity.ts';
 import { PACKAGE_ENV, type PackageManager, packageManagerOf } from '../image/package-managers.ts';
 import { type ArchiveItem, tarStream } from '../image/tar-stream.ts';
@@ -96,16 +96,29 @@ async function unpack(
   context: StepContext,
   after: string,
 ): Promise<void> {
-  const script = `${step.items.length > 0 ? UNPACK : ''}\n${after}`;
+  const script = [...requireOwners(step.items), ...(step.items.length > 0 ? [UNPACK] : []), after].join('\n');
   const options = step.items.length > 0 ? { input: tarStream(step.items) } : {};
   await execute(step.label, shell(script, {}), context, options);
+}
+
+/** tar would give files of an owner it does not know to somebody else, and say nothing. */
+function requireOwners(items: readonly ArchiveItem[]): string[] {
+  const names = (of: (item: ArchiveItem) => string) =>
+    [...new Set(items.map(of))].filter((name) => name !== 'root' && !/^\d+$/.test(name));
+  const require = (database: string, what: string, name: string) =>
+    `{ getent ${database} ${name} || grep "^${name}:" /etc/${database}; } > /dev/null 2>&1 || ` +
+    `{ echo '${UNKNOWN_OWNER} ${what} ${name}' >&2; exit 1; }`;
+  return [
+    ...names(({ user }) => user).map((name) => require('passwd', 'user', name)),
+    ...names(({ group }) => group).map((name) => require('group', 'group', name)),
+  ];
 }
 
 async function runLine(step: BuildStep & { kind: 'run' }, context: StepContext): Promise<void> {
   const { env, user } = context.request.recipe;
   const inner = step.script
     ? shellCommand({ argv: [SCRIPT_FILE], env: { PATH, ...env } })
-    : shellCommand({ argv: ['sh', '-ec', step.text], env: { PATH, ...env } });
+    : shellCommand({ argv: ['sh', '-ec', String(step.text)], env: { PATH, ...env } });
   const asUser = user === 'root' ? `cd /root\n${inner}` : `exec su - ${quote(user)} -s /bin/sh -c ${quote(inner)}`;
   if (!step.script) return await execute(step.label, asUser, context);
   const place = `cat > ${SCRIPT_FILE} && chmod 755 ${SCRIPT_FILE} || exit`;
@@ -119,13 +132,21 @@ async function execute(
   { connection, request, progress, signal }: StepContext,
   options: Pick<GuestRunOptions, 'input'> = {},
 ): Promise<void> {
+  const pass = thinned((line) => progress.line(line));
+  let full: string | undefined;
   const run = await runInGuest(connection, command, {
     timeoutMs: request.runTimeoutMs,
     signal,
-    onLine: thinned((line) => progress.line(line)),
+    onLine(line) {
+      // dpkg goes on for long after that, about packages that depend on others
+      if (full === undefined && line.includes(DISK_FULL)) full = line;
+      pass(line);
+    },
     ...options,
   });
-  if (run.exitCode !== 0) throw stepError(request.name, label, run, request.runTimeoutMs);
+  if (run.exitCode !== 0) throw stepError(request.name, label, run, request.runTimeoutMs, full);
+  if (run.lingers)
+    progress.warn(`"${label}" left something running that ends with the VM: its output is not waited for.`);
 }
 
 /** Ends at the first command that fails. */
@@ -153,8 +174,17 @@ export function thinned(
   };
 }
 
-/** What a person needs of a step that failed: its name, how it ended, why as far as that can be read, its last lines. */
-export function stepError(image: string, label: string, run: GuestRun, timeoutMs: number): BangerError {
+/**
+ * What a person needs of a step that failed: its name, how it ended, why as far as that can be read, its last lines.
+ * @param telling a line it said long before
+ */
+export function stepError(
+  image: string,
+  label: string,
+  run: GuestRun,
+  timeoutMs: number,
+  telling?: string,
+): BangerError {
   const how = run.timedOut
     ? `did not end within ${formatDuration(timeoutMs)}`
     : run.signal !== null
@@ -162,7 +192,7 @@ export function stepError(image: string, label: string, run: GuestRun, timeoutMs
       : run.exitCode === null
         ? 'was cut off: the connection to the VM ended'
         : `ended with ${run.exitCode}`;
-  const cause = run.timedOut ? undefined : causeOf(run.tail);
+  const cause = run.timedOut ? undefined : causeOf(telling === undefined ? run.tail : [telling, ...run.tail]);
   const lines = run.tail.map((line) => `    ${line}`).join('\n');
   return new BangerError(
     run.timedOut ? 'timeout' : 'guest_failed',

@@ -1,11 +1,27 @@
 /** Why a step failed, read from what the guest's programs said: the one line a person needs. */
 
+/** Begins what a step says of an owner of files that the guest does not know. */
+export const UNKNOWN_OWNER = 'banger: there is no';
+
+/** What programs say of ENOSPC. */
+export const DISK_FULL = 'No space left on device';
+
 /** Patterns by what they mean, the most telling first; `$1` is the thing. */
 const CAUSES: [RegExp, (thing: string) => string][] = [
+  [
+    new RegExp(`^${UNKNOWN_OWNER} (.+)$`, 'm'),
+    (owner) =>
+      `there is no ${owner} in the image when files are put in; run lines, which may make one, come later and can chown`,
+  ],
   [
     /No space left on device|You don't have enough free space|ENOSPC|Disk quota exceeded/i,
     () => 'the disk is full: give the image more with size (or --size)',
   ],
+  [
+    /^tar: (.+): Cannot open: (?:File exists|Is a directory)$/m,
+    (path) => `/${path} is a directory in the image: a target that ends with / puts files into it`,
+  ],
+  [/^su: user (\S+) does not exist/m, (name) => `there is no user ${name} in the image`],
   [/Unable to locate package (\S+)/, (name) => `there is no package ${name}`],
   [/Couldn't find any package by (?:glob|regex) '(.+?)'/, (name) => `there is no package ${name}`],
   [
@@ -19,8 +35,12 @@ const CAUSES: [RegExp, (thing: string) => string][] = [
     (name) => `there is no package ${name}`,
   ],
   [
+    /The repository '(.+?)' (?:does not have a Release file|no longer has a Release file|is not signed)/,
+    (archive) => `there is no archive of packages that can be used at ${archive}`,
+  ],
+  [
     /Temporary failure (?:resolving|in name resolution)|Could not resolve(?: host)?|bad address/i,
-    () => 'names do not resolve in the VM: is there a network, and are network.nameservers right?',
+    () => 'names do not resolve in the VM; look at the network of this host and at network.nameservers',
   ],
   [
     /Could not connect to|Unable to connect to|Connection timed out|Network is unreachable/i,

@@ -5,7 +5,7 @@
 import { createHash } from 'node:crypto';
 import { createReadStream, createWriteStream, type Stats } from 'node:fs';
 import { glob, lstat, mkdir, readdir, readFile, readlink, stat } from 'node:fs/promises';
-import { basename, isAbsolute, join, resolve } from 'node:path';
+import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
@@ -66,11 +66,20 @@ export async function snapshotTree(directory: string, target: string, options: S
   return taker.snapshot();
 }
 
-/** A text file that is run in the guest, read once. */
-export async function readScript(script: string, base: string): Promise<string> {
+/** A program that is run in the guest, read once: a text as a rule. */
+export async function readScript(script: string, base: string): Promise<Buffer> {
   const path = resolve(base, script);
   await follow(path, script);
-  return await readFile(path, 'utf8');
+  const content = await readFile(path).catch((error) => {
+    throw unreadable(error, path, script);
+  });
+  const [, interpreter] = /^#!([^\r\n]*)\r\n/.exec(content.toString('latin1')) ?? [];
+  if (interpreter === undefined) return content;
+  throw new BangerError(
+    'invalid_input',
+    `The script ${script} has the line ends of Windows: there is no interpreter "${interpreter}\\r".`,
+    { hint: `Convert it: sed -i 's/\\r$//' ${path}` },
+  );
 }
 
 class Taker {
@@ -111,10 +120,14 @@ class Taker {
       this.#add({ ...common, kind: 'link', mode: 0o777, size: 0, linkTarget }, linkTarget);
     } else if (facts.isFile()) {
       const copy = join(this.#options.target, String(this.#copied++));
-      const { digest, size } = await copyHashed(source, copy, this.#options);
+      const { digest, size } = await copyHashed(source, copy, this.#options).catch((error) => {
+        throw unreadable(error, source, named);
+      });
       this.#add({ ...common, kind: 'file', mode, size, source: copy }, digest);
     } else {
-      throw new BangerError('invalid_input', `files: ${source} is neither a file nor a directory nor a link.`);
+      throw new BangerError('invalid_input', `files: ${source} is neither a file nor a directory nor a link.`, {
+        hint: `See what it is: ls -ld ${source}   and leave it out, e.g. by naming files one by one.`,
+      });
     }
   }
 
@@ -124,7 +137,10 @@ class Taker {
     entry: Pick<FileEntry, 'owner' | 'mode'>,
     named: string,
   ): Promise<void> {
-    for (const name of (await readdir(directory)).sort()) {
+    const names = await readdir(directory).catch((error) => {
+      throw unreadable(error, directory, named);
+    });
+    for (const name of names.sort()) {
       const path = join(directory, name);
       await this.take(path, `${target}/${name}`, entry, await this.#look(path, named), named);
     }
@@ -132,7 +148,9 @@ class Taker {
 
   /** Links inside of directories stay links; one that leads round in circles is a mistake nobody wants in an image. */
   async #look(path: string, named: string): Promise<Stats> {
-    const facts = await lstat(path);
+    const facts = await lstat(path).catch((error) => {
+      throw unreadable(error, path, named);
+    });
     if (facts.isSymbolicLink()) {
       await stat(path).catch((error) => {
         if (systemCode(error) === 'ELOOP') throw loopError(path, named);
@@ -169,9 +187,35 @@ async function follow(path: string, named: string): Promise<Stats> {
         hint: 'Relative sources begin where the recipe lies.',
       });
     }
-    throw new BangerError('invalid_input', `The recipe names ${named}, which cannot be read: ${messageOf(error)}.`, {
-      cause: error,
-    });
+    throw unreadable(error, path, named);
+  }
+}
+
+/** A file that cannot be read, as a person is told of it; other failures are what they are. */
+function unreadable(error: unknown, path: string, named: string): unknown {
+  const from = path.endsWith(named) ? '' : ` (from ${named})`;
+  const fail = (how: string, hint: string) =>
+    new BangerError('invalid_input', `The recipe names ${path}${from}, ${how}.`, { cause: error, hint });
+  switch (systemCode(error)) {
+    case 'EACCES':
+    case 'EPERM':
+      return fail('which the daemon may not read', `See who may: ls -ld ${path}`);
+    case 'EIO':
+      return fail(
+        'which cannot be read: its file system reports an error',
+        `See what it says: cat ${path} > /dev/null`,
+      );
+    case 'EISDIR':
+      return fail('which is a directory', 'Name a file.');
+    case 'ENOTDIR':
+    case 'ENAMETOOLONG':
+      return fail(`which cannot be read: ${messageOf(error)}`, `See what it is: ls -ld ${path}`);
+    case 'ENOENT':
+      if (path.includes('\uFFFD'))
+        return fail('whose name is no UTF-8', `Give it another name: ls -b ${dirname(path)}`);
+      return fail('which disappeared while it was read', 'Build again when nothing changes the files any more.');
+    default:
+      return error;
   }
 }
 

@@ -42,7 +42,7 @@ async function pack(
       mode: item.mode,
       size: item.kind === 'file' ? item.size : 0,
       type: item.kind === 'link' ? 'symlink' : item.kind,
-      mtime: item.mtime,
+      mtime: within(item.mtime),
       ...(item.linkTarget === undefined ? {} : { linkname: item.linkTarget }),
       ...owner(item),
     });
@@ -53,6 +53,13 @@ async function pack(
     }
   }
   controller.finalize();
+}
+
+/** Times that the eleven octal digits of a header can hold; others make tar guess. */
+const LAST_TIME_MS = (8 ** 11 - 1) * 1000;
+
+function within(time: Date): Date {
+  return new Date(Math.min(Math.max(time.getTime(), 0), LAST_TIME_MS));
 }
 
 /** A number is meant as one; a name is sent as one, with an id nobody has in case the guest does not know it. */

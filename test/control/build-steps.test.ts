@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { stepError, thinned } from '../../src/control/build-steps.ts';
 
-const RUN = { exitCode: null, signal: null, timedOut: false, stdout: '', tail: [] };
+const RUN = { exitCode: null, signal: null, timedOut: false, stdout: '', tail: [], lingers: false };
 
 describe('a step that failed', () => {
   it('is told with its exit code and its last lines', () => {
@@ -19,6 +19,13 @@ describe('a step that failed', () => {
   it('is told with its cause where that is known', () => {
     const { message } = stepError('dev', 'files', { ...RUN, exitCode: 2, tail: ['x: No space left on device'] }, 1000);
     assert.match(message, /ended with 2: the disk is full: give the image more/);
+  });
+
+  it('is told with a full disk that came long before its last lines', () => {
+    const run = { ...RUN, exitCode: 1, tail: ['dpkg: error processing package cpp (--install):'] };
+    assert.match(stepError('dev', 's', run, 1000).message, /package cpp could not be installed/);
+    const { message } = stepError('dev', 's', run, 1000, 'cannot copy: No space left on device');
+    assert.match(message, /ended with 1: the disk is full/);
   });
 
   it('is told apart by how it ended', () => {

@@ -62,6 +62,13 @@ describe('the cause of a failed step', () => {
     ['Error: Unable to find a match: nosuch', /there is no package nosuch/],
     ['error: target not found: nosuch', /there is no package nosuch/],
     ["No provider of 'nosuch' found.", /there is no package nosuch/],
+    [
+      "E: The repository 'http://x.test bookworm Release' does not have a Release file.",
+      /no archive .* at http:\/\/x\.test/,
+    ],
+    ['banger: there is no user app', /there is no user app in the image when files are put in/],
+    ['tar: etc: Cannot open: File exists', /\/etc is a directory in the image: a target that ends with \//],
+    ['su: user nosuch does not exist or the user entry does not', /there is no user nosuch in the image/],
   ];
   for (const [line, cause] of cases) {
     it(`is read from: ${line}`, () => assert.match(causeOf(['Reading...', line]) ?? '', cause));

@@ -1,11 +1,11 @@
 /** Files of recipes: taken once, hashed by content, streamed as tar. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { chmod, mkdir, readFile, symlink, utimes, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { chmod, mkdir, readFile, stat, symlink, utimes, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import { describe, it, type TestContext } from 'node:test';
-import { snapshotFiles, snapshotTree } from '../../src/image/snapshot.ts';
+import { readScript, snapshotFiles, snapshotTree } from '../../src/image/snapshot.ts';
 import { tarStream } from '../../src/image/tar-stream.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
@@ -68,6 +68,47 @@ describe('files of a recipe', () => {
     await assert.rejects(take('/dev/null', '/x'), /neither a file nor a directory nor a link/);
   });
 
+  it('that cannot be read are named with the next step', async (t) => {
+    const { base, take } = await place(t);
+    await assert.rejects(take('/proc/self/mem', '/x'), {
+      code: 'invalid_input',
+      message: /names \/proc\/self\/mem, which cannot be read: its file system reports an error/,
+    });
+    await assert.rejects(readScript('conf', base), /names .*\/conf, which is a directory/);
+    await writeFile(Buffer.concat([Buffer.from(join(base, 'conf/caf')), Buffer.of(0xe9)]), '');
+    await assert.rejects(take('conf', '/x'), {
+      message: /conf\/caf.* \(from conf\), whose name is no UTF-8/,
+      hint: /ls -b/,
+    });
+  });
+
+  it('may have any name, mode and age', async (t) => {
+    const { base, take, dir } = await place(t);
+    const odd = join(base, 'odd');
+    const names = [
+      'new\nline',
+      'ünïcödé ☃',
+      ' sp ace\'q"uote\\',
+      '-rf',
+      'x'.repeat(200),
+      `${'d'.repeat(120)}/${'e'.repeat(120)}`,
+    ];
+    for (const name of names) {
+      await mkdir(dirname(join(odd, name)), { recursive: true });
+      await writeFile(join(odd, name), name);
+    }
+    await symlink('new\nline', join(odd, 'link'));
+    await chmod(join(odd, '-rf'), 0o4001);
+    await utimes(join(odd, '-rf'), new Date(-1e12), new Date(-1e12));
+    await utimes(join(odd, 'new\nline'), 1e10, 1e10);
+    const { items } = await take('odd', '/odd');
+    execFileSync('tar', ['-xpf', '-', '-C', dir, '--no-same-owner'], { input: await buffer(tarStream(items)) });
+    for (const name of names) assert.equal(await readFile(join(dir, 'odd', name), 'utf8'), name);
+    assert.equal(await readFile(join(dir, 'odd/link'), 'utf8'), 'new\nline');
+    const facts = await stat(join(dir, 'odd/-rf'));
+    assert.deepEqual([facts.mode & 0o7777, facts.mtimeMs], [0o4001, 0]);
+  });
+
   it('arrive through tar with owners by name, modes and links', async (t) => {
     const { take, dir } = await place(t);
     const { items } = await take('conf', '/etc/x', '0640');
@@ -88,6 +129,20 @@ describe('files of a recipe', () => {
     const facts = { mode: 0o644, user: '0', group: '0', mtime: new Date(0) };
     const stream = tarStream([{ path: 'x', kind: 'file', size: 5, source: '/nonexistent/x', ...facts }]);
     await assert.rejects(buffer(stream), /ENOENT/);
+  });
+});
+
+describe('a script of a recipe', () => {
+  it('is taken byte for byte, and refused with line ends of Windows', async (t) => {
+    const { base } = await place(t);
+    const bytes = Buffer.from([0x7f, 0x45, 0x4c, 0x46, 0xff, 0x00]);
+    await writeFile(join(base, 'program'), bytes);
+    assert.deepEqual(await readScript('program', base), bytes);
+    await writeFile(join(base, 'crlf'), '#!/bin/sh\r\ntrue\r\n');
+    await assert.rejects(readScript('crlf', base), {
+      message: /crlf has the line ends of Windows/,
+      hint: /^Convert it: sed/,
+    });
   });
 });
 

@@ -26,7 +26,7 @@ export function imageBuildHandlers(host: Host, supervisor: Supervisor): ImageBui
               noCache: body.noCache ?? false,
               keep: body.keep ?? false,
               onKept: (vm) => supervisor.watch(vm),
-              again: commandLine(['banger', 'image', 'build', ...(body.recipe ? [body.recipe] : ['…'])]),
+              again: body.recipe ? commandLine(['banger', 'image', 'build', body.recipe]) : undefined,
             },
             progress,
             signal,
