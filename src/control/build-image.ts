@@ -3,7 +3,7 @@ import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ImageBuild, ImageBuilt, RecipeCheck } from '../api/schemas.ts';
 import type { VmRecord } from '../core/vm.ts';
-import { asBangerError, BangerError, messageOf, systemCode } from '../errors.ts';
+import { asBangerError, BangerError } from '../errors.ts';
 import type { SshConnection } from '../guest/ssh.ts';
 import { requireSpace } from '../storage/clone.ts';
 import { vmFiles } from '../storage/layout.ts';
@@ -17,6 +17,7 @@ import { finishImage } from './finish-image.ts';
 import type { Host } from './host.ts';
 import { type DebPlan, planDebs } from './host-packages.ts';
 import type { Progress } from './operation.ts';
+import { isFull } from './store-space.ts';
 
 export interface BuildOptions {
   /** does every step again */
@@ -72,7 +73,7 @@ export async function buildImage(
     return await buildInVm(host, vm, request, plan, options, progress, either);
   } catch (error) {
     // what was called off, or ran into a full disk, fails everywhere at once: the reason comes first
-    await watchSpace(host, vm, full, saysFull(error));
+    await watchSpace(host, vm, full, isFull(error));
     const cause = either.aborted && either.reason instanceof Error ? either.reason : error;
     if (!options.keep || either.aborted || host.guests.peek(vm) === undefined) throw cause;
     keepVm(host, vm, request);
@@ -126,7 +127,7 @@ async function buildInVm(
     workMs += performance.now() - stepBegan;
     lap(step.label);
     if (index === plan.steps.length - 1 && !shares) continue; // the image itself is kept
-    if (await keepLayer(host, vm, connection, { request, plan, index, workMs, shares })) {
+    if (await keepLayer(host, vm, connection, { request, plan, index, workMs, shares, progress })) {
       workMs = 0;
       lap('keep the layer');
     }
@@ -217,12 +218,6 @@ async function watchSpace(host: Host, vm: VmRecord, full: AbortController, isFul
       },
     ),
   );
-}
-
-/** A program or a write of the daemon's own that found no room; a guest's disk is another matter. */
-function saysFull(error: unknown): boolean {
-  if (error instanceof BangerError && error.code !== 'command_failed') return false;
-  return systemCode(error) === 'ENOSPC' || /No space left on device/.test(messageOf(error));
 }
 
 /** The VM goes on as an ordinary one: with a record it is listed, entered and deleted like any other. */

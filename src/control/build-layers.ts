@@ -2,6 +2,7 @@
 import { constants, copyFile, mkdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { VmRecord } from '../core/vm.ts';
+import { BangerError, messageOf } from '../errors.ts';
 import type { SshConnection } from '../guest/ssh.ts';
 import { isWorthKeeping } from '../image/layers.ts';
 import { cloneThroughBase } from '../storage/base-cache.ts';
@@ -13,6 +14,8 @@ import { pathExists } from '../system/files.ts';
 import type { BuildPlan, BuildRequest } from './build-plan.ts';
 import { whilePaused } from './build-vm.ts';
 import type { Host } from './host.ts';
+import type { Progress } from './operation.ts';
+import { isFull } from './store-space.ts';
 
 /**
  * Number of steps whose outcome is there already, 0 to all of them. A record whose file is gone is forgotten.
@@ -51,15 +54,15 @@ export async function placeRootDisk(
 
 /**
  * Keeps the disk after a step where that pays; the guest is held while it is copied.
- * @returns whether it was kept
+ * @returns whether it was kept, which it is not either where there is no room for it
  */
 export async function keepLayer(
   host: Host,
   vm: VmRecord,
   connection: SshConnection,
-  build: { request: BuildRequest; plan: BuildPlan; index: number; workMs: number; shares: boolean },
+  build: { request: BuildRequest; plan: BuildPlan; index: number; workMs: number; shares: boolean; progress: Progress },
 ): Promise<boolean> {
-  const { request, plan, index, workMs, shares } = build;
+  const { request, plan, index, workMs, shares, progress } = build;
   const { directory, rootDisk } = vmFiles(host.config.paths.store, vm.id);
   const key = plan.keys[index];
   const step = plan.steps[index];
@@ -69,9 +72,17 @@ export async function keepLayer(
   const beforeLast = index === (lastRun > 0 ? lastRun : plan.steps.length - 1) - 1;
   if (!isWorthKeeping({ shares, workMs, copyBytes: await allocatedBytes(rootDisk), beforeLast })) return false;
   const copy = join(directory, 'layer.ext4');
-  await whilePaused(host, vm, connection, async () => {
-    await cloneFile(host.runner, host.config.programs.cp, rootDisk, copy);
-  });
+  try {
+    await whilePaused(host, vm, connection, async () => {
+      await cloneFile(host.runner, host.config.programs.cp, rootDisk, copy);
+    });
+  } catch (error) {
+    // the image is what was asked for, a layer only makes the next one sooner
+    const refused = error instanceof BangerError && error.code === 'host_unprepared';
+    if (!refused && !isFull(error)) throw error;
+    progress.warn(`No layer is kept after "${step.label}": ${messageOf(error)}`);
+    return false;
+  }
   const place = layerFile(host.config.paths.store, key);
   await mkdir(dirname(place), { recursive: true, mode: 0o700 });
   await rename(copy, place);

@@ -20,9 +20,18 @@ import { releaseVm } from './release-vm.ts';
  * starts at a boot would cost an emulated guest more than installing packages. Other inits boot as they always do.
  */
 const LEAN_TARGET = 'banger-build.target';
+/**
+ * Programs systemd runs at each boot to make units of what it finds: an emulated guest is busy with them for seconds, beside
+ * the first steps. An empty file in /run masks one. Those for fstab and init scripts stay, for services that run lines start.
+ */
+const LEAN_MASKED = [
+  ...['bless-boot', 'cryptsetup', 'debug', 'factory-reset', 'getty', 'gpt-auto', 'hibernate-resume', 'import'],
+  ...['integritysetup', 'rc-local', 'run', 'ssh', 'system-update', 'tpm2', 'veritysetup'],
+].map((name) => `/run/systemd/system-generators/systemd-${name}-generator`);
 const LEAN_FILES = {
   [`/run/systemd/system/${LEAN_TARGET}`]:
     '[Unit]\nDescription=Image build of banger\nDefaultDependencies=no\nAllowIsolate=yes\n',
+  ...Object.fromEntries(LEAN_MASKED.map((path) => [path, ''])),
 };
 const LEAN_ARGS = `systemd.unit=${LEAN_TARGET} systemd.log_level=warning`;
 

@@ -2,7 +2,7 @@
 import { dirname } from 'node:path';
 import { type SpaceState, spaceState } from '../core/store-space.ts';
 import type { VmRecord } from '../core/vm.ts';
-import { BangerError } from '../errors.ts';
+import { BangerError, messageOf, systemCode } from '../errors.ts';
 import { spaceOf } from '../storage/file-system.ts';
 import { formatSize } from '../units.ts';
 import type { Host } from './host.ts';
@@ -42,4 +42,10 @@ export async function requireStoreSpace(host: Host, vm: VmRecord, progress: Prog
     );
   }
   if (state === 'low') progress.warn(`The store is nearly full: ${room}. See: banger storage show`);
+}
+
+/** Whether a write of the daemon's own, or of a program it ran, came to the end of a disk of this host. */
+export function isFull(error: unknown): boolean {
+  if (!(error instanceof BangerError)) return systemCode(error) === 'ENOSPC';
+  return error.code === 'command_failed' && /No space left on device/.test(messageOf(error));
 }
