@@ -31,6 +31,8 @@ export interface Apt {
   sourcesFile: string;
   /** the host's download settings (proxies, TLS, validity checks) as configuration lines */
   acquireLines: string[];
+  /** arguments for `apt-get` that say whose it is, for whoever finds it running; see `aptOf` */
+  mark: readonly string[];
   /** where the host keeps passwords for its archives, as configuration lines */
   credentialLines: string[];
   env: NodeJS.ProcessEnv;
@@ -44,6 +46,14 @@ export interface ArchivePackage {
 
 /** Parts of `Acquire` that shape what is downloaded, not how; ours are set below. */
 const OWN_ACQUIRE = /^Acquire::(IndexTargets|CompressionTypes|Changelogs|Languages|GzipIndexes|cdrom)\b/i;
+
+/** apt keeps options it does not know. */
+const MARK = 'Banger::Directory=';
+
+/** Directory of the apt that an `apt-get` with these arguments works for. */
+export function aptOf(argv: readonly string[]): string | undefined {
+  return argv.find((argument) => argument.startsWith(MARK))?.slice(MARK.length);
+}
 
 const SUITE = /^[a-z][a-z0-9.+-]{0,63}$/;
 
@@ -76,6 +86,7 @@ export async function prepareApt(runner: Runner, request: AptRequest): Promise<A
     configFile,
     sourcesFile,
     acquireLines: host.acquireLines,
+    mark: ['-o', `${MARK}${dir}`],
     credentialLines: credentialLines(host),
     env: { ...request.env, APT_CONFIG: configFile, DEBIAN_FRONTEND: 'noninteractive' },
   };
@@ -83,7 +94,7 @@ export async function prepareApt(runner: Runner, request: AptRequest): Promise<A
 
 /** Brings the package lists up to date. */
 export async function updateLists(runner: Runner, apt: Apt, signal?: AbortSignal): Promise<void> {
-  await runner.run(['apt-get', '-q', '-o', 'APT::Update::Error-Mode=any', 'update'], {
+  await runner.run(['apt-get', '-q', ...apt.mark, '-o', 'APT::Update::Error-Mode=any', 'update'], {
     env: apt.env,
     timeoutMs: DOWNLOAD_TIMEOUT_MS,
     ...(signal ? { signal } : {}),
@@ -130,7 +141,7 @@ export async function downloadPackages(
   dir: string,
   signal?: AbortSignal,
 ): Promise<void> {
-  await runner.run(['apt-get', '-q', 'download', ...packages], {
+  await runner.run(['apt-get', '-q', ...apt.mark, 'download', ...packages], {
     env: apt.env,
     cwd: dir,
     timeoutMs: DOWNLOAD_TIMEOUT_MS,

@@ -58,7 +58,7 @@ export async function planDebs(request: DebRequest): Promise<DebPlan | undefined
     if (simulated.exitCode !== 0) throw unresolvable(request.packages, simulated.stdout + simulated.stderr);
     const steps = parseSimulation(simulated.stdout);
     if (!steps) return undefined;
-    const argv: Argv = ['apt-get', '-q', '-y', '--download-only', ...install];
+    const argv: Argv = ['apt-get', '-q', ...apt.mark, '-y', '--download-only', ...install];
     await request.runner.run(argv, { env: apt.env, timeoutMs: DOWNLOAD_LIMIT_MS, signal: request.signal });
     return await makePlan(apt, steps, request.packages);
   });

@@ -1,6 +1,7 @@
 /** What a daemon that died in the middle of a start or a creation left at work: host programs, half-made files. */
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { aptOf } from '../bundle/apt.ts';
 import type { VmRecord } from '../core/vm.ts';
 import { systemCode } from '../errors.ts';
 import { vmFiles } from '../storage/layout.ts';
@@ -26,6 +27,14 @@ export async function clearInterruptedWork(host: Host, vm: Pick<VmRecord, 'id'>)
   for (const grower of growers) await waitForEnd(grower, GROWTH_LIMIT_MS);
   for (const name of await filesIn(directory)) {
     if (HALF_MADE.test(name)) await rm(join(directory, name), { force: true });
+  }
+}
+
+/** Downloads of packages that go on hold the lock of the next ones. */
+export async function endInterruptedDownloads({ config }: Pick<Host, 'config'>): Promise<void> {
+  const ours = join(config.paths.cache, '/');
+  for (const apt of await findProcesses((argv) => aptOf(argv)?.startsWith(ours) ?? false)) {
+    await endProcess(apt, { graceMs: 0 });
   }
 }
 

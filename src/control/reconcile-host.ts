@@ -15,7 +15,7 @@ import { discardVm } from './create-vm.ts';
 import { settleDiskWork } from './disk-work.ts';
 import type { Host } from './host.ts';
 import { sweepImages } from './image-sweep.ts';
-import { clearInterruptedWork } from './interrupted-work.ts';
+import { clearInterruptedWork, endInterruptedDownloads } from './interrupted-work.ts';
 import { recoverRebase } from './rebase-vm.ts';
 import { releaseVm } from './release-vm.ts';
 import { type Supervisor, vmmExitedCleanly } from './supervisor.ts';
@@ -50,6 +50,7 @@ export async function reconcileHost(host: Host, supervisor: Supervisor, actions:
       }
     }),
   );
+  await endInterruptedDownloads(host);
   await freeOwnerless(host);
   await sweepImages(host);
   await endSelfTests({ cacheDirectory: host.config.paths.cache, privileged: host.privileged }).catch((error) =>

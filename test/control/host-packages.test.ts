@@ -1,7 +1,13 @@
 /** apt's plan for a guest, turned into calls of dpkg. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { loadConfig } from '../../src/config/load.ts';
 import { dpkgCommands, parseSimulation } from '../../src/control/host-packages.ts';
+import { endInterruptedDownloads } from '../../src/control/interrupted-work.ts';
+import { tempDir } from '../support/temp-dir.ts';
 
 const PLAN = `NOTE: This is only a simulation!
 Inst libonig5 (6.9.8-1 Debian:12.11/oldstable [amd64])
@@ -11,6 +17,26 @@ Conf libonig5 (6.9.8-1 Debian:12.11/oldstable [amd64])
 Conf libjq1 (1.6-2.1+deb12u3 Debian-Security:12/oldstable-security [amd64])
 Conf jq (2:1.6 Debian:12 [amd64])
 `;
+
+describe('a download of a daemon that died', () => {
+  it('is ended by the next one, others are not', async (t) => {
+    const cache = await tempDir(t);
+    const begin = (dir: string) => {
+      const child = spawn('sh', ['-c', 'read wait', 'apt-get', '-o', `Banger::Directory=${dir}`, 'update']);
+      t.after(() => child.kill('SIGKILL'));
+      return { child, ended: once(child, 'exit') };
+    };
+    const ours = begin(join(cache, 'apt/guest-1'));
+    const other = begin('/elsewhere/apt/guest-1');
+    const { config } = await loadConfig({
+      env: { ...process.env, BANGER_HOME: cache, BANGER_PATHS_CACHE: cache },
+      uid: 0,
+    });
+    await endInterruptedDownloads({ config });
+    assert.deepEqual(await ours.ended, [null, 'SIGKILL']);
+    assert.equal(other.child.exitCode, null);
+  });
+});
 
 describe('the plan of apt', () => {
   it('is read line by line', () => {
