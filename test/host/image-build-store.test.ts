@@ -1,0 +1,75 @@
+/** Image builds on a store of their own: layers that share blocks, a store that fills up in the middle. */
+import assert from 'node:assert/strict';
+import { mkdir, readdir, rm, statfs, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import type { ImageBuilt } from '../../src/api/schemas.ts';
+import { createRunner } from '../../src/system/runner.ts';
+import { MIB } from '../../src/units.ts';
+import { hostSkip, TestHost } from '../support/host.ts';
+
+const LIMIT = { timeout: 300_000 };
+const BUILD_LIMIT_MS = 240_000;
+/** Room for one copy of the bundle's root and what three disks differ by, not for two. */
+const STORE = '1100M';
+const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
+
+describe('an image build on XFS', { skip: hostSkip('debugfs', 'mkfs.xfs', 'losetup') }, () => {
+  let host: TestHost;
+  let place: string;
+  let store: string;
+  let recipe: string;
+
+  before(async () => {
+    host = await TestHost.create();
+    place = join(host.home, 'small');
+    store = join(place, 'store');
+    recipe = join(host.home, 'dev.toml');
+    await mkdir(place);
+    await runner.run(['truncate', '-s', STORE, `${place}.img`]);
+    await runner.run(['mkfs.xfs', '-q', `${place}.img`]);
+    await runner.run(['mount', '-o', 'loop', `${place}.img`, place]);
+    host.beforeLastLook(async () => void (await runner.run(['umount', place], { okExits: [0, 32] })));
+    host.env.BANGER_PATHS_STORE = store;
+    await host.daemon();
+  });
+  after(() => host[Symbol.asyncDispose]());
+
+  const build = async (last: string) => {
+    await writeFile(recipe, `run = ["echo one > /opt/one", "${last}"]`);
+    const ran = await host.run(['image', 'build', recipe, '--json'], { timeoutMs: BUILD_LIMIT_MS });
+    assert.equal(ran.status, 0, ran.stderr);
+    return JSON.parse(ran.stdout) as ImageBuilt;
+  };
+  const freeBytes = async () => {
+    const { bavail, bsize } = await statfs(place);
+    return bavail * bsize;
+  };
+
+  it('keeps each step, and all of them take little more than one disk', LIMIT, async () => {
+    const first = await build('echo two > /opt/two');
+    assert.equal((await readdir(join(store, 'layers'))).length, 2);
+    assert.ok((await freeBytes()) > 400 * MIB, `${(await freeBytes()) / MIB} MiB are left`);
+    const again = await build('echo two > /opt/two');
+    assert.deepEqual([again.built, again.id], [false, first.id]);
+    const changed = await build('echo three > /opt/two; sleep 1000 &');
+    const done = changed.steps.filter(({ cached }) => !cached).map(({ step }) => step.split(':')[0]);
+    assert.deepEqual(done, ['boot', 'run 2', 'keep the layer', 'finish'], 'it waits for nothing in the background');
+  });
+
+  it('that fills the store up says so, and leaves it as it was', LIMIT, async () => {
+    const hog = join(place, 'hog');
+    await runner.run(['fallocate', '-l', String((await freeBytes()) - 380 * MIB), hog]);
+    const before = await freeBytes();
+    const args = ['image', 'build', '--name', 'big', '--run', 'head -c 900M /dev/zero > /opt/big; sync'];
+    const left = (directory: string) => readdir(join(store, directory));
+    const there = await Promise.all(['images', 'layers', 'vms'].map(left));
+    await host.fails(6, args, [/This host's disk is full: .* left in .*\/store\/vms/, /banger image prune/], {
+      timeoutMs: BUILD_LIMIT_MS,
+    });
+    assert.deepEqual(await Promise.all(['images', 'layers', 'vms'].map(left)), there);
+    assert.ok((await freeBytes()) > before - 10 * MIB, 'the space is free again');
+    await host.assertQuiet('of a build that filled the store up');
+    await rm(hog);
+  });
+});
