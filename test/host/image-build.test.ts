@@ -185,6 +185,7 @@ describe('an image build', { skip: hostSkip('debugfs') }, () => {
       ['clone', 200],
       ['boot', 300],
       ['run', 100],
+      ['clean', 300],
       ['checksum', 100],
     ] as const) {
       const { pid } = await host.client.call('status', {});
