@@ -1,6 +1,6 @@
 /** Image builds on a store of their own: layers that share blocks, a store that fills up in the middle. */
 import assert from 'node:assert/strict';
-import { mkdir, readdir, rm, statfs, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, rm, rmdir, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { ImageBuilt } from '../../src/api/schemas.ts';
@@ -22,14 +22,18 @@ describe('an image build on XFS', { skip: hostSkip('debugfs', 'mkfs.xfs', 'loset
 
   before(async () => {
     host = await TestHost.create();
-    place = join(host.home, 'small');
-    store = join(place, 'store');
     recipe = join(host.home, 'dev.toml');
-    await mkdir(place);
-    await runner.run(['truncate', '-s', STORE, `${place}.img`]);
-    await runner.run(['mkfs.xfs', '-q', `${place}.img`]);
-    await runner.run(['mount', '-o', 'loop', `${place}.img`, place]);
-    host.beforeLastLook(async () => void (await runner.run(['umount', place], { okExits: [0, 32] })));
+    // not below the home, where no mount may be left
+    place = await mkdtemp('/tmp/bt-small-');
+    store = join(place, 'store');
+    const image = join(host.home, 'small.img');
+    await runner.run(['truncate', '-s', STORE, image]);
+    await runner.run(['mkfs.xfs', '-q', image]);
+    await runner.run(['mount', '-o', 'loop', image, place]);
+    host.beforeLastLook(async () => {
+      await runner.run(['umount', place], { okExits: [0, 32] });
+      await rmdir(place);
+    });
     host.env.BANGER_PATHS_STORE = store;
     await host.daemon();
   });
