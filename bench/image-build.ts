@@ -52,7 +52,7 @@ function virtCustomize(): void {
   execFileSync('truncate', ['--size', SIZE, disk]);
   execFileSync('e2fsck', ['-fp', disk], { stdio: 'ignore' });
   execFileSync('resize2fs', [disk], { stdio: 'ignore' });
-  const args = ['--add', disk, '--format', 'raw', '--memsize', '1024', '--no-logfile', '--quiet'];
+  const args = ['--format', 'raw', '--add', disk, '--memsize', '1024', '--no-logfile', '--quiet'];
   args.push('--install', PACKAGES.join(','), '--run-command', COMMAND);
   args.push('--run-command', 'dpkg-query -W > /opt/packages');
   execFileSync('virt-customize', args, {
