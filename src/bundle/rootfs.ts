@@ -177,7 +177,7 @@ async function finishTree(deps: RootfsDeps, request: RootfsRequest, root: string
   const files = { ...OVERLAY, ...(await guestAptFiles(deps.apt)) };
   for (const [path, text] of Object.entries(files)) {
     await mkdir(dirname(join(overlay, path)), { recursive: true });
-    await writeFile(join(overlay, path), text, { mode: 0o644 });
+    await writeFile(join(overlay, path), text);
   }
   const remove = await cleanedPaths(root);
   if (remove.length > 0) await asRoot(deps, ['rm', '-rf', '--one-file-system', '--', ...remove]);
@@ -188,6 +188,10 @@ async function finishTree(deps: RootfsDeps, request: RootfsRequest, root: string
   });
   const tops = (await readdir(overlay)).map((name) => join(overlay, name));
   await asRoot(deps, ['cp', '-R', '--remove-destination', '--', ...tops, root]);
+  // whatever our umask is: every user of a guest reads them
+  const paths = [...Object.keys(files), ...Object.keys(files).map((path) => dirname(path))];
+  const open = [target, ...new Set(paths.map((path) => join(root, path)))];
+  await asRoot(deps, ['chmod', 'u=rwX,go=rX', '--', ...open]);
   await rm(overlay, { recursive: true });
 }
 

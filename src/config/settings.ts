@@ -122,7 +122,7 @@ export const SETTINGS: SettingTree<Config> = {
     mke2fs: tool('mke2fs', 'Makes work disks'),
     e2fsck: tool('e2fsck', 'Checks a disk before it grows'),
     resize2fs: tool('resize2fs', 'Grows disks'),
-    debugfs: tool('debugfs', 'Reads the list of packages out of an imported root file system'),
+    debugfs: tool('debugfs', 'Reads root file systems without mounting them'),
     tar: tool('tar', 'Packs and unpacks bundles and images'),
     zstd: tool('zstd', 'Compresses bundles and images'),
     cp: tool('cp', 'Copies disks where the file system cannot share blocks'),

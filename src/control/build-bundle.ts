@@ -2,7 +2,7 @@
 import { chmod, copyFile, mkdir, readdir, realpath, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { type Apt, downloadPackages, prepareApt, updateLists } from '../bundle/apt.ts';
-import { sumFile, sumTree } from '../bundle/checksum.ts';
+import { listTree, sumFile, sumTree } from '../bundle/checksum.ts';
 import { buildInitrd } from '../bundle/initrd.ts';
 import { inspectKernel, kernelProblem } from '../bundle/kernel.ts';
 import {
@@ -253,6 +253,11 @@ async function placeModules(build: Build, unpacked: string, release: string, dir
     env: build.env,
     ...(build.signal ? { signal: build.signal } : {}),
   });
+  // whatever our umask is: every user of a guest may look up a module
+  for (const { path, kind } of await listTree(join(dir.result, 'modules'))) {
+    if (kind === 'link') continue;
+    await chmod(join(dir.result, 'modules', path), kind === 'directory' ? 0o755 : 0o644);
+  }
 }
 
 async function placeHelpers(build: Build, dir: WorkDir): Promise<string[]> {

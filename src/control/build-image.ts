@@ -172,6 +172,7 @@ async function resolvePackages(
   if (first?.kind !== 'packages') return undefined;
   return await planDebs({
     runner: host.runner,
+    debugfs: host.config.programs.debugfs,
     rootDisk: vmFiles(host.config.paths.store, vm.id).rootDisk,
     packages: first.packages,
     cacheDir: host.config.paths.cache,

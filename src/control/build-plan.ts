@@ -249,7 +249,7 @@ async function bundleBase(host: Host, name: string | undefined): Promise<BuildBa
 
 /** Said before anything is booted: a guest without an SSH server would only be noticed by its silence. */
 async function requireSshServer(host: Host, { boot, name }: BuildBase): Promise<void> {
-  const { stdout } = await host.runner.run(['debugfs', '-R', 'stat /usr/sbin/sshd', boot.rootfs], {
+  const { stdout } = await host.runner.run([host.config.programs.debugfs, '-R', 'stat /usr/sbin/sshd', boot.rootfs], {
     okExits: [0, 1],
   });
   if (/^Inode: /m.test(stdout)) return;

@@ -26,6 +26,8 @@ export interface DebPlan {
 
 export interface DebRequest {
   runner: Runner;
+  /** debugfs program, a name in PATH or a path */
+  debugfs: string;
   /** disk with the guest's root file system; nobody writes to it */
   rootDisk: string;
   packages: readonly string[];
@@ -71,8 +73,8 @@ interface GuestPackages {
 }
 
 /** debugfs reads a file system without mounting it, and writes nothing. */
-async function readGuest({ runner, rootDisk, signal }: DebRequest): Promise<GuestPackages | undefined> {
-  const ask = async (command: string) => (await runner.run(['debugfs', '-R', command, rootDisk], { signal })).stdout;
+async function readGuest({ runner, debugfs, rootDisk, signal }: DebRequest): Promise<GuestPackages | undefined> {
+  const ask = async (command: string) => (await runner.run([debugfs, '-R', command, rootDisk], { signal })).stdout;
   const names = async (directory: string) =>
     [...(await ask(`ls -p ${directory}`)).matchAll(/^\/\d+\/\d+\/\d+\/\d+\/([^/]+)\//gm)]
       .map((match) => match[1] ?? '')

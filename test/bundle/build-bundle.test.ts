@@ -106,6 +106,22 @@ describe('building a bundle', { skip: lacking('mke2fs', 'debugfs') }, () => {
     assert.equal(await inImage(rootfs, '/usr/lib/os-release'), 'ID=debian\n');
   });
 
+  it('holds nothing that only root may read because the builder keeps its files to itself', async (t) => {
+    const p = await place(t);
+    const umask = process.umask(0o077); // as the daemon has it
+    t.after(() => process.umask(umask));
+    const { rootfs } = (await p.build()).bundle;
+    const mode = async (path: string) =>
+      /Mode:\s+(\d+)/.exec((await runner.run(['debugfs', '-R', `stat ${path}`, rootfs], { env: sbin })).stdout)?.[1];
+    for (const path of ['/etc', '/etc/apt/sources.list.d', '/usr/lib/modules', `/usr/lib/modules/${RELEASE}`]) {
+      assert.equal(await mode(path), '0755', path);
+    }
+    const module = (await namesIn(rootfs, `/usr/lib/modules/${RELEASE}`)).find((name) => name.startsWith('modules.'));
+    const files = ['/etc/hosts', '/etc/hostname', '/etc/machine-id', '/etc/resolv.conf', '/etc/fstab'];
+    const listed = ['/etc/apt/sources.list.d/debian.sources', `/usr/lib/modules/${RELEASE}/${module}`];
+    for (const path of [...files, ...listed]) assert.equal(await mode(path), '0644', path);
+  });
+
   it("lets the guest reach the archive as the host does, without the host's files and passwords", async (t) => {
     const p = await place(t);
     const { rootfs } = (await p.build()).bundle;

@@ -82,7 +82,7 @@ async function answer(archive: SampleArchive, argv: Argv, options: RunOptions): 
       await install(archive, argv);
       return DONE;
     default:
-      if (['rm', 'cp', 'mkdir', 'mke2fs', 'true'].includes(program)) return await runner.run(argv, options);
+      if (['rm', 'cp', 'chmod', 'mkdir', 'mke2fs', 'true'].includes(program)) return await runner.run(argv, options);
       throw new Error(`nobody expected: ${program} ${first}`);
   }
 }

@@ -91,6 +91,9 @@ describe('names of VMs', { skip: hostSkip('dig') }, () => {
     ]);
     assert.equal(await host.guest('web', `getent hosts ${address}`), hostsLine(address, 'db.vm'));
     assert.equal(await host.guest('web', 'getent hosts nobody.vm || echo none'), 'none');
+    const user = 'getent hosts db.vm && cat /etc/hosts /etc/hostname && modinfo -F name overlay';
+    const seen = await host.guest('web', `su -s /bin/sh nobody -c '${user}'`);
+    assert.match(seen, new RegExp(`^${hostsLine(address, 'db.vm')}\n127[^]*\nweb\noverlay$`), 'users who are not root');
     assert.match(await host.guest('web', 'cat /etc/resolv.conf'), /^search vm\nnameserver 10\.\d+\.0\.1$/);
     const { guests } = await host.client.call('dnsStatus', {});
     assert.ok((guests.queries.answer ?? 0) >= 3, JSON.stringify(guests));
