@@ -1,8 +1,10 @@
 /** One chaos run: a banger of its own on a small store of its own, random commands, and a last look at all data. */
-import { mkdir } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, readdir, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
 import { messageOf } from '../../src/errors.ts';
+import type { Argv } from '../../src/system/runner.ts';
 import { TestHost } from '../support/host.ts';
 import { leanBundle } from '../support/lean-bundle.ts';
 import { type Real, runner } from './action.ts';
@@ -71,10 +73,15 @@ async function perform(sequence: readonly Command[], bundle: string, tell: (text
     await using host = await createHost(bundle);
     const real: Real = { host, tell };
     const model = emptyModel();
-    await host.daemon();
-    await verify(host, model);
-    await fc.asyncModelRun(() => ({ model, real }), noting);
-    await checkAllData(model, real);
+    try {
+      await host.daemon();
+      await verify(host, model);
+      await fc.asyncModelRun(() => ({ model, real }), noting);
+      await checkAllData(model, real);
+    } catch (error) {
+      tell(`what was seen is kept in ${await keepEvidence(host)}`);
+      throw error;
+    }
     return { performed };
   } catch (error) {
     // what failed first, and what was found when this banger was taken down
@@ -82,6 +89,28 @@ async function perform(sequence: readonly Command[], bundle: string, tell: (text
     const both = [error.suppressed, error.error].map(messageOf).join('\nAnd afterwards:\n');
     return { performed, error: new Error(both, { cause: error }) };
   }
+}
+
+/** Puts aside the logs of daemon and VMs and what the host looks like, before all of it is taken down. */
+async function keepEvidence(host: TestHost): Promise<string> {
+  const directory = await mkdtemp(join(tmpdir(), 'chaos-'));
+  const logs = ['state/bangerd.log', 'state/banger.db'].map((path) => join(host.home, path));
+  for (const id of await readdir(join(host.home, 'state/store/vms')).catch(() => [])) {
+    for (const name of ['console.log', 'vmm.log']) logs.push(join(host.home, 'state/store/vms', id, name));
+  }
+  for (const path of logs) {
+    const name = path.slice(host.home.length + 1).replaceAll('/', '-');
+    await copyFile(path, join(directory, name)).catch(() => {}); // not every VM has run
+  }
+  const views: [string, Argv][] = [
+    ['links', ['ip', '-d', 'address', 'show']],
+    ['routes', ['ip', 'route', 'show', 'table', 'all']],
+    ['neighbours', ['ip', 'neighbour', 'show']],
+    ['rules', ['nft', 'list', 'ruleset']],
+    ['processes', ['ps', 'axww', '-o', 'pid,ppid,stat,pcpu,etime,args']],
+  ];
+  for (const [name, argv] of views) await writeFile(join(directory, name), (await runner.run(argv)).stdout);
+  return directory;
 }
 
 /** Leaves out pieces, half of it at first and single commands in the end, as long as it still fails. */
