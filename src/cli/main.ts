@@ -3,6 +3,7 @@ import { asBangerError, BangerError } from '../errors.ts';
 import { VERSION } from '../version.ts';
 import { createContext } from './context.ts';
 import { namesOf } from './entry.ts';
+import { inFlags } from './flag-names.ts';
 import type { Host } from './host.ts';
 import { renderError } from './output/error.ts';
 import { createPaint } from './output/paint.ts';
@@ -62,8 +63,10 @@ async function dispatch(argv: readonly string[], host: Host): Promise<number> {
 
 /** A refusal of the daemon names a field; how to give it is in the command's help. */
 function withHelp(error: BangerError, typed: string): BangerError {
-  if (error.code !== 'invalid_input' || error.hint !== undefined) return error;
-  return new BangerError(error.code, error.message, { cause: error, hint: `banger ${typed} --help` });
+  if (error.code !== 'invalid_input') return error;
+  const told = inFlags(error);
+  if (told.hint !== undefined) return told;
+  return new BangerError(told.code, told.message, { cause: error, hint: `banger ${typed} --help` });
 }
 
 /** `banger help vm start` is `banger vm start --help`. */

@@ -1,7 +1,9 @@
 /** What `vm create` and `run` ask about a new VM, and the request made of it. */
+
 import { resolve } from 'node:path';
 import type { RestartPolicy, VmCreate } from '../api/schemas.ts';
 import type { OptionSpecs, OptionValues } from './command.ts';
+import { VM_FLAGS } from './flag-names.ts';
 
 export const RESTART_POLICIES = ['never', 'on-failure', 'always'] as const satisfies RestartPolicy[];
 
@@ -62,19 +64,7 @@ function workDiskFrom(given: string): string {
 /** The flags among these that were given, as they are written. */
 export function givenVmFlags(options: VmOptionValues): string[] {
   const { name: _, ...given } = vmCreateRequest('', options);
-  const flags: Record<string, string> = {
-    image: '--image',
-    vcpus: '--vcpus',
-    memoryMib: '--memory',
-    rootDiskBytes: '--disk',
-    workDiskBytes: '--work-disk',
-    workMount: '--work-mount',
-    workDiskFrom: '--work-disk-from',
-    nat: '--no-nat',
-    autostart: '--autostart',
-    restartPolicy: '--restart',
-  };
-  return Object.keys(given).map((key) => flags[key] ?? key);
+  return Object.keys(given).map((key) => VM_FLAGS[key] ?? key);
 }
 
 /** Autostart is the daemon's doing: somebody has to start that one. */

@@ -137,10 +137,12 @@ describe('the command line', () => {
     assert.ok(forced.stderr.includes(red));
   });
 
-  it("names the command's help where a refusal names a field and no command", async () => {
-    const refuse = () => Promise.reject(new BangerError('invalid_input', 'vcpus must be at most 32.'));
+  it("says what a refusal is about in options, and names the command's help", async () => {
+    const message = 'vcpus must be at most 32; memoryMib must be at least 64; name is missing.';
+    const refuse = () => Promise.reject(new BangerError('invalid_input', message));
     const { status, stderr } = await cli('create web --vcpus 33', { createVm: refuse });
-    assert.deepEqual([status, stderr], [2, 'banger: vcpus must be at most 32.\n  try: banger create --help\n']);
+    const told = '--vcpus must be at most 32; --memory (in MiB) must be at least 64; name is missing.';
+    assert.deepEqual([status, stderr], [2, `banger: ${told}\n  try: banger create --help\n`]);
   });
 
   it('refuses an environment it cannot work with', async () => {
