@@ -30,6 +30,9 @@ const host: Host = {
     return await runInteractive(argv, process.env, host.onSignal, options?.output);
   },
   async runDaemon() {
+    // its log is for people: that Node calls a part of itself an experiment is nothing they could act on
+    process.removeAllListeners('warning');
+    process.on('warning', ({ name, stack }) => name !== 'ExperimentalWarning' && process.stderr.write(`${stack}\n`));
     const { runDaemon } = await import('../src/daemon/main.ts');
     const stop = new AbortController();
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) host.onSignal(signal, () => stop.abort());
