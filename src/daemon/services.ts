@@ -14,23 +14,22 @@ import { createNames, type Names } from '../control/names.ts';
 import { createOperations } from '../control/operation.ts';
 import { createStartChecks } from '../control/start-checks.ts';
 import { recoverStore } from '../control/storage-image.ts';
-import { choosePool, formatSubnet, gatewayOf, parsePool, poolCandidates, type Subnet } from '../core/addresses.ts';
-import { BangerError } from '../errors.ts';
+import { formatSubnet, gatewayOf } from '../core/addresses.ts';
 import { ensureClientKey } from '../guest/keys.ts';
 import { GUEST_DNS_PORT } from '../network/nftables.ts';
-import { listRoutes } from '../network/routes.ts';
 import { type Database, inTransaction, openDatabase } from '../state/database.ts';
 import { createImageStore } from '../state/images.ts';
 import { createLayerStore } from '../state/layers.ts';
 import { createLedger } from '../state/ledger.ts';
 import { createOperationStore } from '../state/operations.ts';
-import { createSettings, type Settings } from '../state/settings.ts';
+import { createSettings } from '../state/settings.ts';
 import { createTrash } from '../state/trash.ts';
 import { createVmStore } from '../state/vms.ts';
 import { withAdministratorPath } from '../system/host-facts.ts';
 import { createPrivileged } from '../system/privilege.ts';
-import { type Argv, createRunner, type Runner } from '../system/runner.ts';
+import { type Argv, createRunner } from '../system/runner.ts';
 import { createIdleMemory } from './idle-memory.ts';
+import { decidePool } from './pool.ts';
 
 export interface Services extends AsyncDisposable {
   host: Host;
@@ -76,7 +75,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const clientKeyFile = join(config.paths.state, 'ssh', 'id_ed25519');
   const clientKey = await ensureClientKey(clientKeyFile);
   const instance = instanceHash(env);
-  const pool = await decidePool({ config, settings, runner, instance, vmCount: vms.list().length });
+  const { pool, claim } = await decidePool({ config, settings, runner, instance, vmCount: vms.list().length });
   const table = tableName(instance);
   const poolText = formatSubnet(pool);
   const checks = createStartChecks({
@@ -89,6 +88,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     clientKeyFile,
     self,
     pool: poolText,
+    holdsPool: () => claim.hold(),
   });
 
   const names = createNames({ config, pool, vms, settings: createSettings(operationLog), log });
@@ -141,6 +141,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
       await host.operations.shutdown();
       await host.guests[Symbol.asyncDispose]();
       await names[Symbol.asyncDispose]();
+      claim.release(); // the next daemon may be there before this process is gone
       operationLog.close();
       database.close();
     },
@@ -163,51 +164,4 @@ function instanceHash(env: NodeJS.ProcessEnv): number | undefined {
 
 function tableName(instance: number | undefined): string {
   return instance === undefined ? 'banger' : `banger_${instance.toString(16).padStart(8, '0')}`;
-}
-
-interface PoolChoice {
-  config: Config;
-  settings: Settings;
-  runner: Runner;
-  instance: number | undefined;
-  vmCount: number;
-}
-
-/** The configured pool, or the one chosen earlier, or the first that no route of this host touches. */
-async function decidePool({ config, settings, runner, instance, vmCount }: PoolChoice): Promise<Subnet> {
-  const key = 'network.pool';
-  const kept = settings.get(key);
-  if (config.network.pool !== 'auto') {
-    const wanted = formatSubnet(parsePool(config.network.pool));
-    if (kept !== undefined && kept !== wanted && vmCount > 0) {
-      throw new BangerError(
-        'conflict',
-        `The address pool cannot change from ${kept} to ${wanted} while VMs have addresses in it.`,
-        {
-          hint: `Set network.pool = "${kept}", or delete the VMs first.`,
-        },
-      );
-    }
-    settings.set(key, wanted);
-    return parsePool(wanted);
-  }
-  // addresses are for life: with VMs there, the pool they live in stays
-  if (kept !== undefined && vmCount > 0) return parsePool(kept);
-  const routes = await listRoutes(runner, config.programs.ip);
-  const candidates = [...(kept === undefined ? [] : [parsePool(kept)]), ...poolCandidates(instance)];
-  const pool = choosePool(
-    candidates,
-    routes.map((route) => route.destination),
-  );
-  if (!pool) {
-    throw new BangerError(
-      'host_unprepared',
-      'Every address range banger would use is covered by a route of this host.',
-      {
-        hint: 'Choose a free one, for example: BANGER_NETWORK_POOL=10.77.0.0/16, or network.pool in the configuration file.',
-      },
-    );
-  }
-  settings.set(key, formatSubnet(pool));
-  return pool;
 }

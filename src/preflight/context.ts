@@ -33,6 +33,8 @@ export interface PreflightContext {
   fcqemu: Argv;
   /** address pool in use, CIDR; undefined when none is decided yet */
   pool: string | undefined;
+  /** whether no other banger on this host works with the pool; taken to be so where it is not asked */
+  holdsPool?: () => Promise<boolean>;
   /** nftables table of this banger */
   table: string;
   /** file of the private key banger logs in with */

@@ -145,6 +145,12 @@ describe('checks of the network', () => {
     assert.match(result.fix ?? '', /BANGER_NETWORK_POOL=/);
   });
 
+  it('name another banger that has the pool, which routes tell only once it runs VMs', async (t) => {
+    const result = await failed('network.pool', { ...(await withRoutes(t, [])), holdsPool: async () => false });
+    assert.match(result.detail, /^Another banger on this host gives its VMs addresses of 172\.30\.0\.0\/16;/);
+    assert.match(result.fix ?? '', /BANGER_NETWORK_POOL=/);
+  });
+
   it('name another banger that has a part of the pool', async (t) => {
     const routes = [{ type: 'unreachable', dst: '172.30.128.0/17' }];
     assert.match((await failed('network.pool', await withRoutes(t, routes))).detail, /a route by unreachable/);

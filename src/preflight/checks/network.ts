@@ -75,10 +75,14 @@ export const rulesCheck: Check<PreflightContext> = {
 export const poolCheck: Check<PreflightContext> = {
   id: 'network.pool',
   title: 'address pool',
-  async run({ config, env, pool, runner }) {
-    const lookedFor = 'an address range that no route of this host touches';
+  async run({ config, env, holdsPool, pool, runner }) {
+    const lookedFor = 'an address range that no route and no other banger of this host has';
     const fix = 'Choose a free range: BANGER_NETWORK_POOL=10.77.0.0/16, or network.pool in the configuration file.';
     if (pool === undefined) return failed(lookedFor, 'Every range banger would use is covered by a route.', fix);
+    if (holdsPool && !(await holdsPool())) {
+      const detail = `Another banger on this host gives its VMs addresses of ${pool}; two VMs would have the same.`;
+      return failed(lookedFor, detail, `Stop the daemon of the other one. ${fix}`);
+    }
     const ip = await findProgram(config.programs.ip, env);
     if (!ip.found) return notApplicable(lookedFor, 'Without ip the routes cannot be listed.');
     const wanted = parseSubnet(pool);

@@ -1,0 +1,103 @@
+/** The addresses of this banger's VMs, which no other banger on this host may give to its own. */
+import { once } from 'node:events';
+import { createServer, type Server } from 'node:net';
+import type { Config } from '../config/schema.ts';
+import { choosePool, formatSubnet, parsePool, poolCandidates, type Subnet } from '../core/addresses.ts';
+import { BangerError, systemCode } from '../errors.ts';
+import { listRoutes } from '../network/routes.ts';
+import type { Settings } from '../state/settings.ts';
+import type { Runner } from '../system/runner.ts';
+
+export interface PoolClaim {
+  /** Takes the pool for this process if no other has it; false while another one does. */
+  hold(): Promise<boolean>;
+  release(): void;
+}
+
+/**
+ * A claim is a socket with an abstract name: the first to listen on it has the pool, from the same moment for all who
+ * share this network, and the kernel ends the claim with its process. Routes do not tell: a banger makes them with its
+ * first VM, long after it has decided. See docs/decisions/0046.
+ */
+export function createPoolClaim(pool: string): PoolClaim {
+  let server: Server | undefined;
+  return {
+    async hold() {
+      if (server) return true;
+      const attempt = createServer((socket) => socket.destroy()).unref();
+      attempt.listen(`\0banger-pool ${pool}`);
+      try {
+        await once(attempt, 'listening');
+      } catch (error) {
+        return systemCode(error) !== 'EADDRINUSE'; // what cannot be asked is taken to be free
+      }
+      server = attempt;
+      return true;
+    },
+    release() {
+      server?.close();
+      server = undefined;
+    },
+  };
+}
+
+export interface PoolChoice {
+  config: Config;
+  settings: Settings;
+  runner: Runner;
+  instance: number | undefined;
+  vmCount: number;
+}
+
+export interface DecidedPool {
+  pool: Subnet;
+  /** not held when another banger has the pool that the configuration or VMs ask for */
+  claim: PoolClaim;
+}
+
+/** The configured pool, or the one chosen earlier, or the first that no route and no other banger of this host has. */
+export async function decidePool({ config, settings, runner, instance, vmCount }: PoolChoice): Promise<DecidedPool> {
+  const key = 'network.pool';
+  const kept = settings.get(key);
+  if (config.network.pool !== 'auto') {
+    const wanted = formatSubnet(parsePool(config.network.pool));
+    if (kept !== undefined && kept !== wanted && vmCount > 0) {
+      throw new BangerError(
+        'conflict',
+        `The address pool cannot change from ${kept} to ${wanted} while VMs have addresses in it.`,
+        {
+          hint: `Set network.pool = "${kept}", or delete the VMs first.`,
+        },
+      );
+    }
+    settings.set(key, wanted);
+    return await claimed(parsePool(wanted));
+  }
+  // addresses are for life: with VMs there, the pool they live in stays
+  if (kept !== undefined && vmCount > 0) return await claimed(parsePool(kept));
+  const routes = await listRoutes(runner, config.programs.ip);
+  const candidates = [...(kept === undefined ? [] : [parsePool(kept)]), ...poolCandidates(instance)];
+  const taken = routes.map((route) => route.destination);
+  for (;;) {
+    const pool = choosePool(candidates, taken);
+    if (!pool) throw noPool();
+    const decided = await claimed(pool);
+    if (await decided.claim.hold()) {
+      settings.set(key, formatSubnet(pool));
+      return decided;
+    }
+    taken.push(pool);
+  }
+}
+
+async function claimed(pool: Subnet): Promise<DecidedPool> {
+  const claim = createPoolClaim(formatSubnet(pool));
+  await claim.hold();
+  return { pool, claim };
+}
+
+function noPool(): BangerError {
+  return new BangerError('host_unprepared', 'Every address range banger would use is taken on this host.', {
+    hint: 'Choose a free one, for example: BANGER_NETWORK_POOL=10.77.0.0/16, or network.pool in the configuration file.',
+  });
+}
