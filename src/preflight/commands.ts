@@ -15,7 +15,7 @@ export type PreflightCommand = 'vm-create' | 'vm-start' | 'nat' | 'image-build' 
 const BOOT = [bundleCheck, kernelCheck, initrdCheck, rootfsCheck];
 
 const COMMANDS: Record<PreflightCommand, { purpose: string; checks: Check<PreflightContext>[] }> = {
-  'vm-create': { purpose: 'create a VM', checks: [bundleCheck, rootfsCheck, copyCheck, diskSpaceCheck, poolCheck] },
+  'vm-create': { purpose: 'create a VM', checks: [bundleCheck, rootfsCheck, copyCheck, diskSpaceCheck] },
   'vm-start': {
     purpose: 'start a VM',
     checks: [
