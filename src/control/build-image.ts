@@ -7,9 +7,19 @@ import { asBangerError, BangerError } from '../errors.ts';
 import type { SshConnection } from '../guest/ssh.ts';
 import { requireSpace } from '../storage/clone.ts';
 import { vmFiles } from '../storage/layout.ts';
+import type { Distribution } from '../system/os-release.ts';
 import { commandLine } from '../system/runner.ts';
 import { formatSize, MIB } from '../units.ts';
-import { cachedSteps, keepLayer, placeRootDisk, storeShares } from './build-layers.ts';
+import {
+  cachedSteps,
+  keepLayer,
+  keyAfter,
+  needsDiskAtRest,
+  placeRootDisk,
+  stepsBeforeLast,
+  storeShares,
+} from './build-layers.ts';
+import { reviveMachine } from './build-machines.ts';
 import { type BuildPlan, type BuildRequest, planSteps, resolveBuild } from './build-plan.ts';
 import { performStep, prepareGuest, type StepContext } from './build-steps.ts';
 import { admitBuildVm, bootBuildVm, discardBuildVm } from './build-vm.ts';
@@ -62,18 +72,35 @@ export async function buildImage(
   signal: AbortSignal,
 ): Promise<ImageBuilt> {
   progress.step('plan', 'reading what the recipe names');
-  const vm = await admitBuildVm(host, vmRequest(request));
+  const fresh = await admitBuildVm(host, vmRequest(request));
+  let vm = fresh;
   const full = new AbortController();
   const either = AbortSignal.any([signal, full.signal]);
-  const timer = setInterval(() => void watchSpace(host, vm, full), SPACE_CHECK_MS);
+  const timer = setInterval(() => void watchSpace(host, fresh, full), SPACE_CHECK_MS);
   try {
-    const plan = await planSteps(request, snapshotDirectory(host, vm), either);
+    const plan = await planSteps(request, snapshotDirectory(host, fresh), either);
     const present = options.noCache ? undefined : presentImage(host, request, plan);
     if (present) return present;
-    return await buildInVm(host, vm, request, plan, options, progress, either);
+    const done = options.noCache ? 0 : await cachedSteps(host, plan);
+    progress.step('preflight', 'checking the host');
+    await host.preflightStart(request.base.boot, fresh);
+    const { directory } = vmFiles(host.config.paths.store, fresh.id);
+    await requireSpace(directory, BUILD_NEEDS_BYTES, `building ${request.name}`);
+    const began = performance.now();
+    const goesOn = options.noCache ? undefined : await goOn(host, fresh, request, plan, done, progress, either);
+    vm = goesOn?.vm ?? fresh;
+    const begun = goesOn ?? (await bootFresh(host, fresh, request, plan, done, progress, either));
+    return await buildInVm(
+      host,
+      request,
+      plan,
+      { ...options, ...begun, imageId: fresh.id, done, began },
+      progress,
+      either,
+    );
   } catch (error) {
     // what was called off, or ran into a full disk, fails everywhere at once: the reason comes first
-    await watchSpace(host, vm, full, isFull(error));
+    await watchSpace(host, fresh, full, isFull(error));
     const cause = either.aborted && either.reason instanceof Error ? either.reason : error;
     if (!options.keep || either.aborted || host.guests.peek(vm) === undefined) throw cause;
     keepVm(host, vm, request);
@@ -81,44 +108,94 @@ export async function buildImage(
     throw withKeptVm(cause, vm, options.again);
   } finally {
     clearInterval(timer);
-    if (host.vms.findById(vm.id)) host.buildVms.forget(vm.id);
-    else await discardBuildVm(host, vm);
+    for (const each of new Set([vm, fresh])) {
+      if (host.vms.findById(each.id)) host.buildVms.forget(each.id);
+      else await discardBuildVm(host, each);
+    }
   }
 }
 
-async function buildInVm(
+/** A guest that can be given steps. */
+interface BegunBuild {
+  vm: VmRecord;
+  connection: SshConnection;
+  distribution: Distribution;
+  /** packages the host has resolved for the first step */
+  debs: DebPlan | undefined;
+  /** how the guest was had, for the list of what took how long */
+  how: 'boot' | 'revive';
+}
+
+/** Goes on in the machine that was kept after the steps that are done, if there is one. */
+async function goOn(
+  host: Host,
+  fresh: VmRecord,
+  request: BuildRequest,
+  plan: BuildPlan,
+  done: number,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<BegunBuild | undefined> {
+  const key = keyAfter(plan, done);
+  if (needsDiskAtRest(plan, done) || !host.layers.find(key)?.machine) return undefined;
+  progress.step('revive', `going on after: ${plan.steps[done - 1]?.label ?? `the boot of ${request.base.name}`}`);
+  const revived = await reviveMachine(host, key, request.base.boot, fresh, signal);
+  return revived && { ...revived, debs: undefined, how: 'revive' };
+}
+
+/** Boots a new VM from the disk after the steps that are done. */
+async function bootFresh(
   host: Host,
   vm: VmRecord,
   request: BuildRequest,
   plan: BuildPlan,
-  options: BuildOptions,
+  done: number,
   progress: Progress,
   signal: AbortSignal,
-): Promise<ImageBuilt> {
-  const timings: Timings = [];
-  const done = options.noCache ? 0 : await cachedSteps(host, plan);
-  for (const { label } of plan.steps.slice(0, done)) timings.push({ step: label, cached: true, durationMs: 0 });
-  progress.step('preflight', 'checking the host');
-  await host.preflightStart(request.base.boot, vm);
-  const { directory, seedDrive } = vmFiles(host.config.paths.store, vm.id);
-  await requireSpace(directory, BUILD_NEEDS_BYTES, `building ${request.name}`);
-  let began = performance.now();
-  const lap = (step: string) => {
-    const now = performance.now();
-    timings.push({ step, cached: false, durationMs: Math.round(now - began) });
-    began = now;
-  };
-
+): Promise<BegunBuild> {
   progress.step('clone', done > 0 ? `beginning after: ${plan.steps[done - 1]?.label}` : `copying ${request.base.name}`);
   await placeRootDisk(host, vm, request, plan, done, signal);
   progress.step('boot', 'booting the temporary VM');
   const { connection, debs } = await bootAndResolve(host, vm, request, done === 0 ? plan : undefined, signal);
   const distribution = await prepareGuest(connection, request.name, signal);
-  lap('boot');
+  return { vm, connection, distribution, debs, how: 'boot' };
+}
+
+/** Does the steps that are left and makes an image of the disk. */
+async function buildInVm(
+  host: Host,
+  request: BuildRequest,
+  plan: BuildPlan,
+  build: BegunBuild & { imageId: string; done: number; began: number; noCache: boolean },
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<ImageBuilt> {
+  const { vm, connection, distribution, debs, done } = build;
+  const { directory, seedDrive } = vmFiles(host.config.paths.store, vm.id);
+  const timings: Timings = [];
+  for (const { label } of plan.steps.slice(0, done)) timings.push({ step: label, cached: true, durationMs: 0 });
+  let { began } = build;
+  const lap = (step: string) => {
+    const now = performance.now();
+    timings.push({ step, cached: false, durationMs: Math.round(now - began) });
+    began = now;
+  };
+  lap(build.how);
 
   const shares = await storeShares(directory, seedDrive);
   const context: StepContext = { request, connection, distribution, debs, progress, signal };
   let workMs = 0;
+  const keep = async (count: number) => {
+    const work = { request, plan, connection, distribution, done: count, onlyBooted: count === done, workMs, shares };
+    if (!(await keepLayer(host, vm, work, progress))) return;
+    workMs = 0;
+    lap('keep the layer');
+  };
+  if (build.how === 'boot' && done === stepsBeforeLast(plan)) {
+    workMs = performance.now() - build.began;
+    await keep(done);
+    workMs = 0;
+  }
   for (const [index, step] of plan.steps.entries()) {
     if (index < done) continue;
     const stepBegan = performance.now();
@@ -127,14 +204,11 @@ async function buildInVm(
     workMs += performance.now() - stepBegan;
     lap(step.label);
     if (index === plan.steps.length - 1 && !shares) continue; // the image itself is kept
-    if (await keepLayer(host, vm, connection, { request, plan, index, workMs, shares, progress })) {
-      workMs = 0;
-      lap('keep the layer');
-    }
+    await keep(index + 1);
   }
-  const image = await finishImage(host, vm, plan, context);
+  const image = await finishImage(host, vm, build.imageId, plan, context);
   lap('finish');
-  const reason = options.noCache ? 'Every step was asked for again.' : 'What it is made from has changed.';
+  const reason = build.noCache ? 'Every step was asked for again.' : 'What it is made from has changed.';
   return { ...image, built: true, reason, steps: timings };
 }
 

@@ -9,8 +9,10 @@ import { cloneThroughBase } from '../storage/base-cache.ts';
 import { cloneFile } from '../storage/clone.ts';
 import { allocatedBytes } from '../storage/disk.ts';
 import { growExt4 } from '../storage/ext4.ts';
-import { layerFile, vmFiles } from '../storage/layout.ts';
+import { layerFile, type MachineFiles, vmFiles } from '../storage/layout.ts';
 import { pathExists } from '../system/files.ts';
+import type { Distribution } from '../system/os-release.ts';
+import { canWake, describeMachine, forgetMachine, limitMachines, placeMachine, saveMachine } from './build-machines.ts';
 import type { BuildPlan, BuildRequest } from './build-plan.ts';
 import { whilePaused } from './build-vm.ts';
 import type { Host } from './host.ts';
@@ -30,6 +32,11 @@ export async function cachedSteps(host: Host, plan: Pick<BuildPlan, 'keys'>): Pr
   return 0;
 }
 
+/** Key of the disk after so many steps. */
+export function keyAfter(plan: Pick<BuildPlan, 'baseKey' | 'keys'>, done: number): string {
+  return (done > 0 ? plan.keys[done - 1] : undefined) ?? plan.baseKey;
+}
+
 /** Puts the root disk of the build in place: the base grown, or the disk after the steps that are done already. */
 export async function placeRootDisk(
   host: Host,
@@ -41,62 +48,93 @@ export async function placeRootDisk(
 ): Promise<void> {
   const { runner, config } = host;
   const { rootDisk } = vmFiles(config.paths.store, vm.id);
-  const key = done > 0 ? plan.keys[done - 1] : undefined;
   const { store } = config.paths;
-  if (key === undefined) {
+  if (done === 0) {
     await cloneThroughBase(runner, config.programs.cp, store, request.base.boot.rootfs, rootDisk, 0, signal);
     await growExt4(runner, config.programs, rootDisk, request.sizeBytes);
     return;
   }
+  const key = keyAfter(plan, done);
   await cloneFile(runner, config.programs.cp, layerFile(store, key), rootDisk, 0, signal);
   host.layers.touch(key, host.now().toISOString());
 }
 
+/** Number of steps before the one that is changed most: the last run line, or the last step where there is none. */
+export function stepsBeforeLast({ steps }: Pick<BuildPlan, 'steps'>): number {
+  const lastRun = steps.findLastIndex(({ kind }) => kind === 'run');
+  // the seed of a work disk comes behind the run lines and takes no time
+  return lastRun >= 0 ? lastRun : steps.length - 1;
+}
+
+export interface LayerWork {
+  request: BuildRequest;
+  plan: BuildPlan;
+  connection: SshConnection;
+  distribution: Distribution;
+  /** steps that are done */
+  done: number;
+  /** whether this build has only booted so far: a disk to begin from is there, a machine to go on in is not */
+  onlyBooted: boolean;
+  /** what it took since the last disk that can be begun from, in `ms` */
+  workMs: number;
+  /** whether copies share blocks */
+  shares: boolean;
+}
+
+/** Whether the next step reads the disk from the host, which nobody may write to meanwhile. */
+export function needsDiskAtRest({ steps }: Pick<BuildPlan, 'steps'>, done: number): boolean {
+  return done === 0 && steps[0]?.kind === 'packages';
+}
+
 /**
- * Keeps the disk after a step where that pays; the guest is held while it is copied.
+ * Keeps the disk after a step where that pays, and before the last one the machine too; the guest is held meanwhile.
  * @returns whether it was kept, which it is not either where there is no room for it
  */
-export async function keepLayer(
-  host: Host,
-  vm: VmRecord,
-  connection: SshConnection,
-  build: { request: BuildRequest; plan: BuildPlan; index: number; workMs: number; shares: boolean; progress: Progress },
-): Promise<boolean> {
-  const { request, plan, index, workMs, shares, progress } = build;
+export async function keepLayer(host: Host, vm: VmRecord, work: LayerWork, progress: Progress): Promise<boolean> {
+  const { request, plan, connection, done, onlyBooted, workMs, shares } = work;
   const { directory, rootDisk } = vmFiles(host.config.paths.store, vm.id);
-  const key = plan.keys[index];
-  const step = plan.steps[index];
-  if (key === undefined || step === undefined) return false;
-  const lastRun = plan.steps.findLastIndex(({ kind }) => kind === 'run');
-  // the seed of a work disk comes behind the run lines and takes no time
-  const beforeLast = index === (lastRun > 0 ? lastRun : plan.steps.length - 1) - 1;
+  const key = keyAfter(plan, done);
+  const step = done === 0 ? `${request.base.name}, booted` : (plan.steps[done - 1]?.label ?? '');
+  const beforeLast = done === stepsBeforeLast(plan);
   if (!isWorthKeeping({ shares, workMs, copyBytes: await allocatedBytes(rootDisk), beforeLast })) return false;
   const copy = join(directory, 'layer.ext4');
+  let machine: MachineFiles | undefined;
   try {
+    const withMachine = beforeLast && !needsDiskAtRest(plan, done) && (await canWake(connection));
+    if (onlyBooted && !withMachine) return false;
     await whilePaused(host, vm, connection, async () => {
       await cloneFile(host.runner, host.config.programs.cp, rootDisk, copy);
+      if (withMachine) machine = await saveMachine(host, vm);
     });
   } catch (error) {
     // the image is what was asked for, a layer only makes the next one sooner
     const refused = error instanceof BangerError && error.code === 'host_unprepared';
     if (!refused && !isFull(error)) throw error;
-    progress.warn(`No layer is kept after "${step.label}": ${messageOf(error)}`);
+    progress.warn(`No layer is kept after "${step}": ${messageOf(error)}`);
+    return false;
+  }
+  if (onlyBooted && !machine) {
+    await rm(copy, { force: true });
     return false;
   }
   const place = layerFile(host.config.paths.store, key);
   await mkdir(dirname(place), { recursive: true, mode: 0o700 });
+  await forgetMachine(host, key); // its memory belongs to the disk that is replaced now
   await rename(copy, place);
+  if (machine) await placeMachine(host, key, machine);
   const now = host.now().toISOString();
   // the file first: another build forgets a record without one; a file without a record is swept by the next daemon
   host.layers.insert({
     key,
-    parent: index === 0 ? null : (plan.keys[index - 1] ?? null),
+    parent: done > 1 ? (plan.keys[done - 2] ?? null) : null,
     base: request.base.name,
-    step: step.label,
+    step,
     sizeBytes: await allocatedBytes(place),
     createdAt: now,
     usedAt: now,
+    machine: machine ? await describeMachine(host, vm, request.base.boot, work.distribution, done) : null,
   });
+  await limitMachines(host);
   return true;
 }
 

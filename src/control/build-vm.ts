@@ -33,7 +33,7 @@ const LEAN_FILES = {
     '[Unit]\nDescription=Image build of banger\nDefaultDependencies=no\nAllowIsolate=yes\n',
   ...Object.fromEntries(LEAN_MASKED.map((path) => [path, ''])),
 };
-const LEAN_ARGS = `systemd.unit=${LEAN_TARGET} systemd.log_level=warning`;
+export const LEAN_ARGS = `systemd.unit=${LEAN_TARGET} systemd.log_level=warning`;
 
 /**
  * Ends what runs, as a shutdown does, and leaves the rest to the kernel: read-only, then reset. An init would do the same
@@ -110,15 +110,19 @@ export async function admitBuildVm(host: Host, request: BuildVmRequest): Promise
     run: null,
     restarts: null,
   }));
-  const { directory } = vmFiles(host.config.paths.store, vm.id);
-  host.ledger.record(vm.id, { kind: 'directory', name: directory });
   try {
-    await mkdir(directory, { recursive: true, mode: 0o700 });
+    await makeDirectory(host, vm);
   } catch (error) {
     await discardBuildVm(host, vm);
     throw error;
   }
   return vm;
+}
+
+async function makeDirectory(host: Host, vm: VmRecord): Promise<void> {
+  const { directory } = vmFiles(host.config.paths.store, vm.id);
+  host.ledger.record(vm.id, { kind: 'directory', name: directory });
+  await mkdir(directory, { recursive: true, mode: 0o700 });
 }
 
 /** Boots it from its root disk and logs in; what fails is freed by `discardBuildVm`. */
@@ -129,9 +133,31 @@ export async function bootBuildVm(
   timeoutMs: number,
   signal: AbortSignal,
 ): Promise<SshConnection> {
+  await attachBuildVm(host, vm, boot, signal);
+  await configureMachine(host, vm, boot, signal, { extraArgs: LEAN_ARGS, throwaway: true });
+  {
+    await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+    await api.send(action('InstanceStart'));
+  }
+  vm.startedAt = host.now().toISOString();
+  const connection = await awaitLogin(host, vm, timeoutMs, signal);
+  host.guests.keep(vm, connection);
+  return connection;
+}
+
+/** Gives it everything on the host that it needs to run, with a VMM that was told nothing yet; `also` goes on beside that. */
+export async function attachBuildVm(
+  host: Host,
+  vm: VmRecord,
+  boot: BootFiles,
+  signal: AbortSignal,
+  also: () => Promise<void> = async () => {},
+): Promise<void> {
   const failure = new AbortController();
   const either = AbortSignal.any([signal, failure.signal]);
+  await makeDirectory(host, vm); // a machine that goes on has none yet
   const steps = [
+    also(),
     writeMachineSeed(host, vm, LEAN_FILES),
     host.network.attach(vm),
     launchMachine(host, vm, boot, either).then(({ kind }) => {
@@ -147,15 +173,6 @@ export async function bootBuildVm(
     ),
   );
   if (outcomes.some(({ status }) => status === 'rejected')) throw failure.signal.reason;
-  await configureMachine(host, vm, boot, signal, { extraArgs: LEAN_ARGS, throwaway: true });
-  {
-    await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
-    await api.send(action('InstanceStart'));
-  }
-  vm.startedAt = host.now().toISOString();
-  const connection = await awaitLogin(host, vm, timeoutMs, signal);
-  host.guests.keep(vm, connection);
-  return connection;
 }
 
 /** Holds the machine with everything on its disk while `work` copies it. */

@@ -3,7 +3,7 @@
  * is in the ledger under their id, and an owner without a record is what the next daemon frees.
  */
 import { lastAddress, type Subnet } from '../core/addresses.ts';
-import type { VmRecord } from '../core/vm.ts';
+import { macFor, type VmRecord } from '../core/vm.ts';
 import type { VmStore } from '../state/vms.ts';
 
 export interface BuildVms {
@@ -13,6 +13,11 @@ export interface BuildVms {
    * @throws BangerError `conflict` when the pool is used up
    */
   admit(make: (address: string) => VmRecord): VmRecord;
+  /**
+   * Takes a VM that was here before back, with its address; `instead` gets another one where it has that.
+   * @returns whether neither its id nor its address is in use
+   */
+  readmit(vm: VmRecord, instead: VmRecord): boolean;
   forget(vmId: string): void;
 }
 
@@ -25,6 +30,16 @@ export function createBuildVms(vms: Pick<VmStore, 'list'>, pool: Subnet): BuildV
       const vm = make(lastAddress(pool, taken));
       present.set(vm.id, vm);
       return vm;
+    },
+    readmit(vm, instead) {
+      const others = [...vms.list(), ...present.values()].filter((other) => other !== instead);
+      if (others.some(({ id, address }) => id === vm.id || address === vm.address)) return false;
+      if (instead.address === vm.address) {
+        instead.address = lastAddress(pool, [...others.map((other) => other.address), vm.address]);
+        instead.mac = macFor(instead.address);
+      }
+      present.set(vm.id, vm);
+      return true;
     },
     forget: (vmId) => void present.delete(vmId),
   };

@@ -26,10 +26,14 @@ const CHECK_LIMIT_MS = 30 * 60_000;
 /** e2fsck: 0 nothing wrong, 1 corrected (the journal of a guest that was cut off). */
 const CHECKED = [0, 1];
 
-/** @returns the image's record, registered */
+/**
+ * @param imageId another one than the VM's, which a later build may go on in
+ * @returns the image's record, registered
+ */
 export async function finishImage(
   host: Host,
   vm: VmRecord,
+  imageId: string,
   plan: BuildPlan,
   context: StepContext,
 ): Promise<Omit<ImageBuilt, 'steps' | 'built' | 'reason'>> {
@@ -78,7 +82,7 @@ export async function finishImage(
 
   progress.step('register', `registering the image ${request.name}`);
   signal.throwIfAborted();
-  const files = imageFiles(host.config.paths.store, vm.id);
+  const files = imageFiles(host.config.paths.store, imageId);
   host.ledger.record(vm.id, { kind: 'directory', name: files.directory });
   await mkdir(files.directory, { recursive: true, mode: 0o700 });
   await share(base.boot.kernel, files.kernel);
@@ -90,7 +94,7 @@ export async function finishImage(
   const replaced = host.atomically(() => {
     const replaced = host.images.insert(
       {
-        id: vm.id,
+        id: imageId,
         name: request.name,
         arch: base.arch,
         base: base.name,
@@ -107,7 +111,7 @@ export async function finishImage(
   });
   // what a crash leaves of it is swept by the next daemon
   if (replaced) await retireImage(host, replaced);
-  return { id: vm.id, name: request.name, base: base.name, sha256, sizeBytes };
+  return { id: imageId, name: request.name, base: base.name, sha256, sizeBytes };
 }
 
 /** Repairs what a cut-off guest left, then gives unused blocks back: a file's discarded blocks are holes. */

@@ -1,7 +1,7 @@
 /** The host's side of all VM links: taps, the firewall table, the pool's route and forwarding, kept in step. */
 import type { Config } from '../config/schema.ts';
 import { formatSubnet, gatewayOf, type Subnet } from '../core/addresses.ts';
-import { tapName, type VmRecord } from '../core/vm.ts';
+import { hostMacFor, tapName, type VmRecord } from '../core/vm.ts';
 import { findDrift, type Link } from '../network/drift.ts';
 import { forwardingSetting, readSetting, writeSetting } from '../network/forwarding.ts';
 import { applyRules, type FirewallMember, type GuestDns, readTable } from '../network/nftables.ts';
@@ -99,6 +99,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     name: tapName(vm.id),
     address: vm.address,
     mac: vm.mac,
+    hostMac: hostMacFor(vm.address),
     gateway: gatewayOf(deps.pool),
     mtu: await mtu(),
     ownerUid: deps.uid,

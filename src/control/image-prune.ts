@@ -5,7 +5,7 @@ import { planPrune } from '../core/prune-layers.ts';
 import { BangerError } from '../errors.ts';
 import type { LayerRecord } from '../state/layers.ts';
 import { allocatedBytes } from '../storage/disk.ts';
-import { layerFile } from '../storage/layout.ts';
+import { layerFiles } from '../storage/layout.ts';
 import type { Host } from './host.ts';
 import type { Progress } from './operation.ts';
 
@@ -35,7 +35,7 @@ export async function pruneImages(
       progress.report({ label: 'removing layers', detail: step, done: index, total: remove.length });
       // the record first: a layer without a file would be begun from, a file without a record is never looked at
       host.layers.remove(key);
-      await rm(layerFile(host.config.paths.store, key), { force: true });
+      for (const path of layerFiles(host.config.paths.store, key)) await rm(path, { force: true });
     }
   }
   return {
@@ -49,8 +49,9 @@ export async function pruneImages(
 
 /** What it takes now: a file that shares blocks with others counts whole, because nobody can tell whose they are. */
 async function withRealSize({ config }: PruneHost, layer: LayerRecord): Promise<LayerRecord> {
-  const sizeBytes = await allocatedBytes(layerFile(config.paths.store, layer.key)).catch(() => 0);
-  return { ...layer, sizeBytes };
+  const files = layerFiles(config.paths.store, layer.key);
+  const sizes = await Promise.all(files.map((path) => allocatedBytes(path).catch(() => 0)));
+  return { ...layer, sizeBytes: sizes.reduce((sum, bytes) => sum + bytes, 0) };
 }
 
 function requireNoBuild({ operations }: PruneHost): void {

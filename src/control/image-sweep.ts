@@ -4,19 +4,21 @@ import { dirname, join } from 'node:path';
 import { messageOf, systemCode } from '../errors.ts';
 import { imageFiles, layerFile } from '../storage/layout.ts';
 import { endProcess, findProcesses } from '../system/processes.ts';
+import { forgetOldMachines } from './build-machines.ts';
 import type { Host } from './host.ts';
 import { type ImageHost, isNeeded } from './image-access.ts';
 import { EXPORT_SUFFIX } from './image-export.ts';
 import { IMPORT_SUFFIX } from './image-import.ts';
 
 const IMAGE_ID = /^[0-9a-f]{8}$/;
-const LAYER_FILE = /^([0-9a-f]{64})\.ext4$/;
+const LAYER_FILE = /^([0-9a-f]{64})\.(ext4|memory|vmstate)$/;
 
 /**
  * For the start of a daemon, when nobody imports or exports yet. Other names are left to whoever made them, and what
  * an image that was replaced left for its VMs stays while there are any.
  */
 export async function sweepImages(host: ImageHost & Pick<Host, 'log'>): Promise<void> {
+  await forgetOldMachines(host);
   await sweepLayers(host);
   const store = dirname(imageFiles(host.config.paths.store, '0').directory);
   for (const name of await namesIn(store)) {
@@ -27,12 +29,14 @@ export async function sweepImages(host: ImageHost & Pick<Host, 'log'>): Promise<
   }
 }
 
-/** Disks of build steps that a daemon did not come to register, or had begun to remove. */
+/** Disks and machines of build steps that a daemon did not come to register, or had begun to remove. */
 async function sweepLayers(host: ImageHost & Pick<Host, 'log'>): Promise<void> {
   const directory = dirname(layerFile(host.config.paths.store, '0'));
   for (const name of await namesIn(directory)) {
-    const [, key] = LAYER_FILE.exec(name) ?? [];
-    if (key === undefined || host.layers.find(key)) continue;
+    const [, key, kind] = LAYER_FILE.exec(name) ?? [];
+    if (key === undefined) continue;
+    const layer = host.layers.find(key);
+    if (layer && (kind === 'ext4' || layer.machine !== null)) continue;
     await remove(host, join(directory, name), 'removing a layer that is in no record');
   }
 }

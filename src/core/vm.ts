@@ -81,6 +81,14 @@ export function tapName(vmId: string): string {
 
 /** Locally administered unicast MAC that carries the VM's address, as Firecracker's own examples do. */
 export function macFor(address: string): string {
-  const octets = address.split('.').map((octet) => Number(octet).toString(16).padStart(2, '0'));
-  return ['06', '00', ...octets].join(':');
+  return ['06', '00', ...octets(address)].join(':');
+}
+
+/** MAC of the host's end of the link to a VM. */
+export function hostMacFor(address: string): string {
+  return ['02', '00', ...octets(address)].join(':');
+}
+
+function octets(address: string): string[] {
+  return address.split('.').map((octet) => Number(octet).toString(16).padStart(2, '0'));
 }

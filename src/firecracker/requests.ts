@@ -7,6 +7,8 @@ import type {
   MachineConfiguration,
   NetworkInterface,
   PartialDrive,
+  SnapshotCreateParams,
+  SnapshotLoadParams,
   VmState,
 } from './api-types.ts';
 
@@ -56,3 +58,13 @@ export const setState = (state: VmState['state']): VmmRequest => ({
   path: '/vm',
   body: { state } satisfies VmState,
 });
+
+/** Of a paused VM: writes it to files, from which a VMM of the same kind goes on. */
+export const createSnapshot = (body: SnapshotCreateParams): VmmRequest => ({
+  method: 'PUT',
+  path: '/snapshot/create',
+  body,
+});
+
+/** Of a VMM that was told nothing yet. */
+export const loadSnapshot = (body: SnapshotLoadParams): VmmRequest => ({ method: 'PUT', path: '/snapshot/load', body });

@@ -10,6 +10,8 @@ export interface Tap {
   address: string;
   /** the VM's MAC; a fixed neighbour entry saves the guest and the host an ARP round trip */
   mac: string;
+  /** MAC of this device, always the same: a guest that goes on from kept memory remembers it */
+  hostMac: string;
   /** address the guest uses as its gateway, the same on every tap */
   gateway: string;
   /** bytes; the guest's interface uses the same */
@@ -51,7 +53,8 @@ export async function createTap(privileged: Privileged, ip: string, tap: Tap): P
 export async function setUpTap(privileged: Privileged, ip: string, tap: Tap): Promise<void> {
   // exit 2 is "File exists": it has the address
   await privileged.run([ip, 'address', 'add', `${tap.gateway}/32`, 'dev', tap.name], { okExits: [0, 2] });
-  await privileged.run([ip, 'link', 'set', 'dev', tap.name, 'mtu', String(tap.mtu), 'up']);
+  const { name, mtu, hostMac } = tap;
+  await privileged.run([ip, 'link', 'set', 'dev', name, 'address', hostMac, 'mtu', String(mtu), 'up']);
   await privileged.run([ip, 'route', 'replace', `${tap.address}/32`, 'dev', tap.name, 'src', tap.gateway]);
   await privileged.run([
     ip,

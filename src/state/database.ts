@@ -84,6 +84,7 @@ const MIGRATIONS: readonly string[] = [
      created_at TEXT NOT NULL,
      used_at TEXT NOT NULL
    ) STRICT;`,
+  'ALTER TABLE layers ADD COLUMN machine TEXT;',
 ];
 
 export type Database = DatabaseSync;

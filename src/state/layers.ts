@@ -16,6 +16,8 @@ export interface LayerRecord {
   createdAt: string;
   /** when a build last began from it, ISO 8601 */
   usedAt: string;
+  /** how the VM whose disk it is goes on from its kept memory, as JSON; null when only the disk was kept */
+  machine: string | null;
 }
 
 export interface LayerStore {
@@ -26,7 +28,9 @@ export interface LayerStore {
   insert(layer: LayerRecord): void;
   /** Notes that a build began from it. */
   touch(key: string, usedAt: string): void;
-  /** Forgets a layer; one that is not there succeeds. Its file is the caller's. */
+  /** Forgets the machine of a layer, whose disk stays. Its files are the caller's. */
+  forgetMachine(key: string): void;
+  /** Forgets a layer; one that is not there succeeds. Its files are the caller's. */
   remove(key: string): void;
 }
 
@@ -34,10 +38,11 @@ export function createLayerStore(database: Database): LayerStore {
   const all = database.prepare('SELECT * FROM layers ORDER BY used_at, key');
   const byKey = database.prepare('SELECT * FROM layers WHERE key = ?');
   const insert = database.prepare(
-    `INSERT OR REPLACE INTO layers (key, parent, base, step, size_bytes, created_at, used_at)
-     VALUES (?, ?, ?, ?, ?, ?, ?)`,
+    `INSERT OR REPLACE INTO layers (key, parent, base, step, size_bytes, created_at, used_at, machine)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
   );
   const touch = database.prepare('UPDATE layers SET used_at = ? WHERE key = ?');
+  const forgetMachine = database.prepare('UPDATE layers SET machine = NULL WHERE key = ?');
   const remove = database.prepare('DELETE FROM layers WHERE key = ?');
   return {
     list: () => all.all().map(fromRow),
@@ -45,9 +50,10 @@ export function createLayerStore(database: Database): LayerStore {
       const row = byKey.get(key);
       return row ? fromRow(row) : undefined;
     },
-    insert: ({ key, parent, base, step, sizeBytes, createdAt, usedAt }) =>
-      void insert.run(key, parent, base, step, sizeBytes, createdAt, usedAt),
+    insert: ({ key, parent, base, step, sizeBytes, createdAt, usedAt, machine }) =>
+      void insert.run(key, parent, base, step, sizeBytes, createdAt, usedAt, machine),
     touch: (key, usedAt) => void touch.run(usedAt, key),
+    forgetMachine: (key) => void forgetMachine.run(key),
     remove: (key) => void remove.run(key),
   };
 }
@@ -61,5 +67,6 @@ function fromRow(row: Record<string, unknown>): LayerRecord {
     sizeBytes: Number(row.size_bytes),
     createdAt: String(row.created_at),
     usedAt: String(row.used_at),
+    machine: row.machine === null ? null : String(row.machine),
   };
 }

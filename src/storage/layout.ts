@@ -70,3 +70,23 @@ export function imageFiles(store: string, imageId: string): ImageFiles {
 export function layerFile(store: string, key: string): string {
   return join(store, 'layers', `${key}.ext4`);
 }
+
+/** A VM as it stood when the disk of a layer was kept. */
+export interface MachineFiles {
+  /** the guest's memory */
+  memory: string;
+  /** state of CPUs and devices, in the VMM's own form */
+  state: string;
+}
+
+/** The machine kept beside a layer, where there is one. */
+export function layerMachine(store: string, key: string): MachineFiles {
+  const path = join(store, 'layers', key);
+  return { memory: `${path}.memory`, state: `${path}.vmstate` };
+}
+
+/** Every file a layer may have. */
+export function layerFiles(store: string, key: string): string[] {
+  const { memory, state } = layerMachine(store, key);
+  return [layerFile(store, key), memory, state];
+}

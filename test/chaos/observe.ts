@@ -106,11 +106,7 @@ async function disagreements(host: TestHost, model: Model): Promise<Seen> {
     kept.filter((id) => !needed.has(id)),
     [],
   );
-  same(
-    'layers',
-    await namesIn(join(host.home, 'state/store/layers')),
-    rows.layers.map((key) => `${key}.ext4`),
-  );
+  same('layers', await namesIn(join(host.home, 'state/store/layers')), rows.layers);
   return { problems, vms, images: built };
 }
 
@@ -122,6 +118,7 @@ interface Rows {
   images: { id: string; name: string }[];
   /** ids of images that VMs have, those in the trash included */
   bootedWith: string[];
+  /** names of the files that layers have */
   layers: string[];
   everSeen: string[];
 }
@@ -154,7 +151,10 @@ function readDatabase(host: TestHost): Rows {
         `SELECT image_id FROM vms WHERE image_id IS NOT NULL
          UNION SELECT record ->> '$.imageId' FROM trash WHERE record ->> '$.imageId' IS NOT NULL`,
       ),
-      layers: column('SELECT key FROM layers ORDER BY key'),
+      layers: column(
+        `SELECT key || '.' || kind FROM layers, (SELECT 'ext4' AS kind UNION SELECT 'memory' UNION SELECT 'vmstate')
+         WHERE kind = 'ext4' OR machine IS NOT NULL ORDER BY 1`,
+      ),
       everSeen: [...ever],
     };
   } finally {

@@ -349,5 +349,5 @@ describe('the image catalogue', { skip }, () => {
 
 function layer(key: string, base: string) {
   const at = '2026-04-01T00:00:00.000Z';
-  return { key, parent: null, base, step: `step ${key}`, sizeBytes: 1, createdAt: at, usedAt: at };
+  return { key, parent: null, base, step: `step ${key}`, sizeBytes: 1, createdAt: at, usedAt: at, machine: null };
 }

@@ -31,6 +31,14 @@ const EXAMPLES: Record<keyof typeof requests, VmmRequest[]> = {
   networkInterface: [requests.networkInterface({ iface_id: 'eth0', host_dev_name: 'tap0', guest_mac: machine.mac })],
   entropy: [requests.entropy(), requests.entropy({ rate_limiter: { bandwidth: { size: 1000, refill_time: 100 } } })],
   action: [requests.action('InstanceStart'), requests.action('SendCtrlAltDel'), requests.action('FlushMetrics')],
+  createSnapshot: [requests.createSnapshot({ snapshot_path: '/vmstate', mem_file_path: '/memory' })],
+  loadSnapshot: [
+    requests.loadSnapshot({
+      snapshot_path: '/vmstate',
+      mem_backend: { backend_type: 'File', backend_path: '/memory' },
+      resume_vm: true,
+    }),
+  ],
   setState: [requests.setState('Paused'), requests.setState('Resumed')],
 };
 

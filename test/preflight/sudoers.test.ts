@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { macFor } from '../../src/core/vm.ts';
+import { hostMacFor, macFor } from '../../src/core/vm.ts';
 import { applyRules, readTable } from '../../src/network/nftables.ts';
 import { addPoolRoute, deletePoolRoute } from '../../src/network/routes.ts';
 import { createTap } from '../../src/network/tap.ts';
@@ -101,7 +101,7 @@ describe('renderSudoers', () => {
       },
     };
     const tap = { name: 'bgr-0a1b2c3d', address: '172.30.0.7', gateway: '172.30.0.1', mtu: 1500, ownerUid: 1000 };
-    await createTap(privileged, 'ip', { ...tap, mac: macFor(tap.address) });
+    await createTap(privileged, 'ip', { ...tap, mac: macFor(tap.address), hostMac: hostMacFor(tap.address) });
     await addPoolRoute(privileged, 'ip', '172.30.0.0/16');
     await deletePoolRoute(privileged, 'ip', '172.30.0.0/16');
     await applyRules(privileged, 'nft', { table: 'banger', members: [], vmToVm: true });

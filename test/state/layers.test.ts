@@ -13,6 +13,7 @@ function layer(key: string, changes: Partial<LayerRecord> = {}): LayerRecord {
     sizeBytes: 600_000_000,
     createdAt: '2026-11-25T00:00:00.000Z',
     usedAt: '2026-11-25T00:00:00.000Z',
+    machine: null,
     ...changes,
   };
 }

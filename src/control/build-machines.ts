@@ -1,0 +1,212 @@
+/**
+ * Machines of image builds, kept: a VM as it stood between two steps, its memory beside its disk. The next build goes on in
+ * it, where a boot and the login preparing the guest would take an emulated one six seconds.
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import { rename, rm, stat, statfs } from 'node:fs/promises';
+import { join } from 'node:path';
+import { vmDefaults } from '../config/schema.ts';
+import { formatSubnet } from '../core/addresses.ts';
+import type { VmRecord } from '../core/vm.ts';
+import { BangerError, messageOf } from '../errors.ts';
+import { connectVmm } from '../firecracker/api.ts';
+import { createSnapshot, loadSnapshot, setState } from '../firecracker/requests.ts';
+import { runInGuest } from '../guest/run.ts';
+import type { SshConnection } from '../guest/ssh.ts';
+import { CAN_WAKE, wakeScript } from '../guest/wake.ts';
+import type { BootFiles } from '../preflight/context.ts';
+import { cloneFile } from '../storage/clone.ts';
+import { layerFile, layerFiles, layerMachine, type MachineFiles, vmFiles, vmmSocket } from '../storage/layout.ts';
+import type { Distribution } from '../system/os-release.ts';
+import { readBootId } from '../system/processes.ts';
+import { MIB } from '../units.ts';
+import { VERSION } from '../version.ts';
+import { attachBuildVm, discardBuildVm, LEAN_ARGS } from './build-vm.ts';
+import type { Host } from './host.ts';
+import { awaitLogin } from './machine.ts';
+
+/** What a layer's record says of its machine. */
+export interface KeptMachine {
+  vm: VmRecord;
+  distribution: Distribution;
+  /** number of steps before it: without any its disk is of no use without it */
+  done: number;
+  /** boot of the host it was made on, and goes on on */
+  bootId: string;
+  /** digest of everything else outside the guest that must still be the same */
+  fits: string;
+}
+
+export interface RevivedMachine {
+  vm: VmRecord;
+  connection: SshConnection;
+  distribution: Distribution;
+}
+
+/** Each takes as much room as its guest has memory; who changes a recipe works on one or two. */
+const KEPT_MACHINES = 3;
+
+/** Left free beside a memory file. */
+const RESERVE_BYTES = 1024 * MIB;
+
+/** A guest that goes on answers in a second or two; one that does not is booted instead. */
+const LOGIN_LIMIT_MS = 15_000;
+const WAKE_LIMIT_MS = 10_000;
+
+/** Whether the guest can be told to draw other random numbers than the ones it would have. */
+export async function canWake(connection: SshConnection): Promise<boolean> {
+  return (await runInGuest(connection, CAN_WAKE, { timeoutMs: WAKE_LIMIT_MS })).exitCode === 0;
+}
+
+/**
+ * Writes the machine of a paused VM to files of its own directory.
+ * @returns undefined where there is no room for it
+ */
+export async function saveMachine(host: Host, vm: VmRecord): Promise<MachineFiles | undefined> {
+  const { directory } = vmFiles(host.config.paths.store, vm.id);
+  const { bavail, bsize } = await statfs(directory);
+  if (bavail * bsize < vm.memoryMib * MIB + RESERVE_BYTES) return undefined;
+  const files = ownFiles(host, vm);
+  await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+  await api.send(createSnapshot({ snapshot_path: files.state, mem_file_path: files.memory }));
+  return files;
+}
+
+/** What the record of a layer is to say of the machine of this VM. */
+export async function describeMachine(
+  host: Host,
+  vm: VmRecord,
+  boot: BootFiles,
+  distribution: Distribution,
+  done: number,
+): Promise<string> {
+  const fits = await fitOf(host, vm, boot);
+  return JSON.stringify({ vm, distribution, done, bootId: await readBootId(), fits } satisfies KeptMachine);
+}
+
+/** Puts the files of a machine beside its layer, whose record must name none meanwhile. */
+export async function placeMachine(host: Host, key: string, files: MachineFiles): Promise<void> {
+  const place = layerMachine(host.config.paths.store, key);
+  await rename(files.memory, place.memory);
+  await rename(files.state, place.state);
+}
+
+/** Removes the machine of a layer; its disk stays where a build can begin from that alone. */
+export async function forgetMachine(host: Pick<Host, 'config' | 'layers'>, key: string): Promise<void> {
+  const { store } = host.config.paths;
+  const machine = host.layers.find(key)?.machine ?? null;
+  const whole = machine !== null && (JSON.parse(machine) as KeptMachine).done === 0;
+  if (whole) host.layers.remove(key);
+  else host.layers.forgetMachine(key);
+  const { memory, state } = layerMachine(store, key);
+  for (const path of whole ? layerFiles(store, key) : [memory, state]) await rm(path, { force: true });
+}
+
+/** Removes the machines of earlier boots of this host, which cannot go on. */
+export async function forgetOldMachines(host: Pick<Host, 'config' | 'layers'>): Promise<void> {
+  const bootId = await readBootId();
+  for (const { key, machine } of host.layers.list()) {
+    if (machine !== null && (JSON.parse(machine) as KeptMachine).bootId !== bootId) await forgetMachine(host, key);
+  }
+}
+
+/** Removes the longest unused machines beyond those that are worth their room. */
+export async function limitMachines(host: Host): Promise<void> {
+  const kept = host.layers.list().filter(({ machine }) => machine !== null);
+  for (const { key } of kept.slice(0, -KEPT_MACHINES)) await forgetMachine(host, key);
+}
+
+/**
+ * Goes on in the machine kept beside a layer, if there is one that can go on here and now.
+ * @param instead the VM of this build, which gives its address up where the machine has that one
+ * @returns undefined when the build has to boot: there is none, it is in use, or it did not come up and is forgotten
+ * @throws whatever `signal` was aborted with
+ */
+export async function reviveMachine(
+  host: Host,
+  key: string,
+  boot: BootFiles,
+  instead: VmRecord,
+  signal: AbortSignal,
+): Promise<RevivedMachine | undefined> {
+  const record = host.layers.find(key)?.machine ?? null;
+  if (record === null) return undefined;
+  const { vm, distribution, bootId, fits } = JSON.parse(record) as KeptMachine;
+  if (bootId !== (await readBootId()) || fits !== (await fitOf(host, instead, boot))) {
+    await forgetMachine(host, key);
+    return undefined;
+  }
+  if (host.vms.findById(vm.id) || host.trash.has(vm.id) || !host.buildVms.readmit(vm, instead)) return undefined;
+  try {
+    const connection = await bringUp(host, key, record, vm, boot, signal);
+    return { vm, connection, distribution };
+  } catch (error) {
+    await discardBuildVm(host, vm);
+    signal.throwIfAborted();
+    host.log.warn({ layer: key, error: messageOf(error) }, 'a kept machine did not go on; a VM is booted instead');
+    await forgetMachine(host, key);
+    return undefined;
+  }
+}
+
+async function bringUp(
+  host: Host,
+  key: string,
+  record: string,
+  vm: VmRecord,
+  boot: BootFiles,
+  signal: AbortSignal,
+): Promise<SshConnection> {
+  const { config, runner } = host;
+  const { store } = config.paths;
+  const { memory, state } = layerMachine(store, key);
+  const { rootDisk } = vmFiles(store, vm.id);
+  const takeDisk = async () => {
+    await cloneFile(runner, config.programs.cp, layerFile(store, key), rootDisk, 0, signal);
+  };
+  await attachBuildVm(host, vm, boot, signal, takeDisk);
+  {
+    await using api = connectVmm(vmmSocket(config.paths.run, vm.id));
+    const mem_backend = { backend_type: 'File', backend_path: memory } as const;
+    await api.send(loadSnapshot({ snapshot_path: state, mem_backend }));
+    // disk and memory must be of one moment, and another build may have replaced both meanwhile
+    if (host.layers.find(key)?.machine !== record) {
+      throw new BangerError('conflict', 'It was replaced while it was loaded.');
+    }
+    await api.send(setState('Resumed'));
+  }
+  vm.startedAt = host.now().toISOString();
+  const connection = await awaitLogin(host, vm, LOGIN_LIMIT_MS, signal);
+  host.guests.keep(vm, connection);
+  const script = wakeScript(host.now(), randomBytes(32));
+  const run = await runInGuest(connection, script, { timeoutMs: WAKE_LIMIT_MS, signal });
+  if (run.exitCode !== 0)
+    throw new BangerError('guest_failed', `Waking it ended with ${run.exitCode}: ${run.tail.at(-1)}`);
+  host.layers.touch(key, host.now().toISOString());
+  return connection;
+}
+
+function ownFiles(host: Host, vm: VmRecord): MachineFiles {
+  const { directory } = vmFiles(host.config.paths.store, vm.id);
+  return { memory: join(directory, 'memory'), state: join(directory, 'vmstate') };
+}
+
+/** A machine goes on only in the same VMM, on the same boot of the same host, as the same kernel would be booted now. */
+async function fitOf(host: Host, { name, vcpus, memoryMib }: VmRecord, boot: BootFiles): Promise<string> {
+  const { kind, acceleration, program } = await host.chooseVmm(boot);
+  const identify = async (path: string) => {
+    const { size, mtimeMs } = await stat(path);
+    return { path, size, mtimeMs };
+  };
+  const facts = {
+    version: VERSION,
+    vmm: { kind, acceleration, program: await Promise.all(program.map((word) => identify(word).catch(() => word))) },
+    kernel: await identify(boot.kernel),
+    initrd: boot.initrd === undefined ? null : await identify(boot.initrd),
+    bootArgs: [vmDefaults(host.config, boot.defaults).bootArgs, LEAN_ARGS],
+    guest: { name, vcpus, memoryMib },
+    pool: formatSubnet(host.pool),
+    key: host.clientKey.publicKey,
+  };
+  return createHash('sha256').update(JSON.stringify(facts)).digest('hex');
+}
