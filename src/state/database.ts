@@ -84,6 +84,8 @@ const MIGRATIONS: readonly string[] = [
      created_at TEXT NOT NULL,
      used_at TEXT NOT NULL
    ) STRICT;`,
+  `ALTER TABLE images RENAME COLUMN sha256 TO digest;
+   UPDATE images SET digest = 'sha256:' || digest;`,
 ];
 
 export type Database = DatabaseSync;
