@@ -263,7 +263,7 @@ function presentImage(host: Host, request: BuildRequest, plan: BuildPlan): Image
     id: image.id,
     name: image.name,
     base: image.base,
-    sha256: image.sha256,
+    digest: image.digest,
     sizeBytes: image.sizeBytes,
     built: false,
     reason: 'Nothing it is made from has changed.',

@@ -4,7 +4,6 @@ import { readFile } from 'node:fs/promises';
 import { basename, dirname, extname, resolve } from 'node:path';
 import type { ImageBuild } from '../api/schemas.ts';
 import { openBundle } from '../bundle/catalog.ts';
-import { sumFile } from '../bundle/checksum.ts';
 import type { Bundle } from '../bundle/manifest.ts';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
 import { baseKey, chainKeys, type KeyedStep, stepKey } from '../image/layers.ts';
@@ -15,6 +14,7 @@ import type { ArchiveItem } from '../image/tar-stream.ts';
 import type { BootFiles } from '../preflight/context.ts';
 import { readSuperblock } from '../storage/ext4.ts';
 import { imageFiles } from '../storage/layout.ts';
+import { verityDigest } from '../storage/verity.ts';
 import { kernelArch } from '../system/host-facts.ts';
 import { formatSize, MIB, parseDuration, parseSize } from '../units.ts';
 import type { Host } from './host.ts';
@@ -24,7 +24,7 @@ export interface BuildBase {
   /** how the base is called in records */
   name: string;
   arch: string;
-  /** SHA-256 of the root file system */
+  /** of the root file system: a bundle's SHA-256, else what images are known by */
   digest: string;
   /** bundle that holds the kernel's modules, if one is there */
   bundle: Bundle | undefined;
@@ -225,7 +225,9 @@ async function imageBase(host: Host, name: string): Promise<BuildBase> {
   const { kernel, initrd, rootfs } = imageFiles(host.config.paths.store, image.id);
   const bundle = await openBundle(host.config.paths.bundles, rootBundle(host, image.base)).catch(() => undefined);
   const boot = { name, kernel, initrd, rootfs, defaults: {} };
-  return { boot, name, arch: image.arch, digest: image.sha256, bundle };
+  // without its prefix an older image's digest makes the keys it always made, so its layers stay of use
+  const digest = image.digest.replace(/^sha256:/, '');
+  return { boot, name, arch: image.arch, digest, bundle };
 }
 
 /** The bundle at the end of a chain of images, as far as it is known. */
@@ -243,7 +245,7 @@ async function bundleBase(host: Host, name: string | undefined): Promise<BuildBa
   const boot = await host.bootFiles(name);
   const bundle = await openBundle(host.config.paths.bundles, name ?? host.config.bundle.default);
   const sum = bundle.manifest.files[bundle.manifest.rootfs];
-  const digest = boot.rootfs === bundle.rootfs && sum ? sum.sha256 : (await sumFile(boot.rootfs)).sha256;
+  const digest = boot.rootfs === bundle.rootfs && sum ? sum.sha256 : await verityDigest(boot.rootfs);
   return { boot, name: boot.name, arch: bundle.manifest.arch, digest, bundle };
 }
 

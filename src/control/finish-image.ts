@@ -2,7 +2,6 @@
 import { constants, copyFile, link, mkdir, rename, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { ImageBuilt } from '../api/schemas.ts';
-import { sumFile } from '../bundle/checksum.ts';
 import { formatPackageList } from '../core/packages.ts';
 import type { VmRecord } from '../core/vm.ts';
 import { BangerError, systemCode } from '../errors.ts';
@@ -10,6 +9,7 @@ import { cleanScript } from '../image/identity.ts';
 import { packageManagerOf, packageManifest } from '../image/package-managers.ts';
 import { apparentBytes } from '../storage/disk.ts';
 import { imageFiles, vmFiles } from '../storage/layout.ts';
+import { verityDigest } from '../storage/verity.ts';
 import { syncPath } from '../system/files.ts';
 import type { BuildPlan } from './build-plan.ts';
 import { listPackages, type StepContext, stepError } from './build-steps.ts';
@@ -75,8 +75,8 @@ export async function finishImage(
     if (Math.floor((read * 20) / sizeBytes) === before) return;
     progress.report({ label: 'computing the checksum', done: read, total: sizeBytes });
   };
-  const [{ sha256 }] = await Promise.all([
-    sumFile(rootDisk, { signal, onBytes }),
+  const [digest] = await Promise.all([
+    verityDigest(rootDisk, { signal, onBytes }),
     syncPath(rootDisk), // nothing of it was synced while the guest wrote
   ]);
 
@@ -98,7 +98,7 @@ export async function finishImage(
         name: request.name,
         arch: base.arch,
         base: base.name,
-        sha256,
+        digest,
         sizeBytes,
         recipe: JSON.stringify({ ...recipe, packages: request.packages, package_files: [] }),
         recipeKey: plan.recipeKey,
@@ -111,7 +111,7 @@ export async function finishImage(
   });
   // what a crash leaves of it is swept by the next daemon
   if (replaced) await retireImage(host, replaced);
-  return { id: imageId, name: request.name, base: base.name, sha256, sizeBytes };
+  return { id: imageId, name: request.name, base: base.name, digest, sizeBytes };
 }
 
 /** Repairs what a cut-off guest left, then gives unused blocks back: a file's discarded blocks are holes. */

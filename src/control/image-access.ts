@@ -59,9 +59,9 @@ export async function viewImage(host: ImageHost, image: ImageRecord): Promise<Im
     if (bytes === undefined) missing.push(path);
     else allocated += bytes;
   }
-  const { id, name, arch, base, sha256, sizeBytes, createdAt } = image;
+  const { id, name, arch, base, digest, sizeBytes, createdAt } = image;
   return {
-    ...{ id, name, arch, base, sha256, sizeBytes, createdAt },
+    ...{ id, name, arch, base, digest, sizeBytes, createdAt },
     allocatedBytes: allocated,
     usedBy: needsOf(host, image).vms,
     problem: missing.length === 0 ? null : `missing: ${missing.join(', ')}`,

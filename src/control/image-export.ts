@@ -6,6 +6,7 @@ import { type FileSum, sumFile } from '../bundle/checksum.ts';
 import { BangerError } from '../errors.ts';
 import type { ImageRecord } from '../state/images.ts';
 import { imageFiles } from '../storage/layout.ts';
+import { verityDigest } from '../storage/verity.ts';
 import { packArchive } from '../system/archive.ts';
 import { pathExists } from '../system/files.ts';
 import type { Host } from './host.ts';
@@ -69,9 +70,11 @@ async function sumMembers(
     [IMAGE_MEMBERS.kernel]: await sum(IMAGE_MEMBERS.kernel),
     [IMAGE_MEMBERS.initrd]: await sum(IMAGE_MEMBERS.initrd),
   };
-  if (files[IMAGE_MEMBERS.rootfs].sha256 !== image.sha256) {
-    throw changed(image, `the checksum of ${IMAGE_MEMBERS.rootfs} is another one`);
-  }
+  // records of older bangers have the sum of the whole file
+  const digest = image.digest.startsWith('sha256:')
+    ? `sha256:${files[IMAGE_MEMBERS.rootfs].sha256}`
+    : await verityDigest(join(directory, IMAGE_MEMBERS.rootfs), { signal });
+  if (digest !== image.digest) throw changed(image, `the digest of ${IMAGE_MEMBERS.rootfs} is another one`);
   const hasPackages = await pathExists(join(directory, PACKAGES_MEMBER));
   return hasPackages ? { ...files, [PACKAGES_MEMBER]: await sum(PACKAGES_MEMBER) } : files;
 }

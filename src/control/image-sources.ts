@@ -11,7 +11,9 @@ import { formatPackageList } from '../core/packages.ts';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
 import type { ImageRecord } from '../state/images.ts';
 import { cloneFile } from '../storage/clone.ts';
+import { apparentBytes } from '../storage/disk.ts';
 import { checkExt4 } from '../storage/ext4.ts';
+import { verityDigest } from '../storage/verity.ts';
 import { unpackArchive } from '../system/archive.ts';
 import { bundleBootFiles } from './bundle-access.ts';
 import { DPKG_STATUS, readDpkgPackages } from './dpkg-status.ts';
@@ -75,12 +77,13 @@ export async function fromArchive(work: ImportWork): Promise<FoundImage> {
   await requireRootfs(result, request.source);
   if (manifest.arch !== hostArch()) throw refused(request.source, [`it is for ${manifest.arch}`]);
   const { name, arch, base, recipe, recipeKey, createdAt, files } = manifest;
-  const { sha256, size: sizeBytes } = files[IMAGE_MEMBERS.rootfs];
+  const { size: sizeBytes } = files[IMAGE_MEMBERS.rootfs];
+  const digest = await verityDigest(join(result, IMAGE_MEMBERS.rootfs), { signal });
   return {
     result,
     files: sums.map(({ member }) => join(result, member)),
     ...{ name, createdAt },
-    record: { arch, base, sha256, sizeBytes, recipe, recipeKey },
+    record: { arch, base, digest, sizeBytes, recipe, recipeKey },
   };
 }
 
@@ -107,11 +110,12 @@ export async function fromRootfs(work: ImportWork): Promise<FoundImage> {
   const packages = await listPackages(work, rootfs);
   const label = 'computing checksums';
   progress.step('compute-checksums', label);
-  const { sha256, size } = await sumFile(rootfs, { signal, onBytes: countBytes(progress, label, undefined) });
+  const sizeBytes = await apparentBytes(rootfs);
+  const digest = await verityDigest(rootfs, { signal, onBytes: countBytes(progress, label, sizeBytes) });
   return {
     result,
     files: [rootfs, kernel, initrd, ...(packages === undefined ? [] : [packages])],
-    record: { arch: hostArch(), base: boot.base, sha256, sizeBytes: size, recipe: null, recipeKey: null },
+    record: { arch: hostArch(), base: boot.base, digest, sizeBytes, recipe: null, recipeKey: null },
   };
 }
 

@@ -84,7 +84,9 @@ const MIGRATIONS: readonly string[] = [
      created_at TEXT NOT NULL,
      used_at TEXT NOT NULL
    ) STRICT;`,
-  'ALTER TABLE layers ADD COLUMN machine TEXT;',
+  `ALTER TABLE images RENAME COLUMN sha256 TO digest;
+   UPDATE images SET digest = 'sha256:' || digest;
+   ALTER TABLE layers ADD COLUMN machine TEXT;`,
 ];
 
 export type Database = DatabaseSync;

@@ -11,8 +11,8 @@ export interface ImageRecord {
   arch: string;
   /** image or bundle it was made from; `import` for a file that was brought in */
   base: string;
-  /** of the root file system, in hexadecimal */
-  sha256: string;
+  /** of the root file system: `fsverity-sha256:HEX`, or `sha256:HEX` in records of before schema 3 */
+  digest: string;
   /** apparent size of the root file system in `bytes` */
   sizeBytes: number;
   /** recipe it was built from as JSON, null when it was brought in */
@@ -51,7 +51,7 @@ export function createImageStore(database: Database): ImageStore {
   const rename = database.prepare('UPDATE images SET name = ? WHERE id = ?');
   const rebase = database.prepare('UPDATE images SET base = ? WHERE base = ?');
   const insert = database.prepare(
-    `INSERT INTO images (id, name, arch, base, sha256, size_bytes, recipe, recipe_key, created_at)
+    `INSERT INTO images (id, name, arch, base, digest, size_bytes, recipe, recipe_key, created_at)
      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
   );
   const find = (name: string) => optional(byName.get(name));
@@ -79,8 +79,8 @@ export function createImageStore(database: Database): ImageStore {
         const replaced = replace ? find(image.name) : undefined;
         if (replaced) remove.run(replaced.id);
         requireFree(image.name, image.id);
-        const { id, name, arch, base, sha256, sizeBytes, recipe, recipeKey, createdAt } = image;
-        insert.run(id, name, arch, base, sha256, sizeBytes, recipe, recipeKey, createdAt);
+        const { id, name, arch, base, digest, sizeBytes, recipe, recipeKey, createdAt } = image;
+        insert.run(id, name, arch, base, digest, sizeBytes, recipe, recipeKey, createdAt);
         return replaced;
       }),
     rename(id, name) {
@@ -103,7 +103,7 @@ function fromRow(row: Record<string, unknown>): ImageRecord {
     name: String(row.name),
     arch: String(row.arch),
     base: String(row.base),
-    sha256: String(row.sha256),
+    digest: String(row.digest),
     sizeBytes: Number(row.size_bytes),
     recipe: row.recipe === null ? null : String(row.recipe),
     recipeKey: row.recipe_key === null ? null : String(row.recipe_key),

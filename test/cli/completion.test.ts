@@ -227,7 +227,7 @@ describe('what completion asks', () => {
     name: 'dev',
     arch: 'x86_64',
     base: 'debian-bookworm',
-    sha256: '',
+    digest: '',
     sizeBytes: 1,
     allocatedBytes: 1,
     createdAt: '2026-01-02T03:04:05.000Z',

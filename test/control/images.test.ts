@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
-import { mkdir, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, it } from 'node:test';
 import { gzipSync } from 'node:zlib';
+import { sumFile } from '../../src/bundle/checksum.ts';
 import {
   deleteImage,
   diffImages,
@@ -16,6 +17,7 @@ import { importImage } from '../../src/control/image-import.ts';
 import { pruneImages } from '../../src/control/image-prune.ts';
 import { sweepImages } from '../../src/control/image-sweep.ts';
 import { imageFiles, layerFile } from '../../src/storage/layout.ts';
+import { verityDigest } from '../../src/storage/verity.ts';
 import { bzImage, elfKernel, lacking } from '../bundle/sample-bundle.ts';
 import { sampleVm } from '../support/sample-vm.ts';
 import { type ImagePlace, imagePlace } from './image-host.ts';
@@ -46,6 +48,7 @@ describe('a root file system of one’s own', { skip }, () => {
     assert.equal(await readFile(files.packages, 'utf8'), 'apt 2.6 amd64\njq 1.6 amd64\n');
     assert.deepEqual(await readFile(files.kernel), await readFile(join(place.bundle, 'vmlinux')));
     assert.deepEqual([image.name, image.problem, image.usedBy], ['mine', null, []]);
+    assert.equal(image.digest, await verityDigest(files.rootfs));
     const boot = await place.host.bootFiles('mine');
     assert.equal(boot.imageId, image.id);
     // what the bundle says about VMs goes with its kernel
@@ -168,11 +171,29 @@ describe('an image as one file', { skip }, () => {
   it('is not written when the image changed since it was made', async (t) => {
     const place = await imagePlace(t);
     const image = await place.import({ name: 'dev' });
-    await writeFile(imageFiles(place.host.config.paths.store, image.id).rootfs, 'other');
+    const { rootfs } = imageFiles(place.host.config.paths.store, image.id);
     const file = join(place.dir, 'x.tar.zst');
-    await assert.rejects(exportImage(place.host, 'dev', file, place.progress, signal), { code: 'corrupt' });
+    // one more block of zeros: every other byte is as it was
+    await truncate(rootfs, image.sizeBytes + 4096);
+    const refused = { code: 'corrupt', message: /the digest of rootfs.ext4 is another one/ };
+    await assert.rejects(exportImage(place.host, 'dev', file, place.progress, signal), refused);
     await assert.rejects(stat(file), { code: 'ENOENT' });
     assert.deepEqual(await place.inStore(), [image.id]);
+  });
+
+  it('of a record with the plain sum of an older banger is written, unless it changed', async (t) => {
+    const place = await imagePlace(t);
+    const image = await place.import({ name: 'dev' });
+    const { rootfs } = imageFiles(place.host.config.paths.store, image.id);
+    const { sha256 } = await sumFile(rootfs);
+    place.database.prepare('UPDATE images SET digest = ?').run(`sha256:${sha256}`);
+    const file = join(place.dir, 'x.tar.zst');
+    await exportImage(place.host, 'dev', file, place.progress, signal);
+    const { digest } = await place.import({ source: file, name: 'again' });
+    assert.equal(digest, image.digest);
+    await truncate(rootfs, image.sizeBytes + 4096);
+    const other = join(place.dir, 'y.tar.zst');
+    await assert.rejects(exportImage(place.host, 'dev', other, place.progress, signal), { code: 'corrupt' });
   });
 
   for (const [what, change, message] of [

@@ -9,7 +9,7 @@ function sampleImage(changes: Partial<ImageRecord> = {}): ImageRecord {
     name: 'dev',
     arch: 'x86_64',
     base: 'debian-bookworm',
-    sha256: 'ab'.repeat(32),
+    digest: `fsverity-sha256:${'ab'.repeat(32)}`,
     sizeBytes: 2 ** 31,
     recipe: '{}',
     recipeKey: 'cd'.repeat(32),

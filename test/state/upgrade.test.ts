@@ -83,6 +83,26 @@ describe('a database of an older banger', () => {
     assertUpgraded(path);
   });
 
+  it('of schema 2 has its images’ sums named as what they are', async (t) => {
+    const path = await oldDatabase(t);
+    openDatabase(path).close();
+    const old = new DatabaseSync(path);
+    old.exec(`
+      ALTER TABLE images RENAME COLUMN digest TO sha256;
+      INSERT INTO images VALUES ('0a0b0c0d', 'dev', 'x86_64', 'debian-bookworm', '${'ab'.repeat(32)}', 4096, '{}', 'key',
+        '2026-11-25T00:00:00.000Z');
+      PRAGMA user_version = 2;`);
+    old.close();
+    const database = openDatabase(path);
+    t.after(() => database.close());
+    assert.deepEqual(
+      createImageStore(database)
+        .list()
+        .map(({ name, digest, sizeBytes, recipeKey }) => ({ name, digest, sizeBytes, recipeKey })),
+      [{ name: 'dev', digest: `sha256:${'ab'.repeat(32)}`, sizeBytes: 4096, recipeKey: 'key' }],
+    );
+  });
+
   it('can be put back from its backup by the command of the hint, for the older banger', async (t) => {
     const path = await oldDatabase(t);
     openDatabase(path).close();

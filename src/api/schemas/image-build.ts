@@ -1,5 +1,6 @@
 /** Bodies about building images. */
 import { z } from 'zod';
+import { ImageDigest } from './image.ts';
 
 const absolute = z.string().startsWith('/');
 
@@ -23,7 +24,7 @@ export const ImageBuilt = z.object({
   id: z.string().describe('id of the image'),
   name: z.string(),
   base: z.string(),
-  sha256: z.string().describe('of the root file system'),
+  digest: ImageDigest,
   sizeBytes: z.number().describe('apparent size of the root file system'),
   built: z.boolean().describe('false when nothing it is made from had changed'),
   reason: z.string().describe('why it was built or kept, as a sentence'),

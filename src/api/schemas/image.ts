@@ -9,12 +9,18 @@ export const ImageName = z
   .regex(/^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/, 'must be a DNS label: a-z, 0-9 and inner dashes, at most 63 characters')
   .describe('name of an image: a DNS label (RFC 1123)');
 
+export const ImageDigest = z
+  .string()
+  .describe(
+    'of the root file system: `fsverity-sha256:HEX`, its fs-verity digest; `sha256:HEX` when an older banger registered the image',
+  );
+
 export const Image = z.object({
   id: z.string().describe('8 hexadecimal digits, unchanged for the life of the image'),
   name: z.string(),
   arch: z.string(),
   base: z.string().describe('image or bundle it was made from; `import` when it was brought in with its own kernel'),
-  sha256: z.string().describe('of the root file system'),
+  digest: ImageDigest,
   sizeBytes: z.number().describe('apparent size of the root file system'),
   allocatedBytes: z.number().describe('bytes really used on the host, kernel and initrd included'),
   createdAt: z.iso.datetime(),

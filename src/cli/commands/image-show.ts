@@ -25,7 +25,7 @@ function renderImage(image: ImageDetail, paint: Paint): string {
     ['base', image.base],
     ['created', image.createdAt],
     ['size', `${formatSize(image.sizeBytes)}, ${formatSize(image.allocatedBytes)} on disk`],
-    ['sha256', image.sha256],
+    ['digest', image.digest],
     ['root disk', image.rootfs],
     ['kernel', image.kernel],
     ['initrd', image.initrd],
