@@ -1,10 +1,12 @@
 /** Builds an image in a temporary VM: from the last step that has a layer, through the others, to a registered image. */
+import { randomBytes } from 'node:crypto';
 import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ImageBuild, ImageBuilt, RecipeCheck } from '../api/schemas.ts';
 import type { VmRecord } from '../core/vm.ts';
 import { asBangerError, BangerError } from '../errors.ts';
 import type { SshConnection } from '../guest/ssh.ts';
+import { wakeScript } from '../guest/wake.ts';
 import { requireSpace } from '../storage/clone.ts';
 import { vmFiles } from '../storage/layout.ts';
 import type { Distribution } from '../system/os-release.ts';
@@ -19,7 +21,7 @@ import {
   stepsBeforeLast,
   storeShares,
 } from './build-layers.ts';
-import { reviveMachine } from './build-machines.ts';
+import { forgetMachine, reviveMachine } from './build-machines.ts';
 import { type BuildPlan, type BuildRequest, planSteps, resolveBuild } from './build-plan.ts';
 import { performStep, prepareGuest, type StepContext } from './build-steps.ts';
 import { admitBuildVm, bootBuildVm, discardBuildVm } from './build-vm.ts';
@@ -74,6 +76,7 @@ export async function buildImage(
   progress.step('plan', 'reading what the recipe names');
   const fresh = await admitBuildVm(host, vmRequest(request));
   let vm = fresh;
+  let goesOnFrom: string | undefined;
   const full = new AbortController();
   const either = AbortSignal.any([signal, full.signal]);
   const timer = setInterval(() => void watchSpace(host, fresh, full), SPACE_CHECK_MS);
@@ -89,6 +92,7 @@ export async function buildImage(
     const began = performance.now();
     const goesOn = options.noCache ? undefined : await goOn(host, fresh, request, plan, done, progress, either);
     vm = goesOn?.vm ?? fresh;
+    if (goesOn) goesOnFrom = keyAfter(plan, done);
     const begun = goesOn ?? (await bootFresh(host, fresh, request, plan, done, progress, either));
     return await buildInVm(
       host,
@@ -101,6 +105,7 @@ export async function buildImage(
   } catch (error) {
     // what was called off, or ran into a full disk, fails everywhere at once: the reason comes first
     await watchSpace(host, fresh, full, isFull(error));
+    if (goesOnFrom !== undefined && asBangerError(error).details?.wake === false) await forgetMachine(host, goesOnFrom);
     const cause = either.aborted && either.reason instanceof Error ? either.reason : error;
     if (!options.keep || either.aborted || host.guests.peek(vm) === undefined) throw cause;
     keepVm(host, vm, request);
@@ -183,7 +188,8 @@ async function buildInVm(
   lap(build.how);
 
   const shares = await storeShares(directory, seedDrive);
-  const context: StepContext = { request, connection, distribution, debs, progress, signal };
+  const before = build.how === 'revive' ? [wakeScript(host.now(), randomBytes(32))] : [];
+  const context: StepContext = { request, connection, distribution, debs, progress, signal, before };
   let workMs = 0;
   const keep = async (count: number) => {
     const work = { request, plan, connection, distribution, done: count, onlyBooted: count === done, workMs, shares };

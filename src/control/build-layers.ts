@@ -12,7 +12,14 @@ import { growExt4 } from '../storage/ext4.ts';
 import { layerFile, type MachineFiles, vmFiles } from '../storage/layout.ts';
 import { pathExists } from '../system/files.ts';
 import type { Distribution } from '../system/os-release.ts';
-import { canWake, describeMachine, forgetMachine, limitMachines, placeMachine, saveMachine } from './build-machines.ts';
+import {
+  describeMachine,
+  forgetMachine,
+  limitMachines,
+  placeMachine,
+  prepareToKeep,
+  saveMachine,
+} from './build-machines.ts';
 import type { BuildPlan, BuildRequest } from './build-plan.ts';
 import { whilePaused } from './build-vm.ts';
 import type { Host } from './host.ts';
@@ -100,8 +107,9 @@ export async function keepLayer(host: Host, vm: VmRecord, work: LayerWork, progr
   const copy = join(directory, 'layer.ext4');
   let machine: MachineFiles | undefined;
   try {
-    const withMachine = beforeLast && !needsDiskAtRest(plan, done) && (await canWake(connection));
+    const withMachine = beforeLast && !needsDiskAtRest(plan, done) && (await prepareToKeep(connection));
     if (onlyBooted && !withMachine) return false;
+    progress.step('keep', 'keeping what is done for the next build');
     await whilePaused(host, vm, connection, async () => {
       await cloneFile(host.runner, host.config.programs.cp, rootDisk, copy);
       if (withMachine) machine = await saveMachine(host, vm);

@@ -2,7 +2,7 @@
  * Machines of image builds, kept: a VM as it stood between two steps, its memory beside its disk. The next build goes on in
  * it, where a boot and the login preparing the guest would take an emulated one six seconds.
  */
-import { createHash, randomBytes } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { rename, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { vmDefaults } from '../config/schema.ts';
@@ -11,9 +11,10 @@ import type { VmRecord } from '../core/vm.ts';
 import { BangerError, messageOf } from '../errors.ts';
 import { connectVmm } from '../firecracker/api.ts';
 import { createSnapshot, loadSnapshot, setState } from '../firecracker/requests.ts';
+import { waitForSsh } from '../guest/readiness.ts';
 import { runInGuest } from '../guest/run.ts';
 import type { SshConnection } from '../guest/ssh.ts';
-import { CAN_WAKE, wakeScript } from '../guest/wake.ts';
+import { PREPARE_SCRIPT, WAKE_PORT } from '../guest/wake.ts';
 import type { BootFiles } from '../preflight/context.ts';
 import { cloneFile } from '../storage/clone.ts';
 import { layerFile, layerFiles, layerMachine, type MachineFiles, vmFiles, vmmSocket } from '../storage/layout.ts';
@@ -51,11 +52,13 @@ const RESERVE_BYTES = 1024 * MIB;
 
 /** A guest that goes on answers in a second or two; one that does not is booted instead. */
 const LOGIN_LIMIT_MS = 15_000;
-const WAKE_LIMIT_MS = 10_000;
+const SPARE_LIMIT_MS = 3000;
 
-/** Whether the guest can be told to draw other random numbers than the ones it would have. */
-export async function canWake(connection: SshConnection): Promise<boolean> {
-  return (await runInGuest(connection, CAN_WAKE, { timeoutMs: WAKE_LIMIT_MS })).exitCode === 0;
+const PREPARE_LIMIT_MS = 60_000;
+
+/** @returns whether the guest can go on later */
+export async function prepareToKeep(connection: SshConnection): Promise<boolean> {
+  return (await runInGuest(connection, PREPARE_SCRIPT, { timeoutMs: PREPARE_LIMIT_MS })).exitCode === 0;
 }
 
 /**
@@ -111,7 +114,7 @@ export async function forgetOldMachines(host: Pick<Host, 'config' | 'layers'>): 
 }
 
 /** Removes the longest unused machines beyond those that are worth their room. */
-export async function limitMachines(host: Host): Promise<void> {
+export async function limitMachines(host: Pick<Host, 'config' | 'layers'>): Promise<void> {
   const kept = host.layers.list().filter(({ machine }) => machine !== null);
   for (const { key } of kept.slice(0, -KEPT_MACHINES)) await forgetMachine(host, key);
 }
@@ -176,14 +179,20 @@ async function bringUp(
     await api.send(setState('Resumed'));
   }
   vm.startedAt = host.now().toISOString();
-  const connection = await awaitLogin(host, vm, LOGIN_LIMIT_MS, signal);
+  const connection = await login(host, vm, signal);
   host.guests.keep(vm, connection);
-  const script = wakeScript(host.now(), randomBytes(32));
-  const run = await runInGuest(connection, script, { timeoutMs: WAKE_LIMIT_MS, signal });
-  if (run.exitCode !== 0)
-    throw new BangerError('guest_failed', `Waking it ended with ${run.exitCode}: ${run.tail.at(-1)}`);
   host.layers.touch(key, host.now().toISOString());
   return connection;
+}
+
+/** By the server that was started for this, or by the ordinary one. */
+async function login(host: Host, vm: VmRecord, signal: AbortSignal): Promise<SshConnection> {
+  try {
+    return await waitForSsh({ ...host.guests.target(vm), port: WAKE_PORT }, { timeoutMs: SPARE_LIMIT_MS, signal });
+  } catch {
+    signal.throwIfAborted();
+    return await awaitLogin(host, vm, LOGIN_LIMIT_MS, signal);
+  }
 }
 
 function ownFiles(host: Host, vm: VmRecord): MachineFiles {

@@ -3,6 +3,7 @@ import { BangerError } from '../errors.ts';
 import { quote, shellCommand } from '../guest/command.ts';
 import { type GuestRun, type GuestRunOptions, runInGuest } from '../guest/run.ts';
 import type { SshConnection } from '../guest/ssh.ts';
+import { WAKE_FAILED } from '../guest/wake.ts';
 import { causeOf, DISK_FULL, UNKNOWN_OWNER } from '../image/failures.ts';
 import { prepareScript } from '../image/identity.ts';
 import { PACKAGE_ENV, type PackageManager, packageManagerOf } from '../image/package-managers.ts';
@@ -21,10 +22,18 @@ export interface StepContext {
   debs: DebPlan | undefined;
   progress: Progress;
   signal: AbortSignal;
+  /** shell commands that go before the next command and are taken from here: one of their own would cost a guest too much */
+  before: string[];
 }
 
-/** Everything beside it is in the environment of no login, so that steps do not depend on one. */
-const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+/** The whole environment of a step but the recipe's: nothing of it depends on how banger logged in. */
+const ENVIRONMENT = {
+  HOME: '/root',
+  USER: 'root',
+  LOGNAME: 'root',
+  SHELL: '/bin/sh',
+  PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+};
 
 /** Small commands of our own: enough for a guest that swaps. */
 const OWN_LIMIT_MS = 5 * 60_000;
@@ -116,10 +125,12 @@ function requireOwners(items: readonly ArchiveItem[]): string[] {
 
 async function runLine(step: BuildStep & { kind: 'run' }, context: StepContext): Promise<void> {
   const { env, user } = context.request.recipe;
-  const inner = step.script
-    ? shellCommand({ argv: [SCRIPT_FILE], env: { PATH, ...env } })
-    : shellCommand({ argv: ['sh', '-ec', String(step.text)], env: { PATH, ...env } });
-  const asUser = user === 'root' ? `cd /root\n${inner}` : `exec su - ${quote(user)} -s /bin/sh -c ${quote(inner)}`;
+  const argv = step.script ? [SCRIPT_FILE] : ['sh', '-ec', String(step.text)];
+  const { PATH } = ENVIRONMENT;
+  const asUser =
+    user === 'root'
+      ? `cd /root\n${clean(argv, env)}`
+      : `exec su - ${quote(user)} -s /bin/sh -c ${quote(shellCommand({ argv, env: { PATH, ...env } }))}`;
   if (!step.script) return await execute(step.label, asUser, context);
   const place = `cat > ${SCRIPT_FILE} && chmod 755 ${SCRIPT_FILE} || exit`;
   await execute(step.label, `${place}\n${asUser}`, context, { input: step.text });
@@ -129,12 +140,13 @@ async function runLine(step: BuildStep & { kind: 'run' }, context: StepContext):
 async function execute(
   label: string,
   command: string,
-  { connection, request, progress, signal }: StepContext,
+  { connection, request, progress, signal, before }: StepContext,
   options: Pick<GuestRunOptions, 'input'> = {},
 ): Promise<void> {
   const pass = thinned((line) => progress.line(line));
   let full: string | undefined;
-  const run = await runInGuest(connection, command, {
+  const opening = before.splice(0).join('');
+  const run = await runInGuest(connection, opening + command, {
     timeoutMs: request.runTimeoutMs,
     signal,
     onLine(line) {
@@ -144,14 +156,29 @@ async function execute(
     },
     ...options,
   });
+  if (opening !== '') requireAwake(request.name, run);
   if (run.exitCode !== 0) throw stepError(request.name, label, run, request.runTimeoutMs, full);
   if (run.lingers)
     progress.warn(`"${label}" left something running that ends with the VM: its output is not waited for.`);
 }
 
+/** @throws BangerError `guest_failed` with `wake` in its details when the machine the build goes on in was not woken */
+export function requireAwake(image: string, run: GuestRun): void {
+  if (run.exitCode !== WAKE_FAILED) return;
+  throw new BangerError('guest_failed', `Building ${image}: the kept machine got neither time nor a new seed.`, {
+    hint: 'It is forgotten; build again, in a VM that is booted.',
+    details: { wake: false },
+  });
+}
+
 /** Ends at the first command that fails. */
 function shell(script: string, env: Readonly<Record<string, string>>): string {
-  return shellCommand({ argv: ['sh', '-ec', script], env: { PATH, ...env } });
+  return clean(['sh', '-ec', script], env);
+}
+
+function clean(argv: readonly string[], env: Readonly<Record<string, string>>): string {
+  const assignments = Object.entries({ ...ENVIRONMENT, ...env }).map(([name, value]) => `${name}=${value}`);
+  return shellCommand({ argv: ['env', '-i', ...assignments, ...argv] });
 }
 
 /** Passes on a bounded number of lines a second and says how many it left out. */

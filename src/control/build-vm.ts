@@ -1,10 +1,12 @@
 /** The temporary VM of an image build: booted lean, copied between steps, shut down, gone afterwards or handed over. */
 import { randomBytes } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
+import { Readable } from 'node:stream';
 import { macFor, type VmRecord } from '../core/vm.ts';
 import { connectVmm } from '../firecracker/api.ts';
 import { findVmm } from '../firecracker/launch.ts';
 import { action, setState } from '../firecracker/requests.ts';
+import { shellCommand } from '../guest/command.ts';
 import { generateKeyPair } from '../guest/keys.ts';
 import { type GuestRun, runInGuest } from '../guest/run.ts';
 import type { SshConnection } from '../guest/ssh.ts';
@@ -40,10 +42,11 @@ export const LEAN_ARGS = `systemd.unit=${LEAN_TARGET} systemd.log_level=warning`
  * with programs of its own, which takes an emulated guest two seconds. The login this comes over ends with the others.
  */
 const SHUTDOWN_COMMAND = [
+  // until the host has read that it goes down: what carries that to it ends with the others
+  'read -r _',
   'exec > /dev/null 2>&1 < /dev/null',
   "trap '' HUP TERM PIPE",
-  'sync',
-  'if ! [ -w /proc/sysrq-trigger ]; then systemctl reboot --force || reboot -f; exit; fi',
+  'if ! [ -w /proc/sysrq-trigger ]; then sync; systemctl reboot --force || reboot -f; exit; fi',
   // threads of the kernel have no program
   'others() {',
   '  for each in /proc/[0-9]*; do',
@@ -58,11 +61,11 @@ const SHUTDOWN_COMMAND = [
   '  return 1',
   '}',
   'kill -TERM -1',
-  'for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do others || break; sleep 0.1; done',
+  'for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do others || break; sleep 0.05; done',
   'kill -KILL -1',
-  'sync',
+  // syncs first
   'echo u > /proc/sysrq-trigger',
-  'for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do written && break; sleep 0.1; done',
+  'for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do written && break; sleep 0.05; done',
   'echo b > /proc/sysrq-trigger',
 ].join('\n');
 
@@ -211,12 +214,17 @@ export async function shutDownBuildVm(
 ): Promise<{ failed: GuestRun } | { byItself: boolean }> {
   const vmm = await findVmm(vmmSocket(host.config.paths.run, vm.id));
   let goesDown = false;
-  const run = await runInGuest(connection, `${first}\necho '${GOING_DOWN}'\n${SHUTDOWN_COMMAND}`, {
+  const input = new Readable({ read() {} });
+  const script = `{\n${first}\n} < /dev/null\necho '${GOING_DOWN}'\n${SHUTDOWN_COMMAND}`;
+  // whatever shell root has
+  const run = await runInGuest(connection, shellCommand({ argv: ['sh', '-c', script] }), {
     timeoutMs: firstLimitMs,
     signal,
+    input,
     onLine(line) {
       if (line !== GOING_DOWN) return;
       goesDown = true;
+      input.push(null);
       onGoingDown();
     },
   });

@@ -12,7 +12,7 @@ import { imageFiles, vmFiles } from '../storage/layout.ts';
 import { verityDigest } from '../storage/verity.ts';
 import { syncPath } from '../system/files.ts';
 import type { BuildPlan } from './build-plan.ts';
-import { listPackages, type StepContext, stepError } from './build-steps.ts';
+import { listPackages, requireAwake, type StepContext, stepError } from './build-steps.ts';
 import { shutDownBuildVm } from './build-vm.ts';
 import { readDpkgPackages } from './dpkg-status.ts';
 import type { Host } from './host.ts';
@@ -49,12 +49,13 @@ export async function finishImage(
     hostname: vm.name,
   });
   const end = await shutDownBuildVm(host, vm, context.connection, {
-    first: script,
+    first: context.before.splice(0).join('') + script,
     firstLimitMs: CLEAN_LIMIT_MS,
     timeoutMs: host.config.limits.stopTimeoutMs,
     signal,
     onGoingDown: () => progress.step('shut-down', 'shutting the VM down'),
   });
+  if ('failed' in end) requireAwake(request.name, end.failed);
   if ('failed' in end) throw stepError(request.name, 'clean', end.failed, CLEAN_LIMIT_MS);
   if (!end.byItself) progress.warn('The VM did not shut down by itself and was cut off; its file system is checked.');
 

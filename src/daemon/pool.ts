@@ -47,6 +47,8 @@ export interface PoolChoice {
   runner: Runner;
   instance: number | undefined;
   vmCount: number;
+  /** ranges whose route is in the ledger: a daemon that died left it, perhaps with VMs of image builds */
+  ownRoutes: readonly string[];
 }
 
 export interface DecidedPool {
@@ -56,7 +58,14 @@ export interface DecidedPool {
 }
 
 /** The configured pool, or the one chosen earlier, or the first that no route and no other banger of this host has. */
-export async function decidePool({ config, settings, runner, instance, vmCount }: PoolChoice): Promise<DecidedPool> {
+export async function decidePool({
+  config,
+  settings,
+  runner,
+  instance,
+  vmCount,
+  ownRoutes,
+}: PoolChoice): Promise<DecidedPool> {
   const key = 'network.pool';
   const kept = settings.get(key);
   if (config.network.pool !== 'auto') {
@@ -75,6 +84,10 @@ export async function decidePool({ config, settings, runner, instance, vmCount }
   }
   // addresses are for life: with VMs there, the pool they live in stays
   if (kept !== undefined && vmCount > 0) return await claimed(parsePool(kept));
+  if (kept !== undefined && ownRoutes.includes(kept)) {
+    const decided = await claimed(parsePool(kept));
+    if (await decided.claim.hold()) return decided;
+  }
   const routes = await listRoutes(runner, config.programs.ip);
   const candidates = [...(kept === undefined ? [] : [parsePool(kept)]), ...poolCandidates(instance)];
   const taken = routes.map((route) => route.destination);

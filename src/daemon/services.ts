@@ -75,7 +75,9 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const clientKeyFile = join(config.paths.state, 'ssh', 'id_ed25519');
   const clientKey = await ensureClientKey(clientKeyFile);
   const instance = instanceHash(env);
-  const { pool, claim } = await decidePool({ config, settings, runner, instance, vmCount: vms.list().length });
+  const ownRoutes = ledger.all().flatMap(({ resource }) => (resource.kind === 'pool-route' ? [resource.name] : []));
+  const vmCount = vms.list().length;
+  const { pool, claim } = await decidePool({ config, settings, runner, instance, vmCount, ownRoutes });
   const table = tableName(instance);
   const poolText = formatSubnet(pool);
   const checks = createStartChecks({

@@ -44,25 +44,51 @@ const REMOVED: readonly string[] = [
   ...['/tmp/*', '/tmp/.[!.]*', '/var/tmp/*', '/var/tmp/.[!.]*'],
 ];
 
-/** Shell script that cleans the guest's root; whatever is not there is no error. */
+const KEYS_DIRECTORY = '/root/.ssh';
+const KEYS_FILE = `${KEYS_DIRECTORY}/authorized_keys`;
+
+/**
+ * POSIX shell script that cleans the guest's root; whatever is not there is no error. It starts as few programs as it can:
+ * each costs an emulated guest as much as what it does.
+ */
 export function cleanScript({ manager, keepCaches, authorizedKeys, hostname }: CleanOptions): string {
+  const caches = manager && !keepCaches ? manager.caches : [];
+  const command = keepCaches ? undefined : manager?.clean;
   return [
-    `grep -qsF '${POLICY_MARK}' ${POLICY_FILE} && rm -f ${POLICY_FILE}`,
-    ...(manager && !keepCaches ? [manager.clean] : []),
-    // one process for all of them: each costs an emulated guest as much as the removal itself
-    `rm -rf ${[DEB_DIRECTORY, ...REMOVED].join(' ')}`,
+    // prints a file without the lines that are given
+    'without() {',
+    '  file=$1',
+    '  shift',
+    '  while IFS= read -r line || [ -n "$line" ]; do',
+    '    for each; do [ "$line" != "$each" ] || continue 2; done',
+    `    printf '%s\\n' "$line"`,
+    '  done < "$file"',
+    '}',
+    ...(command === undefined ? [] : [command]),
+    `gone='${[DEB_DIRECTORY, ...caches, ...REMOVED].join(' ')}'`,
+    `mark=`,
+    `[ ! -f ${POLICY_FILE} ] || { read -r mark; read -r mark; } < ${POLICY_FILE}`,
+    `[ "$mark" != '${POLICY_MARK}' ] || gone="$gone ${POLICY_FILE}"`,
+    `if [ -f ${KEYS_FILE} ]; then`,
+    `  kept=$(without ${KEYS_FILE} ${authorizedKeys.map((key) => `'${key}'`).join(' ')})`,
+    `  if [ -n "$kept" ]; then printf '%s\\n' "$kept" > ${KEYS_FILE}; else gone="$gone ${KEYS_FILE}"; fi`,
+    '  others=$kept',
+    `  for each in ${KEYS_DIRECTORY}/* ${KEYS_DIRECTORY}/.[!.]*; do`,
+    `    [ "$each" = ${KEYS_FILE} ] || { [ ! -e "$each" ] && [ ! -h "$each" ]; } || others=$each`,
+    '  done',
+    `  [ -n "$others" ] || gone="$gone ${KEYS_DIRECTORY}"`,
+    'fi',
+    'rm -rf $gone',
     // empty, not missing: systemd makes a new one at the first boot, and a missing one would mean a factory reset
     '[ ! -e /etc/machine-id ] || : > /etc/machine-id',
     // logs are emptied, not removed: their owners and modes belong to packages
-    "find /var/log -type f \\( -name '*.gz' -o -name '*.[0-9]' -o -name '*.old' \\) -exec rm -f {} +",
-    'find /var/log -type f -size +0 -exec sh -c \'for log; do : > "$log"; done\' sh {} +',
-    ...authorizedKeys.flatMap((key) => [
-      `if [ -f /root/.ssh/authorized_keys ]; then grep -vxF '${key}' /root/.ssh/authorized_keys > /root/.ssh/.banger; ` +
-        'cat /root/.ssh/.banger > /root/.ssh/authorized_keys; rm -f /root/.ssh/.banger; ' +
-        '[ -s /root/.ssh/authorized_keys ] || { rm -f /root/.ssh/authorized_keys; rmdir /root/.ssh 2>/dev/null; }; fi',
-    ]),
+    "find /var/log -type f \\( \\( -name '*.gz' -o -name '*.[0-9]' -o -name '*.old' \\) -exec rm -f {} + \\" +
+      '\n  -o -size +0 -exec sh -c \'for log; do : > "$log"; done\' sh {} + \\)',
     'echo localhost > /etc/hostname',
-    `grep -v '^127\\.0\\.1\\.1 ${hostname}$' /etc/hosts > /run/banger-hosts; cat /run/banger-hosts > /etc/hosts`,
+    'if [ -f /etc/hosts ]; then',
+    `  hosts=$(without /etc/hosts '127.0.1.1 ${hostname}')`,
+    `  printf '%s\\n' "$hosts" > /etc/hosts`,
+    'fi',
     '[ -h /etc/resolv.conf ] || : > /etc/resolv.conf',
     'true',
   ].join('\n');

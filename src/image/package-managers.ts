@@ -12,8 +12,10 @@ export interface PackageManager {
   list: string;
   /** `NAME VERSION ARCH` of one line; undefined for a line that is no package */
   parse(line: string): string | undefined;
-  /** shell command that removes lists and caches */
-  clean: string;
+  /** shell patterns of lists and caches */
+  caches: readonly string[];
+  /** shell command that removes what the patterns leave, where the manager has one */
+  clean?: string;
 }
 
 /** Set for every package manager: nothing may ask, and services are not started while an image is built. */
@@ -50,9 +52,10 @@ const MANAGERS: Record<PackageManager['name'], PackageManager> = {
     // biome-ignore lint/suspicious/noTemplateCurlyInString: dpkg-query's own placeholders
     list: "dpkg-query -W -f='${Package} ${Version} ${Architecture} ${db:Status-Abbrev}\\n'",
     parse: (line) => /^(\S+ \S+ \S+) .i/.exec(line)?.[1],
-    clean:
-      'rm -rf /var/lib/apt/lists/* /var/cache/apt/archives/*.deb /var/cache/apt/*.bin /var/cache/debconf/*-old ' +
-      '/var/lib/dpkg/*-old /var/cache/ldconfig/aux-cache',
+    caches: [
+      ...['/var/lib/apt/lists/*', '/var/cache/apt/archives/*.deb', '/var/cache/apt/*.bin'],
+      ...['/var/cache/debconf/*-old', '/var/lib/dpkg/*-old', '/var/cache/ldconfig/aux-cache'],
+    ],
   },
   apk: {
     name: 'apk',
@@ -64,7 +67,7 @@ const MANAGERS: Record<PackageManager['name'], PackageManager> = {
       const [, name, version, arch] = /^(\S+)-(\d\S*-r\d+) (\S+) /.exec(line) ?? [];
       return name === undefined ? undefined : `${name} ${version} ${arch}`;
     },
-    clean: 'rm -rf /var/cache/apk/*',
+    caches: ['/var/cache/apk/*'],
   },
   dnf: {
     name: 'dnf',
@@ -73,7 +76,8 @@ const MANAGERS: Record<PackageManager['name'], PackageManager> = {
       `dnf -y --setopt=install_weak_deps=False install ${packages.map((name) => name.replace('=', '-')).join(' ')}`,
     list: RPM_LIST,
     parse: rpmLine,
-    clean: 'dnf clean all; rm -rf /var/cache/dnf /var/cache/libdnf5',
+    caches: ['/var/cache/dnf', '/var/cache/libdnf5'],
+    clean: 'dnf clean all',
   },
   pacman: {
     name: 'pacman',
@@ -82,7 +86,7 @@ const MANAGERS: Record<PackageManager['name'], PackageManager> = {
     install: (packages) => `pacman -S --needed --noconfirm --noprogressbar ${packages.join(' ')}`,
     list: "pacman -Qi | sed -n 's/^Name *: //p; s/^Version *: //p; s/^Architecture *: //p' | paste -d ' ' - - -",
     parse: columns,
-    clean: 'rm -rf /var/cache/pacman/pkg/* /var/lib/pacman/sync/*',
+    caches: ['/var/cache/pacman/pkg/*', '/var/lib/pacman/sync/*'],
   },
   zypper: {
     name: 'zypper',
@@ -90,7 +94,8 @@ const MANAGERS: Record<PackageManager['name'], PackageManager> = {
     install: (packages) => `zypper --non-interactive install --no-recommends ${packages.join(' ')}`,
     list: RPM_LIST,
     parse: rpmLine,
-    clean: 'zypper clean --all; rm -rf /var/cache/zypp/*',
+    caches: ['/var/cache/zypp/*'],
+    clean: 'zypper clean --all',
   },
 };
 

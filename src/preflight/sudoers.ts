@@ -107,6 +107,7 @@ function regexOf(placeholder: Placeholder, request: SudoersRequest): string {
   const any = {
     tap: `bgr-${HEX}{8}`,
     mac: `06:00(:${HEX}{2}){4}`,
+    hostMac: `02:00(:${HEX}{2}){4}`,
     mtu: `${DIGIT}{3,5}`,
     uplink: '[A-Za-z0-9][A-Za-z0-9._-]{0,14}',
     flag: '[01]',
@@ -131,6 +132,8 @@ function globsOf(placeholder: Placeholder, request: SudoersRequest): string[] {
       return [HEX.repeat(8)];
     case 'mac':
       return [`06\\:00${`\\:${HEX}${HEX}`.repeat(4)}`];
+    case 'hostMac':
+      return [`02\\:00${`\\:${HEX}${HEX}`.repeat(4)}`];
     case 'mtu':
       return digits(3, 5);
     case 'pid':

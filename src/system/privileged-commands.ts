@@ -22,6 +22,7 @@ export type Placeholder =
   /** the pool in CIDR notation */
   | 'pool'
   | 'mac'
+  | 'hostMac'
   | 'mtu'
   /** user who may open a tap: the daemon's */
   | 'uid'
@@ -59,7 +60,7 @@ export const PRIVILEGED_COMMANDS: readonly PrivilegedCommand[] = [
   { program: 'ip', args: 'tuntap add dev {tap} mode tap user {uid}' },
   { program: 'ip', args: 'link set dev {tap} addrgenmode none' },
   { program: 'ip', args: 'address add {gateway}/32 dev {tap}' },
-  { program: 'ip', args: 'link set dev {tap} mtu {mtu} up' },
+  { program: 'ip', args: 'link set dev {tap} address {hostMac} mtu {mtu} up' },
   { program: 'ip', args: 'route replace {address}/32 dev {tap} src {gateway}' },
   { program: 'ip', args: 'neighbour replace {address} lladdr {mac} dev {tap} nud permanent' },
   { program: 'ip', args: 'link delete dev {tap}' },

@@ -19,7 +19,8 @@ async function choice(t: TestContext, pool = 'auto'): Promise<PoolChoice> {
   const database = openDatabase(join(home, 'banger.db'));
   t.after(() => database.close());
   const noRoutes = { run: async () => ({ stdout: '[]', stderr: '', exitCode: 0 }) } as unknown as Runner;
-  return { config, settings: createSettings(database), runner: noRoutes, instance: INSTANCE, vmCount: 0 };
+  const settings = createSettings(database);
+  return { config, settings, runner: noRoutes, instance: INSTANCE, vmCount: 0, ownRoutes: [] };
 }
 
 async function decide(t: TestContext, chosen: PoolChoice): Promise<{ decided: DecidedPool; pool: string }> {
@@ -56,5 +57,15 @@ describe('the pools of two bangers side by side', () => {
     assert.deepEqual([kept.pool, await kept.decided.claim.hold()], ['10.99.0.0/16', false]);
     const free = await decide(t, withVms);
     assert.notEqual(free.pool, '10.99.0.0/16');
+  });
+
+  it('stay where a daemon died whose routes are still there, and not where they are of somebody else', async (t) => {
+    const left = JSON.stringify([{ dst: '10.98.0.0/16' }, { dst: '10.98.255.254', dev: 'bgr-00000000' }]);
+    const runner = { run: async () => ({ stdout: left, stderr: '', exitCode: 0 }) } as unknown as Runner;
+    const again = { ...(await choice(t)), runner };
+    again.settings.set('network.pool', '10.98.0.0/16');
+    assert.notEqual((await decide(t, again)).pool, '10.98.0.0/16');
+    again.settings.set('network.pool', '10.98.0.0/16');
+    assert.equal((await decide(t, { ...again, ownRoutes: ['10.98.0.0/16'] })).pool, '10.98.0.0/16');
   });
 });

@@ -1,7 +1,7 @@
 /** Images built for real: what is in them, what a second build does again, and what is left when one fails or is cut off. */
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
-import { mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -125,12 +125,52 @@ describe('an image build', { skip: hostSkip('debugfs') }, () => {
     assert.deepEqual([again.built, again.id, done(again)], [false, first.id, []]);
     const changed = await build(await recipe('dev', full('echo second > /opt/last')));
     assert.deepEqual(
-      done(changed).filter((step) => !/^(boot|finish|keep)/.test(step)),
-      ['run 3: echo second > /opt/last', 'work disk seed'],
+      done(changed).filter((step) => !/^(finish|keep)/.test(step)),
+      ['revive', 'run 3: echo second > /opt/last', 'work disk seed'],
     );
     assert.equal(await fileIn(changed.id, '/opt/last'), 'second\n');
     assert.equal(await fileIn(changed.id, '/etc/app/app.conf'), 'one\n');
     assert.deepEqual(await readdir(join(host.home, 'state/store/images')), [changed.id], 'the replaced one is gone');
+  });
+
+  it('goes on in the machine that was kept, which then has time and random numbers of its own', LIMIT, async () => {
+    const facts = 'head -c 32 /dev/urandom | base64; date -u +%s; hostname; pwd; env | sort; ulimit -a';
+    const lines = async (id: string) => (await fileIn(id, '/opt/facts')).split('\n');
+    const builds: { built: ImageBuilt; lines: string[]; at: number }[] = [];
+    for (const mark of ['one', 'two', 'three']) {
+      const path = await recipe('facts', `run = ["mkdir -p /opt", "{ ${facts}; } > /opt/facts # ${mark}"]`);
+      const built = await build(path);
+      builds.push({ built, lines: await lines(built.id), at: Date.now() / 1000 });
+    }
+    assert.deepEqual(
+      builds.map(({ built }) => done(built)[0]),
+      ['boot', 'revive', 'revive'],
+    );
+    assert.equal(new Set(builds.map((each) => each.lines[0])).size, 3, 'random numbers');
+    for (const { lines, at } of builds)
+      assert.ok(Math.abs(Number(lines[1]) - at) < 60, `the clock: ${lines[1]} at ${at}`);
+    assert.ok(Number(builds[2]?.lines[1]) > Number(builds[1]?.lines[1]), 'time goes on');
+    const [booted = [], ...revived] = builds.map((each) => each.lines.slice(2));
+    assert.ok(booted.length > 10 && booted[0] === 'build-facts', booted.join('\n'));
+    for (const each of revived) assert.deepEqual(each, booted, 'name, place, environment and limits');
+    await host.assertQuiet('of machines that went on');
+  });
+
+  it('boots where the kept machine cannot go on, and keeps another', LIMIT, async () => {
+    const layers = join(host.home, 'state/store/layers');
+    const text = (mark: string) => `run = ["echo ${mark} > /opt-mark"]`;
+    assert.equal(done(await build(await recipe('single', text('one'))))[0], 'boot');
+    assert.equal(done(await build(await recipe('single', text('two'))))[0], 'revive', 'after the boot of the base');
+    for (const name of await readdir(layers)) {
+      if (name.endsWith('.vmstate')) await truncate(join(layers, name), 1000);
+      if (name.endsWith('.memory')) await truncate(join(layers, name), 4096);
+    }
+    const damaged = await build(await recipe('single', text('three')));
+    assert.equal(done(damaged)[0], 'boot');
+    assert.equal(await fileIn(damaged.id, '/opt-mark'), 'three\n');
+    assert.match(await readFile(join(host.home, 'state/bangerd.log'), 'utf8'), /a kept machine did not go on/);
+    assert.equal(done(await build(await recipe('single', text('four'))))[0], 'revive');
+    await host.assertQuiet('of a machine that could not go on');
   });
 
   it(
@@ -181,28 +221,38 @@ describe('an image build', { skip: hostSkip('debugfs') }, () => {
 
   it('cut off with its daemon leaves nothing, and the next one works', LIMIT, async () => {
     const path = await recipe('cut', 'run = ["echo one > /opt-one", "echo two > /opt-two"]');
+    const images = (await readdir(join(host.home, 'state/store/images'))).length;
     for (const [step, delayMs] of [
       ['clone', 200],
       ['boot', 300],
       ['run', 100],
+      ['keep', 200],
       ['clean', 300],
+      // the machine was kept by now
+      ['revive', 100],
+      ['revive', 300],
+      ['revive', 900],
       ['checksum', 100],
     ] as const) {
       const { pid } = await host.client.call('status', {});
       const { id } = await host.client.call('buildImage', { body: { recipe: path, directory: '/', detach: true } });
-      const reached = Promise.withResolvers<void>();
+      const reached = Promise.withResolvers<boolean>();
       const follow = host.follow(id, (event: OperationEvent) => {
-        if (event.type === 'step' && event.step === step) reached.resolve();
+        if (event.type === 'step' && event.step === step) reached.resolve(true);
       });
-      void follow.then(() => reached.resolve());
-      await reached.promise;
+      void follow.then(() => reached.resolve(false));
+      assert.ok(await reached.promise, `it came to ${step}`);
       await sleep(delayMs);
       process.kill(pid, 'SIGKILL');
       await until('the daemon is gone', () => !existsSync(`/proc/${pid}`));
       await host.daemon();
       await host.assertQuiet(`of a build cut off ${delayMs} ms after ${step}`);
       assert.deepEqual(await readdir(join(host.home, 'state/store/vms')), [], step);
-      assert.equal((await readdir(join(host.home, 'state/store/images'))).length, 1, `${step}: the first image alone`);
+      assert.equal(
+        (await readdir(join(host.home, 'state/store/images'))).length,
+        images,
+        `${step}: those from before alone`,
+      );
     }
     const built = await build(path);
     assert.equal(await fileIn(built.id, '/opt-two'), 'two\n');

@@ -111,6 +111,7 @@ async function exampleOf({ program, args }: PrivilegedCommand, context: Prefligh
     gateway: gatewayOf(parseSubnet(pool)),
     pool,
     mac: '06:00:00:00:00:00',
+    hostMac: '02:00:00:00:00:00',
     mtu: '1500',
     uid: String(context.uid),
     table: context.table,
