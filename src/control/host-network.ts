@@ -2,6 +2,7 @@
 import type { Config } from '../config/schema.ts';
 import { formatSubnet, gatewayOf, type Subnet } from '../core/addresses.ts';
 import { hostMacFor, tapName, type VmRecord } from '../core/vm.ts';
+import { followHostChanges, type HostChanges } from '../network/changes.ts';
 import { findDrift, type Link } from '../network/drift.ts';
 import { forwardingSetting, readSetting, writeSetting } from '../network/forwarding.ts';
 import { applyRules, type FirewallMember, type GuestDns, readTable } from '../network/nftables.ts';
@@ -19,7 +20,10 @@ export interface HostNetwork {
   mtu(): Promise<number>;
   /** Takes all of it away again; what is gone already is no error. */
   detach(vm: Pick<VmRecord, 'id'>): Promise<void>;
-  /** Makes rules and routes agree with the VMs that are attached, whoever changed them; says what it put back. */
+  /**
+   * Makes rules and routes agree with the VMs that are attached, whoever changed them; says what it put back. Looks only
+   * where something changed, or was not looked at for long.
+   */
   mend(): Promise<Mended>;
   /** The same with what the host shares between VMs, which goes with the last of them. */
   reassert(): Promise<Mended>;
@@ -51,10 +55,15 @@ export interface HostNetworkDeps {
   guestDns?: GuestDns | undefined;
   /** called after a VM got its tap, and so the gateway its address */
   onAttach?: () => void;
+  /** how changes of the host become known */
+  followChanges?: (table: string) => Promise<HostChanges>;
 }
 
 /** Ethernet's usual payload; used when no uplink tells better. */
 const DEFAULT_MTU = 1500;
+
+/** How long the kernel's word is taken for it that nothing changed. */
+const FULL_LOOK_MS = 300_000;
 
 const NOTHING_MENDED: Mended = { rules: false, routes: [], goneTaps: [] };
 
@@ -73,6 +82,30 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
 
   /** the table as the kernel showed it after it was written; unknown to a daemon that has not written it yet */
   let written: string | undefined;
+
+  let changes: HostChanges | undefined;
+  /** what must be looked at: a change stays here until a look at it has ended well */
+  const doubt = { rules: true, links: true, shared: true };
+  let lastFullLook = Number.NEGATIVE_INFINITY;
+
+  const rulesAreDoubtful = () => doubt.rules || written === undefined;
+
+  /** Notes what changed on the host since the last call. */
+  async function listen(): Promise<void> {
+    const heard = changes?.take();
+    changes ??= await (deps.followChanges ?? followHostChanges)(deps.table);
+    const now = performance.now();
+    const full = !heard || now - lastFullLook >= FULL_LOOK_MS;
+    if (full) lastFullLook = now;
+    if (full || heard.rules) doubt.rules = true;
+    if (full || heard.links) doubt.links = doubt.shared = true;
+  }
+
+  /** Nothing is attached any more, so nobody looks. */
+  function stopListening(): void {
+    changes?.[Symbol.dispose]();
+    changes = undefined;
+  }
 
   async function writeRules(leaving?: string): Promise<void> {
     written = undefined;
@@ -119,7 +152,19 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     return { routes, goneTaps: drift.goneTaps };
   }
 
-  const mendAll = async (): Promise<Mended> => ({ rules: await mendRules(), ...(await mendRoutes()) });
+  async function mendDoubtful(): Promise<Mended> {
+    const mended = { ...NOTHING_MENDED };
+    if (rulesAreDoubtful()) {
+      mended.rules = await mendRules();
+      doubt.rules = false;
+    }
+    if (doubt.links) {
+      Object.assign(mended, await mendRoutes());
+      // one that is gone is told of until somebody did something about it
+      doubt.links = mended.goneTaps.length > 0;
+    }
+    return mended;
+  }
 
   async function enableForwarding(device: string): Promise<void> {
     const name = forwardingSetting(device);
@@ -178,19 +223,29 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
           await writeRules(vm.id);
           ledger.strike('tap', resource.name); // last, because it stands for the rules too
         }
-        if (members().length === 0) await releaseHost();
+        if (members().length > 0) return;
+        stopListening();
+        await releaseHost();
       }),
 
-    mend: () => mutex.run(async () => (members().length === 0 ? NOTHING_MENDED : await mendAll())),
+    mend: () =>
+      mutex.run(async () => {
+        await listen();
+        if (!rulesAreDoubtful() && !doubt.links) return NOTHING_MENDED;
+        return members().length === 0 ? NOTHING_MENDED : await mendDoubtful();
+      }),
 
     reassert: () =>
       mutex.run(async () => {
         if (members().length === 0) {
+          stopListening();
           await releaseHost();
           return NOTHING_MENDED;
         }
-        await claimHost();
-        return await mendAll();
+        await listen();
+        if (doubt.shared) await claimHost();
+        doubt.shared = false;
+        return await mendDoubtful();
       }),
 
     rewrite: () =>

@@ -3,13 +3,12 @@ import { join } from 'node:path';
 import { reconcile, type SeenVm } from '../core/reconcile.ts';
 import type { VmRecord } from '../core/vm.ts';
 import { messageOf } from '../errors.ts';
-import { connectVmm } from '../firecracker/api.ts';
+import { describeVmm } from '../firecracker/api.ts';
 import { lastLines } from '../firecracker/console.ts';
 import { findVmm, listVmms } from '../firecracker/launch.ts';
 import { endSelfTests } from '../preflight/self-test.ts';
 import { forgetShared } from '../storage/kept-disks.ts';
 import { vmFiles, vmmSocket } from '../storage/layout.ts';
-import { expiry } from '../system/abort.ts';
 import { readBootId } from '../system/processes.ts';
 import { discardVm } from './create-vm.ts';
 import { settleDiskWork } from './disk-work.ts';
@@ -115,7 +114,7 @@ export async function checkVmms(host: Host): Promise<void> {
     host.vms.list().map(async (vm) => {
       if (vm.phase !== 'running') return;
       // a halted one cannot answer, and is known by that
-      if ((await haltedProcess(host, vm)) !== undefined) return;
+      if (haltedProcess(host, vm) !== undefined) return;
       const state = await askVmm(vmmSocket(host.config.paths.run, vm.id));
       if (host.vms.findById(vm.id)?.phase !== 'running') return;
       if (state === 'started') host.health.silent.delete(vm.id);
@@ -186,10 +185,11 @@ async function observe(host: Host, vm: VmRecord, vmmAlive: boolean): Promise<See
 }
 
 async function askVmm(socketPath: string): Promise<SeenVm['vmm']> {
-  await using api = connectVmm(socketPath);
-  const answer = api.describe().then(
-    ({ state }) => (state === 'Running' || state === 'Paused' ? 'started' : 'not-started'),
-    () => 'unreachable' as const,
-  );
-  return (await Promise.race([answer, expiry(DESCRIBE_TIMEOUT_MS)])) ?? 'silent';
+  try {
+    const answer = await describeVmm(socketPath, DESCRIBE_TIMEOUT_MS);
+    if (answer === 'silent') return 'silent';
+    return answer.state === 'Running' || answer.state === 'Paused' ? 'started' : 'not-started';
+  } catch {
+    return 'unreachable';
+  }
 }

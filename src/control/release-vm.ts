@@ -31,7 +31,7 @@ async function endVmm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>, socketPath:
   if (identity) {
     const gone = await endProcess(identity, {
       // one that is halted does not hear SIGTERM
-      graceMs: (await haltedBy(identity.pid)) === undefined ? VMM_GRACE_MS : 0,
+      graceMs: haltedBy(identity.pid) === undefined ? VMM_GRACE_MS : 0,
       foreignKill: async (pid, signal) => {
         await host.privileged.run(['kill', `-${signal.slice(3)}`, String(pid)]);
       },

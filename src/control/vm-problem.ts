@@ -5,16 +5,21 @@ import { haltedBy } from '../system/processes.ts';
 import type { Host } from './host.ts';
 
 /** The process of a VM that is halted: its VMM, or what runs below it; undefined when none is. */
-export async function haltedProcess(host: Pick<Host, 'ledger'>, vm: Pick<VmRecord, 'id'>): Promise<number | undefined> {
+export function haltedProcess(host: Pick<Host, 'ledger'>, vm: Pick<VmRecord, 'id'>): number | undefined {
+  const pid = vmmProcess(host, vm);
+  return pid === undefined ? undefined : haltedBy(pid);
+}
+
+/** Process id of a VM's VMM, undefined when none is known. */
+export function vmmProcess(host: Pick<Host, 'ledger'>, vm: Pick<VmRecord, 'id'>): number | undefined {
   const vmm = host.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
-  const pid = vmm?.kind === 'vmm' ? vmm.identity?.pid : undefined;
-  return pid === undefined ? undefined : await haltedBy(pid);
+  return vmm?.kind === 'vmm' ? vmm.identity?.pid : undefined;
 }
 
 /** Null when nothing is, or the VM does not run. */
 export async function problemOf(host: Pick<Host, 'ledger' | 'health'>, vm: VmRecord): Promise<string | null> {
   if (vm.phase !== 'running') return null;
-  const halted = await haltedProcess(host, vm);
+  const halted = haltedProcess(host, vm);
   if (halted !== undefined) {
     return `Its VMM is halted (process ${halted} got SIGSTOP). Let it go on with: kill -CONT ${halted}   or end it with: banger kill ${vm.name}`;
   }

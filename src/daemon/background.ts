@@ -8,18 +8,24 @@ import { startVm } from '../control/start-vm.ts';
 import { stopVm } from '../control/stop-vm.ts';
 import { createSupervisor, type Supervisor } from '../control/supervisor.ts';
 import { purgeTrash } from '../control/trash.ts';
-import { haltedProcess } from '../control/vm-problem.ts';
+import { vmmProcess } from '../control/vm-problem.ts';
 import { viewVm } from '../control/vm-view.ts';
 import { type ClockSample, findJump } from '../core/clock.ts';
 import { toAutostart } from '../core/restart.ts';
 import { tapName, type VmRecord } from '../core/vm.ts';
 import { messageOf } from '../errors.ts';
-import { readBootId } from '../system/processes.ts';
+import { followStates, type ProcessStates, readBootId } from '../system/processes.ts';
 
 /** How often host and records are compared. */
 const SWEEP_INTERVAL_MS = 30_000;
 
-/** How often what others can take away is looked at while VMs run; rules that were flushed are back within 5 s. */
+/** How often VMMs are asked whether they answer; one that ends is noticed at once. */
+const CHECK_INTERVAL_MS = 60_000;
+
+/**
+ * How often what others can take away is asked about while VMs run; rules that were flushed are back within 5 s. Nearly
+ * always nothing has changed: such a round takes no program, no database, and little garbage.
+ */
 const WATCH_INTERVAL_MS = 4000;
 
 /** Key of the boot of this host for which VMs were started. */
@@ -33,6 +39,13 @@ export interface Background {
   begin(): void;
   /** Begins nothing any more; supervision goes on until operations have ended. */
   close(): void;
+}
+
+/** A VM that runs. */
+interface Watched {
+  vm: VmRecord;
+  /** its VMM and what runs below it */
+  states: ProcessStates | undefined;
 }
 
 /** @param onSweep what else is to be compared at each sweep */
@@ -50,7 +63,10 @@ export function createBackground(host: Host, onSweep: () => void): Background {
   const timers: NodeJS.Timeout[] = [];
   /** VMs whose VMM was halted when it was last looked at */
   const halted = new Set<string>();
+  /** made anew after any change of a record */
+  let running: Watched[] | undefined;
   let clocks: ClockSample | undefined;
+  let unfollow = () => {};
   let closed = false;
 
   /** Not awaited by anybody: what goes wrong is logged, and the next sweep looks again. */
@@ -108,24 +124,38 @@ export function createBackground(host: Host, onSweep: () => void): Background {
     if (!closed) host.settings.set(AUTOSTARTED_BOOT, current);
   }
 
+  function listRunning(): Watched[] {
+    const vms = host.vms.list().filter((vm) => vm.phase === 'running');
+    return vms.map((vm) => {
+      const process = vmmProcess(host, vm);
+      return { vm, states: process === undefined ? undefined : followStates(process) };
+    });
+  }
+
+  function forgetRunning(): void {
+    for (const { states } of running ?? []) states?.[Symbol.dispose]();
+    running = undefined;
+  }
+
   async function watch(): Promise<void> {
-    const running = host.vms.list().filter((vm) => vm.phase === 'running');
-    await watchClocks(running);
+    running ??= listRunning();
+    watchClocks(running);
     if (running.length === 0) return;
     const mended = await host.network.mend();
     if (mended.rules) host.log.warn({}, 'the packet rules were gone or changed; written again');
     if (mended.routes.length > 0) host.log.warn({ routes: mended.routes }, 'routes were gone; put back');
-    for (const vm of running) if (mended.goneTaps.includes(tapName(vm.id))) bringBackDevice(vm);
+    if (mended.goneTaps.length === 0) return;
+    for (const vm of host.vms.list()) if (mended.goneTaps.includes(tapName(vm.id))) bringBackDevice(vm);
   }
 
-  async function watchClocks(running: readonly VmRecord[]): Promise<void> {
-    const now = await sampleClocks();
+  function watchClocks(vms: readonly Watched[]): void {
+    const now = sampleClocks();
     const jump = clocks && findJump(clocks, now, WATCH_INTERVAL_MS);
     clocks = now;
     if (jump) host.log.info(jump, jump.kind === 'slept' ? 'the host slept' : 'this process was held up');
-    const wake = jump ? [...running] : [];
-    for (const vm of running) {
-      if ((await haltedProcess(host, vm)) !== undefined) halted.add(vm.id);
+    const wake = jump ? vms.map(({ vm }) => vm) : [];
+    for (const { vm, states } of vms) {
+      if (states?.halted() !== undefined) halted.add(vm.id);
       else if (halted.delete(vm.id) && !jump) wake.push(vm);
     }
     // a guest may take long to answer; nothing here waits for it
@@ -158,7 +188,6 @@ export function createBackground(host: Host, onSweep: () => void): Background {
 
   async function sweep(): Promise<void> {
     await sweepHost(host, supervisor, recovery);
-    await checkVmms(host);
     onSweep();
     await supervisor.limitLogs();
     for (const name of await purgeTrash(host))
@@ -188,12 +217,16 @@ export function createBackground(host: Host, onSweep: () => void): Background {
     recover: () => reconcileHost(host, supervisor, recovery),
     begin() {
       restarts.resume();
+      unfollow = host.vms.onChange(forgetRunning);
       autostart().catch((error) => host.log.error({ error: messageOf(error) }, 'autostart failed'));
       every(WATCH_INTERVAL_MS, 'watching the host', watch);
       every(SWEEP_INTERVAL_MS, 'reconcile', sweep);
+      every(CHECK_INTERVAL_MS, 'asking VMMs', () => checkVmms(host));
     },
     close() {
       for (const timer of timers) clearInterval(timer);
+      unfollow();
+      forgetRunning();
       closed = true;
       restarts.close();
     },

@@ -13,7 +13,6 @@ export interface VmmApi extends AsyncDisposable {
    * @throws BangerError `vmm_failed` with the VMM's own words when it refuses, does not answer or is gone
    */
   send(request: VmmRequest): Promise<unknown>;
-  describe(): Promise<InstanceInfo>;
 }
 
 export function connectVmm(socketPath: string): VmmApi {
@@ -33,11 +32,60 @@ export function connectVmm(socketPath: string): VmmApi {
   };
   return {
     send,
-    describe: async () => (await send(describeInstance())) as InstanceInfo,
     async [Symbol.asyncDispose]() {
       agent.destroy();
     },
   };
+}
+
+/**
+ * Asks a VMM on a connection of its own who it is, which shows whether it works. Every running one is asked again and
+ * again, so this costs a tenth of what Node's HTTP client takes.
+ * @returns `silent` when it has not answered within `limitMs`
+ * @throws BangerError `vmm_failed` when there is none, or its answer is none
+ */
+export function describeVmm(socketPath: string, limitMs: number): Promise<InstanceInfo | 'silent'> {
+  const { method, path } = describeInstance();
+  const { promise, resolve, reject } = Promise.withResolvers<InstanceInfo | 'silent'>();
+  const fail = (reason: string, cause?: unknown) =>
+    reject(new BangerError('vmm_failed', `The VMM did not answer ${method} ${path}: ${reason}`, { cause }));
+  const connection = createConnection(socketPath);
+  const timer = setTimeout(() => resolve('silent'), limitMs).unref();
+  let text = '';
+  connection.setEncoding('utf8');
+  connection.on('data', (chunk: string) => {
+    text += chunk;
+    try {
+      const body = wholeBody(text);
+      if (body !== undefined) resolve(JSON.parse(body) as InstanceInfo);
+    } catch (error) {
+      fail(messageOf(error), error);
+    }
+  });
+  connection.once('error', (error) => fail(messageOf(error), error));
+  connection.once('end', () => fail('it closed the connection'));
+  connection.write(`${method} ${path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n`);
+  return promise.finally(() => {
+    clearTimeout(timer);
+    connection.destroy();
+  });
+}
+
+/** No answer that says who a VMM is comes near. */
+const MAX_ANSWER_LENGTH = 64 * 1024;
+
+/**
+ * Body of an answer that is there as a whole; its text is ASCII, as ids are.
+ * @throws Error when it is another answer than was asked for
+ */
+function wholeBody(text: string): string | undefined {
+  if (text.length > MAX_ANSWER_LENGTH) throw new Error('it says too much');
+  const end = text.indexOf('\r\n\r\n');
+  if (end < 0) return undefined;
+  if (!/^HTTP\/1\.1 200\b/.test(text)) throw new Error(`it says ${text.slice(0, text.indexOf('\r\n'))}`);
+  const length = Number(/^content-length: *(\d+)/im.exec(text)?.[1]);
+  if (!(length > 0)) throw new Error('its answer has no length');
+  return text.length >= end + 4 + length ? text.slice(end + 4, end + 4 + length) : undefined;
 }
 
 /**

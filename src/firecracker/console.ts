@@ -113,7 +113,11 @@ async function readFrom(path: string, offset: number): Promise<{ chunk: Buffer; 
   }
 }
 
-/** Resolves when the file changes, after a second at the latest (it may not exist yet), or when aborted. */
+/** When a file is read again that does not exist yet or cannot be watched, and one whose watcher says nothing. */
+const LOOK_AGAIN_MS = 1000;
+const DISTRUST_MS = 300_000;
+
+/** Resolves when the file changes, after a while even if nobody says so, or when aborted. */
 function nextChange(path: string, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const done = () => {
@@ -122,14 +126,14 @@ function nextChange(path: string, signal: AbortSignal): Promise<void> {
       watcher?.close();
       resolve();
     };
-    const timer = setTimeout(done, 1000);
-    signal.addEventListener('abort', done, { once: true });
     let watcher: ReturnType<typeof watch> | undefined;
     try {
       watcher = watch(path, done);
       watcher.on('error', done);
     } catch {
-      // no such file yet: the timer looks again
+      // no such file yet
     }
+    const timer = setTimeout(done, watcher ? DISTRUST_MS : LOOK_AGAIN_MS);
+    signal.addEventListener('abort', done, { once: true });
   });
 }

@@ -2,11 +2,11 @@
 import { access, constants, open, readFile, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { BangerError, systemCode } from '../errors.ts';
-import { expiry, sleep, throwIfCancelled } from '../system/abort.ts';
+import { sleep, throwIfCancelled } from '../system/abort.ts';
 import { pathExists } from '../system/files.ts';
 import { findProcesses, type ProcessIdentity } from '../system/processes.ts';
 import type { Argv, DetachedProcess, Runner } from '../system/runner.ts';
-import { connectVmm } from './api.ts';
+import { describeVmm } from './api.ts';
 import { lastLines, removeLog, rotateLog } from './console.ts';
 
 export interface LaunchOptions {
@@ -134,13 +134,10 @@ export function describeExit({ code, signal }: { code: number | null; signal: st
 async function answers({ socketPath, takeSocket, readyTimeoutMs }: LaunchOptions): Promise<boolean> {
   if (!(await pathExists(socketPath))) return false;
   if (!(await mayConnect(socketPath))) await takeSocket();
-  await using api = connectVmm(socketPath);
-  const answer = api.describe().then(
-    () => true,
+  const limitMs = Math.min(ANSWER_TIMEOUT_MS, readyTimeoutMs ?? ANSWER_TIMEOUT_MS);
+  return await describeVmm(socketPath, limitMs).then(
+    (answer) => answer !== 'silent',
     () => false,
-  );
-  return (
-    (await Promise.race([answer, expiry(Math.min(ANSWER_TIMEOUT_MS, readyTimeoutMs ?? ANSWER_TIMEOUT_MS))])) ?? false
   );
 }
 

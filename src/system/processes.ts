@@ -1,4 +1,5 @@
 /** Who a process is (pid alone lies after reuse or reboot), whether it lives, and how to end it. */
+import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { messageOf, systemCode } from '../errors.ts';
 import { sleep } from './abort.ts';
@@ -44,25 +45,56 @@ export async function isAlive(identity: ProcessIdentity): Promise<boolean> {
 }
 
 /** The halted one (SIGSTOP, debugger) of a process and its children; undefined when all of them may run. */
-export async function haltedBy(pid: number): Promise<number | undefined> {
-  const children = (await readProcFile(pid, `task/${pid}/children`)) ?? '';
-  for (const each of [pid, ...children.split(' ').filter(Boolean).map(Number)]) {
-    const stat = await readProcFile(each, 'stat');
-    if (stat !== undefined && /^[Tt]$/.test(stat.charAt(stat.lastIndexOf(')') + 2))) return each;
+export function haltedBy(pid: number): number | undefined {
+  using states = followStates(pid);
+  return states.halted();
+}
+
+/** Processes that are asked again and again whether they may run, with files that stay open. */
+export interface ProcessStates extends Disposable {
+  /** the first one that is halted (SIGSTOP, debugger); undefined when all of them may run or have ended */
+  halted(): number | undefined;
+}
+
+/** Of a process and the children it has now. Reads at once: the kernel makes these files in microseconds. */
+export function followStates(pid: number): ProcessStates {
+  const children = readProcFileSync(`${pid}/task/${pid}/children`) ?? '';
+  const files = [pid, ...children.split(' ').filter(Boolean).map(Number)].flatMap((each) => {
+    // of the process's first thread: the sums over all threads, which nobody needs here, take the kernel longer
+    const fd = openProcFile(`${each}/task/${each}/stat`);
+    return fd === undefined ? [] : [{ pid: each, fd }];
+  });
+  return {
+    halted: () => files.find(({ fd }) => isHalted(fd))?.pid,
+    [Symbol.dispose]() {
+      for (const { fd } of files.splice(0)) closeSync(fd);
+    },
+  };
+}
+
+/** Up to the state: a number, a name of up to 64 bytes in parentheses, and a letter. */
+const stat = Buffer.allocUnsafeSlow(128);
+
+function isHalted(fd: number): boolean {
+  try {
+    const bytes = readSync(fd, stat, 0, stat.length, 0);
+    const state = stat.subarray(0, bytes).lastIndexOf(')') + 2;
+    return /^[Tt]$/.test(String.fromCharCode(stat[state] ?? 0));
+  } catch {
+    return false; // ended
   }
-  return undefined;
 }
 
 /** Lets a process and its children go on that were halted; one that is not ours to signal stays as it is. */
 export async function letGoOn(pid: number): Promise<void> {
-  for (let halted = await haltedBy(pid), tries = 0; halted !== undefined && tries < 8; tries++) {
+  for (let halted = haltedBy(pid), tries = 0; halted !== undefined && tries < 8; tries++) {
     try {
       process.kill(halted, 'SIGCONT');
     } catch {
       return; // root's, or gone
     }
     await sleep(POLL_MS);
-    halted = await haltedBy(pid);
+    halted = haltedBy(pid);
   }
 }
 
@@ -135,5 +167,21 @@ async function readProcFile(pid: number, file: string): Promise<string | undefin
     return await readFile(`/proc/${pid}/${file}`, 'utf8');
   } catch {
     return undefined; // ended between two looks, or not ours to see
+  }
+}
+
+function readProcFileSync(file: string): string | undefined {
+  try {
+    return readFileSync(`/proc/${file}`, 'utf8');
+  } catch {
+    return undefined; // see above
+  }
+}
+
+function openProcFile(file: string): number | undefined {
+  try {
+    return openSync(`/proc/${file}`, 'r');
+  } catch {
+    return undefined; // see above
   }
 }

@@ -3,7 +3,7 @@ import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { BangerError } from '../../src/errors.ts';
-import { connectVmm, faultMessage, watchVmm } from '../../src/firecracker/api.ts';
+import { connectVmm, describeVmm, faultMessage, watchVmm } from '../../src/firecracker/api.ts';
 import { action, describeInstance } from '../../src/firecracker/requests.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
@@ -59,7 +59,7 @@ describe("a VMM's API", () => {
     const vmm = await peer(t, NO_CONTENT, http('200 ', '{"id":"a","state":"Running"}'));
     await using api = connectVmm(vmm.socketPath);
     assert.equal(await api.send(action('InstanceStart')), undefined);
-    assert.equal((await api.describe()).state, 'Running');
+    assert.deepEqual(await api.send(describeInstance()), { id: 'a', state: 'Running' });
     assert.equal(vmm.connections.length, 1);
     const [put = '', get = ''] = vmm.received;
     assert.match(put, /^PUT \/actions HTTP\/1\.1\r\n/);
@@ -97,9 +97,31 @@ describe("a VMM's API", () => {
   it('is reported as gone when it hangs up or is not there', async (t) => {
     const vmm = await peer(t);
     await using api = connectVmm(vmm.socketPath);
-    assert.match((await refusal(api.describe())).message, /^The VMM did not answer GET \/: /);
+    assert.match((await refusal(api.send(describeInstance()))).message, /^The VMM did not answer GET \/: /);
     await using nobody = connectVmm(`${vmm.socketPath}.not`);
-    assert.equal((await refusal(nobody.describe())).code, 'vmm_failed');
+    assert.equal((await refusal(nobody.send(describeInstance()))).code, 'vmm_failed');
+  });
+
+  it('says who it is on a connection of its own, in however many pieces', async (t) => {
+    const answer = http('200 ', '{"id":"a","state":"Paused"}');
+    const vmm = await peer(t, answer.slice(0, -5));
+    const asked = describeVmm(vmm.socketPath, 5000);
+    while (vmm.received.length === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    vmm.connections[0]?.write(answer.slice(-5));
+    assert.deepEqual(await asked, { id: 'a', state: 'Paused' });
+    assert.match(vmm.received.join(''), /^GET \/ HTTP\/1\.1\r\nHost: localhost\r\n[^{]*\r\n\r\n$/);
+  });
+
+  it('is told apart by whether it is silent, is not there, or says something else', async (t) => {
+    const mute = await peer(t, '');
+    assert.equal(await describeVmm(mute.socketPath, 50), 'silent');
+    const rude = await peer(t);
+    assert.equal((await refusal(describeVmm(rude.socketPath, 5000))).code, 'vmm_failed');
+    assert.equal((await refusal(describeVmm(`${rude.socketPath}.not`, 5000))).code, 'vmm_failed');
+    for (const answer of [http('400 ', '{"fault_message":"no"}'), http('200 ', 'nonsense'), 'x'.repeat(70_000)]) {
+      const other = await peer(t, answer);
+      assert.match((await refusal(describeVmm(other.socketPath, 5000))).message, /^The VMM did not answer GET \/: /);
+    }
   });
 
   it('tells once when its process ends, also to who connects too late, and nothing after unwatching', async (t) => {

@@ -1,0 +1,109 @@
+/**
+ * What the kernel tells everybody about its network, read by asking whether something came: no program that waits for
+ * it, so nothing that could stay behind. Node has no such sockets; the C library has, by `node:ffi` (see
+ * docs/decisions/0047). Where that is missing nothing is heard, and callers look for themselves.
+ */
+import { closeSync } from 'node:fs';
+
+/** Families of linux/netlink.h. */
+export const NETLINK_ROUTE = 0;
+export const NETLINK_NETFILTER = 12;
+
+export interface NetlinkSubscription extends Disposable {
+  /**
+   * Takes what came since the last call, without waiting.
+   * @param seen is given each datagram; its bytes are overwritten by the next one
+   * @returns false when more came than the kernel keeps, so that some of it is lost
+   */
+  drain(seen: (datagram: Buffer) => void): boolean;
+}
+
+/** Of socket.h, the same on every machine banger runs on. */
+const AF_NETLINK = 16;
+const SOCK_RAW = 3;
+const SOCK_NONBLOCK = 0o4000;
+const SOCK_CLOEXEC = 0o2_000_000;
+const SOL_SOCKET = 1;
+const SO_ERROR = 4;
+const SOCKADDR_BYTES = 12;
+
+/** The kernel makes no larger ones of its own accord. */
+const DATAGRAM_BYTES = 64 * 1024;
+
+/** Datagrams read in one go: who sends faster than they are read must not hold this process. */
+const DRAIN_LIMIT = 4096;
+
+interface Calls {
+  socket(domain: number, type: number, protocol: number): number;
+  bind(fd: number, address: Buffer, bytes: number): number;
+  recv(fd: number, buffer: Buffer, bytes: bigint, flags: number): number | bigint;
+  getsockopt(fd: number, level: number, option: number, value: Buffer, bytes: Buffer): number;
+}
+
+let calls: Promise<Calls | undefined> | undefined;
+
+/**
+ * Subscribes to groups of messages.
+ * @param groups bits of the groups, bit 0 for group 1
+ * @returns undefined where that cannot be had: without the right to (netfilter's are root's alone), or without ffi
+ */
+export async function subscribeNetlink(family: number, groups: number): Promise<NetlinkSubscription | undefined> {
+  calls ??= loadCalls();
+  const c = await calls;
+  if (!c) return undefined;
+  const fd = c.socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, family);
+  if (fd < 0) return undefined;
+  const address = Buffer.alloc(SOCKADDR_BYTES);
+  address.writeUInt16LE(AF_NETLINK, 0);
+  address.writeUInt32LE(groups >>> 0, 8);
+  if (c.bind(fd, address, SOCKADDR_BYTES) !== 0) {
+    closeSync(fd);
+    return undefined;
+  }
+  return subscription(c, fd);
+}
+
+function subscription(c: Calls, fd: number): NetlinkSubscription {
+  const datagram = Buffer.allocUnsafeSlow(DATAGRAM_BYTES);
+  const error = Buffer.alloc(4);
+  const errorBytes = Buffer.alloc(4);
+  const next = () => Number(c.recv(fd, datagram, BigInt(DATAGRAM_BYTES), 0));
+  let open = true;
+  return {
+    drain(seen) {
+      if (!open) return false;
+      errorBytes.writeUInt32LE(error.length);
+      let complete = c.getsockopt(fd, SOL_SOCKET, SO_ERROR, error, errorBytes) === 0 && error.readInt32LE() === 0;
+      for (let read = 0; read < DRAIN_LIMIT; read++) {
+        let bytes = next();
+        if (bytes <= 0) {
+          // nothing there, or told once that something was lost: then what was kept comes after it
+          bytes = next();
+          if (bytes <= 0) return complete;
+          complete = false;
+        }
+        seen(datagram.subarray(0, bytes));
+      }
+      return false;
+    },
+    [Symbol.dispose]() {
+      if (open) closeSync(fd);
+      open = false;
+    },
+  };
+}
+
+async function loadCalls(): Promise<Calls | undefined> {
+  try {
+    const { dlopen } = await import('node:ffi');
+    const { functions } = dlopen(null, {
+      socket: { arguments: ['int32', 'int32', 'int32'], return: 'int32' },
+      bind: { arguments: ['int32', 'buffer', 'uint32'], return: 'int32' },
+      recv: { arguments: ['int32', 'buffer', 'uint64', 'int32'], return: 'int64' },
+      getsockopt: { arguments: ['int32', 'int32', 'int32', 'buffer', 'buffer'], return: 'int32' },
+    });
+    return functions as unknown as Calls;
+  } catch {
+    return undefined; // no such module, or a C library without these
+  }
+}
