@@ -85,7 +85,7 @@ const PROBES = { enable: true, initialDelay: 60_000, interval: 15_000, count: 3 
  * One whose kernel still answers and whose sshd does not, by a probe over SSH that is not answered until the next is due:
  * each takes a millisecond here and more of an emulated guest, for as long as the VM runs.
  */
-const KEEPALIVE_MS = 300_000;
+const KEEPALIVE_MS = 120_000;
 
 /**
  * Connects and logs in within `timeoutMs`.
