@@ -1,5 +1,5 @@
 /** Layers of image builds as files: where a build can begin, and what it leaves for the next one. */
-import { constants, copyFile, mkdir, rename, rm } from 'node:fs/promises';
+import { constants, copyFile, mkdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { VmRecord } from '../core/vm.ts';
 import { BangerError, messageOf } from '../errors.ts';
@@ -10,8 +10,9 @@ import { cloneFile } from '../storage/clone.ts';
 import { allocatedBytes } from '../storage/disk.ts';
 import { growExt4 } from '../storage/ext4.ts';
 import { layerFile, type MachineFiles, vmFiles } from '../storage/layout.ts';
-import { pathExists } from '../system/files.ts';
+import { pathExists, syncPath } from '../system/files.ts';
 import type { Distribution } from '../system/os-release.ts';
+import { readBootId } from '../system/processes.ts';
 import {
   describeMachine,
   forgetMachine,
@@ -27,13 +28,19 @@ import type { Progress } from './operation.ts';
 import { isFull } from './store-space.ts';
 
 /**
- * Number of steps whose outcome is there already, 0 to all of them. A record whose file is gone is forgotten.
+ * Number of steps whose outcome is there already, 0 to all of them. A record whose file is gone is forgotten, and one whose
+ * file a power cut may have cut short.
  */
-export async function cachedSteps(host: Host, plan: Pick<BuildPlan, 'keys'>): Promise<number> {
+export async function cachedSteps(
+  host: Pick<Host, 'config' | 'layers'>,
+  plan: Pick<BuildPlan, 'keys'>,
+): Promise<number> {
   for (let done = plan.keys.length; done > 0; done--) {
     const key = plan.keys[done - 1] ?? '';
-    if (!host.layers.find(key)) continue;
-    if (await pathExists(layerFile(host.config.paths.store, key))) return done;
+    const layer = host.layers.find(key);
+    if (!layer) continue;
+    const whole = layer.unsyncedBoot === null || layer.unsyncedBoot === (await readBootId());
+    if (whole && (await pathExists(layerFile(host.config.paths.store, key)))) return done;
     host.layers.remove(key);
   }
   return 0;
@@ -141,9 +148,24 @@ export async function keepLayer(host: Host, vm: VmRecord, work: LayerWork, progr
     createdAt: now,
     usedAt: now,
     machine: machine ? await describeMachine(host, vm, request.base.boot, work.distribution, done) : null,
+    unsyncedBoot: await readBootId(),
   });
+  void syncLayer(host, key);
   await limitMachines(host);
   return true;
+}
+
+/** Not waited for: until then the layer is of use to this boot of the host. */
+async function syncLayer(host: Host, key: string): Promise<void> {
+  const path = layerFile(host.config.paths.store, key);
+  try {
+    const { ino } = await stat(path);
+    await syncPath(path);
+    // another build may have put its own disk there meanwhile
+    if ((await stat(path)).ino === ino) host.layers.synced(key);
+  } catch {
+    // removed meanwhile, or the daemon ends
+  }
 }
 
 /** Whether the store's file system can share blocks between files. */

@@ -63,7 +63,7 @@ export async function prepareToKeep(connection: SshConnection): Promise<boolean>
 
 /**
  * Writes the machine of a paused VM to files of its own directory.
- * @returns undefined where there is no room for it
+ * @returns undefined where there is no room for it or the VMM cannot do that
  */
 export async function saveMachine(host: Host, vm: VmRecord): Promise<MachineFiles | undefined> {
   const { directory } = vmFiles(host.config.paths.store, vm.id);
@@ -71,8 +71,14 @@ export async function saveMachine(host: Host, vm: VmRecord): Promise<MachineFile
   if (bavail * bsize < vm.memoryMib * MIB + RESERVE_BYTES) return undefined;
   const files = ownFiles(host, vm);
   await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
-  await api.send(createSnapshot({ snapshot_path: files.state, mem_file_path: files.memory }));
-  return files;
+  try {
+    await api.send(createSnapshot({ snapshot_path: files.state, mem_file_path: files.memory }));
+    return files;
+  } catch (error) {
+    host.log.warn({ vm: vm.name, error: messageOf(error) }, 'the machine of a build could not be kept');
+    for (const path of [files.memory, files.state]) await rm(path, { force: true });
+    return undefined;
+  }
 }
 
 /** What the record of a layer is to say of the machine of this VM. */

@@ -6,7 +6,7 @@ import { macFor, type VmRecord } from '../core/vm.ts';
 import { connectVmm } from '../firecracker/api.ts';
 import { findVmm } from '../firecracker/launch.ts';
 import { action, setState } from '../firecracker/requests.ts';
-import { shellCommand } from '../guest/command.ts';
+import { quote } from '../guest/command.ts';
 import { generateKeyPair } from '../guest/keys.ts';
 import { type GuestRun, runInGuest } from '../guest/run.ts';
 import type { SshConnection } from '../guest/ssh.ts';
@@ -217,7 +217,7 @@ export async function shutDownBuildVm(
   const input = new Readable({ read() {} });
   const script = `{\n${first}\n} < /dev/null\necho '${GOING_DOWN}'\n${SHUTDOWN_COMMAND}`;
   // whatever shell root has
-  const run = await runInGuest(connection, shellCommand({ argv: ['sh', '-c', script] }), {
+  const run = await runInGuest(connection, `exec sh -c ${quote(script)}`, {
     timeoutMs: firstLimitMs,
     signal,
     input,

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 
 /** Raised whenever the same steps would leave another disk. */
-const BUILDER_VERSION = 1;
+const BUILDER_VERSION = 2;
 
 /** A step as far as keys are concerned. */
 export interface KeyedStep {

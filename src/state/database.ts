@@ -86,7 +86,8 @@ const MIGRATIONS: readonly string[] = [
    ) STRICT;`,
   `ALTER TABLE images RENAME COLUMN sha256 TO digest;
    UPDATE images SET digest = 'sha256:' || digest;
-   ALTER TABLE layers ADD COLUMN machine TEXT;`,
+   ALTER TABLE layers ADD COLUMN machine TEXT;
+   ALTER TABLE layers ADD COLUMN unsynced_boot TEXT;`,
 ];
 
 export type Database = DatabaseSync;

@@ -18,6 +18,8 @@ export interface LayerRecord {
   usedAt: string;
   /** how the VM whose disk it is goes on from its kept memory, as JSON; null when only the disk was kept */
   machine: string | null;
+  /** boot of the host on which its disk was written, until it is known to survive a power cut; then null */
+  unsyncedBoot: string | null;
 }
 
 export interface LayerStore {
@@ -28,6 +30,8 @@ export interface LayerStore {
   insert(layer: LayerRecord): void;
   /** Notes that a build began from it. */
   touch(key: string, usedAt: string): void;
+  /** Notes that its disk survives a power cut. */
+  synced(key: string): void;
   /** Forgets the machine of a layer, whose disk stays. Its files are the caller's. */
   forgetMachine(key: string): void;
   /** Forgets a layer; one that is not there succeeds. Its files are the caller's. */
@@ -38,10 +42,11 @@ export function createLayerStore(database: Database): LayerStore {
   const all = database.prepare('SELECT * FROM layers ORDER BY used_at, key');
   const byKey = database.prepare('SELECT * FROM layers WHERE key = ?');
   const insert = database.prepare(
-    `INSERT OR REPLACE INTO layers (key, parent, base, step, size_bytes, created_at, used_at, machine)
-     VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+    `INSERT OR REPLACE INTO layers (key, parent, base, step, size_bytes, created_at, used_at, machine, unsynced_boot)
+     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
   );
   const touch = database.prepare('UPDATE layers SET used_at = ? WHERE key = ?');
+  const synced = database.prepare('UPDATE layers SET unsynced_boot = NULL WHERE key = ?');
   const forgetMachine = database.prepare('UPDATE layers SET machine = NULL WHERE key = ?');
   const remove = database.prepare('DELETE FROM layers WHERE key = ?');
   return {
@@ -50,9 +55,10 @@ export function createLayerStore(database: Database): LayerStore {
       const row = byKey.get(key);
       return row ? fromRow(row) : undefined;
     },
-    insert: ({ key, parent, base, step, sizeBytes, createdAt, usedAt, machine }) =>
-      void insert.run(key, parent, base, step, sizeBytes, createdAt, usedAt, machine),
+    insert: ({ key, parent, base, step, sizeBytes, createdAt, usedAt, machine, unsyncedBoot }) =>
+      void insert.run(key, parent, base, step, sizeBytes, createdAt, usedAt, machine, unsyncedBoot),
     touch: (key, usedAt) => void touch.run(usedAt, key),
+    synced: (key) => void synced.run(key),
     forgetMachine: (key) => void forgetMachine.run(key),
     remove: (key) => void remove.run(key),
   };
@@ -68,5 +74,6 @@ function fromRow(row: Record<string, unknown>): LayerRecord {
     createdAt: String(row.created_at),
     usedAt: String(row.used_at),
     machine: row.machine === null ? null : String(row.machine),
+    unsyncedBoot: row.unsynced_boot === null ? null : String(row.unsynced_boot),
   };
 }

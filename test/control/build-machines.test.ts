@@ -60,7 +60,7 @@ describe('kept machines', () => {
       for (const path of layerFiles(store, key)) await writeFile(path, '');
       const at = `2026-11-25T00:00:0${index}.000Z`;
       const facts = { key, parent: null, base: 'dev', step: 'run 1: x', sizeBytes: 0, createdAt: at, usedAt: at };
-      host.layers.insert({ ...facts, machine: JSON.stringify(machine) });
+      host.layers.insert({ ...facts, machine: JSON.stringify(machine), unsyncedBoot: null });
     }
     const files = async () => (await readdir(dirname(layerFile(store, '0')))).sort();
     return { host, files };

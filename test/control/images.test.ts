@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path';
 import { describe, it } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { sumFile } from '../../src/bundle/checksum.ts';
+import { cachedSteps } from '../../src/control/build-layers.ts';
 import {
   deleteImage,
   diffImages,
@@ -18,6 +19,7 @@ import { pruneImages } from '../../src/control/image-prune.ts';
 import { sweepImages } from '../../src/control/image-sweep.ts';
 import { imageFiles, layerFile } from '../../src/storage/layout.ts';
 import { verityDigest } from '../../src/storage/verity.ts';
+import { readBootId } from '../../src/system/processes.ts';
 import { bzImage, elfKernel, lacking } from '../bundle/sample-bundle.ts';
 import { sampleVm } from '../support/sample-vm.ts';
 import { type ImagePlace, imagePlace } from './image-host.ts';
@@ -272,6 +274,26 @@ describe('layers that nobody knows of', { skip }, () => {
   });
 });
 
+describe('a layer', { skip }, () => {
+  it('is not begun from after a power cut that may have cut it short', async (t) => {
+    const { host } = await imagePlace(t);
+    const keys = ['a', 'b', 'c'].map((letter) => letter.repeat(64));
+    const file = (key: string) => layerFile(host.config.paths.store, key);
+    await mkdir(dirname(file('a')), { recursive: true });
+    const boots = [null, await readBootId(), 'an earlier boot'];
+    for (const [index, key] of keys.entries()) {
+      await writeFile(file(key), '');
+      host.layers.insert({ ...layer(key, 'dev'), unsyncedBoot: boots[index] ?? null });
+    }
+    assert.equal(await cachedSteps(host, { keys }), 2);
+    assert.equal(host.layers.find(keys[2] ?? ''), undefined);
+    assert.equal(await cachedSteps(host, { keys: keys.slice(0, 1) }), 1);
+    host.layers.insert({ ...layer(keys[2] ?? '', 'dev'), unsyncedBoot: 'an earlier boot' });
+    host.layers.synced(keys[2] ?? '');
+    assert.equal(await cachedSteps(host, { keys }), 3);
+  });
+});
+
 describe('the image catalogue', { skip }, () => {
   it('takes the VMs and layers of an image along to its new name', async (t) => {
     const place = await imagePlace(t);
@@ -370,5 +392,15 @@ describe('the image catalogue', { skip }, () => {
 
 function layer(key: string, base: string) {
   const at = '2026-04-01T00:00:00.000Z';
-  return { key, parent: null, base, step: `step ${key}`, sizeBytes: 1, createdAt: at, usedAt: at, machine: null };
+  return {
+    key,
+    parent: null,
+    base,
+    step: `step ${key}`,
+    sizeBytes: 1,
+    createdAt: at,
+    usedAt: at,
+    machine: null,
+    unsyncedBoot: null,
+  };
 }

@@ -14,6 +14,7 @@ function layer(key: string, changes: Partial<LayerRecord> = {}): LayerRecord {
     createdAt: '2026-11-25T00:00:00.000Z',
     usedAt: '2026-11-25T00:00:00.000Z',
     machine: null,
+    unsyncedBoot: null,
     ...changes,
   };
 }
