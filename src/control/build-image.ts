@@ -105,9 +105,10 @@ export async function buildImage(
   } catch (error) {
     // what was called off, or ran into a full disk, fails everywhere at once: the reason comes first
     await watchSpace(host, fresh, full, isFull(error));
-    if (goesOnFrom !== undefined && asBangerError(error).details?.wake === false) await forgetMachine(host, goesOnFrom);
+    const unusable = asBangerError(error).details?.wake === false;
+    if (goesOnFrom !== undefined && unusable) await forgetMachine(host, goesOnFrom);
     const cause = either.aborted && either.reason instanceof Error ? either.reason : error;
-    if (!options.keep || either.aborted || host.guests.peek(vm) === undefined) throw cause;
+    if (!options.keep || unusable || either.aborted || host.guests.peek(vm) === undefined) throw cause;
     keepVm(host, vm, request);
     options.onKept(vm);
     throw withKeptVm(cause, vm, options.again);

@@ -16,6 +16,7 @@ import { readBootId } from '../system/processes.ts';
 import {
   describeMachine,
   forgetMachine,
+  identityOf,
   limitMachines,
   placeMachine,
   prepareToKeep,
@@ -114,7 +115,7 @@ export async function keepLayer(host: Host, vm: VmRecord, work: LayerWork, progr
   const copy = join(directory, 'layer.ext4');
   let machine: MachineFiles | undefined;
   try {
-    const withMachine = beforeLast && !needsDiskAtRest(plan, done) && (await prepareToKeep(connection));
+    const withMachine = beforeLast && !needsDiskAtRest(plan, done) && (await prepareToKeep(host, connection));
     if (onlyBooted && !withMachine) return false;
     progress.step('keep', 'keeping what is done for the next build');
     await whilePaused(host, vm, connection, async () => {
@@ -132,6 +133,7 @@ export async function keepLayer(host: Host, vm: VmRecord, work: LayerWork, progr
     await rm(copy, { force: true });
     return false;
   }
+  const files = machine ? await identityOf([copy, machine.memory, machine.state]) : [];
   const place = layerFile(host.config.paths.store, key);
   await mkdir(dirname(place), { recursive: true, mode: 0o700 });
   await forgetMachine(host, key); // its memory belongs to the disk that is replaced now
@@ -147,7 +149,7 @@ export async function keepLayer(host: Host, vm: VmRecord, work: LayerWork, progr
     sizeBytes: await allocatedBytes(place),
     createdAt: now,
     usedAt: now,
-    machine: machine ? await describeMachine(host, vm, request.base.boot, work.distribution, done) : null,
+    machine: machine ? await describeMachine(host, vm, request.base.boot, work.distribution, done, files) : null,
     unsyncedBoot: await readBootId(),
   });
   void syncLayer(host, key);

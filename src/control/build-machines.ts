@@ -2,19 +2,21 @@
  * Machines of image builds, kept: a VM as it stood between two steps, its memory beside its disk. The next build goes on in
  * it, where a boot and the login preparing the guest would take an emulated one six seconds.
  */
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { rename, rm, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { vmDefaults } from '../config/schema.ts';
 import { formatSubnet } from '../core/addresses.ts';
 import type { VmRecord } from '../core/vm.ts';
 import { BangerError, messageOf } from '../errors.ts';
 import { connectVmm } from '../firecracker/api.ts';
 import { createSnapshot, loadSnapshot, setState } from '../firecracker/requests.ts';
+import { quote } from '../guest/command.ts';
 import { waitForSsh } from '../guest/readiness.ts';
 import { runInGuest } from '../guest/run.ts';
 import type { SshConnection } from '../guest/ssh.ts';
-import { PREPARE_SCRIPT, WAKE_PORT } from '../guest/wake.ts';
+import { prepareScript, WAKE_PORT } from '../guest/wake.ts';
 import type { BootFiles } from '../preflight/context.ts';
 import { cloneFile } from '../storage/clone.ts';
 import { layerFile, layerFiles, layerMachine, type MachineFiles, vmFiles, vmmSocket } from '../storage/layout.ts';
@@ -23,6 +25,7 @@ import { readBootId } from '../system/processes.ts';
 import { MIB } from '../units.ts';
 import { VERSION } from '../version.ts';
 import { attachBuildVm, discardBuildVm, LEAN_ARGS } from './build-vm.ts';
+import { guestResolver } from './guest-resolver.ts';
 import type { Host } from './host.ts';
 import { awaitLogin } from './machine.ts';
 
@@ -32,10 +35,18 @@ export interface KeptMachine {
   distribution: Distribution;
   /** number of steps before it: without any its disk is of no use without it */
   done: number;
+  /** its disk, memory and state, which are of one moment */
+  files: FileIdentity[];
   /** boot of the host it was made on, and goes on on */
   bootId: string;
   /** digest of everything else outside the guest that must still be the same */
   fits: string;
+}
+
+/** A file that was replaced has another. */
+export interface FileIdentity {
+  inode: number;
+  mtimeMs: number;
 }
 
 export interface RevivedMachine {
@@ -56,9 +67,13 @@ const SPARE_LIMIT_MS = 3000;
 
 const PREPARE_LIMIT_MS = 60_000;
 
+/** Firecracker writes all of the guest's memory, to a slow disk perhaps. */
+const SAVE_LIMIT_MS = 10 * 60_000;
+
 /** @returns whether the guest can go on later */
-export async function prepareToKeep(connection: SshConnection): Promise<boolean> {
-  return (await runInGuest(connection, PREPARE_SCRIPT, { timeoutMs: PREPARE_LIMIT_MS })).exitCode === 0;
+export async function prepareToKeep({ now }: Pick<Host, 'now'>, connection: SshConnection): Promise<boolean> {
+  const command = `exec sh -c ${quote(prepareScript(now(), randomBytes(32)))}`;
+  return (await runInGuest(connection, command, { timeoutMs: PREPARE_LIMIT_MS })).exitCode === 0;
 }
 
 /**
@@ -72,7 +87,7 @@ export async function saveMachine(host: Host, vm: VmRecord): Promise<MachineFile
   const files = ownFiles(host, vm);
   await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
   try {
-    await api.send(createSnapshot({ snapshot_path: files.state, mem_file_path: files.memory }));
+    await api.send(createSnapshot({ snapshot_path: files.state, mem_file_path: files.memory }), SAVE_LIMIT_MS);
     return files;
   } catch (error) {
     host.log.warn({ vm: vm.name, error: messageOf(error) }, 'the machine of a build could not be kept');
@@ -88,9 +103,20 @@ export async function describeMachine(
   boot: BootFiles,
   distribution: Distribution,
   done: number,
+  files: FileIdentity[],
 ): Promise<string> {
   const fits = await fitOf(host, vm, boot);
-  return JSON.stringify({ vm, distribution, done, bootId: await readBootId(), fits } satisfies KeptMachine);
+  return JSON.stringify({ vm, distribution, done, files, bootId: await readBootId(), fits } satisfies KeptMachine);
+}
+
+/** What files are, wherever they are moved. */
+export async function identityOf(paths: readonly string[]): Promise<FileIdentity[]> {
+  return await Promise.all(
+    paths.map(async (path) => {
+      const { ino, mtimeMs } = await stat(path);
+      return { inode: ino, mtimeMs };
+    }),
+  );
 }
 
 /** Puts the files of a machine beside its layer, whose record must name none meanwhile. */
@@ -140,14 +166,13 @@ export async function reviveMachine(
 ): Promise<RevivedMachine | undefined> {
   const record = host.layers.find(key)?.machine ?? null;
   if (record === null) return undefined;
-  const { vm, distribution, bootId, fits } = JSON.parse(record) as KeptMachine;
-  if (bootId !== (await readBootId()) || fits !== (await fitOf(host, instead, boot))) {
-    await forgetMachine(host, key);
-    return undefined;
-  }
+  const kept = JSON.parse(record) as KeptMachine;
+  const { vm, distribution, bootId, fits } = kept;
+  // it may fit another build: one of another name, or with more memory
+  if (bootId !== (await readBootId()) || fits !== (await fitOf(host, instead, boot))) return undefined;
   if (host.vms.findById(vm.id) || host.trash.has(vm.id) || !host.buildVms.readmit(vm, instead)) return undefined;
   try {
-    const connection = await bringUp(host, key, record, vm, boot, signal);
+    const connection = await bringUp(host, key, kept, boot, signal);
     return { vm, connection, distribution };
   } catch (error) {
     await discardBuildVm(host, vm);
@@ -161,8 +186,7 @@ export async function reviveMachine(
 async function bringUp(
   host: Host,
   key: string,
-  record: string,
-  vm: VmRecord,
+  { vm, files }: KeptMachine,
   boot: BootFiles,
   signal: AbortSignal,
 ): Promise<SshConnection> {
@@ -178,8 +202,8 @@ async function bringUp(
     await using api = connectVmm(vmmSocket(config.paths.run, vm.id));
     const mem_backend = { backend_type: 'File', backend_path: memory } as const;
     await api.send(loadSnapshot({ snapshot_path: state, mem_backend }));
-    // disk and memory must be of one moment, and another build may have replaced both meanwhile
-    if (host.layers.find(key)?.machine !== record) {
+    // other builds may replace them at any time, one after the other
+    if (!isDeepStrictEqual(await identityOf(layerFiles(store, key)), files)) {
       throw new BangerError('conflict', 'It was replaced while it was loaded.');
     }
     await api.send(setState('Resumed'));
@@ -222,6 +246,7 @@ async function fitOf(host: Host, { name, vcpus, memoryMib }: VmRecord, boot: Boo
     guest: { name, vcpus, memoryMib },
     pool: formatSubnet(host.pool),
     key: host.clientKey.publicKey,
+    resolver: await guestResolver(host.config, host.pool),
   };
   return createHash('sha256').update(JSON.stringify(facts)).digest('hex');
 }

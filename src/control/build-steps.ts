@@ -3,7 +3,7 @@ import { BangerError } from '../errors.ts';
 import { quote, shellCommand } from '../guest/command.ts';
 import { type GuestRun, type GuestRunOptions, runInGuest } from '../guest/run.ts';
 import type { SshConnection } from '../guest/ssh.ts';
-import { WAKE_FAILED } from '../guest/wake.ts';
+import { NOT_WOKEN, WAKE_FAILED } from '../guest/wake.ts';
 import { causeOf, DISK_FULL, UNKNOWN_OWNER } from '../image/failures.ts';
 import { prepareScript } from '../image/identity.ts';
 import { PACKAGE_ENV, type PackageManager, packageManagerOf } from '../image/package-managers.ts';
@@ -146,7 +146,9 @@ async function execute(
   const pass = thinned((line) => progress.line(line));
   let full: string | undefined;
   const opening = before.splice(0).join('');
-  const run = await runInGuest(connection, opening + command, {
+  // whatever shell root has
+  const whole = opening === '' ? command : `exec sh -c ${quote(opening + command)}`;
+  const run = await runInGuest(connection, whole, {
     timeoutMs: request.runTimeoutMs,
     signal,
     onLine(line) {
@@ -164,7 +166,7 @@ async function execute(
 
 /** @throws BangerError `guest_failed` with `wake` in its details when the machine the build goes on in was not woken */
 export function requireAwake(image: string, run: GuestRun): void {
-  if (run.exitCode !== WAKE_FAILED) return;
+  if (run.exitCode !== WAKE_FAILED || run.tail.at(-1) !== NOT_WOKEN) return;
   throw new BangerError('guest_failed', `Building ${image}: the kept machine got neither time nor a new seed.`, {
     hint: 'It is forgotten; build again, in a VM that is booted.',
     details: { wake: false },

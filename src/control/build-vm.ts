@@ -63,7 +63,8 @@ const SHUTDOWN_COMMAND = [
   'kill -TERM -1',
   'for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do others || break; sleep 0.05; done',
   'kill -KILL -1',
-  // syncs first
+  // before the kernel is asked, because what follows waits for it only so long
+  'sync',
   'echo u > /proc/sysrq-trigger',
   'for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do written && break; sleep 0.05; done',
   'echo b > /proc/sysrq-trigger',
@@ -71,6 +72,9 @@ const SHUTDOWN_COMMAND = [
 
 /** What the guest says between what is to be done first and the shutdown. */
 const GOING_DOWN = 'banger: going down';
+
+/** A VMM that writes the memory of its guest answers nothing else until that is done. */
+const RESUME_LIMIT_MS = 10 * 60_000;
 
 /** Everything written must reach the disk before the machine is held for a copy of it. */
 const SYNC_LIMIT_MS = 5 * 60_000;
@@ -186,7 +190,7 @@ export async function whilePaused<T>(host: Host, vm: VmRecord, connection: SshCo
   try {
     return await work();
   } finally {
-    await api.send(setState('Resumed'));
+    await api.send(setState('Resumed'), RESUME_LIMIT_MS);
   }
 }
 

@@ -40,7 +40,7 @@ async function stepGuestClock(host: Host, vm: VmRecord): Promise<number> {
   // the guest looked at its clock at some moment in between
   const asked = (before + host.now().getTime()) / 2;
   if (!mustStep(guestSeconds, asked)) return 0;
-  const set = await askGuest(connection, `date -u -s @${(host.now().getTime() / 1000).toFixed(1)}`, ANSWER_TIMEOUT_MS);
+  const set = await askGuest(connection, `date -u -s @${Math.round(host.now().getTime() / 1000)}`, ANSWER_TIMEOUT_MS);
   if (set.code !== 0) throw new BangerError('guest_failed', `date -s ended with ${set.code}.`);
   return Math.round(guestSeconds - asked / 1000);
 }

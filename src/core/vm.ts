@@ -79,6 +79,11 @@ export function tapName(vmId: string): string {
   return `bgr-${vmId}`;
 }
 
+/** Whether a device of that name is a VM's, of whichever banger. */
+export function isTapName(name: string | undefined): boolean {
+  return /^bgr-[0-9a-f]{8}$/.test(name ?? '');
+}
+
 /** Locally administered unicast MAC that carries the VM's address, as Firecracker's own examples do. */
 export function macFor(address: string): string {
   return ['06', '00', ...octets(address)].join(':');

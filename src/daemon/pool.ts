@@ -2,9 +2,10 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:net';
 import type { Config } from '../config/schema.ts';
-import { choosePool, formatSubnet, parsePool, poolCandidates, type Subnet } from '../core/addresses.ts';
+import { choosePool, formatSubnet, overlaps, parsePool, poolCandidates, type Subnet } from '../core/addresses.ts';
+import { isTapName } from '../core/vm.ts';
 import { BangerError, systemCode } from '../errors.ts';
-import { listRoutes } from '../network/routes.ts';
+import { type HostRoute, listRoutes } from '../network/routes.ts';
 import type { Settings } from '../state/settings.ts';
 import type { Runner } from '../system/runner.ts';
 
@@ -84,13 +85,14 @@ export async function decidePool({
   }
   // addresses are for life: with VMs there, the pool they live in stays
   if (kept !== undefined && vmCount > 0) return await claimed(parsePool(kept));
-  if (kept !== undefined && ownRoutes.includes(kept)) {
-    const decided = await claimed(parsePool(kept));
-    if (await decided.claim.hold()) return decided;
-  }
+  const own = ownRoutes.map(parsePool);
+  const isOwn = ({ destination, device, type }: HostRoute) =>
+    type === 'unreachable'
+      ? ownRoutes.includes(formatSubnet(destination))
+      : isTapName(device) && own.some((range) => overlaps(range, destination));
   const routes = await listRoutes(runner, config.programs.ip);
   const candidates = [...(kept === undefined ? [] : [parsePool(kept)]), ...poolCandidates(instance)];
-  const taken = routes.map((route) => route.destination);
+  const taken = routes.filter((route) => !isOwn(route)).map((route) => route.destination);
   for (;;) {
     const pool = choosePool(candidates, taken);
     if (!pool) throw noPool();

@@ -10,15 +10,16 @@ const CALL_TIMEOUT_MS = 20_000;
 
 export interface VmmApi extends AsyncDisposable {
   /**
+   * @param timeoutMs for what takes long in a VMM, in `ms`
    * @throws BangerError `vmm_failed` with the VMM's own words when it refuses, does not answer or is gone
    */
-  send(request: VmmRequest): Promise<unknown>;
+  send(request: VmmRequest, timeoutMs?: number): Promise<unknown>;
 }
 
 export function connectVmm(socketPath: string): VmmApi {
   const agent = singleConnectionAgent();
-  const send = async (request: VmmRequest): Promise<unknown> => {
-    const answer = await exchange(socketPath, request, agent);
+  const send = async (request: VmmRequest, timeoutMs = CALL_TIMEOUT_MS): Promise<unknown> => {
+    const answer = await exchange(socketPath, request, agent, timeoutMs);
     if (answer.status >= 400) {
       throw new BangerError(
         'vmm_failed',
@@ -110,9 +111,14 @@ export function watchVmm(socketPath: string, onEnd: () => void): () => void {
   };
 }
 
-async function exchange(socketPath: string, request: VmmRequest, agent: UnixRequestAgent): Promise<UnixAnswer> {
+async function exchange(
+  socketPath: string,
+  request: VmmRequest,
+  agent: UnixRequestAgent,
+  timeoutMs: number,
+): Promise<UnixAnswer> {
   try {
-    return await unixRequest({ socketPath, ...request, agent, timeoutMs: CALL_TIMEOUT_MS });
+    return await unixRequest({ socketPath, ...request, agent, timeoutMs });
   } catch (error) {
     throw new BangerError(
       'vmm_failed',

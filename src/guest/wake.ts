@@ -7,21 +7,22 @@ const RNDRESEEDCRNG = 0x52_07;
 /** Where a guest that was kept takes logins beside its ordinary port. */
 export const WAKE_PORT = 42_022;
 
-/** How `wakeScript` ends when the guest could not be woken; no other program of a build ends so. */
+/** What the guest says last, and how the shell ends, when it could not be woken. */
+export const NOT_WOKEN = 'banger: neither time nor seed could be set';
 export const WAKE_FAILED = 119;
 
 /**
- * Shell script for a guest that is about to be kept. It fails where `wakeScript` would: reseeding at once takes an ioctl, and
- * perl is in every Debian. Then it starts a second SSH server, without sessions of PAM and (-r) without starting itself anew
+ * POSIX shell script for a guest that is about to be kept. It fails where `wakeScript` would, by doing the same: reseeding at
+ * once takes an ioctl and so perl, which is in every Debian. Then it starts a second SSH server, without sessions of PAM and (-r) without starting itself anew
  * for each login, which is half of what a login costs an emulated guest. Without it, the ordinary one does.
  */
-export const PREPARE_SCRIPT = [
-  'command -v perl > /dev/null || exit',
-  `/usr/sbin/sshd -r -p ${WAKE_PORT} -o UsePAM=no -o UseDNS=no -o PidFile=none > /dev/null 2>&1 || true`,
-].join('\n');
+export function prepareScript(now: Date, seed: Buffer): string {
+  const server = `/usr/sbin/sshd -r -p ${WAKE_PORT} -o UsePAM=no -o UseDNS=no -o PidFile=none`;
+  return `${wakeScript(now, seed)}${server} > /dev/null 2>&1 || true\n`;
+}
 
 /**
- * Shell commands that set the clock and give the kernel a new seed, which it uses from then on: two guests that go on from the
+ * POSIX shell commands that set the clock and give the kernel a new seed, which it uses from then on: two guests that go on from the
  * same memory would otherwise draw the same keys. They end the shell with `WAKE_FAILED` when that fails.
  * @param seed secret random bytes, a multiple of 4
  */
@@ -32,6 +33,7 @@ export function wakeScript(now: Date, seed: Buffer): string {
     `ioctl($random, ${RNDADDENTROPY}, pack("i i a*", ${seed.length * 8}, ${seed.length}, $seed)) or die;`,
     `ioctl($random, ${RNDRESEEDCRNG}, 0) or die;`,
   ].join(' ');
-  const seconds = (now.getTime() / 1000).toFixed(1);
-  return `{ date -u -s @${seconds} && perl -e '${perl}'; } > /dev/null 2>&1 < /dev/null || exit ${WAKE_FAILED}\n`;
+  // busybox knows whole seconds only
+  const set = `date -u -s @${Math.round(now.getTime() / 1000)} && perl -e '${perl}'`;
+  return `{ ${set}; } > /dev/null 2>&1 < /dev/null || { echo '${NOT_WOKEN}' >&2; exit ${WAKE_FAILED}; }\n`;
 }

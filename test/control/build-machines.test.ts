@@ -9,7 +9,7 @@ import { createBuildVms } from '../../src/control/build-vms.ts';
 import { sweepImages } from '../../src/control/image-sweep.ts';
 import { parseSubnet } from '../../src/core/addresses.ts';
 import { macFor, type VmRecord } from '../../src/core/vm.ts';
-import { WAKE_FAILED, wakeScript } from '../../src/guest/wake.ts';
+import { NOT_WOKEN, WAKE_FAILED, wakeScript } from '../../src/guest/wake.ts';
 import { layerFile, layerFiles } from '../../src/storage/layout.ts';
 import { readBootId } from '../../src/system/processes.ts';
 import { sampleVm } from '../support/sample-vm.ts';
@@ -121,7 +121,7 @@ describe('a guest that goes on', () => {
   };
 
   it('is told the time and a seed before anything else', async (t) => {
-    const ran = await wakeWith(t, { date: '[ "$*" = "-u -s @1795000000.3" ]', perl: `[ "$1" = -e ] && [ $# = 2 ]` });
+    const ran = await wakeWith(t, { date: '[ "$*" = "-u -s @1795000000" ]', perl: `[ "$1" = -e ] && [ $# = 2 ]` });
     assert.deepEqual([ran.status, ran.stdout], [0, 'on\n']);
   });
 
@@ -133,7 +133,7 @@ describe('a guest that goes on', () => {
     ];
     for (const programs of cases) {
       const ran = await wakeWith(t, programs);
-      assert.deepEqual([ran.status, ran.stdout], [WAKE_FAILED, '']);
+      assert.deepEqual([ran.status, ran.stdout, ran.stderr], [WAKE_FAILED, '', `${NOT_WOKEN}\n`]);
     }
   });
 

@@ -60,12 +60,19 @@ describe('the pools of two bangers side by side', () => {
   });
 
   it('stay where a daemon died whose routes are still there, and not where they are of somebody else', async (t) => {
-    const left = JSON.stringify([{ dst: '10.98.0.0/16' }, { dst: '10.98.255.254', dev: 'bgr-00000000' }]);
+    const left = JSON.stringify([
+      { type: 'unreachable', dst: '10.98.0.0/16' },
+      { dst: '10.98.255.254', dev: 'bgr-00000000' },
+    ]);
     const runner = { run: async () => ({ stdout: left, stderr: '', exitCode: 0 }) } as unknown as Runner;
     const again = { ...(await choice(t)), runner };
     again.settings.set('network.pool', '10.98.0.0/16');
     assert.notEqual((await decide(t, again)).pool, '10.98.0.0/16');
     again.settings.set('network.pool', '10.98.0.0/16');
     assert.equal((await decide(t, { ...again, ownRoutes: ['10.98.0.0/16'] })).pool, '10.98.0.0/16');
+    const network = JSON.stringify([{ dst: '10.98.7.0/24', dev: 'tun0' }]);
+    const taken = { run: async () => ({ stdout: network, stderr: '', exitCode: 0 }) } as unknown as Runner;
+    const after = await decide(t, { ...again, runner: taken, ownRoutes: ['10.98.0.0/16'] });
+    assert.notEqual(after.pool, '10.98.0.0/16', 'the host was started again, and a VPN came first');
   });
 });

@@ -12,6 +12,7 @@ import { verifyBundle } from '../../src/bundle/verify.ts';
 import { buildBundle } from '../../src/control/build-bundle.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
+import { bundleBusybox } from '../support/bundle-busybox.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { bootTiny, type GuestFiles, makeDisk, makeSeed, tinyRoot } from './tiny-guest.ts';
 
@@ -173,13 +174,13 @@ const SEED: GuestFiles = {
   'rootfs/etc/resolv.conf': 'nameserver 192.0.2.1\n',
 };
 
-describe('the initrd', { skip: skip || lacking('qemu-system-x86_64', 'busybox') }, () => {
+describe('the initrd', { skip: skip || lacking('qemu-system-x86_64') }, () => {
   let bundle: Bundle;
-  let busybox = '';
+  let busybox: Buffer;
 
   before(async () => {
     bundle = (await build()).bundle;
-    busybox = (await runner.run(['which', 'busybox'])).stdout.trim();
+    busybox = bundleBusybox(bundle.initrd ?? '');
   });
 
   /** Disks for one guest; `script` runs as its init. */

@@ -15,11 +15,11 @@ export interface GuestFiles {
 }
 
 /** An ext4 disk whose /sbin/init runs `script` with busybox and then resets the machine. */
-export async function tinyRoot(image: string, busybox: string, script: string, files: GuestFiles = {}): Promise<void> {
+export async function tinyRoot(image: string, busybox: Buffer, script: string, files: GuestFiles = {}): Promise<void> {
   const tree = `${image}.tree`;
   await mkdir(join(tree, 'bin'), { recursive: true });
   await mkdir(join(tree, 'sbin'));
-  await runner.run(['cp', busybox, join(tree, 'bin/busybox')]);
+  await writeFile(join(tree, 'bin/busybox'), busybox, { mode: 0o755 });
   await writeFile(
     join(tree, 'sbin/init'),
     `#!/bin/busybox sh\nexec 2>&1\n${script}\necho end of script\nsync\nreboot -f\n`,

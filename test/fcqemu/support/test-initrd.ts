@@ -31,9 +31,7 @@ export function bundleSkipReason(): string | undefined {
 
 /** @param script shell commands; `busybox` applets are available as such */
 export function testInitrd(bundle: string, script: string): Buffer {
-  const hostBusybox = '/bin/busybox';
-  const ownShell = existsSync(hostBusybox);
-  const shell = ownShell ? '/fcqemu/busybox' : '/bin/busybox';
+  const shell = '/bin/busybox'; // the bundle's own
   const modules = MODULES.flatMap((name) => globSync(`${bundle}/modules/*/kernel/**/${name}.ko`).slice(0, 1));
   const init = `#!${shell} sh
 B=${shell}
@@ -51,7 +49,6 @@ ${script}
     directory('fcqemu'),
     directory('fcqemu/modules'),
     file('fcqemu/init', Buffer.from(init), 0o755),
-    ...(ownShell ? [file('fcqemu/busybox', readFileSync(hostBusybox), 0o755)] : []),
     ...modules.map((path) => file(`fcqemu/modules/${basename(path)}`, readFileSync(path), 0o644)),
     entry('TRAILER!!!', 0, Buffer.alloc(0)),
   ];
