@@ -3,9 +3,9 @@
  * CPU time the daemon, the programs it started and its lasting children took, per minute, and what is resident. Exits
  * with 1 when that is over the limit. The VMMs' own time is printed and not judged.
  *
- *   BANGER_TEST_BUNDLE=DIR node bench/idle.ts [VMS] [SECONDS]
+ *   [BANGER_TEST_BUNDLE=DIR] node bench/idle.ts [VMS] [SECONDS]
  *
- * Needs root and dist/banger (make build). Without VMS it is 5, without SECONDS it is 120.
+ * Needs root, dist/banger (make build) and a bundle (node scripts/test-bundle.ts "$PWD/.dev"). Without VMS it is 5, without SECONDS it is 120.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -20,7 +20,8 @@ const SETTLE_MS = 45_000;
 
 const vms = Number(process.argv[2] ?? 5);
 const seconds = Number(process.argv[3] ?? 120);
-const bundle = await leanBundle(process.env.BANGER_TEST_BUNDLE ?? '', join(import.meta.dirname, '../.dev'));
+const dev = join(import.meta.dirname, '../.dev');
+const bundle = await leanBundle(process.env.BANGER_TEST_BUNDLE ?? join(dev, 'bundle'), dev);
 await using host = await TestHost.create({ env: { BANGER_BUNDLE_DEFAULT: bundle } });
 const { pid } = await host.daemon();
 for (let made = 0; made < vms; made++) await host.ok('run', '--memory', '256M', `idle-${made}`);
