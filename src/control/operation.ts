@@ -69,8 +69,9 @@ interface Live {
   unattended?: NodeJS.Timeout | undefined;
 }
 
-/** A client that was cut off and comes back gets this long; so does one that was just started. */
-const UNATTENDED_MS = 15_000;
+/** What a client gets that has just begun an action, and one that was cut off and comes back. */
+const FIRST_WATCHER_MS = 15_000;
+const NEXT_WATCHER_MS = 5000;
 /** Events kept per operation: a build prints more lines than anybody scrolls back. */
 const MAX_EVENTS = 5000;
 /** Ended operations whose events can still be read. */
@@ -98,10 +99,10 @@ export function createOperations(
     for (const wake of entry.wake) wake();
   };
 
-  const expectWatcher = (entry: Live) => {
+  const expectWatcher = (entry: Live, withinMs: number) => {
     clearTimeout(entry.unattended);
     if (!entry.attended || entry.watchers > 0 || entry.operation.state !== 'running') return;
-    entry.unattended = setTimeout(() => entry.abort.abort(unattendedError(entry.operation)), UNATTENDED_MS);
+    entry.unattended = setTimeout(() => entry.abort.abort(unattendedError(entry.operation)), withinMs);
     entry.unattended.unref();
   };
 
@@ -173,7 +174,7 @@ export function createOperations(
       };
       live.set(operation.id, entry);
       onChange(operation);
-      expectWatcher(entry);
+      expectWatcher(entry, FIRST_WATCHER_MS);
       entry.done = execute(entry, request);
       return { ...operation };
     },
@@ -203,7 +204,7 @@ export function createOperations(
       }
       const entry = lookUp(id);
       entry.watchers++;
-      expectWatcher(entry);
+      clearTimeout(entry.unattended);
       try {
         // events may be cut from the front while we read, so the place is kept from the end
         let last: OperationEvent | undefined;
@@ -228,7 +229,7 @@ export function createOperations(
         }
       } finally {
         entry.watchers--;
-        expectWatcher(entry);
+        expectWatcher(entry, NEXT_WATCHER_MS);
       }
     },
     cancel(id) {
