@@ -2,6 +2,7 @@
 import type { Config } from '../config/schema.ts';
 import { formatSubnet, gatewayOf, type Subnet } from '../core/addresses.ts';
 import { hostMacFor, tapName, type VmRecord } from '../core/vm.ts';
+import type { Canary } from '../network/canary.ts';
 import { followHostChanges, type HostChanges } from '../network/changes.ts';
 import { findDrift, type Link } from '../network/drift.ts';
 import { forwardingSetting, readSetting, writeSetting } from '../network/forwarding.ts';
@@ -55,6 +56,8 @@ export interface HostNetworkDeps {
   guestDns?: GuestDns | undefined;
   /** called after a VM got its tap, and so the gateway its address */
   onAttach?: () => void;
+  /** tells whether the table is there to a daemon that does not hear of rules */
+  canary?: Canary | undefined;
   /** how changes of the host become known */
   followChanges?: (table: string) => Promise<HostChanges>;
 }
@@ -64,6 +67,8 @@ const DEFAULT_MTU = 1500;
 
 /** How long the kernel's word is taken for it that nothing changed. */
 const FULL_LOOK_MS = 300_000;
+/** The same of a canary, which only tells whether the whole table is there. */
+const CANARY_LOOK_MS = 60_000;
 
 const NOTHING_MENDED: Mended = { rules: false, routes: [], goneTaps: [] };
 
@@ -87,6 +92,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   /** what must be looked at: a change stays here until a look at it has ended well */
   const doubt = { rules: true, links: true, shared: true };
   let lastFullLook = Number.NEGATIVE_INFINITY;
+  let lastRulesLook = Number.NEGATIVE_INFINITY;
 
   const rulesAreDoubtful = () => doubt.rules || written === undefined;
 
@@ -97,8 +103,17 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     const now = performance.now();
     const full = !heard || now - lastFullLook >= FULL_LOOK_MS;
     if (full) lastFullLook = now;
-    if (full || heard.rules) doubt.rules = true;
+    if (full || (heard.rules && (await rulesMayBeGone(now)))) {
+      doubt.rules = true;
+      lastRulesLook = now;
+    }
     if (full || heard.links) doubt.links = doubt.shared = true;
+  }
+
+  /** What is heard is true; what is not heard of is asked the canary, and looked at now and then. */
+  async function rulesMayBeGone(now: number): Promise<boolean> {
+    if (changes?.hearsRules || !deps.canary || now - lastRulesLook >= CANARY_LOOK_MS) return true;
+    return await deps.canary.arrives();
   }
 
   /** Nothing is attached any more, so nobody looks. */
@@ -114,6 +129,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
       members: members(leaving),
       vmToVm: deps.config.network.vmToVm,
       guestDns: deps.guestDns,
+      canaryPort: deps.canary?.port,
     });
   }
 

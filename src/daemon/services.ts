@@ -16,6 +16,7 @@ import { createStartChecks } from '../control/start-checks.ts';
 import { recoverStore } from '../control/storage-image.ts';
 import { formatSubnet, gatewayOf } from '../core/addresses.ts';
 import { ensureClientKey } from '../guest/keys.ts';
+import { openCanary } from '../network/canary.ts';
 import { GUEST_DNS_PORT } from '../network/nftables.ts';
 import { type Database, inTransaction, openDatabase } from '../state/database.ts';
 import { createImageStore } from '../state/images.ts';
@@ -96,6 +97,8 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const names = createNames({ config, pool, vms, settings: createSettings(operationLog), log });
   const guestDns = config.dns.enabled ? { gateway: gatewayOf(pool), port: GUEST_DNS_PORT } : undefined;
   const onAttach = () => names.linkUp();
+  // root hears of rules from the kernel
+  const canary = uid === 0 ? undefined : await openCanary();
   const buildVms = createBuildVms(vms, pool);
   const guests = () => [...vms.list(), ...buildVms.list()];
 
@@ -114,7 +117,10 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     images,
     layers: createLayerStore(database),
     settings,
-    network: createHostNetwork({ config, runner, privileged, ledger, guests, pool, uid, table, guestDns, onAttach }),
+    network: createHostNetwork({
+      ...{ config, runner, privileged, ledger, guests, pool, uid, table, guestDns, onAttach },
+      canary,
+    }),
     operations: createOperations(operationStore, now, (operation) => {
       events.operationChanged(operation);
       memory.worked();
@@ -140,6 +146,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     database,
     async [Symbol.asyncDispose]() {
       memory[Symbol.dispose]();
+      canary?.[Symbol.dispose]();
       await host.operations.shutdown();
       await host.guests[Symbol.asyncDispose]();
       await names[Symbol.asyncDispose]();

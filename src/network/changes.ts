@@ -9,6 +9,8 @@ export interface Changes {
 }
 
 export interface HostChanges extends Disposable {
+  /** whether the kernel tells of rules; otherwise they have always changed */
+  readonly hearsRules: boolean;
   /** What came since the last call; what cannot be heard has always changed. */
   take(): Changes;
 }
@@ -31,6 +33,7 @@ export async function followHostChanges(table: string, subscribe: Subscribe = su
   // names in messages end with a zero byte
   const name = Buffer.from(`${table}\0`);
   return {
+    hearsRules: rules !== undefined,
     take: () => ({
       rules: heard(rules, (datagram) => datagram.includes(name)),
       links: heard(links, () => true),

@@ -23,6 +23,8 @@ export interface FirewallRules {
   vmToVm: boolean;
   /** where DNS queries of VMs to their gateway are answered; without it they meet whatever the host has there */
   guestDns?: GuestDns | undefined;
+  /** port of 127.0.0.1 that nothing arrives at as long as the table is there, see canary.ts */
+  canaryPort?: number | undefined;
 }
 
 export interface GuestDns {
@@ -36,7 +38,7 @@ export interface GuestDns {
 const LINK_LOCAL = '169.254.0.0/16';
 
 /** The text for `nft -f -` that replaces the whole table. */
-export function renderRules({ table, members, vmToVm, guestDns }: FirewallRules): string {
+export function renderRules({ table, members, vmToVm, guestDns, canaryPort }: FirewallRules): string {
   const pairs = members.map((member) => `"${member.tap}" . ${member.address}`);
   const taps = members.map((member) => `"${member.tap}"`);
   const nat = members.filter((member) => member.nat).map((member) => member.address);
@@ -64,7 +66,7 @@ table inet ${table} {
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr @nat oifname != @taps masquerade
   }
-${guestDns ? guestDnsChains(guestDns) : ''}}
+${guestDns ? guestDnsChains(guestDns) : ''}${canaryPort ? canaryChain(canaryPort) : ''}}
 `;
 }
 
@@ -79,6 +81,14 @@ function guestDnsChains({ gateway, port }: GuestDns): string {
     type filter hook input priority filter; policy accept;
     iifname != @taps ip daddr ${gateway} udp dport ${port} drop
     iifname != @taps ip daddr ${gateway} tcp dport ${port} drop
+  }
+`;
+}
+
+function canaryChain(port: number): string {
+  return `  chain canary {
+    type filter hook input priority filter; policy accept;
+    iifname "lo" ip daddr 127.0.0.1 udp dport ${port} drop
   }
 `;
 }

@@ -11,7 +11,7 @@ import { scriptedRunner } from '../support/scripted-runner.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
 /** A VM that is attached on a host where its table reads as `table` says and its device is gone. */
-async function place(t: TestContext) {
+async function place(t: TestContext, hearsRules = true) {
   const dir = await tempDir(t);
   const { config } = await loadConfig({ env: { HOME: dir, BANGER_HOME: dir }, uid: 0 });
   const database = openDatabase(':memory:');
@@ -27,6 +27,7 @@ async function place(t: TestContext) {
     'ip -j -4 route show': { stdout: '[]' },
   });
   const heard = { rules: false, links: false };
+  const canary = { arrives: false };
   const network = createHostNetwork({
     config,
     runner,
@@ -36,9 +37,11 @@ async function place(t: TestContext) {
     pool: parseSubnet('10.99.0.0/16'),
     table: 'banger_test',
     uid: 0,
+    canary: { port: 4242, arrives: async () => canary.arrives, [Symbol.dispose]() {} },
     followChanges: async () => ({
+      hearsRules,
       take: () => {
-        const news = { ...heard };
+        const news = { ...heard, ...(hearsRules ? {} : { rules: true }) };
         Object.assign(heard, { rules: false, links: false });
         return news;
       },
@@ -46,7 +49,7 @@ async function place(t: TestContext) {
     }),
   });
   const ran = () => runner.calls.splice(0);
-  return { network, table, heard, ran };
+  return { network, table, heard, canary, ran };
 }
 
 const LIST = 'nft -j list table inet banger_test';
@@ -73,6 +76,19 @@ describe('a host that is kept as it should be', () => {
       ran().filter((call) => call.startsWith('nft')),
       [LIST, WRITE, LIST],
     );
+  });
+
+  it('is looked at when a packet arrives that rules should have dropped, where the kernel tells nothing', async (t) => {
+    const { network, table, canary, ran } = await place(t, false);
+    const rules = () => ran().filter((call) => call.startsWith('nft'));
+    await network.mend();
+    assert.deepEqual(rules(), [LIST, WRITE, LIST]);
+    for (let round = 0; round < 3; round++) assert.equal((await network.mend()).rules, false);
+    assert.deepEqual(rules(), [], 'no program runs as long as none arrives');
+    canary.arrives = true;
+    table.text = '{"nftables":[{"chain":{"name":"mine"}}]}';
+    assert.equal((await network.mend()).rules, true);
+    assert.deepEqual(rules(), [LIST, WRITE, LIST]);
   });
 
   it('is looked at again after a look that failed', async (t) => {

@@ -55,6 +55,14 @@ describe('changes of the host', () => {
   });
 });
 
+describe('a canary', { skip }, () => {
+  it('tells whether the rules are there', async () => {
+    const scenario = join(import.meta.dirname, 'support/canary-scenario.ts');
+    const { stdout } = await run('unshare', ['--net', process.execPath, scenario], { timeout: 60_000 });
+    assert.deepEqual(JSON.parse(stdout), [true, false, false, true, false, true]);
+  });
+});
+
 describe('changes that a real kernel tells', { skip }, () => {
   it('are all that can be done to rules and links, and nothing else', async () => {
     const scenario = join(import.meta.dirname, 'support/changes-scenario.ts');
