@@ -23,7 +23,8 @@ describe('names of VMs', { skip: hostSkip('dig') }, () => {
   let sshConfig: string;
 
   before(async () => {
-    squatter = createSocket('udp4').bind(0, '127.0.0.1');
+    // below those the kernel gives to whoever asks for any: it is to be free again later
+    squatter = createSocket('udp4').bind(20_000 + (process.pid % 10_000), '127.0.0.1');
     await once(squatter, 'listening');
     port = squatter.address().port;
     host = await TestHost.create({ env: { BANGER_DNS_PORT: String(port) } });
