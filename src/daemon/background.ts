@@ -23,7 +23,7 @@ const SWEEP_INTERVAL_MS = 30_000;
 const CHECK_INTERVAL_MS = 60_000;
 
 /**
- * How often what others can take away is asked about while VMs run; rules that were flushed are back within 5 s. Nearly
+ * How often what others can take away is asked about while VMs run; a table that was flushed is back within 5 s. Nearly
  * always nothing has changed: such a round takes no program, no database, and little garbage.
  */
 const WATCH_INTERVAL_MS = 4000;
