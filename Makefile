@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 # bundles and homes of demo and tests; nothing outside of it is written
 DEV := $(CURDIR)/.dev
 
-UNIT_TESTS = $(filter-out test/host/%,$(wildcard test/*.test.ts test/*/*.test.ts))
+UNIT_TESTS = $(filter-out test/host/%,$(filter-out $(HOST_TESTS),$(sort $(wildcard test/*.test.ts test/*/*.test.ts test/*/*/*.test.ts))))
 HOST_TESTS = $(wildcard test/host/*.test.ts test/*/host/*.test.ts)
 
 # program:package pairs, and what Node is linked against; nodejs and npm only when there is no npm at all

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
-/** The command line and the daemon in one program; the one file that touches the process it is. */
-import type { Host } from '../src/cli/host.ts';
 import { main } from '../src/cli/main.ts';
+/** The command line and the daemon in one program; the one file that touches the process it is. */
+import type { Host } from '../src/cli/terminal.ts';
 
 const host: Host = {
   // getters: making a stream costs milliseconds, and most commands do not read their input
@@ -26,7 +26,7 @@ const host: Host = {
     return { [Symbol.dispose]: () => void process.off(signal, handler) };
   },
   async runInteractive(argv, options) {
-    const { runInteractive } = await import('../src/cli/interactive.ts');
+    const { runInteractive } = await import('../src/cli/shared/interactive.ts');
     return await runInteractive(argv, process.env, host.onSignal, options?.output);
   },
   async runDaemon() {

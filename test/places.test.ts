@@ -24,8 +24,8 @@ const MAY_NAME_PATHS: Record<string, string> = {
   'control/': 'places inside a guest',
   'state/database.ts': 'places inside a guest',
   'core/work-mount.ts': 'places inside a guest',
-  'cli/vm-options.ts': 'places inside a guest',
-  'cli/commands/daemon-install.ts': 'systemd looks for units of the machine there',
+  'cli/shared/vm-options.ts': 'places inside a guest',
+  'cli/commands/daemon/install.ts': 'systemd looks for units of the machine there',
 };
 
 /** Who may look at the environment of the process itself; everybody else is given what it needs of it. */

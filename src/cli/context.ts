@@ -5,11 +5,11 @@ import { type Paths, resolvePaths, socketPath } from '../config/paths.ts';
 import type { BangerError } from '../errors.ts';
 import { VERSION } from '../version.ts';
 import type { Entry } from './entry.ts';
-import type { Host } from './host.ts';
-import { type Interrupts, watchInterrupts } from './interrupts.ts';
 import { renderError } from './output/error.ts';
 import { createPaint, type Paint } from './output/paint.ts';
 import type { ProgressView } from './output/progress.ts';
+import { type Interrupts, watchInterrupts } from './shared/interrupts.ts';
+import type { Host } from './terminal.ts';
 
 export interface Context {
   readonly host: Host;

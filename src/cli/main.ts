@@ -3,12 +3,12 @@ import { asBangerError, BangerError } from '../errors.ts';
 import { VERSION } from '../version.ts';
 import { createContext } from './context.ts';
 import { namesOf } from './entry.ts';
-import { inFlags } from './flag-names.ts';
-import type { Host } from './host.ts';
 import { renderError } from './output/error.ts';
 import { createPaint } from './output/paint.ts';
 import { parseCommand } from './parse.ts';
 import { findEntry, REGISTRY } from './registry.ts';
+import { inFlags } from './shared/flag-names.ts';
+import type { Host } from './terminal.ts';
 
 /** Exit status of a command line that says nothing to do. */
 const EXIT_USAGE = 2;

@@ -2,9 +2,9 @@
 import { Command as CommanderCommand, CommanderError } from 'commander';
 import { BangerError } from '../errors.ts';
 import { NOUNS, namesOf } from './entry.ts';
-import type { Output } from './host.ts';
 import { helpWidth, usageError } from './parse.ts';
 import { REGISTRY } from './registry.ts';
+import type { Output } from './terminal.ts';
 
 const EXAMPLES = `
 Examples:

@@ -4,7 +4,7 @@ import { nearest } from '../config/nearest.ts';
 import { BangerError } from '../errors.ts';
 import { MIB, parseDuration, parseSize } from '../units.ts';
 import type { Command, OptionSpec, Positional, RawInput } from './command.ts';
-import type { Output } from './host.ts';
+import type { Output } from './terminal.ts';
 
 export interface Parsed {
   input: RawInput;

@@ -13,11 +13,11 @@ import type { Trash } from '../state/trash.ts';
 import type { VmStore } from '../state/vms.ts';
 import type { Privileged } from '../system/privilege.ts';
 import type { Argv, Runner } from '../system/runner.ts';
-import type { BuildVms } from './build-vms.ts';
+import type { BuildVms } from './builds/build-vms.ts';
 import type { Events } from './events.ts';
-import type { GuestConnections } from './guest-connections.ts';
-import type { HostNetwork } from './host-network.ts';
-import type { Operations } from './operation.ts';
+import type { HostNetwork } from './network/host-network.ts';
+import type { Operations } from './operations.ts';
+import type { GuestConnections } from './vm/connections.ts';
 
 /** The VMM chosen for this host, with the reason. */
 export interface VmmProgram {

@@ -1,15 +1,15 @@
 /** What the daemon does without being asked: supervision, restarts, autostart, and keeping the host as it should be. */
 
-import { sampleClocks, stepGuestClocks } from '../control/guest-clock.ts';
 import type { Host } from '../control/host.ts';
-import { checkVmms, type RecoveryActions, reconcileHost, sweepHost } from '../control/reconcile-host.ts';
-import { createRestarts, type StartOutcome } from '../control/restarts.ts';
-import { startVm } from '../control/start-vm.ts';
-import { stopVm } from '../control/stop-vm.ts';
-import { createSupervisor, type Supervisor } from '../control/supervisor.ts';
-import { purgeTrash } from '../control/trash.ts';
-import { vmmProcess } from '../control/vm-problem.ts';
-import { viewVm } from '../control/vm-view.ts';
+import { sampleClocks, stepGuestClocks } from '../control/upkeep/guest-clock.ts';
+import { checkVmms, type RecoveryActions, reconcileHost, sweepHost } from '../control/upkeep/reconcile.ts';
+import { createRestarts, type StartOutcome } from '../control/upkeep/restarts.ts';
+import { createSupervisor, type Supervisor } from '../control/upkeep/supervisor.ts';
+import { vmmProcess } from '../control/vm/problem.ts';
+import { startVm } from '../control/vm/start.ts';
+import { stopVm } from '../control/vm/stop.ts';
+import { purgeTrash } from '../control/vm/trash.ts';
+import { viewVm } from '../control/vm/view.ts';
 import { type ClockSample, findJump } from '../core/clock.ts';
 import { toAutostart } from '../core/restart.ts';
 import { tapName, type VmRecord } from '../core/vm.ts';

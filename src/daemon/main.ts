@@ -9,7 +9,7 @@ import { loadConfig } from '../config/load.ts';
 import { socketPath } from '../config/paths.ts';
 import type { Host } from '../control/host.ts';
 import { toProblem } from '../control/problem.ts';
-import { createStatsSampler } from '../control/vm-stats.ts';
+import { createStatsSampler } from '../control/stats/vm-stats.ts';
 import { asBangerError, BangerError, messageOf } from '../errors.ts';
 import { MAX_SOCKET_PATH_BYTES } from '../storage/layout.ts';
 import { expiry } from '../system/abort.ts';

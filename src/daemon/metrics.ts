@@ -2,7 +2,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Event, VmStats } from '../api/schemas.ts';
 import type { Host } from '../control/host.ts';
-import type { StatsSampler } from '../control/vm-stats.ts';
+import type { StatsSampler } from '../control/stats/vm-stats.ts';
 import { VERSION } from '../version.ts';
 import { type Metric, renderMetrics, type Sample } from './exposition.ts';
 

@@ -2,9 +2,9 @@
 import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { sumFile, sumTree } from '../../src/bundle/checksum.ts';
-import { writeCpio } from '../../src/bundle/cpio.ts';
-import { type BundleManifest, STANDARD_DEFAULTS, writeManifest } from '../../src/bundle/manifest.ts';
+import { writeCpio } from '../../src/bundle/boot/cpio.ts';
+import { sumFile, sumTree } from '../../src/bundle/store/checksum.ts';
+import { type BundleManifest, STANDARD_DEFAULTS, writeManifest } from '../../src/bundle/store/manifest.ts';
 import { createRunner } from '../../src/system/runner.ts';
 
 export const runner = createRunner();

@@ -5,7 +5,7 @@ import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { createFrameDecoder, encodeFrame, FRAME } from '../../src/api/exec-frames.ts';
 import type { ExecRequest } from '../../src/api/schemas.ts';
-import type { Input } from '../../src/cli/host.ts';
+import type { Input } from '../../src/cli/terminal.ts';
 import { type CliOptions, cli } from './cli.ts';
 
 interface Frame {

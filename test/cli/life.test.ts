@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { renderUnit } from '../../src/cli/systemd-unit.ts';
+import { renderUnit } from '../../src/cli/shared/systemd-unit.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { cli, done, operation, vm } from './cli.ts';
 

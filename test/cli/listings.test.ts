@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { Readable } from 'node:stream';
 import { describe, it } from 'node:test';
-import { renderVms } from '../../src/cli/commands/vm-list.ts';
+import { renderVms } from '../../src/cli/commands/vm/list.ts';
 import { renderTable } from '../../src/cli/output/table.ts';
 import { bundle, cli, done, operation, vm } from './cli.ts';
 

@@ -2,9 +2,9 @@ import assert from 'node:assert/strict';
 import { Writable } from 'node:stream';
 import { describe, it } from 'node:test';
 import { stripVTControlCharacters } from 'node:util';
-import type { Output } from '../../src/cli/host.ts';
 import { createLiveView } from '../../src/cli/output/live-progress.ts';
 import { createPlainView } from '../../src/cli/output/plain-progress.ts';
+import type { Output } from '../../src/cli/terminal.ts';
 import { cli, done, operation, vm } from './cli.ts';
 
 /** Whether the last thing written erased the line and went to its beginning. */

@@ -74,7 +74,7 @@ describe('starting up', () => {
     });
     const chunks = ['out/banger.js'];
     const ls = Object.entries(metafile.outputs).find(
-      ([, output]) => output.entryPoint === 'src/cli/commands/vm-list.ts',
+      ([, output]) => output.entryPoint === 'src/cli/commands/vm/list.ts',
     );
     assert.ok(ls, 'vm-list has a chunk of its own');
     chunks.push(ls[0]);
@@ -86,8 +86,8 @@ describe('starting up', () => {
     const inputs = chunks.flatMap((chunk) => Object.keys(metafile.outputs[chunk]?.inputs ?? {}));
     const packages = new Set(inputs.flatMap((input) => /node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(input)?.[1] ?? []));
     assert.deepEqual([...packages], ['commander']);
-    assert.ok(inputs.includes('src/cli/commands/vm-list.ts'));
-    assert.ok(!inputs.includes('src/cli/commands/vm-start.ts'), 'other commands are not read');
+    assert.ok(inputs.includes('src/cli/commands/vm/list.ts'));
+    assert.ok(!inputs.includes('src/cli/commands/vm/start.ts'), 'other commands are not read');
     assert.ok(!inputs.includes('src/api/schemas.ts'), 'schemas are not read');
   });
 });

@@ -3,8 +3,8 @@ import { PassThrough } from 'node:stream';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { StatsFrame, VmStats } from '../../src/api/schemas.ts';
-import type { Output } from '../../src/cli/host.ts';
 import { renderTop, type SortKey, type TopState, withRates } from '../../src/cli/output/top-view.ts';
+import type { Output } from '../../src/cli/terminal.ts';
 import { type CliResult, cli } from './cli.ts';
 import { stats } from './sample-stats.ts';
 

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { Event } from '../../src/api/schemas.ts';
 import { createEvents, describeTransition, type Events } from '../../src/control/events.ts';
-import { createOperations } from '../../src/control/operation.ts';
+import { createOperations } from '../../src/control/operations.ts';
 import type { VmRecord } from '../../src/core/vm.ts';
 import { openDatabase } from '../../src/state/database.ts';
 import { createOperationStore } from '../../src/state/operations.ts';

@@ -6,7 +6,7 @@ import type { FastifyInstance } from 'fastify';
 import { pino } from 'pino';
 import type { BundleDetail, Operation } from '../../src/api/schemas.ts';
 import { loadConfig } from '../../src/config/load.ts';
-import { createOperations, type Operations } from '../../src/control/operation.ts';
+import { createOperations, type Operations } from '../../src/control/operations.ts';
 import { bundleHandlers } from '../../src/daemon/routes/bundles.ts';
 import { createServer, type Handlers } from '../../src/daemon/server.ts';
 import { openDatabase } from '../../src/state/database.ts';

@@ -6,7 +6,7 @@ import { type AddressInfo, createServer } from 'node:net';
 import { describe, it, type TestContext } from 'node:test';
 import type { VmStats } from '../../src/api/schemas.ts';
 import { createEvents } from '../../src/control/events.ts';
-import type { Operations } from '../../src/control/operation.ts';
+import type { Operations } from '../../src/control/operations.ts';
 import { renderMetrics } from '../../src/daemon/exposition.ts';
 import { createMetrics, type Metrics } from '../../src/daemon/metrics.ts';
 import { listenForScrapes } from '../../src/daemon/metrics-listener.ts';

@@ -4,8 +4,8 @@ import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promise
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { readHelperScripts } from '../../src/bundle/helper-scripts.ts';
-import { verifyBundle } from '../../src/bundle/verify.ts';
+import { readHelperScripts } from '../../src/bundle/store/helper-scripts.ts';
+import { verifyBundle } from '../../src/bundle/store/verify.ts';
 import { REGISTRY } from '../../src/cli/registry.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { lacking } from '../bundle/sample-bundle.ts';

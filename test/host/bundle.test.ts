@@ -6,10 +6,10 @@ import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it, type TestContext } from 'node:test';
-import { inspectKernel } from '../../src/bundle/kernel.ts';
-import { type Bundle, readBundle } from '../../src/bundle/manifest.ts';
-import { verifyBundle } from '../../src/bundle/verify.ts';
-import { buildBundle } from '../../src/control/build-bundle.ts';
+import { inspectKernel } from '../../src/bundle/boot/kernel.ts';
+import { type Bundle, readBundle } from '../../src/bundle/store/manifest.ts';
+import { verifyBundle } from '../../src/bundle/store/verify.ts';
+import { buildBundle } from '../../src/control/bundles/build.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
 import { bundleBusybox } from '../support/bundle-busybox.ts';
@@ -37,7 +37,7 @@ function build(target = output): ReturnType<typeof buildBundle> {
 async function buildAndKill(): Promise<void> {
   const url = (path: string) => JSON.stringify(new URL(`../../src/${path}`, import.meta.url).href);
   const script = `
-    const { buildBundle } = await import(${url('control/build-bundle.ts')});
+    const { buildBundle } = await import(${url('control/bundles/build.ts')});
     const { createRunner } = await import(${url('system/runner.ts')});
     const programs = { mmdebstrap: 'mmdebstrap', mke2fs: 'mke2fs' };
     const deps = { runner: createRunner(), programs, env: process.env, uid: ${uid}, helpers: {}, now: () => new Date(),
@@ -142,7 +142,7 @@ describe('a root file system made by an ordinary user', {
       await runner.run(['chown', name, home]);
       const url = (path: string) => JSON.stringify(new URL(`../../src/${path}`, import.meta.url).href);
       const script = `
-        const { findSuperuser } = await import(${url('bundle/superuser.ts')});
+        const { findSuperuser } = await import(${url('bundle/debian/superuser.ts')});
         const { createRunner } = await import(${url('system/runner.ts')});
         const runner = createRunner();
         const root = await findSuperuser(runner, process.getuid());

@@ -2,7 +2,7 @@
 import { spawn } from 'node:child_process';
 import { chmod, mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { type Bundle, STANDARD_DEFAULTS } from '../../src/bundle/manifest.ts';
+import { type Bundle, STANDARD_DEFAULTS } from '../../src/bundle/store/manifest.ts';
 import { createRunner } from '../../src/system/runner.ts';
 
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });

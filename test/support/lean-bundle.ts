@@ -17,8 +17,8 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { sumFile, sumTree } from '../../src/bundle/checksum.ts';
-import { type BundleManifest, readBundle, STANDARD_DEFAULTS, writeManifest } from '../../src/bundle/manifest.ts';
+import { sumFile, sumTree } from '../../src/bundle/store/checksum.ts';
+import { type BundleManifest, readBundle, STANDARD_DEFAULTS, writeManifest } from '../../src/bundle/store/manifest.ts';
 import { createRunner } from '../../src/system/runner.ts';
 
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });

@@ -4,7 +4,7 @@
  */
 import { createLogUpdate } from 'log-update';
 import { formatDuration } from '../../units.ts';
-import type { Output } from '../host.ts';
+import type { Output } from '../terminal.ts';
 import type { Paint } from './paint.ts';
 import { fractionOf, type Progress, type ProgressView } from './progress.ts';
 

@@ -1,6 +1,6 @@
 /** Colour where a terminal wants it, and nowhere else. */
 import { styleText } from 'node:util';
-import type { Output } from '../host.ts';
+import type { Output } from '../terminal.ts';
 
 export type Colour = 'red' | 'green' | 'yellow' | 'cyan' | 'dim' | 'bold';
 

@@ -1,5 +1,5 @@
 /** Where running operations are shown: live on a terminal, line by line elsewhere, nowhere with --quiet. */
-import type { Host } from '../host.ts';
+import type { Host } from '../terminal.ts';
 import type { Paint } from './paint.ts';
 import type { ProgressView, TaskView } from './progress.ts';
 

@@ -1,10 +1,10 @@
 /** Handlers for bundles. */
 import { join, resolve } from 'node:path';
-import { useFirstBundle } from '../../bundle/catalog.ts';
-import { readHelperScripts } from '../../bundle/helper-scripts.ts';
-import { buildBundle } from '../../control/build-bundle.ts';
-import { bundleDirectory, chooseBundle, viewBundleDetail, viewBundles } from '../../control/bundle-access.ts';
-import { adopt, type BundleHost, exportToFile, importToStore, verify } from '../../control/bundle-transfer.ts';
+import { useFirstBundle } from '../../bundle/store/catalogue.ts';
+import { readHelperScripts } from '../../bundle/store/helper-scripts.ts';
+import { bundleDirectory, chooseBundle, viewBundleDetail, viewBundles } from '../../control/bundles/access.ts';
+import { buildBundle } from '../../control/bundles/build.ts';
+import { adopt, type BundleHost, exportToFile, importToStore, verify } from '../../control/bundles/transfer.ts';
 import type { Host } from '../../control/host.ts';
 import type { Handlers } from '../server.ts';
 

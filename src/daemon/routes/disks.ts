@@ -1,10 +1,11 @@
 /** Handlers for disks and the store. */
-import { allDisks, disksOf } from '../../control/disks-view.ts';
+
+import { deleteKept } from '../../control/disks/keep.ts';
+import { resizeDisks } from '../../control/disks/resize.ts';
+import { allDisks, disksOf } from '../../control/disks/view.ts';
 import type { Host } from '../../control/host.ts';
-import { deleteKept } from '../../control/keep-disk.ts';
-import { resizeDisks } from '../../control/resize-disk.ts';
-import { initStorage, resizeStorage, undoStorage } from '../../control/storage-init.ts';
-import { showStorage } from '../../control/storage-show.ts';
+import { initStorage, resizeStorage, undoStorage } from '../../control/store/init.ts';
+import { showStorage } from '../../control/store/show.ts';
 import type { Handlers } from '../server.ts';
 
 type DiskHandlers = Pick<

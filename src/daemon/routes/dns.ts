@@ -1,8 +1,9 @@
 /** Handlers for names of VMs. */
-import { planDns, setUpDns } from '../../control/dns-setup.ts';
-import { viewDnsStatus, viewExplanation } from '../../control/dns-view.ts';
+
 import type { Host } from '../../control/host.ts';
-import type { Names } from '../../control/names.ts';
+import type { Names } from '../../control/network/dns-service.ts';
+import { planDns, setUpDns } from '../../control/network/dns-setup.ts';
+import { viewDnsStatus, viewExplanation } from '../../control/network/dns-view.ts';
 import type { Handlers } from '../server.ts';
 
 type DnsHandlers = Pick<Handlers, 'dnsStatus' | 'explainDns' | 'planDns' | 'setUpDns'>;

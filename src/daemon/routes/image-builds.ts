@@ -1,8 +1,8 @@
 /** Handlers for building images. */
-import { buildImage, validateRecipe } from '../../control/build-image.ts';
-import { resolveBuild } from '../../control/build-plan.ts';
+import { buildImage, validateRecipe } from '../../control/builds/build-image.ts';
+import { resolveBuild } from '../../control/builds/plan.ts';
 import type { Host } from '../../control/host.ts';
-import type { Supervisor } from '../../control/supervisor.ts';
+import type { Supervisor } from '../../control/upkeep/supervisor.ts';
 import { commandLine } from '../../system/runner.ts';
 import type { Handlers } from '../server.ts';
 

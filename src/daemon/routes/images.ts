@@ -8,13 +8,13 @@ import {
   viewImage,
   viewImageDetail,
   viewImages,
-} from '../../control/image-access.ts';
-import { exportImage } from '../../control/image-export.ts';
-import { importImage } from '../../control/image-import.ts';
-import { pruneImages } from '../../control/image-prune.ts';
-import { rebaseVm } from '../../control/rebase-vm.ts';
-import type { Supervisor } from '../../control/supervisor.ts';
-import { viewVm } from '../../control/vm-view.ts';
+} from '../../control/images/catalogue.ts';
+import { exportImage } from '../../control/images/export.ts';
+import { importImage } from '../../control/images/import.ts';
+import { pruneImages } from '../../control/images/prune.ts';
+import type { Supervisor } from '../../control/upkeep/supervisor.ts';
+import { rebaseVm } from '../../control/vm/rebase.ts';
+import { viewVm } from '../../control/vm/view.ts';
 import type { Handlers } from '../server.ts';
 
 type ImageHandlers = Pick<

@@ -1,11 +1,12 @@
 /** Handlers for changes in the life of a VM, its trash, and what belongs to nobody. */
-import { collectGarbage } from '../../control/collect-garbage.ts';
+
 import type { Host } from '../../control/host.ts';
-import { renameVm } from '../../control/rename-vm.ts';
-import { setVm } from '../../control/set-vm.ts';
-import { emptyTrash, purgedAt, restoreVm } from '../../control/trash.ts';
-import { viewVm, viewVmNow } from '../../control/vm-view.ts';
-import { parseWaitedFor, waitForVm } from '../../control/wait-vm.ts';
+import { collectGarbage } from '../../control/upkeep/collect-garbage.ts';
+import { renameVm } from '../../control/vm/rename.ts';
+import { setVm } from '../../control/vm/set.ts';
+import { emptyTrash, purgedAt, restoreVm } from '../../control/vm/trash.ts';
+import { viewVm, viewVmNow } from '../../control/vm/view.ts';
+import { parseWaitedFor, waitForVm } from '../../control/vm/wait.ts';
 import type { TrashedVm } from '../../state/trash.ts';
 import { allocatedBytes } from '../../storage/disk.ts';
 import { vmFiles } from '../../storage/layout.ts';

@@ -1,8 +1,8 @@
 /** Handlers for what VMs use and where they listen. */
 import type { StatsFrame } from '../../api/schemas.ts';
 import type { Host } from '../../control/host.ts';
-import { listVmPorts } from '../../control/vm-ports.ts';
-import type { StatsSampler } from '../../control/vm-stats.ts';
+import { listVmPorts } from '../../control/stats/ports.ts';
+import type { StatsSampler } from '../../control/stats/vm-stats.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { sleep } from '../../system/abort.ts';

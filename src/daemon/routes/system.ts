@@ -1,9 +1,9 @@
 /** Handlers for the daemon itself. */
 
-import { viewDnsSummary } from '../../control/dns-view.ts';
 import type { Host } from '../../control/host.ts';
-import type { Names } from '../../control/names.ts';
-import { storeSpace } from '../../control/store-space.ts';
+import type { Names } from '../../control/network/dns-service.ts';
+import { viewDnsSummary } from '../../control/network/dns-view.ts';
+import { storeSpace } from '../../control/store/space.ts';
 import { formatSubnet } from '../../core/addresses.ts';
 import { VERSION } from '../../version.ts';
 import type { Handlers } from '../server.ts';

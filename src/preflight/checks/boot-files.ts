@@ -1,6 +1,6 @@
 /** What a VM boots from: kernel, initrd and root file system are there, readable and for this machine. */
 import { open, stat } from 'node:fs/promises';
-import { inspectKernel, kernelProblem } from '../../bundle/kernel.ts';
+import { inspectKernel, kernelProblem } from '../../bundle/boot/kernel.ts';
 import { BangerError, messageOf, systemCode } from '../../errors.ts';
 import { readSuperblock } from '../../storage/ext4.ts';
 import { formatSize } from '../../units.ts';

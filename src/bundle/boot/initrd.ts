@@ -1,0 +1,77 @@
+/** The initrd: static busybox, the few modules that lead to disks and network, and `/init`. */
+import { readFile } from 'node:fs/promises';
+import { BangerError } from '../../errors.ts';
+import { type CpioEntry, writeCpio } from './cpio.ts';
+import { INIT_SCRIPT } from './init-script.ts';
+import { loadOrder, readModule, readModuleIndex } from './modules.ts';
+
+export interface InitrdParts {
+  /** statically linked busybox */
+  busybox: string;
+  /** module tree of the kernel, `…/lib/modules/RELEASE` */
+  modules: string;
+}
+
+/** Without these no guest finds its disks and network. */
+const REQUIRED_MODULES = ['virtio_mmio', 'virtio_blk', 'virtio_net', 'ext4'];
+
+/** Loaded where the kernel has them, in this order; what is missing is left out. */
+const LOAD_SEQUENCE = [
+  // fast checksums have to be there before ext4 asks for them
+  ...['crc32c_generic', 'crc32c_intel'],
+  ...REQUIRED_MODULES,
+  ...['overlay', 'virtio_rng', 'virtio_console'],
+  // SendCtrlAltDel arrives as keys of a PS/2 keyboard
+  ...['i8042', 'atkbd'],
+];
+
+/** Programs /init runs, as links for a busybox that does not find them by itself. */
+const APPLETS = [
+  ...['sh', 'mount', 'umount', 'insmod', 'ip', 'tar', 'cp', 'mkdir', 'rmdir', 'chmod', 'chroot', 'switch_root'],
+  ...['cat', 'grep', 'tail', 'sleep', 'usleep', 'sync', 'reboot', 'echo', '['],
+];
+
+export interface Initrd {
+  image: Buffer;
+  /** names of the modules in it, in the order they load */
+  modules: string[];
+}
+
+/**
+ * Builds the initrd in memory, as a plain cpio archive: emulated guests unpack compressed ones slowly.
+ * @throws BangerError `corrupt` when the kernel lacks a module no guest can do without
+ */
+export async function buildInitrd(parts: InitrdParts): Promise<Initrd> {
+  const index = await readModuleIndex(parts.modules);
+  const required = loadOrder(index, REQUIRED_MODULES);
+  if (required.missing.length > 0) {
+    throw new BangerError(
+      'corrupt',
+      `The kernel of ${parts.modules} lacks the modules ${required.missing.join(', ')}.`,
+      {
+        hint: 'Take a kernel built for virtual machines, such as linux-image-cloud-amd64.',
+      },
+    );
+  }
+  const { order } = loadOrder(index, LOAD_SEQUENCE);
+  const entries = skeleton(await readFile(parts.busybox));
+  const names: string[] = [];
+  for (const module of order) {
+    names.push(`${module.name}.ko`);
+    entries.push({ type: 'file', path: `modules/${module.name}.ko`, data: await readModule(parts.modules, module) });
+  }
+  entries.push({ type: 'file', path: 'modules.order', data: Buffer.from(names.map((name) => `${name}\n`).join('')) });
+  return { image: writeCpio(entries), modules: order.map((module) => module.name) };
+}
+
+function skeleton(busybox: Buffer): CpioEntry[] {
+  const directories = ['bin', 'dev', 'proc', 'sys', 'run', 'newroot', 'work', 'modules'];
+  return [
+    ...directories.map((path): CpioEntry => ({ type: 'directory', path })),
+    { type: 'device', path: 'dev/console', kind: 'char', major: 5, minor: 1 },
+    { type: 'device', path: 'dev/null', kind: 'char', major: 1, minor: 3, mode: 0o666 },
+    { type: 'file', path: 'bin/busybox', data: busybox, mode: 0o755 },
+    ...APPLETS.map((name): CpioEntry => ({ type: 'symlink', path: `bin/${name}`, target: 'busybox' })),
+    { type: 'file', path: 'init', data: Buffer.from(INIT_SCRIPT), mode: 0o755 },
+  ];
+}

@@ -1,0 +1,67 @@
+/** `banger events`: what happened lately to VMs and operations, and what happens. */
+import type { Event } from '../../../api/schemas.ts';
+import { readLines } from '../../../client/lines.ts';
+import { formatDuration } from '../../../units.ts';
+import { defineCommand } from '../../command.ts';
+import type { Paint } from '../../output/paint.ts';
+
+export default defineCommand({
+  options: {
+    follow: { type: 'flag', short: 'f', help: 'go on with what comes, until Ctrl-C' },
+    since: { type: 'duration', help: 'only what is not older than this, e.g. 10m' },
+  },
+  description: 'The daemon remembers the last 1000 events since it was started. With --json, one event is one line.',
+  examples: [
+    'events',
+    'events --follow --json',
+    'events -f --json | jq -c \'select(.type == "vm.state")\'',
+    'events --since 10m',
+  ],
+  async run(ctx, { options }) {
+    const leave = new AbortController();
+    void ctx.interrupts().first.then(() => leave.abort());
+    const query = {
+      ...(options.follow ? { follow: true } : {}),
+      ...(options.since === undefined ? {} : { since: new Date(Date.now() - options.since).toISOString() }),
+    };
+    for await (const event of readLines(ctx.api, 'watchEvents', { query }, leave.signal)) {
+      ctx.print(ctx.json ? JSON.stringify(event) : renderEvent(event, ctx.paint));
+    }
+  },
+});
+
+export function renderEvent(event: Event, paint: Paint): string {
+  return `${paint('dim', event.at.replace(/\.\d+Z$/, 'Z'))}  ${describe(event)}`;
+}
+
+function describe(event: Event): string {
+  switch (event.type) {
+    case 'vm.created':
+      return `${event.vm}: created`;
+    case 'vm.state':
+      return `${event.vm}: ${event.from} -> ${event.to}${event.reason === null ? '' : `: ${firstLine(event.reason)}`}`;
+    case 'vm.renamed':
+      return `${event.vm}: renamed, was ${event.from}`;
+    case 'vm.changed':
+      return `${event.vm}: changed ${event.fields.join(', ')}`;
+    case 'vm.deleted':
+      return `${event.vm}: deleted`;
+    case 'operation.begun':
+      return `${event.target}: ${event.kind} begun (operation ${event.operation})`;
+    case 'operation.ended':
+      return `${event.target}: ${event.kind} ${event.state} after ${formatDuration(event.durationMs)}${event.error === null ? '' : `: ${firstLine(event.error)}`}`;
+    case 'dropped':
+      return `${event.count} events are not shown: they came faster than they were read`;
+    default:
+      return unknownEvent(event);
+  }
+}
+
+/** A newer daemon may tell of more than this program knows. */
+function unknownEvent(event: { type: string }): string {
+  return `${event.type} ${JSON.stringify(event)}`;
+}
+
+function firstLine(text: string): string {
+  return text.split('\n', 1)[0] ?? '';
+}

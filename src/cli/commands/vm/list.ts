@@ -1,0 +1,47 @@
+/** `banger ls`: the command people type most, so it reads nothing it does not need. */
+import type { Vm, VmState } from '../../../api/schemas.ts';
+import { formatDuration, formatSize, MIB } from '../../../units.ts';
+import { defineCommand } from '../../command.ts';
+import type { Colour, Paint } from '../../output/paint.ts';
+import { renderTable } from '../../output/table.ts';
+import { listed, NAMES, nameLines } from '../../shared/if-running.ts';
+
+const HEADER = ['NAME', 'STATE', 'ADDRESS', 'CPU', 'MEM', 'IMAGE', 'UPTIME'];
+
+const STATE_COLOURS: Record<VmState, Colour> = {
+  creating: 'yellow',
+  starting: 'yellow',
+  running: 'green',
+  stopping: 'yellow',
+  stopped: 'dim',
+  paused: 'cyan',
+  failed: 'red',
+};
+
+export default defineCommand({
+  options: NAMES,
+  examples: ['ls', "ls --json | jq -r '.[].address'", 'ls --names'],
+  run: (ctx, { options }) => listed(ctx, options.names, (api) => api.call('listVms', {})),
+  print(vms, ctx, options) {
+    if (options.names) return nameLines(vms.map(({ name }) => name));
+    for (const { name, problem } of vms) if (problem !== null) ctx.warn(`${name}: ${problem}`);
+    if (vms.length > 0) return renderVms(vms, ctx.paint, Date.now());
+    ctx.talk('No VMs yet. Make one with: banger run NAME');
+    return '';
+  },
+});
+
+export function renderVms(vms: readonly Vm[], paint: Paint, now: number): string {
+  const rows = vms.map((vm) => [
+    vm.name,
+    vm.problem === null
+      ? { text: vm.state, paint: (text: string) => paint(STATE_COLOURS[vm.state], text) }
+      : { text: `${vm.state} (!)`, paint: (text: string) => paint('red', text) },
+    vm.address,
+    String(vm.vcpus),
+    formatSize(vm.memoryMib * MIB),
+    vm.image,
+    vm.startedAt === null ? '-' : formatDuration(Math.max(now - Date.parse(vm.startedAt), 0)),
+  ]);
+  return renderTable(HEADER, rows, paint);
+}

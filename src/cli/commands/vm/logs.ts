@@ -1,0 +1,34 @@
+/** `banger vm logs`: what the guest wrote to its console, or the VMM to its log. */
+import { pipeline } from 'node:stream/promises';
+import { BangerError, messageOf } from '../../../errors.ts';
+import { defineCommand } from '../../command.ts';
+
+export default defineCommand({
+  positionals: ['name'],
+  options: {
+    follow: { type: 'flag', short: 'f', help: 'go on with what comes, until Ctrl-C' },
+    lines: { type: 'count', short: 'n', help: 'only the last lines' },
+    vmm: { type: 'flag', help: 'the log of the process that runs the VM instead' },
+  },
+  completes: { name: ['vm'] },
+  data: false,
+  examples: ['logs web', 'logs web -n 20 -f', 'logs web --vmm'],
+  async run(ctx, { args, options }) {
+    const stream = await ctx.api.stream('logs', {
+      params: { name: args.name },
+      query: {
+        ...(options.follow ? { follow: true } : {}),
+        ...(options.lines === undefined ? {} : { lines: options.lines }),
+        ...(options.vmm ? { source: 'vmm' } : {}),
+      },
+    });
+    try {
+      await pipeline(stream, ctx.host.stdout, { end: false });
+    } catch (error) {
+      throw new BangerError('daemon_unreachable', `The daemon went away: ${messageOf(error)}.`, {
+        cause: error,
+        hint: 'banger daemon status',
+      });
+    }
+  },
+});

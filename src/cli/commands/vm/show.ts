@@ -1,0 +1,73 @@
+/** `banger vm show`: one VM in full, with its disks and where its last boot spent its time. */
+import type { VmDetail } from '../../../api/schemas.ts';
+import { formatDuration, formatSize, MIB } from '../../../units.ts';
+import { defineCommand } from '../../command.ts';
+import type { Paint } from '../../output/paint.ts';
+import { renderFields, renderTable } from '../../output/table.ts';
+import { renderTimeline } from '../../output/timeline.ts';
+
+export default defineCommand({
+  positionals: ['name'],
+  completes: { name: ['vm'] },
+  examples: ['vm show web', 'show web --json'],
+  run: (ctx, { args }) => ctx.api.call('showVm', { params: { name: args.name } }),
+  print: (vm, ctx) => renderVm(vm, ctx.paint, Date.now()),
+});
+
+/** The value of the current run, and the one that waits for the next. */
+function pendingText(vm: VmDetail, key: 'vcpus' | 'memoryMib', show: (value: number) => string): string {
+  const pending = vm.pending?.[key];
+  if (pending === undefined || vm.current === null) return show(vm[key]);
+  return `${show(vm.current[key])}, ${show(pending)} from the next start on`;
+}
+
+function restartsOf({ restarts }: VmDetail, now: number): string | undefined {
+  if (restarts === null) return undefined;
+  const { attempts, nextAt } = restarts;
+  if (nextAt === null) return `attempt ${attempts}`;
+  return `attempt ${attempts} in ${formatDuration(Math.max(0, Date.parse(nextAt) - now))}`;
+}
+
+function renderVm(vm: VmDetail, paint: Paint, now: number): string {
+  const uptime = vm.startedAt === null ? undefined : formatDuration(Math.max(now - Date.parse(vm.startedAt), 0));
+  const fields: [string, string | undefined][] = [
+    ['name', vm.name],
+    ['id', vm.id],
+    ['state', vm.failure === null ? vm.state : `${vm.state}: ${vm.failure}`],
+    ['problem', vm.problem ?? undefined],
+    ['restarts', restartsOf(vm, now)],
+    ['uptime', uptime],
+    ['image', vm.image],
+    ['address', vm.nat ? vm.address : `${vm.address}, reaches nothing outside this host`],
+    ['processors', pendingText(vm, 'vcpus', String)],
+    ['memory', pendingText(vm, 'memoryMib', (mib) => formatSize(mib * MIB))],
+    [
+      'host name',
+      vm.pending?.hostname === undefined ? undefined : `${vm.current?.hostname}, ${vm.name} from the next start on`,
+    ],
+    ['autostart', vm.autostart ? 'yes, with the host' : 'no'],
+    ['restart', vm.restartPolicy],
+    ['created', vm.createdAt],
+    ['run by', vm.vmm === null ? undefined : `${vm.vmm}${vm.pid === null ? '' : `, process ${vm.pid}`}`],
+    ['device', vm.pid === null ? undefined : `${vm.tap}, MAC ${vm.mac}`],
+    ['directory', vm.directory],
+    ['console log', vm.consoleLog],
+    ['VMM log', vm.vmmLog],
+  ];
+  const shown = fields.filter((field): field is [string, string] => field[1] !== undefined);
+  const parts = [renderFields(shown, paint)];
+  if (vm.disks.length > 0) {
+    const rows = vm.disks.map((disk) => [
+      disk.role,
+      formatSize(disk.apparentBytes),
+      formatSize(disk.allocatedBytes),
+      disk.path,
+    ]);
+    parts.push(renderTable(['DISK', 'SIZE', 'ON HOST', 'FILE'], rows, paint));
+  }
+  if (vm.bootTimeline.length > 0) {
+    const total = vm.bootMs === null ? 'not finished' : formatDuration(vm.bootMs);
+    parts.push(`${paint('dim', `LAST BOOT  ${total}`)}\n${renderTimeline(vm.bootTimeline, paint)}`);
+  }
+  return parts.join('\n\n');
+}

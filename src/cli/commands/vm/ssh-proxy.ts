@@ -1,0 +1,56 @@
+/** `banger ssh-proxy`: the way of the user's ssh to a VM (ProxyCommand); bytes in, bytes out. */
+import { once } from 'node:events';
+import { connect } from 'node:net';
+import { pipeline } from 'node:stream/promises';
+import { loadConfig } from '../../../config/load.ts';
+import { BangerError, messageOf } from '../../../errors.ts';
+import { defineCommand } from '../../command.ts';
+import type { Host } from '../../terminal.ts';
+
+/** A guest on this host answers in milliseconds, an emulated one under load in seconds. */
+const CONNECT_MS = 15_000;
+
+export default defineCommand({
+  positionals: ['name'],
+  completes: { name: ['vm'] },
+  data: false,
+  options: {
+    zone: { type: 'text', placeholder: 'ZONE', help: 'zone the name may end with', default: 'the configured one' },
+  },
+  description: 'ssh runs it as its ProxyCommand where `banger ssh-config --install` said so. It starts no VM.',
+  examples: ['ssh-proxy web', 'ssh-proxy web.lab --zone lab'],
+  async run(ctx, { args, options }) {
+    const zone = options.zone ?? (await loadConfig({ env: ctx.host.env, uid: ctx.host.uid })).config.dns.zone;
+    // the daemon writes down the VM's host key on the way, which ssh looks up after this connection is open
+    const access = await ctx.api.call('sshAccess', { params: { name: vmOfName(args.name, zone) } });
+    await carry(ctx.host, access.address, access.port, args.name);
+  },
+});
+
+/** Every name below a VM's is that VM, as in DNS. */
+export function vmOfName(name: string, zone: string): string {
+  const lower = name.toLowerCase().replace(/\.$/, '');
+  const suffix = `.${zone}`;
+  return lower.endsWith(suffix) ? (lower.slice(0, -suffix.length).split('.').at(-1) ?? '') : lower;
+}
+
+async function carry(host: Host, address: string, port: number, name: string): Promise<void> {
+  const socket = connect({ host: address, port, noDelay: true, allowHalfOpen: true });
+  const limit = AbortSignal.timeout(CONNECT_MS);
+  try {
+    await once(socket, 'connect', { signal: limit });
+  } catch (error) {
+    socket.destroy();
+    const why = limit.aborted ? `no answer within ${CONNECT_MS / 1000} s` : messageOf(error);
+    throw new BangerError('guest_failed', `${name} cannot be reached on ${address} port ${port}: ${why}.`, {
+      cause: error,
+      hint: `banger logs ${name.split('.')[0]}`,
+    });
+  }
+  // an ssh that has gone away is no error, and neither is a guest that has
+  const quietly = (end: Promise<void>) => end.catch(() => void socket.destroy());
+  const sending = quietly(pipeline(host.stdin, socket));
+  await quietly(pipeline(socket, host.stdout, { end: false }));
+  socket.destroy();
+  await sending;
+}

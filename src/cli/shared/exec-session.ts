@@ -1,0 +1,144 @@
+/** The client's end of `exec`: this process's input, output, window size and signals as frames and back. */
+import { constants } from 'node:os';
+import type { Duplex } from 'node:stream';
+import { createFrameDecoder, encodeFrame, FRAME, type Frame } from '../../api/exec-frames.ts';
+import type { Problem } from '../../api/schemas.ts';
+import { errorOfProblem } from '../../client/client.ts';
+import { BangerError, messageOf } from '../../errors.ts';
+import type { Host, Output } from '../terminal.ts';
+
+/** What the command is told of instead of us. */
+const FORWARDED_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const;
+/** A command that ignores this many signals is left behind. */
+const PATIENCE = 3;
+/** The daemon refuses frames over 1 MiB; pipes and terminals deliver far less at once, files may not. */
+const MAX_CHUNK_BYTES = 64 * 1024;
+
+export interface ExecOptions {
+  /** the command has a terminal, so keys go to it as they are */
+  tty: boolean;
+  /** whether it gets our input */
+  input: boolean;
+}
+
+/**
+ * Carries input and output until the command has ended.
+ * @returns its exit status, 128 + number when a signal ended it
+ * @throws BangerError what kept the command from running; `daemon_unreachable` when the connection broke
+ */
+export async function runExec(host: Host, connection: Duplex, options: ExecOptions): Promise<number> {
+  const { promise, resolve, reject } = Promise.withResolvers<number>();
+  using cleanup = new DisposableStack();
+  cleanup.defer(() => connection.destroy());
+  const send = (...frame: Parameters<typeof encodeFrame>) =>
+    connection.writable && connection.write(encodeFrame(...frame));
+
+  const decode = createFrameDecoder();
+  connection.on('data', (chunk: Buffer) => {
+    try {
+      for (const frame of decode(chunk)) receive(frame);
+    } catch (error) {
+      reject(broken(messageOf(error)));
+    }
+  });
+  connection.once('error', (error) => reject(broken(error.message)));
+  for (const event of ['end', 'close']) {
+    connection.once(event, () => reject(broken('the daemon closed the connection')));
+  }
+
+  if (options.input) sendInput(host, connection, cleanup);
+  else send(FRAME.stdinEnd);
+  if (options.tty) followTerminal(host, send, cleanup);
+  if (!options.tty || host.stdin.isTTY !== true) forwardSignals(host, send, cleanup, reject);
+  return await promise;
+
+  function settle(exit: { code: number | null; signal?: string | null }): void {
+    const status = exitStatus(exit);
+    if (status !== undefined) resolve(status);
+    else reject(new BangerError('guest_failed', 'The VM went away while the command ran.', { hint: 'banger ls' }));
+  }
+
+  function receive(frame: Frame): void {
+    switch (frame.type) {
+      case FRAME.stdout:
+        writeOutput(host.stdout, frame.payload, connection);
+        break;
+      case FRAME.stderr:
+        writeOutput(host.stderr, frame.payload, connection);
+        break;
+      case FRAME.exit:
+        settle(JSON.parse(frame.payload.toString('utf8')));
+        break;
+      case FRAME.error:
+        reject(errorOfProblem(JSON.parse(frame.payload.toString('utf8')) as Problem));
+        break;
+    }
+  }
+}
+
+type Send = (...frame: Parameters<typeof encodeFrame>) => void;
+
+/** Input goes as fast as the guest takes it: a full connection pauses it. */
+function sendInput({ stdin }: Host, connection: Duplex, cleanup: DisposableStack): void {
+  const onData = (chunk: Buffer) => {
+    for (let from = 0; from < chunk.length; from += MAX_CHUNK_BYTES) {
+      const room = connection.write(encodeFrame(FRAME.stdin, chunk.subarray(from, from + MAX_CHUNK_BYTES)));
+      if (!room) stdin.pause();
+    }
+  };
+  const onEnd = () => {
+    if (connection.writable) connection.write(encodeFrame(FRAME.stdinEnd));
+  };
+  const onDrain = () => stdin.resume();
+  stdin.on('data', onData).once('end', onEnd).once('error', onEnd);
+  connection.on('drain', onDrain);
+  cleanup.defer(() => {
+    stdin.off('data', onData).off('end', onEnd).off('error', onEnd);
+    connection.off('drain', onDrain);
+    stdin.pause();
+  });
+}
+
+/** Output goes as fast as our reader takes it: a full pipe pauses the connection. */
+function writeOutput(output: Output, payload: Buffer, connection: Duplex): void {
+  if (output.write(payload) || connection.isPaused()) return;
+  connection.pause();
+  output.once('drain', () => connection.resume());
+}
+
+function followTerminal({ stdin, stdout }: Host, send: Send, cleanup: DisposableStack): void {
+  if (stdin.isTTY === true && stdin.setRawMode) {
+    stdin.setRawMode(true);
+    cleanup.defer(() => stdin.setRawMode?.(false));
+  }
+  const onResize = () => send(FRAME.resize, JSON.stringify({ columns: stdout.columns, rows: stdout.rows }));
+  stdout.on('resize', onResize);
+  cleanup.defer(() => stdout.off('resize', onResize));
+}
+
+function forwardSignals(host: Host, send: Send, cleanup: DisposableStack, leave: (error: BangerError) => void): void {
+  let interrupts = 0;
+  for (const signal of FORWARDED_SIGNALS) {
+    cleanup.use(
+      host.onSignal(signal, () => {
+        interrupts += 1;
+        if (interrupts >= PATIENCE) leave(new BangerError('cancelled', `Left the command, which ignores ${signal}.`));
+        else send(FRAME.signal, signal.slice('SIG'.length));
+      }),
+    );
+  }
+}
+
+function exitStatus({ code, signal }: { code: number | null; signal?: string | null }): number | undefined {
+  if (code !== null) return code;
+  if (!signal) return undefined;
+  const name = `SIG${signal.replace(/^SIG/, '')}`;
+  const number = (constants.signals as Record<string, number | undefined>)[name];
+  return number === undefined ? 255 : 128 + number;
+}
+
+function broken(why: string): BangerError {
+  return new BangerError('daemon_unreachable', `The connection to the command broke: ${why}.`, {
+    hint: 'banger daemon status',
+  });
+}

@@ -1,0 +1,36 @@
+/** How fields of the API's bodies are written on the command line. */
+import { BangerError } from '../../errors.ts';
+
+/** Fields that describe a VM. */
+export const VM_FLAGS: Readonly<Record<string, string>> = {
+  image: '--image',
+  vcpus: '--vcpus',
+  memoryMib: '--memory',
+  rootDiskBytes: '--disk',
+  workDiskBytes: '--work-disk',
+  workMount: '--work-mount',
+  workDiskFrom: '--work-disk-from',
+  nat: '--no-nat',
+  autostart: '--autostart',
+  restartPolicy: '--restart',
+};
+
+const UNITS: Readonly<Record<string, string>> = {
+  memoryMib: ' (in MiB)',
+  rootDiskBytes: ' (in bytes)',
+  workDiskBytes: ' (in bytes)',
+};
+
+/** A refusal of the daemon in the words of the command line: it begins every sentence with the field. */
+export function inFlags(error: BangerError): BangerError {
+  const message = error.message.replace(/(^|; )(\w+) (?=must |is )/g, (whole, before: string, field: string) => {
+    const flag = VM_FLAGS[field];
+    return flag === undefined ? whole : `${before}${flag}${UNITS[field] ?? ''} `;
+  });
+  if (message === error.message) return error;
+  return new BangerError(error.code, message, {
+    cause: error,
+    ...(error.hint === undefined ? {} : { hint: error.hint }),
+    ...(error.details === undefined ? {} : { details: error.details }),
+  });
+}

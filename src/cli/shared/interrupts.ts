@@ -1,0 +1,27 @@
+/** Ctrl-C during a long action: the first asks it to undo, the second leaves at once. */
+import type { Host } from '../terminal.ts';
+
+export interface Interrupts {
+  /** resolves at the first Ctrl-C or SIGTERM */
+  first: Promise<void>;
+  /** resolves at the second */
+  second: Promise<void>;
+}
+
+export function watchInterrupts(host: Host): Interrupts & Disposable {
+  const first = Promise.withResolvers<void>();
+  const second = Promise.withResolvers<void>();
+  let count = 0;
+  const onSignal = () => {
+    count += 1;
+    (count === 1 ? first : second).resolve();
+  };
+  const watches = (['SIGINT', 'SIGTERM'] as const).map((signal) => host.onSignal(signal, onSignal));
+  return {
+    first: first.promise,
+    second: second.promise,
+    [Symbol.dispose]() {
+      for (const watch of watches) watch[Symbol.dispose]();
+    },
+  };
+}

@@ -1,0 +1,41 @@
+/** How the system's ssh and scp reach a VM: its own key, its own known host, nothing from the user's files. */
+import type { SshAccess } from '../../api/schemas.ts';
+
+/** Option names and values as ssh_config(5) has them. */
+function sshOptions(access: SshAccess): [string, string][] {
+  return [
+    ['Port', String(access.port)],
+    ['IdentityFile', access.identityFile],
+    ['IdentitiesOnly', 'yes'],
+    // the host made the guest's keys, so a key it does not know is an attack or a mistake
+    ['StrictHostKeyChecking', 'yes'],
+    ['UserKnownHostsFile', access.knownHostsFile],
+    ['GlobalKnownHostsFile', '/dev/null'],
+    ['HostKeyAlias', access.hostKeyAlias],
+    ['CheckHostIP', 'no'],
+    // there is no password to ask for
+    ['PreferredAuthentications', 'publickey'],
+    ['LogLevel', 'ERROR'],
+  ];
+}
+
+/** Arguments for ssh; the user's own configuration is about other machines and stays out. */
+export function sshArguments(access: SshAccess): string[] {
+  return ['-F', '/dev/null', ...sshOptions(access).flatMap(([name, value]) => ['-o', `${name}=${quoted(value)}`])];
+}
+
+/** A configuration file in which each VM goes by its name. */
+export function sshConfig(vms: readonly { name: string; access: SshAccess }[]): string {
+  return vms
+    .map(({ name, access }) => {
+      const options = [['HostName', access.address], ['User', access.user], ...sshOptions(access)];
+      return [`Host ${name}`, ...options.map(([key, value = '']) => `  ${key} ${quoted(value)}`), ''].join('\n');
+    })
+    .join('\n');
+}
+
+/** ssh splits values at spaces and expands % tokens, on its command line as in its files. */
+function quoted(value: string): string {
+  const literal = value.replaceAll('%', '%%');
+  return /[\s"#]/.test(literal) ? `"${literal.replaceAll('"', '\\"')}"` : literal;
+}

@@ -1,0 +1,71 @@
+/** What `vm create` and `run` ask about a new VM, and the request made of it. */
+
+import { resolve } from 'node:path';
+import type { RestartPolicy, VmCreate } from '../../api/schemas.ts';
+import type { OptionSpecs, OptionValues } from '../command.ts';
+import { VM_FLAGS } from './flag-names.ts';
+
+export const RESTART_POLICIES = ['never', 'on-failure', 'always'] as const satisfies RestartPolicy[];
+
+export const VM_OPTIONS = {
+  image: {
+    type: 'text',
+    short: 'i',
+    placeholder: 'name',
+    completes: ['image', 'bundle'],
+    help: 'bundle or image to make it from',
+  },
+  vcpus: { type: 'count', help: 'virtual processors, 1 to 32' },
+  memory: { type: 'memory', short: 'm', help: 'memory, e.g. 512M or 2G; a bare number counts MiB' },
+  disk: { type: 'size', help: 'size of the root disk; at least that of the image' },
+  workDisk: { type: 'size', orNone: true, help: 'size of the work disk; 0 or none for none' },
+  workMount: { type: 'text', placeholder: 'path', help: 'where the guest mounts the work disk', default: '/root' },
+  workDiskFrom: {
+    type: 'text',
+    placeholder: 'name|file',
+    completes: ['kept-disk', 'file'],
+    help: 'use a kept work disk, or a copy of a file',
+  },
+  nat: { type: 'off', help: 'keep it from reaching anything outside this host' },
+  autostart: { type: 'flag', help: 'start it whenever this host comes up' },
+  restart: {
+    type: 'text',
+    placeholder: 'policy',
+    choices: RESTART_POLICIES,
+    help: 'what to do when it ends by itself',
+    default: 'never',
+  },
+} as const satisfies OptionSpecs;
+
+export type VmOptionValues = OptionValues<typeof VM_OPTIONS>;
+
+export function vmCreateRequest(name: string, options: VmOptionValues): VmCreate {
+  return {
+    name,
+    ...(options.image === undefined ? {} : { image: options.image }),
+    ...(options.vcpus === undefined ? {} : { vcpus: options.vcpus }),
+    ...(options.memory === undefined ? {} : { memoryMib: options.memory }),
+    ...(options.disk === undefined ? {} : { rootDiskBytes: options.disk }),
+    ...(options.workDisk === undefined ? {} : { workDiskBytes: options.workDisk }),
+    ...(options.workMount === undefined ? {} : { workMount: options.workMount }),
+    ...(options.workDiskFrom === undefined ? {} : { workDiskFrom: workDiskFrom(options.workDiskFrom) }),
+    ...(options.nat ? { nat: false } : {}),
+    ...(options.autostart ? { autostart: true } : {}),
+    // the parser takes none but these
+    ...(options.restart === undefined ? {} : { restartPolicy: options.restart as RestartPolicy }),
+  };
+}
+
+/** A file is a path of the client, and the daemon has another working directory. */
+function workDiskFrom(given: string): string {
+  return given.includes('/') ? resolve(given) : given;
+}
+
+/** The flags among these that were given, as they are written. */
+export function givenVmFlags(options: VmOptionValues): string[] {
+  const { name: _, ...given } = vmCreateRequest('', options);
+  return Object.keys(given).map((key) => VM_FLAGS[key] ?? key);
+}
+
+/** Autostart is the daemon's doing: somebody has to start that one. */
+export const AUTOSTART_HINT = 'It starts with the host if the daemon does: banger daemon install';

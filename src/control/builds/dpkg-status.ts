@@ -1,0 +1,19 @@
+/** The packages of a root file system by its dpkg database, read from outside: nothing is mounted and no guest asked. */
+import { type InstalledPackage, parseDpkgStatus } from '../../core/packages.ts';
+import type { Host } from '../host.ts';
+
+export const DPKG_STATUS = '/var/lib/dpkg/status';
+
+/** debugfs reads a few MiB out of a file; on a damaged one it may not come to an end. */
+const DEBUGFS_TIMEOUT_MS = 60_000;
+
+/** None where there is no dpkg. */
+export async function readDpkgPackages(
+  { config, runner }: Pick<Host, 'config' | 'runner'>,
+  rootfs: string,
+  signal: AbortSignal,
+): Promise<InstalledPackage[]> {
+  const argv = [config.programs.debugfs, '-R', `cat ${DPKG_STATUS}`, rootfs] as const;
+  const { stdout } = await runner.run(argv, { timeoutMs: DEBUGFS_TIMEOUT_MS, signal });
+  return parseDpkgStatus(stdout);
+}

@@ -1,0 +1,252 @@
+/**
+ * Machines of image builds, kept: a VM as it stood between two steps, its memory beside its disk. The next build goes on in
+ * it, where a boot and the login preparing the guest would take an emulated one six seconds.
+ */
+import { createHash, randomBytes } from 'node:crypto';
+import { rename, rm, stat, statfs } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
+import { vmDefaults } from '../../config/schema.ts';
+import { formatSubnet } from '../../core/addresses.ts';
+import type { VmRecord } from '../../core/vm.ts';
+import { BangerError, messageOf } from '../../errors.ts';
+import { connectVmm } from '../../firecracker/api.ts';
+import { createSnapshot, loadSnapshot, setState } from '../../firecracker/requests.ts';
+import { quote } from '../../guest/command.ts';
+import { waitForSsh } from '../../guest/readiness.ts';
+import { runInGuest } from '../../guest/run.ts';
+import type { SshConnection } from '../../guest/ssh.ts';
+import { prepareScript, WAKE_PORT } from '../../guest/wake.ts';
+import type { BootFiles } from '../../preflight/context.ts';
+import { cloneFile } from '../../storage/clone.ts';
+import { layerFile, layerFiles, layerMachine, type MachineFiles, vmFiles, vmmSocket } from '../../storage/layout.ts';
+import type { Distribution } from '../../system/os-release.ts';
+import { readBootId } from '../../system/processes.ts';
+import { MIB } from '../../units.ts';
+import { VERSION } from '../../version.ts';
+import type { Host } from '../host.ts';
+import { guestResolver } from '../network/guest-resolver.ts';
+import { awaitLogin } from '../vm/machine.ts';
+import { attachBuildVm, discardBuildVm, LEAN_ARGS } from './build-vm.ts';
+
+/** What a layer's record says of its machine. */
+export interface KeptMachine {
+  vm: VmRecord;
+  distribution: Distribution;
+  /** number of steps before it: without any its disk is of no use without it */
+  done: number;
+  /** its disk, memory and state, which are of one moment */
+  files: FileIdentity[];
+  /** boot of the host it was made on, and goes on on */
+  bootId: string;
+  /** digest of everything else outside the guest that must still be the same */
+  fits: string;
+}
+
+/** A file that was replaced has another. */
+export interface FileIdentity {
+  inode: number;
+  mtimeMs: number;
+}
+
+export interface RevivedMachine {
+  vm: VmRecord;
+  connection: SshConnection;
+  distribution: Distribution;
+}
+
+/** Each takes as much room as its guest has memory; who changes a recipe works on one or two. */
+const KEPT_MACHINES = 3;
+
+/** Left free beside a memory file. */
+const RESERVE_BYTES = 1024 * MIB;
+
+/** A guest that goes on answers in a second or two; one that does not is booted instead. */
+const LOGIN_LIMIT_MS = 15_000;
+const SPARE_LIMIT_MS = 3000;
+
+const PREPARE_LIMIT_MS = 60_000;
+
+/** Firecracker writes all of the guest's memory, to a slow disk perhaps. */
+const SAVE_LIMIT_MS = 10 * 60_000;
+
+/** @returns whether the guest can go on later */
+export async function prepareToKeep({ now }: Pick<Host, 'now'>, connection: SshConnection): Promise<boolean> {
+  const command = `exec sh -c ${quote(prepareScript(now(), randomBytes(32)))}`;
+  return (await runInGuest(connection, command, { timeoutMs: PREPARE_LIMIT_MS })).exitCode === 0;
+}
+
+/**
+ * Writes the machine of a paused VM to files of its own directory.
+ * @returns undefined where there is no room for it or the VMM cannot do that
+ */
+export async function saveMachine(host: Host, vm: VmRecord): Promise<MachineFiles | undefined> {
+  const { directory } = vmFiles(host.config.paths.store, vm.id);
+  const { bavail, bsize } = await statfs(directory);
+  if (bavail * bsize < vm.memoryMib * MIB + RESERVE_BYTES) return undefined;
+  const files = ownFiles(host, vm);
+  await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+  try {
+    await api.send(createSnapshot({ snapshot_path: files.state, mem_file_path: files.memory }), SAVE_LIMIT_MS);
+    return files;
+  } catch (error) {
+    host.log.warn({ vm: vm.name, error: messageOf(error) }, 'the machine of a build could not be kept');
+    for (const path of [files.memory, files.state]) await rm(path, { force: true });
+    return undefined;
+  }
+}
+
+/** What the record of a layer is to say of the machine of this VM. */
+export async function describeMachine(
+  host: Host,
+  vm: VmRecord,
+  boot: BootFiles,
+  distribution: Distribution,
+  done: number,
+  files: FileIdentity[],
+): Promise<string> {
+  const fits = await fitOf(host, vm, boot);
+  return JSON.stringify({ vm, distribution, done, files, bootId: await readBootId(), fits } satisfies KeptMachine);
+}
+
+/** What files are, wherever they are moved. */
+export async function identityOf(paths: readonly string[]): Promise<FileIdentity[]> {
+  return await Promise.all(
+    paths.map(async (path) => {
+      const { ino, mtimeMs } = await stat(path);
+      return { inode: ino, mtimeMs };
+    }),
+  );
+}
+
+/** Puts the files of a machine beside its layer, whose record must name none meanwhile. */
+export async function placeMachine(host: Host, key: string, files: MachineFiles): Promise<void> {
+  const place = layerMachine(host.config.paths.store, key);
+  await rename(files.memory, place.memory);
+  await rename(files.state, place.state);
+}
+
+/** Removes the machine of a layer; its disk stays where a build can begin from that alone. */
+export async function forgetMachine(host: Pick<Host, 'config' | 'layers'>, key: string): Promise<void> {
+  const { store } = host.config.paths;
+  const machine = host.layers.find(key)?.machine ?? null;
+  const whole = machine !== null && (JSON.parse(machine) as KeptMachine).done === 0;
+  if (whole) host.layers.remove(key);
+  else host.layers.forgetMachine(key);
+  const { memory, state } = layerMachine(store, key);
+  for (const path of whole ? layerFiles(store, key) : [memory, state]) await rm(path, { force: true });
+}
+
+/** Removes the machines of earlier boots of this host, which cannot go on. */
+export async function forgetOldMachines(host: Pick<Host, 'config' | 'layers'>): Promise<void> {
+  const bootId = await readBootId();
+  for (const { key, machine } of host.layers.list()) {
+    if (machine !== null && (JSON.parse(machine) as KeptMachine).bootId !== bootId) await forgetMachine(host, key);
+  }
+}
+
+/** Removes the longest unused machines beyond those that are worth their room. */
+export async function limitMachines(host: Pick<Host, 'config' | 'layers'>): Promise<void> {
+  const kept = host.layers.list().filter(({ machine }) => machine !== null);
+  for (const { key } of kept.slice(0, -KEPT_MACHINES)) await forgetMachine(host, key);
+}
+
+/**
+ * Goes on in the machine kept beside a layer, if there is one that can go on here and now.
+ * @param instead the VM of this build, which gives its address up where the machine has that one
+ * @returns undefined when the build has to boot: there is none, it is in use, or it did not come up and is forgotten
+ * @throws whatever `signal` was aborted with
+ */
+export async function reviveMachine(
+  host: Host,
+  key: string,
+  boot: BootFiles,
+  instead: VmRecord,
+  signal: AbortSignal,
+): Promise<RevivedMachine | undefined> {
+  const record = host.layers.find(key)?.machine ?? null;
+  if (record === null) return undefined;
+  const kept = JSON.parse(record) as KeptMachine;
+  const { vm, distribution, bootId, fits } = kept;
+  // it may fit another build: one of another name, or with more memory
+  if (bootId !== (await readBootId()) || fits !== (await fitOf(host, instead, boot))) return undefined;
+  if (host.vms.findById(vm.id) || host.trash.has(vm.id) || !host.buildVms.readmit(vm, instead)) return undefined;
+  try {
+    const connection = await bringUp(host, key, kept, boot, signal);
+    return { vm, connection, distribution };
+  } catch (error) {
+    await discardBuildVm(host, vm);
+    signal.throwIfAborted();
+    host.log.warn({ layer: key, error: messageOf(error) }, 'a kept machine did not go on; a VM is booted instead');
+    await forgetMachine(host, key);
+    return undefined;
+  }
+}
+
+async function bringUp(
+  host: Host,
+  key: string,
+  { vm, files }: KeptMachine,
+  boot: BootFiles,
+  signal: AbortSignal,
+): Promise<SshConnection> {
+  const { config, runner } = host;
+  const { store } = config.paths;
+  const { memory, state } = layerMachine(store, key);
+  const { rootDisk } = vmFiles(store, vm.id);
+  const takeDisk = async () => {
+    await cloneFile(runner, config.programs.cp, layerFile(store, key), rootDisk, 0, signal);
+  };
+  await attachBuildVm(host, vm, boot, signal, takeDisk);
+  {
+    await using api = connectVmm(vmmSocket(config.paths.run, vm.id));
+    const mem_backend = { backend_type: 'File', backend_path: memory } as const;
+    await api.send(loadSnapshot({ snapshot_path: state, mem_backend }));
+    // other builds may replace them at any time, one after the other
+    if (!isDeepStrictEqual(await identityOf(layerFiles(store, key)), files)) {
+      throw new BangerError('conflict', 'It was replaced while it was loaded.');
+    }
+    await api.send(setState('Resumed'));
+  }
+  vm.startedAt = host.now().toISOString();
+  const connection = await login(host, vm, signal);
+  host.guests.keep(vm, connection);
+  host.layers.touch(key, host.now().toISOString());
+  return connection;
+}
+
+/** By the server that was started for this, or by the ordinary one. */
+async function login(host: Host, vm: VmRecord, signal: AbortSignal): Promise<SshConnection> {
+  try {
+    return await waitForSsh({ ...host.guests.target(vm), port: WAKE_PORT }, { timeoutMs: SPARE_LIMIT_MS, signal });
+  } catch {
+    signal.throwIfAborted();
+    return await awaitLogin(host, vm, LOGIN_LIMIT_MS, signal);
+  }
+}
+
+function ownFiles(host: Host, vm: VmRecord): MachineFiles {
+  const { directory } = vmFiles(host.config.paths.store, vm.id);
+  return { memory: join(directory, 'memory'), state: join(directory, 'vmstate') };
+}
+
+/** A machine goes on only in the same VMM, on the same boot of the same host, as the same kernel would be booted now. */
+async function fitOf(host: Host, { name, vcpus, memoryMib }: VmRecord, boot: BootFiles): Promise<string> {
+  const { kind, acceleration, program } = await host.chooseVmm(boot);
+  const identify = async (path: string) => {
+    const { size, mtimeMs } = await stat(path);
+    return { path, size, mtimeMs };
+  };
+  const facts = {
+    version: VERSION,
+    vmm: { kind, acceleration, program: await Promise.all(program.map((word) => identify(word).catch(() => word))) },
+    kernel: await identify(boot.kernel),
+    initrd: boot.initrd === undefined ? null : await identify(boot.initrd),
+    bootArgs: [vmDefaults(host.config, boot.defaults).bootArgs, LEAN_ARGS],
+    guest: { name, vcpus, memoryMib },
+    pool: formatSubnet(host.pool),
+    key: host.clientKey.publicKey,
+    resolver: await guestResolver(host.config, host.pool),
+  };
+  return createHash('sha256').update(JSON.stringify(facts)).digest('hex');
+}

@@ -1,0 +1,222 @@
+/** The image catalogue: what there is, who needs it, other names, comparing, deleting. */
+import { readFile, rm } from 'node:fs/promises';
+import type { ImageDetail, ImageDiff, Image as ImageView } from '../../api/schemas.ts';
+import { openBundle } from '../../bundle/store/catalogue.ts';
+import { diffPackages, type InstalledPackage, parsePackageList } from '../../core/packages.ts';
+import { BangerError, systemCode } from '../../errors.ts';
+import type { ImageRecord } from '../../state/images.ts';
+import { allocatedBytes } from '../../storage/disk.ts';
+import { imageFiles } from '../../storage/layout.ts';
+import type { Host } from '../host.ts';
+
+/** What the catalogue needs of the host. */
+export type ImageHost = Pick<Host, 'config' | 'images' | 'vms' | 'layers' | 'trash' | 'ledger' | 'atomically'>;
+
+/** Who cannot do without an image. */
+export interface ImageNeeds {
+  /** names of VMs: they boot with its kernel and initrd */
+  vms: string[];
+  /** names of deleted VMs that can still be restored */
+  trashed: string[];
+  /** steps of layers that begin with it */
+  layers: string[];
+}
+
+export function needsOf(host: ImageHost, image: Pick<ImageRecord, 'id' | 'name'>): ImageNeeds {
+  const vms = host.vms
+    .list()
+    .filter(({ imageId }) => imageId === image.id)
+    .map(({ name }) => name);
+  // a VM between two images needs both: which of them it gets is not decided yet
+  for (const { owner, resource } of host.ledger.all()) {
+    if (resource.kind !== 'rebase') continue;
+    if (resource.imageId !== image.id && resource.before.imageId !== image.id) continue;
+    const name = host.vms.findById(owner)?.name;
+    if (name !== undefined && !vms.includes(name)) vms.push(name);
+  }
+  const layers = host.layers
+    .list()
+    .filter(({ base }) => base === image.name)
+    .map(({ step }) => step);
+  const trashed = host.trash
+    .list()
+    .filter(({ vm }) => vm.imageId === image.id)
+    .map(({ vm }) => vm.name);
+  return { vms, trashed, layers };
+}
+
+/** Every image, broken ones included. */
+export async function viewImages(host: ImageHost): Promise<ImageView[]> {
+  return await Promise.all(host.images.list().map((image) => viewImage(host, image)));
+}
+
+export async function viewImage(host: ImageHost, image: ImageRecord): Promise<ImageView> {
+  const { rootfs, kernel, initrd } = imageFiles(host.config.paths.store, image.id);
+  const missing: string[] = [];
+  let allocated = 0;
+  for (const path of [rootfs, kernel, initrd]) {
+    const bytes = await allocatedOrGone(path);
+    if (bytes === undefined) missing.push(path);
+    else allocated += bytes;
+  }
+  const { id, name, arch, base, digest, sizeBytes, createdAt } = image;
+  return {
+    ...{ id, name, arch, base, digest, sizeBytes, createdAt },
+    allocatedBytes: allocated,
+    usedBy: needsOf(host, image).vms,
+    problem: missing.length === 0 ? null : `missing: ${missing.join(', ')}`,
+  };
+}
+
+/** @throws BangerError `not_found` */
+export async function viewImageDetail(host: ImageHost, name: string): Promise<ImageDetail> {
+  const image = host.images.get(name);
+  const { directory, rootfs, kernel, initrd, packages } = imageFiles(host.config.paths.store, image.id);
+  const listed = await readPackages(packages);
+  const { trashed, layers } = needsOf(host, image);
+  return {
+    ...(await viewImage(host, image)),
+    ...{ directory, rootfs, kernel, initrd, trashed },
+    packages: listed === undefined ? null : packages,
+    packageCount: listed?.length ?? null,
+    recipe: recipeOf(image),
+    layers: layers.length,
+  };
+}
+
+/** An imported image's recipe is what its archive says, which need not be one. */
+function recipeOf({ recipe }: ImageRecord): unknown {
+  try {
+    return recipe === null ? null : JSON.parse(recipe);
+  } catch {
+    return recipe;
+  }
+}
+
+/**
+ * Gives an image another name, in the records of its VMs and layers too.
+ * @throws BangerError `not_found`, or `conflict` when the name is taken
+ */
+export function renameImage(host: ImageHost, from: string, to: string): ImageRecord {
+  return host.atomically(() => {
+    const image = host.images.get(from);
+    host.images.rename(image.id, to);
+    for (const vm of host.vms.list()) {
+      if (vm.imageId === image.id) host.vms.update(vm.id, { image: to });
+    }
+    for (const layer of host.layers.list()) {
+      if (layer.base === from) host.layers.insert({ ...layer, base: to });
+    }
+    return host.images.get(to);
+  });
+}
+
+/**
+ * Deletes an image: its record first, so that a crash leaves files without a record, which the next start removes.
+ * @throws BangerError `not_found`, or `conflict` with the names of those who need it
+ */
+export async function deleteImage(host: ImageHost, name: string): Promise<{ name: string }> {
+  const image = host.atomically(() => {
+    const found = host.images.get(name);
+    requireUnneeded(found, needsOf(host, found));
+    host.images.remove(found.id);
+    return found;
+  });
+  await rm(imageFiles(host.config.paths.store, image.id).directory, { recursive: true, force: true });
+  return { name };
+}
+
+/**
+ * Clears away an image that was replaced by another of its name. While VMs need it, its kernel and initrd stay; they
+ * go with the last of those, see `leaveImage`.
+ */
+export async function retireImage(host: ImageHost, image: ImageRecord): Promise<void> {
+  const files = imageFiles(host.config.paths.store, image.id);
+  const gone = isNeeded(host, image.id) ? [files.rootfs, files.packages] : [files.directory];
+  for (const path of gone) await rm(path, { recursive: true, force: true });
+}
+
+/** For a VM that is gone or has another image now: what a replaced image had left for it goes when it was the last. */
+export async function leaveImage(host: ImageHost, imageId: string | null): Promise<void> {
+  if (imageId === null || host.images.findById(imageId) || isNeeded(host, imageId)) return;
+  await rm(imageFiles(host.config.paths.store, imageId).directory, { recursive: true, force: true });
+}
+
+/** Whether a VM boots with its kernel, or will when it is had back. */
+export function isNeeded(host: ImageHost, id: string): boolean {
+  const { vms, trashed } = needsOf(host, { id, name: '' });
+  return vms.length + trashed.length > 0;
+}
+
+/**
+ * Compares the packages of two images or bundles.
+ * @throws BangerError `not_found`, or `conflict` when one has no list of packages
+ */
+export async function diffImages(host: ImageHost, before: string, after: string): Promise<ImageDiff> {
+  const [old, fresh] = [await packagesOf(host, before), await packagesOf(host, after)];
+  return { before, after, ...diffPackages(old, fresh) };
+}
+
+async function packagesOf(host: ImageHost, name: string): Promise<InstalledPackage[]> {
+  const image = host.images.find(name);
+  const path = image ? imageFiles(host.config.paths.store, image.id).packages : await bundlePackages(host, name);
+  const packages = path === undefined ? undefined : await readPackages(path);
+  if (packages) return packages;
+  throw new BangerError('conflict', `${name} has no list of packages.`, {
+    hint: 'Images have one when they were built by banger or made from a Debian root file system.',
+  });
+}
+
+async function bundlePackages({ config }: ImageHost, name: string): Promise<string | undefined> {
+  try {
+    return (await openBundle(config.paths.bundles, name)).packages;
+  } catch (error) {
+    if (!(error instanceof BangerError) || error.code !== 'not_found') throw error;
+    throw new BangerError('not_found', `There is no image and no bundle named "${name}".`, {
+      cause: error,
+      hint: 'See what exists: banger image list   and: banger bundle list',
+    });
+  }
+}
+
+async function readPackages(path: string): Promise<InstalledPackage[] | undefined> {
+  try {
+    return parsePackageList(await readFile(path, 'utf8'));
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+async function allocatedOrGone(path: string): Promise<number | undefined> {
+  try {
+    return await allocatedBytes(path);
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+function requireUnneeded({ name }: ImageRecord, { vms, trashed, layers }: ImageNeeds): void {
+  const who = [
+    ...(vms.length === 0 ? [] : [`${plural(vms.length, 'VM')} (${vms.join(', ')})`]),
+    ...(trashed.length === 0 ? [] : [`${plural(trashed.length, 'deleted VM')} in the trash (${trashed.join(', ')})`]),
+    ...(layers.length === 0 ? [] : [plural(layers.length, 'layer of image builds', 'layers of image builds')]),
+  ];
+  if (who.length === 0) return;
+  const [vm] = vms;
+  const hint =
+    vm !== undefined
+      ? `Give the VM another image: banger vm rebase ${vm} --image NAME   or delete it for good: banger rm --now ${vm}`
+      : layers.length > 0
+        ? 'Remove the layers: banger image prune --all'
+        : `Delete them for good first: banger trash empty ${trashed.join(' ')}`;
+  throw new BangerError('conflict', `The image ${name} is needed by ${who.join(' and ')}.`, {
+    hint,
+    details: { vms, trashed, layers },
+  });
+}
+
+function plural(count: number, one: string, many = `${one}s`): string {
+  return `${count} ${count === 1 ? one : many}`;
+}

@@ -1,0 +1,158 @@
+/** Brings an image in: made in a directory of its own, checked there, and seen only when it is complete. */
+import { randomBytes } from 'node:crypto';
+import { mkdir, rename, rm, stat } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
+import type { ImageImport, Image as ImageView } from '../../api/schemas.ts';
+import { inspectRootfs } from '../../bundle/debian/rootfs-image.ts';
+import { BangerError, systemCode } from '../../errors.ts';
+import type { ImageRecord } from '../../state/images.ts';
+import { imageFiles } from '../../storage/layout.ts';
+import { syncPath } from '../../system/files.ts';
+import type { Host } from '../host.ts';
+import type { Progress } from '../operations.ts';
+import { type ImageHost, needsOf, retireImage, viewImage } from './catalogue.ts';
+import { fromArchive, fromRootfs, type ImportWork } from './sources.ts';
+
+export type ImportHost = ImageHost & Pick<Host, 'runner' | 'now' | 'log'>;
+
+/** Ends the name of a directory somebody works in; the first start of a daemon after that removes it. */
+export const IMPORT_SUFFIX = '.import.part';
+
+const NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
+
+/**
+ * Imports an archive of `exportImage`, or an ext4 file system with a kernel and initrd to boot it.
+ * @throws BangerError `corrupt` when a sum is wrong or the archive holds what no image may
+ * @throws BangerError `conflict` when the name is taken and `force` is not given
+ * @throws BangerError `invalid_input` for a combination that makes no sense, `host_unprepared` when it does not fit
+ */
+export async function importImage(
+  host: ImportHost,
+  request: ImageImport,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<ImageView> {
+  const isRootfs = await holdsExt4(request);
+  const ownName = request.name ?? (isRootfs ? nameOfFile(request.source) : undefined);
+  if (ownName !== undefined) requireFree(host, ownName, request.force);
+  const id = randomBytes(4).toString('hex');
+  const { directory } = imageFiles(host.config.paths.store, id);
+  const work: ImportWork = {
+    ...{ host, request, progress, signal },
+    directory: `${directory}${IMPORT_SUFFIX}`,
+    requireFree: (name) => requireFree(host, name, request.force),
+  };
+  try {
+    await mkdir(work.directory, { recursive: true, mode: 0o700 });
+    const found = isRootfs ? await fromRootfs(work) : await fromArchive(work);
+    const name = ownName ?? found.name ?? '';
+    requireFree(host, name, request.force);
+    signal.throwIfAborted();
+    progress.step('register', 'registering the image');
+    await makeDurable(found.result, found.files);
+    await rename(found.result, directory);
+    await syncPath(dirname(directory));
+    const image: ImageRecord = { ...found.record, id, name, createdAt: found.createdAt ?? host.now().toISOString() };
+    const replaced = await registered(host, image, request.force, directory);
+    if (replaced) await retireImage(host, replaced);
+    return await viewImage(host, image);
+  } catch (error) {
+    if (systemCode(error) !== 'ENOSPC') throw error;
+    throw new BangerError('host_unprepared', `There is no room for the image in ${dirname(directory)}.`, {
+      cause: error,
+      hint: 'Free some space, or set paths.store to a larger disk.',
+    });
+  } finally {
+    await rm(work.directory, { recursive: true, force: true });
+  }
+}
+
+/** The record makes the image exist; a directory without one is removed. */
+async function registered(
+  host: ImportHost,
+  image: ImageRecord,
+  force: boolean | undefined,
+  directory: string,
+): Promise<ImageRecord | undefined> {
+  try {
+    return host.images.insert(image, { replace: force ?? false });
+  } catch (error) {
+    await rm(directory, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+/** @throws BangerError `not_found` for a missing file, `invalid_input` for a kernel with an archive, which has one */
+async function holdsExt4({ source, kernel, initrd, bundle }: ImageImport): Promise<boolean> {
+  const info = await stat(source).catch((error: unknown) => {
+    const missing = systemCode(error) === 'ENOENT' || systemCode(error) === 'ENOTDIR';
+    throw new BangerError(missing ? 'not_found' : 'host_unprepared', `There is no file ${source} to read.`, {
+      cause: error,
+      hint: 'It is an archive made by `banger image export`, or an ext4 file system.',
+    });
+  });
+  if (!info.isFile()) {
+    throw new BangerError('invalid_input', `${source} is no regular file.`, {
+      hint: info.isDirectory()
+        ? `Make a file system of a directory: mke2fs -t ext4 -d ${source} rootfs.ext4 4G`
+        : 'It is an archive made by `banger image export`, or an ext4 file system.',
+    });
+  }
+  const isRootfs = (await inspectRootfs(source)).kind !== 'unusable';
+  const given = [
+    ...(kernel === undefined ? [] : ['--kernel']),
+    ...(initrd === undefined ? [] : ['--initrd']),
+    ...(bundle === undefined ? [] : ['--bundle']),
+  ];
+  if (!isRootfs && given.length > 0) {
+    throw new BangerError(
+      'invalid_input',
+      `${given.join(' and ')} go with an ext4 file system, and ${source} is none.`,
+      {
+        hint: `An archive brings its own kernel: banger image import ${source}`,
+      },
+    );
+  }
+  if (bundle !== undefined && kernel !== undefined) {
+    throw new BangerError('invalid_input', 'The kernel comes from --bundle or from --kernel, not from both.', {
+      hint: 'Give one of them.',
+    });
+  }
+  if ((kernel === undefined) !== (initrd === undefined)) {
+    throw new BangerError('invalid_input', 'A kernel and its initrd belong together: the initrd holds its modules.', {
+      hint: 'Give both --kernel and --initrd, or take those of a bundle with --bundle NAME.',
+    });
+  }
+  return isRootfs;
+}
+
+function requireFree(host: ImportHost, name: string, force: boolean | undefined): void {
+  if (!NAME.test(name)) {
+    throw new BangerError('invalid_input', `"${name}" cannot be the name of an image.`, {
+      hint: 'Choose one of lower-case letters, digits and inner dashes: --name NAME',
+    });
+  }
+  const there = host.images.find(name);
+  if (!there || force) return;
+  const { vms } = needsOf(host, there);
+  const users = vms.length === 0 ? '' : ` VMs made from it keep what they have: ${vms.join(', ')}.`;
+  throw new BangerError('conflict', `There is an image "${name}" already.`, {
+    hint: `Import it under another name with --name, or replace it with --force.${users}`,
+  });
+}
+
+/** `/tmp/My Root.ext4` → `my-root`. */
+function nameOfFile(source: string): string {
+  const stem = basename(source).replace(/(\.(ext4|img|raw|tar|zst|rootfs))+$/i, '');
+  return stem
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, '-')
+    .replace(/^-+|-+$/g, '')
+    .slice(0, 63)
+    .replace(/-+$/, '');
+}
+
+async function makeDurable(directory: string, files: readonly string[]): Promise<void> {
+  for (const file of files) await syncPath(file);
+  await syncPath(directory);
+}

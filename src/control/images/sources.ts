@@ -1,0 +1,209 @@
+/** What an image is imported from: an archive, or an ext4 file system with a kernel from elsewhere. */
+import { copyFile, lstat, mkdir, rename, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { ImageImport } from '../../api/schemas.ts';
+import { looksLikeInitrd } from '../../bundle/boot/initrd-file.ts';
+import { inspectKernel, kernelProblem } from '../../bundle/boot/kernel.ts';
+import { extractVmlinux } from '../../bundle/boot/vmlinux.ts';
+import { inspectRootfs, rootfsProblem } from '../../bundle/debian/rootfs-image.ts';
+import { type FileSum, sumFile } from '../../bundle/store/checksum.ts';
+import { formatPackageList } from '../../core/packages.ts';
+import { BangerError, messageOf, systemCode } from '../../errors.ts';
+import type { ImageRecord } from '../../state/images.ts';
+import { cloneFile } from '../../storage/clone.ts';
+import { apparentBytes } from '../../storage/disk.ts';
+import { checkExt4 } from '../../storage/ext4.ts';
+import { verityDigest } from '../../storage/verity.ts';
+import { unpackArchive } from '../../system/archive.ts';
+import { DPKG_STATUS, readDpkgPackages } from '../builds/dpkg-status.ts';
+import { bundleBootFiles } from '../bundles/access.ts';
+import { countBytes, hostArch } from '../bundles/support.ts';
+import type { Progress } from '../operations.ts';
+import { IMAGE_ARCHIVE, IMAGE_MANIFEST, IMAGE_MEMBERS, PACKAGES_MEMBER, readManifest } from './archive.ts';
+import type { ImportHost } from './import.ts';
+
+export interface ImportWork {
+  host: ImportHost;
+  request: ImageImport;
+  /** directory of this import alone; everything in it is removed afterwards */
+  directory: string;
+  /** Refuses a name the archive brings along before its sums are computed, which takes longest. */
+  requireFree(name: string): void;
+  progress: Progress;
+  signal: AbortSignal;
+}
+
+/** An image that is complete and was checked, still in the import's own directory. */
+export interface FoundImage {
+  /** directory that will be the image's */
+  result: string;
+  /** absolute paths of its files */
+  files: string[];
+  /** name it brings along */
+  name?: string;
+  createdAt?: string;
+  record: Omit<ImageRecord, 'id' | 'name' | 'createdAt'>;
+}
+
+const COMPARING = { step: 'compare-checksums', label: 'comparing checksums' };
+
+/** @throws BangerError `corrupt` with every file that is not what the archive's image.json says */
+export async function fromArchive(work: ImportWork): Promise<FoundImage> {
+  const { host, request, progress, signal } = work;
+  const unpacked = join(work.directory, 'unpacked');
+  const result = await resultDirectory(work);
+  await mkdir(unpacked);
+  progress.step('unpack', 'unpacking');
+  const deps = { runner: host.runner, programs: host.config.programs, signal };
+  const from = await unpackArchive(deps, request.source, unpacked, IMAGE_ARCHIVE);
+  await requireFile(join(from, IMAGE_MANIFEST), request.source);
+  const manifest = await readManifest(join(from, IMAGE_MANIFEST), request.source);
+  if (request.name === undefined) work.requireFree(manifest.name);
+
+  progress.step(COMPARING.step, COMPARING.label);
+  const sums = Object.entries(manifest.files).flatMap(([member, sum]) => (sum ? [{ member, sum }] : []));
+  const total = sums.reduce((bytes, { sum }) => bytes + sum.size, 0);
+  const onBytes = countBytes(progress, COMPARING.label, total);
+  const wrong: string[] = [];
+  for (const { member, sum } of sums) {
+    const path = join(from, member);
+    await requireFile(path, request.source);
+    const problem = differs(await sumFile(path, { signal, onBytes }), sum);
+    if (problem !== undefined) wrong.push(`${member}: ${problem}`);
+  }
+  if (wrong.length > 0) throw refused(request.source, wrong);
+  for (const { member } of sums) await rename(join(from, member), join(result, member));
+  await requireBootFiles(result, request.source);
+  await requireRootfs(result, request.source);
+  if (manifest.arch !== hostArch()) throw refused(request.source, [`it is for ${manifest.arch}`]);
+  const { name, arch, base, recipe, recipeKey, createdAt, files } = manifest;
+  const { size: sizeBytes } = files[IMAGE_MEMBERS.rootfs];
+  const digest = await verityDigest(join(result, IMAGE_MEMBERS.rootfs), { signal });
+  return {
+    result,
+    files: sums.map(({ member }) => join(result, member)),
+    ...{ name, createdAt },
+    record: { arch, base, digest, sizeBytes, recipe, recipeKey },
+  };
+}
+
+/** @throws BangerError `corrupt` when the file system is damaged or the kernel cannot boot on this machine */
+export async function fromRootfs(work: ImportWork): Promise<FoundImage> {
+  const { host, request, progress, signal } = work;
+  const { programs } = host.config;
+  const result = await resultDirectory(work);
+  // kernel and initrd first: they are small, and what is wrong with them is found at once
+  const boot = await bootOf(work);
+  const kernel = join(result, IMAGE_MEMBERS.kernel);
+  if ((await inspectKernel(boot.kernel)).kind === 'bzimage') await extractVmlinux(boot.kernel, kernel, signal);
+  else await copyFile(boot.kernel, kernel);
+  const initrd = join(result, IMAGE_MEMBERS.initrd);
+  await copyFile(boot.initrd, initrd);
+  await requireBootFiles(result, request.source, 'Give a kernel for this machine, ELF or bzImage, and its initrd.');
+
+  progress.step('copy', 'copying the root file system');
+  const rootfs = join(result, IMAGE_MEMBERS.rootfs);
+  await cloneFile(host.runner, programs.cp, request.source, rootfs, 0, signal);
+  await requireRootfs(result, request.source);
+  progress.step('check', 'checking the file system');
+  await checkExt4(host.runner, programs, rootfs, signal);
+  const packages = await listPackages(work, rootfs);
+  const label = 'computing checksums';
+  progress.step('compute-checksums', label);
+  const sizeBytes = await apparentBytes(rootfs);
+  const digest = await verityDigest(rootfs, { signal, onBytes: countBytes(progress, label, sizeBytes) });
+  return {
+    result,
+    files: [rootfs, kernel, initrd, ...(packages === undefined ? [] : [packages])],
+    record: { arch: hostArch(), base: boot.base, digest, sizeBytes, recipe: null, recipeKey: null },
+  };
+}
+
+async function resultDirectory({ directory }: ImportWork): Promise<string> {
+  const result = join(directory, 'result');
+  await mkdir(result, { mode: 0o700 });
+  return result;
+}
+
+/** Where kernel and initrd of an ext4 file system come from. */
+async function bootOf({ host, request }: ImportWork): Promise<{ kernel: string; initrd: string; base: string }> {
+  const { kernel, initrd } = request;
+  if (kernel !== undefined && initrd !== undefined) {
+    await requireInput(kernel, 'kernel');
+    await requireInput(initrd, 'initrd');
+    return { kernel, initrd, base: 'import' };
+  }
+  const bundle = await bundleBootFiles(host.config, request.bundle);
+  if (bundle.initrd !== undefined) return { kernel: bundle.kernel, initrd: bundle.initrd, base: bundle.name };
+  throw new BangerError('conflict', `The bundle ${bundle.name} has no initrd, which an image needs.`, {
+    hint: 'Give both --kernel and --initrd, or another bundle with --bundle NAME.',
+  });
+}
+
+/** @throws BangerError `corrupt` when this machine cannot boot with kernel and initrd */
+async function requireBootFiles(result: string, source: string, hint?: string): Promise<void> {
+  const kernel = kernelProblem(await inspectKernel(join(result, IMAGE_MEMBERS.kernel)), hostArch());
+  if (kernel !== undefined) throw refused(source, [`the kernel ${kernel}`], hint);
+  if (await looksLikeInitrd(join(result, IMAGE_MEMBERS.initrd))) return;
+  throw refused(source, ['the initrd is no cpio archive'], hint);
+}
+
+async function requireRootfs(result: string, source: string): Promise<void> {
+  const problem = rootfsProblem(await inspectRootfs(join(result, IMAGE_MEMBERS.rootfs)));
+  if (problem !== undefined) throw refused(source, [`the root file system ${problem}`]);
+}
+
+/**
+ * Writes the list of packages that dpkg in the file system says are installed.
+ * @returns its path; undefined for a system without dpkg
+ */
+async function listPackages({ host, progress, signal }: ImportWork, rootfs: string): Promise<string | undefined> {
+  progress.step('list-packages', 'reading the list of packages');
+  try {
+    const packages = await readDpkgPackages(host, rootfs, signal);
+    if (packages.length > 0) {
+      const path = join(rootfs, '..', PACKAGES_MEMBER);
+      await writeFile(path, formatPackageList(packages), { mode: 0o600 });
+      return path;
+    }
+    progress.warn(`There is no list of packages: ${DPKG_STATUS} of the file system names none.`);
+  } catch (error) {
+    if (signal.aborted) throw error;
+    progress.warn(`There is no list of packages: ${messageOf(error)}`);
+  }
+  return undefined;
+}
+
+/** A link or directory in a file's place was made to be followed. */
+async function requireFile(path: string, source: string): Promise<void> {
+  try {
+    if ((await lstat(path)).isFile()) return;
+  } catch (error) {
+    if (systemCode(error) !== 'ENOENT' && systemCode(error) !== 'ENOTDIR') throw error;
+    throw refused(source, [`${path.split('/').at(-1)} is missing`]);
+  }
+  throw refused(source, [`${path.split('/').at(-1)} is no regular file`]);
+}
+
+/** @throws BangerError `not_found` or `invalid_input` for what was named on the command line */
+async function requireInput(path: string, what: string): Promise<void> {
+  const info = await stat(path).catch(() => undefined);
+  if (info?.isFile()) return;
+  throw info
+    ? new BangerError('invalid_input', `The ${what} ${path} is no regular file.`)
+    : new BangerError('not_found', `The ${what} ${path} does not exist.`);
+}
+
+function differs(found: FileSum, wanted: FileSum): string | undefined {
+  if (found.size !== wanted.size) return `it has ${found.size} bytes, ${IMAGE_MANIFEST} says ${wanted.size}`;
+  if (found.sha256 !== wanted.sha256) return `its checksum is ${found.sha256}, ${IMAGE_MANIFEST} says ${wanted.sha256}`;
+  return undefined;
+}
+
+function refused(
+  source: string,
+  problems: readonly string[],
+  hint = 'Get it again from where it was made.',
+): BangerError {
+  return new BangerError('corrupt', `${source} was not imported: ${problems.join('; ')}.`, { hint });
+}

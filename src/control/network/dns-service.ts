@@ -1,0 +1,150 @@
+/**
+ * The names of running VMs: one zone that follows the records, the server that answers for it on the host, and
+ * the resolver that VMs ask on their gateway.
+ */
+import type { Config } from '../../config/schema.ts';
+import { formatSubnet, gatewayOf, overlaps, parseAddress, type Subnet } from '../../core/addresses.ts';
+import type { VmRecord } from '../../core/vm.ts';
+import { GuestListener, type GuestListenerStatus } from '../../dns/guest-listener.ts';
+import type { ListenerStatus } from '../../dns/listener.ts';
+import { followResolvConf } from '../../dns/resolv-conf.ts';
+import { DnsServer, type DnsServerStatus } from '../../dns/server.ts';
+import { createZone, type Zone } from '../../dns/zone.ts';
+import { messageOf } from '../../errors.ts';
+import { GUEST_DNS_PORT } from '../../network/nftables.ts';
+import type { Settings } from '../../state/settings.ts';
+import type { VmStore } from '../../state/vms.ts';
+import { findPortHolder } from '../../system/ports.ts';
+import type { Log } from '../host.ts';
+
+const SERIAL_KEY = 'dns.serial';
+
+export interface Names extends AsyncDisposable {
+  readonly zone: Zone;
+  readonly server: DnsServerStatus;
+  /** the resolver for VMs; it stands still until the first VM has a link, as there is no gateway before */
+  readonly guests: GuestListenerStatus;
+  /** Opens the port of the host; one that cannot be had is tried again for as long as it takes. */
+  start(): Promise<void>;
+  /** Makes the zone agree with the records again, should a change have been missed. */
+  refresh(): void;
+  /** A VM got its link, so the gateway has its address. */
+  linkUp(): void;
+}
+
+export interface NamesDeps {
+  config: Pick<Config, 'dns'>;
+  pool: Subnet;
+  vms: Pick<VmStore, 'list' | 'onChange'>;
+  /** where the zone's serial is kept */
+  settings: Settings;
+  log: Log;
+}
+
+/** Follows the records from now on; nothing is opened before `start`. */
+export function createNames({ config, pool, vms, settings, log }: NamesDeps): Names {
+  const { dns } = config;
+  const gateway = gatewayOf(pool);
+  const zone = createZone({
+    zone: dns.zone,
+    pools: [formatSubnet(pool)],
+    ttlSeconds: dns.ttlSeconds,
+    serverAddress: dns.address,
+    probeAddress: gateway,
+    previousSerial: Number(settings.get(SERIAL_KEY) ?? 0),
+  });
+  const server = new DnsServer({ zone, address: dns.address, port: dns.port, findHolder: findPortHolder });
+  const guests = new GuestListener({
+    zone,
+    address: gateway,
+    port: GUEST_DNS_PORT,
+    // packet rules let VMs alone through to this port, each with its own address
+    isVm: (address) => address !== gateway && overlaps(pool, { base: parseAddress(address), prefix: 32 }),
+    upstreams: followResolvConf(),
+    findHolder: findPortHolder,
+  });
+  const unfollow = vms.onChange(({ before, after }) => {
+    if (apply(zone, before, after)) keepSerialSoon();
+  });
+  let started = false;
+  let linked = false;
+  let keeping: NodeJS.Immediate | undefined;
+
+  /** Later, because the record may be changing in a transaction of another connection. */
+  function keepSerialSoon(): void {
+    keeping ??= setImmediate(() => {
+      keeping = undefined;
+      keepSerial();
+    });
+  }
+
+  function keepSerial(): void {
+    try {
+      settings.set(SERIAL_KEY, String(zone.serial));
+    } catch (error) {
+      log.warn({ error: messageOf(error) }, "the zone's serial could not be kept");
+    }
+  }
+
+  function warnIfWaiting(what: string, { state, lastError }: ListenerStatus): void {
+    if (state === 'waiting')
+      log.warn({}, `${what} are not answered yet: ${lastError?.message ?? 'no reason is known'}`);
+  }
+
+  async function openForGuests(): Promise<void> {
+    if (guests.status.state !== 'stopped') return await guests.retryNow();
+    await guests.start();
+    warnIfWaiting('DNS queries of VMs', guests.status);
+  }
+
+  return {
+    zone,
+    get server() {
+      return server.status;
+    },
+    get guests() {
+      return guests.status;
+    },
+    async start() {
+      started = true;
+      if (zone.replace(runningVms(vms.list())) > 0) keepSerial();
+      if (!dns.enabled) return;
+      await server.start();
+      warnIfWaiting('DNS queries of this host', server.status);
+      // VMs that outlived the daemon before this one have their taps already
+      if (linked || vms.list().some((vm) => vm.phase === 'running')) await openForGuests();
+    },
+    refresh() {
+      const changes = zone.replace(runningVms(vms.list()));
+      if (changes === 0) return;
+      keepSerial();
+      log.warn({ changes }, 'the zone did not agree with the records; made again');
+    },
+    linkUp() {
+      linked = true;
+      if (started && dns.enabled) void openForGuests();
+    },
+    async [Symbol.asyncDispose]() {
+      unfollow();
+      clearImmediate(keeping);
+      keepSerial();
+      await Promise.all([server.stop(), guests.stop()]);
+    },
+  };
+}
+
+/** What a change of a record means for the zone; says whether the zone has changed. */
+function apply(zone: Zone, before: VmRecord | undefined, after: VmRecord | undefined): boolean {
+  const runs = after?.phase === 'running' ? after : undefined;
+  // a name that a VM gives up goes first: another may be waiting for it
+  const left = before && before.name !== runs?.name ? zone.delete(before.name) : false;
+  return (runs ? zone.set(zoneVm(runs)) : false) || left;
+}
+
+function runningVms(records: readonly VmRecord[]) {
+  return records.filter((vm) => vm.phase === 'running').map(zoneVm);
+}
+
+function zoneVm({ name, address }: VmRecord) {
+  return { name, ipv4: address };
+}

@@ -1,0 +1,272 @@
+/** The host's side of all VM links: taps, the firewall table, the pool's route and forwarding, kept in step. */
+import type { Config } from '../../config/schema.ts';
+import { formatSubnet, gatewayOf, type Subnet } from '../../core/addresses.ts';
+import { hostMacFor, tapName, type VmRecord } from '../../core/vm.ts';
+import type { Canary } from '../../network/canary.ts';
+import { followHostChanges, type HostChanges } from '../../network/changes.ts';
+import { findDrift, type Link } from '../../network/drift.ts';
+import { forwardingSetting, readSetting, writeSetting } from '../../network/forwarding.ts';
+import { applyRules, type FirewallMember, type GuestDns, readTable } from '../../network/nftables.ts';
+import { addPoolRoute, deletePoolRoute, findUplink, otherPoolsInUse } from '../../network/routes.ts';
+import { createTap, deleteTap, setUpTap, type Tap } from '../../network/tap.ts';
+import { HOST_OWNER, type Ledger } from '../../state/ledger.ts';
+import { createMutex } from '../../system/mutex.ts';
+import type { Privileged } from '../../system/privilege.ts';
+import type { Runner } from '../../system/runner.ts';
+
+export interface HostNetwork {
+  /** Gives a VM its tap, address, route and firewall membership; each is in the ledger before it exists. */
+  attach(vm: VmRecord): Promise<void>;
+  /** Largest packet in bytes that leaves this host whole; links to guests use the same. */
+  mtu(): Promise<number>;
+  /** Takes all of it away again; what is gone already is no error. */
+  detach(vm: Pick<VmRecord, 'id'>): Promise<void>;
+  /**
+   * Makes rules and routes agree with the VMs that are attached, whoever changed them; says what it put back. Looks only
+   * where something changed, or was not looked at for long.
+   */
+  mend(): Promise<Mended>;
+  /** The same with what the host shares between VMs, which goes with the last of them. */
+  reassert(): Promise<Mended>;
+  /** Writes the rules anew: a VM's membership changed. */
+  rewrite(): Promise<void>;
+}
+
+/** What was not as it should be and is again. */
+export interface Mended {
+  rules: boolean;
+  /** taps and ranges whose route was put back */
+  routes: string[];
+  /** devices that are gone and cannot be put back under the VMMs that have them open */
+  goneTaps: string[];
+}
+
+export interface HostNetworkDeps {
+  config: Config;
+  runner: Runner;
+  privileged: Privileged;
+  ledger: Ledger;
+  /** every VM that may have a tap: those on record and those of image builds */
+  guests: () => readonly VmRecord[];
+  pool: Subnet;
+  /** nftables table of this banger */
+  table: string;
+  uid: number;
+  /** where DNS queries of VMs are answered; absent when they are not */
+  guestDns?: GuestDns | undefined;
+  /** called after a VM got its tap, and so the gateway its address */
+  onAttach?: () => void;
+  /** tells whether the table is there to a daemon that does not hear of rules */
+  canary?: Canary | undefined;
+  /** how changes of the host become known */
+  followChanges?: (table: string) => Promise<HostChanges>;
+}
+
+/** Ethernet's usual payload; used when no uplink tells better. */
+const DEFAULT_MTU = 1500;
+
+/** How long the kernel's word is taken for it that nothing changed. */
+const FULL_LOOK_MS = 300_000;
+/** The same of a canary, which only tells whether the whole table is there. */
+const CANARY_LOOK_MS = 60_000;
+
+const NOTHING_MENDED: Mended = { rules: false, routes: [], goneTaps: [] };
+
+export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
+  const { ip, nft, sysctl } = deps.config.programs;
+  const { privileged, ledger } = deps;
+  const pool = formatSubnet(deps.pool);
+  // the firewall table and the shared settings are rewritten as a whole: one change at a time
+  const mutex = createMutex();
+
+  const members = (leaving?: string): FirewallMember[] =>
+    deps
+      .guests()
+      .filter((vm) => vm.id !== leaving && ledger.of(vm.id).some((resource) => resource.kind === 'tap'))
+      .map((vm) => ({ tap: tapName(vm.id), address: vm.address, nat: vm.nat }));
+
+  /** the table as the kernel showed it after it was written; unknown to a daemon that has not written it yet */
+  let written: string | undefined;
+
+  let changes: HostChanges | undefined;
+  /** what must be looked at: a change stays here until a look at it has ended well */
+  const doubt = { rules: true, links: true, shared: true };
+  let lastFullLook = Number.NEGATIVE_INFINITY;
+  let lastRulesLook = Number.NEGATIVE_INFINITY;
+
+  const rulesAreDoubtful = () => doubt.rules || written === undefined;
+
+  /** Notes what changed on the host since the last call. */
+  async function listen(): Promise<void> {
+    const heard = changes?.take();
+    changes ??= await (deps.followChanges ?? followHostChanges)(deps.table);
+    const now = performance.now();
+    const full = !heard || now - lastFullLook >= FULL_LOOK_MS;
+    if (full) lastFullLook = now;
+    if (full || (heard.rules && (await rulesMayBeGone(now)))) {
+      doubt.rules = true;
+      lastRulesLook = now;
+    }
+    if (full || heard.links) doubt.links = doubt.shared = true;
+  }
+
+  /** What is heard is true; what is not heard of is asked the canary, and looked at now and then. */
+  async function rulesMayBeGone(now: number): Promise<boolean> {
+    if (changes?.hearsRules || !deps.canary || now - lastRulesLook >= CANARY_LOOK_MS) return true;
+    return await deps.canary.arrives();
+  }
+
+  /** Nothing is attached any more, so nobody looks. */
+  function stopListening(): void {
+    changes?.[Symbol.dispose]();
+    changes = undefined;
+  }
+
+  async function writeRules(leaving?: string): Promise<void> {
+    written = undefined;
+    await applyRules(privileged, nft, {
+      table: deps.table,
+      members: members(leaving),
+      vmToVm: deps.config.network.vmToVm,
+      guestDns: deps.guestDns,
+      canaryPort: deps.canary?.port,
+    });
+  }
+
+  /** Whether the table had to be written: anybody may have flushed it, or only parts of it. */
+  async function mendRules(): Promise<boolean> {
+    const present = await readTable(privileged, nft, deps.table);
+    if (present !== undefined && present === written) return false;
+    // what stands there was either never compared or is not what was written
+    const first = written === undefined && present !== undefined;
+    await writeRules();
+    written = await readTable(privileged, nft, deps.table);
+    return !(first && present === written);
+  }
+
+  const tapOf = async (vm: Pick<VmRecord, 'id' | 'address' | 'mac'>): Promise<Tap> => ({
+    name: tapName(vm.id),
+    address: vm.address,
+    mac: vm.mac,
+    hostMac: hostMacFor(vm.address),
+    gateway: gatewayOf(deps.pool),
+    mtu: await mtu(),
+    ownerUid: deps.uid,
+  });
+
+  async function mendRoutes(): Promise<Pick<Mended, 'routes' | 'goneTaps'>> {
+    const links: Link[] = members();
+    const drift = await findDrift(links, pool);
+    if (drift.poolRouteLost) await addPoolRoute(privileged, ip, pool);
+    for (const { tap } of drift.lostRoutes) {
+      const vm = deps.guests().find(({ id }) => tapName(id) === tap);
+      if (vm) await setUpTap(privileged, ip, await tapOf(vm));
+    }
+    // whoever sets net.ipv4.ip_forward sets every device's own switch too
+    for (const { tap } of links) await writeSetting(privileged, sysctl, forwardingSetting(tap), '1', 'if-present');
+    const routes = [...(drift.poolRouteLost ? [pool] : []), ...drift.lostRoutes.map(({ tap }) => tap)];
+    return { routes, goneTaps: drift.goneTaps };
+  }
+
+  async function mendDoubtful(): Promise<Mended> {
+    const mended = { ...NOTHING_MENDED };
+    if (rulesAreDoubtful()) {
+      mended.rules = await mendRules();
+      doubt.rules = false;
+    }
+    if (doubt.links) {
+      Object.assign(mended, await mendRoutes());
+      // one that is gone is told of until somebody did something about it
+      doubt.links = mended.goneTaps.length > 0;
+    }
+    return mended;
+  }
+
+  async function enableForwarding(device: string): Promise<void> {
+    const name = forwardingSetting(device);
+    const before = await readSetting(name);
+    if (before === undefined || before === '1') return;
+    ledger.record(HOST_OWNER, { kind: 'sysctl', name, before });
+    await writeSetting(privileged, sysctl, name, '1');
+  }
+
+  const uplinkNow = () => findUplink(deps.runner, ip, deps.config.network.uplink);
+  const mtu = async () => (await uplinkNow())?.mtu ?? DEFAULT_MTU;
+
+  async function claimHost(): Promise<void> {
+    const uplink = await uplinkNow();
+    if (!ledger.all().some(({ resource }) => resource.kind === 'pool-route')) {
+      ledger.record(HOST_OWNER, { kind: 'pool-route', name: pool });
+      await addPoolRoute(privileged, ip, pool);
+    }
+    if (uplink) await enableForwarding(uplink.device);
+  }
+
+  /** The host gets back what it had when the last VM has gone; of settings, when no other banger needs them. */
+  async function releaseHost(): Promise<void> {
+    for (const { owner, resource } of ledger.all()) {
+      if (owner !== HOST_OWNER) continue;
+      if (resource.kind === 'pool-route') await deletePoolRoute(privileged, ip, resource.name);
+      else if (resource.kind === 'sysctl') {
+        if (await otherPoolsInUse(deps.runner, ip, pool)) continue; // asked again at the next reconcile
+        if ((await readSetting(resource.name)) === '1') {
+          await writeSetting(privileged, sysctl, resource.name, resource.before);
+        }
+      } else continue;
+      ledger.strike(resource.kind, resource.name);
+    }
+  }
+
+  return {
+    attach: (vm) =>
+      mutex.run(async () => {
+        const tap = tapName(vm.id);
+        await claimHost();
+        ledger.record(vm.id, { kind: 'tap', name: tap });
+        // the rules first: the device must never be up without its anti-spoof entry
+        await writeRules();
+        await createTap(privileged, ip, await tapOf(vm));
+        await writeSetting(privileged, sysctl, forwardingSetting(tap), '1');
+        deps.onAttach?.();
+      }),
+    mtu,
+
+    detach: (vm) =>
+      mutex.run(async () => {
+        for (const resource of ledger.of(vm.id)) {
+          if (resource.kind !== 'tap') continue;
+          await deleteTap(privileged, ip, resource.name);
+          await writeRules(vm.id);
+          ledger.strike('tap', resource.name); // last, because it stands for the rules too
+        }
+        if (members().length > 0) return;
+        stopListening();
+        await releaseHost();
+      }),
+
+    mend: () =>
+      mutex.run(async () => {
+        await listen();
+        if (!rulesAreDoubtful() && !doubt.links) return NOTHING_MENDED;
+        return members().length === 0 ? NOTHING_MENDED : await mendDoubtful();
+      }),
+
+    reassert: () =>
+      mutex.run(async () => {
+        if (members().length === 0) {
+          stopListening();
+          await releaseHost();
+          return NOTHING_MENDED;
+        }
+        await listen();
+        if (doubt.shared) await claimHost();
+        doubt.shared = false;
+        return await mendDoubtful();
+      }),
+
+    rewrite: () =>
+      mutex.run(async () => {
+        if (members().length > 0) await writeRules();
+      }),
+  };
+}

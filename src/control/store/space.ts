@@ -1,0 +1,51 @@
+/** Room on the store: told when it gets short, and a start refused before its guest would run into the end. */
+import { dirname } from 'node:path';
+import { type SpaceState, spaceState } from '../../core/store-space.ts';
+import type { VmRecord } from '../../core/vm.ts';
+import { BangerError, messageOf, systemCode } from '../../errors.ts';
+import { spaceOf } from '../../storage/file-system.ts';
+import { formatSize } from '../../units.ts';
+import type { Host } from '../host.ts';
+import type { Progress } from '../operations.ts';
+import { storeImage } from './image.ts';
+
+export interface StoreSpace {
+  sizeBytes: number;
+  freeBytes: number;
+  state: SpaceState;
+}
+
+export async function storeSpace(host: Pick<Host, 'config' | 'ledger'>): Promise<StoreSpace> {
+  const space = await spaceOf(host.config.paths.store);
+  const image = storeImage(host);
+  // an image that has room on a disk that has none is as full as that disk
+  const below = image ? await spaceOf(dirname(image.name)) : space;
+  const freeBytes = Math.min(space.freeBytes, below.freeBytes);
+  const states = [space, below].map((each) => spaceState(each, host.config.storage.minFreeBytes));
+  const state = (['full', 'low'] as const).find((worse) => states.includes(worse)) ?? 'ok';
+  return { sizeBytes: space.sizeBytes, freeBytes, state };
+}
+
+/**
+ * A guest that writes where nothing is left gets I/O errors and turns its disk read-only.
+ * @throws BangerError `host_unprepared` when less than `storage.min_free` is left
+ */
+export async function requireStoreSpace(host: Host, vm: VmRecord, progress: Progress): Promise<void> {
+  const { state, freeBytes, sizeBytes } = await storeSpace(host);
+  const { store } = host.config.paths;
+  const room = `${formatSize(freeBytes)} of ${formatSize(sizeBytes)} are free in ${store}`;
+  if (state === 'full') {
+    throw new BangerError(
+      'host_unprepared',
+      `There is no room for a run of ${vm.name}: ${room}, and storage.min_free keeps ${formatSize(host.config.storage.minFreeBytes)}.`,
+      { hint: 'See what takes it: banger storage show   and: banger disk list' },
+    );
+  }
+  if (state === 'low') progress.warn(`The store is nearly full: ${room}. See: banger storage show`);
+}
+
+/** Whether a write of the daemon's own, or of a program it ran, came to the end of a disk of this host. */
+export function isFull(error: unknown): boolean {
+  if (!(error instanceof BangerError)) return systemCode(error) === 'ENOSPC';
+  return error.code === 'command_failed' && /No space left on device/.test(messageOf(error));
+}

@@ -1,0 +1,132 @@
+/** Looks for what belongs to nobody any more, says whose it was, and frees it. */
+import { readdir, rm } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { findGarbage, type Garbage, type Inventory } from '../../core/find-garbage.ts';
+import { BangerError, systemCode } from '../../errors.ts';
+import { findVmm, listVmms } from '../../firecracker/launch.ts';
+import { vmmSocket } from '../../storage/layout.ts';
+import type { Host } from '../host.ts';
+import type { Progress } from '../operations.ts';
+import { discardVm } from '../vm/create.ts';
+import { releaseVm } from '../vm/release.ts';
+
+export interface GarbageOptions {
+  /** only say what there is */
+  dryRun: boolean;
+  /** also disks of VMs of which there is no record */
+  disks: boolean;
+}
+
+export interface CollectedGarbage extends Garbage {
+  freed: boolean;
+}
+
+/** Phases in which a VM holds more than its disks. */
+const ACTIVE = new Set(['starting', 'running', 'stopping']);
+
+/** Directories of VMs are named by their id. */
+const VM_ID = /^[0-9a-f]{8}$/;
+
+/**
+ * @throws BangerError `conflict` while anything is going on: what it made may not be written down yet
+ */
+export async function collectGarbage(
+  host: Host,
+  { dryRun, disks }: GarbageOptions,
+  progress: Progress,
+): Promise<CollectedGarbage[]> {
+  // one of them is this one
+  if (!dryRun && host.operations.runningCount() > 1) {
+    throw new BangerError('conflict', 'Nothing can be freed while operations run: it might be theirs.', {
+      hint: 'Wait for them: banger operation list   or only look: banger gc --dry-run',
+    });
+  }
+  progress.step('look', 'looking at what is on this host');
+  const found = findGarbage(await takeInventory(host));
+  const collected: CollectedGarbage[] = [];
+  for (const each of found) {
+    const free = !dryRun && (each.verdict === 'free' || (each.verdict === 'ask' && disks)) && !isInUse(host, each);
+    if (free) {
+      progress.step('free', `freeing ${each.name}`);
+      await freeGarbage(host, each);
+    }
+    collected.push({ ...each, freed: free });
+  }
+  return collected;
+}
+
+async function takeInventory(host: Host): Promise<Inventory> {
+  const { store, run } = host.config.paths;
+  const vmmDirectory = join(run, 'vmm');
+  const sockets = (await namesIn(vmmDirectory)).filter((name) => name.endsWith('.sock'));
+  const deadSockets: { path: string; id: string }[] = [];
+  for (const name of sockets) {
+    const path = join(vmmDirectory, name);
+    if ((await findVmm(path)) === undefined) deadSockets.push({ path, id: basename(name, '.sock') });
+  }
+  const vmsDirectory = join(store, 'vms');
+  const directories = await Promise.all(
+    (await namesIn(vmsDirectory))
+      .filter((name) => VM_ID.test(name))
+      .map(async (name) => {
+        const path = join(vmsDirectory, name);
+        return { name, path, holdsDisk: (await namesIn(path)).some((file) => file.endsWith('.ext4')) };
+      }),
+  );
+  const vmms = await listVmms(vmmDirectory);
+  return {
+    ledger: host.ledger.all().map(({ owner, resource }) => ({ owner, kind: resource.kind, name: resource.name })),
+    vms: [...host.vms.list(), ...host.buildVms.list()].map(({ id, name, phase }) => ({
+      id,
+      name,
+      active: ACTIVE.has(phase),
+    })),
+    trash: host.trash.list().map(({ vm }) => ({ id: vm.id, name: vm.name })),
+    directories,
+    deadSockets,
+    vmms: vmms.map(({ pid, socketPath }) => ({ pid, socketPath, id: basename(socketPath, '.sock') })),
+    taps: (await namesIn('/sys/class/net')).filter((name) => /^bgr-/.test(name)),
+  };
+}
+
+/** A start may have begun since the look: what it holds is no garbage any more. */
+function isInUse(host: Host, { owner }: Garbage): boolean {
+  const vm = owner === undefined ? undefined : host.vms.findById(owner);
+  return vm !== undefined && host.operations.activeOn(vm.name) !== undefined;
+}
+
+async function freeGarbage(host: Host, garbage: Garbage): Promise<void> {
+  switch (garbage.kind) {
+    case 'ledger': {
+      const owner = garbage.owner ?? '';
+      await releaseVm(host, { id: owner, name: owner });
+      // disks go only with a VM that is neither there nor in the trash
+      if (!host.vms.findById(owner) && !host.trash.has(owner)) await discardVm(host, { id: owner });
+      return;
+    }
+    case 'directory':
+      await rm(garbage.name, { recursive: true, force: true });
+      return;
+    case 'socket':
+      await rm(garbage.name, { force: true });
+      return;
+    case 'vmm': {
+      const owner = garbage.owner ?? '';
+      // once it is written down it is freed as every other one
+      host.ledger.record(owner, { kind: 'vmm', name: vmmSocket(host.config.paths.run, owner) });
+      await releaseVm(host, { id: owner, name: owner });
+      return;
+    }
+    case 'tap':
+      return; // never ours to touch
+  }
+}
+
+async function namesIn(directory: string): Promise<string[]> {
+  try {
+    return (await readdir(directory)).sort();
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT' || systemCode(error) === 'ENOTDIR') return [];
+    throw error;
+  }
+}

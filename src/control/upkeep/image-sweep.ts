@@ -1,0 +1,67 @@
+/** What a dead daemon left of images and layers: half an import or export, files whose record is gone or never came. */
+import { readdir, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { messageOf, systemCode } from '../../errors.ts';
+import { imageFiles, layerFile } from '../../storage/layout.ts';
+import { endProcess, findProcesses } from '../../system/processes.ts';
+import { forgetOldMachines } from '../builds/kept-vm.ts';
+import type { Host } from '../host.ts';
+import { type ImageHost, isNeeded } from '../images/catalogue.ts';
+import { EXPORT_SUFFIX } from '../images/export.ts';
+import { IMPORT_SUFFIX } from '../images/import.ts';
+
+const IMAGE_ID = /^[0-9a-f]{8}$/;
+const LAYER_FILE = /^([0-9a-f]{64})\.(ext4|memory|vmstate)$/;
+
+/**
+ * For the start of a daemon, when nobody imports or exports yet. Other names are left to whoever made them, and what
+ * an image that was replaced left for its VMs stays while there are any.
+ */
+export async function sweepImages(host: ImageHost & Pick<Host, 'log'>): Promise<void> {
+  await forgetOldMachines(host);
+  await sweepLayers(host);
+  const store = dirname(imageFiles(host.config.paths.store, '0').directory);
+  for (const name of await namesIn(store)) {
+    const path = join(store, name);
+    const inWork = name.endsWith(IMPORT_SUFFIX) || name.endsWith(EXPORT_SUFFIX);
+    if (!inWork && !(IMAGE_ID.test(name) && !host.images.findById(name) && !isNeeded(host, name))) continue;
+    await remove(host, path, 'removing what is left of an image');
+  }
+}
+
+/** Disks and machines of build steps that a daemon did not come to register, or had begun to remove. */
+async function sweepLayers(host: ImageHost & Pick<Host, 'log'>): Promise<void> {
+  const directory = dirname(layerFile(host.config.paths.store, '0'));
+  for (const name of await namesIn(directory)) {
+    const [, key, kind] = LAYER_FILE.exec(name) ?? [];
+    if (key === undefined) continue;
+    const layer = host.layers.find(key);
+    if (layer && (kind === 'ext4' || layer.machine !== null)) continue;
+    await remove(host, join(directory, name), 'removing a layer that is in no record');
+  }
+}
+
+async function remove(host: Pick<Host, 'log'>, path: string, why: string): Promise<void> {
+  host.log.info({ path }, why);
+  try {
+    await endWriters(path);
+    await rm(path, { recursive: true, force: true });
+  } catch (error) {
+    host.log.error({ path, error: messageOf(error) }, 'it could not be removed'); // the next start tries again
+  }
+}
+
+/** Programs outlive the daemon that started them. */
+async function endWriters(directory: string): Promise<void> {
+  const inside = (argument: string) => argument === directory || argument.startsWith(`${directory}/`);
+  for (const writer of await findProcesses((argv) => argv.some(inside))) await endProcess(writer, { graceMs: 0 });
+}
+
+async function namesIn(directory: string): Promise<string[]> {
+  try {
+    return await readdir(directory);
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return [];
+    throw error;
+  }
+}

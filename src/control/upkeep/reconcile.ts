@@ -1,0 +1,195 @@
+/** Brings records and host together: at daemon start, and every 30 s what no operation is at. */
+import { join } from 'node:path';
+import { reconcile, type SeenVm } from '../../core/reconcile.ts';
+import type { VmRecord } from '../../core/vm.ts';
+import { messageOf } from '../../errors.ts';
+import { describeVmm } from '../../firecracker/api.ts';
+import { lastLines } from '../../firecracker/console.ts';
+import { findVmm, listVmms } from '../../firecracker/launch.ts';
+import { endSelfTests } from '../../preflight/self-test.ts';
+import { forgetShared } from '../../storage/kept-disks.ts';
+import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { readBootId } from '../../system/processes.ts';
+import { settleDiskWork } from '../disks/disk-work.ts';
+import type { Host } from '../host.ts';
+import { discardVm } from '../vm/create.ts';
+import { haltedProcess } from '../vm/problem.ts';
+import { recoverRebase } from '../vm/rebase.ts';
+import { releaseVm } from '../vm/release.ts';
+import { sweepImages } from './image-sweep.ts';
+import { clearInterruptedWork, endInterruptedDownloads } from './interrupted-work.ts';
+import { type Supervisor, vmmExitedCleanly } from './supervisor.ts';
+
+/** What `seen` needs an answer for; a living VMM that takes longer is wedged. */
+const DESCRIBE_TIMEOUT_MS = 2000;
+
+/** A check of a disk that takes longer is waited for by whoever needs the disk. */
+const DISK_WORK_LIMIT_MS = 3000;
+
+export interface RecoveryActions {
+  /** The guest rebooted while nobody looked: start it again. */
+  startAgain(vm: VmRecord): void;
+  /** Its VMM had died; everything is freed, `vm` is the record as it was. */
+  failed(vm: VmRecord): void;
+}
+
+/** Recovers every VM after the daemon was away; VMs are handled side by side. */
+export async function reconcileHost(host: Host, supervisor: Supervisor, actions: RecoveryActions): Promise<void> {
+  const serving = new Set((await listVmms(join(host.config.paths.run, 'vmm'))).map(({ socketPath }) => socketPath));
+  await Promise.all(
+    host.vms.list().map(async (vm) => {
+      try {
+        const alive = serving.has(vmmSocket(host.config.paths.run, vm.id));
+        await reconcileVm(host, supervisor, actions, vm, alive);
+        // after it: the disks of a VM that runs are left alone
+        if (await recoverRebase(host, vm, vm.phase)) actions.startAgain(host.vms.get(vm.name));
+      } catch (error) {
+        host.log.error({ vm: vm.name, error: messageOf(error) }, 'reconcile failed');
+        host.vms.update(vm.id, { phase: 'failed', failure: `After the daemon's restart: ${messageOf(error)}` });
+      }
+    }),
+  );
+  await endInterruptedDownloads(host);
+  await freeOwnerless(host);
+  await sweepImages(host);
+  await endSelfTests({ cacheDirectory: host.config.paths.cache, privileged: host.privileged }).catch((error) =>
+    host.log.error({ error: messageOf(error) }, 'a KVM test of an earlier daemon could not be ended'),
+  );
+  // after the deletions: a disk that was being kept has its VM's name no more
+  await forgetShared(host.config.paths.store);
+  await host.network.reassert();
+}
+
+/**
+ * The same while the daemon works: whatever is neither as its record says nor being worked on. What an operation is
+ * at is left to it; what is found is put right as an operation, so that no other can come in between.
+ */
+export async function sweepHost(host: Host, supervisor: Supervisor, actions: RecoveryActions): Promise<void> {
+  for (const vm of host.vms.list()) {
+    if (host.operations.activeOn(vm.name) || !isOff(host, supervisor, vm)) continue;
+    const { id } = host.operations.start({
+      kind: 'vm.recover',
+      target: vm.name,
+      run: async () => {
+        const alive = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
+        await reconcileVm(host, supervisor, actions, vm, alive);
+      },
+    });
+    await host.operations.finished(id);
+  }
+  // what an operation makes for something other than a VM may have no owner yet that is known here
+  if (host.operations.runningCount() === 0) await freeOwnerless(host);
+  await host.network.reassert();
+}
+
+function isOff(host: Host, supervisor: Supervisor, vm: VmRecord): boolean {
+  switch (vm.phase) {
+    case 'running':
+      return !supervisor.watches(vm.id);
+    case 'stopped':
+    case 'failed':
+      return host.ledger.of(vm.id).some(({ kind }) => kind === 'tap' || kind === 'vmm');
+    default:
+      return true;
+  }
+}
+
+/** Entries whose VM is gone: a deletion that a crash cut in two, an image build. Of a VM in the trash, disks stay. */
+async function freeOwnerless(host: Host): Promise<void> {
+  const building = new Set(host.buildVms.list().map(({ id }) => id));
+  for (const { owner, resource } of host.ledger.all()) {
+    if (owner === 'host' || host.vms.findById(owner) || building.has(owner)) continue;
+    const trashed = host.trash.has(owner);
+    if (trashed && resource.kind === 'directory') continue;
+    await releaseVm(host, { id: owner, name: owner });
+    if (trashed) continue;
+    await clearInterruptedWork(host, { id: owner });
+    await discardVm(host, { id: owner });
+  }
+}
+
+/** Asks every VMM that should answer whether it does; the answer is shown with its VM. */
+export async function checkVmms(host: Host): Promise<void> {
+  await Promise.all(
+    host.vms.list().map(async (vm) => {
+      if (vm.phase !== 'running') return;
+      // a halted one cannot answer, and is known by that
+      if (haltedProcess(host, vm) !== undefined) return;
+      const state = await askVmm(vmmSocket(host.config.paths.run, vm.id));
+      if (host.vms.findById(vm.id)?.phase !== 'running') return;
+      if (state === 'started') host.health.silent.delete(vm.id);
+      else host.health.silent.add(vm.id);
+    }),
+  );
+}
+
+async function reconcileVm(
+  host: Host,
+  supervisor: Supervisor,
+  actions: RecoveryActions,
+  vm: VmRecord,
+  vmmAlive: boolean,
+): Promise<void> {
+  const rebased = host.ledger.of(vm.id).some(({ kind }) => kind === 'rebase');
+  if (vm.phase === 'creating' || vm.phase === 'starting' || rebased) await clearInterruptedWork(host, vm);
+  await settleDiskWork(host, vm, DISK_WORK_LIMIT_MS);
+  const action = reconcile(vm.phase, await observe(host, vm, vmmAlive));
+  if (action.do !== 'nothing') host.log.info({ vm: vm.name, ...action }, 'reconcile');
+  switch (action.do) {
+    case 'adopt':
+      supervisor.watch(vm);
+      return;
+    case 'release':
+      await releaseVm(host, vm);
+      host.vms.update(vm.id, {
+        phase: vm.phase === 'failed' ? 'failed' : 'stopped',
+        failure: vm.phase === 'failed' ? vm.failure : null,
+        startedAt: null,
+        vmm: null,
+        // an attempt that was interrupted is made again; the end of the host was no failure of the VM
+        restarts: vm.phase === 'running' ? null : vm.restarts,
+      });
+      return;
+    case 'fail': {
+      const words = (await lastLines(vmFiles(host.config.paths.store, vm.id).vmmLog, 3)).join(' | ');
+      await releaseVm(host, vm);
+      const failure = `${action.because}.${words ? ` Its log ends with: ${words}` : ''}`;
+      host.vms.update(vm.id, { phase: 'failed', failure, startedAt: null, vmm: null });
+      actions.failed(vm);
+      return;
+    }
+    case 'start-again':
+      await releaseVm(host, vm);
+      host.vms.update(vm.id, { phase: 'stopped', startedAt: null, vmm: null });
+      actions.startAgain(vm);
+      return;
+    case 'discard':
+      await releaseVm(host, vm);
+      await discardVm(host, vm);
+      return;
+    case 'nothing':
+      return;
+  }
+}
+
+async function observe(host: Host, vm: VmRecord, vmmAlive: boolean): Promise<SeenVm> {
+  const socketPath = vmmSocket(host.config.paths.run, vm.id);
+  const recorded = host.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
+  const bootId = recorded?.kind === 'vmm' ? recorded.identity?.bootId : undefined;
+  return {
+    vmmAlive,
+    vmm: vmmAlive ? await askVmm(socketPath) : 'unreachable',
+    guestRebooted: !vmmAlive && (await vmmExitedCleanly(vmFiles(host.config.paths.store, vm.id).vmmLog)),
+    hostRestarted: bootId !== undefined && bootId !== (await readBootId()),
+  };
+}
+
+async function askVmm(socketPath: string): Promise<SeenVm['vmm']> {
+  try {
+    const answer = await describeVmm(socketPath, DESCRIBE_TIMEOUT_MS);
+    if (answer === 'silent') return 'silent';
+    return answer.state === 'Running' || answer.state === 'Paused' ? 'started' : 'not-started';
+  } catch {
+    return 'unreachable';
+  }
+}

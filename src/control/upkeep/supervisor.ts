@@ -1,0 +1,133 @@
+/** Keeps an eye on running VMs: a VMM that ends, a guest that reboots, a guest that powers off. */
+import type { VmRecord } from '../../core/vm.ts';
+import { watchVmm } from '../../firecracker/api.ts';
+import { followFile, lastLines, limitLog, readTail, stripControls } from '../../firecracker/console.ts';
+import { describeExit, findVmm } from '../../firecracker/launch.ts';
+import { apparentBytes } from '../../storage/disk.ts';
+import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { expiry } from '../../system/abort.ts';
+import type { DetachedProcess } from '../../system/runner.ts';
+import type { Host } from '../host.ts';
+import { releaseVm } from '../vm/release.ts';
+
+export interface Supervisor {
+  /** Watches a VM that runs; `ended` is known only for a VMM this daemon started. */
+  watch(vm: VmRecord, ended?: DetachedProcess['ended']): void;
+  /** Stops watching; the VM is being stopped on purpose. */
+  unwatch(vmId: string): void;
+  watches(vmId: string): boolean;
+  /** Cuts console logs that outgrew their limit. */
+  limitLogs(): Promise<void>;
+  close(): void;
+}
+
+export interface SupervisorActions {
+  /** The guest rebooted, which ended its VMM: start it again. */
+  startAgain(vm: VmRecord): void;
+  /** The guest powered itself off: finish the stop. */
+  finishStop(vm: VmRecord): void;
+  /** The VMM died and everything is freed; `vm` is the record as it was while it ran. */
+  failed(vm: VmRecord): void;
+}
+
+/** The kernel's last words; printed whatever its log level (kernel/reboot.c, pr_emerg). */
+const POWER_OFF = /reboot: (Power down|System halted)/;
+
+/** Longer than the last words, shorter than a boot: an earlier run's are in another file. */
+const LAST_WORDS_BYTES = 200;
+
+/** When a VMM is looked at again whose socket closed although it lives. */
+const LOOK_AGAIN_MS = 2000;
+
+/** How long after a socket closed the exit status of its process may take to arrive. */
+const EXIT_STATUS_WAIT_MS = 1000;
+
+export function createSupervisor(host: Host, actions: SupervisorActions): Supervisor {
+  const watched = new Map<string, () => void>();
+
+  const unwatch = (vmId: string) => {
+    watched.get(vmId)?.();
+    watched.delete(vmId);
+  };
+
+  async function onEnd(vmId: string, ended: DetachedProcess['ended'] | undefined): Promise<void> {
+    unwatch(vmId);
+    const exit = await Promise.race([ended, expiry(EXIT_STATUS_WAIT_MS)]);
+    // an operation on the VM (stop, kill, delete) ended it and does the rest itself, or leaves it to us by failing
+    const active = host.operations.activeOn(host.vms.findById(vmId)?.name ?? '');
+    if (active) await host.operations.finished(active.id);
+    const vm = host.vms.findById(vmId);
+    if (watched.has(vmId) || vm?.phase !== 'running') return;
+    if (!exit && (await findVmm(vmmSocket(host.config.paths.run, vmId)))) {
+      // a socket that closes is not a process that ends: whoever deleted its file, the guest goes on
+      await expiry(LOOK_AGAIN_MS);
+      if (!watched.has(vmId) && host.vms.findById(vmId)?.phase === 'running') watch(vm, ended);
+      return;
+    }
+    const files = vmFiles(host.config.paths.store, vm.id);
+    if (exit ? exit.code === 0 : await vmmExitedCleanly(files.vmmLog)) {
+      host.log.info({ vm: vm.name }, 'the guest rebooted');
+      actions.startAgain(vm);
+      return;
+    }
+    const how = exit ? ` (${describeExit(exit)})` : '';
+    const words = (await lastLines(files.vmmLog, 3)).join(' | ');
+    const failure = `The VMM ended unexpectedly${how}.${words ? ` Its log ends with: ${words}` : ''}`;
+    host.log.warn({ vm: vm.name, failure }, 'VMM ended');
+    await releaseVm(host, vm);
+    host.vms.update(vm.id, { phase: 'failed', failure, startedAt: null, vmm: null });
+    actions.failed(vm);
+  }
+
+  async function followConsole(vm: VmRecord, consoleLog: string, signal: AbortSignal): Promise<void> {
+    // from a little before the end: a guest may have powered off while no daemon was there
+    const size = await apparentBytes(consoleLog).catch(() => 0);
+    let tail = '';
+    for await (const chunk of followFile(consoleLog, Math.max(0, size - LAST_WORDS_BYTES), signal)) {
+      tail = (tail + chunk).slice(-LAST_WORDS_BYTES);
+      if (!POWER_OFF.test(stripControls(tail))) continue;
+      host.log.info({ vm: vm.name }, 'the guest powered off');
+      unwatch(vm.id);
+      const current = host.vms.findById(vm.id); // it may have another name by now
+      if (current) actions.finishStop(current);
+      return;
+    }
+  }
+
+  function watch(vm: VmRecord, ended?: DetachedProcess['ended']): void {
+    unwatch(vm.id);
+    const abort = new AbortController();
+    const stopWatching = watchVmm(vmmSocket(host.config.paths.run, vm.id), () => {
+      onEnd(vm.id, ended).catch((error) => host.log.error({ vm: vm.name, error: String(error) }, 'supervision failed'));
+    });
+    watched.set(vm.id, () => {
+      abort.abort();
+      stopWatching();
+    });
+    followConsole(vm, vmFiles(host.config.paths.store, vm.id).consoleLog, abort.signal).catch((error) =>
+      host.log.error({ vm: vm.name, error: String(error) }, 'the console cannot be followed'),
+    );
+  }
+
+  return {
+    watch,
+    unwatch,
+    watches: (vmId) => watched.has(vmId),
+    async limitLogs() {
+      for (const vm of host.vms.list()) {
+        if (!watched.has(vm.id)) continue;
+        const { consoleLog, vmmLog } = vmFiles(host.config.paths.store, vm.id);
+        if (await limitLog(consoleLog)) host.log.warn({ vm: vm.name }, 'console log cut: the guest prints a lot');
+        await limitLog(vmmLog);
+      }
+    },
+    close() {
+      for (const vmId of [...watched.keys()]) unwatch(vmId);
+    },
+  };
+}
+
+/** Whether the VMM's own log ends with a clean exit, which is what a guest's reset causes. */
+export async function vmmExitedCleanly(vmmLog: string): Promise<boolean> {
+  return /exit_code=0\s*$/.test((await readTail(vmmLog, 4096)).trimEnd());
+}

@@ -1,0 +1,121 @@
+/** SSH connections to running VMs, kept open: a handshake costs an emulated guest a second. */
+import type { VmRecord } from '../../core/vm.ts';
+import { BangerError, messageOf } from '../../errors.ts';
+import { keyBlob } from '../../guest/keys.ts';
+import { connectSsh, type SshConnection, SshLoginError, type SshTarget } from '../../guest/ssh.ts';
+import { sleep } from '../../system/abort.ts';
+
+/** User banger logs in as, and the port it logs in on. */
+export const GUEST_USER = 'root';
+export const GUEST_SSH_PORT = 22;
+
+export interface GuestConnections extends AsyncDisposable {
+  target(vm: VmRecord): SshTarget;
+  /** Takes over the connection that proved the guest ready. */
+  keep(vm: VmRecord, connection: SshConnection): void;
+  /**
+   * An open connection, a new one when there is none.
+   * @throws BangerError `guest_failed` when the guest does not let us in
+   */
+  get(vm: VmRecord): Promise<SshConnection>;
+  /**
+   * A second connection for one command, when the first refused another channel (sshd allows 10 on each).
+   * @throws the refusal itself when the first connection is the problem
+   */
+  extra(vm: VmRecord, refusal: unknown): Promise<SshConnection>;
+  /** The open connection, if there is one. */
+  peek(vm: Pick<VmRecord, 'id'>): SshConnection | undefined;
+  /** Closes a VM's connection. */
+  drop(vm: Pick<VmRecord, 'id'>): Promise<void>;
+}
+
+const LOGIN_TIMEOUT_MS = 30_000;
+/** How long a running guest that does not answer is tried again, and how often. */
+const PATIENCE_MS = 8000;
+const RETRY_MS = 100;
+
+export function createGuestConnections(privateKey: string): GuestConnections {
+  const open = new Map<string, SshConnection>();
+  const opening = new Map<string, Promise<SshConnection>>();
+
+  const keep = (vm: Pick<VmRecord, 'id'>, connection: SshConnection) => {
+    const old = open.get(vm.id);
+    open.set(vm.id, connection);
+    connection.onClose(() => {
+      if (open.get(vm.id) === connection) open.delete(vm.id);
+    });
+    if (old && old !== connection) void old[Symbol.asyncDispose]();
+  };
+
+  const target = (vm: VmRecord): SshTarget => ({
+    name: vm.name,
+    address: vm.address,
+    port: GUEST_SSH_PORT,
+    user: GUEST_USER,
+    privateKey,
+    hostKey: keyBlob(vm.hostKeyPublic),
+  });
+
+  async function connect(vm: VmRecord): Promise<SshConnection> {
+    try {
+      return await connectPatiently(target(vm));
+    } catch (error) {
+      if (!(error instanceof SshLoginError)) throw error;
+      throw new BangerError('guest_failed', `${vm.name} does not let us in over SSH: ${error.message}.`, {
+        cause: error,
+        hint: `See what the guest says: banger logs ${vm.name}`,
+      });
+    }
+  }
+
+  return {
+    target,
+    keep,
+    peek: (vm) => open.get(vm.id),
+    async get(vm) {
+      const ready = open.get(vm.id);
+      if (ready && !ready.closed) return ready;
+      const pending =
+        opening.get(vm.id) ??
+        connect(vm)
+          .then((connection) => {
+            keep(vm, connection);
+            return connection;
+          })
+          .finally(() => opening.delete(vm.id));
+      opening.set(vm.id, pending);
+      return await pending;
+    },
+    async extra(vm, refusal) {
+      const first = open.get(vm.id);
+      if (first && !first.closed && !isChannelRefusal(refusal)) throw refusal;
+      return await connect(vm);
+    },
+    async drop(vm) {
+      const connection = open.get(vm.id);
+      open.delete(vm.id);
+      await connection?.[Symbol.asyncDispose]();
+    },
+    async [Symbol.asyncDispose]() {
+      await Promise.all([...open.keys()].map((id) => this.drop({ id })));
+    },
+  };
+}
+
+/** A busy guest may let one SYN or handshake pass; one that is gone will not answer the next ones either. */
+async function connectPatiently(target: SshTarget): Promise<SshConnection> {
+  const deadline = performance.now() + PATIENCE_MS;
+  for (;;) {
+    try {
+      return await connectSsh(target, LOGIN_TIMEOUT_MS);
+    } catch (error) {
+      if (!(error instanceof SshLoginError) || !error.temporary || performance.now() > deadline) throw error;
+      await sleep(RETRY_MS);
+    }
+  }
+}
+
+/** sshd's answer to a channel beyond MaxSessions, as opposed to a connection that broke. */
+function isChannelRefusal(error: unknown): boolean {
+  return /open failed|Channel open failure/i.test(messageOf(error));
+}

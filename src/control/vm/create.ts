@@ -1,0 +1,165 @@
+/** Creates a VM: its record, its address for life, its keys and its root disk. Nothing is started. */
+import { randomBytes } from 'node:crypto';
+import { mkdir, rm } from 'node:fs/promises';
+import type { VmCreate } from '../../api/schemas.ts';
+import { vmDefaults } from '../../config/schema.ts';
+import { macFor, type VmRecord } from '../../core/vm.ts';
+import { workMountProblem } from '../../core/work-mount.ts';
+import { BangerError } from '../../errors.ts';
+import { generateKeyPair } from '../../guest/keys.ts';
+import type { BootFiles } from '../../preflight/context.ts';
+import { cloneThroughBase } from '../../storage/base-cache.ts';
+import { readSuperblock } from '../../storage/ext4.ts';
+import { vmFiles } from '../../storage/layout.ts';
+import { formatSize, MIB } from '../../units.ts';
+import { adoptWorkDisk, findWorkDisk, settleKept, type WorkDiskSource } from '../disks/keep.ts';
+import type { Host } from '../host.ts';
+import type { Progress } from '../operations.ts';
+import { freeAddress } from './free-address.ts';
+import { requireHostMemory } from './limits.ts';
+
+/** Smallest ext4 that is of any use as a work disk. */
+export const MIN_WORK_DISK_BYTES = 16 * MIB;
+
+/**
+ * @throws BangerError `conflict` when the name is taken, `not_found` for an unknown image, `invalid_input` for
+ *   sizes this host or image cannot have
+ */
+export async function createVm(
+  host: Host,
+  request: VmCreate,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<VmRecord> {
+  const taken = host.vms.find(request.name);
+  if (taken) {
+    throw new BangerError('conflict', `A VM named "${request.name}" exists already.`, {
+      hint: `Start it with: banger start ${request.name}   or choose another name.`,
+    });
+  }
+  const boot = await host.bootFiles(request.image);
+  const source = request.workDiskFrom === undefined ? undefined : await findWorkDisk(host, request.workDiskFrom);
+  const shape = await decideShape(host, request, boot, source);
+  const hostKey = await generateKeyPair(request.name);
+  signal.throwIfAborted();
+
+  // no await between choosing the address and taking it: two creations cannot get the same one
+  const address = freeAddress(host);
+  const vm: VmRecord = {
+    id: randomBytes(4).toString('hex'),
+    name: request.name,
+    image: boot.name,
+    imageId: boot.imageId ?? null,
+    ...shape,
+    address,
+    mac: macFor(address),
+    nat: request.nat ?? true,
+    autostart: request.autostart ?? false,
+    restartPolicy: request.restartPolicy ?? 'never',
+    hostKeyPrivate: hostKey.privateKey,
+    hostKeyPublic: hostKey.publicKey,
+    createdAt: host.now().toISOString(),
+    phase: 'creating',
+    failure: null,
+    startedAt: null,
+    vmm: null,
+    bootTimeline: [],
+    bootMs: null,
+    run: null,
+    restarts: null,
+  };
+  const files = vmFiles(host.config.paths.store, vm.id);
+  host.atomically(() => {
+    requireImage(host, boot);
+    host.vms.insert(vm);
+    host.ledger.record(vm.id, { kind: 'directory', name: files.directory });
+  });
+  try {
+    await mkdir(files.directory, { recursive: true, mode: 0o700 });
+    progress.step('clone-root-disk', 'cloning the root disk');
+    const { programs } = host.config;
+    const { store } = host.config.paths;
+    await cloneThroughBase(host.runner, programs.cp, store, boot.rootfs, files.rootDisk, vm.rootDiskBytes, signal);
+    if (source) await adoptWorkDisk(host, vm, source, signal);
+    host.vms.update(vm.id, { phase: 'stopped' });
+    if (source) await settleKept(source);
+  } catch (error) {
+    await discardVm(host, vm);
+    throw error;
+  }
+  return host.vms.get(vm.name);
+}
+
+/** @throws BangerError `not_found` when the image was deleted since its files were looked up */
+export function requireImage(host: Pick<Host, 'images'>, { imageId, name }: BootFiles): void {
+  if (imageId === undefined || host.images.findById(imageId)) return;
+  throw new BangerError('not_found', `The image ${name} was deleted or replaced meanwhile.`, {
+    hint: 'See what exists: banger image list',
+  });
+}
+
+/** Removes a VM with its disks, in an order that a crash cannot turn into a leak. */
+export async function discardVm(host: Host, vm: Pick<VmRecord, 'id'>): Promise<void> {
+  for (const resource of host.ledger.of(vm.id)) {
+    if (resource.kind === 'disk-work') host.ledger.strike('disk-work', resource.name);
+    if (resource.kind !== 'directory') continue;
+    await rm(resource.name, { recursive: true, force: true });
+    host.ledger.strike('directory', resource.name);
+  }
+  host.ledger.strike('rebase', vmFiles(host.config.paths.store, vm.id).rootDisk);
+  host.vms.remove(vm.id);
+}
+
+type Shape = Pick<VmRecord, 'vcpus' | 'memoryMib' | 'rootDiskBytes' | 'workDiskBytes' | 'workDiskMount'>;
+
+async function decideShape(
+  host: Host,
+  request: VmCreate,
+  boot: BootFiles,
+  source: WorkDiskSource | undefined,
+): Promise<Shape> {
+  const defaults = vmDefaults(host.config, boot.defaults);
+  const image = await readSuperblock(boot.rootfs);
+  const shape: Shape = {
+    vcpus: request.vcpus ?? defaults.vcpus,
+    memoryMib: request.memoryMib ?? defaults.memoryMib,
+    rootDiskBytes: request.rootDiskBytes ?? Math.max(defaults.rootDiskBytes, image.bytes),
+    workDiskBytes: request.workDiskBytes ?? source?.size ?? defaults.workDiskBytes,
+    workDiskMount: request.workMount ?? defaults.workMount,
+  };
+  const mountProblem = workMountProblem(shape.workDiskMount);
+  if (mountProblem !== undefined) {
+    throw new BangerError(
+      'invalid_input',
+      `A work disk cannot be mounted at "${shape.workDiskMount}": ${mountProblem}`,
+      {
+        hint: 'Choose a directory of its own, for example --work-mount /srv/work',
+      },
+    );
+  }
+  if (source && shape.workDiskBytes < source.size) {
+    throw new BangerError(
+      'invalid_input',
+      `The disk ${source.path} has ${formatSize(source.size)} and cannot shrink to ${formatSize(shape.workDiskBytes)}.`,
+      { hint: 'Leave --work-disk out, or ask for more.' },
+    );
+  }
+  requireHostMemory(request.name, shape.memoryMib);
+  if (shape.rootDiskBytes < image.bytes) {
+    throw new BangerError(
+      'invalid_input',
+      `A root disk of ${formatSize(shape.rootDiskBytes)} is smaller than the image ${boot.name}, which has ${formatSize(image.bytes)}.`,
+      { hint: `Ask for at least --disk ${Math.ceil(image.bytes / MIB)}M` },
+    );
+  }
+  if (shape.workDiskBytes !== 0 && shape.workDiskBytes < MIN_WORK_DISK_BYTES) {
+    throw new BangerError(
+      'invalid_input',
+      `A work disk of ${formatSize(shape.workDiskBytes)} is too small for a file system.`,
+      {
+        hint: `Ask for at least --work-disk ${MIN_WORK_DISK_BYTES / MIB}M, or none with --work-disk 0`,
+      },
+    );
+  }
+  return shape;
+}

@@ -1,0 +1,64 @@
+/** Deletes a VM: into the trash, or for good with its disks. */
+import { BangerError } from '../../errors.ts';
+import { findVmm } from '../../firecracker/launch.ts';
+import { vmmSocket } from '../../storage/layout.ts';
+import { keepWorkDisk } from '../disks/keep.ts';
+import type { Host } from '../host.ts';
+import { leaveImage } from '../images/catalogue.ts';
+import type { Progress } from '../operations.ts';
+import { discardVm } from './create.ts';
+import { releaseVm } from './release.ts';
+import { moveToTrash } from './trash.ts';
+
+export interface Deletion {
+  /** also one that runs: it is killed */
+  force: boolean;
+  /** for good, past the trash */
+  now: boolean;
+  /** for good but for its work disk */
+  keepWorkDisk: boolean;
+}
+
+export interface DeletedVm {
+  name: string;
+  id: string;
+  /** how long it can be had back, in `ms`; 0 when it is gone for good */
+  keptForMs: number;
+  /** where its work disk was put, null when that was not asked for or there was none */
+  keptWorkDisk: { name: string; path: string } | null;
+}
+
+/** @throws BangerError `conflict` when it runs and `force` is not given */
+export async function deleteVm(
+  host: Host,
+  name: string,
+  { force, now, keepWorkDisk: keep }: Deletion,
+  progress: Progress,
+): Promise<DeletedVm> {
+  const vm = host.vms.get(name);
+  const alive = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
+  if (alive && !force) {
+    throw new BangerError('conflict', `${name} is running.`, {
+      hint: `Stop it first with: banger stop ${name}   or delete it anyway with: banger rm --force ${name}`,
+    });
+  }
+  progress.step('release', 'freeing its network and process');
+  host.vms.update(vm.id, { phase: 'stopping', restarts: null });
+  await releaseVm(host, vm);
+  // before the deletion is certain: a crash in between leaves the VM, which still owns its disk
+  const kept = keep ? await keepWorkDisk(host, vm) : undefined;
+  if (keep && !kept) progress.warn(`${name} had no work disk that could be kept.`);
+  const keptForMs = now || keep ? 0 : host.config.limits.trashForMs;
+  if (keptForMs > 0) {
+    progress.step('to-trash', 'moving it to the trash');
+    host.vms.update(vm.id, { phase: 'stopped', failure: null, startedAt: null, vmm: null });
+    moveToTrash(host, host.vms.get(name));
+    return { name, id: vm.id, keptForMs, keptWorkDisk: null };
+  }
+  progress.step('delete-disks', 'deleting its disks');
+  // `creating` is the phase whose recovery is removal: a crash from here on ends in a deleted VM, not in half of one
+  host.vms.update(vm.id, { phase: 'creating' });
+  await discardVm(host, vm);
+  await leaveImage(host, vm.imageId);
+  return { name, id: vm.id, keptForMs: 0, keptWorkDisk: kept ?? null };
+}

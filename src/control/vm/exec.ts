@@ -1,0 +1,174 @@
+/** Runs a command in a guest over its open SSH connection and ties it to a framed stream. */
+import { randomUUID } from 'node:crypto';
+import type { Duplex } from 'node:stream';
+import type { ClientChannel } from 'ssh2';
+import { createFrameDecoder, encodeFrame, FRAME, type FrameType } from '../../api/exec-frames.ts';
+import type { ExecRequest } from '../../api/schemas.ts';
+import type { VmRecord } from '../../core/vm.ts';
+import { asBangerError, messageOf } from '../../errors.ts';
+import { quote, shellCommand } from '../../guest/command.ts';
+import type { Host } from '../host.ts';
+import { toProblem } from '../problem.ts';
+import { requireRunning } from './stop.ts';
+
+/** What a terminal has when the client does not say. */
+const DEFAULT_TERMINAL = { columns: 80, rows: 24 };
+
+/**
+ * Marks a command and all it starts. SSH's own signal request is no use: OpenSSH refuses it for root, whose
+ * sessions it runs without privilege separation.
+ */
+const MARKER_VARIABLE = 'BANGER_EXEC';
+
+/** What a client may send on; anything else is not passed to a guest's shell. */
+const SIGNALS = new Set(['HUP', 'INT', 'QUIT', 'TERM', 'KILL', 'USR1', 'USR2']);
+
+/**
+ * Runs `request` in the guest and pumps frames until the command has ended; ends the stream. A failure before or
+ * during the run goes to the client as an `error` frame.
+ */
+export async function execInVm(host: Host, vm: VmRecord, request: ExecRequest, stream: Duplex): Promise<void> {
+  // input may arrive while the channel opens; it is kept until there is somebody to give it to
+  const input = bufferInput(stream);
+  const gone = whenGone(stream);
+  try {
+    requireRunning(vm);
+    const marker = randomUUID();
+    const channel = await openChannel(host, vm, request, marker);
+    const signalCommand = (signal: string) => {
+      signalMarked(host, vm, marker, signal).catch((error) =>
+        host.log.warn({ vm: vm.name, signal, error: messageOf(error) }, 'a signal did not reach its command'),
+      );
+    };
+    input.attach(channel, signalCommand);
+    await pump(channel, stream, gone, () => signalCommand('HUP'));
+  } catch (error) {
+    if (!stream.destroyed) stream.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(asBangerError(error)))));
+  }
+}
+
+async function openChannel(host: Host, vm: VmRecord, request: ExecRequest, marker: string): Promise<ClientChannel> {
+  const command = shellCommand({ ...request, env: { ...request.env, [MARKER_VARIABLE]: marker } });
+  const options = request.tty
+    ? {
+        pty: {
+          columns: request.columns ?? DEFAULT_TERMINAL.columns,
+          rows: request.rows ?? DEFAULT_TERMINAL.rows,
+          term: request.term ?? 'xterm-256color',
+        },
+      }
+    : {};
+  const connection = await host.guests.get(vm);
+  try {
+    return await connection.exec(command, options);
+  } catch (error) {
+    const extra = await host.guests.extra(vm, error);
+    const channel = await extra.exec(command, options);
+    channel.once('close', () => void extra[Symbol.asyncDispose]());
+    return channel;
+  }
+}
+
+/** A client says "no more input" by a frame; one that closes its half of the connection has gone away. */
+function whenGone(stream: Duplex): AbortSignal {
+  const gone = new AbortController();
+  for (const event of ['end', 'close']) stream.once(event, () => gone.abort());
+  return gone.signal;
+}
+
+/** Output goes out as it comes, no faster than the client takes it; the exit frame is the last. */
+function pump(channel: ClientChannel, stream: Duplex, gone: AbortSignal, hangUp: () => void): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const forward = (source: NodeJS.ReadableStream, type: FrameType) => {
+    source.on('data', (chunk: Buffer) => {
+      if (stream.write(encodeFrame(type, chunk))) return;
+      source.pause();
+      stream.once('drain', () => source.resume());
+    });
+  };
+  forward(channel, FRAME.stdout);
+  forward(channel.stderr, FRAME.stderr);
+
+  channel.on('error', () => {}); // 'close' follows
+  let ended = false;
+  // 'close' repeats what 'exit' said, which may have come before anybody could listen: a busy daemon reads a guest's
+  // answers in one go
+  channel.once('close', (code?: number | null, signal?: string | null) => {
+    ended = true;
+    const exit = { code: code ?? null, signal: signal ?? null };
+    if (!stream.destroyed) stream.end(encodeFrame(FRAME.exit, JSON.stringify(exit)));
+    resolve();
+  });
+  const onGone = () => {
+    // what a client started that has gone away must not run on unseen
+    if (!ended) hangUp();
+    stream.destroy();
+    channel.close();
+    resolve();
+  };
+  if (gone.aborted) onGone();
+  else gone.addEventListener('abort', onGone, { once: true });
+  return promise;
+}
+
+interface BufferedInput {
+  attach(channel: ClientChannel, signalCommand: (signal: string) => void): void;
+}
+
+/** Decodes client frames; pauses the client when the guest takes its input slowly. */
+function bufferInput(stream: Duplex): BufferedInput {
+  const decode = createFrameDecoder();
+  const waiting: Buffer[] = [];
+  let deliver: ((chunk: Buffer) => void) | undefined;
+  stream.on('data', (chunk: Buffer) => {
+    if (deliver) deliver(chunk);
+    else waiting.push(chunk);
+  });
+  stream.on('error', () => {}); // 'close' follows
+  stream.resume(); // whoever read the request line paused it
+  return {
+    attach(channel, signalCommand) {
+      deliver = (chunk) => {
+        try {
+          for (const { type, payload } of decode(chunk)) apply(channel, stream, signalCommand, type, payload);
+        } catch {
+          stream.destroy(); // a peer that does not speak the protocol
+        }
+      };
+      for (const chunk of waiting) deliver(chunk);
+    },
+  };
+}
+
+function apply(
+  channel: ClientChannel,
+  stream: Duplex,
+  signalCommand: (signal: string) => void,
+  type: number,
+  payload: Buffer,
+): void {
+  if (type === FRAME.stdin) {
+    if (!channel.writable || channel.write(payload)) return;
+    stream.pause();
+    channel.once('drain', () => stream.resume());
+  } else if (type === FRAME.stdinEnd) {
+    channel.end();
+  } else if (type === FRAME.resize) {
+    const { columns, rows } = JSON.parse(payload.toString('utf8')) as { columns: number; rows: number };
+    channel.setWindow(rows, columns, 0, 0);
+  } else if (type === FRAME.signal) {
+    const signal = payload.toString('utf8');
+    if (SIGNALS.has(signal)) signalCommand(signal);
+  }
+}
+
+/** Signals every process of the guest that carries the marker, as a terminal would its foreground group. */
+async function signalMarked(host: Host, vm: VmRecord, marker: string, signal: string): Promise<void> {
+  const connection = await host.guests.get(vm);
+  const pattern = quote(`^${MARKER_VARIABLE}=${marker}`);
+  const channel = await connection.exec(
+    `grep -lzs ${pattern} /proc/[0-9]*/environ | cut -d/ -f3 | xargs -r kill -${signal}`,
+  );
+  channel.on('data', () => {}).stderr.on('data', () => {});
+  channel.on('error', () => {});
+}

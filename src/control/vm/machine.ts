@@ -1,0 +1,142 @@
+/** The steps of bringing a guest up that VMs on record and VMs of image builds share. */
+import { vmDefaults } from '../../config/schema.ts';
+import { gatewayOf } from '../../core/addresses.ts';
+import { tapName, type VmRecord } from '../../core/vm.ts';
+import { connectVmm } from '../../firecracker/api.ts';
+import { bootArgs } from '../../firecracker/boot-args.ts';
+import { lastLines, readTail, stripControls } from '../../firecracker/console.ts';
+import { findVmm, launchVmm } from '../../firecracker/launch.ts';
+import { configurationRequests, type GuestDrive } from '../../firecracker/machine-config.ts';
+import { waitForSsh } from '../../guest/readiness.ts';
+import type { SshConnection } from '../../guest/ssh.ts';
+import type { BootFiles } from '../../preflight/context.ts';
+import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { writeSeedDrive } from '../../storage/seed-drive.ts';
+import type { DetachedProcess } from '../../system/runner.ts';
+import type { Host, VmmProgram } from '../host.ts';
+import { guestResolver } from '../network/guest-resolver.ts';
+import { vmmExitedCleanly } from '../upkeep/supervisor.ts';
+
+export interface LaunchedMachine {
+  kind: VmmProgram['kind'];
+  /** how the VMM process ends */
+  ended: DetachedProcess['ended'];
+}
+
+/** Writes the seed drive; `files` by absolute path are laid over the guest's root. */
+export async function writeMachineSeed(
+  host: Host,
+  vm: VmRecord,
+  files: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  const { config, clientKey, pool, network } = host;
+  await writeSeedDrive(vmFiles(config.paths.store, vm.id).seedDrive, {
+    hostname: vm.name,
+    address: vm.address,
+    gateway: gatewayOf(pool),
+    mtu: await network.mtu(),
+    ...(await guestResolver(config, pool)),
+    authorizedKeys: [clientKey.publicKey],
+    hostKeyPrivate: vm.hostKeyPrivate,
+    hostKeyPublic: vm.hostKeyPublic,
+    workMount: vm.workDiskMount,
+    files,
+  });
+}
+
+/** Launches the VMM that fits this host; it is in the ledger before it exists. */
+export async function launchMachine(
+  host: Host,
+  vm: VmRecord,
+  boot: BootFiles,
+  signal: AbortSignal,
+): Promise<LaunchedMachine> {
+  const vmm = await host.chooseVmm(boot);
+  const files = vmFiles(host.config.paths.store, vm.id);
+  const socketPath = vmmSocket(host.config.paths.run, vm.id);
+  host.ledger.record(vm.id, { kind: 'vmm', name: socketPath });
+  const running = await launchVmm(host.runner, {
+    program: vmm.program,
+    id: `banger-${vm.id}`,
+    socketPath,
+    consoleLog: files.consoleLog,
+    vmmLog: files.vmmLog,
+    env: { ...host.env, ...vmm.env },
+    takeSocket: async () => {
+      await host.privileged.run(['chown', String(host.uid), socketPath]);
+    },
+    signal,
+  });
+  host.ledger.record(vm.id, { kind: 'vmm', name: socketPath, identity: running.identity });
+  return { kind: vmm.kind, ended: running.ended };
+}
+
+export interface MachineOptions {
+  /** added to the kernel command line */
+  extraArgs?: string;
+  /** whether its root disk is lost in a crash anyway */
+  throwaway?: boolean;
+}
+
+/** Tells the VMM everything about the machine. */
+export async function configureMachine(
+  host: Host,
+  vm: VmRecord,
+  boot: BootFiles,
+  signal: AbortSignal,
+  { extraArgs = '', throwaway = false }: MachineOptions = {},
+): Promise<void> {
+  const files = vmFiles(host.config.paths.store, vm.id);
+  const hasWorkDisk = vm.workDiskBytes > 0;
+  const drives: GuestDrive[] = [
+    { id: 'root', path: files.rootDisk, readOnly: false, throwaway },
+    { id: 'seed', path: files.seedDrive, readOnly: true },
+    ...(hasWorkDisk ? [{ id: 'work', path: files.workDisk, readOnly: false }] : []),
+  ];
+  const devices = { root: '/dev/vda', seed: '/dev/vdb', work: hasWorkDisk ? '/dev/vdc' : undefined };
+  const requests = configurationRequests({
+    vcpus: vm.vcpus,
+    memoryMib: vm.memoryMib,
+    kernel: boot.kernel,
+    initrd: boot.initrd,
+    bootArgs: bootArgs(devices, `${vmDefaults(host.config, boot.defaults).bootArgs} ${extraArgs}`),
+    drives,
+    tap: tapName(vm.id),
+    mac: vm.mac,
+    mtu: await host.network.mtu(),
+  });
+  await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+  for (const request of requests) {
+    signal.throwIfAborted();
+    await api.send(request);
+  }
+}
+
+/** Waits for the first login, or for a reason why none will come. */
+export async function awaitLogin(
+  host: Host,
+  vm: VmRecord,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<SshConnection> {
+  const files = vmFiles(host.config.paths.store, vm.id);
+  return await waitForSsh(host.guests.target(vm), {
+    timeoutMs,
+    signal,
+    givenUp: async () => {
+      // looked for before the console is read: a guest says why it failed and ends its VMM at once
+      const lives = await findVmm(vmmSocket(host.config.paths.run, vm.id));
+      const said = stripControls(await readTail(files.consoleLog, 64 * 1024));
+      const failed = /banger-init: FAILED: .*|Kernel panic - not syncing: .*/.exec(said);
+      if (failed) return failed[0];
+      return lives ? undefined : await whyVmmEnded(files.vmmLog);
+    },
+  });
+}
+
+/** A guest that resets ends its VMM in good order; anything else is the VMM's own failure. */
+async function whyVmmEnded(vmmLog: string): Promise<string> {
+  if (await vmmExitedCleanly(vmmLog)) return 'the guest reset before it answered.';
+  const words = (await lastLines(vmmLog, 3)).join(' | ');
+  return `the VMM ended.${words ? ` Its log ends with: ${words}` : ''}`;
+}

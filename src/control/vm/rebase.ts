@@ -1,0 +1,198 @@
+/**
+ * Gives a VM a new root disk from another image: its work disk, name, address and host keys stay. The old root disk
+ * lies beside the new one until SSH came up with that; `settleRebase` and `undoRebase` are also what happens after
+ * a crash, and may be repeated.
+ */
+import { rename, rm } from 'node:fs/promises';
+import type { VmRebase } from '../../api/schemas.ts';
+import type { VmRecord } from '../../core/vm.ts';
+import { BangerError, messageOf } from '../../errors.ts';
+import { findVmm } from '../../firecracker/launch.ts';
+import type { BootFiles } from '../../preflight/context.ts';
+import type { Resource } from '../../state/ledger.ts';
+import { cloneFile } from '../../storage/clone.ts';
+import { readSuperblock } from '../../storage/ext4.ts';
+import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { pathExists, syncPath } from '../../system/files.ts';
+import { formatSize } from '../../units.ts';
+import type { Host } from '../host.ts';
+import { type ImageHost, leaveImage } from '../images/catalogue.ts';
+import type { Progress } from '../operations.ts';
+import type { Supervisor } from '../upkeep/supervisor.ts';
+import { requireImage } from './create.ts';
+import { releaseVm } from './release.ts';
+import { type StartedVm, startVm } from './start.ts';
+import { stopVm } from './stop.ts';
+
+/** What finishing or undoing needs of the host. */
+type RecoveryHost = ImageHost & Pick<Host, 'log'>;
+
+export type RebaseEntry = Extract<Resource, { kind: 'rebase' }>;
+
+/**
+ * @throws BangerError `conflict` when the VM runs and `force` is not given; whatever kept the new root disk from
+ *   coming up, after the VM was put back to what it was
+ */
+export async function rebaseVm(
+  host: Host,
+  supervisor: Supervisor,
+  name: string,
+  request: VmRebase,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<VmRecord> {
+  // one whose undoing failed: what is kept of it must not be taken for this one's
+  await recoverRebase(host, host.vms.get(name), host.vms.get(name).phase);
+  const vm = host.vms.get(name);
+  const boot = await host.bootFiles(request.image);
+  const { bytes } = await readSuperblock(boot.rootfs);
+  const ran = await mayBeStopped(host, vm, request);
+  const entry: RebaseEntry = {
+    kind: 'rebase',
+    name: vmFiles(host.config.paths.store, vm.id).rootDisk,
+    step: 'swapping',
+    before: { image: vm.image, imageId: vm.imageId, rootDiskBytes: vm.rootDiskBytes },
+    imageId: boot.imageId ?? null,
+    ran,
+  };
+  host.atomically(() => {
+    requireImage(host, boot);
+    host.ledger.record(vm.id, entry);
+  });
+  try {
+    if (ran) {
+      supervisor.unwatch(vm.id);
+      await stopVm(host, name, host.config.limits.stopTimeoutMs, progress, signal);
+    }
+    const rootDiskBytes = Math.max(vm.rootDiskBytes, bytes);
+    if (rootDiskBytes > vm.rootDiskBytes) {
+      progress.warn(`The root disk of ${name} grows to ${formatSize(bytes)}, the size of ${boot.name}.`);
+    }
+    await swapRootDisk(host, vm, boot, rootDiskBytes, progress, signal);
+    if (request.start !== false) {
+      const timeoutMs = request.timeoutMs ?? host.config.limits.bootTimeoutMs;
+      watch(supervisor, await startVm(host, name, timeoutMs, progress, signal));
+    }
+  } catch (error) {
+    throw await afterFailure(host, supervisor, vm, entry, progress, error);
+  }
+  await settleRebase(host, vm, entry);
+  return host.vms.get(name);
+}
+
+/**
+ * What a dead daemon left of a rebase, after the VM itself was recovered.
+ * @param phaseBefore phase in which the dead daemon left the VM: `running` says that SSH had come up
+ * @returns whether the VM has to be started, because it ran before
+ */
+export async function recoverRebase(
+  host: RecoveryHost,
+  vm: Pick<VmRecord, 'id' | 'name'>,
+  phaseBefore: VmRecord['phase'],
+): Promise<boolean> {
+  const entry = host.ledger.of(vm.id).find((resource) => resource.kind === 'rebase');
+  if (entry === undefined) return false;
+  const came = entry.step === 'settled' || (entry.step === 'swapping' && phaseBefore === 'running');
+  host.log.info({ vm: vm.name, came, ran: entry.ran }, 'a change of image was interrupted');
+  if (came) {
+    await settleRebase(host, vm, entry);
+    return false;
+  }
+  if (entry.step === 'swapping') await undoRebase(host, vm, entry);
+  host.ledger.strike('rebase', entry.name);
+  await leaveImage(host, entry.imageId);
+  return entry.ran && host.vms.findById(vm.id)?.phase !== 'running';
+}
+
+/** The new root disk stays: the old one goes. */
+async function settleRebase(host: RecoveryHost, vm: Pick<VmRecord, 'id'>, entry: RebaseEntry): Promise<void> {
+  host.ledger.record(vm.id, { ...entry, step: 'settled' });
+  const { lastRootDisk, nextRootDisk } = vmFiles(host.config.paths.store, vm.id);
+  for (const path of [lastRootDisk, nextRootDisk]) await rm(path, { force: true });
+  host.ledger.strike('rebase', entry.name);
+  await leaveImage(host, entry.before.imageId);
+}
+
+/** The old root disk and what the record said go back; the VM must not run. What ran before is not started. */
+async function undoRebase(host: RecoveryHost, vm: Pick<VmRecord, 'id'>, entry: RebaseEntry): Promise<void> {
+  const { rootDisk, lastRootDisk, nextRootDisk, directory } = vmFiles(host.config.paths.store, vm.id);
+  // there only from the first rename on: without it the VM's own disk never moved
+  if (await pathExists(lastRootDisk)) {
+    await rename(lastRootDisk, rootDisk);
+    await syncPath(directory);
+  }
+  for (const path of [nextRootDisk, `${nextRootDisk}.part`]) await rm(path, { force: true });
+  host.atomically(() => {
+    host.vms.update(vm.id, { ...entry.before, phase: 'stopped', failure: null, startedAt: null, vmm: null });
+    host.ledger.record(vm.id, { ...entry, step: 'undone' });
+  });
+}
+
+/** @returns whether it runs */
+async function mayBeStopped(host: Host, vm: VmRecord, request: VmRebase): Promise<boolean> {
+  const runs = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
+  if (runs && !request.force) {
+    throw new BangerError('conflict', `${vm.name} is running, and its root disk cannot change meanwhile.`, {
+      hint: `Stop it first: banger stop ${vm.name}   or let it be stopped: banger vm rebase ${vm.name} --image ${request.image} --force`,
+    });
+  }
+  return runs;
+}
+
+async function swapRootDisk(
+  host: Host,
+  vm: VmRecord,
+  boot: BootFiles,
+  rootDiskBytes: number,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<void> {
+  const { rootDisk, lastRootDisk, nextRootDisk, directory } = vmFiles(host.config.paths.store, vm.id);
+  signal.throwIfAborted();
+  progress.step('clone-root-disk', `cloning the root disk of ${boot.name}`);
+  await cloneFile(host.runner, host.config.programs.cp, boot.rootfs, nextRootDisk, rootDiskBytes, signal);
+  signal.throwIfAborted();
+  progress.step('swap-root-disk', 'putting the new root disk in place');
+  if (await pathExists(rootDisk)) await rename(rootDisk, lastRootDisk);
+  await rename(nextRootDisk, rootDisk);
+  await syncPath(directory);
+  host.vms.update(vm.id, { image: boot.name, imageId: boot.imageId ?? null, rootDiskBytes, failure: null });
+}
+
+/** Puts the VM back to what it was, running if it ran; returns what the caller has to hear. */
+async function afterFailure(
+  host: Host,
+  supervisor: Supervisor,
+  vm: VmRecord,
+  entry: RebaseEntry,
+  progress: Progress,
+  error: unknown,
+): Promise<unknown> {
+  progress.step('undo', `putting back the root disk of ${entry.before.image}`);
+  await releaseVm(host, vm);
+  await undoRebase(host, vm, entry);
+  let outcome = `${vm.name} has its old root disk again`;
+  if (entry.ran) {
+    progress.step('start-again', 'starting the VM as it was');
+    try {
+      // not the caller's signal: called off or not, what ran before runs again
+      const limit = host.config.limits.bootTimeoutMs;
+      watch(supervisor, await startVm(host, vm.name, limit, progress, new AbortController().signal));
+      outcome += ' and runs';
+    } catch (again) {
+      outcome += `, but did not come up with it: ${messageOf(again)}`;
+    }
+  }
+  host.ledger.strike('rebase', entry.name);
+  await leaveImage(host, entry.imageId);
+  if (!(error instanceof BangerError) || error.code === 'cancelled') return error;
+  return new BangerError(error.code, `${error.message}\n  ${outcome}.`, {
+    cause: error,
+    ...(error.hint === undefined ? {} : { hint: error.hint }),
+    ...(error.details === undefined ? {} : { details: error.details }),
+  });
+}
+
+function watch(supervisor: Supervisor, { vm, ended }: StartedVm): void {
+  supervisor.watch(vm, ended);
+}

@@ -1,0 +1,51 @@
+/**
+ * Frees everything a run of a VM holds on the host. The ledger is the list: start's undo, stop, kill, delete
+ * and recovery after a crash are all this one function. Disks stay.
+ */
+import { rm } from 'node:fs/promises';
+import type { VmRecord } from '../../core/vm.ts';
+import { BangerError } from '../../errors.ts';
+import { findVmm } from '../../firecracker/launch.ts';
+import { endProcess, haltedBy } from '../../system/processes.ts';
+import type { Host } from '../host.ts';
+
+/** A VMM dies by SIGTERM at once; a wedged one gets no more than this before SIGKILL. */
+const VMM_GRACE_MS = 3000;
+
+/**
+ * Repeatable; what is gone already is no error.
+ * @throws BangerError `vmm_failed` when the VMM cannot be killed
+ */
+export async function releaseVm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>): Promise<void> {
+  void host.guests.drop(vm);
+  host.health.silent.delete(vm.id);
+  for (const resource of host.ledger.of(vm.id)) {
+    if (resource.kind === 'vmm') await endVmm(host, vm, resource.name);
+  }
+  await host.network.detach(vm);
+}
+
+async function endVmm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>, socketPath: string): Promise<void> {
+  // by socket, not by recorded pid: right too when the daemon died before it could write the pid down
+  const identity = await findVmm(socketPath);
+  if (identity) {
+    const gone = await endProcess(identity, {
+      // one that is halted does not hear SIGTERM
+      graceMs: haltedBy(identity.pid) === undefined ? VMM_GRACE_MS : 0,
+      foreignKill: async (pid, signal) => {
+        await host.privileged.run(['kill', `-${signal.slice(3)}`, String(pid)]);
+      },
+    });
+    if (!gone) {
+      throw new BangerError(
+        'vmm_failed',
+        `The VMM of ${vm.name} (process ${identity.pid}) does not end, not even by SIGKILL.`,
+        {
+          hint: `It hangs in the kernel; see: cat /proc/${identity.pid}/stack   then try again: banger kill ${vm.name}`,
+        },
+      );
+    }
+  }
+  await rm(socketPath, { force: true });
+  host.ledger.strike('vmm', socketPath);
+}

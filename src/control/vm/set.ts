@@ -1,0 +1,38 @@
+/** Changes the settings of a VM, at once where that can be done and otherwise for its next start. */
+import { type PlannedChange, planSet, type Settable } from '../../core/plan-set.ts';
+import type { VmRecord } from '../../core/vm.ts';
+import type { Host } from '../host.ts';
+import type { Progress } from '../operations.ts';
+import { requireHostMemory } from './limits.ts';
+
+export interface SetVm {
+  vm: VmRecord;
+  changes: PlannedChange[];
+}
+
+/** @param dryRun only say what would change */
+export async function setVm(
+  host: Host,
+  name: string,
+  wanted: Partial<Settable>,
+  dryRun: boolean,
+  progress: Progress,
+): Promise<SetVm> {
+  const vm = host.vms.get(name);
+  const changes = planSet(vm, wanted);
+  if (wanted.memoryMib !== undefined) requireHostMemory(name, wanted.memoryMib);
+  if (dryRun || changes.length === 0) return { vm, changes };
+  const values = Object.fromEntries(changes.map(({ setting, to }) => [setting, to])) as Partial<Settable>;
+  // a plan made under another policy is no plan any more
+  host.vms.update(vm.id, { ...values, ...(values.restartPolicy === undefined ? {} : { restarts: null }) });
+  if (values.nat !== undefined) {
+    progress.step('write-rules', 'writing the packet rules');
+    try {
+      await host.network.rewrite();
+    } catch (error) {
+      host.vms.update(vm.id, { nat: vm.nat });
+      throw error;
+    }
+  }
+  return { vm: host.vms.get(name), changes };
+}

@@ -1,0 +1,89 @@
+/** Stops a VM: asks the guest first, makes sure afterwards. */
+import type { VmRecord } from '../../core/vm.ts';
+import { BangerError, messageOf } from '../../errors.ts';
+import { connectVmm } from '../../firecracker/api.ts';
+import { findVmm } from '../../firecracker/launch.ts';
+import { action } from '../../firecracker/requests.ts';
+import { vmmSocket } from '../../storage/layout.ts';
+import { sleep } from '../../system/abort.ts';
+import { letGoOn, waitForEnd } from '../../system/processes.ts';
+import { trimDisks } from '../disks/disk-work.ts';
+import type { Host } from '../host.ts';
+import type { Progress } from '../operations.ts';
+import { releaseVm } from './release.ts';
+
+/**
+ * Ends the VMM of a guest that has shut down. Reboot, not poweroff: on x86 a guest that powers off leaves
+ * Firecracker running with halted CPUs, while a reset ends it. A systemd that has not opened its socket yet, and
+ * every other init, takes SIGINT, which is what the kernel sends it for Ctrl-Alt-Del.
+ */
+const SHUTDOWN_COMMAND = 'systemctl reboot --no-block 2>/dev/null || kill -INT 1';
+
+/** Opening a channel on an answering guest takes well under a second. */
+const ASK_TIMEOUT_MS = 5000;
+
+/**
+ * Stops a running VM; one that does not run is brought to `stopped` and nothing else happens.
+ * @param timeoutMs what the guest gets to shut down before its VMM is killed; 0 kills at once
+ */
+export async function stopVm(
+  host: Host,
+  name: string,
+  timeoutMs: number,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<VmRecord> {
+  const vm = host.vms.get(name);
+  const vmm = await findVmm(vmmSocket(host.config.paths.run, vm.id));
+  host.vms.update(vm.id, { phase: 'stopping', restarts: null });
+  try {
+    if (vmm && timeoutMs > 0) {
+      await letGoOn(vmm.pid); // a halted guest cannot shut down
+      progress.step('ask-guest', 'asking the guest to shut down');
+      await askGuest(host, vm, progress);
+      progress.step('wait-for-guest', 'waiting for the guest to shut down');
+      if (!(await waitForEnd(vmm, timeoutMs, signal))) {
+        progress.warn(`${name} did not shut down within ${Math.round(timeoutMs / 1000)} s and was cut off.`);
+      }
+    }
+  } catch (error) {
+    // called off while the guest shuts down: it cannot be un-asked, so the stop is finished the hard way below
+    if (!signal.aborted) throw error;
+  }
+  progress.step('release', 'freeing its network and process');
+  await releaseVm(host, vm);
+  if (vmm && timeoutMs > 0) await trimDisks(host, vm, progress, signal);
+  host.vms.update(vm.id, { phase: 'stopped', failure: null, startedAt: null, vmm: null });
+  return host.vms.get(name);
+}
+
+/** Over the open SSH connection when there is one, and by Ctrl-Alt-Del: a guest that knows either goes down. */
+async function askGuest(host: Host, vm: VmRecord, progress: Progress): Promise<void> {
+  const connection = host.guests.peek(vm);
+  const overSsh = connection
+    ? Promise.race([connection.exec(SHUTDOWN_COMMAND).then(() => true), sleep(ASK_TIMEOUT_MS).then(() => false)]).catch(
+        () => false,
+      )
+    : Promise.resolve(false);
+  if (await overSsh) return;
+  try {
+    await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+    await api.send(action('SendCtrlAltDel'));
+  } catch (error) {
+    progress.warn(`${vm.name} could not be asked to shut down: ${messageOf(error)}`);
+  }
+}
+
+/** Stops a VM the hard way, as if its power was cut. */
+export async function killVm(host: Host, name: string, progress: Progress, signal: AbortSignal): Promise<VmRecord> {
+  return await stopVm(host, name, 0, progress, signal);
+}
+
+/** @throws BangerError `conflict` unless the VM runs */
+export function requireRunning(vm: VmRecord): void {
+  if (vm.phase === 'running') return;
+  const state = vm.phase === 'failed' ? `failed: ${vm.failure ?? 'unknown reason'}` : vm.phase;
+  throw new BangerError('conflict', `${vm.name} is not running (${state}).`, {
+    hint: `Start it with: banger start ${vm.name}`,
+  });
+}

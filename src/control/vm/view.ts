@@ -1,0 +1,73 @@
+/** VMs as the API shows them. */
+import type { Vm, VmDetail } from '../../api/schemas.ts';
+import { pendingValues } from '../../core/plan-set.ts';
+import { ranStably } from '../../core/restart.ts';
+import { tapName, type VmRecord } from '../../core/vm.ts';
+import { allocatedBytes, apparentBytes } from '../../storage/disk.ts';
+import { vmFiles } from '../../storage/layout.ts';
+import type { Host } from '../host.ts';
+import { problemOf } from './problem.ts';
+
+/** Without looking at the host; what operations return. */
+export function viewVm(host: Pick<Host, 'ledger'>, vm: VmRecord): Vm {
+  const process =
+    vm.phase === 'running' ? host.ledger.of(vm.id).find((resource) => resource.kind === 'vmm') : undefined;
+  return {
+    id: vm.id,
+    name: vm.name,
+    state: vm.phase,
+    failure: vm.failure,
+    problem: null,
+    image: vm.image,
+    vcpus: vm.vcpus,
+    memoryMib: vm.memoryMib,
+    rootDiskBytes: vm.rootDiskBytes,
+    workDiskBytes: vm.workDiskBytes,
+    workDiskMount: vm.workDiskMount,
+    address: vm.address,
+    mac: vm.mac,
+    nat: vm.nat,
+    autostart: vm.autostart,
+    restartPolicy: vm.restartPolicy,
+    createdAt: vm.createdAt,
+    startedAt: vm.startedAt,
+    vmm: vm.vmm,
+    pid: process?.kind === 'vmm' ? (process.identity?.pid ?? null) : null,
+  };
+}
+
+/** With what is wrong with it at this moment. */
+export async function viewVmNow(host: Host, vm: VmRecord): Promise<Vm> {
+  return { ...viewVm(host, vm), problem: await problemOf(host, vm) };
+}
+
+export async function viewVmDetail(host: Host, vm: VmRecord): Promise<VmDetail> {
+  const files = vmFiles(host.config.paths.store, vm.id);
+  const roles = [
+    ['root', files.rootDisk],
+    ['work', files.workDisk],
+    ['seed', files.seedDrive],
+  ] as const;
+  const disks = await Promise.all(
+    roles.map(async ([role, path]) => {
+      try {
+        return [{ role, path, apparentBytes: await apparentBytes(path), allocatedBytes: await allocatedBytes(path) }];
+      } catch {
+        return []; // not made yet: the work disk and the seed appear with the first start
+      }
+    }),
+  );
+  return {
+    ...(await viewVmNow(host, vm)),
+    directory: files.directory,
+    disks: disks.flat(),
+    tap: tapName(vm.id),
+    consoleLog: files.consoleLog,
+    vmmLog: files.vmmLog,
+    pending: pendingValues(vm),
+    current: vm.phase === 'running' ? vm.run : null,
+    restarts: vm.phase === 'running' && ranStably(vm, host.now()) ? null : vm.restarts,
+    bootTimeline: vm.bootTimeline,
+    bootMs: vm.bootMs,
+  };
+}

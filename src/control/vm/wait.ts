@@ -1,0 +1,113 @@
+/** Waits until a VM is as somebody needs it: running, stopped, reachable. */
+import { connect } from 'node:net';
+import type { VmRecord } from '../../core/vm.ts';
+import { BangerError, messageOf } from '../../errors.ts';
+import { expiry, sleep } from '../../system/abort.ts';
+import { formatDuration } from '../../units.ts';
+import type { Host } from '../host.ts';
+
+export type WaitedFor = { kind: 'running' } | { kind: 'stopped' } | { kind: 'ssh' } | { kind: 'port'; port: number };
+
+/** How often a guest is asked; the state of a VM needs no asking. */
+const POLL_MS = 250;
+
+/** One connection on the way to a guest of this host takes milliseconds. */
+const CONNECT_TIMEOUT_MS = 2000;
+
+/**
+ * `running`, `stopped`, `ssh` or `port=NUMBER`.
+ * @throws BangerError `invalid_input` for anything else
+ */
+export function parseWaitedFor(text: string): WaitedFor {
+  if (text === 'running' || text === 'stopped' || text === 'ssh') return { kind: text };
+  const port = Number(/^port=(\d{1,5})$/.exec(text)?.[1]);
+  if (port >= 1 && port <= 65_535) return { kind: 'port', port };
+  throw new BangerError('invalid_input', `"${text}" is nothing that can be waited for.`, {
+    hint: 'Wait for one of: ssh, running, stopped, port=80',
+  });
+}
+
+/**
+ * @throws BangerError `timeout`, and `not_found` when the VM is deleted meanwhile
+ */
+export async function waitForVm(
+  host: Host,
+  name: string,
+  wanted: WaitedFor,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<VmRecord> {
+  const { id } = host.vms.get(name);
+  const deadline = performance.now() + timeoutMs;
+  for (;;) {
+    const vm = host.vms.findById(id);
+    if (!vm) {
+      throw new BangerError('not_found', `${name} was deleted while it was waited for.`, {
+        hint: 'See what exists: banger ls',
+      });
+    }
+    if (await holds(host, vm, wanted, Math.max(0, deadline - performance.now()))) return vm;
+    const left = deadline - performance.now();
+    if (left <= 0) throw outOfTime(vm, wanted, timeoutMs);
+    await untilChange(host, id, Math.min(POLL_MS, left), signal);
+  }
+}
+
+async function holds(host: Host, vm: VmRecord, wanted: WaitedFor, leftMs: number): Promise<boolean> {
+  switch (wanted.kind) {
+    case 'stopped':
+      return vm.phase === 'stopped';
+    case 'running':
+      return vm.phase === 'running';
+    case 'ssh': {
+      if (vm.phase !== 'running') return false;
+      const login = host.guests.get(vm).then(
+        () => true,
+        () => false,
+      );
+      return (await Promise.race([login, expiry(leftMs)])) ?? false;
+    }
+    case 'port':
+      return vm.phase === 'running' && (await accepts(vm.address, wanted.port, Math.min(leftMs, CONNECT_TIMEOUT_MS)));
+  }
+}
+
+function accepts(address: string, port: number, timeoutMs: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ host: address, port });
+    const done = (accepted: boolean) => {
+      clearTimeout(timer);
+      socket.destroy();
+      resolve(accepted);
+    };
+    const timer = setTimeout(() => done(false), Math.max(1, timeoutMs));
+    socket.once('connect', () => done(true));
+    socket.once('error', () => done(false));
+  });
+}
+
+/** Until the record changes, and for `limitMs` at most. */
+async function untilChange(host: Host, vmId: string, limitMs: number, signal: AbortSignal): Promise<void> {
+  const changed = new AbortController();
+  const unsubscribe = host.vms.onChange(({ before, after }) => {
+    if ((after ?? before)?.id === vmId) changed.abort();
+  });
+  try {
+    await sleep(limitMs, AbortSignal.any([signal, changed.signal]));
+  } catch (error) {
+    if (signal.aborted) throw new BangerError('cancelled', `The client left: ${messageOf(error)}`);
+  } finally {
+    unsubscribe();
+  }
+}
+
+function outOfTime(vm: VmRecord, wanted: WaitedFor, timeoutMs: number): BangerError {
+  const what = { running: 'did not run', stopped: 'was not stopped', ssh: 'did not let us in over SSH', port: '' }[
+    wanted.kind
+  ];
+  const said = wanted.kind === 'port' ? `did not accept a connection on port ${wanted.port}` : what;
+  const state = vm.failure === null ? vm.phase : `${vm.phase}: ${vm.failure}`;
+  return new BangerError('timeout', `${vm.name} ${said} within ${formatDuration(timeoutMs)}; it is ${state}.`, {
+    hint: `See what is the matter: banger show ${vm.name}   banger logs ${vm.name}`,
+  });
+}

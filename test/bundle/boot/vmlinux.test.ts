@@ -1,0 +1,93 @@
+import assert from 'node:assert/strict';
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { extractVmlinux } from '../../../src/bundle/boot/vmlinux.ts';
+import type { Argv } from '../../../src/system/runner.ts';
+import { tempDir } from '../../support/temp-dir.ts';
+import { bzImage, elfKernel, lacking, runner, withSize } from '../sample-bundle.ts';
+
+/** How the kernel build packs each format, and the name the program gives the result. */
+const PACKERS: Record<string, (plain: string) => { argv: Argv; packed: string }> = {
+  lz4: (plain) => ({ argv: ['lz4', '-q', '-l', '-9', plain, `${plain}.lz4`], packed: `${plain}.lz4` }),
+  gzip: (plain) => ({ argv: ['gzip', '-n', '-f', '-9', '-k', plain], packed: `${plain}.gz` }),
+  xz: (plain) => ({ argv: ['xz', '-k', '--check=crc32', '--x86', '--lzma2=dict=32MiB', plain], packed: `${plain}.xz` }),
+  zstd: (plain) => ({ argv: ['zstd', '-q', '-k', '-19', plain], packed: `${plain}.zst` }),
+};
+
+async function packed(dir: string, format: string, kernel: Buffer): Promise<Buffer> {
+  const plain = join(dir, 'vmlinux.bin');
+  await writeFile(plain, kernel);
+  const packer = PACKERS[format]?.(plain);
+  assert.ok(packer);
+  await runner.run(packer.argv);
+  const payload = await readFile(packer.packed);
+  return format === 'gzip' ? payload : withSize(payload, kernel.length);
+}
+
+describe('a kernel out of its bzImage', { skip: lacking('lz4', 'gzip', 'xz', 'zstd') }, () => {
+  const kernel = elfKernel({ loadBytes: 3_000_000 });
+
+  for (const format of Object.keys(PACKERS)) {
+    it(`is the one that was packed, with ${format}`, async (t) => {
+      const dir = await tempDir(t);
+      await writeFile(join(dir, 'bzImage'), bzImage(await packed(dir, format, kernel)));
+      await extractVmlinux(join(dir, 'bzImage'), join(dir, 'vmlinux'));
+      assert.ok((await readFile(join(dir, 'vmlinux'))).equals(kernel));
+    });
+
+    it(`is refused when its ${format} data is damaged`, async (t) => {
+      const dir = await tempDir(t);
+      const payload = await packed(dir, format, kernel);
+      payload.fill(0xa5, payload.length >> 1, (payload.length >> 1) + 64);
+      await writeFile(join(dir, 'bzImage'), bzImage(payload));
+      await assert.rejects(extractVmlinux(join(dir, 'bzImage'), join(dir, 'vmlinux')), { code: 'corrupt' });
+    });
+  }
+
+  it('is refused when it unpacks to another size than it says', async (t) => {
+    const dir = await tempDir(t);
+    const payload = await packed(dir, 'lz4', kernel);
+    for (const size of [kernel.length - 1, kernel.length + 1]) {
+      payload.writeUInt32LE(size, payload.length - 4);
+      await writeFile(join(dir, 'bzImage'), bzImage(payload));
+      await assert.rejects(extractVmlinux(join(dir, 'bzImage'), join(dir, 'vmlinux')), /another size/);
+    }
+  });
+
+  it('is refused when the file is cut short, is no bzImage, or is packed in an unknown way', async (t) => {
+    const dir = await tempDir(t);
+    const path = join(dir, 'bzImage');
+    const payload = await packed(dir, 'gzip', kernel);
+    const cases: [Buffer, RegExp][] = [
+      [bzImage(payload, payload.length + 100_000), /cut short/],
+      [Buffer.from('not a kernel'), /no kernel setup header/],
+      [bzImage(Buffer.from('BZh91AY&SY and so on')), /compressed in a way banger cannot read/],
+    ];
+    for (const [content, message] of cases) {
+      await writeFile(path, content);
+      await assert.rejects(extractVmlinux(path, join(dir, 'vmlinux')), { code: 'corrupt', message });
+    }
+  });
+
+  it('is not held in memory as a whole', async (t) => {
+    const dir = await tempDir(t);
+    const large = elfKernel({ loadBytes: 200_000_000 });
+    const image = bzImage(await packed(dir, 'zstd', large));
+    await writeFile(join(dir, 'bzImage'), image);
+    const script = `
+      const { extractVmlinux } = await import(${JSON.stringify(new URL('../../../src/bundle/boot/vmlinux.ts', import.meta.url).href)});
+      const before = process.resourceUsage().maxRSS;
+      await extractVmlinux(${JSON.stringify(join(dir, 'bzImage'))}, ${JSON.stringify(join(dir, 'vmlinux'))});
+      process.stdout.write(String(process.resourceUsage().maxRSS - before));`;
+    const { stdout } = await runner.run([process.execPath, '--input-type=module-typescript', '--eval', script]);
+    assert.ok(Number(stdout) < 80_000, `grew by ${stdout} KiB to unpack 200 MB`);
+  });
+
+  it('stops when asked to', async (t) => {
+    const dir = await tempDir(t);
+    await writeFile(join(dir, 'bzImage'), bzImage(await packed(dir, 'gzip', kernel)));
+    const signal = AbortSignal.abort();
+    await assert.rejects(extractVmlinux(join(dir, 'bzImage'), join(dir, 'vmlinux'), signal), { code: 'cancelled' });
+  });
+});

@@ -1,0 +1,28 @@
+import assert from 'node:assert/strict';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { resolveBuild } from '../../../src/control/builds/plan.ts';
+import type { Host } from '../../../src/control/host.ts';
+import { lacking } from '../../bundle/sample-bundle.ts';
+import { imagePlace } from '../images/image-host.ts';
+
+const skip = lacking('mke2fs', 'e2fsck', 'debugfs') || (process.arch !== 'x64' && 'the sample kernel is for x86-64');
+
+describe('the base of an image build', { skip }, () => {
+  it('is known by the image’s digest; that of an older banger gives the keys it gave to that one', async (t) => {
+    const place = await imagePlace(t);
+    const tree = join(place.dir, 'tree');
+    await mkdir(join(tree, 'usr/sbin'), { recursive: true });
+    await writeFile(join(tree, 'usr/sbin/sshd'), '');
+    await place.host.runner.run(['mke2fs', '-q', '-F', '-t', 'ext4', '-d', tree, place.rootfs, '2M']);
+    const { digest } = await place.import({ name: 'dev' });
+    const host = place.host as unknown as Host;
+    const digestOfBase = async () =>
+      (await resolveBuild(host, { directory: place.dir, name: 'x', base: 'dev' })).base.digest;
+    assert.equal(await digestOfBase(), digest);
+    assert.match(digest, /^fsverity-sha256:[0-9a-f]{64}$/);
+    place.database.prepare('UPDATE images SET digest = ?').run(`sha256:${'ab'.repeat(32)}`);
+    assert.equal(await digestOfBase(), 'ab'.repeat(32));
+  });
+});

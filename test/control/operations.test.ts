@@ -1,0 +1,206 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import type { OperationEvent } from '../../src/api/schemas.ts';
+import { createOperations, type Operations } from '../../src/control/operations.ts';
+import { BangerError } from '../../src/errors.ts';
+import { openDatabase } from '../../src/state/database.ts';
+import { createOperationStore } from '../../src/state/operations.ts';
+import { sleep } from '../../src/system/abort.ts';
+
+function operations(): Operations {
+  return createOperations(createOperationStore(openDatabase(':memory:')), () => new Date());
+}
+
+async function collect(events: AsyncGenerator<OperationEvent>): Promise<OperationEvent[]> {
+  const seen: OperationEvent[] = [];
+  for await (const event of events) seen.push(event);
+  return seen;
+}
+
+const never = () => new AbortController().signal;
+
+describe('operations', () => {
+  it('show every watcher all events, whenever it comes', async () => {
+    const all = operations();
+    const gate = Promise.withResolvers<void>();
+    const { id } = all.start({
+      kind: 'vm.start',
+      target: 'web',
+      run: async (progress) => {
+        progress.step('one', 'step one');
+        await gate.promise;
+        progress.step('two', 'step two');
+        return 42;
+      },
+    });
+    const early = collect(all.events(id, never()));
+    await sleep(5);
+    gate.resolve();
+    await all.finished(id);
+    const late = await collect(all.events(id, never()));
+    assert.deepEqual(
+      (await early).map((event) => (event.type === 'step' ? event.step : event.type)),
+      ['one', 'two', 'done'],
+    );
+    assert.deepEqual(await early, late);
+    assert.equal(all.get(id).result, 42);
+  });
+
+  it('let a second start of the same VM join the first', async () => {
+    const all = operations();
+    const request = { kind: 'vm.start', target: 'web', joinable: true, run: () => sleep(10) };
+    const first = all.start(request);
+    const second = all.start(request);
+    assert.equal(second.id, first.id);
+    assert.equal(second.joined, true);
+    await all.finished(first.id);
+  });
+
+  it('let an exclusive one begin only alone, and nothing else meanwhile', async () => {
+    const all = operations();
+    const start = { kind: 'vm.start', target: 'web', run: () => sleep(10) };
+    const move = { kind: 'storage.init', target: 'the store', exclusive: true, run: () => sleep(10) };
+    const { id } = all.start(start);
+    assert.throws(() => all.start(move), {
+      code: 'conflict',
+      message: /init of the store has to wait: a start of web/,
+    });
+    await all.finished(id);
+    const moving = all.start(move);
+    assert.throws(() => all.start(start), {
+      code: 'conflict',
+      message: /start of web has to wait: a init of the store/,
+    });
+    await all.finished(moving.id);
+    await all.finished(all.start(start).id);
+  });
+
+  it('refuse a different action on a busy target and name the one that is going on', async () => {
+    const all = operations();
+    const first = all.start({ kind: 'vm.start', target: 'web', joinable: true, run: () => sleep(10) });
+    assert.throws(() => all.start({ kind: 'vm.delete', target: 'web', run: async () => {} }), {
+      code: 'conflict',
+      message: new RegExp(`start of web is going on \\(operation ${first.id}\\)`),
+    });
+    assert.ok(all.start({ kind: 'vm.delete', target: 'db', run: async () => {} }));
+    await all.finished(first.id);
+  });
+
+  it('are cancelled by their only watcher, and report it', async () => {
+    const all = operations();
+    const { id } = all.start({ kind: 'vm.start', target: 'web', run: (_progress, signal) => sleep(10_000, signal) });
+    const watching = collect(all.events(id, never()));
+    await sleep(1);
+    assert.deepEqual(all.cancel(id), { cancelled: true, watchers: 0 });
+    assert.equal((await watching).at(-1)?.type, 'done');
+    assert.equal(all.get(id).state, 'cancelled');
+    assert.match(all.get(id).error?.message ?? '', /start of web was cancelled and undone/);
+  });
+
+  it('are not cancelled under the eyes of another watcher', async () => {
+    const all = operations();
+    const { id } = all.start({ kind: 'vm.start', target: 'web', run: () => sleep(20) });
+    const watchers = [collect(all.events(id, never())), collect(all.events(id, never()))];
+    await sleep(1);
+    assert.deepEqual(all.cancel(id), { cancelled: false, watchers: 1 });
+    await Promise.all(watchers);
+    assert.equal(all.get(id).state, 'succeeded');
+  });
+
+  it('keep the code, message and hint of a failure', async () => {
+    const all = operations();
+    const { id } = all.start({
+      kind: 'vm.start',
+      target: 'web',
+      run: async () => {
+        throw new BangerError('preflight_failed', 'no qemu', { hint: 'apt install it' });
+      },
+    });
+    const { state, error } = await all.finished(id);
+    assert.equal(state, 'failed');
+    assert.deepEqual(
+      [error?.code, error?.message, error?.hint, error?.status],
+      ['preflight_failed', 'no qemu', 'apt install it', 412],
+    );
+  });
+
+  it('are all undone at shutdown', async () => {
+    const all = operations();
+    let undone = false;
+    const { id } = all.start({
+      kind: 'vm.start',
+      target: 'web',
+      run: async (_progress, signal) => {
+        try {
+          await sleep(10_000, signal);
+        } finally {
+          undone = true;
+        }
+      },
+    });
+    await all.shutdown();
+    assert.equal(undone, true);
+    assert.equal(all.get(id).state, 'cancelled');
+    assert.equal(all.runningCount(), 0);
+  });
+
+  it('stop a watcher whose client went away', async () => {
+    const all = operations();
+    const gone = new AbortController();
+    const { id } = all.start({ kind: 'x', target: 'y', run: () => sleep(20) });
+    const watching = collect(all.events(id, gone.signal));
+    gone.abort();
+    assert.deepEqual(await watching, []);
+    assert.deepEqual(all.cancel(id).watchers, 0);
+    await all.finished(id);
+  });
+
+  it('that need somebody who follows them end when nobody does', async (t) => {
+    t.mock.timers.enable({ apis: ['setTimeout'] });
+    const all = operations();
+    const request = (target: string) => ({
+      kind: 'image.build',
+      target,
+      attended: true,
+      run: (_: unknown, signal: AbortSignal) =>
+        new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason))),
+    });
+    const lonely = all.start(request('one'));
+    const followed = all.start(request('two'));
+    const leave = new AbortController();
+    const following = collect(all.events(followed.id, leave.signal));
+    t.mock.timers.tick(14_000);
+    assert.equal(all.get(lonely.id).state, 'running');
+    t.mock.timers.tick(2000);
+    const ended = await all.finished(lonely.id);
+    assert.deepEqual(
+      [ended.state, ended.error?.message],
+      ['cancelled', 'The build of one was undone: its client went away.'],
+    );
+    t.mock.timers.tick(100_000);
+    assert.equal(all.get(followed.id).state, 'running');
+    leave.abort();
+    await following;
+    t.mock.timers.tick(16_000);
+    assert.equal((await all.finished(followed.id)).state, 'cancelled');
+  });
+
+  it('tell what they have said so far to those who do not wait', async () => {
+    const all = operations();
+    const { id } = all.start({
+      kind: 'vm.start',
+      target: 'web',
+      run: async (progress, signal) => {
+        progress.line('said');
+        await sleep(10_000, signal);
+      },
+    });
+    const seen = await collect(all.events(id, never(), false));
+    assert.deepEqual(
+      seen.map((event) => (event.type === 'log' ? event.line : event.type)),
+      ['said'],
+    );
+    all.abort(id);
+    await all.finished(id);
+  });
+});
