@@ -16,7 +16,7 @@ TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs fsverity:f
 
 run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/host-tests.ts $(HOST_TESTS)
 
-# what the executables are made of
+# what the executable is made of
 SOURCES := $(shell find src bin fcqemu helpers scripts -type f) package.json package-lock.json tsconfig.json
 
 .PHONY: demo test unit host-test chaos check format build install clean deps host-deps test-deps
@@ -49,15 +49,15 @@ check: node_modules ## types, lint, format
 format: node_modules
 	biome check --write .
 
-build: host-deps node_modules dist/banger ## dist/banger (command line and daemon) and dist/fcqemu, one file each
+build: host-deps node_modules dist/banger ## dist/banger: command line and daemon, and fcqemu under that name
 
-# one run makes both
 dist/banger: $(SOURCES) | node_modules
 	node scripts/build.ts
 
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 0755 dist/banger dist/fcqemu $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 dist/banger $(DESTDIR)$(PREFIX)/bin/
+	cd $(DESTDIR)$(PREFIX)/bin && { ln -f banger fcqemu || ln -sf banger fcqemu; } # a link of any kind does
 
 node_modules: package.json package-lock.json | host-deps
 	npm ci --no-audit --no-fund

@@ -1,7 +1,8 @@
 #!/usr/bin/env node
+/** The command line and the daemon in one program; here alone is touched what belongs to the process. */
 import { main } from '../src/cli/main.ts';
-/** The command line and the daemon in one program; the one file that touches the process it is. */
 import type { Host } from '../src/cli/terminal.ts';
+import { setProcessName } from './process-name.ts';
 
 const host: Host = {
   // getters: making a stream costs milliseconds, and most commands do not read their input
@@ -30,6 +31,7 @@ const host: Host = {
     return await runInteractive(argv, process.env, host.onSignal, options?.output);
   },
   async runDaemon() {
+    setProcessName('bangerd');
     // its log is for people: that Node calls a part of itself an experiment is nothing they could act on
     process.removeAllListeners('warning');
     process.on('warning', ({ name, stack }) => name !== 'ExperimentalWarning' && process.stderr.write(`${stack}\n`));

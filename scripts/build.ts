@@ -1,10 +1,10 @@
 /**
- * Builds the single executables: `dist/banger` (command line and daemon) and `dist/fcqemu`, with the
- * licences of everything inside. Run it with the Node that shall be inside: it is the one that is copied.
+ * Builds the executable: `dist/banger` (command line and daemon), which is fcqemu under its second name `dist/fcqemu`,
+ * and the licences of everything inside. Run it with the Node that shall be inside: it is the one that is copied.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createReadStream, createWriteStream, existsSync, rmSync, writeFileSync } from 'node:fs';
-import { copyFile, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { copyFile, link, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -22,8 +22,13 @@ const EMBEDDED_DAEMON = join(ROOT, 'scripts/embedded-daemon.ts');
 // a code cache is only valid under the flags it was made with
 for (const flag of V8_FLAGS) setFlagsFromString(flag);
 
-/** fcqemu is there once per VM: less room for young objects is 8 MB less memory each while packets pass through it. */
-const FCQEMU_FLAGS = [...V8_FLAGS, '--max-semi-space-size=1'];
+/** What Node is given as its arguments: nothing that its code cache depends on. */
+const NODE_FLAGS = [
+  // fcqemu is there once per VM: less room for young objects is 8 MB less memory each while packets pass through it
+  '--max-semi-space-size=1',
+  // what follows is argument 0, which whoever starts us chooses: `-banger` in a login, or `--inspect`
+  '--',
+];
 
 const COMMON: BuildOptions = {
   absWorkingDir: ROOT,
@@ -36,14 +41,25 @@ const COMMON: BuildOptions = {
   // a crash prints the line it happened on
   lineLimit: 200,
   legalComments: 'none',
+  // starts 8 ms earlier than an ES module; a dynamic import becomes require()
+  format: 'cjs',
+  supported: { 'dynamic-import': false },
   // native parts are optional for ssh2, and a single executable cannot load them
-  external: ['cpu-features'],
   loader: { '.node': 'empty' },
   // inside there are no files beside the script; what it needs of them are assets
   define: { 'import.meta.filename': 'undefined', 'import.meta.url': '"file:///"' },
   metafile: true,
   write: false,
   logLevel: 'warning',
+};
+
+/** Optional for ssh2, and a single executable cannot load native parts. Nothing may look for it beside the executable. */
+const absent: Plugin = {
+  name: 'absent',
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^cpu-features$/ }, () => ({ path: 'cpu-features', namespace: 'absent' }));
+    onLoad({ filter: /./, namespace: 'absent' }, () => ({ contents: 'throw new Error("not inside");' }));
+  },
 };
 
 const separateDaemon: Plugin = {
@@ -55,11 +71,7 @@ const separateDaemon: Plugin = {
   },
 };
 
-/** CommonJS starts 8 ms earlier; an ES module may await at its top level. */
-type Format = 'cjs' | 'esm';
-
 interface Bundle {
-  format: Format;
   code: string;
   /** files it was made from, relative to the project */
   inputs: string[];
@@ -72,26 +84,19 @@ async function main(): Promise<void> {
   const work = await mkdtemp(join(DIST, '.build-'));
   try {
     const node = await strippedNode(work);
-    const cli = await bundle('bin/banger.ts', 'cjs', [separateDaemon]);
-    const daemon = await bundle('src/daemon/main.ts', 'cjs');
-    const daemonScript = asFunction(daemon.code);
-    await writeFile(join(work, 'daemon.js'), daemonScript);
-    await writeFile(join(work, 'daemon.cache'), warmCodeCache('daemon', daemonScript));
-    const cliScript = asFunction(cli.code);
-    await writeFile(join(work, 'cli.js'), cliScript);
-    // it runs a command as soon as it is run, so it is compiled and no more
-    await writeFile(join(work, 'cli.cache'), new Script(cliScript, { filename: 'cli.js' }).createCachedData());
-    const loader = await bundle('scripts/embedded-cli.ts', 'cjs');
-    await executable(work, node, 'banger', loader, [], {
-      'cli.js': join(work, 'cli.js'),
-      'cli.cache': join(work, 'cli.cache'),
-      'daemon.js': join(work, 'daemon.js'),
-      'daemon.cache': join(work, 'daemon.cache'),
+    const cli = await bundle('bin/banger.ts', [separateDaemon]);
+    const fcqemu = await bundle('bin/fcqemu.ts');
+    const daemon = await bundle('src/daemon/main.ts');
+    const loader = await bundle('scripts/embedded-main.ts');
+    await executable(work, node, loader, {
+      // these two begin their work as soon as they are run, so they are compiled and no more
+      ...(await script(work, 'banger', cli, (source, filename) => new Script(source, { filename }).createCachedData())),
+      ...(await script(work, 'fcqemu', fcqemu, (source, filename) =>
+        new Script(source, { filename }).createCachedData(),
+      )),
+      ...(await script(work, 'daemon', daemon, warmCodeCache)),
       ...(await helperScripts()),
     });
-
-    const fcqemu = await bundle('bin/fcqemu.ts', 'esm');
-    await executable(work, node, 'fcqemu', fcqemu, FCQEMU_FLAGS, {});
     await writeFile(join(work, 'LICENSES'), await licences([...cli.inputs, ...daemon.inputs, ...fcqemu.inputs]));
     await rename(join(work, 'LICENSES'), join(DIST, 'LICENSES'));
   } finally {
@@ -115,13 +120,11 @@ function tryOut(): void {
   if (!described.stderr.includes('CRC validation failed')) throw new Error(`dist/fcqemu: ${described.stderr}`);
 }
 
-async function bundle(entry: string, format: Format, plugins: Plugin[] = []): Promise<Bundle> {
-  // an ES module has no require() that a dynamic import could become
-  const supported = { 'dynamic-import': format === 'esm' };
-  const { outputFiles, metafile } = await build({ ...COMMON, supported, format, entryPoints: [entry], plugins });
+async function bundle(entry: string, plugins: Plugin[] = []): Promise<Bundle> {
+  const { outputFiles, metafile } = await build({ ...COMMON, entryPoints: [entry], plugins: [absent, ...plugins] });
   const code = outputFiles?.[0]?.text;
   if (code === undefined || !metafile) throw new Error(`esbuild made nothing of ${entry}`);
-  return { format, code: code.replace(/^#!.*\n/, ''), inputs: Object.keys(metafile.inputs) };
+  return { code: code.replace(/^#!.*\n/, ''), inputs: Object.keys(metafile.inputs) };
 }
 
 /** Node without its symbol table, which is a fifth of it; Node as it is where `strip` is missing. */
@@ -133,47 +136,57 @@ async function strippedNode(work: string): Promise<string> {
     execFileSync(copy, ['-e', '0']);
     return copy;
   } catch {
-    console.error('strip is not installed or failed here: the executables are some 30 MB larger');
+    console.error('strip is not installed or failed here: the executable is some 30 MB larger');
     return process.execPath;
   }
 }
 
-async function executable(
+/** Files of a script and its code cache in `work`, by their names as assets. */
+async function script(
   work: string,
-  node: string,
   name: string,
-  { code, format }: Bundle,
-  flags: readonly string[],
-  assets: Record<string, string>,
-): Promise<void> {
-  const main = join(work, `${name}.js`);
-  const config = join(work, `${name}.json`);
-  const output = join(work, name);
-  await writeFile(main, code);
+  { code }: Bundle,
+  compile: (source: string, filename: string) => Buffer,
+): Promise<Record<string, string>> {
+  const source = `(function (exports, require, module, __filename, __dirname) {${code}\n})`;
+  const files = { [`${name}.js`]: source, [`${name}.cache`]: compile(source, `${name}.js`) };
+  for (const [file, content] of Object.entries(files)) await writeFile(join(work, file), content);
+  return Object.fromEntries(Object.keys(files).map((file) => [file, join(work, file)]));
+}
+
+async function executable(work: string, node: string, main: Bundle, assets: Record<string, string>): Promise<void> {
+  const script = join(work, 'main.js');
+  const config = join(work, 'main.json');
+  const output = join(work, 'output');
+  await writeFile(script, main.code);
   await writeFile(
     config,
     JSON.stringify({
-      main,
-      mainFormat: format === 'cjs' ? 'commonjs' : 'module',
+      main: script,
+      mainFormat: 'commonjs',
       output,
       executable: node,
       disableExperimentalSEAWarning: true,
       useCodeCache: true,
       // NODE_OPTIONS is meant for the user's own programs, not for this one
       execArgvExtension: 'none',
-      execArgv: flags,
+      execArgv: NODE_FLAGS,
       assets,
     }),
   );
-  execFileSync(process.execPath, [...flags, '--build-sea', config], { stdio: ['ignore', 'ignore', 'inherit'] });
-  const target = join(DIST, name);
+  execFileSync(process.execPath, ['--build-sea', config], { stdio: ['ignore', 'ignore', 'inherit'] });
   // written again in small pieces: in one large write the kernel caches it in large folios, of which a process then
   // has every byte mapped that it never touches, 40 MB more resident memory than Node itself
-  const pieces = join(DIST, `${name}.${process.pid}.new`);
+  const pieces = join(DIST, `banger.${process.pid}.new`);
+  const second = join(DIST, `fcqemu.${process.pid}.new`);
   await pipeline(createReadStream(output), createWriteStream(pieces, { mode: 0o755 }));
-  await rename(pieces, target); // at once, so that a daemon that runs from it keeps its own file
-  const { size } = await stat(target);
-  console.log(`${target}  ${(size / 1e6).toFixed(1)} MB`);
+  // a link that is no symbolic one keeps its name when somebody asks for its real path
+  await link(pieces, second);
+  // at once, so that a daemon that runs from it keeps its own file
+  await rename(pieces, join(DIST, 'banger'));
+  await rename(second, join(DIST, 'fcqemu'));
+  const { size } = await stat(join(DIST, 'banger'));
+  console.log(`${join(DIST, 'banger')}  ${(size / 1e6).toFixed(1)} MB, also called fcqemu`);
 }
 
 /** The scripts that bundles are given, by the names under which the program asks for them. */
@@ -182,19 +195,15 @@ async function helperScripts(): Promise<Record<string, string>> {
   return Object.fromEntries(names.map((name) => [`helpers/${name}`, join(ROOT, 'helpers', name)]));
 }
 
-function asFunction(code: string): string {
-  return `(function (exports, require, module, __filename, __dirname) {${code}\n})`;
-}
-
 /** V8's code for a script, made after it has run once so that it holds the functions a start needs. */
-function warmCodeCache(name: string, source: string): Buffer {
-  const script = new Script(source, { filename: `${name}.js` });
+function warmCodeCache(source: string, filename: string): Buffer {
+  const script = new Script(source, { filename });
   const module = { exports: {} };
   script.runInThisContext()(module.exports, createRequire(import.meta.url), module, '', '');
   return script.createCachedData();
 }
 
-/** The licence of Node and of every package that has a file in the executables. */
+/** The licence of Node and of every package that has a file in the executable. */
 async function licences(inputs: readonly string[]): Promise<string> {
   const packages = new Set(inputs.map(packageDirectory).filter((directory) => directory !== undefined));
   const directories = [...packages].sort().map((directory) => join(ROOT, directory));
@@ -209,7 +218,7 @@ async function licences(inputs: readonly string[]): Promise<string> {
       return `${'='.repeat(78)}\n${name} ${version}\n${'='.repeat(78)}\n\n${text.trimEnd()}\n`;
     }),
   );
-  return `The executables contain Node.js and the packages below, under these licences.\n\n${parts.join('\n')}`;
+  return `The executable contains Node.js and the packages below, under these licences.\n\n${parts.join('\n')}`;
 }
 
 async function describePackage(directory: string): Promise<{ name: string; version: string; license: string }> {
