@@ -149,6 +149,9 @@ function driveArguments(drive: QemuDrive, index: number): string[] {
       id: nodes.device,
       drive: nodes.format,
       serial: drive.serial,
+      // the guest gets an I/O error and goes on; QEMU's own choice is to stop the guest when the host's disk is full
+      werror: 'report',
+      rerror: 'report',
       // features Firecracker's block device does not offer
       discard: false,
       'write-zeroes': false,
