@@ -1,12 +1,15 @@
 /** Runs a command in a guest over its open SSH connection and ties it to a framed stream. */
 import { randomUUID } from 'node:crypto';
-import type { Duplex } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
+import { finished } from 'node:stream/promises';
 import type { ClientChannel } from 'ssh2';
 import { createFrameDecoder, encodeFrame, FRAME, type FrameType } from '../../api/exec-frames.ts';
 import type { ExecRequest } from '../../api/schemas.ts';
 import type { VmRecord } from '../../core/vm.ts';
-import { asBangerError, messageOf } from '../../errors.ts';
-import { quote, shellCommand } from '../../guest/command.ts';
+import { asBangerError, BangerError, messageOf } from '../../errors.ts';
+import { type BeginReader, createBeginReader, sessionCommand, signalSession } from '../../guest/command.ts';
+import { runScript } from '../../guest/run-script.ts';
+import { sleep } from '../../system/abort.ts';
 import type { Host } from '../host.ts';
 import { toProblem } from '../problem.ts';
 import { requireRunning } from './stop.ts';
@@ -14,11 +17,12 @@ import { requireRunning } from './stop.ts';
 /** What a terminal has when the client does not say. */
 const DEFAULT_TERMINAL = { columns: 80, rows: 24 };
 
-/**
- * Marks a command and all it starts. SSH's own signal request is no use: OpenSSH refuses it for root, whose
- * sessions it runs without privilege separation.
- */
-const MARKER_VARIABLE = 'BANGER_EXEC';
+/** What a command gets to say which process it is before a signal for it is given up. */
+const BEGIN_LIMIT_MS = 10_000;
+const BEGIN_POLL_MS = 50;
+
+/** What finding and signalling a session may take. */
+const SIGNAL_LIMIT_MS = 30_000;
 
 /** What a client may send on; anything else is not passed to a guest's shell. */
 const SIGNALS = new Set(['HUP', 'INT', 'QUIT', 'TERM', 'KILL', 'USR1', 'USR2']);
@@ -33,22 +37,23 @@ export async function execInVm(host: Host, vm: VmRecord, request: ExecRequest, s
   const gone = whenGone(stream);
   try {
     requireRunning(vm);
-    const marker = randomUUID();
-    const channel = await openChannel(host, vm, request, marker);
+    const token = randomUUID();
+    const begin = createBeginReader(token);
+    const channel = await openChannel(host, vm, request, token);
     const signalCommand = (signal: string) => {
-      signalMarked(host, vm, marker, signal).catch((error) =>
+      signalBegun(host, vm, begin, signal).catch((error) =>
         host.log.warn({ vm: vm.name, signal, error: messageOf(error) }, 'a signal did not reach its command'),
       );
     };
     input.attach(channel, signalCommand);
-    await pump(channel, stream, gone, () => signalCommand('HUP'));
+    await pump(vm, channel, begin, stream, gone, () => signalCommand('HUP'));
   } catch (error) {
     if (!stream.destroyed) stream.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(asBangerError(error)))));
   }
 }
 
-async function openChannel(host: Host, vm: VmRecord, request: ExecRequest, marker: string): Promise<ClientChannel> {
-  const command = shellCommand({ ...request, env: { ...request.env, [MARKER_VARIABLE]: marker } });
+async function openChannel(host: Host, vm: VmRecord, request: ExecRequest, token: string): Promise<ClientChannel> {
+  const command = sessionCommand(request, token, request.tty ?? false);
   const options = request.tty
     ? {
         pty: {
@@ -77,26 +82,45 @@ function whenGone(stream: Duplex): AbortSignal {
 }
 
 /** Output goes out as it comes, no faster than the client takes it; the exit frame is the last. */
-function pump(channel: ClientChannel, stream: Duplex, gone: AbortSignal, hangUp: () => void): Promise<void> {
+function pump(
+  vm: VmRecord,
+  channel: ClientChannel,
+  begin: BeginReader,
+  stream: Duplex,
+  gone: AbortSignal,
+  hangUp: () => void,
+): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
-  const forward = (source: NodeJS.ReadableStream, type: FrameType) => {
+  const forward = (source: Readable, type: FrameType, read: (chunk: Buffer) => Buffer) => {
     source.on('data', (chunk: Buffer) => {
-      if (stream.write(encodeFrame(type, chunk))) return;
+      const output = read(chunk);
+      if (output.length === 0 || stream.write(encodeFrame(type, output))) return;
       source.pause();
       stream.once('drain', () => source.resume());
     });
+    // a channel may be closed long before a slow client has taken what came through it
+    return finished(source, { writable: false }).catch(() => {});
   };
-  forward(channel, FRAME.stdout);
-  forward(channel.stderr, FRAME.stderr);
+  const output = Promise.all([
+    forward(channel, FRAME.stdout, begin.push),
+    forward(channel.stderr, FRAME.stderr, (chunk) => chunk),
+  ]);
 
   channel.on('error', () => {}); // 'close' follows
   let ended = false;
   // 'close' repeats what 'exit' said, which may have come before anybody could listen: a busy daemon reads a guest's
   // answers in one go
-  channel.once('close', (code?: number | null, signal?: string | null) => {
+  channel.once('close', async (code?: number | null, signal?: string | null) => {
     ended = true;
-    const exit = { code: code ?? null, signal: signal ?? null };
-    if (!stream.destroyed) stream.end(encodeFrame(FRAME.exit, JSON.stringify(exit)));
+    await output;
+    if (!stream.destroyed) {
+      const rest = begin.end();
+      if (rest.length > 0) stream.write(encodeFrame(FRAME.stdout, rest));
+      const exit = { code: code ?? null, signal: signal ?? null };
+      const neverBegan = exit.code !== null && begin.pid === undefined;
+      if (neverBegan) stream.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(notBegun(vm, exit.code)))));
+      else stream.end(encodeFrame(FRAME.exit, JSON.stringify(exit)));
+    }
     resolve();
   });
   const onGone = () => {
@@ -109,6 +133,15 @@ function pump(channel: ClientChannel, stream: Duplex, gone: AbortSignal, hangUp:
   if (gone.aborted) onGone();
   else gone.addEventListener('abort', onGone, { once: true });
   return promise;
+}
+
+/** The login shell, or the start-up files it read, ended before the command. */
+function notBegun(vm: VmRecord, code: number | null): BangerError {
+  return new BangerError(
+    'guest_failed',
+    `${vm.name} did not run the command: the login shell ended with ${code} before it.`,
+    { hint: `What it said stands above. Its login shell and start-up files: banger logs ${vm.name}` },
+  );
 }
 
 interface BufferedInput {
@@ -162,13 +195,13 @@ function apply(
   }
 }
 
-/** Signals every process of the guest that carries the marker, as a terminal would its foreground group. */
-async function signalMarked(host: Host, vm: VmRecord, marker: string, signal: string): Promise<void> {
+/** Signals the command and all it started, as a terminal would its session. */
+async function signalBegun(host: Host, vm: VmRecord, begin: BeginReader, signal: string): Promise<void> {
+  // it is asked to end while it begins: it says which process it is within a moment
+  for (let waited = 0; begin.pid === undefined && waited < BEGIN_LIMIT_MS; waited += BEGIN_POLL_MS) {
+    await sleep(BEGIN_POLL_MS);
+  }
+  if (begin.pid === undefined) return;
   const connection = await host.guests.get(vm);
-  const pattern = quote(`^${MARKER_VARIABLE}=${marker}`);
-  const channel = await connection.exec(
-    `grep -lzs ${pattern} /proc/[0-9]*/environ | cut -d/ -f3 | xargs -r kill -${signal}`,
-  );
-  channel.on('data', () => {}).stderr.on('data', () => {});
-  channel.on('error', () => {});
+  await runScript(connection, signalSession(begin.pid, signal), SIGNAL_LIMIT_MS);
 }
