@@ -1,33 +1,33 @@
-/** What every use case works with: the host, the state and the choices made for this daemon. */
-import type { DoctorCommand, DoctorReport } from '../api/schemas.ts';
+/**
+ * What every use case works with: the configuration, the records, and the doors to this host and its guests. Functions
+ * say with `Pick<Host, …>` which of them they need.
+ */
 import type { Config } from '../config/schema.ts';
 import type { Subnet } from '../core/addresses.ts';
 import type { VmRecord } from '../core/vm.ts';
-import type { SshKeyPair } from '../guest/keys.ts';
-import type { BootFiles } from '../preflight/context.ts';
-import type { ImageStore } from '../state/images.ts';
-import type { LayerStore } from '../state/layers.ts';
-import type { Ledger } from '../state/ledger.ts';
-import type { Settings } from '../state/settings.ts';
-import type { Trash } from '../state/trash.ts';
-import type { VmStore } from '../state/vms.ts';
+import type { SshConnection, SshTarget } from '../guest/ssh.ts';
+import type { Stores } from '../state/stores.ts';
 import type { Privileged } from '../system/privilege.ts';
-import type { Argv, Runner } from '../system/runner.ts';
-import type { BuildVms } from './builds/build-vms.ts';
+import type { Runner } from '../system/runner.ts';
+import type { Checks } from './checks.ts';
 import type { Events } from './events.ts';
-import type { HostNetwork } from './network/host-network.ts';
 import type { Operations } from './operations.ts';
-import type { GuestConnections } from './vm/connections.ts';
 
-/** The VMM chosen for this host, with the reason. */
-export interface VmmProgram {
-  kind: 'firecracker' | 'fcqemu';
-  acceleration: 'kvm' | 'tcg';
-  /** program and leading arguments */
-  program: Argv;
-  /** what the VMM needs in its environment besides the daemon's */
-  env: NodeJS.ProcessEnv;
-  reason: string;
+export interface Host {
+  config: Config;
+  log: Log;
+  now(): Date;
+  stores: Stores;
+  system: HostSystem;
+  network: HostNetwork;
+  guests: Guests;
+  /** what is asked of the host before a VM is touched */
+  checks: Checks;
+  operations: Operations;
+  /** what happened lately to VMs and operations */
+  events: Events;
+  /** what the daemon noticed about VMs that run */
+  health: Health;
 }
 
 export interface Log {
@@ -41,56 +41,66 @@ export interface Health {
   silent: Set<string>;
 }
 
-export interface Host {
-  config: Config;
+/** Programs of this host, and as whom they run. */
+export interface HostSystem {
+  runner: Runner;
+  privileged: Privileged;
   /** user the daemon runs as */
   uid: number;
   env: NodeJS.ProcessEnv;
-  log: Log;
-  runner: Runner;
-  privileged: Privileged;
-  /** Runs `work` in one transaction of the database. */
-  atomically<T>(work: () => T): T;
-  vms: VmStore;
-  /** deleted VMs that can still be had back */
-  trash: Trash;
-  ledger: Ledger;
-  /** VMs of image builds */
-  buildVms: BuildVms;
-  images: ImageStore;
-  layers: LayerStore;
-  settings: Settings;
-  operations: Operations;
-  /** what happened lately to VMs and operations */
-  events: Events;
-  network: HostNetwork;
-  /** what the daemon noticed about VMs that run */
-  health: Health;
-  guests: GuestConnections;
-  /** key pair banger logs in with */
-  clientKey: SshKeyPair;
-  /** file of the private half, for the system's own ssh */
-  clientKeyFile: string;
+}
+
+/** The host's side of all links to VMs. */
+export interface HostNetwork {
+  /** range the addresses of VMs are from */
   pool: Subnet;
+  /** Gives a VM its tap, address, route and firewall membership; each is in the ledger before it exists. */
+  attach(vm: VmRecord): Promise<void>;
+  /** Largest packet in bytes that leaves this host whole; links to guests use the same. */
+  mtu(): Promise<number>;
+  /** Takes all of it away again; what is gone already is no error. */
+  detach(vm: Pick<VmRecord, 'id'>): Promise<void>;
   /**
-   * Files of an image or bundle by name; the default bundle without one.
-   * @throws BangerError `not_found` or `corrupt`
+   * Makes rules and routes agree with the VMs that are attached, whoever changed them; says what it put back. Looks only
+   * where something changed, or was not looked at for long.
    */
-  bootFiles(name?: string): Promise<BootFiles>;
+  mend(): Promise<Mended>;
+  /** The same with what the host shares between VMs, which goes with the last of them. */
+  reassert(): Promise<Mended>;
+  /** Writes the rules anew: a VM's membership changed. */
+  rewrite(): Promise<void>;
+}
+
+/** What was not as it should be and is again. */
+export interface Mended {
+  rules: boolean;
+  /** taps and ranges whose route was put back */
+  routes: string[];
+  /** devices that are gone and cannot be put back under the VMMs that have them open */
+  goneTaps: string[];
+}
+
+/** SSH connections to VMs that run. */
+export interface Guests extends AsyncDisposable {
+  /** public half of the key pair banger logs in with */
+  publicKey: string;
+  /** file of the private half, for the system's own ssh */
+  keyFile: string;
+  target(vm: VmRecord): SshTarget;
+  /** Takes over the connection that proved the guest ready. */
+  keep(vm: VmRecord, connection: SshConnection): void;
   /**
-   * Files a VM boots, whatever its image is called now.
-   * @throws BangerError `not_found` or `corrupt`
+   * An open connection, a new one when there is none.
+   * @throws BangerError `guest_failed` when the guest does not let us in
    */
-  vmBootFiles(vm: Pick<VmRecord, 'id' | 'name' | 'image' | 'imageId'>): Promise<BootFiles>;
+  get(vm: VmRecord): Promise<SshConnection>;
   /**
-   * Runs the checks of a start.
-   * @throws BangerError `preflight_failed` with all failures
+   * A second connection for one command, when the first refused another channel (sshd allows 10 on each).
+   * @throws the refusal itself when the first connection is the problem
    */
-  preflightStart(boot: BootFiles, vm: Pick<VmRecord, 'vcpus' | 'memoryMib' | 'nat'>): Promise<void>;
-  /** every check, or those of one command */
-  doctor(command?: DoctorCommand): Promise<DoctorReport>;
-  /** text of the sudoers rules that let this user run the daemon without root */
-  sudoers(): Promise<string>;
-  chooseVmm(boot: BootFiles): Promise<VmmProgram>;
-  now(): Date;
+  extra(vm: VmRecord, refusal: unknown): Promise<SshConnection>;
+  /** The open connection, if there is one. */
+  peek(vm: Pick<VmRecord, 'id'>): SshConnection | undefined;
+  /** Closes a VM's connection. */
+  drop(vm: Pick<VmRecord, 'id'>): Promise<void>;
 }

@@ -75,7 +75,7 @@ export function createBackground(host: Host, onSweep: () => void): Background {
   }
 
   async function startInBackground({ id }: VmRecord): Promise<StartOutcome> {
-    const name = host.vms.findById(id)?.name;
+    const name = host.stores.vms.findById(id)?.name;
     if (name === undefined) return 'cancelled';
     const active = host.operations.activeOn(name);
     // the one that found out that it must be started
@@ -113,7 +113,7 @@ export function createBackground(host: Host, onSweep: () => void): Background {
   /** After a boot of the host, once: a VM that a person stopped since then stays stopped. */
   async function autostart(): Promise<void> {
     const current = await readBootId();
-    const due = toAutostart(host.vms.list(), { current, handled: host.settings.get(AUTOSTARTED_BOOT) });
+    const due = toAutostart(host.stores.vms.list(), { current, handled: host.stores.settings.get(AUTOSTARTED_BOOT) });
     for (const vm of due) {
       if (closed) return; // the next daemon begins again
       host.log.info({ vm: vm.name }, 'started with the host');
@@ -121,11 +121,11 @@ export function createBackground(host: Host, onSweep: () => void): Background {
         .startNow(vm)
         .catch((error) => host.log.error({ vm: vm.name, error: messageOf(error) }, 'autostart'));
     }
-    if (!closed) host.settings.set(AUTOSTARTED_BOOT, current);
+    if (!closed) host.stores.settings.set(AUTOSTARTED_BOOT, current);
   }
 
   function listRunning(): Watched[] {
-    const vms = host.vms.list().filter((vm) => vm.phase === 'running');
+    const vms = host.stores.vms.list().filter((vm) => vm.phase === 'running');
     return vms.map((vm) => {
       const process = vmmProcess(host, vm);
       return { vm, states: process === undefined ? undefined : followStates(process) };
@@ -145,7 +145,7 @@ export function createBackground(host: Host, onSweep: () => void): Background {
     if (mended.rules) host.log.warn({}, 'the packet rules were gone or changed; written again');
     if (mended.routes.length > 0) host.log.warn({ routes: mended.routes }, 'routes were gone; put back');
     if (mended.goneTaps.length === 0) return;
-    for (const vm of host.vms.list()) if (mended.goneTaps.includes(tapName(vm.id))) bringBackDevice(vm);
+    for (const vm of host.stores.vms.list()) if (mended.goneTaps.includes(tapName(vm.id))) bringBackDevice(vm);
   }
 
   function watchClocks(vms: readonly Watched[]): void {
@@ -169,7 +169,7 @@ export function createBackground(host: Host, onSweep: () => void): Background {
   /** A deleted device cannot be put back under a VMM: a new run gets a new one, if the VM's policy wants that. */
   function bringBackDevice(vm: VmRecord): void {
     if (vm.restartPolicy === 'never') return; // shown with the VM, for a person to decide
-    if (host.operations.activeOn(vm.name) || host.vms.findById(vm.id)?.phase !== 'running') return;
+    if (host.operations.activeOn(vm.name) || host.stores.vms.findById(vm.id)?.phase !== 'running') return;
     host.log.warn({ vm: vm.name }, 'its network device is gone; it is restarted');
     inBackground(vm, async () => {
       const operation = host.operations.start({
@@ -217,7 +217,7 @@ export function createBackground(host: Host, onSweep: () => void): Background {
     recover: () => reconcileHost(host, supervisor, recovery),
     begin() {
       restarts.resume();
-      unfollow = host.vms.onChange(forgetRunning);
+      unfollow = host.stores.vms.onChange(forgetRunning);
       autostart().catch((error) => host.log.error({ error: messageOf(error) }, 'autostart failed'));
       every(WATCH_INTERVAL_MS, 'watching the host', watch);
       every(SWEEP_INTERVAL_MS, 'reconcile', sweep);

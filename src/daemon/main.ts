@@ -155,7 +155,7 @@ function acceptExec(server: FastifyInstance, host: Host): ReadonlySet<Duplex> {
       return;
     }
     try {
-      host.vms.get(name);
+      host.stores.vms.get(name);
     } catch (error) {
       refuseUpgrade(socket, asBangerError(error));
       return;

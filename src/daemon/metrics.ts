@@ -14,7 +14,7 @@ export interface Metrics extends Disposable {
 /** Further metrics of other parts of the daemon, read at each scrape. */
 export type MetricSource = () => readonly Metric[];
 
-export type MetricsHost = Pick<Host, 'vms' | 'operations' | 'events'>;
+export type MetricsHost = Pick<Host, 'stores' | 'operations' | 'events'>;
 
 const STATES = ['creating', 'stopped', 'starting', 'running', 'stopping', 'failed'] as const;
 
@@ -36,7 +36,7 @@ export function createMetrics(
     const turnBegan = performance.now();
     await nextTurn();
     const lagSeconds = (performance.now() - turnBegan) / 1000;
-    const vms = host.vms.list();
+    const vms = host.stores.vms.list();
     const stats = await sampler.sample(vms);
     return renderMetrics([
       ...daemonMetrics(lagSeconds),

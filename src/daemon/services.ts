@@ -4,28 +4,22 @@ import { chmod, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { LoadedConfig } from '../config/load.ts';
 import type { Config } from '../config/schema.ts';
-import { createBuildVms } from '../control/builds/build-vms.ts';
-import { bootFiles, vmBootFiles } from '../control/bundles/boot-files.ts';
-import { createStartChecks } from '../control/checks.ts';
+import { createChecks } from '../control/checks.ts';
 import { createEvents } from '../control/events.ts';
 import type { Host, Log } from '../control/host.ts';
 import { createNames, type Names } from '../control/network/dns-service.ts';
 import { createHostNetwork } from '../control/network/host-network.ts';
 import { createOperations } from '../control/operations.ts';
 import { recoverStore } from '../control/store/image.ts';
-import { createGuestConnections } from '../control/vm/connections.ts';
+import { createGuests } from '../control/vm/connections.ts';
 import { formatSubnet, gatewayOf } from '../core/addresses.ts';
 import { ensureClientKey } from '../guest/keys.ts';
 import { openCanary } from '../network/canary.ts';
 import { GUEST_DNS_PORT } from '../network/nftables.ts';
-import { type Database, inTransaction, openDatabase } from '../state/database.ts';
-import { createImageStore } from '../state/images.ts';
-import { createLayerStore } from '../state/layers.ts';
-import { createLedger } from '../state/ledger.ts';
+import { type Database, openDatabase } from '../state/database.ts';
 import { createOperationStore } from '../state/operations.ts';
 import { createSettings } from '../state/settings.ts';
-import { createTrash } from '../state/trash.ts';
-import { createVmStore } from '../state/vms.ts';
+import { createStores } from '../state/stores.ts';
 import { withAdministratorPath } from '../system/host-facts.ts';
 import { createPrivileged } from '../system/privilege.ts';
 import { type Argv, createRunner } from '../system/runner.ts';
@@ -60,28 +54,30 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     sudo: config.privilege.sudo,
     sudoProgram: config.programs.sudo,
   });
+  const system = { runner, privileged, uid, env };
   const database = openDatabase(join(config.paths.state, 'banger.db'));
-  const vms = createVmStore(database, (error) => log.error({ error }, 'a listener to VM changes failed'));
+  const stores = createStores(database, {
+    now,
+    onListenerError: (error) => log.error({ error }, 'a listener to VM changes failed'),
+  });
+  const { vms, ledger } = stores;
   const events = createEvents(now);
   const memory = createIdleMemory();
   vms.onChange(events.vmChanged);
-  const images = createImageStore(database);
-  const ledger = createLedger(database, now);
-  const settings = createSettings(database);
   // a log for people: a power cut may take its last lines, so it need not wait for the disk as the records do
   const operationLog = openDatabase(join(config.paths.state, 'banger.db'), 'relaxed');
   const operationStore = createOperationStore(operationLog);
   operationStore.interruptRunning(now().toISOString());
-  await recoverStore({ config, ledger, privileged, log });
+  await recoverStore({ config, stores, system, log });
   const clientKeyFile = join(config.paths.state, 'ssh', 'id_ed25519');
   const clientKey = await ensureClientKey(clientKeyFile);
   const instance = instanceHash(env);
   const ownRoutes = ledger.all().flatMap(({ resource }) => (resource.kind === 'pool-route' ? [resource.name] : []));
   const vmCount = vms.list().length;
-  const { pool, claim } = await decidePool({ config, settings, runner, instance, vmCount, ownRoutes });
+  const { pool, claim } = await decidePool({ config, settings: stores.settings, runner, instance, vmCount, ownRoutes });
   const table = tableName(instance);
   const poolText = formatSubnet(pool);
-  const checks = createStartChecks({
+  const checks = createChecks({
     config,
     env,
     uid,
@@ -99,46 +95,26 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const onAttach = () => names.linkUp();
   // root hears of rules from the kernel
   const canary = uid === 0 ? undefined : await openCanary();
-  const buildVms = createBuildVms(vms, pool);
-  const guests = () => [...vms.list(), ...buildVms.list()];
+  const guests = () => [...vms.list(), ...stores.buildVms.list()];
 
   const host: Host = {
     config,
-    uid,
-    env,
     log,
-    runner,
-    privileged,
-    atomically: (work) => inTransaction(database, work),
-    vms,
-    trash: createTrash(database),
-    ledger,
-    buildVms,
-    images,
-    layers: createLayerStore(database),
-    settings,
+    now,
+    stores,
+    system,
     network: createHostNetwork({
       ...{ config, runner, privileged, ledger, guests, pool, uid, table, guestDns, onAttach },
       canary,
     }),
+    guests: createGuests(clientKey, clientKeyFile),
+    checks,
     operations: createOperations(operationStore, now, (operation) => {
       events.operationChanged(operation);
       memory.worked();
     }),
     events,
     health: { silent: new Set() },
-    guests: createGuestConnections(clientKey.privateKey),
-    clientKey,
-    clientKeyFile,
-    pool,
-    bootFiles: (name) => bootFiles(config, images, name),
-    vmBootFiles: (vm) => vmBootFiles(config, images, vm),
-    preflightStart: (boot, { vcpus, memoryMib, nat }) =>
-      checks.preflight(boot, { vcpus, memoryMib, diskBytes: 0 }, 'vm-start', ...(nat ? (['nat'] as const) : [])),
-    doctor: (command) => checks.doctor(() => bootFiles(config, images, undefined), command),
-    sudoers: () => checks.sudoers(),
-    chooseVmm: checks.chooseVmm,
-    now,
   };
   return {
     host,

@@ -11,9 +11,10 @@ import { bundleHandlers } from '../../src/daemon/routes/bundles.ts';
 import { createServer, type Handlers } from '../../src/daemon/server.ts';
 import { openDatabase } from '../../src/state/database.ts';
 import { createOperationStore } from '../../src/state/operations.ts';
-import { createVmStore } from '../../src/state/vms.ts';
+import { createStores } from '../../src/state/stores.ts';
 import { kernelArch } from '../../src/system/host-facts.ts';
 import { bundleFiles, lacking, runner, sampleBundle } from '../bundle/sample-bundle.ts';
+import { hostSystem } from '../support/host-system.ts';
 import { sampleVm } from '../support/sample-vm.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
@@ -34,9 +35,9 @@ async function place(t: TestContext, env: NodeJS.ProcessEnv = {}): Promise<Place
   const database = openDatabase(':memory:');
   const now = () => new Date();
   const operations = createOperations(createOperationStore(database), now);
-  const vms = createVmStore(database);
-  vms.insert(sampleVm({ image: 'one' }));
-  const handlers = bundleHandlers({ config, operations, vms, runner, env: {}, uid: 1000, now });
+  const stores = createStores(database);
+  stores.vms.insert(sampleVm({ image: 'one' }));
+  const handlers = bundleHandlers({ config, operations, stores, system: { ...hostSystem({}, 1000), runner }, now });
   // the other routes are never called
   const server = createServer(handlers as Handlers, pino({ level: 'silent' }));
   t.after(() => server.close());

@@ -11,7 +11,7 @@ import { renderMetrics } from '../../src/daemon/exposition.ts';
 import { createMetrics, type Metrics } from '../../src/daemon/metrics.ts';
 import { listenForScrapes } from '../../src/daemon/metrics-listener.ts';
 import { openDatabase } from '../../src/state/database.ts';
-import { createVmStore } from '../../src/state/vms.ts';
+import { createStores } from '../../src/state/stores.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
 import { sampleVm } from '../support/sample-vm.ts';
 
@@ -39,7 +39,8 @@ const STATS: VmStats = {
 
 /** Metrics of a daemon with one VM that runs, and how often it was sampled. */
 function daemon(stats: readonly VmStats[] = [STATS]) {
-  const vms = createVmStore(openDatabase(':memory:'));
+  const stores = createStores(openDatabase(':memory:'));
+  const { vms } = stores;
   const events = createEvents(() => new Date());
   vms.onChange(events.vmChanged);
   vms.insert(sampleVm({ phase: 'running', bootMs: 6250 }));
@@ -52,7 +53,7 @@ function daemon(stats: readonly VmStats[] = [STATS]) {
   };
   // of the operations, nothing else is looked at
   const operations = { runningCount: () => 3 } as Operations;
-  return { vms, events, state, metrics: createMetrics({ vms, events, operations }, sampler) };
+  return { vms, events, state, metrics: createMetrics({ stores, events, operations }, sampler) };
 }
 
 /** Values by series; fails for anything the format does not allow. */

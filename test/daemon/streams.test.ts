@@ -19,7 +19,8 @@ import { statsHandlers } from '../../src/daemon/routes/stats.ts';
 import { createServer, type Handlers } from '../../src/daemon/server.ts';
 import { openDatabase } from '../../src/state/database.ts';
 import { createOperationStore } from '../../src/state/operations.ts';
-import { createVmStore, type VmStore } from '../../src/state/vms.ts';
+import { createStores } from '../../src/state/stores.ts';
+import type { VmStore } from '../../src/state/vms.ts';
 import { sampleVm } from '../support/sample-vm.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
@@ -35,7 +36,8 @@ interface Daemon {
 
 /** A daemon with two VMs that serves only what this test is about, on a real socket. */
 async function daemon(t: TestContext): Promise<Daemon> {
-  const vms = createVmStore(openDatabase(':memory:'));
+  const stores = createStores(openDatabase(':memory:'));
+  const { vms } = stores;
   vms.insert(sampleVm());
   vms.insert(sampleVm({ id: '00000002', name: 'db', address: '172.30.0.3' }));
   const events = createEvents(() => new Date());
@@ -48,7 +50,7 @@ async function daemon(t: TestContext): Promise<Daemon> {
     },
   };
   // of the host, nothing else is looked at
-  const host = { vms, events, operations, now: () => new Date() } as unknown as Host;
+  const host = { stores, events, operations, now: () => new Date() } as unknown as Host;
   const metrics = { scrape: async () => 'm 1\n' } as Metrics;
   const rest = Object.keys(contract).map((name) => [name, async () => assert.fail(`${name} was called`)]);
   const handlers = {

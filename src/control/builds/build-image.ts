@@ -86,7 +86,7 @@ export async function buildImage(
     if (present) return present;
     const done = options.noCache ? 0 : await cachedSteps(host, plan);
     progress.step('preflight', 'checking the host');
-    await host.preflightStart(request.base.boot, fresh);
+    await host.checks.beforeStart(request.base.boot, fresh);
     const { directory } = vmFiles(host.config.paths.store, fresh.id);
     await requireSpace(directory, BUILD_NEEDS_BYTES, `building ${request.name}`);
     const began = performance.now();
@@ -115,7 +115,7 @@ export async function buildImage(
   } finally {
     clearInterval(timer);
     for (const each of new Set([vm, fresh])) {
-      if (host.vms.findById(each.id)) host.buildVms.forget(each.id);
+      if (host.stores.vms.findById(each.id)) host.stores.buildVms.forget(each.id);
       else await discardBuildVm(host, each);
     }
   }
@@ -143,7 +143,7 @@ async function goOn(
   signal: AbortSignal,
 ): Promise<BegunBuild | undefined> {
   const key = keyAfter(plan, done);
-  if (needsDiskAtRest(plan, done) || !host.layers.find(key)?.machine) return undefined;
+  if (needsDiskAtRest(plan, done) || !host.stores.layers.find(key)?.machine) return undefined;
   progress.step('revive', `going on after: ${plan.steps[done - 1]?.label ?? `the boot of ${request.base.name}`}`);
   const revived = await reviveMachine(host, key, request.base.boot, fresh, signal);
   return revived && { ...revived, debs: undefined, how: 'revive' };
@@ -252,19 +252,19 @@ async function resolvePackages(
   const [first] = plan.steps;
   if (first?.kind !== 'packages') return undefined;
   return await planDebs({
-    runner: host.runner,
+    runner: host.system.runner,
     debugfs: host.config.programs.debugfs,
     rootDisk: vmFiles(host.config.paths.store, vm.id).rootDisk,
     packages: first.packages,
     cacheDir: host.config.paths.cache,
-    env: host.env,
+    env: host.system.env,
     signal,
   });
 }
 
 /** The image as it is, when it was made from exactly this. */
 function presentImage(host: Host, request: BuildRequest, plan: BuildPlan): ImageBuilt | undefined {
-  const image = host.images.find(request.name);
+  const image = host.stores.images.find(request.name);
   if (image?.recipeKey !== plan.recipeKey) return undefined;
   return {
     id: image.id,
@@ -304,14 +304,14 @@ async function watchSpace(host: Host, vm: VmRecord, full: AbortController, isFul
 
 /** The VM goes on as an ordinary one: with a record it is listed, entered and deleted like any other. */
 function keepVm(host: Host, vm: VmRecord, request: BuildRequest): void {
-  const taken = host.vms.find(vm.name);
-  host.vms.insert({
+  const taken = host.stores.vms.find(vm.name);
+  host.stores.vms.insert({
     ...vm,
     name: taken ? `build-${vm.id}` : vm.name,
     rootDiskBytes: request.sizeBytes,
     phase: 'running',
   });
-  vm.name = host.vms.findById(vm.id)?.name ?? vm.name;
+  vm.name = host.stores.vms.findById(vm.id)?.name ?? vm.name;
 }
 
 function withKeptVm(error: unknown, vm: VmRecord, again: string | undefined): BangerError {

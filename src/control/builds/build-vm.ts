@@ -90,7 +90,7 @@ export interface BuildVmRequest {
 /** Takes id, name and address; nothing exists on the host yet but the directory. */
 export async function admitBuildVm(host: Host, request: BuildVmRequest): Promise<VmRecord> {
   const hostKey = await generateKeyPair(request.name);
-  const vm = host.buildVms.admit((address) => ({
+  const vm = host.stores.buildVms.admit(host.network.pool, (address) => ({
     id: randomBytes(4).toString('hex'),
     name: request.name,
     image: request.image,
@@ -128,7 +128,7 @@ export async function admitBuildVm(host: Host, request: BuildVmRequest): Promise
 
 async function makeDirectory(host: Host, vm: VmRecord): Promise<void> {
   const { directory } = vmFiles(host.config.paths.store, vm.id);
-  host.ledger.record(vm.id, { kind: 'directory', name: directory });
+  host.stores.ledger.record(vm.id, { kind: 'directory', name: directory });
   await mkdir(directory, { recursive: true, mode: 0o700 });
 }
 
@@ -241,10 +241,10 @@ export async function shutDownBuildVm(
 /** Frees everything of it, in an order that a crash cannot turn into a leak. */
 export async function discardBuildVm(host: Host, vm: VmRecord): Promise<void> {
   await releaseVm(host, vm);
-  for (const resource of host.ledger.of(vm.id)) {
+  for (const resource of host.stores.ledger.of(vm.id)) {
     if (resource.kind !== 'directory') continue;
     await rm(resource.name, { recursive: true, force: true });
-    host.ledger.strike('directory', resource.name);
+    host.stores.ledger.strike('directory', resource.name);
   }
-  host.buildVms.forget(vm.id);
+  host.stores.buildVms.forget(vm.id);
 }

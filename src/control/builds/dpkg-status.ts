@@ -9,11 +9,11 @@ const DEBUGFS_TIMEOUT_MS = 60_000;
 
 /** None where there is no dpkg. */
 export async function readDpkgPackages(
-  { config, runner }: Pick<Host, 'config' | 'runner'>,
+  { config, system }: Pick<Host, 'config' | 'system'>,
   rootfs: string,
   signal: AbortSignal,
 ): Promise<InstalledPackage[]> {
   const argv = [config.programs.debugfs, '-R', `cat ${DPKG_STATUS}`, rootfs] as const;
-  const { stdout } = await runner.run(argv, { timeoutMs: DEBUGFS_TIMEOUT_MS, signal });
+  const { stdout } = await system.runner.run(argv, { timeoutMs: DEBUGFS_TIMEOUT_MS, signal });
   return parseDpkgStatus(stdout);
 }

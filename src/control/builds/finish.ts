@@ -45,7 +45,7 @@ export async function finishImage(
   const script = cleanScript({
     manager,
     keepCaches: recipe.keep_caches,
-    authorizedKeys: [host.clientKey.publicKey],
+    authorizedKeys: [host.guests.publicKey],
     hostname: vm.name,
   });
   const end = await shutDownBuildVm(host, vm, context.connection, {
@@ -84,7 +84,7 @@ export async function finishImage(
   progress.step('register', `registering the image ${request.name}`);
   signal.throwIfAborted();
   const files = imageFiles(host.config.paths.store, imageId);
-  host.ledger.record(vm.id, { kind: 'directory', name: files.directory });
+  host.stores.ledger.record(vm.id, { kind: 'directory', name: files.directory });
   await mkdir(files.directory, { recursive: true, mode: 0o700 });
   await share(base.boot.kernel, files.kernel);
   if (base.boot.initrd !== undefined) await share(base.boot.initrd, files.initrd);
@@ -92,8 +92,8 @@ export async function finishImage(
   await rename(rootDisk, files.rootfs);
   for (const path of [files.kernel, files.initrd, files.packages]) await syncPath(path).catch(ignoreMissing);
   for (const path of [files.directory, dirname(files.directory)]) await syncPath(path);
-  const replaced = host.atomically(() => {
-    const replaced = host.images.insert(
+  const replaced = host.stores.atomically(() => {
+    const replaced = host.stores.images.insert(
       {
         id: imageId,
         name: request.name,
@@ -107,7 +107,7 @@ export async function finishImage(
       },
       { replace: true },
     );
-    host.ledger.strike('directory', files.directory);
+    host.stores.ledger.strike('directory', files.directory);
     return replaced;
   });
   // what a crash leaves of it is swept by the next daemon
@@ -119,7 +119,7 @@ export async function finishImage(
 async function checkDisk(host: Host, rootDisk: string, signal: AbortSignal): Promise<void> {
   const { e2fsck } = host.config.programs;
   const check = async (...options: string[]) =>
-    await host.runner.run([e2fsck, '-f', '-p', ...options, rootDisk], {
+    await host.system.runner.run([e2fsck, '-f', '-p', ...options, rootDisk], {
       okExits: [0, 1, 2, 4, 8],
       timeoutMs: CHECK_LIMIT_MS,
       signal,

@@ -127,27 +127,27 @@ export async function placeMachine(host: Host, key: string, files: MachineFiles)
 }
 
 /** Removes the machine of a layer; its disk stays where a build can begin from that alone. */
-export async function forgetMachine(host: Pick<Host, 'config' | 'layers'>, key: string): Promise<void> {
+export async function forgetMachine(host: Pick<Host, 'config' | 'stores'>, key: string): Promise<void> {
   const { store } = host.config.paths;
-  const machine = host.layers.find(key)?.machine ?? null;
+  const machine = host.stores.layers.find(key)?.machine ?? null;
   const whole = machine !== null && (JSON.parse(machine) as KeptMachine).done === 0;
-  if (whole) host.layers.remove(key);
-  else host.layers.forgetMachine(key);
+  if (whole) host.stores.layers.remove(key);
+  else host.stores.layers.forgetMachine(key);
   const { memory, state } = layerMachine(store, key);
   for (const path of whole ? layerFiles(store, key) : [memory, state]) await rm(path, { force: true });
 }
 
 /** Removes the machines of earlier boots of this host, which cannot go on. */
-export async function forgetOldMachines(host: Pick<Host, 'config' | 'layers'>): Promise<void> {
+export async function forgetOldMachines(host: Pick<Host, 'config' | 'stores'>): Promise<void> {
   const bootId = await readBootId();
-  for (const { key, machine } of host.layers.list()) {
+  for (const { key, machine } of host.stores.layers.list()) {
     if (machine !== null && (JSON.parse(machine) as KeptMachine).bootId !== bootId) await forgetMachine(host, key);
   }
 }
 
 /** Removes the longest unused machines beyond those that are worth their room. */
-export async function limitMachines(host: Pick<Host, 'config' | 'layers'>): Promise<void> {
-  const kept = host.layers.list().filter(({ machine }) => machine !== null);
+export async function limitMachines(host: Pick<Host, 'config' | 'stores'>): Promise<void> {
+  const kept = host.stores.layers.list().filter(({ machine }) => machine !== null);
   for (const { key } of kept.slice(0, -KEPT_MACHINES)) await forgetMachine(host, key);
 }
 
@@ -164,13 +164,18 @@ export async function reviveMachine(
   instead: VmRecord,
   signal: AbortSignal,
 ): Promise<RevivedMachine | undefined> {
-  const record = host.layers.find(key)?.machine ?? null;
+  const record = host.stores.layers.find(key)?.machine ?? null;
   if (record === null) return undefined;
   const kept = JSON.parse(record) as KeptMachine;
   const { vm, distribution, bootId, fits } = kept;
   // it may fit another build: one of another name, or with more memory
   if (bootId !== (await readBootId()) || fits !== (await fitOf(host, instead, boot))) return undefined;
-  if (host.vms.findById(vm.id) || host.trash.has(vm.id) || !host.buildVms.readmit(vm, instead)) return undefined;
+  if (
+    host.stores.vms.findById(vm.id) ||
+    host.stores.trash.has(vm.id) ||
+    !host.stores.buildVms.readmit(host.network.pool, vm, instead)
+  )
+    return undefined;
   try {
     const connection = await bringUp(host, key, kept, boot, signal);
     return { vm, connection, distribution };
@@ -190,7 +195,8 @@ async function bringUp(
   boot: BootFiles,
   signal: AbortSignal,
 ): Promise<SshConnection> {
-  const { config, runner } = host;
+  const { config } = host;
+  const { runner } = host.system;
   const { store } = config.paths;
   const { memory, state } = layerMachine(store, key);
   const { rootDisk } = vmFiles(store, vm.id);
@@ -211,7 +217,7 @@ async function bringUp(
   vm.startedAt = host.now().toISOString();
   const connection = await login(host, vm, signal);
   host.guests.keep(vm, connection);
-  host.layers.touch(key, host.now().toISOString());
+  host.stores.layers.touch(key, host.now().toISOString());
   return connection;
 }
 
@@ -232,7 +238,7 @@ function ownFiles(host: Host, vm: VmRecord): MachineFiles {
 
 /** A machine goes on only in the same VMM, on the same boot of the same host, as the same kernel would be booted now. */
 async function fitOf(host: Host, { name, vcpus, memoryMib }: VmRecord, boot: BootFiles): Promise<string> {
-  const { kind, acceleration, program } = await host.chooseVmm(boot);
+  const { kind, acceleration, program } = await host.checks.chooseVmm(boot);
   const identify = async (path: string) => {
     const { size, mtimeMs } = await stat(path);
     return { path, size, mtimeMs };
@@ -244,9 +250,9 @@ async function fitOf(host: Host, { name, vcpus, memoryMib }: VmRecord, boot: Boo
     initrd: boot.initrd === undefined ? null : await identify(boot.initrd),
     bootArgs: [vmDefaults(host.config, boot.defaults).bootArgs, LEAN_ARGS],
     guest: { name, vcpus, memoryMib },
-    pool: formatSubnet(host.pool),
-    key: host.clientKey.publicKey,
-    resolver: await guestResolver(host.config, host.pool),
+    pool: formatSubnet(host.network.pool),
+    key: host.guests.publicKey,
+    resolver: await guestResolver(host.config, host.network.pool),
   };
   return createHash('sha256').update(JSON.stringify(facts)).digest('hex');
 }

@@ -33,16 +33,16 @@ import type { BuildPlan, BuildRequest } from './plan.ts';
  * file a power cut may have cut short.
  */
 export async function cachedSteps(
-  host: Pick<Host, 'config' | 'layers'>,
+  host: Pick<Host, 'config' | 'stores'>,
   plan: Pick<BuildPlan, 'keys'>,
 ): Promise<number> {
   for (let done = plan.keys.length; done > 0; done--) {
     const key = plan.keys[done - 1] ?? '';
-    const layer = host.layers.find(key);
+    const layer = host.stores.layers.find(key);
     if (!layer) continue;
     const whole = layer.unsyncedBoot === null || layer.unsyncedBoot === (await readBootId());
     if (whole && (await pathExists(layerFile(host.config.paths.store, key)))) return done;
-    host.layers.remove(key);
+    host.stores.layers.remove(key);
   }
   return 0;
 }
@@ -61,7 +61,8 @@ export async function placeRootDisk(
   done: number,
   signal: AbortSignal,
 ): Promise<void> {
-  const { runner, config } = host;
+  const { config } = host;
+  const { runner } = host.system;
   const { rootDisk } = vmFiles(config.paths.store, vm.id);
   const { store } = config.paths;
   if (done === 0) {
@@ -71,7 +72,7 @@ export async function placeRootDisk(
   }
   const key = keyAfter(plan, done);
   await cloneFile(runner, config.programs.cp, layerFile(store, key), rootDisk, 0, signal);
-  host.layers.touch(key, host.now().toISOString());
+  host.stores.layers.touch(key, host.now().toISOString());
 }
 
 /** Number of steps before the one that is changed most: the last run line, or the last step where there is none. */
@@ -119,7 +120,7 @@ export async function keepLayer(host: Host, vm: VmRecord, work: LayerWork, progr
     if (onlyBooted && !withMachine) return false;
     progress.step('keep', 'keeping what is done for the next build');
     await whilePaused(host, vm, connection, async () => {
-      await cloneFile(host.runner, host.config.programs.cp, rootDisk, copy);
+      await cloneFile(host.system.runner, host.config.programs.cp, rootDisk, copy);
       if (withMachine) machine = await saveMachine(host, vm);
     });
   } catch (error) {
@@ -141,7 +142,7 @@ export async function keepLayer(host: Host, vm: VmRecord, work: LayerWork, progr
   if (machine) await placeMachine(host, key, machine);
   const now = host.now().toISOString();
   // the file first: another build forgets a record without one; a file without a record is swept by the next daemon
-  host.layers.insert({
+  host.stores.layers.insert({
     key,
     parent: done > 1 ? (plan.keys[done - 2] ?? null) : null,
     base: request.base.name,
@@ -164,7 +165,7 @@ async function syncLayer(host: Host, key: string): Promise<void> {
     const { ino } = await stat(path);
     await syncPath(path);
     // another build may have put its own disk there meanwhile
-    if ((await stat(path)).ino === ino) host.layers.synced(key);
+    if ((await stat(path)).ino === ino) host.stores.layers.synced(key);
   } catch {
     // removed meanwhile, or the daemon ends
   }

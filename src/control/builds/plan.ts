@@ -24,6 +24,7 @@ import { imageFiles } from '../../storage/layout.ts';
 import { verityDigest } from '../../storage/verity.ts';
 import { kernelArch } from '../../system/host-facts.ts';
 import { formatSize, MIB, parseDuration, parseSize } from '../../units.ts';
+import { findBootFiles } from '../bundles/boot-files.ts';
 import type { Host } from '../host.ts';
 
 export interface BuildBase {
@@ -215,7 +216,7 @@ async function readGiven(path: string, what: string): Promise<string> {
 
 /** An image first, then a bundle: images are what people named themselves. */
 async function findBase(host: Host, name: string | undefined): Promise<BuildBase> {
-  const image = name === undefined ? undefined : host.images.find(name);
+  const image = name === undefined ? undefined : host.stores.images.find(name);
   const base = image ? await imageBase(host, image.name) : await bundleBase(host, name);
   const arch = kernelArch(process.arch);
   if (base.arch !== arch) {
@@ -228,7 +229,7 @@ async function findBase(host: Host, name: string | undefined): Promise<BuildBase
 }
 
 async function imageBase(host: Host, name: string): Promise<BuildBase> {
-  const image = host.images.get(name);
+  const image = host.stores.images.get(name);
   const { kernel, initrd, rootfs } = imageFiles(host.config.paths.store, image.id);
   const bundle = await openBundle(host.config.paths.bundles, rootBundle(host, image.base)).catch(() => undefined);
   const boot = { name, kernel, initrd, rootfs, defaults: {} };
@@ -241,7 +242,7 @@ async function imageBase(host: Host, name: string): Promise<BuildBase> {
 function rootBundle(host: Host, name: string): string {
   const seen = new Set<string>();
   let base = name;
-  for (let image = host.images.find(base); image && !seen.has(base); image = host.images.find(base)) {
+  for (let image = host.stores.images.find(base); image && !seen.has(base); image = host.stores.images.find(base)) {
     seen.add(base);
     base = image.base;
   }
@@ -249,7 +250,7 @@ function rootBundle(host: Host, name: string): string {
 }
 
 async function bundleBase(host: Host, name: string | undefined): Promise<BuildBase> {
-  const boot = await host.bootFiles(name);
+  const boot = await findBootFiles(host, name);
   const bundle = await openBundle(host.config.paths.bundles, name ?? host.config.bundle.default);
   const sum = bundle.manifest.files[bundle.manifest.rootfs];
   const digest = boot.rootfs === bundle.rootfs && sum ? sum.sha256 : await verityDigest(boot.rootfs);
@@ -258,9 +259,12 @@ async function bundleBase(host: Host, name: string | undefined): Promise<BuildBa
 
 /** Said before anything is booted: a guest without an SSH server would only be noticed by its silence. */
 async function requireSshServer(host: Host, { boot, name }: BuildBase): Promise<void> {
-  const { stdout } = await host.runner.run([host.config.programs.debugfs, '-R', 'stat /usr/sbin/sshd', boot.rootfs], {
-    okExits: [0, 1],
-  });
+  const { stdout } = await host.system.runner.run(
+    [host.config.programs.debugfs, '-R', 'stat /usr/sbin/sshd', boot.rootfs],
+    {
+      okExits: [0, 1],
+    },
+  );
   if (/^Inode: /m.test(stdout)) return;
   throw new BangerError(
     'invalid_input',

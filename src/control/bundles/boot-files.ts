@@ -7,7 +7,11 @@ import type { BootFiles } from '../../preflight/context.ts';
 import type { ImageRecord, ImageStore } from '../../state/images.ts';
 import { imageFiles, vmFiles } from '../../storage/layout.ts';
 import { pathExists } from '../../system/files.ts';
+import type { Host } from '../host.ts';
 import { bundleBootFiles } from './access.ts';
+
+/** What finding boot files needs. */
+export type BootHost = Pick<Host, 'config' | 'stores'>;
 
 /** Images made from images made from images; nobody builds deeper, and records could name each other. */
 const MAX_BASES = 16;
@@ -16,7 +20,7 @@ const MAX_BASES = 16;
  * Files of an image or bundle by name, or of a bundle by absolute path; of the configured default bundle without one.
  * @throws BangerError `not_found` or `corrupt`, with the command that helps
  */
-export async function bootFiles(config: Config, images: ImageStore, name: string | undefined): Promise<BootFiles> {
+export async function findBootFiles({ config, stores: { images } }: BootHost, name?: string): Promise<BootFiles> {
   const image = name === undefined ? undefined : images.find(name);
   if (image) {
     const files = await imageBootFiles(config, images, image);
@@ -44,9 +48,8 @@ export async function bootFiles(config: Config, images: ImageStore, name: string
  * now and also when another took its name.
  * @throws BangerError `not_found` or `corrupt`, with the command that helps
  */
-export async function vmBootFiles(
-  config: Config,
-  images: ImageStore,
+export async function findVmBootFiles(
+  { config, stores: { images } }: BootHost,
   vm: Pick<VmRecord, 'id' | 'name' | 'image' | 'imageId'>,
 ): Promise<BootFiles> {
   if (vm.imageId === null) return await bundleBootFiles(config, vm.image);

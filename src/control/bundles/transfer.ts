@@ -15,7 +15,7 @@ import { viewBundle } from './access.ts';
 import { countBytes, hostArch } from './support.ts';
 
 /** What these actions need of the host. */
-export type BundleHost = Pick<Host, 'config' | 'vms' | 'runner'>;
+export type BundleHost = Pick<Host, 'config' | 'stores' | 'system'>;
 
 const COMPARING = { step: 'compare-checksums', label: 'comparing checksums' };
 
@@ -33,7 +33,7 @@ export async function verify(
   const total = await bytesToSum(await loadBundle(dir));
   const onBytes = countBytes(progress, COMPARING.label, total);
   const { bundle, ok, checks } = await verifyBundle(dir, { arch: hostArch(), signal, onBytes });
-  const { name } = await viewBundle(host.config, host.vms, bundle);
+  const { name } = await viewBundle(host.config, host.stores.vms, bundle);
   return { name, directory: dir, ok, checks };
 }
 
@@ -64,7 +64,7 @@ export async function importToStore(
     },
   });
   await useFirstBundle(catalog, basename(bundle.dir));
-  return await viewBundle(host.config, host.vms, bundle);
+  return await viewBundle(host.config, host.stores.vms, bundle);
 }
 
 /**
@@ -86,7 +86,7 @@ export async function exportToFile(
   }
   progress.step('pack', 'packing');
   await exportBundle(transferDeps(host, signal), dir, file);
-  const { name } = await viewBundle(host.config, host.vms, bundle);
+  const { name } = await viewBundle(host.config, host.stores.vms, bundle);
   return { name, file, sizeBytes: (await stat(file)).size };
 }
 
@@ -103,11 +103,11 @@ export async function adopt(
   const label = 'computing checksums';
   progress.step('compute-checksums', label);
   const bundle = await adoptBundle(dir, { signal, onBytes: countBytes(progress, label, undefined) });
-  return await viewBundle(host.config, host.vms, bundle);
+  return await viewBundle(host.config, host.stores.vms, bundle);
 }
 
-function transferDeps({ runner, config }: BundleHost, signal: AbortSignal): TransferDeps {
-  return { runner, programs: config.programs, signal };
+function transferDeps({ config, system }: BundleHost, signal: AbortSignal): TransferDeps {
+  return { runner: system.runner, programs: config.programs, signal };
 }
 
 /** Bytes that are read to compare every sum of a bundle. */

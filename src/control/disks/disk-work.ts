@@ -36,12 +36,12 @@ export async function settleDiskWork(
   limitMs: number,
   path?: string,
 ): Promise<boolean> {
-  for (const resource of host.ledger.of(vm.id)) {
+  for (const resource of host.stores.ledger.of(vm.id)) {
     if (resource.kind !== 'disk-work' || (path !== undefined && path !== resource.name)) continue;
     for (const grower of await growersOf(host, [resource.name])) {
       if (!(await waitForEnd(grower, limitMs))) return false;
     }
-    host.ledger.strike('disk-work', resource.name);
+    host.stores.ledger.strike('disk-work', resource.name);
   }
   return true;
 }
@@ -50,7 +50,7 @@ export async function settleDiskWork(
 export async function growDisk(host: Host, vm: VmRecord, path: string, bytes: number): Promise<void> {
   await requireSettled(host, vm, path);
   if (!(await needsGrowth(path, bytes))) return;
-  await inLedger(host, vm, path, () => growExt4(host.runner, host.config.programs, path, bytes));
+  await inLedger(host, vm, path, () => growExt4(host.system.runner, host.config.programs, path, bytes));
 }
 
 /**
@@ -67,7 +67,7 @@ export async function trimDisks(host: Host, vm: VmRecord, progress: Progress, si
     if ((await discardableBytes(path)) < TRIM_WORTH_BYTES) continue;
     progress.step('trim', 'giving free space back to the host');
     try {
-      await inLedger(host, vm, path, () => discardFree(host.runner, host.config.programs, path, leftMs));
+      await inLedger(host, vm, path, () => discardFree(host.system.runner, host.config.programs, path, leftMs));
     } catch (error) {
       // the stop itself went well; a disk that is damaged says so when it is next used
       host.log.warn({ vm: vm.name, path, error: String(error) }, 'trim failed');
@@ -83,10 +83,10 @@ async function requireSettled(host: Host, vm: VmRecord, path: string): Promise<v
 }
 
 async function inLedger<T>(host: Host, vm: VmRecord, path: string, work: () => Promise<T>): Promise<T> {
-  host.ledger.record(vm.id, { kind: 'disk-work', name: path });
+  host.stores.ledger.record(vm.id, { kind: 'disk-work', name: path });
   try {
     return await work();
   } finally {
-    host.ledger.strike('disk-work', path);
+    host.stores.ledger.strike('disk-work', path);
   }
 }

@@ -64,7 +64,7 @@ export async function adoptWorkDisk(
 ): Promise<void> {
   const { workDisk } = vmFiles(host.config.paths.store, vm.id);
   if (source.kept) await takeKept(source.kept, workDisk);
-  else await cloneFile(host.runner, host.config.programs.cp, source.path, workDisk, vm.workDiskBytes, signal);
+  else await cloneFile(host.system.runner, host.config.programs.cp, source.path, workDisk, vm.workDiskBytes, signal);
 }
 
 /** Once the VM is there for good, the kept disk has only the VM's name. */
@@ -82,7 +82,7 @@ export async function deleteKept(host: Host, name: string): Promise<{ name: stri
 async function getKept(host: Host, name: string): Promise<KeptDisk> {
   const kept = await findKept(host.config.paths.store, name);
   if (kept) return kept;
-  const isVm = host.vms.find(name) !== undefined;
+  const isVm = host.stores.vms.find(name) !== undefined;
   throw new BangerError('not_found', `There is no kept work disk named "${name}".`, {
     hint: isVm
       ? `${name} is a VM; its disks go with it: banger rm ${name}`

@@ -47,7 +47,7 @@ export async function resizeDisks(
   progress: Progress,
   signal: AbortSignal,
 ): Promise<Disk[]> {
-  const vm = host.vms.get(name);
+  const vm = host.stores.vms.get(name);
   const wanted = wantedSizes(vm, request);
   const running = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
   if (running && !request.online) {
@@ -68,7 +68,7 @@ export async function resizeDisks(
     }
     if (!(await pathExists(path))) {
       // made with this size at the first start
-      host.vms.update(vm.id, { workDiskBytes: bytes });
+      host.stores.vms.update(vm.id, { workDiskBytes: bytes });
       continue;
     }
     progress.step(`grow-${role}-disk`, `growing the ${role} disk to ${formatSize(bytes)}`);
@@ -82,7 +82,7 @@ export async function resizeDisks(
     if (running) await growOnline(host, vm, role, path);
     else await growDisk(host, vm, path, bytes);
   }
-  return await disksOf(host, host.vms.get(name));
+  return await disksOf(host, host.stores.vms.get(name));
 }
 
 function wantedSizes(vm: VmRecord, { rootBytes, workBytes }: DiskResize): { role: Role; bytes: number }[] {
@@ -127,7 +127,7 @@ function recordedBytes(vm: VmRecord, role: Role): number {
 }
 
 function recordSize(host: Host, vm: VmRecord, role: Role, bytes: number): void {
-  host.vms.update(vm.id, role === 'root' ? { rootDiskBytes: bytes } : { workDiskBytes: bytes });
+  host.stores.vms.update(vm.id, role === 'root' ? { rootDiskBytes: bytes } : { workDiskBytes: bytes });
 }
 
 /** @throws BangerError `invalid_input` when the host's file system holds no file that large */

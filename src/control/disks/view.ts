@@ -17,7 +17,7 @@ export async function disksOf(host: Host, vm: VmRecord): Promise<Disk[]> {
 
 /** Disks of every VM by name, then the kept ones. */
 export async function allDisks(host: Host): Promise<Disk[]> {
-  const owned = await Promise.all(host.vms.list().map((vm) => disksOf(host, vm)));
+  const owned = await Promise.all(host.stores.vms.list().map((vm) => disksOf(host, vm)));
   return [...owned.flat(), ...(await keptDisks(host))];
 }
 

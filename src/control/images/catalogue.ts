@@ -10,7 +10,7 @@ import { imageFiles } from '../../storage/layout.ts';
 import type { Host } from '../host.ts';
 
 /** What the catalogue needs of the host. */
-export type ImageHost = Pick<Host, 'config' | 'images' | 'vms' | 'layers' | 'trash' | 'ledger' | 'atomically'>;
+export type ImageHost = Pick<Host, 'config' | 'stores'>;
 
 /** Who cannot do without an image. */
 export interface ImageNeeds {
@@ -23,22 +23,22 @@ export interface ImageNeeds {
 }
 
 export function needsOf(host: ImageHost, image: Pick<ImageRecord, 'id' | 'name'>): ImageNeeds {
-  const vms = host.vms
+  const vms = host.stores.vms
     .list()
     .filter(({ imageId }) => imageId === image.id)
     .map(({ name }) => name);
   // a VM between two images needs both: which of them it gets is not decided yet
-  for (const { owner, resource } of host.ledger.all()) {
+  for (const { owner, resource } of host.stores.ledger.all()) {
     if (resource.kind !== 'rebase') continue;
     if (resource.imageId !== image.id && resource.before.imageId !== image.id) continue;
-    const name = host.vms.findById(owner)?.name;
+    const name = host.stores.vms.findById(owner)?.name;
     if (name !== undefined && !vms.includes(name)) vms.push(name);
   }
-  const layers = host.layers
+  const layers = host.stores.layers
     .list()
     .filter(({ base }) => base === image.name)
     .map(({ step }) => step);
-  const trashed = host.trash
+  const trashed = host.stores.trash
     .list()
     .filter(({ vm }) => vm.imageId === image.id)
     .map(({ vm }) => vm.name);
@@ -47,7 +47,7 @@ export function needsOf(host: ImageHost, image: Pick<ImageRecord, 'id' | 'name'>
 
 /** Every image, broken ones included. */
 export async function viewImages(host: ImageHost): Promise<ImageView[]> {
-  return await Promise.all(host.images.list().map((image) => viewImage(host, image)));
+  return await Promise.all(host.stores.images.list().map((image) => viewImage(host, image)));
 }
 
 export async function viewImage(host: ImageHost, image: ImageRecord): Promise<ImageView> {
@@ -70,7 +70,7 @@ export async function viewImage(host: ImageHost, image: ImageRecord): Promise<Im
 
 /** @throws BangerError `not_found` */
 export async function viewImageDetail(host: ImageHost, name: string): Promise<ImageDetail> {
-  const image = host.images.get(name);
+  const image = host.stores.images.get(name);
   const { directory, rootfs, kernel, initrd, packages } = imageFiles(host.config.paths.store, image.id);
   const listed = await readPackages(packages);
   const { trashed, layers } = needsOf(host, image);
@@ -98,16 +98,16 @@ function recipeOf({ recipe }: ImageRecord): unknown {
  * @throws BangerError `not_found`, or `conflict` when the name is taken
  */
 export function renameImage(host: ImageHost, from: string, to: string): ImageRecord {
-  return host.atomically(() => {
-    const image = host.images.get(from);
-    host.images.rename(image.id, to);
-    for (const vm of host.vms.list()) {
-      if (vm.imageId === image.id) host.vms.update(vm.id, { image: to });
+  return host.stores.atomically(() => {
+    const image = host.stores.images.get(from);
+    host.stores.images.rename(image.id, to);
+    for (const vm of host.stores.vms.list()) {
+      if (vm.imageId === image.id) host.stores.vms.update(vm.id, { image: to });
     }
-    for (const layer of host.layers.list()) {
-      if (layer.base === from) host.layers.insert({ ...layer, base: to });
+    for (const layer of host.stores.layers.list()) {
+      if (layer.base === from) host.stores.layers.insert({ ...layer, base: to });
     }
-    return host.images.get(to);
+    return host.stores.images.get(to);
   });
 }
 
@@ -116,10 +116,10 @@ export function renameImage(host: ImageHost, from: string, to: string): ImageRec
  * @throws BangerError `not_found`, or `conflict` with the names of those who need it
  */
 export async function deleteImage(host: ImageHost, name: string): Promise<{ name: string }> {
-  const image = host.atomically(() => {
-    const found = host.images.get(name);
+  const image = host.stores.atomically(() => {
+    const found = host.stores.images.get(name);
     requireUnneeded(found, needsOf(host, found));
-    host.images.remove(found.id);
+    host.stores.images.remove(found.id);
     return found;
   });
   await rm(imageFiles(host.config.paths.store, image.id).directory, { recursive: true, force: true });
@@ -138,7 +138,7 @@ export async function retireImage(host: ImageHost, image: ImageRecord): Promise<
 
 /** For a VM that is gone or has another image now: what a replaced image had left for it goes when it was the last. */
 export async function leaveImage(host: ImageHost, imageId: string | null): Promise<void> {
-  if (imageId === null || host.images.findById(imageId) || isNeeded(host, imageId)) return;
+  if (imageId === null || host.stores.images.findById(imageId) || isNeeded(host, imageId)) return;
   await rm(imageFiles(host.config.paths.store, imageId).directory, { recursive: true, force: true });
 }
 
@@ -158,7 +158,7 @@ export async function diffImages(host: ImageHost, before: string, after: string)
 }
 
 async function packagesOf(host: ImageHost, name: string): Promise<InstalledPackage[]> {
-  const image = host.images.find(name);
+  const image = host.stores.images.find(name);
   const path = image ? imageFiles(host.config.paths.store, image.id).packages : await bundlePackages(host, name);
   const packages = path === undefined ? undefined : await readPackages(path);
   if (packages) return packages;

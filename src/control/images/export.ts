@@ -23,13 +23,13 @@ const SUMMING = { step: 'compute-checksums', label: 'computing checksums' };
  * @throws BangerError `conflict` when the file exists, `corrupt` when the image changed since it was registered
  */
 export async function exportImage(
-  host: Pick<Host, 'config' | 'images' | 'runner'>,
+  host: Pick<Host, 'config' | 'stores' | 'system'>,
   name: string,
   file: string,
   progress: Progress,
   signal: AbortSignal,
 ): Promise<ImageFile> {
-  const image = host.images.get(name);
+  const image = host.stores.images.get(name);
   if (await pathExists(file)) {
     throw new BangerError('conflict', `${file} exists already.`, { hint: 'Choose another name, or remove it first.' });
   }
@@ -46,7 +46,7 @@ export async function exportImage(
     for (const member of Object.keys(files)) await symlink(join(directory, member), join(stage, member));
     progress.step('pack', 'packing');
     const members = [IMAGE_MANIFEST, ...Object.keys(files)];
-    const deps = { runner: host.runner, programs: host.config.programs, signal };
+    const deps = { runner: host.system.runner, programs: host.config.programs, signal };
     await packArchive(deps, { file, directory: stage, members, top: name, followLinks: true });
   } finally {
     await rm(stage, { recursive: true, force: true });

@@ -13,7 +13,7 @@ import type { Progress } from '../operations.ts';
 import { type ImageHost, needsOf, retireImage, viewImage } from './catalogue.ts';
 import { fromArchive, fromRootfs, type ImportWork } from './sources.ts';
 
-export type ImportHost = ImageHost & Pick<Host, 'runner' | 'now' | 'log'>;
+export type ImportHost = ImageHost & Pick<Host, 'system' | 'now' | 'log'>;
 
 /** Ends the name of a directory somebody works in; the first start of a daemon after that removes it. */
 export const IMPORT_SUFFIX = '.import.part';
@@ -75,7 +75,7 @@ async function registered(
   directory: string,
 ): Promise<ImageRecord | undefined> {
   try {
-    return host.images.insert(image, { replace: force ?? false });
+    return host.stores.images.insert(image, { replace: force ?? false });
   } catch (error) {
     await rm(directory, { recursive: true, force: true });
     throw error;
@@ -132,7 +132,7 @@ function requireFree(host: ImportHost, name: string, force: boolean | undefined)
       hint: 'Choose one of lower-case letters, digits and inner dashes: --name NAME',
     });
   }
-  const there = host.images.find(name);
+  const there = host.stores.images.find(name);
   if (!there || force) return;
   const { vms } = needsOf(host, there);
   const users = vms.length === 0 ? '' : ` VMs made from it keep what they have: ${vms.join(', ')}.`;

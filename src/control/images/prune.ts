@@ -9,7 +9,7 @@ import { layerFiles } from '../../storage/layout.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 
-type PruneHost = Pick<Host, 'config' | 'images' | 'layers' | 'operations' | 'now'>;
+type PruneHost = Pick<Host, 'config' | 'stores' | 'operations' | 'now'>;
 
 /** @throws BangerError `conflict` while an image is built: it may be about to begin from one of them */
 export async function pruneImages(
@@ -19,10 +19,10 @@ export async function pruneImages(
   signal: AbortSignal,
 ): Promise<ImagePruned> {
   const dryRun = request.dryRun ?? false;
-  const layers = await Promise.all(host.layers.list().map((layer) => withRealSize(host, layer)));
+  const layers = await Promise.all(host.stores.layers.list().map((layer) => withRealSize(host, layer)));
   const { unusedForMs, keepBytes, all } = request;
   const { remove, keep } = planPrune(layers, {
-    bases: new Set(host.images.list().flatMap(({ recipe, base }) => (recipe === null ? [] : [base]))),
+    bases: new Set(host.stores.images.list().flatMap(({ recipe, base }) => (recipe === null ? [] : [base]))),
     ...(keepBytes === undefined ? {} : { keepBytes }),
     ...(unusedForMs === undefined ? {} : { unusedSince: new Date(host.now().getTime() - unusedForMs).toISOString() }),
     ...(all ? { all } : {}),
@@ -34,7 +34,7 @@ export async function pruneImages(
       signal.throwIfAborted();
       progress.report({ label: 'removing layers', detail: step, done: index, total: remove.length });
       // the record first: a layer without a file would be begun from, a file without a record is never looked at
-      host.layers.remove(key);
+      host.stores.layers.remove(key);
       for (const path of layerFiles(host.config.paths.store, key)) await rm(path, { force: true });
     }
   }

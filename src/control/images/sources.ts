@@ -54,7 +54,7 @@ export async function fromArchive(work: ImportWork): Promise<FoundImage> {
   const result = await resultDirectory(work);
   await mkdir(unpacked);
   progress.step('unpack', 'unpacking');
-  const deps = { runner: host.runner, programs: host.config.programs, signal };
+  const deps = { runner: host.system.runner, programs: host.config.programs, signal };
   const from = await unpackArchive(deps, request.source, unpacked, IMAGE_ARCHIVE);
   await requireFile(join(from, IMAGE_MANIFEST), request.source);
   const manifest = await readManifest(join(from, IMAGE_MANIFEST), request.source);
@@ -103,10 +103,10 @@ export async function fromRootfs(work: ImportWork): Promise<FoundImage> {
 
   progress.step('copy', 'copying the root file system');
   const rootfs = join(result, IMAGE_MEMBERS.rootfs);
-  await cloneFile(host.runner, programs.cp, request.source, rootfs, 0, signal);
+  await cloneFile(host.system.runner, programs.cp, request.source, rootfs, 0, signal);
   await requireRootfs(result, request.source);
   progress.step('check', 'checking the file system');
-  await checkExt4(host.runner, programs, rootfs, signal);
+  await checkExt4(host.system.runner, programs, rootfs, signal);
   const packages = await listPackages(work, rootfs);
   const label = 'computing checksums';
   progress.step('compute-checksums', label);

@@ -30,23 +30,23 @@ const ROOT = '/';
 /** How long a resolver that looks set up gets to prove it before it is set up again, in `ms`. */
 const GLANCE_MS = 1500;
 
-type SetupHost = Pick<Host, 'config' | 'pool' | 'runner' | 'privileged' | 'uid'>;
+export type ResolverHost = Pick<Host, 'config' | 'network' | 'system'>;
 
 /** Which resolver this host uses, and whether it has been told about the zone. */
 export async function lookAtResolver({
   config,
-  pool,
-  runner,
-}: Pick<Host, 'config' | 'pool' | 'runner'>): Promise<{ resolver: HostResolver; setUp: boolean }> {
-  const resolver = await detectResolver({ root: ROOT, runner });
-  return { resolver, setUp: await isSetUp({ root: ROOT }, resolver, routeTo(config, pool)) };
+  network,
+  system,
+}: ResolverHost): Promise<{ resolver: HostResolver; setUp: boolean }> {
+  const resolver = await detectResolver({ root: ROOT, runner: system.runner });
+  return { resolver, setUp: await isSetUp({ root: ROOT }, resolver, routeTo(config, network.pool)) };
 }
 
 /**
  * What a setup, or its undo, would change.
  * @throws BangerError `host_unprepared` when this host's resolver cannot be told
  */
-export async function planDns(host: SetupHost, undo: boolean): Promise<DnsPlan> {
+export async function planDns(host: ResolverHost, undo: boolean): Promise<DnsPlan> {
   const { plan } = await makePlan(host, undo);
   const steps = plan.steps.map((step) => (step.do === 'run' ? { ...step, argv: [...step.argv] } : step));
   return { summary: plan.summary, steps, text: renderPlan(plan), script: renderScript(plan) };
@@ -58,7 +58,7 @@ export async function planDns(host: SetupHost, undo: boolean): Promise<DnsPlan> 
  * @throws BangerError `timeout` when everything was written and a lookup still does not come back
  */
 export async function setUpDns(
-  host: SetupHost,
+  host: ResolverHost,
   names: Names,
   undo: boolean,
   progress: Progress,
@@ -67,7 +67,7 @@ export async function setUpDns(
   progress.step('detect', 'looking which resolver this host uses');
   const { resolver, route, plan } = await makePlan(host, undo);
   if (!undo) requireListening(host, names);
-  const probeAddress = gatewayOf(host.pool);
+  const probeAddress = gatewayOf(host.network.pool);
   const prove = async (timeoutMs?: number) => {
     const limit = timeoutMs === undefined ? {} : { timeoutMs };
     return { name: await proveLookup({ zone: route.zone, probeAddress, signal, ...limit }), address: probeAddress };
@@ -79,8 +79,8 @@ export async function setUpDns(
     if (proof) return { summary: plan.summary, changed: false, proof };
   }
   const options = {
-    runner: host.privileged,
-    files: host.uid === 0 ? directFiles(ROOT) : privilegedFiles(host.privileged),
+    runner: host.system.privileged,
+    files: host.system.uid === 0 ? directFiles(ROOT) : privilegedFiles(host.system.privileged),
     onStep: (step: Step) => progress.step(step.do, describe(step)),
     signal,
   };
@@ -96,23 +96,23 @@ export async function setUpDns(
 }
 
 async function makePlan(
-  { config, pool, runner }: SetupHost,
+  { config, network, system }: ResolverHost,
   undo: boolean,
 ): Promise<{ resolver: HostResolver; route: Route; plan: Plan }> {
-  const route = routeTo(config, pool);
-  const resolver = await detectResolver({ root: ROOT, runner });
+  const route = routeTo(config, network.pool);
+  const resolver = await detectResolver({ root: ROOT, runner: system.runner });
   const plan = undo ? await planUndo({ root: ROOT }, resolver, route) : planSetup(resolver, route);
   return { resolver, route, plan };
 }
 
 /** What to send to bangerd, and where a resolver of this host reaches it. */
-function routeTo({ dns: { zone, address, port } }: SetupHost['config'], pool: Subnet): Route {
+function routeTo({ dns: { zone, address, port } }: ResolverHost['config'], pool: Subnet): Route {
   const anywhere: Record<string, string> = { '0.0.0.0': '127.0.0.1', '::': '::1' };
   return { zone, reverseZones: reverseZones(formatSubnet(pool)), address: anywhere[address] ?? address, port };
 }
 
 /** A resolver that asks where nobody answers makes every lookup of the zone slow. */
-function requireListening({ config }: SetupHost, { server }: Names): void {
+function requireListening({ config }: ResolverHost, { server }: Names): void {
   if (!config.dns.enabled) {
     throw new BangerError('conflict', 'Names are switched off (dns.enabled = false).', {
       hint: 'Set dns.enabled = true, then: banger daemon stop && banger dns setup',

@@ -4,9 +4,8 @@ import type { Config } from '../../config/schema.ts';
 import { explainName } from '../../dns/explain.ts';
 import type { ListenerStatus } from '../../dns/listener.ts';
 import type { QueryCounts } from '../../dns/server.ts';
-import type { Host } from '../host.ts';
 import type { Names } from './dns-service.ts';
-import { lookAtResolver } from './dns-setup.ts';
+import { lookAtResolver, type ResolverHost } from './dns-setup.ts';
 
 /** What the daemon's own status says of them. */
 export function viewDnsSummary({ dns }: Pick<Config, 'dns'>, { zone, server }: Names): DnsSummary {
@@ -16,7 +15,7 @@ export function viewDnsSummary({ dns }: Pick<Config, 'dns'>, { zone, server }: N
   return { state, zone: zone.name, address, port, vms: zone.size, problem };
 }
 
-export async function viewDnsStatus(host: Pick<Host, 'config' | 'pool' | 'runner'>, names: Names): Promise<DnsStatus> {
+export async function viewDnsStatus(host: ResolverHost, names: Names): Promise<DnsStatus> {
   const { zone, server, guests } = names;
   const { enabled } = host.config.dns;
   const { resolver, setUp } = await lookAtResolver(host);
@@ -33,7 +32,7 @@ export async function viewDnsStatus(host: Pick<Host, 'config' | 'pool' | 'runner
 }
 
 export async function viewExplanation(
-  host: Pick<Host, 'config' | 'pool' | 'runner'>,
+  host: ResolverHost,
   { zone, server }: Names,
   name: string,
 ): Promise<DnsExplanation> {

@@ -13,33 +13,7 @@ import { HOST_OWNER, type Ledger } from '../../state/ledger.ts';
 import { createMutex } from '../../system/mutex.ts';
 import type { Privileged } from '../../system/privilege.ts';
 import type { Runner } from '../../system/runner.ts';
-
-export interface HostNetwork {
-  /** Gives a VM its tap, address, route and firewall membership; each is in the ledger before it exists. */
-  attach(vm: VmRecord): Promise<void>;
-  /** Largest packet in bytes that leaves this host whole; links to guests use the same. */
-  mtu(): Promise<number>;
-  /** Takes all of it away again; what is gone already is no error. */
-  detach(vm: Pick<VmRecord, 'id'>): Promise<void>;
-  /**
-   * Makes rules and routes agree with the VMs that are attached, whoever changed them; says what it put back. Looks only
-   * where something changed, or was not looked at for long.
-   */
-  mend(): Promise<Mended>;
-  /** The same with what the host shares between VMs, which goes with the last of them. */
-  reassert(): Promise<Mended>;
-  /** Writes the rules anew: a VM's membership changed. */
-  rewrite(): Promise<void>;
-}
-
-/** What was not as it should be and is again. */
-export interface Mended {
-  rules: boolean;
-  /** taps and ranges whose route was put back */
-  routes: string[];
-  /** devices that are gone and cannot be put back under the VMMs that have them open */
-  goneTaps: string[];
-}
+import type { HostNetwork, Mended } from '../host.ts';
 
 export interface HostNetworkDeps {
   config: Config;
@@ -218,6 +192,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   }
 
   return {
+    pool: deps.pool,
     attach: (vm) =>
       mutex.run(async () => {
         const tap = tapName(vm.id);

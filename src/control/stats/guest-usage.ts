@@ -3,7 +3,7 @@ import type { VmRecord } from '../../core/vm.ts';
 import { captureFromGuest } from '../../guest/capture.ts';
 import { type GuestMemory, MEMINFO_COMMAND, parseMeminfo } from '../../guest/meminfo.ts';
 import { expiry } from '../../system/abort.ts';
-import type { GuestConnections } from '../vm/connections.ts';
+import type { Guests } from '../host.ts';
 
 export interface GuestUsage {
   /** A running guest's memory, a few seconds old at most; null when it does not tell. Never throws. */
@@ -24,7 +24,7 @@ const SILENT_MS = 60_000;
 const PATIENCE_MS = 1500;
 const LIMITS = { timeoutMs: 10_000, maxBytes: 16 * 1024 };
 
-export function createGuestUsage(guests: Pick<GuestConnections, 'get'>): GuestUsage {
+export function createGuestUsage(guests: Pick<Guests, 'get'>): GuestUsage {
   const answers = new Map<string, Answer>();
   const asking = new Map<string, Promise<GuestMemory | null>>();
 

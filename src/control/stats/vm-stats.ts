@@ -43,7 +43,7 @@ const SECOND_LOOK_MS = 250;
 /** Two looks further apart say how it was on average, not how it is. */
 const MARK_LIVES_MS = 10_000;
 
-export type StatsHost = Pick<Host, 'config' | 'ledger' | 'guests' | 'now'>;
+export type StatsHost = Pick<Host, 'config' | 'stores' | 'guests' | 'now'>;
 
 export function createStatsSampler(host: StatsHost): StatsSampler {
   const marks = new Map<string, CpuMark>();
@@ -105,8 +105,8 @@ export function createStatsSampler(host: StatsHost): StatsSampler {
 }
 
 /** The VMM and what it started; empty when it does not run. */
-async function vmmProcesses({ ledger }: StatsHost, vm: VmRecord): Promise<ProcessStats[]> {
-  const resource = ledger.of(vm.id).find(({ kind }) => kind === 'vmm');
+async function vmmProcesses({ stores }: StatsHost, vm: VmRecord): Promise<ProcessStats[]> {
+  const resource = stores.ledger.of(vm.id).find(({ kind }) => kind === 'vmm');
   if (resource?.kind !== 'vmm' || !resource.identity) return [];
   const processes = await readProcessTree(resource.identity.pid);
   // the number alone may be another process's by now

@@ -12,7 +12,7 @@ import type { Host } from '../host.ts';
 
 export type StoreImage = Extract<Resource, { kind: 'store-image' }>;
 
-export type StoreHost = Pick<Host, 'config' | 'ledger' | 'privileged' | 'log'>;
+export type StoreHost = Pick<Host, 'config' | 'stores' | 'system' | 'log'>;
 
 /** Directories beside the store while it moves. */
 export interface MovePlaces {
@@ -31,13 +31,13 @@ export function movePlaces({ config }: Pick<StoreHost, 'config'>): MovePlaces {
 }
 
 /** The image the store lies in or moves into. */
-export function storeImage({ ledger }: Pick<StoreHost, 'ledger'>): StoreImage | undefined {
-  const found = ledger.of(HOST_OWNER).find((resource) => resource.kind === 'store-image');
+export function storeImage({ stores }: Pick<StoreHost, 'stores'>): StoreImage | undefined {
+  const found = stores.ledger.of(HOST_OWNER).find((resource) => resource.kind === 'store-image');
   return found?.kind === 'store-image' ? found : undefined;
 }
 
-export function enterState({ ledger }: Pick<StoreHost, 'ledger'>, image: string, state: StoreImageState): void {
-  ledger.record(HOST_OWNER, { kind: 'store-image', name: image, state });
+export function enterState({ stores }: Pick<StoreHost, 'stores'>, image: string, state: StoreImageState): void {
+  stores.ledger.record(HOST_OWNER, { kind: 'store-image', name: image, state });
 }
 
 /**
@@ -78,21 +78,21 @@ const STEPS: Record<StoreImageState, (host: StoreHost, image: string) => Promise
 export async function undoFilling(host: StoreHost, image: string): Promise<void> {
   const { filling } = movePlaces(host);
   await endWriters(filling, image);
-  await unmountStoreImage(host.privileged, filling);
+  await unmountStoreImage(host.system.privileged, filling);
   await removeEmpty(filling);
   await rm(image, { force: true });
-  host.ledger.strike('store-image', image);
+  host.stores.ledger.strike('store-image', image);
 }
 
 /** Everything is in the image: it takes the store's place. */
 export async function switchToImage(host: StoreHost, image: string): Promise<void> {
   const { store, filling, before } = movePlaces(host);
   enterState(host, image, 'switching');
-  await unmountStoreImage(host.privileged, filling);
+  await unmountStoreImage(host.system.privileged, filling);
   await removeEmpty(filling);
   if (!(await pathExists(before))) await rename(store, before);
   await mkdir(store, { recursive: true, mode: 0o700 });
-  await mountStoreImage(host.privileged, image, store);
+  await mountStoreImage(host.system.privileged, image, store);
   enterState(host, image, 'mounted');
   await rm(before, { recursive: true, force: true });
 }
@@ -100,13 +100,13 @@ export async function switchToImage(host: StoreHost, image: string): Promise<voi
 async function useImage(host: StoreHost, image: string): Promise<void> {
   const { store, before } = movePlaces(host);
   await mkdir(store, { recursive: true, mode: 0o700 });
-  await mountStoreImage(host.privileged, image, store);
+  await mountStoreImage(host.system.privileged, image, store);
   await rm(before, { recursive: true, force: true }); // what a daemon that died had not deleted yet
 }
 
 export async function finishGrowing(host: StoreHost, image: string): Promise<void> {
   await useImage(host, image);
-  await growMountedImage(host.privileged, image, movePlaces(host).store);
+  await growMountedImage(host.system.privileged, image, movePlaces(host).store);
   enterState(host, image, 'mounted');
 }
 
@@ -123,13 +123,13 @@ export async function undoEmptying(host: StoreHost, image: string): Promise<void
 export async function switchBack(host: StoreHost, image: string): Promise<void> {
   const { store, emptying } = movePlaces(host);
   enterState(host, image, 'switching-back');
-  await unmountStoreImage(host.privileged, store);
+  await unmountStoreImage(host.system.privileged, store);
   if (await pathExists(emptying)) {
     await removeEmpty(store);
     await rename(emptying, store);
   }
   await rm(image, { force: true });
-  host.ledger.strike('store-image', image);
+  host.stores.ledger.strike('store-image', image);
 }
 
 /** A copy outlives the daemon that began it. */

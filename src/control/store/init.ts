@@ -53,11 +53,11 @@ export async function initStorage(
   enterState(host, image, 'filling');
   try {
     progress.step('make-image', `making an XFS of ${formatSize(sizeBytes)}`);
-    await makeStoreImage(host.runner, image, sizeBytes, { uid: host.uid, gid: process.getgid?.() ?? 0 });
+    await makeStoreImage(host.system.runner, image, sizeBytes, { uid: host.system.uid, gid: process.getgid?.() ?? 0 });
     await mkdir(filling, { recursive: true, mode: 0o700 });
-    await mountStoreImage(host.privileged, image, filling);
+    await mountStoreImage(host.system.privileged, image, filling);
     progress.step('copy', `copying ${formatSize(used)} into it`);
-    await copyTree(host.runner, host.config.programs.cp, store, filling, signal);
+    await copyTree(host.system.runner, host.config.programs.cp, store, filling, signal);
     signal.throwIfAborted();
   } catch (error) {
     progress.step('undo', 'undoing it');
@@ -104,7 +104,7 @@ export async function undoStorage(host: Host, progress: Progress, signal: AbortS
   try {
     progress.step('copy', 'copying the store out of its image');
     await mkdir(emptying, { recursive: true, mode: 0o700 });
-    await copyTree(host.runner, host.config.programs.cp, store, emptying, signal);
+    await copyTree(host.system.runner, host.config.programs.cp, store, emptying, signal);
     signal.throwIfAborted();
   } catch (error) {
     progress.step('undo', 'undoing it');
@@ -152,7 +152,7 @@ async function requireNoImage(host: Host, path: string): Promise<void> {
 
 async function requireNoneRunning(host: Host): Promise<void> {
   const running: string[] = [];
-  for (const vm of host.vms.list()) {
+  for (const vm of host.stores.vms.list()) {
     if (await findVmm(vmmSocket(host.config.paths.run, vm.id))) running.push(vm.name);
   }
   if (running.length === 0) return;
@@ -171,7 +171,7 @@ function requireImage(host: Host): StoreImage {
 
 async function requirePrograms(host: Host, ...programs: string[]): Promise<void> {
   for (const program of programs) {
-    const found = await findProgram(program, host.env);
+    const found = await findProgram(program, host.system.env);
     if (found.found) continue;
     const of = /xfs/.test(program) ? 'xfsprogs' : 'mount and util-linux';
     throw new BangerError('host_unprepared', `The program ${program} is not installed (looked ${found.why}).`, {

@@ -15,7 +15,7 @@ export interface StoreSpace {
   state: SpaceState;
 }
 
-export async function storeSpace(host: Pick<Host, 'config' | 'ledger'>): Promise<StoreSpace> {
+export async function storeSpace(host: Pick<Host, 'config' | 'stores'>): Promise<StoreSpace> {
   const space = await spaceOf(host.config.paths.store);
   const image = storeImage(host);
   // an image that has room on a disk that has none is as full as that disk

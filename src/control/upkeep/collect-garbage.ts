@@ -75,13 +75,15 @@ async function takeInventory(host: Host): Promise<Inventory> {
   );
   const vmms = await listVmms(vmmDirectory);
   return {
-    ledger: host.ledger.all().map(({ owner, resource }) => ({ owner, kind: resource.kind, name: resource.name })),
-    vms: [...host.vms.list(), ...host.buildVms.list()].map(({ id, name, phase }) => ({
+    ledger: host.stores.ledger
+      .all()
+      .map(({ owner, resource }) => ({ owner, kind: resource.kind, name: resource.name })),
+    vms: [...host.stores.vms.list(), ...host.stores.buildVms.list()].map(({ id, name, phase }) => ({
       id,
       name,
       active: ACTIVE.has(phase),
     })),
-    trash: host.trash.list().map(({ vm }) => ({ id: vm.id, name: vm.name })),
+    trash: host.stores.trash.list().map(({ vm }) => ({ id: vm.id, name: vm.name })),
     directories,
     deadSockets,
     vmms: vmms.map(({ pid, socketPath }) => ({ pid, socketPath, id: basename(socketPath, '.sock') })),
@@ -91,7 +93,7 @@ async function takeInventory(host: Host): Promise<Inventory> {
 
 /** A start may have begun since the look: what it holds is no garbage any more. */
 function isInUse(host: Host, { owner }: Garbage): boolean {
-  const vm = owner === undefined ? undefined : host.vms.findById(owner);
+  const vm = owner === undefined ? undefined : host.stores.vms.findById(owner);
   return vm !== undefined && host.operations.activeOn(vm.name) !== undefined;
 }
 
@@ -101,7 +103,7 @@ async function freeGarbage(host: Host, garbage: Garbage): Promise<void> {
       const owner = garbage.owner ?? '';
       await releaseVm(host, { id: owner, name: owner });
       // disks go only with a VM that is neither there nor in the trash
-      if (!host.vms.findById(owner) && !host.trash.has(owner)) await discardVm(host, { id: owner });
+      if (!host.stores.vms.findById(owner) && !host.stores.trash.has(owner)) await discardVm(host, { id: owner });
       return;
     }
     case 'directory':
@@ -113,7 +115,7 @@ async function freeGarbage(host: Host, garbage: Garbage): Promise<void> {
     case 'vmm': {
       const owner = garbage.owner ?? '';
       // once it is written down it is freed as every other one
-      host.ledger.record(owner, { kind: 'vmm', name: vmmSocket(host.config.paths.run, owner) });
+      host.stores.ledger.record(owner, { kind: 'vmm', name: vmmSocket(host.config.paths.run, owner) });
       await releaseVm(host, { id: owner, name: owner });
       return;
     }

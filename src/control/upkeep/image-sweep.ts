@@ -24,7 +24,7 @@ export async function sweepImages(host: ImageHost & Pick<Host, 'log'>): Promise<
   for (const name of await namesIn(store)) {
     const path = join(store, name);
     const inWork = name.endsWith(IMPORT_SUFFIX) || name.endsWith(EXPORT_SUFFIX);
-    if (!inWork && !(IMAGE_ID.test(name) && !host.images.findById(name) && !isNeeded(host, name))) continue;
+    if (!inWork && !(IMAGE_ID.test(name) && !host.stores.images.findById(name) && !isNeeded(host, name))) continue;
     await remove(host, path, 'removing what is left of an image');
   }
 }
@@ -35,7 +35,7 @@ async function sweepLayers(host: ImageHost & Pick<Host, 'log'>): Promise<void> {
   for (const name of await namesIn(directory)) {
     const [, key, kind] = LAYER_FILE.exec(name) ?? [];
     if (key === undefined) continue;
-    const layer = host.layers.find(key);
+    const layer = host.stores.layers.find(key);
     if (layer && (kind === 'ext4' || layer.machine !== null)) continue;
     await remove(host, join(directory, name), 'removing a layer that is in no record');
   }

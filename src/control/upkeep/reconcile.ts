@@ -37,22 +37,22 @@ export interface RecoveryActions {
 export async function reconcileHost(host: Host, supervisor: Supervisor, actions: RecoveryActions): Promise<void> {
   const serving = new Set((await listVmms(join(host.config.paths.run, 'vmm'))).map(({ socketPath }) => socketPath));
   await Promise.all(
-    host.vms.list().map(async (vm) => {
+    host.stores.vms.list().map(async (vm) => {
       try {
         const alive = serving.has(vmmSocket(host.config.paths.run, vm.id));
         await reconcileVm(host, supervisor, actions, vm, alive);
         // after it: the disks of a VM that runs are left alone
-        if (await recoverRebase(host, vm, vm.phase)) actions.startAgain(host.vms.get(vm.name));
+        if (await recoverRebase(host, vm, vm.phase)) actions.startAgain(host.stores.vms.get(vm.name));
       } catch (error) {
         host.log.error({ vm: vm.name, error: messageOf(error) }, 'reconcile failed');
-        host.vms.update(vm.id, { phase: 'failed', failure: `After the daemon's restart: ${messageOf(error)}` });
+        host.stores.vms.update(vm.id, { phase: 'failed', failure: `After the daemon's restart: ${messageOf(error)}` });
       }
     }),
   );
   await endInterruptedDownloads(host);
   await freeOwnerless(host);
   await sweepImages(host);
-  await endSelfTests({ cacheDirectory: host.config.paths.cache, privileged: host.privileged }).catch((error) =>
+  await endSelfTests({ cacheDirectory: host.config.paths.cache, privileged: host.system.privileged }).catch((error) =>
     host.log.error({ error: messageOf(error) }, 'a KVM test of an earlier daemon could not be ended'),
   );
   // after the deletions: a disk that was being kept has its VM's name no more
@@ -65,7 +65,7 @@ export async function reconcileHost(host: Host, supervisor: Supervisor, actions:
  * at is left to it; what is found is put right as an operation, so that no other can come in between.
  */
 export async function sweepHost(host: Host, supervisor: Supervisor, actions: RecoveryActions): Promise<void> {
-  for (const vm of host.vms.list()) {
+  for (const vm of host.stores.vms.list()) {
     if (host.operations.activeOn(vm.name) || !isOff(host, supervisor, vm)) continue;
     const { id } = host.operations.start({
       kind: 'vm.recover',
@@ -88,7 +88,7 @@ function isOff(host: Host, supervisor: Supervisor, vm: VmRecord): boolean {
       return !supervisor.watches(vm.id);
     case 'stopped':
     case 'failed':
-      return host.ledger.of(vm.id).some(({ kind }) => kind === 'tap' || kind === 'vmm');
+      return host.stores.ledger.of(vm.id).some(({ kind }) => kind === 'tap' || kind === 'vmm');
     default:
       return true;
   }
@@ -96,10 +96,10 @@ function isOff(host: Host, supervisor: Supervisor, vm: VmRecord): boolean {
 
 /** Entries whose VM is gone: a deletion that a crash cut in two, an image build. Of a VM in the trash, disks stay. */
 async function freeOwnerless(host: Host): Promise<void> {
-  const building = new Set(host.buildVms.list().map(({ id }) => id));
-  for (const { owner, resource } of host.ledger.all()) {
-    if (owner === 'host' || host.vms.findById(owner) || building.has(owner)) continue;
-    const trashed = host.trash.has(owner);
+  const building = new Set(host.stores.buildVms.list().map(({ id }) => id));
+  for (const { owner, resource } of host.stores.ledger.all()) {
+    if (owner === 'host' || host.stores.vms.findById(owner) || building.has(owner)) continue;
+    const trashed = host.stores.trash.has(owner);
     if (trashed && resource.kind === 'directory') continue;
     await releaseVm(host, { id: owner, name: owner });
     if (trashed) continue;
@@ -111,12 +111,12 @@ async function freeOwnerless(host: Host): Promise<void> {
 /** Asks every VMM that should answer whether it does; the answer is shown with its VM. */
 export async function checkVmms(host: Host): Promise<void> {
   await Promise.all(
-    host.vms.list().map(async (vm) => {
+    host.stores.vms.list().map(async (vm) => {
       if (vm.phase !== 'running') return;
       // a halted one cannot answer, and is known by that
       if (haltedProcess(host, vm) !== undefined) return;
       const state = await askVmm(vmmSocket(host.config.paths.run, vm.id));
-      if (host.vms.findById(vm.id)?.phase !== 'running') return;
+      if (host.stores.vms.findById(vm.id)?.phase !== 'running') return;
       if (state === 'started') host.health.silent.delete(vm.id);
       else host.health.silent.add(vm.id);
     }),
@@ -130,7 +130,7 @@ async function reconcileVm(
   vm: VmRecord,
   vmmAlive: boolean,
 ): Promise<void> {
-  const rebased = host.ledger.of(vm.id).some(({ kind }) => kind === 'rebase');
+  const rebased = host.stores.ledger.of(vm.id).some(({ kind }) => kind === 'rebase');
   if (vm.phase === 'creating' || vm.phase === 'starting' || rebased) await clearInterruptedWork(host, vm);
   await settleDiskWork(host, vm, DISK_WORK_LIMIT_MS);
   const action = reconcile(vm.phase, await observe(host, vm, vmmAlive));
@@ -141,7 +141,7 @@ async function reconcileVm(
       return;
     case 'release':
       await releaseVm(host, vm);
-      host.vms.update(vm.id, {
+      host.stores.vms.update(vm.id, {
         phase: vm.phase === 'failed' ? 'failed' : 'stopped',
         failure: vm.phase === 'failed' ? vm.failure : null,
         startedAt: null,
@@ -154,13 +154,13 @@ async function reconcileVm(
       const words = (await lastLines(vmFiles(host.config.paths.store, vm.id).vmmLog, 3)).join(' | ');
       await releaseVm(host, vm);
       const failure = `${action.because}.${words ? ` Its log ends with: ${words}` : ''}`;
-      host.vms.update(vm.id, { phase: 'failed', failure, startedAt: null, vmm: null });
+      host.stores.vms.update(vm.id, { phase: 'failed', failure, startedAt: null, vmm: null });
       actions.failed(vm);
       return;
     }
     case 'start-again':
       await releaseVm(host, vm);
-      host.vms.update(vm.id, { phase: 'stopped', startedAt: null, vmm: null });
+      host.stores.vms.update(vm.id, { phase: 'stopped', startedAt: null, vmm: null });
       actions.startAgain(vm);
       return;
     case 'discard':
@@ -174,7 +174,7 @@ async function reconcileVm(
 
 async function observe(host: Host, vm: VmRecord, vmmAlive: boolean): Promise<SeenVm> {
   const socketPath = vmmSocket(host.config.paths.run, vm.id);
-  const recorded = host.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
+  const recorded = host.stores.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
   const bootId = recorded?.kind === 'vmm' ? recorded.identity?.bootId : undefined;
   return {
     vmmAlive,

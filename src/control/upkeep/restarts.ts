@@ -21,7 +21,7 @@ export interface Restarts {
 }
 
 /** What planning restarts needs of the host. */
-type RestartHost = Pick<Host, 'vms' | 'operations' | 'log' | 'now'>;
+type RestartHost = Pick<Host, 'stores' | 'operations' | 'log' | 'now'>;
 
 export function createRestarts(host: RestartHost, start: (vm: VmRecord) => Promise<StartOutcome>): Restarts {
   const timers = new Map<string, NodeJS.Timeout>();
@@ -29,8 +29,8 @@ export function createRestarts(host: RestartHost, start: (vm: VmRecord) => Promi
 
   function ended(vm: VmRecord, end: RunEnd): void {
     const next = nextRestart(vm, end, host.now());
-    if (!next || !host.vms.findById(vm.id)) return;
-    host.vms.update(vm.id, { restarts: next });
+    if (!next || !host.stores.vms.findById(vm.id)) return;
+    host.stores.vms.update(vm.id, { restarts: next });
     host.log.info({ vm: vm.name, ...next }, 'it will be started again');
     arm(vm.id, next.nextAt);
   }
@@ -45,13 +45,13 @@ export function createRestarts(host: RestartHost, start: (vm: VmRecord) => Promi
   }
 
   async function restart(vmId: string, nextAt: string): Promise<void> {
-    const name = host.vms.findById(vmId)?.name ?? '';
+    const name = host.stores.vms.findById(vmId)?.name ?? '';
     const active = host.operations.activeOn(name);
     if (active) await host.operations.finished(active.id);
     // whoever stopped, started or deleted it meanwhile took the plan out of the record
-    const vm = host.vms.findById(vmId);
+    const vm = host.stores.vms.findById(vmId);
     if (vm?.restarts?.nextAt !== nextAt || (vm.phase !== 'stopped' && vm.phase !== 'failed')) return;
-    host.vms.update(vmId, { restarts: { attempts: vm.restarts.attempts, nextAt: null } });
+    host.stores.vms.update(vmId, { restarts: { attempts: vm.restarts.attempts, nextAt: null } });
     await startNow(vm);
   }
 
@@ -59,9 +59,9 @@ export function createRestarts(host: RestartHost, start: (vm: VmRecord) => Promi
     const outcome = await start(vm);
     // what the end of the daemon called off is in the record, and the next one takes it up
     if (closed) return;
-    const after = host.vms.findById(vm.id);
+    const after = host.stores.vms.findById(vm.id);
     if (!after) return;
-    if (outcome === 'cancelled') host.vms.update(vm.id, { restarts: null });
+    if (outcome === 'cancelled') host.stores.vms.update(vm.id, { restarts: null });
     if (outcome === 'failed') ended({ ...after, startedAt: null }, 'failure');
   }
 
@@ -69,11 +69,11 @@ export function createRestarts(host: RestartHost, start: (vm: VmRecord) => Promi
     ended,
     startNow,
     resume() {
-      for (const vm of host.vms.list()) {
+      for (const vm of host.stores.vms.list()) {
         if (vm.restarts === null || (vm.phase !== 'stopped' && vm.phase !== 'failed')) continue;
         // without a time an attempt was under way when the daemon ended
         const nextAt = vm.restarts.nextAt ?? host.now().toISOString();
-        host.vms.update(vm.id, { restarts: { attempts: vm.restarts.attempts, nextAt } });
+        host.stores.vms.update(vm.id, { restarts: { attempts: vm.restarts.attempts, nextAt } });
         arm(vm.id, nextAt);
       }
     },

@@ -54,14 +54,14 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     unwatch(vmId);
     const exit = await Promise.race([ended, expiry(EXIT_STATUS_WAIT_MS)]);
     // an operation on the VM (stop, kill, delete) ended it and does the rest itself, or leaves it to us by failing
-    const active = host.operations.activeOn(host.vms.findById(vmId)?.name ?? '');
+    const active = host.operations.activeOn(host.stores.vms.findById(vmId)?.name ?? '');
     if (active) await host.operations.finished(active.id);
-    const vm = host.vms.findById(vmId);
+    const vm = host.stores.vms.findById(vmId);
     if (watched.has(vmId) || vm?.phase !== 'running') return;
     if (!exit && (await findVmm(vmmSocket(host.config.paths.run, vmId)))) {
       // a socket that closes is not a process that ends: whoever deleted its file, the guest goes on
       await expiry(LOOK_AGAIN_MS);
-      if (!watched.has(vmId) && host.vms.findById(vmId)?.phase === 'running') watch(vm, ended);
+      if (!watched.has(vmId) && host.stores.vms.findById(vmId)?.phase === 'running') watch(vm, ended);
       return;
     }
     const files = vmFiles(host.config.paths.store, vm.id);
@@ -75,7 +75,7 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     const failure = `The VMM ended unexpectedly${how}.${words ? ` Its log ends with: ${words}` : ''}`;
     host.log.warn({ vm: vm.name, failure }, 'VMM ended');
     await releaseVm(host, vm);
-    host.vms.update(vm.id, { phase: 'failed', failure, startedAt: null, vmm: null });
+    host.stores.vms.update(vm.id, { phase: 'failed', failure, startedAt: null, vmm: null });
     actions.failed(vm);
   }
 
@@ -88,7 +88,7 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
       if (!POWER_OFF.test(stripControls(tail))) continue;
       host.log.info({ vm: vm.name }, 'the guest powered off');
       unwatch(vm.id);
-      const current = host.vms.findById(vm.id); // it may have another name by now
+      const current = host.stores.vms.findById(vm.id); // it may have another name by now
       if (current) actions.finishStop(current);
       return;
     }
@@ -114,7 +114,7 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     unwatch,
     watches: (vmId) => watched.has(vmId),
     async limitLogs() {
-      for (const vm of host.vms.list()) {
+      for (const vm of host.stores.vms.list()) {
         if (!watched.has(vm.id)) continue;
         const { consoleLog, vmmLog } = vmFiles(host.config.paths.store, vm.id);
         if (await limitLog(consoleLog)) host.log.warn({ vm: vm.name }, 'console log cut: the guest prints a lot');

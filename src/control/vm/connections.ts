@@ -1,40 +1,22 @@
 /** SSH connections to running VMs, kept open: a handshake costs an emulated guest a second. */
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
-import { keyBlob } from '../../guest/keys.ts';
+import { keyBlob, type SshKeyPair } from '../../guest/keys.ts';
 import { connectSsh, type SshConnection, SshLoginError, type SshTarget } from '../../guest/ssh.ts';
 import { sleep } from '../../system/abort.ts';
+import type { Guests } from '../host.ts';
 
 /** User banger logs in as, and the port it logs in on. */
 export const GUEST_USER = 'root';
 export const GUEST_SSH_PORT = 22;
-
-export interface GuestConnections extends AsyncDisposable {
-  target(vm: VmRecord): SshTarget;
-  /** Takes over the connection that proved the guest ready. */
-  keep(vm: VmRecord, connection: SshConnection): void;
-  /**
-   * An open connection, a new one when there is none.
-   * @throws BangerError `guest_failed` when the guest does not let us in
-   */
-  get(vm: VmRecord): Promise<SshConnection>;
-  /**
-   * A second connection for one command, when the first refused another channel (sshd allows 10 on each).
-   * @throws the refusal itself when the first connection is the problem
-   */
-  extra(vm: VmRecord, refusal: unknown): Promise<SshConnection>;
-  /** The open connection, if there is one. */
-  peek(vm: Pick<VmRecord, 'id'>): SshConnection | undefined;
-  /** Closes a VM's connection. */
-  drop(vm: Pick<VmRecord, 'id'>): Promise<void>;
-}
 
 const LOGIN_TIMEOUT_MS = 30_000;
 /** How long a running guest that does not answer is tried again, and how often. */
 const PATIENCE_MS = 8000;
 const RETRY_MS = 100;
 
-export function createGuestConnections(privateKey: string): GuestConnections {
+/** @param keyFile where the private half of `key` is */
+export function createGuests(key: SshKeyPair, keyFile: string): Guests {
   const open = new Map<string, SshConnection>();
   const opening = new Map<string, Promise<SshConnection>>();
 
@@ -52,7 +34,7 @@ export function createGuestConnections(privateKey: string): GuestConnections {
     address: vm.address,
     port: GUEST_SSH_PORT,
     user: GUEST_USER,
-    privateKey,
+    privateKey: key.privateKey,
     hostKey: keyBlob(vm.hostKeyPublic),
   });
 
@@ -69,6 +51,8 @@ export function createGuestConnections(privateKey: string): GuestConnections {
   }
 
   return {
+    publicKey: key.publicKey,
+    keyFile,
     target,
     keep,
     peek: (vm) => open.get(vm.id),

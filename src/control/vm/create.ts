@@ -12,6 +12,7 @@ import { cloneThroughBase } from '../../storage/base-cache.ts';
 import { readSuperblock } from '../../storage/ext4.ts';
 import { vmFiles } from '../../storage/layout.ts';
 import { formatSize, MIB } from '../../units.ts';
+import { findBootFiles } from '../bundles/boot-files.ts';
 import { adoptWorkDisk, findWorkDisk, settleKept, type WorkDiskSource } from '../disks/keep.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
@@ -31,13 +32,13 @@ export async function createVm(
   progress: Progress,
   signal: AbortSignal,
 ): Promise<VmRecord> {
-  const taken = host.vms.find(request.name);
+  const taken = host.stores.vms.find(request.name);
   if (taken) {
     throw new BangerError('conflict', `A VM named "${request.name}" exists already.`, {
       hint: `Start it with: banger start ${request.name}   or choose another name.`,
     });
   }
-  const boot = await host.bootFiles(request.image);
+  const boot = await findBootFiles(host, request.image);
   const source = request.workDiskFrom === undefined ? undefined : await findWorkDisk(host, request.workDiskFrom);
   const shape = await decideShape(host, request, boot, source);
   const hostKey = await generateKeyPair(request.name);
@@ -69,30 +70,38 @@ export async function createVm(
     restarts: null,
   };
   const files = vmFiles(host.config.paths.store, vm.id);
-  host.atomically(() => {
+  host.stores.atomically(() => {
     requireImage(host, boot);
-    host.vms.insert(vm);
-    host.ledger.record(vm.id, { kind: 'directory', name: files.directory });
+    host.stores.vms.insert(vm);
+    host.stores.ledger.record(vm.id, { kind: 'directory', name: files.directory });
   });
   try {
     await mkdir(files.directory, { recursive: true, mode: 0o700 });
     progress.step('clone-root-disk', 'cloning the root disk');
     const { programs } = host.config;
     const { store } = host.config.paths;
-    await cloneThroughBase(host.runner, programs.cp, store, boot.rootfs, files.rootDisk, vm.rootDiskBytes, signal);
+    await cloneThroughBase(
+      host.system.runner,
+      programs.cp,
+      store,
+      boot.rootfs,
+      files.rootDisk,
+      vm.rootDiskBytes,
+      signal,
+    );
     if (source) await adoptWorkDisk(host, vm, source, signal);
-    host.vms.update(vm.id, { phase: 'stopped' });
+    host.stores.vms.update(vm.id, { phase: 'stopped' });
     if (source) await settleKept(source);
   } catch (error) {
     await discardVm(host, vm);
     throw error;
   }
-  return host.vms.get(vm.name);
+  return host.stores.vms.get(vm.name);
 }
 
 /** @throws BangerError `not_found` when the image was deleted since its files were looked up */
-export function requireImage(host: Pick<Host, 'images'>, { imageId, name }: BootFiles): void {
-  if (imageId === undefined || host.images.findById(imageId)) return;
+export function requireImage(host: Pick<Host, 'stores'>, { imageId, name }: BootFiles): void {
+  if (imageId === undefined || host.stores.images.findById(imageId)) return;
   throw new BangerError('not_found', `The image ${name} was deleted or replaced meanwhile.`, {
     hint: 'See what exists: banger image list',
   });
@@ -100,14 +109,14 @@ export function requireImage(host: Pick<Host, 'images'>, { imageId, name }: Boot
 
 /** Removes a VM with its disks, in an order that a crash cannot turn into a leak. */
 export async function discardVm(host: Host, vm: Pick<VmRecord, 'id'>): Promise<void> {
-  for (const resource of host.ledger.of(vm.id)) {
-    if (resource.kind === 'disk-work') host.ledger.strike('disk-work', resource.name);
+  for (const resource of host.stores.ledger.of(vm.id)) {
+    if (resource.kind === 'disk-work') host.stores.ledger.strike('disk-work', resource.name);
     if (resource.kind !== 'directory') continue;
     await rm(resource.name, { recursive: true, force: true });
-    host.ledger.strike('directory', resource.name);
+    host.stores.ledger.strike('directory', resource.name);
   }
-  host.ledger.strike('rebase', vmFiles(host.config.paths.store, vm.id).rootDisk);
-  host.vms.remove(vm.id);
+  host.stores.ledger.strike('rebase', vmFiles(host.config.paths.store, vm.id).rootDisk);
+  host.stores.vms.remove(vm.id);
 }
 
 type Shape = Pick<VmRecord, 'vcpus' | 'memoryMib' | 'rootDiskBytes' | 'workDiskBytes' | 'workDiskMount'>;

@@ -35,7 +35,7 @@ export async function deleteVm(
   { force, now, keepWorkDisk: keep }: Deletion,
   progress: Progress,
 ): Promise<DeletedVm> {
-  const vm = host.vms.get(name);
+  const vm = host.stores.vms.get(name);
   const alive = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
   if (alive && !force) {
     throw new BangerError('conflict', `${name} is running.`, {
@@ -43,7 +43,7 @@ export async function deleteVm(
     });
   }
   progress.step('release', 'freeing its network and process');
-  host.vms.update(vm.id, { phase: 'stopping', restarts: null });
+  host.stores.vms.update(vm.id, { phase: 'stopping', restarts: null });
   await releaseVm(host, vm);
   // before the deletion is certain: a crash in between leaves the VM, which still owns its disk
   const kept = keep ? await keepWorkDisk(host, vm) : undefined;
@@ -51,13 +51,13 @@ export async function deleteVm(
   const keptForMs = now || keep ? 0 : host.config.limits.trashForMs;
   if (keptForMs > 0) {
     progress.step('to-trash', 'moving it to the trash');
-    host.vms.update(vm.id, { phase: 'stopped', failure: null, startedAt: null, vmm: null });
-    moveToTrash(host, host.vms.get(name));
+    host.stores.vms.update(vm.id, { phase: 'stopped', failure: null, startedAt: null, vmm: null });
+    moveToTrash(host, host.stores.vms.get(name));
     return { name, id: vm.id, keptForMs, keptWorkDisk: null };
   }
   progress.step('delete-disks', 'deleting its disks');
   // `creating` is the phase whose recovery is removal: a crash from here on ends in a deleted VM, not in half of one
-  host.vms.update(vm.id, { phase: 'creating' });
+  host.stores.vms.update(vm.id, { phase: 'creating' });
   await discardVm(host, vm);
   await leaveImage(host, vm.imageId);
   return { name, id: vm.id, keptForMs: 0, keptWorkDisk: kept ?? null };

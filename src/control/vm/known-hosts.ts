@@ -9,7 +9,7 @@ import type { Host } from '../host.ts';
 export async function writeKnownHosts(host: Host, vm: Pick<VmRecord, 'id'>): Promise<{ file: string; alias: string }> {
   const file = join(host.config.paths.state, 'ssh', 'known_hosts');
   const { zone } = host.config.dns;
-  const entries = host.vms.list().map((each) => {
+  const entries = host.stores.vms.list().map((each) => {
     // by name for the ssh that `banger ssh-config` sets up, which knows nothing but names
     const names = [`${each.name}.${zone}`, `*.${each.name}.${zone}`];
     return { alias: [hostKeyAlias(each), ...names].join(','), hostKeyPublic: each.hostKeyPublic };

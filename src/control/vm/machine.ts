@@ -10,15 +10,16 @@ import { configurationRequests, type GuestDrive } from '../../firecracker/machin
 import { waitForSsh } from '../../guest/readiness.ts';
 import type { SshConnection } from '../../guest/ssh.ts';
 import type { BootFiles } from '../../preflight/context.ts';
+import type { VmmChoice } from '../../preflight/vmm-choice.ts';
 import { vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { writeSeedDrive } from '../../storage/seed-drive.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
-import type { Host, VmmProgram } from '../host.ts';
+import type { Host } from '../host.ts';
 import { guestResolver } from '../network/guest-resolver.ts';
 import { vmmExitedCleanly } from '../upkeep/supervisor.ts';
 
 export interface LaunchedMachine {
-  kind: VmmProgram['kind'];
+  kind: VmmChoice['kind'];
   /** how the VMM process ends */
   ended: DetachedProcess['ended'];
 }
@@ -29,14 +30,14 @@ export async function writeMachineSeed(
   vm: VmRecord,
   files: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  const { config, clientKey, pool, network } = host;
+  const { config, guests, network } = host;
   await writeSeedDrive(vmFiles(config.paths.store, vm.id).seedDrive, {
     hostname: vm.name,
     address: vm.address,
-    gateway: gatewayOf(pool),
+    gateway: gatewayOf(network.pool),
     mtu: await network.mtu(),
-    ...(await guestResolver(config, pool)),
-    authorizedKeys: [clientKey.publicKey],
+    ...(await guestResolver(config, network.pool)),
+    authorizedKeys: [guests.publicKey],
     hostKeyPrivate: vm.hostKeyPrivate,
     hostKeyPublic: vm.hostKeyPublic,
     workMount: vm.workDiskMount,
@@ -51,23 +52,23 @@ export async function launchMachine(
   boot: BootFiles,
   signal: AbortSignal,
 ): Promise<LaunchedMachine> {
-  const vmm = await host.chooseVmm(boot);
+  const vmm = await host.checks.chooseVmm(boot);
   const files = vmFiles(host.config.paths.store, vm.id);
   const socketPath = vmmSocket(host.config.paths.run, vm.id);
-  host.ledger.record(vm.id, { kind: 'vmm', name: socketPath });
-  const running = await launchVmm(host.runner, {
+  host.stores.ledger.record(vm.id, { kind: 'vmm', name: socketPath });
+  const running = await launchVmm(host.system.runner, {
     program: vmm.program,
     id: `banger-${vm.id}`,
     socketPath,
     consoleLog: files.consoleLog,
     vmmLog: files.vmmLog,
-    env: { ...host.env, ...vmm.env },
+    env: { ...host.system.env, ...vmm.env },
     takeSocket: async () => {
-      await host.privileged.run(['chown', String(host.uid), socketPath]);
+      await host.system.privileged.run(['chown', String(host.system.uid), socketPath]);
     },
     signal,
   });
-  host.ledger.record(vm.id, { kind: 'vmm', name: socketPath, identity: running.identity });
+  host.stores.ledger.record(vm.id, { kind: 'vmm', name: socketPath, identity: running.identity });
   return { kind: vmm.kind, ended: running.ended };
 }
 

@@ -5,26 +5,26 @@ import { haltedBy } from '../../system/processes.ts';
 import type { Host } from '../host.ts';
 
 /** The process of a VM that is halted: its VMM, or what runs below it; undefined when none is. */
-export function haltedProcess(host: Pick<Host, 'ledger'>, vm: Pick<VmRecord, 'id'>): number | undefined {
+export function haltedProcess(host: Pick<Host, 'stores'>, vm: Pick<VmRecord, 'id'>): number | undefined {
   const pid = vmmProcess(host, vm);
   return pid === undefined ? undefined : haltedBy(pid);
 }
 
 /** Process id of a VM's VMM, undefined when none is known. */
-export function vmmProcess(host: Pick<Host, 'ledger'>, vm: Pick<VmRecord, 'id'>): number | undefined {
-  const vmm = host.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
+export function vmmProcess(host: Pick<Host, 'stores'>, vm: Pick<VmRecord, 'id'>): number | undefined {
+  const vmm = host.stores.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
   return vmm?.kind === 'vmm' ? vmm.identity?.pid : undefined;
 }
 
 /** Null when nothing is, or the VM does not run. */
-export async function problemOf(host: Pick<Host, 'ledger' | 'health'>, vm: VmRecord): Promise<string | null> {
+export async function problemOf(host: Pick<Host, 'stores' | 'health'>, vm: VmRecord): Promise<string | null> {
   if (vm.phase !== 'running') return null;
   const halted = haltedProcess(host, vm);
   if (halted !== undefined) {
     return `Its VMM is halted (process ${halted} got SIGSTOP). Let it go on with: kill -CONT ${halted}   or end it with: banger kill ${vm.name}`;
   }
   const tap = tapName(vm.id);
-  if (host.ledger.of(vm.id).some(({ kind }) => kind === 'tap') && !(await tapExists(tap))) {
+  if (host.stores.ledger.of(vm.id).some(({ kind }) => kind === 'tap') && !(await tapExists(tap))) {
     return `Its network device ${tap} was deleted, so it has no network. Bring it back with: banger restart ${vm.name}`;
   }
   if (host.health.silent.has(vm.id)) {

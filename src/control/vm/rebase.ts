@@ -15,6 +15,7 @@ import { readSuperblock } from '../../storage/ext4.ts';
 import { vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { pathExists, syncPath } from '../../system/files.ts';
 import { formatSize } from '../../units.ts';
+import { findBootFiles } from '../bundles/boot-files.ts';
 import type { Host } from '../host.ts';
 import { type ImageHost, leaveImage } from '../images/catalogue.ts';
 import type { Progress } from '../operations.ts';
@@ -42,9 +43,9 @@ export async function rebaseVm(
   signal: AbortSignal,
 ): Promise<VmRecord> {
   // one whose undoing failed: what is kept of it must not be taken for this one's
-  await recoverRebase(host, host.vms.get(name), host.vms.get(name).phase);
-  const vm = host.vms.get(name);
-  const boot = await host.bootFiles(request.image);
+  await recoverRebase(host, host.stores.vms.get(name), host.stores.vms.get(name).phase);
+  const vm = host.stores.vms.get(name);
+  const boot = await findBootFiles(host, request.image);
   const { bytes } = await readSuperblock(boot.rootfs);
   const ran = await mayBeStopped(host, vm, request);
   const entry: RebaseEntry = {
@@ -55,9 +56,9 @@ export async function rebaseVm(
     imageId: boot.imageId ?? null,
     ran,
   };
-  host.atomically(() => {
+  host.stores.atomically(() => {
     requireImage(host, boot);
-    host.ledger.record(vm.id, entry);
+    host.stores.ledger.record(vm.id, entry);
   });
   try {
     if (ran) {
@@ -77,7 +78,7 @@ export async function rebaseVm(
     throw await afterFailure(host, supervisor, vm, entry, progress, error);
   }
   await settleRebase(host, vm, entry);
-  return host.vms.get(name);
+  return host.stores.vms.get(name);
 }
 
 /**
@@ -90,7 +91,7 @@ export async function recoverRebase(
   vm: Pick<VmRecord, 'id' | 'name'>,
   phaseBefore: VmRecord['phase'],
 ): Promise<boolean> {
-  const entry = host.ledger.of(vm.id).find((resource) => resource.kind === 'rebase');
+  const entry = host.stores.ledger.of(vm.id).find((resource) => resource.kind === 'rebase');
   if (entry === undefined) return false;
   const came = entry.step === 'settled' || (entry.step === 'swapping' && phaseBefore === 'running');
   host.log.info({ vm: vm.name, came, ran: entry.ran }, 'a change of image was interrupted');
@@ -99,17 +100,17 @@ export async function recoverRebase(
     return false;
   }
   if (entry.step === 'swapping') await undoRebase(host, vm, entry);
-  host.ledger.strike('rebase', entry.name);
+  host.stores.ledger.strike('rebase', entry.name);
   await leaveImage(host, entry.imageId);
-  return entry.ran && host.vms.findById(vm.id)?.phase !== 'running';
+  return entry.ran && host.stores.vms.findById(vm.id)?.phase !== 'running';
 }
 
 /** The new root disk stays: the old one goes. */
 async function settleRebase(host: RecoveryHost, vm: Pick<VmRecord, 'id'>, entry: RebaseEntry): Promise<void> {
-  host.ledger.record(vm.id, { ...entry, step: 'settled' });
+  host.stores.ledger.record(vm.id, { ...entry, step: 'settled' });
   const { lastRootDisk, nextRootDisk } = vmFiles(host.config.paths.store, vm.id);
   for (const path of [lastRootDisk, nextRootDisk]) await rm(path, { force: true });
-  host.ledger.strike('rebase', entry.name);
+  host.stores.ledger.strike('rebase', entry.name);
   await leaveImage(host, entry.before.imageId);
 }
 
@@ -122,9 +123,9 @@ async function undoRebase(host: RecoveryHost, vm: Pick<VmRecord, 'id'>, entry: R
     await syncPath(directory);
   }
   for (const path of [nextRootDisk, `${nextRootDisk}.part`]) await rm(path, { force: true });
-  host.atomically(() => {
-    host.vms.update(vm.id, { ...entry.before, phase: 'stopped', failure: null, startedAt: null, vmm: null });
-    host.ledger.record(vm.id, { ...entry, step: 'undone' });
+  host.stores.atomically(() => {
+    host.stores.vms.update(vm.id, { ...entry.before, phase: 'stopped', failure: null, startedAt: null, vmm: null });
+    host.stores.ledger.record(vm.id, { ...entry, step: 'undone' });
   });
 }
 
@@ -150,13 +151,13 @@ async function swapRootDisk(
   const { rootDisk, lastRootDisk, nextRootDisk, directory } = vmFiles(host.config.paths.store, vm.id);
   signal.throwIfAborted();
   progress.step('clone-root-disk', `cloning the root disk of ${boot.name}`);
-  await cloneFile(host.runner, host.config.programs.cp, boot.rootfs, nextRootDisk, rootDiskBytes, signal);
+  await cloneFile(host.system.runner, host.config.programs.cp, boot.rootfs, nextRootDisk, rootDiskBytes, signal);
   signal.throwIfAborted();
   progress.step('swap-root-disk', 'putting the new root disk in place');
   if (await pathExists(rootDisk)) await rename(rootDisk, lastRootDisk);
   await rename(nextRootDisk, rootDisk);
   await syncPath(directory);
-  host.vms.update(vm.id, { image: boot.name, imageId: boot.imageId ?? null, rootDiskBytes, failure: null });
+  host.stores.vms.update(vm.id, { image: boot.name, imageId: boot.imageId ?? null, rootDiskBytes, failure: null });
 }
 
 /** Puts the VM back to what it was, running if it ran; returns what the caller has to hear. */
@@ -183,7 +184,7 @@ async function afterFailure(
       outcome += `, but did not come up with it: ${messageOf(again)}`;
     }
   }
-  host.ledger.strike('rebase', entry.name);
+  host.stores.ledger.strike('rebase', entry.name);
   await leaveImage(host, entry.imageId);
   if (!(error instanceof BangerError) || error.code === 'cancelled') return error;
   return new BangerError(error.code, `${error.message}\n  ${outcome}.`, {

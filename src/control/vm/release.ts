@@ -19,7 +19,7 @@ const VMM_GRACE_MS = 3000;
 export async function releaseVm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>): Promise<void> {
   void host.guests.drop(vm);
   host.health.silent.delete(vm.id);
-  for (const resource of host.ledger.of(vm.id)) {
+  for (const resource of host.stores.ledger.of(vm.id)) {
     if (resource.kind === 'vmm') await endVmm(host, vm, resource.name);
   }
   await host.network.detach(vm);
@@ -33,7 +33,7 @@ async function endVmm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>, socketPath:
       // one that is halted does not hear SIGTERM
       graceMs: haltedBy(identity.pid) === undefined ? VMM_GRACE_MS : 0,
       foreignKill: async (pid, signal) => {
-        await host.privileged.run(['kill', `-${signal.slice(3)}`, String(pid)]);
+        await host.system.privileged.run(['kill', `-${signal.slice(3)}`, String(pid)]);
       },
     });
     if (!gone) {
@@ -47,5 +47,5 @@ async function endVmm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>, socketPath:
     }
   }
   await rm(socketPath, { force: true });
-  host.ledger.strike('vmm', socketPath);
+  host.stores.ledger.strike('vmm', socketPath);
 }

@@ -17,7 +17,7 @@ export interface RenamedVm {
 
 /** @throws BangerError `conflict` when the new name is taken */
 export async function renameVm(host: Host, name: string, newName: string, progress: Progress): Promise<RenamedVm> {
-  const vm = host.vms.get(name);
+  const vm = host.stores.vms.get(name);
   if (name === newName) {
     throw new BangerError('invalid_input', `${name} has this name already.`, { hint: 'See what exists: banger ls' });
   }
@@ -28,14 +28,14 @@ export async function renameVm(host: Host, name: string, newName: string, progre
     });
   }
   // names in DNS and known host keys follow the record
-  host.vms.update(vm.id, { name: newName });
-  const renamed = host.vms.get(newName);
+  host.stores.vms.update(vm.id, { name: newName });
+  const renamed = host.stores.vms.get(newName);
   if (vm.phase !== 'running') return { vm: renamed, hostname: 'at-next-start' };
   progress.step('tell-guest', 'telling the guest its name');
   try {
     await tellGuest(host, renamed, vm.name);
-    if (vm.run) host.vms.update(vm.id, { run: { ...vm.run, hostname: newName } });
-    return { vm: host.vms.get(newName), hostname: 'now' };
+    if (vm.run) host.stores.vms.update(vm.id, { run: { ...vm.run, hostname: newName } });
+    return { vm: host.stores.vms.get(newName), hostname: 'now' };
   } catch (error) {
     progress.warn(`The guest calls itself ${name} until its next start: ${messageOf(error)}`);
     return { vm: renamed, hostname: 'at-next-start' };

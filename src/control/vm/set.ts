@@ -18,21 +18,21 @@ export async function setVm(
   dryRun: boolean,
   progress: Progress,
 ): Promise<SetVm> {
-  const vm = host.vms.get(name);
+  const vm = host.stores.vms.get(name);
   const changes = planSet(vm, wanted);
   if (wanted.memoryMib !== undefined) requireHostMemory(name, wanted.memoryMib);
   if (dryRun || changes.length === 0) return { vm, changes };
   const values = Object.fromEntries(changes.map(({ setting, to }) => [setting, to])) as Partial<Settable>;
   // a plan made under another policy is no plan any more
-  host.vms.update(vm.id, { ...values, ...(values.restartPolicy === undefined ? {} : { restarts: null }) });
+  host.stores.vms.update(vm.id, { ...values, ...(values.restartPolicy === undefined ? {} : { restarts: null }) });
   if (values.nat !== undefined) {
     progress.step('write-rules', 'writing the packet rules');
     try {
       await host.network.rewrite();
     } catch (error) {
-      host.vms.update(vm.id, { nat: vm.nat });
+      host.stores.vms.update(vm.id, { nat: vm.nat });
       throw error;
     }
   }
-  return { vm: host.vms.get(name), changes };
+  return { vm: host.stores.vms.get(name), changes };
 }

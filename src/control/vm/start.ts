@@ -12,6 +12,7 @@ import { makeExt4 } from '../../storage/ext4.ts';
 import { MAX_SOCKET_PATH_BYTES, vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { pathExists } from '../../system/files.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
+import { findVmBootFiles } from '../bundles/boot-files.ts';
 import { growDisk } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
@@ -37,7 +38,7 @@ export async function startVm(
   progress: Progress,
   signal: AbortSignal,
 ): Promise<StartedVm> {
-  const vm = host.vms.get(name);
+  const vm = host.stores.vms.get(name);
   const files = vmFiles(host.config.paths.store, vm.id);
   const socketPath = vmmSocket(host.config.paths.run, vm.id);
   const stages = planStart(vm, {
@@ -47,13 +48,13 @@ export async function startVm(
   });
   const began = performance.now();
   progress.step('preflight', 'checking the host');
-  const boot = await host.vmBootFiles(vm);
-  await host.preflightStart(boot, vm);
+  const boot = await findVmBootFiles(host, vm);
+  await host.checks.beforeStart(boot, vm);
   requireShortSocketPath(socketPath);
   await requireStoreSpace(host, vm, progress);
   const timeline: TimelineStep[] = [{ step: 'preflight', startedMs: 0, durationMs: performance.now() - began }];
 
-  host.vms.update(vm.id, { phase: 'starting', failure: null, bootTimeline: [], bootMs: null });
+  host.stores.vms.update(vm.id, { phase: 'starting', failure: null, bootTimeline: [], bootMs: null });
   // one step's failure ends its neighbours early; the caller's signal ends them all
   const failure = new AbortController();
   const run = new StartRun(host, vm, boot, timeoutMs, AbortSignal.any([signal, failure.signal]));
@@ -76,7 +77,7 @@ export async function startVm(
       throwFirstFailure(outcomes, failure.signal);
       signal.throwIfAborted();
     }
-    host.vms.update(vm.id, {
+    host.stores.vms.update(vm.id, {
       phase: 'running',
       startedAt: host.now().toISOString(),
       vmm: run.vmmKind,
@@ -91,7 +92,7 @@ export async function startVm(
     await releaseVm(host, vm);
     // a start that was called off leaves a stopped VM, not a broken one
     const cancelled = lesson instanceof BangerError && lesson.code === 'cancelled';
-    host.vms.update(vm.id, {
+    host.stores.vms.update(vm.id, {
       phase: cancelled ? 'stopped' : 'failed',
       failure: cancelled ? null : lesson instanceof Error ? lesson.message : String(lesson),
       startedAt: null,
@@ -100,7 +101,7 @@ export async function startVm(
     });
     throw lesson;
   }
-  return { vm: host.vms.get(name), ended: run.ended };
+  return { vm: host.stores.vms.get(name), ended: run.ended };
 }
 
 /** The steps of one start and what they hand to each other. */
@@ -130,7 +131,7 @@ class StartRun {
         return await growDisk(this.#host, this.#vm, this.#files.workDisk, this.#vm.workDiskBytes);
       case 'make-work-disk':
         await makeExt4(
-          this.#host.runner,
+          this.#host.system.runner,
           this.#host.config.programs,
           this.#files.workDisk,
           this.#vm.workDiskBytes,

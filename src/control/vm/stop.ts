@@ -33,9 +33,9 @@ export async function stopVm(
   progress: Progress,
   signal: AbortSignal,
 ): Promise<VmRecord> {
-  const vm = host.vms.get(name);
+  const vm = host.stores.vms.get(name);
   const vmm = await findVmm(vmmSocket(host.config.paths.run, vm.id));
-  host.vms.update(vm.id, { phase: 'stopping', restarts: null });
+  host.stores.vms.update(vm.id, { phase: 'stopping', restarts: null });
   try {
     if (vmm && timeoutMs > 0) {
       await letGoOn(vmm.pid); // a halted guest cannot shut down
@@ -53,8 +53,8 @@ export async function stopVm(
   progress.step('release', 'freeing its network and process');
   await releaseVm(host, vm);
   if (vmm && timeoutMs > 0) await trimDisks(host, vm, progress, signal);
-  host.vms.update(vm.id, { phase: 'stopped', failure: null, startedAt: null, vmm: null });
-  return host.vms.get(name);
+  host.stores.vms.update(vm.id, { phase: 'stopped', failure: null, startedAt: null, vmm: null });
+  return host.stores.vms.get(name);
 }
 
 /** Over the open SSH connection when there is one, and by Ctrl-Alt-Del: a guest that knows either goes down. */

@@ -4,7 +4,7 @@ import { macFor, type VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import type { TrashedVm } from '../../state/trash.ts';
 import { vmFiles } from '../../storage/layout.ts';
-import type { Host } from '../host.ts';
+import type { Host, HostNetwork } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
 import type { Progress } from '../operations.ts';
 import { discardVm } from './create.ts';
@@ -12,7 +12,7 @@ import { freeAddress } from './free-address.ts';
 import { releaseVm } from './release.ts';
 
 /** What moving records needs of the host. */
-type TrashHost = Pick<Host, 'vms' | 'trash' | 'pool' | 'atomically' | 'buildVms'>;
+type TrashHost = Pick<Host, 'stores'> & { network: Pick<HostNetwork, 'pool'> };
 
 /** When a VM in the trash is thrown away, ISO 8601. */
 export function purgedAt(host: Pick<Host, 'config'>, { deletedAt }: Pick<TrashedVm, 'deletedAt'>): string {
@@ -21,9 +21,9 @@ export function purgedAt(host: Pick<Host, 'config'>, { deletedAt }: Pick<Trashed
 
 /** Puts a VM that has been released into the trash: its name is free at once, its files stay where they are. */
 export function moveToTrash(host: TrashHost & Pick<Host, 'now'>, vm: VmRecord): void {
-  host.atomically(() => {
-    host.trash.put({ ...vm, phase: 'stopped', failure: null, restarts: null }, host.now().toISOString());
-    host.vms.remove(vm.id);
+  host.stores.atomically(() => {
+    host.stores.trash.put({ ...vm, phase: 'stopped', failure: null, restarts: null }, host.now().toISOString());
+    host.stores.vms.remove(vm.id);
   });
 }
 
@@ -42,18 +42,18 @@ export interface RestoredVm {
 export function restoreVm(host: TrashHost, wanted: string, as: string | undefined): RestoredVm {
   const found = findTrashed(host, wanted);
   const name = as ?? found.vm.name;
-  if (host.vms.find(name)) {
+  if (host.stores.vms.find(name)) {
     throw new BangerError('conflict', `A VM named "${name}" exists.`, {
       hint: `Have the deleted one back under another name: banger vm undelete ${wanted} --as OTHER`,
     });
   }
-  const living = host.vms.list().map((vm) => vm.address);
-  const keeps = keepsAddress(host.pool, found.vm.address, living);
+  const living = host.stores.vms.list().map((vm) => vm.address);
+  const keeps = keepsAddress(host.network.pool, found.vm.address, living);
   const address = keeps ? found.vm.address : freeAddress(host);
   const vm: VmRecord = { ...found.vm, name, address, mac: keeps ? found.vm.mac : macFor(address) };
-  host.atomically(() => {
-    host.trash.remove(vm.id);
-    host.vms.insert(vm);
+  host.stores.atomically(() => {
+    host.stores.trash.remove(vm.id);
+    host.stores.vms.insert(vm);
   });
   return { vm, lostAddress: keeps ? null : found.vm.address };
 }
@@ -64,7 +64,7 @@ export function restoreVm(host: TrashHost, wanted: string, as: string | undefine
  * @throws BangerError `not_found` before anything is thrown away
  */
 export async function emptyTrash(host: Host, wanted: readonly string[], progress: Progress): Promise<TrashedVm[]> {
-  const all = host.trash.list();
+  const all = host.stores.trash.list();
   for (const each of wanted) findTrashed(host, each);
   const chosen = wanted.length === 0 ? all : all.filter(({ vm }) => wanted.includes(vm.name) || wanted.includes(vm.id));
   for (const each of chosen) {
@@ -77,7 +77,7 @@ export async function emptyTrash(host: Host, wanted: readonly string[], progress
 /** Throws away what has been in the trash for long enough; returns their names. */
 export async function purgeTrash(host: Host): Promise<string[]> {
   const now = host.now().toISOString();
-  const due = host.trash.list().filter((each) => purgedAt(host, each) <= now);
+  const due = host.stores.trash.list().filter((each) => purgedAt(host, each) <= now);
   for (const { vm } of due) await throwAway(host, vm);
   return due.map(({ vm }) => vm.name);
 }
@@ -86,14 +86,14 @@ export async function purgeTrash(host: Host): Promise<string[]> {
 async function throwAway(host: Host, vm: VmRecord): Promise<void> {
   await releaseVm(host, vm);
   // written down before it was made, but a restored database may not know it
-  host.ledger.record(vm.id, { kind: 'directory', name: vmFiles(host.config.paths.store, vm.id).directory });
+  host.stores.ledger.record(vm.id, { kind: 'directory', name: vmFiles(host.config.paths.store, vm.id).directory });
   await discardVm(host, vm);
-  host.trash.remove(vm.id);
+  host.stores.trash.remove(vm.id);
   await leaveImage(host, vm.imageId);
 }
 
-function findTrashed(host: Pick<Host, 'trash'>, wanted: string): TrashedVm {
-  const found = host.trash.list().find(({ vm }) => vm.name === wanted || vm.id === wanted);
+function findTrashed(host: Pick<Host, 'stores'>, wanted: string): TrashedVm {
+  const found = host.stores.trash.list().find(({ vm }) => vm.name === wanted || vm.id === wanted);
   if (found) return found;
   throw new BangerError('not_found', `There is no deleted VM named "${wanted}".`, {
     hint: 'See what can be had back: banger trash list',

@@ -9,9 +9,9 @@ import type { Host } from '../host.ts';
 import { problemOf } from './problem.ts';
 
 /** Without looking at the host; what operations return. */
-export function viewVm(host: Pick<Host, 'ledger'>, vm: VmRecord): Vm {
+export function viewVm(host: Pick<Host, 'stores'>, vm: VmRecord): Vm {
   const process =
-    vm.phase === 'running' ? host.ledger.of(vm.id).find((resource) => resource.kind === 'vmm') : undefined;
+    vm.phase === 'running' ? host.stores.ledger.of(vm.id).find((resource) => resource.kind === 'vmm') : undefined;
   return {
     id: vm.id,
     name: vm.name,

@@ -37,10 +37,10 @@ export async function waitForVm(
   timeoutMs: number,
   signal: AbortSignal,
 ): Promise<VmRecord> {
-  const { id } = host.vms.get(name);
+  const { id } = host.stores.vms.get(name);
   const deadline = performance.now() + timeoutMs;
   for (;;) {
-    const vm = host.vms.findById(id);
+    const vm = host.stores.vms.findById(id);
     if (!vm) {
       throw new BangerError('not_found', `${name} was deleted while it was waited for.`, {
         hint: 'See what exists: banger ls',
@@ -89,7 +89,7 @@ function accepts(address: string, port: number, timeoutMs: number): Promise<bool
 /** Until the record changes, and for `limitMs` at most. */
 async function untilChange(host: Host, vmId: string, limitMs: number, signal: AbortSignal): Promise<void> {
   const changed = new AbortController();
-  const unsubscribe = host.vms.onChange(({ before, after }) => {
+  const unsubscribe = host.stores.vms.onChange(({ before, after }) => {
     if ((after ?? before)?.id === vmId) changed.abort();
   });
   try {

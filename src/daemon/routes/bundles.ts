@@ -22,12 +22,12 @@ type BundleHandlers = Pick<
   | 'adoptBundle'
 >;
 
-export function bundleHandlers(host: BundleHost & Pick<Host, 'operations' | 'env' | 'uid' | 'now'>): BundleHandlers {
+export function bundleHandlers(host: BundleHost & Pick<Host, 'operations' | 'system' | 'now'>): BundleHandlers {
   const { config, operations } = host;
   return {
-    listBundles: async () => await viewBundles(config, host.vms),
-    showBundle: async ({ query }) => await viewBundleDetail(config, host.vms, query.name),
-    useBundle: async ({ body }) => await chooseBundle(config, host.vms, body.name),
+    listBundles: async () => await viewBundles(config, host.stores.vms),
+    showBundle: async ({ query }) => await viewBundleDetail(config, host.stores.vms, query.name),
+    useBundle: async ({ body }) => await chooseBundle(config, host.stores.vms, body.name),
     verifyBundle: async ({ body }) => {
       const directory = await bundleDirectory(config, body.name);
       return operations.start({
@@ -68,11 +68,11 @@ export function bundleHandlers(host: BundleHost & Pick<Host, 'operations' | 'env
         target: `bundle ${output}`,
         run: async (progress, signal) => {
           const deps = {
-            runner: host.runner,
+            runner: host.system.runner,
             programs: config.programs,
             cacheDir: config.paths.cache,
-            env: host.env,
-            uid: host.uid,
+            env: host.system.env,
+            uid: host.system.uid,
             helpers: await readHelperScripts(),
             now: host.now,
           };

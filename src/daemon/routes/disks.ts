@@ -24,7 +24,8 @@ type DiskHandlers = Pick<
 const STORE = 'the store';
 
 export function diskHandlers(host: Host): DiskHandlers {
-  const { operations, vms } = host;
+  const { operations } = host;
+  const { vms } = host.stores;
   return {
     listDisks: async () => await allDisks(host),
     showDisks: async ({ params }) => await disksOf(host, vms.get(params.name)),

@@ -34,7 +34,8 @@ type ImageHandlers = Pick<
 const targetOf = (name: string) => `image ${name}`;
 
 export function imageHandlers(host: Host, supervisor: Supervisor): ImageHandlers {
-  const { images, operations } = host;
+  const { operations } = host;
+  const { images } = host.stores;
   return {
     listImages: async () => await viewImages(host),
     showImage: async ({ params }) => await viewImageDetail(host, params.name),
@@ -76,7 +77,7 @@ export function imageHandlers(host: Host, supervisor: Supervisor): ImageHandlers
         run: async (progress, signal) => await pruneImages(host, body, progress, signal),
       }),
     rebaseVm: async ({ params: { name }, body }) => {
-      host.vms.get(name);
+      host.stores.vms.get(name);
       return operations.start({
         kind: 'vm.rebase',
         target: name,

@@ -21,7 +21,8 @@ type LifeHandlers = Pick<
 const DEFAULT_WAIT_MS = 60_000;
 
 export function lifeHandlers(host: Host): LifeHandlers {
-  const { vms, operations } = host;
+  const { operations } = host;
+  const { vms } = host.stores;
   return {
     setVm: async ({ params: { name }, body: { dryRun, ...wanted } }) => {
       vms.get(name);
@@ -49,7 +50,7 @@ export function lifeHandlers(host: Host): LifeHandlers {
       const wanted = parseWaitedFor(query.for ?? 'ssh');
       return await viewVmNow(host, await waitForVm(host, name, wanted, query.timeoutMs ?? DEFAULT_WAIT_MS, signal));
     },
-    listTrash: async () => await Promise.all(host.trash.list().map((each) => viewTrashed(host, each))),
+    listTrash: async () => await Promise.all(host.stores.trash.list().map((each) => viewTrashed(host, each))),
     undeleteVm: async ({ params: { name }, body }) => {
       const { vm, lostAddress } = restoreVm(host, name, body.as);
       return { vm: viewVm(host, vm), lostAddress };

@@ -22,7 +22,7 @@ export function statsHandlers(host: Host, sampler: StatsSampler, metrics: Metric
       const chosen = query.names === undefined ? undefined : new Set(select(host, query.names).map(({ id }) => id));
       await sendLines(reply, watch(host, sampler, chosen, query.intervalMs ?? DEFAULT_INTERVAL_MS, signal), signal);
     },
-    listPorts: async ({ params }) => await listVmPorts(host, host.vms.get(params.name)),
+    listPorts: async ({ params }) => await listVmPorts(host, host.stores.vms.get(params.name)),
     metrics: async ({ reply }) => {
       const text = await metrics.scrape();
       reply.type('text/plain; version=0.0.4; charset=utf-8').send(text);
@@ -41,7 +41,7 @@ async function* watch(
   try {
     while (!signal.aborted) {
       const began = performance.now();
-      const vms = host.vms.list().filter(({ id }) => chosen?.has(id) ?? true);
+      const vms = host.stores.vms.list().filter(({ id }) => chosen?.has(id) ?? true);
       if (chosen && vms.length === 0) return; // all of them were deleted
       yield { at: host.now().toISOString(), vms: await sampler.sample(vms, signal) };
       await sleep(Math.max(intervalMs - (performance.now() - began), 0), signal);
@@ -52,7 +52,7 @@ async function* watch(
 }
 
 /** @throws BangerError `not_found` */
-function select({ vms }: Host, names: string | undefined): VmRecord[] {
+function select({ stores: { vms } }: Host, names: string | undefined): VmRecord[] {
   if (names === undefined) return vms.list();
   return [...new Set(names.split(',').filter(Boolean))].map((name) => vms.get(name));
 }

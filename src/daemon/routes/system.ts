@@ -1,10 +1,12 @@
 /** Handlers for the daemon itself. */
 
+import { findBootFiles } from '../../control/bundles/boot-files.ts';
 import type { Host } from '../../control/host.ts';
 import type { Names } from '../../control/network/dns-service.ts';
 import { viewDnsSummary } from '../../control/network/dns-view.ts';
 import { storeSpace } from '../../control/store/space.ts';
 import { formatSubnet } from '../../core/addresses.ts';
+import { asBangerError } from '../../errors.ts';
 import { VERSION } from '../../version.ts';
 import type { Handlers } from '../server.ts';
 
@@ -20,14 +22,14 @@ export interface SystemActions {
 export function systemHandlers(host: Host, names: Names, actions: SystemActions): SystemHandlers {
   return {
     status: async () => {
-      const vms = host.vms.list();
+      const vms = host.stores.vms.list();
       return {
         version: VERSION,
         pid: process.pid,
         startedAt: actions.startedAt.toISOString(),
         socket: actions.socketPath,
         stateDirectory: host.config.paths.state,
-        pool: formatSubnet(host.pool),
+        pool: formatSubnet(host.network.pool),
         vms: { total: vms.length, running: vms.filter((vm) => vm.phase === 'running').length },
         operations: host.operations.runningCount(),
         dns: viewDnsSummary(host.config, names),
@@ -38,7 +40,8 @@ export function systemHandlers(host: Host, names: Names, actions: SystemActions)
     shutdown: async () => {
       actions.shutdown();
     },
-    doctor: async ({ query }) => await host.doctor(query.command),
-    sudoers: async () => ({ text: await host.sudoers() }),
+    doctor: async ({ query }) =>
+      await host.checks.doctor(await findBootFiles(host).catch(asBangerError), query.command),
+    sudoers: async () => ({ text: await host.checks.sudoers() }),
   };
 }

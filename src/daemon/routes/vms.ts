@@ -38,7 +38,8 @@ type VmHandlers = Pick<
 const DEFAULT_LOG_LINES = 1000;
 
 export function vmHandlers(host: Host, supervisor: Supervisor): VmHandlers {
-  const { vms, operations, config } = host;
+  const { operations, config } = host;
+  const { vms } = host.stores;
   const start = async (name: string, timeoutMs: number | undefined, progress: Progress, signal: AbortSignal) => {
     const started = await startVm(host, name, timeoutMs ?? config.limits.bootTimeoutMs, progress, signal);
     supervisor.watch(started.vm, started.ended);
@@ -132,7 +133,7 @@ export function vmHandlers(host: Host, supervisor: Supervisor): VmHandlers {
         user: GUEST_USER,
         address: vm.address,
         port: GUEST_SSH_PORT,
-        identityFile: host.clientKeyFile,
+        identityFile: host.guests.keyFile,
         knownHostsFile: file,
         hostKeyAlias: alias,
       };
@@ -170,7 +171,7 @@ const GONE_POLL_MS = 1000;
 function whenGone(host: Host, vmId: string): { signal: AbortSignal } & Disposable {
   const gone = new AbortController();
   const timer = setInterval(() => {
-    if (!host.vms.findById(vmId)) gone.abort();
+    if (!host.stores.vms.findById(vmId)) gone.abort();
   }, GONE_POLL_MS);
   return { signal: gone.signal, [Symbol.dispose]: () => clearInterval(timer) };
 }
@@ -183,7 +184,7 @@ export async function serveExec(host: Host, name: string, stream: Duplex, head: 
   const { line, rest } = await readFirstLine(stream, head);
   if (rest.length > 0) stream.unshift(rest);
   const parsed = ExecRequest.safeParse(parseJson(line));
-  if (parsed.success) return await execInVm(host, host.vms.get(name), parsed.data, stream);
+  if (parsed.success) return await execInVm(host, host.stores.vms.get(name), parsed.data, stream);
   const problems = parsed.error.issues.map((issue) => `${issue.path.join('.') || 'request'}: ${issue.message}`);
   throw new BangerError('invalid_input', `The exec request is not valid: ${problems.join('; ')}.`);
 }
@@ -219,7 +220,7 @@ function parseJson(text: string): unknown {
 }
 
 function requireNotRunning(host: Host, name: string): void {
-  const vm = host.vms.get(name);
+  const vm = host.stores.vms.get(name);
   if (vm.phase !== 'running') return;
   throw new BangerError('conflict', `${name} is running already.`, { hint: `Log in with: banger ssh ${name}` });
 }

@@ -4,12 +4,12 @@ import { spawnSync } from 'node:child_process';
 import { chmod, mkdir, readdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
-import { createBuildVms } from '../../../src/control/builds/build-vms.ts';
 import { forgetMachine, forgetOldMachines, limitMachines } from '../../../src/control/builds/kept-vm.ts';
 import { sweepImages } from '../../../src/control/upkeep/image-sweep.ts';
 import { parseSubnet } from '../../../src/core/addresses.ts';
 import { macFor, type VmRecord } from '../../../src/core/vm.ts';
 import { NOT_WOKEN, WAKE_FAILED, wakeScript } from '../../../src/guest/wake.ts';
+import { createBuildVms } from '../../../src/state/build-vms.ts';
 import { layerFile, layerFiles } from '../../../src/storage/layout.ts';
 import { readBootId } from '../../../src/system/processes.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
@@ -21,13 +21,13 @@ const vmAt = (id: string, address: string): VmRecord =>
 
 describe('a build VM that comes back', () => {
   const pool = parseSubnet('10.0.0.0/29');
-  const place = (listed: VmRecord[] = []) => createBuildVms({ list: () => listed }, pool);
+  const place = (listed: VmRecord[] = []) => createBuildVms({ list: () => listed });
 
   it('gets its address, and the VM it comes instead of another one', () => {
     const vms = place();
-    const fresh = vms.admit((address) => vmAt('fresh', address));
+    const fresh = vms.admit(pool, (address) => vmAt('fresh', address));
     assert.equal(fresh.address, '10.0.0.6');
-    assert.equal(vms.readmit(vmAt('old', '10.0.0.6'), fresh), true);
+    assert.equal(vms.readmit(pool, vmAt('old', '10.0.0.6'), fresh), true);
     assert.deepEqual([fresh.address, fresh.mac], ['10.0.0.5', macFor('10.0.0.5')]);
     assert.deepEqual(
       vms
@@ -36,16 +36,16 @@ describe('a build VM that comes back', () => {
         .sort(),
       ['fresh', 'old'],
     );
-    assert.equal(vms.admit((address) => vmAt('next', address)).address, '10.0.0.4');
+    assert.equal(vms.admit(pool, (address) => vmAt('next', address)).address, '10.0.0.4');
   });
 
   it('stays away while its address or its id is in use', () => {
     const vms = place([vmAt('web', '10.0.0.6')]);
-    const fresh = vms.admit((address) => vmAt('fresh', address));
-    assert.equal(vms.readmit(vmAt('old', '10.0.0.6'), fresh), false, 'the address of a VM');
-    assert.equal(vms.readmit(vmAt('web', '10.0.0.3'), fresh), false, 'the id of a VM');
-    assert.equal(vms.readmit(vmAt('old', '10.0.0.4'), fresh), true);
-    assert.equal(vms.readmit(vmAt('old', '10.0.0.4'), fresh), false, 'it is here already');
+    const fresh = vms.admit(pool, (address) => vmAt('fresh', address));
+    assert.equal(vms.readmit(pool, vmAt('old', '10.0.0.6'), fresh), false, 'the address of a VM');
+    assert.equal(vms.readmit(pool, vmAt('web', '10.0.0.3'), fresh), false, 'the id of a VM');
+    assert.equal(vms.readmit(pool, vmAt('old', '10.0.0.4'), fresh), true);
+    assert.equal(vms.readmit(pool, vmAt('old', '10.0.0.4'), fresh), false, 'it is here already');
     assert.equal(fresh.address, '10.0.0.5');
   });
 });
@@ -60,7 +60,7 @@ describe('kept machines', () => {
       for (const path of layerFiles(store, key)) await writeFile(path, '');
       const at = `2026-11-25T00:00:0${index}.000Z`;
       const facts = { key, parent: null, base: 'dev', step: 'run 1: x', sizeBytes: 0, createdAt: at, usedAt: at };
-      host.layers.insert({ ...facts, machine: JSON.stringify(machine), unsyncedBoot: null });
+      host.stores.layers.insert({ ...facts, machine: JSON.stringify(machine), unsyncedBoot: null });
     }
     const files = async () => (await readdir(dirname(layerFile(store, '0')))).sort();
     return { host, files };
@@ -73,7 +73,7 @@ describe('kept machines', () => {
     const [a = '', b = '', ...others] = keys;
     assert.deepEqual(await files(), [`${a}.ext4`, `${b}.ext4`, ...others.flatMap(whole)]);
     assert.deepEqual(
-      host.layers.list().map(({ machine }) => machine === null),
+      host.stores.layers.list().map(({ machine }) => machine === null),
       [true, true, false, false, false],
     );
   });
@@ -82,7 +82,7 @@ describe('kept machines', () => {
     const { host, files } = await layersWith(t, { done: 0 });
     await forgetMachine(host, keys[0] ?? '');
     assert.deepEqual(await files(), keys.slice(1).flatMap(whole));
-    assert.equal(host.layers.find(keys[0] ?? ''), undefined);
+    assert.equal(host.stores.layers.find(keys[0] ?? ''), undefined);
   });
 
   it('do not outlive the boot of the host they were made on', async (t) => {
@@ -99,8 +99,8 @@ describe('kept machines', () => {
 
   it('whose record does not know them are swept', async (t) => {
     const { host, files } = await layersWith(t, { done: 1, bootId: await readBootId() });
-    host.layers.forgetMachine(keys[0] ?? '');
-    host.layers.remove(keys[1] ?? '');
+    host.stores.layers.forgetMachine(keys[0] ?? '');
+    host.stores.layers.remove(keys[1] ?? '');
     await sweepImages(host);
     assert.deepEqual(await files(), [`${keys[0]}.ext4`, ...keys.slice(2).flatMap(whole)]);
   });

@@ -15,7 +15,7 @@ describe('the base of an image build', { skip }, () => {
     const tree = join(place.dir, 'tree');
     await mkdir(join(tree, 'usr/sbin'), { recursive: true });
     await writeFile(join(tree, 'usr/sbin/sshd'), '');
-    await place.host.runner.run(['mke2fs', '-q', '-F', '-t', 'ext4', '-d', tree, place.rootfs, '2M']);
+    await place.host.system.runner.run(['mke2fs', '-q', '-F', '-t', 'ext4', '-d', tree, place.rootfs, '2M']);
     const { digest } = await place.import({ name: 'dev' });
     const host = place.host as unknown as Host;
     const digestOfBase = async () =>

@@ -3,38 +3,18 @@ import { copyFile, mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { loadConfig } from '../../../src/config/load.ts';
-import { bootFiles, vmBootFiles } from '../../../src/control/bundles/boot-files.ts';
 import type { Host } from '../../../src/control/host.ts';
 import { importImage } from '../../../src/control/images/import.ts';
 import { createOperations, type Progress } from '../../../src/control/operations.ts';
-import { type Database, inTransaction, openDatabase } from '../../../src/state/database.ts';
-import { createImageStore } from '../../../src/state/images.ts';
-import { createLayerStore } from '../../../src/state/layers.ts';
-import { createLedger } from '../../../src/state/ledger.ts';
+import { type Database, openDatabase } from '../../../src/state/database.ts';
 import { createOperationStore } from '../../../src/state/operations.ts';
-import { createTrash } from '../../../src/state/trash.ts';
-import { createVmStore } from '../../../src/state/vms.ts';
+import { createStores } from '../../../src/state/stores.ts';
 import { imageFiles } from '../../../src/storage/layout.ts';
-import { createRunner } from '../../../src/system/runner.ts';
 import { sampleBundle } from '../../bundle/sample-bundle.ts';
+import { hostSystem } from '../../support/host-system.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 
-export type ImageTestHost = Pick<
-  Host,
-  | 'config'
-  | 'runner'
-  | 'log'
-  | 'now'
-  | 'atomically'
-  | 'vms'
-  | 'images'
-  | 'layers'
-  | 'ledger'
-  | 'trash'
-  | 'operations'
-  | 'bootFiles'
-  | 'vmBootFiles'
->;
+export type ImageTestHost = Pick<Host, 'config' | 'log' | 'now' | 'operations' | 'stores' | 'system'>;
 
 export interface ImagePlace {
   dir: string;
@@ -64,22 +44,14 @@ export async function imagePlace(t: TestContext): Promise<ImagePlace> {
   await copyFile(join(bundle, 'rootfs.ext4'), rootfs);
   const database = openDatabase(':memory:');
   t.after(() => database.close());
-  const images = createImageStore(database);
   const now = () => new Date('2026-05-01T00:00:00.000Z');
   const host: ImageTestHost = {
     config: { ...config, bundle: { ...config.bundle, default: bundle } },
-    runner: createRunner(env),
+    system: hostSystem(env),
     log: { info: () => {}, warn: () => {}, error: () => {} },
     now,
-    atomically: (work) => inTransaction(database, work),
-    vms: createVmStore(database, () => {}),
-    images,
-    layers: createLayerStore(database),
-    ledger: createLedger(database),
-    trash: createTrash(database),
+    stores: createStores(database),
     operations: createOperations(createOperationStore(database), now),
-    bootFiles: (name) => bootFiles(host.config, images, name),
-    vmBootFiles: (vm) => vmBootFiles(host.config, images, vm),
   };
   const store = join(imageFiles(config.paths.store, 'x').directory, '..');
   await mkdir(store, { recursive: true });

@@ -5,6 +5,7 @@ import { describe, it } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { sumFile } from '../../../src/bundle/store/checksum.ts';
 import { cachedSteps } from '../../../src/control/builds/layers.ts';
+import { findBootFiles, findVmBootFiles } from '../../../src/control/bundles/boot-files.ts';
 import {
   deleteImage,
   diffImages,
@@ -34,7 +35,7 @@ async function fill({ dir, rootfs, host }: ImagePlace, status: string): Promise<
   const tree = join(dir, 'tree');
   await mkdir(join(tree, 'var/lib/dpkg'), { recursive: true });
   await writeFile(join(tree, 'var/lib/dpkg/status'), status);
-  await host.runner.run(['mke2fs', '-q', '-F', '-t', 'ext4', '-d', tree, rootfs, '2M']);
+  await host.system.runner.run(['mke2fs', '-q', '-F', '-t', 'ext4', '-d', tree, rootfs, '2M']);
 }
 
 const installed = (name: string, version: string) =>
@@ -51,10 +52,10 @@ describe('a root file system of one’s own', { skip }, () => {
     assert.deepEqual(await readFile(files.kernel), await readFile(join(place.bundle, 'vmlinux')));
     assert.deepEqual([image.name, image.problem, image.usedBy], ['mine', null, []]);
     assert.equal(image.digest, await verityDigest(files.rootfs));
-    const boot = await place.host.bootFiles('mine');
+    const boot = await findBootFiles(place.host, 'mine');
     assert.equal(boot.imageId, image.id);
     // what the bundle says about VMs goes with its kernel
-    assert.deepEqual(boot.defaults, (await place.host.bootFiles()).defaults);
+    assert.deepEqual(boot.defaults, (await findBootFiles(place.host)).defaults);
     assert.equal((await viewImageDetail(place.host, 'mine')).packageCount, 2);
   });
 
@@ -77,7 +78,7 @@ describe('a root file system of one’s own', { skip }, () => {
     const image = await place.import({ kernel, initrd: join(place.bundle, 'initrd.img') });
     assert.deepEqual([image.name, image.base], ['rootfs', 'import']);
     assert.deepEqual(await readFile(imageFiles(place.host.config.paths.store, image.id).kernel), elf);
-    assert.deepEqual((await place.host.bootFiles('rootfs')).defaults, {});
+    assert.deepEqual((await findBootFiles(place.host, 'rootfs')).defaults, {});
   });
 
   for (const [what, request, expected] of [
@@ -104,7 +105,7 @@ describe('a root file system of one’s own', { skip }, () => {
       const place = await imagePlace(t);
       await assert.rejects(place.import({ name: 'x', ...request }), expected);
       assert.deepEqual(await place.inStore(), []);
-      assert.deepEqual(place.host.images.list(), []);
+      assert.deepEqual(place.host.stores.images.list(), []);
     });
   }
 
@@ -136,10 +137,10 @@ describe('an image as one file', { skip }, () => {
     return { image, file };
   };
   const repack = async ({ dir, host }: ImagePlace, file: string, change: (top: string) => Promise<unknown>) => {
-    await host.runner.run(['tar', '--extract', '--file', file, '--directory', dir]);
+    await host.system.runner.run(['tar', '--extract', '--file', file, '--directory', dir]);
     await change(join(dir, 'dev'));
     await rm(file);
-    await host.runner.run(['tar', '--create', '--zstd', '--file', file, '--directory', dir, 'dev']);
+    await host.system.runner.run(['tar', '--create', '--zstd', '--file', file, '--directory', dir, 'dev']);
   };
 
   it('comes back as it was under another name, and only once', async (t) => {
@@ -232,7 +233,7 @@ describe('an image as one file', { skip }, () => {
     await writeFile(join(place.dir, 'dev/image.json'), '{}');
     await rm(file);
     const argv = ['tar', '--create', '--zstd', '-P', '--file', file, 'dev/image.json', 'dev/../evil'] as const;
-    await place.host.runner.run(argv, { cwd: place.dir });
+    await place.host.system.runner.run(argv, { cwd: place.dir });
     await assert.rejects(place.import({ source: file, name: 'x' }), {
       code: 'corrupt',
       message: /leads out of the image/,
@@ -243,18 +244,18 @@ describe('an image as one file', { skip }, () => {
     const place = await imagePlace(t);
     const { image, file } = await exported(place);
     const vm = sampleVm({ image: 'dev', imageId: image.id });
-    place.host.vms.insert(vm);
+    place.host.stores.vms.insert(vm);
     const fresh = await place.import({ source: file, force: true });
     assert.notEqual(fresh.id, image.id);
     assert.deepEqual(await place.inStore(), [image.id, fresh.id].sort());
     const old = imageFiles(place.host.config.paths.store, image.id);
-    const boot = await place.host.vmBootFiles(vm);
+    const boot = await findVmBootFiles(place.host, vm);
     assert.equal(boot.kernel, old.kernel);
     await assert.rejects(stat(old.rootfs), { code: 'ENOENT' });
     await sweepImages(place.host);
     await leaveImage(place.host, image.id);
     assert.deepEqual(await place.inStore(), [image.id, fresh.id].sort(), 'still needed');
-    place.host.vms.remove(vm.id);
+    place.host.stores.vms.remove(vm.id);
     await leaveImage(place.host, image.id);
     await leaveImage(place.host, fresh.id); // not replaced: it stays without VMs
     assert.deepEqual(await place.inStore(), [fresh.id]);
@@ -268,7 +269,7 @@ describe('layers that nobody knows of', { skip }, () => {
     const file = (key: string) => layerFile(host.config.paths.store, key);
     await mkdir(dirname(file(known)), { recursive: true });
     for (const key of [known, unknown, 'mine']) await writeFile(file(key), '');
-    host.layers.insert(layer(known, 'dev'));
+    host.stores.layers.insert(layer(known, 'dev'));
     await sweepImages(host);
     assert.deepEqual((await readdir(dirname(file(known)))).sort(), [`${known}.ext4`, 'mine.ext4']);
   });
@@ -283,13 +284,13 @@ describe('a layer', { skip }, () => {
     const boots = [null, await readBootId(), 'an earlier boot'];
     for (const [index, key] of keys.entries()) {
       await writeFile(file(key), '');
-      host.layers.insert({ ...layer(key, 'dev'), unsyncedBoot: boots[index] ?? null });
+      host.stores.layers.insert({ ...layer(key, 'dev'), unsyncedBoot: boots[index] ?? null });
     }
     assert.equal(await cachedSteps(host, { keys }), 2);
-    assert.equal(host.layers.find(keys[2] ?? ''), undefined);
+    assert.equal(host.stores.layers.find(keys[2] ?? ''), undefined);
     assert.equal(await cachedSteps(host, { keys: keys.slice(0, 1) }), 1);
-    host.layers.insert({ ...layer(keys[2] ?? '', 'dev'), unsyncedBoot: 'an earlier boot' });
-    host.layers.synced(keys[2] ?? '');
+    host.stores.layers.insert({ ...layer(keys[2] ?? '', 'dev'), unsyncedBoot: 'an earlier boot' });
+    host.stores.layers.synced(keys[2] ?? '');
     assert.equal(await cachedSteps(host, { keys }), 3);
   });
 });
@@ -299,24 +300,24 @@ describe('the image catalogue', { skip }, () => {
     const place = await imagePlace(t);
     const { host } = place;
     const image = await place.import({ name: 'dev' });
-    host.vms.insert(sampleVm({ image: 'dev', imageId: image.id }));
-    host.vms.insert(sampleVm({ id: 'b', name: 'bundled', image: 'dev', imageId: null, address: '172.30.0.3' }));
-    host.layers.insert(layer('k', 'dev'));
-    host.images.insert({ ...host.images.get('dev'), id: 'c', name: 'child', base: 'dev' });
+    host.stores.vms.insert(sampleVm({ image: 'dev', imageId: image.id }));
+    host.stores.vms.insert(sampleVm({ id: 'b', name: 'bundled', image: 'dev', imageId: null, address: '172.30.0.3' }));
+    host.stores.layers.insert(layer('k', 'dev'));
+    host.stores.images.insert({ ...host.stores.images.get('dev'), id: 'c', name: 'child', base: 'dev' });
     renameImage(host, 'dev', 'prod');
-    assert.equal(host.images.get('child').base, 'prod');
+    assert.equal(host.stores.images.get('child').base, 'prod');
     assert.deepEqual(
-      host.vms.list().map(({ name, image }) => [name, image]),
+      host.stores.vms.list().map(({ name, image }) => [name, image]),
       [
         ['bundled', 'dev'],
         ['web', 'prod'],
       ],
     );
-    assert.equal(host.layers.find('k')?.base, 'prod');
+    assert.equal(host.stores.layers.find('k')?.base, 'prod');
     await place.import({ name: 'other' });
     assert.throws(() => renameImage(host, 'prod', 'other'), { code: 'conflict' });
     assert.throws(() => renameImage(host, 'dev', 'x'), { code: 'not_found' });
-    assert.equal((await host.vmBootFiles(host.vms.get('web'))).imageId, image.id);
+    assert.equal((await findVmBootFiles(host, host.stores.vms.get('web'))).imageId, image.id);
   });
 
   it('deletes no image that is needed, and names who needs it', async (t) => {
@@ -324,20 +325,27 @@ describe('the image catalogue', { skip }, () => {
     const { host } = place;
     const { id } = await place.import({ name: 'dev' });
     const vm = sampleVm({ image: 'dev', imageId: id });
-    host.vms.insert(vm);
+    host.stores.vms.insert(vm);
     await assert.rejects(deleteImage(host, 'dev'), { code: 'conflict', message: /1 VM \(web\)/, hint: /rebase web/ });
-    host.vms.update(vm.id, { imageId: null });
+    host.stores.vms.update(vm.id, { imageId: null });
     const before = { image: 'dev', imageId: id, rootDiskBytes: 1 };
-    host.ledger.record(vm.id, { kind: 'rebase', name: '/x', step: 'swapping', before, imageId: null, ran: false });
+    host.stores.ledger.record(vm.id, {
+      kind: 'rebase',
+      name: '/x',
+      step: 'swapping',
+      before,
+      imageId: null,
+      ran: false,
+    });
     await assert.rejects(deleteImage(host, 'dev'), { code: 'conflict', message: /web/ });
-    host.ledger.strike('rebase', '/x');
-    host.layers.insert(layer('k', 'dev'));
+    host.stores.ledger.strike('rebase', '/x');
+    host.stores.layers.insert(layer('k', 'dev'));
     await assert.rejects(deleteImage(host, 'dev'), { code: 'conflict', message: /1 layer/, hint: /image prune/ });
-    host.layers.remove('k');
+    host.stores.layers.remove('k');
     const gone = sampleVm({ id: 'dddddddd', name: 'gone', imageId: id });
-    host.trash.put(gone, '2026-11-25T00:00:00.000Z');
+    host.stores.trash.put(gone, '2026-11-25T00:00:00.000Z');
     await assert.rejects(deleteImage(host, 'dev'), { code: 'conflict', message: /in the trash \(gone\)/ });
-    host.trash.remove(gone.id);
+    host.stores.trash.remove(gone.id);
     await deleteImage(host, 'dev');
     assert.deepEqual([await viewImages(host), await place.inStore()], [[], []]);
   });
@@ -359,9 +367,15 @@ describe('the image catalogue', { skip }, () => {
     const files = imageFiles(place.host.config.paths.store, id);
     await rm(files.kernel);
     assert.match((await viewImages(place.host))[0]?.problem ?? '', /missing: .*vmlinux/);
-    await assert.rejects(place.host.bootFiles('dev'), { code: 'corrupt', message: /kernel of the image dev is gone/ });
-    await assert.rejects(place.host.vmBootFiles(sampleVm({ imageId: id })), { code: 'corrupt', hint: /vm rebase web/ });
-    await assert.rejects(place.host.bootFiles('nope'), { code: 'not_found', message: /The images are: dev/ });
+    await assert.rejects(findBootFiles(place.host, 'dev'), {
+      code: 'corrupt',
+      message: /kernel of the image dev is gone/,
+    });
+    await assert.rejects(findVmBootFiles(place.host, sampleVm({ imageId: id })), {
+      code: 'corrupt',
+      hint: /vm rebase web/,
+    });
+    await assert.rejects(findBootFiles(place.host, 'nope'), { code: 'not_found', message: /The images are: dev/ });
   });
 
   it('prunes layers with their files, or only says which', async (t) => {
@@ -370,14 +384,14 @@ describe('the image catalogue', { skip }, () => {
     const { store } = host.config.paths;
     await mkdir(join(store, 'layers'), { recursive: true });
     for (const key of ['a', 'b']) {
-      host.layers.insert(layer(key, 'dev'));
+      host.stores.layers.insert(layer(key, 'dev'));
       await writeFile(layerFile(store, key), Buffer.alloc(8192, 1));
     }
     const dry = await pruneImages(host, { keepBytes: 10_000, dryRun: true }, place.progress, signal);
-    assert.deepEqual([dry.removed.map(({ key }) => key), dry.kept, host.layers.list().length], [['a'], 1, 2]);
+    assert.deepEqual([dry.removed.map(({ key }) => key), dry.kept, host.stores.layers.list().length], [['a'], 1, 2]);
     await pruneImages(host, { keepBytes: 10_000 }, place.progress, signal);
     assert.deepEqual(
-      host.layers.list().map(({ key }) => key),
+      host.stores.layers.list().map(({ key }) => key),
       ['b'],
     );
     await assert.rejects(stat(layerFile(store, 'a')), { code: 'ENOENT' });

@@ -7,14 +7,14 @@ import { describe, it, type TestContext } from 'node:test';
 import type { ClientChannel } from 'ssh2';
 import { VmStats } from '../../../src/api/schemas.ts';
 import type { Config } from '../../../src/config/schema.ts';
+import type { Guests } from '../../../src/control/host.ts';
 import { createGuestUsage } from '../../../src/control/stats/guest-usage.ts';
 import { groupByPort } from '../../../src/control/stats/ports.ts';
 import { createStatsSampler, type StatsSampler } from '../../../src/control/stats/vm-stats.ts';
-import type { GuestConnections } from '../../../src/control/vm/connections.ts';
 import type { VmRecord } from '../../../src/core/vm.ts';
 import type { SshConnection } from '../../../src/guest/ssh.ts';
 import { openDatabase } from '../../../src/state/database.ts';
-import { createLedger } from '../../../src/state/ledger.ts';
+import { createStores } from '../../../src/state/stores.ts';
 import { vmFiles } from '../../../src/storage/layout.ts';
 import { identifyProcess } from '../../../src/system/processes.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
@@ -23,7 +23,7 @@ import { tempDir } from '../../support/temp-dir.ts';
 const MEMINFO = 'MemTotal: 1000 kB\nMemAvailable: 600 kB\n';
 
 /** Guests that answer every command with this text, after the same pause; counts the questions. */
-function guests(text: string, pauseMs = 0): Pick<GuestConnections, 'get'> & { asked: number } {
+function guests(text: string, pauseMs = 0): Pick<Guests, 'get'> & { asked: number } {
   const connections = {
     asked: 0,
     async get(): Promise<SshConnection> {
@@ -55,21 +55,21 @@ interface Bench {
 async function bench(t: TestContext, script: string, changes: Partial<VmRecord> = {}): Promise<Bench> {
   const store = await tempDir(t);
   const vm = sampleVm({ phase: 'running', startedAt: new Date(Date.now() - 5000).toISOString(), ...changes });
-  const ledger = createLedger(openDatabase(':memory:'));
+  const stores = createStores(openDatabase(':memory:'));
   const child = spawn(process.execPath, ['-e', script], { stdio: ['ignore', 'pipe', 'ignore'] });
   t.after(() => child.kill('SIGKILL'));
   await once(child.stdout, 'data');
   const identity = await identifyProcess(child.pid ?? 0);
   assert.ok(identity);
-  ledger.record(vm.id, { kind: 'vmm', name: '/run/x.sock', identity });
+  stores.ledger.record(vm.id, { kind: 'vmm', name: '/run/x.sock', identity });
   const files = vmFiles(store, vm.id);
   await mkdir(files.directory, { recursive: true });
   await writeFile(files.rootDisk, Buffer.alloc(64 * 1024, 1));
   await truncate(files.rootDisk, 2 ** 30);
   const connections = guests(MEMINFO);
   // of the configuration and the connections, nothing else is looked at
-  const host = { config: { paths: { store } } as Config, ledger, now: () => new Date() };
-  const sampler = createStatsSampler({ ...host, guests: connections as unknown as GuestConnections });
+  const host = { config: { paths: { store } } as Config, stores, now: () => new Date() };
+  const sampler = createStatsSampler({ ...host, guests: connections as unknown as Guests });
   return { sampler, vm, connections };
 }
 

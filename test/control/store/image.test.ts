@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { enterState, movePlaces, recoverStore, type StoreHost, storeImage } from '../../../src/control/store/image.ts';
 import { openDatabase } from '../../../src/state/database.ts';
-import { createLedger, type StoreImageState } from '../../../src/state/ledger.ts';
+import type { StoreImageState } from '../../../src/state/ledger.ts';
+import { createStores } from '../../../src/state/stores.ts';
 import { spaceOf } from '../../../src/storage/file-system.ts';
 import {
   isMountPoint,
@@ -14,14 +15,13 @@ import {
   mountStoreImage,
   unmountStoreImage,
 } from '../../../src/storage/store-image.ts';
-import { createPrivileged } from '../../../src/system/privilege.ts';
-import { createRunner } from '../../../src/system/runner.ts';
 import { MIB } from '../../../src/units.ts';
 import { lacking } from '../../bundle/sample-bundle.ts';
+import { hostSystem } from '../../support/host-system.ts';
 
 process.env.PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
-const runner = createRunner(process.env);
-const privileged = createPrivileged(runner, { uid: 0, sudo: 'never', sudoProgram: 'sudo' });
+const system = hostSystem();
+const { privileged, runner } = system;
 
 function skip(): string | false {
   if (process.getuid?.() !== 0) return 'mounts need root';
@@ -37,7 +37,7 @@ async function setUp(t: TestContext) {
   const log = { info: () => {}, warn: () => {}, error: () => {} };
   // recovery reads nothing of the configuration but this path
   const config = { paths: { store } } as StoreHost['config'];
-  const host: StoreHost = { config, ledger: createLedger(openDatabase(':memory:')), privileged, log };
+  const host: StoreHost = { config, stores: createStores(openDatabase(':memory:')), system, log };
   const places = movePlaces(host);
   t.after(async () => {
     for (const point of [store, places.filling]) await unmountStoreImage(privileged, point);

@@ -5,7 +5,7 @@ import { createRestarts, type StartOutcome } from '../../../src/control/upkeep/r
 import type { VmRecord } from '../../../src/core/vm.ts';
 import { openDatabase } from '../../../src/state/database.ts';
 import { createOperationStore } from '../../../src/state/operations.ts';
-import { createVmStore } from '../../../src/state/vms.ts';
+import { createStores } from '../../../src/state/stores.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
 
 const quiet = { info: () => {}, warn: () => {}, error: () => {} };
@@ -16,10 +16,11 @@ function setUp(t: TestContext, changes: Partial<VmRecord>, outcomes: StartOutcom
   const database = openDatabase(':memory:');
   t.after(() => database.close());
   const now = () => new Date();
-  const vms = createVmStore(database);
+  const stores = createStores(database);
+  const { vms } = stores;
   const vm = sampleVm({ phase: 'failed', restartPolicy: 'on-failure', ...changes });
   vms.insert(vm);
-  const host = { vms, now, log: quiet, operations: createOperations(createOperationStore(database), now) };
+  const host = { stores, now, log: quiet, operations: createOperations(createOperationStore(database), now) };
   const starts: string[] = [];
   const restarts = createRestarts(host, async ({ name }) => {
     starts.push(name);

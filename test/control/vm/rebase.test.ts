@@ -36,10 +36,17 @@ async function recover(t: TestContext, { disks, record, phase, step, ran }: Cras
   const { directory, rootDisk } = vmFiles(place.host.config.paths.store, vm.id);
   await mkdir(directory, { recursive: true });
   for (const [name, content] of Object.entries(disks)) await writeFile(join(directory, name), content);
-  place.host.vms.insert(vm);
-  place.host.ledger.record(vm.id, { kind: 'rebase', name: rootDisk, step, before: OLD, imageId: NEW.imageId, ran });
+  place.host.stores.vms.insert(vm);
+  place.host.stores.ledger.record(vm.id, {
+    kind: 'rebase',
+    name: rootDisk,
+    step,
+    before: OLD,
+    imageId: NEW.imageId,
+    ran,
+  });
   const startAgain = await recoverRebase(place.host, vm, phase);
-  assert.deepEqual(place.host.ledger.all(), [], 'nothing is left to be done');
+  assert.deepEqual(place.host.stores.ledger.all(), [], 'nothing is left to be done');
   // a second time changes nothing
   assert.equal(await recoverRebase(place.host, vm, phase), false);
   return { place, root: await readFile(rootDisk, 'utf8'), files: (await readdir(directory)).sort(), startAgain };
@@ -59,7 +66,7 @@ describe('a rebase that was cut off', { skip: lacking('mke2fs') }, () => {
       it(`${when} ends with the old disk${ran ? ', and what ran is started again' : ''}`, async (t) => {
         const after = await recover(t, { ...crash, phase: 'starting', step: 'swapping', ran });
         assert.deepEqual([after.root, after.files, after.startAgain], ['old', ['root.ext4'], ran]);
-        const { image, imageId, rootDiskBytes, phase } = after.place.host.vms.get('web');
+        const { image, imageId, rootDiskBytes, phase } = after.place.host.stores.vms.get('web');
         assert.deepEqual({ image, imageId, rootDiskBytes, phase }, { ...OLD, phase: 'stopped' });
       });
     }
@@ -75,7 +82,7 @@ describe('a rebase that was cut off', { skip: lacking('mke2fs') }, () => {
       const { step, phase } = crash;
       const after = await recover(t, { disks, record: NEW, step, phase, ran: true });
       assert.deepEqual([after.root, after.files, after.startAgain], ['new', ['root.ext4'], false]);
-      assert.equal(after.place.host.vms.get('web').imageId, NEW.imageId);
+      assert.equal(after.place.host.stores.vms.get('web').imageId, NEW.imageId);
     });
   }
 
@@ -90,7 +97,7 @@ describe('a rebase that was cut off', { skip: lacking('mke2fs') }, () => {
     const after = await recover(t, crash);
     assert.deepEqual([after.root, after.startAgain], ['old', false]);
     assert.deepEqual(
-      [after.place.host.vms.get('web').phase, after.place.host.vms.get('web').image],
+      [after.place.host.stores.vms.get('web').phase, after.place.host.stores.vms.get('web').image],
       ['running', OLD.image],
     );
   });

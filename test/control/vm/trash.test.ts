@@ -1,11 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, it, type TestContext } from 'node:test';
-import { createBuildVms } from '../../../src/control/builds/build-vms.ts';
 import { moveToTrash, restoreVm } from '../../../src/control/vm/trash.ts';
 import { parsePool } from '../../../src/core/addresses.ts';
-import { inTransaction, openDatabase } from '../../../src/state/database.ts';
-import { createTrash } from '../../../src/state/trash.ts';
-import { createVmStore } from '../../../src/state/vms.ts';
+import { openDatabase } from '../../../src/state/database.ts';
+import { createStores } from '../../../src/state/stores.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
 
 function setUp(t: TestContext) {
@@ -13,13 +11,9 @@ function setUp(t: TestContext) {
   t.after(() => database.close());
   let second = 0;
   const pool = parsePool('172.30.0.0/16');
-  const vms = createVmStore(database);
   return {
-    pool,
-    vms,
-    buildVms: createBuildVms(vms, pool),
-    trash: createTrash(database),
-    atomically: <T>(work: () => T) => inTransaction(database, work),
+    stores: createStores(database),
+    network: { pool },
     now: () => new Date(Date.parse('2026-11-25T12:00:00Z') + 1000 * second++),
   };
 }
@@ -29,15 +23,15 @@ const web = sampleVm({ restarts: { attempts: 3, nextAt: null }, phase: 'failed',
 describe('the trash', () => {
   it('keeps a record as it was, but for what belongs to a run', (t) => {
     const host = setUp(t);
-    host.vms.insert(web);
+    host.stores.vms.insert(web);
     moveToTrash(host, web);
-    assert.equal(host.vms.find('web'), undefined);
-    assert.equal(host.trash.has(web.id), true);
+    assert.equal(host.stores.vms.find('web'), undefined);
+    assert.equal(host.stores.trash.has(web.id), true);
     const { vm, lostAddress } = restoreVm(host, 'web', undefined);
     assert.equal(lostAddress, null);
-    assert.deepEqual(host.vms.get('web'), { ...web, phase: 'stopped', failure: null, restarts: null });
-    assert.deepEqual(vm, host.vms.get('web'));
-    assert.deepEqual(host.trash.list(), []);
+    assert.deepEqual(host.stores.vms.get('web'), { ...web, phase: 'stopped', failure: null, restarts: null });
+    assert.deepEqual(vm, host.stores.vms.get('web'));
+    assert.deepEqual(host.stores.trash.list(), []);
   });
 
   it('gives back the one deleted last of those with one name, and any by its id', (t) => {
@@ -47,11 +41,11 @@ describe('the trash', () => {
       ['0000000b', '172.30.0.3'],
     ] as const) {
       const vm = sampleVm({ id, address });
-      host.vms.insert(vm);
+      host.stores.vms.insert(vm);
       moveToTrash(host, vm);
     }
     assert.deepEqual(
-      host.trash.list().map(({ vm }) => vm.id),
+      host.stores.trash.list().map(({ vm }) => vm.id),
       ['0000000b', '0000000a'],
     );
     assert.equal(restoreVm(host, 'web', undefined).vm.id, '0000000b');
@@ -60,19 +54,19 @@ describe('the trash', () => {
 
   it('changes nothing when the name is taken or unknown', (t) => {
     const host = setUp(t);
-    host.vms.insert(web);
+    host.stores.vms.insert(web);
     moveToTrash(host, web);
-    host.vms.insert(sampleVm({ id: '0000000c', address: '172.30.0.9' }));
+    host.stores.vms.insert(sampleVm({ id: '0000000c', address: '172.30.0.9' }));
     assert.throws(() => restoreVm(host, 'web', undefined), { code: 'conflict', hint: /undelete web --as OTHER/ });
     assert.throws(() => restoreVm(host, 'db', undefined), { code: 'not_found', hint: /banger trash list/ });
-    assert.equal(host.trash.list().length, 1);
+    assert.equal(host.stores.trash.list().length, 1);
   });
 
   it('finds another address for a VM whose own was given away', (t) => {
     const host = setUp(t);
-    host.vms.insert(web);
+    host.stores.vms.insert(web);
     moveToTrash(host, web);
-    host.vms.insert(sampleVm({ id: '0000000d', name: 'other' }));
+    host.stores.vms.insert(sampleVm({ id: '0000000d', name: 'other' }));
     const { vm, lostAddress } = restoreVm(host, 'web', undefined);
     assert.equal(lostAddress, web.address);
     assert.deepEqual([vm.address, vm.mac], ['172.30.0.3', '06:00:ac:1e:00:03']);

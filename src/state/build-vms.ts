@@ -2,9 +2,9 @@
  * VMs that image builds use for a while: not in the records, so in no list and not in DNS. What they hold on the host
  * is in the ledger under their id, and an owner without a record is what the next daemon frees.
  */
-import { lastAddress, type Subnet } from '../../core/addresses.ts';
-import { macFor, type VmRecord } from '../../core/vm.ts';
-import type { VmStore } from '../../state/vms.ts';
+import { lastAddress, type Subnet } from '../core/addresses.ts';
+import { macFor, type VmRecord } from '../core/vm.ts';
+import type { VmStore } from './vms.ts';
 
 export interface BuildVms {
   list(): VmRecord[];
@@ -12,26 +12,26 @@ export interface BuildVms {
    * Takes an address from the end of the pool, where ordinary VMs come last, and keeps it until `forget`.
    * @throws BangerError `conflict` when the pool is used up
    */
-  admit(make: (address: string) => VmRecord): VmRecord;
+  admit(pool: Subnet, make: (address: string) => VmRecord): VmRecord;
   /**
    * Takes a VM that was here before back, with its address; `instead` gets another one where it has that.
    * @returns whether neither its id nor its address is in use
    */
-  readmit(vm: VmRecord, instead: VmRecord): boolean;
+  readmit(pool: Subnet, vm: VmRecord, instead: VmRecord): boolean;
   forget(vmId: string): void;
 }
 
-export function createBuildVms(vms: Pick<VmStore, 'list'>, pool: Subnet): BuildVms {
+export function createBuildVms(vms: Pick<VmStore, 'list'>): BuildVms {
   const present = new Map<string, VmRecord>();
   return {
     list: () => [...present.values()],
-    admit(make) {
+    admit(pool, make) {
       const taken = [...vms.list(), ...present.values()].map((vm) => vm.address);
       const vm = make(lastAddress(pool, taken));
       present.set(vm.id, vm);
       return vm;
     },
-    readmit(vm, instead) {
+    readmit(pool, vm, instead) {
       const others = [...vms.list(), ...present.values()].filter((other) => other !== instead);
       if (others.some(({ id, address }) => id === vm.id || address === vm.address)) return false;
       if (instead.address === vm.address) {

@@ -1,0 +1,44 @@
+/** Everything that is kept, in one database: the records of VMs, images and their layers, the ledger, settings. */
+import { type BuildVms, createBuildVms } from './build-vms.ts';
+import { type Database, inTransaction } from './database.ts';
+import { createImageStore, type ImageStore } from './images.ts';
+import { createLayerStore, type LayerStore } from './layers.ts';
+import { createLedger, type Ledger } from './ledger.ts';
+import { createSettings, type Settings } from './settings.ts';
+import { createTrash, type Trash } from './trash.ts';
+import { createVmStore, type VmStore } from './vms.ts';
+
+export interface Stores {
+  vms: VmStore;
+  /** deleted VMs that can still be had back */
+  trash: Trash;
+  /** VMs of image builds, kept in memory alone */
+  buildVms: BuildVms;
+  images: ImageStore;
+  layers: LayerStore;
+  /** what VMs and the daemon hold on the host */
+  ledger: Ledger;
+  settings: Settings;
+  /** Runs `work` in one transaction. */
+  atomically<T>(work: () => T): T;
+}
+
+export interface StoresOptions {
+  now?: () => Date;
+  /** hears of a listener to changes of VMs that threw */
+  onListenerError?: (message: string) => void;
+}
+
+export function createStores(database: Database, { now, onListenerError }: StoresOptions = {}): Stores {
+  const vms = createVmStore(database, onListenerError);
+  return {
+    vms,
+    trash: createTrash(database),
+    buildVms: createBuildVms(vms),
+    images: createImageStore(database),
+    layers: createLayerStore(database),
+    ledger: createLedger(database, now),
+    settings: createSettings(database),
+    atomically: (work) => inTransaction(database, work),
+  };
+}
