@@ -2,6 +2,7 @@
 /** The command line and the daemon in one program; here alone is touched what belongs to the process. */
 import { main } from '../src/cli/main.ts';
 import type { Host } from '../src/cli/terminal.ts';
+import { environmentOfPrograms } from './environment.ts';
 import { setProcessName } from './process-name.ts';
 
 const host: Host = {
@@ -15,7 +16,7 @@ const host: Host = {
   get stderr() {
     return untilReaderLeaves(process.stderr);
   },
-  env: process.env,
+  env: environmentOfPrograms(process.env),
   uid: process.geteuid?.() ?? 0,
   get cwd() {
     return process.cwd();
@@ -28,10 +29,12 @@ const host: Host = {
   },
   async runInteractive(argv, options) {
     const { runInteractive } = await import('../src/cli/shared/interactive.ts');
-    return await runInteractive(argv, process.env, host.onSignal, options?.output);
+    return await runInteractive(argv, host.env, host.onSignal, options?.output);
   },
   async runDaemon() {
     setProcessName('bangerd');
+    // nothing is done by them, so whoever sends them by mistake shall not end all of it
+    for (const signal of ['SIGUSR1', 'SIGUSR2'] as const) host.onSignal(signal, () => {});
     // its log is for people: that Node calls a part of itself an experiment is nothing they could act on
     process.removeAllListeners('warning');
     process.on('warning', ({ name, stack }) => name !== 'ExperimentalWarning' && process.stderr.write(`${stack}\n`));

@@ -12,6 +12,7 @@ const MALLOC_OPTIONS: [option: number, value: number][] = [
   [-8, 2],
 ];
 const SIG_BLOCK = 0;
+const SIG_UNBLOCK = 1;
 const SIG_IGN = 1n;
 const SIGSET_BYTES = 128;
 const MADV_DONTNEED = 4;
@@ -43,6 +44,8 @@ export async function loadLibc(): Promise<Libc | undefined> {
     // one that is sent finds another thread; after a real one this thread would run into it again for ever, because
     // Node's handler returns, but a fault that is blocked ends the process
     c.pthread_sigmask(SIG_BLOCK, signalSet(FAULTS), 0n);
+    // in the executable, where it does not open the debugger, Node keeps it blocked
+    c.pthread_sigmask(SIG_UNBLOCK, signalSet(['SIGUSR1']), 0n);
     return {
       giveBack() {
         c.malloc_trim(0n);

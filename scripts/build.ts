@@ -3,15 +3,17 @@
  * and the licences of everything inside. Run it with the Node that shall be inside: it is the one that is copied.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
-import { createReadStream, createWriteStream, existsSync, rmSync, writeFileSync } from 'node:fs';
+import { createWriteStream, existsSync, rmSync, writeFileSync } from 'node:fs';
 import { copyFile, link, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
+import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { setFlagsFromString } from 'node:v8';
 import { Script } from 'node:vm';
 import { type BuildOptions, build, type Plugin } from 'esbuild';
 import manifest from '../package.json' with { type: 'json' };
+import { hideEnvironment } from './hide-environment.ts';
 import { V8_FLAGS } from './v8-flags.ts';
 
 const ROOT = join(import.meta.dirname, '..');
@@ -26,9 +28,16 @@ for (const flag of V8_FLAGS) setFlagsFromString(flag);
 const NODE_FLAGS = [
   // fcqemu is there once per VM: less room for young objects is 8 MB less memory each while packets pass through it
   '--max-semi-space-size=1',
+  // the signal would open the debugger at a port of 127.0.0.1, whoever runs us
+  '--disable-sigusr1',
+  // otherwise /etc/ssl/openssl.cnf is read, which may name libraries to load
+  '--openssl-config=/dev/null',
   // what follows is argument 0, which whoever starts us chooses: `-banger` in a login, or `--inspect`
   '--',
 ];
+
+/** One write of the executable. */
+const SLICE_BYTES = 64 * 1024;
 
 const COMMON: BuildOptions = {
   absWorkingDir: ROOT,
@@ -175,11 +184,13 @@ async function executable(work: string, node: string, main: Bundle, assets: Reco
     }),
   );
   execFileSync(process.execPath, ['--build-sea', config], { stdio: ['ignore', 'ignore', 'inherit'] });
-  // written again in small pieces: in one large write the kernel caches it in large folios, of which a process then
+  const file = await readFile(output);
+  hideEnvironment(file);
+  // written in small pieces: in one large write the kernel caches it in large folios, of which a process then
   // has every byte mapped that it never touches, 40 MB more resident memory than Node itself
   const pieces = join(DIST, `banger.${process.pid}.new`);
   const second = join(DIST, `fcqemu.${process.pid}.new`);
-  await pipeline(createReadStream(output), createWriteStream(pieces, { mode: 0o755 }));
+  await pipeline(Readable.from(slices(file)), createWriteStream(pieces, { mode: 0o755 }));
   // a link that is no symbolic one keeps its name when somebody asks for its real path
   await link(pieces, second);
   // at once, so that a daemon that runs from it keeps its own file
@@ -187,6 +198,10 @@ async function executable(work: string, node: string, main: Bundle, assets: Reco
   await rename(second, join(DIST, 'fcqemu'));
   const { size } = await stat(join(DIST, 'banger'));
   console.log(`${join(DIST, 'banger')}  ${(size / 1e6).toFixed(1)} MB, also called fcqemu`);
+}
+
+function* slices(file: Buffer): Generator<Buffer> {
+  for (let offset = 0; offset < file.length; offset += SLICE_BYTES) yield file.subarray(offset, offset + SLICE_BYTES);
 }
 
 /** The scripts that bundles are given, by the names under which the program asks for them. */
