@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** The command line and the daemon in one program; here alone is touched what belongs to the process. */
+import { writeSync } from 'node:fs';
 import { main } from '../src/cli/main.ts';
 import type { Host } from '../src/cli/terminal.ts';
 import { environmentOfPrograms } from './environment.ts';
@@ -45,19 +46,49 @@ const host: Host = {
   },
 };
 
-void main(process.argv.slice(2), host).then((status) => {
+let outputLost = false;
+
+void start().then((status) => {
   process.exitCode = status;
   // an input nobody reads any more must not keep us here; what is written must get out first
-  host.stdout.write('', () => host.stderr.write('', () => process.exit()));
+  host.stdout.write('', () => host.stderr.write('', () => process.exit(outputLost ? 1 : status)));
 });
 
-/** `banger ls | head`: who reads our output may leave before we are done, and that is no error. */
-function untilReaderLeaves(output: NodeJS.WriteStream): NodeJS.WriteStream {
-  if (output.listenerCount('error') === 0) {
-    output.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'EPIPE') process.exit(0);
-      throw error;
-    });
+/** Arguments reach this process as text: one that is none has lost bytes on its way, and nothing must be done with it. */
+async function start(): Promise<number> {
+  const argv = process.argv.slice(2);
+  if (argv.some((word) => word.includes('\ufffd'))) {
+    const { unreadableArgument } = await import('../src/cli/shared/raw-arguments.ts');
+    const problem = await unreadableArgument();
+    if (problem !== undefined) {
+      host.stderr.write(problem);
+      return 2;
+    }
   }
+  return await main(argv, host);
+}
+
+/**
+ * `banger ls | head`: who reads our output may leave before we are done, and that is no error. Output that is lost in
+ * another way, on a full disk, is one.
+ */
+function untilReaderLeaves(output: NodeJS.WriteStream): NodeJS.WriteStream {
+  if (output.listenerCount('error') > 0) return output;
+  output.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(0);
+    if (outputLost) return;
+    outputLost = true;
+    const which = output === process.stdout ? 'output' : 'messages';
+    const told = `banger: The ${which} could not be written: ${error.message}. What is there is not complete.\n`;
+    // not through the stream: what failed may be that one
+    if (output === process.stdout) {
+      try {
+        writeSync(2, told);
+      } catch {
+        // the exit status is all that is left
+      }
+    }
+    process.exit(1);
+  });
   return output;
 }

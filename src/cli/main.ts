@@ -8,6 +8,7 @@ import { createPaint } from './output/paint.ts';
 import { parseCommand } from './parse.ts';
 import { findEntry, REGISTRY } from './registry.ts';
 import { inFlags } from './shared/flag-names.ts';
+import { withVmNames } from './shared/vm-names.ts';
 import type { Host } from './terminal.ts';
 
 /** Exit status of a command line that says nothing to do. */
@@ -54,7 +55,8 @@ async function dispatch(argv: readonly string[], host: Host): Promise<number> {
   }
   using ctx = createContext(host, { json: parsed.json, quiet: parsed.quiet, argv, commands: REGISTRY });
   try {
-    await command.execute(ctx, parsed.input);
+    const args = await withVmNames(command, parsed.input.args, host);
+    await command.execute(ctx, { ...parsed.input, args });
   } catch (error) {
     ctx.fail(withHelp(asBangerError(error), typed));
   }

@@ -81,6 +81,25 @@ describe('exec', () => {
     ]);
   });
 
+  it('ends the input of a terminal by its key, at the beginning of a line', async () => {
+    for (const [typed, key] of [
+      ['a\n', '\x04'],
+      ['', '\x04'],
+      ['half a line', '\x04\x04'],
+    ]) {
+      let received = '';
+      await exec(
+        ['-t', 'web', 'cat'],
+        async ({ socket, next }) => {
+          for (let frame = await next(); frame?.type === FRAME.stdin; frame = await next()) received += frame.payload;
+          socket.write(exit(0));
+        },
+        { stdin: Readable.from([Buffer.from(typed ?? '')]) as Input },
+      );
+      assert.equal(received, `${typed}${key}`);
+    }
+  });
+
   it('passes on input to its end, however much it is', async () => {
     const sent = Buffer.alloc(3_000_000, 'abcdefg\n');
     let received = Buffer.alloc(0);

@@ -44,6 +44,43 @@ describe('ssh', () => {
     assert.deepEqual(calls[0]?.slice(-3), ['root@172.30.0.2', 'ls', '-la']);
   });
 
+  it('logs in as whom the user names, in each way of ssh', async () => {
+    const destinationOf = async (words: string) => {
+      const calls: Argv[] = [];
+      await cli(words, script, { program: (argv: Argv) => calls.push(argv) });
+      return calls[0]?.[sshArguments(access('web')).length + 1];
+    };
+    const cases: [string, string][] = [
+      ['ssh app@web', 'app@172.30.0.2'],
+      ['ssh app@WEB.vm.', 'app@172.30.0.2'],
+      ['ssh web -l app', '172.30.0.2'],
+      ['ssh web -vlapp', '172.30.0.2'],
+      ['ssh web -p 22 -o User=app uptime', '172.30.0.2'],
+      ['ssh web -ouser=app', '172.30.0.2'],
+      ['ssh web -i -l uptime', 'root@172.30.0.2'],
+      ['ssh web uptime -l app', 'root@172.30.0.2'],
+      ['ssh web -o UserKnownHostsFile=/dev/null', 'root@172.30.0.2'],
+    ];
+    for (const [words, destination] of cases) assert.equal(await destinationOf(words), destination, words);
+  });
+
+  it('knows a VM by its name in DNS, in any case', async () => {
+    const names: string[] = [];
+    const remember = {
+      sshAccess: ({ params }: { params: { name: string } }) => {
+        names.push(params.name);
+        return access(params.name);
+      },
+    };
+    for (const name of ['WEB', 'web.vm', 'Web.VM.', 'www.web.vm', 'web.lab']) {
+      await cli(`ssh ${name}`, remember, {
+        program: () => 0,
+        env: name === 'web.lab' ? { BANGER_DNS_ZONE: 'lab' } : {},
+      });
+    }
+    assert.deepEqual(names, ['web', 'web', 'web', 'web', 'web']);
+  });
+
   it('says what real ssh understands: strict checking, one key, paths with blanks', { skip: noSsh }, () => {
     const effective = execFileSync('ssh', ['-G', ...sshArguments(access('web')), 'root@172.30.0.2'], {
       encoding: 'utf8',

@@ -14,6 +14,9 @@ const PATIENCE = 3;
 /** The daemon refuses frames over 1 MiB; pipes and terminals deliver far less at once, files may not. */
 const MAX_CHUNK_BYTES = 64 * 1024;
 
+/** After these, or nothing, a terminal is at the beginning of a line. */
+const END_OF_LINE = new Set([undefined, 0x0a, 0x0d]);
+
 export interface ExecOptions {
   /** the command has a terminal, so keys go to it as they are */
   tty: boolean;
@@ -46,7 +49,7 @@ export async function runExec(host: Host, connection: Duplex, options: ExecOptio
     connection.once(event, () => reject(broken('the daemon closed the connection')));
   }
 
-  if (options.input) sendInput(host, connection, cleanup);
+  if (options.input) sendInput(host, connection, cleanup, options.tty);
   else send(FRAME.stdinEnd);
   if (options.tty) followTerminal(host, send, cleanup);
   if (!options.tty || host.stdin.isTTY !== true) forwardSignals(host, send, cleanup, reject);
@@ -79,15 +82,20 @@ export async function runExec(host: Host, connection: Duplex, options: ExecOptio
 type Send = (...frame: Parameters<typeof encodeFrame>) => void;
 
 /** Input goes as fast as the guest takes it: a full connection pauses it. */
-function sendInput({ stdin }: Host, connection: Duplex, cleanup: DisposableStack): void {
+function sendInput({ stdin }: Host, connection: Duplex, cleanup: DisposableStack, tty: boolean): void {
+  let lastByte: number | undefined;
   const onData = (chunk: Buffer) => {
+    lastByte = chunk.at(-1);
     for (let from = 0; from < chunk.length; from += MAX_CHUNK_BYTES) {
       const room = connection.write(encodeFrame(FRAME.stdin, chunk.subarray(from, from + MAX_CHUNK_BYTES)));
       if (!room) stdin.pause();
     }
   };
   const onEnd = () => {
-    if (connection.writable) connection.write(encodeFrame(FRAME.stdinEnd));
+    if (!connection.writable) return;
+    // a terminal knows no end of input but this key, which must come at the beginning of a line
+    if (tty) connection.write(encodeFrame(FRAME.stdin, Buffer.from(END_OF_LINE.has(lastByte) ? '\x04' : '\x04\x04')));
+    connection.write(encodeFrame(FRAME.stdinEnd));
   };
   const onDrain = () => stdin.resume();
   stdin.on('data', onData).once('end', onEnd).once('error', onEnd);

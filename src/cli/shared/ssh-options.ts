@@ -39,3 +39,20 @@ function quoted(value: string): string {
   const literal = value.replaceAll('%', '%%');
   return /[\s"#]/.test(literal) ? `"${literal.replaceAll('"', '\\"')}"` : literal;
 }
+
+/** Options of ssh(1) that take a value, which may be the next word. */
+const SSH_VALUE_OPTIONS = 'BbcDEeFIiJLlmOoPpQRSWw';
+
+/** Whether options for ssh name a user; the first word that is no option begins the command. */
+export function namesUser(words: readonly string[]): boolean {
+  for (let at = 0; at < words.length; at++) {
+    const word = words[at] ?? '';
+    if (!/^-[^-]/.test(word)) return false;
+    const position = [...word].findIndex((letter, index) => index > 0 && SSH_VALUE_OPTIONS.includes(letter));
+    if (position < 0) continue;
+    const value = word.slice(position + 1) || (words[++at] ?? '');
+    if (word[position] === 'l') return true;
+    if (word[position] === 'o' && /^\s*user\s*[=\s]/i.test(value)) return true;
+  }
+  return false;
+}

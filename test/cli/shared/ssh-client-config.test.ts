@@ -3,7 +3,7 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
-import { vmOfName } from '../../../src/cli/commands/vm/ssh-proxy.ts';
+import { vmOfName } from '../../../src/cli/shared/vm-names.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 import { cli } from '../cli.ts';
 
@@ -104,7 +104,7 @@ describe('ssh-proxy', () => {
     });
     const { status, stderr, stdout } = await cli('ssh-proxy web.vm --zone vm', { sshAccess });
     assert.deepEqual([status, stdout], [1, '']);
-    assert.match(stderr, /^banger: web\.vm cannot be reached on 127\.0\.0\.1 port 1: .*ECONNREFUSED/);
+    assert.match(stderr, /^banger: web cannot be reached on 127\.0\.0\.1 port 1: .*ECONNREFUSED/);
     assert.match(stderr, /try: .*banger logs web/);
   });
 });

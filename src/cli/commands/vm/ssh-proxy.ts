@@ -5,6 +5,7 @@ import { pipeline } from 'node:stream/promises';
 import { loadConfig } from '../../../config/load.ts';
 import { BangerError, messageOf } from '../../../errors.ts';
 import { defineCommand } from '../../command.ts';
+import { vmOfName } from '../../shared/vm-names.ts';
 import type { Host } from '../../terminal.ts';
 
 /** A guest on this host answers in milliseconds, an emulated one under load in seconds. */
@@ -26,13 +27,6 @@ export default defineCommand({
     await carry(ctx.host, access.address, access.port, args.name);
   },
 });
-
-/** Every name below a VM's is that VM, as in DNS. */
-export function vmOfName(name: string, zone: string): string {
-  const lower = name.toLowerCase().replace(/\.$/, '');
-  const suffix = `.${zone}`;
-  return lower.endsWith(suffix) ? (lower.slice(0, -suffix.length).split('.').at(-1) ?? '') : lower;
-}
 
 async function carry(host: Host, address: string, port: number, name: string): Promise<void> {
   const socket = connect({ host: address, port, noDelay: true, allowHalfOpen: true });

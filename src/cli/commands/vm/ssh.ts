@@ -2,26 +2,31 @@
 import { loadConfig } from '../../../config/load.ts';
 import { defineCommand } from '../../command.ts';
 import { withoutSeparator } from '../../shared/pass-through.ts';
-import { sshArguments } from '../../shared/ssh-options.ts';
+import { namesUser, sshArguments } from '../../shared/ssh-options.ts';
 
 export default defineCommand({
   positionals: ['name', '[words...]'],
   completes: { name: ['vm'] },
   passThrough: true,
   data: false,
-  description: 'Options and a command for ssh itself may follow the name. The exit status is that of ssh.',
-  examples: ['ssh web', 'ssh web uptime', 'ssh web -L 8080:localhost:80'],
-  async run(ctx, { args: { name, words } }) {
+  description:
+    'Options and a command for ssh itself may follow the name. The exit status is that of ssh. The user is root unless\n' +
+    "another one is named, as USER@NAME or by -l; banger's key opens root alone, others need keys of their own (-i).",
+  examples: ['ssh web', 'ssh web uptime', 'ssh web -L 8080:localhost:80', 'ssh app@web -i ~/.ssh/id_ed25519'],
+  async run(ctx, { args: { name: destination, words } }) {
+    const [, user, name = destination] = /^(.*)@([^@]*)$/s.exec(destination) ?? [];
     const [access, { config }] = await Promise.all([
       ctx.api.call('sshAccess', { params: { name } }),
       loadConfig({ env: ctx.host.env, uid: ctx.host.uid }),
     ]);
-    const destination = `${access.user}@${access.address}`;
+    const given = withoutSeparator(words);
+    // the first user ssh hears of counts, so ours is named when there is no other
+    const named = user ?? (namesUser(given) ? undefined : access.user);
     ctx.status = await ctx.host.runInteractive([
       config.programs.ssh,
       ...sshArguments(access),
-      destination,
-      ...withoutSeparator(words),
+      named === undefined ? access.address : `${named}@${access.address}`,
+      ...given,
     ]);
   },
 });
