@@ -2,7 +2,7 @@
 import type { Duplex, Readable } from 'node:stream';
 import type { ExecRequest, Problem } from '../api/schemas.ts';
 import { BangerError, isErrorCode, messageOf, systemCode } from '../errors.ts';
-import { plainRequest } from './plain-http.ts';
+import { plainRequest } from '../system/short-http.ts';
 import { type Answer, type CallArgs, type JsonRoute, ROUTES, type StreamRoute } from './routes.ts';
 
 /** Header in which the daemon names its version in every answer. */
@@ -48,7 +48,7 @@ export function createClient(options: ClientOptions): Client {
 
     async stream(route, args) {
       // most commands do without it, and it takes a while to load
-      const { openUnixRequest } = await import('../system/unix-http.ts');
+      const { openUnixRequest } = await import('./open-stream.ts');
       const response = await reach(() => openUnixRequest(requestOf(route, args)));
       noteVersion(response.headers[VERSION_HEADER]);
       const status = response.statusCode ?? 0;
@@ -57,7 +57,7 @@ export function createClient(options: ClientOptions): Client {
     },
 
     async exec(name, request, signal) {
-      const { openUpgrade } = await import('./unix-http.ts');
+      const { openUpgrade } = await import('../system/json-lines.ts');
       const [method, url] = ROUTES.exec;
       const answer = await reach(() =>
         openUpgrade({

@@ -1,7 +1,7 @@
 /** Client for one VMM's API socket: requests one at a time, errors as BangerErrors. */
 import { createConnection } from 'node:net';
+import { singleConnectionAgent, type UnixAnswer, unixRequest } from '../client/open-stream.ts';
 import { BangerError, messageOf } from '../errors.ts';
-import { singleConnectionAgent, type UnixAnswer, unixRequest } from '../system/unix-http.ts';
 import type { InstanceInfo } from './api-types.ts';
 import { describeInstance, type VmmRequest } from './requests.ts';
 

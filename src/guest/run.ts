@@ -3,7 +3,7 @@ import { Readable } from 'node:stream';
 import { finished, pipeline } from 'node:stream/promises';
 import type { ClientChannel } from 'ssh2';
 import { throwIfCancelled } from '../system/abort.ts';
-import { createLineSplitter } from './lines.ts';
+import { createLineSplitter } from './line-splitter.ts';
 import { exitOf, type SshConnection } from './ssh.ts';
 
 export interface GuestRunOptions {

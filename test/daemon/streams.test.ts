@@ -7,7 +7,7 @@ import { pino } from 'pino';
 import { contract } from '../../src/api/contract.ts';
 import type { Event, StatsFrame } from '../../src/api/schemas.ts';
 import { type Client, createClient } from '../../src/client/client.ts';
-import { readLines } from '../../src/client/lines.ts';
+import { readLines } from '../../src/client/watch.ts';
 import { createEvents, type Events } from '../../src/control/events.ts';
 import type { Host } from '../../src/control/host.ts';
 import { createOperations, type Operations } from '../../src/control/operations.ts';

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { after, before, describe, it } from 'node:test';
 import { createClient } from '../../src/client/client.ts';
-import { followOperation } from '../../src/client/events.ts';
+import { followOperation } from '../../src/client/follow-operation.ts';
 import { asBangerError } from '../../src/errors.ts';
 import { findVmm } from '../../src/firecracker/launch.ts';
 import { hostSkip, TestHost, until } from '../support/host.ts';

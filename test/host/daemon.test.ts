@@ -5,7 +5,7 @@ import { connect } from 'node:net';
 import { dirname } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { contract } from '../../src/api/contract.ts';
-import { unixRequest } from '../../src/system/unix-http.ts';
+import { unixRequest } from '../../src/client/open-stream.ts';
 import { daemonSkip, TestHost, until } from '../support/host.ts';
 
 const LIMIT = { timeout: 60_000 };

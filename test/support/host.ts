@@ -12,7 +12,7 @@ import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { DaemonStatus, OperationEvent, Vm, VmDetail } from '../../src/api/schemas.ts';
 import { type Client, createClient } from '../../src/client/client.ts';
-import { followOperation } from '../../src/client/events.ts';
+import { followOperation } from '../../src/client/follow-operation.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
 

@@ -1,7 +1,7 @@
 /** Long actions from the client's side: shown while they run, undone on Ctrl-C, judged when they end. */
 import type { Operation } from '../../api/schemas.ts';
 import { errorOfProblem } from '../../client/client.ts';
-import { followOperation } from '../../client/events.ts';
+import { followOperation } from '../../client/follow-operation.ts';
 import { asBangerError, BangerError } from '../../errors.ts';
 import { commandLine } from '../../system/runner.ts';
 import type { Context } from '../context.ts';

@@ -1,6 +1,6 @@
 /** `banger events`: what happened lately to VMs and operations, and what happens. */
 import type { Event } from '../../../api/schemas.ts';
-import { readLines } from '../../../client/lines.ts';
+import { readLines } from '../../../client/watch.ts';
 import { formatDuration } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import type { Paint } from '../../output/paint.ts';

@@ -1,5 +1,5 @@
 /** `banger stats`: what VMs use, once or again and again. */
-import { readLines } from '../../../client/lines.ts';
+import { readLines } from '../../../client/watch.ts';
 import { BangerError } from '../../../errors.ts';
 import { formatDuration } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';

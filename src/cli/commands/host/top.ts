@@ -1,5 +1,5 @@
 /** `banger top`: what VMs use, on the whole screen, in the order one likes. */
-import { readLines } from '../../../client/lines.ts';
+import { readLines } from '../../../client/watch.ts';
 import { BangerError } from '../../../errors.ts';
 import { defineCommand } from '../../command.ts';
 

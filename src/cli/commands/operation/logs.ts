@@ -1,6 +1,6 @@
 /** `banger operation logs`: what a long action has said, and with --follow what it says until it ends. */
 import type { OperationEvent } from '../../../api/schemas.ts';
-import { readJsonLines } from '../../../client/unix-http.ts';
+import { readJsonLines } from '../../../system/json-lines.ts';
 import { defineCommand } from '../../command.ts';
 
 export default defineCommand({

@@ -1,7 +1,7 @@
 /** Output of guests, cut into lines. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { createLineSplitter } from '../../src/guest/lines.ts';
+import { createLineSplitter } from '../../src/guest/line-splitter.ts';
 
 function split(...chunks: (string | Buffer)[]): string[] {
   const lines: string[] = [];

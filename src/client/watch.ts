@@ -1,9 +1,9 @@
 /** Answers that go on: what VMs use and what happens, value by value for as long as somebody reads. */
 import type { Event, StatsFrame } from '../api/schemas.ts';
 import { BangerError } from '../errors.ts';
+import { readJsonLines } from '../system/json-lines.ts';
 import type { Client } from './client.ts';
 import type { CallArgs } from './routes.ts';
-import { readJsonLines } from './unix-http.ts';
 
 /** What each streamed route sends, a value a line. */
 interface Lines {

@@ -1,8 +1,8 @@
 /** Following an operation from its beginning to its end. */
 import type { Operation, OperationEvent } from '../api/schemas.ts';
 import { BangerError } from '../errors.ts';
+import { readJsonLines } from '../system/json-lines.ts';
 import type { Client } from './client.ts';
-import { readJsonLines } from './unix-http.ts';
 
 /**
  * Reads an operation's events, also those before this call, until it is done.

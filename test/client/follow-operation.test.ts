@@ -4,8 +4,8 @@ import { Readable } from 'node:stream';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { createClient } from '../../src/client/client.ts';
-import { followOperation } from '../../src/client/events.ts';
-import { readJsonLines } from '../../src/client/unix-http.ts';
+import { followOperation } from '../../src/client/follow-operation.ts';
+import { readJsonLines } from '../../src/system/json-lines.ts';
 import { fakeDaemon } from './fake-daemon.ts';
 
 async function values(chunks: (string | Buffer)[]): Promise<unknown[]> {

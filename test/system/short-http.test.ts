@@ -4,7 +4,7 @@ import { createServer } from 'node:http';
 import { createServer as createPlainServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
-import { plainRequest } from '../../src/client/plain-http.ts';
+import { plainRequest } from '../../src/system/short-http.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
 describe('plainRequest', () => {
