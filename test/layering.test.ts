@@ -112,6 +112,11 @@ describe('layers', () => {
     assert.deepEqual(wrong, []);
   });
 
+  it('the C library has one door', () => {
+    const doors = sources('src').filter((file) => importsOf(file).includes('node:ffi'));
+    assert.deepEqual(doors, ['src/system/libc.ts']);
+  });
+
   it('no program is started through a shell', () => {
     const shell = /\bshell:\s*(true|['"])|(?<![.\w])exec(Sync)?\(\s*[`'"]|['"](\/bin\/)?(ba)?sh['"]\s*,\s*\[?['"]-c/;
     const wrong = [...sources('src'), ...sources('fcqemu')].filter((file) =>

@@ -2,7 +2,7 @@
 import type { Duplex, Readable } from 'node:stream';
 import type { ExecRequest, Problem } from '../api/schemas.ts';
 import { BangerError, isErrorCode, messageOf, systemCode } from '../errors.ts';
-import { plainRequest } from '../system/short-http.ts';
+import { ask, askUpgrade, type HttpQuestion } from '../system/short-http.ts';
 import { type Answer, type CallArgs, type JsonRoute, ROUTES, type StreamRoute } from './routes.ts';
 
 /** Header in which the daemon names its version in every answer. */
@@ -39,7 +39,7 @@ interface LooseArgs {
 export function createClient(options: ClientOptions): Client {
   return {
     async call<K extends JsonRoute>(route: K, args: CallArgs<K>): Promise<Answer<K>> {
-      const { status, headers, text } = await reach(() => plainRequest(requestOf(route, args)));
+      const { status, headers, text } = await reach(() => ask(options.socketPath, questionOf(route, args)));
       noteVersion(headers.get(VERSION_HEADER));
       if (status < 200 || status > 299) throw problemError(status, text);
       // the daemon's serializer wrote it by the same contract that types it here
@@ -48,8 +48,8 @@ export function createClient(options: ClientOptions): Client {
 
     async stream(route, args) {
       // most commands do without it, and it takes a while to load
-      const { openUnixRequest } = await import('./open-stream.ts');
-      const response = await reach(() => openUnixRequest(requestOf(route, args)));
+      const { openStream } = await import('./open-stream.ts');
+      const response = await reach(() => openStream({ socketPath: options.socketPath, ...questionOf(route, args) }));
       noteVersion(response.headers[VERSION_HEADER]);
       const status = response.statusCode ?? 0;
       if (status < 200 || status > 299) throw problemError(status, await readAll(response));
@@ -57,33 +57,18 @@ export function createClient(options: ClientOptions): Client {
     },
 
     async exec(name, request, signal) {
-      const { openUpgrade } = await import('../system/json-lines.ts');
-      const [method, url] = ROUTES.exec;
-      const answer = await reach(() =>
-        openUpgrade({
-          socketPath: options.socketPath,
-          method,
-          path: fillUrl(url, { params: { name } }),
-          protocol: 'banger-exec',
-          ...(signal ? { signal } : {}),
-        }),
-      );
-      noteVersion(answer.response.headers[VERSION_HEADER]);
-      if (!answer.socket) throw problemError(answer.response.statusCode ?? 0, await readAll(answer.response));
-      answer.socket.write(`${JSON.stringify(request)}\n`);
-      return answer.socket;
+      const question = questionOf('exec', { params: { name }, signal });
+      const { stream, ...answer } = await reach(() => askUpgrade(options.socketPath, question, 'banger-exec'));
+      noteVersion(answer.headers.get(VERSION_HEADER));
+      if (!stream) throw problemError(answer.status, answer.text);
+      stream.write(`${JSON.stringify(request)}\n`);
+      return stream;
     },
   };
 
-  function requestOf(route: JsonRoute | StreamRoute, args: LooseArgs) {
+  function questionOf(route: JsonRoute | StreamRoute, args: LooseArgs): HttpQuestion {
     const [method, url] = ROUTES[route];
-    return {
-      socketPath: options.socketPath,
-      method,
-      path: fillUrl(url, args),
-      ...(args.body === undefined ? {} : { body: args.body }),
-      ...(args.signal ? { signal: args.signal } : {}),
-    };
+    return { method, path: fillUrl(url, args), body: args.body, signal: args.signal };
   }
 
   async function reach<T>(dial: () => Promise<T>): Promise<T> {

@@ -5,6 +5,7 @@
  */
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
+import { loadLibc } from '../system/libc.ts';
 
 /** Long enough that one start after another is not held up by collections between them. */
 const QUIET_MS = 5000;
@@ -34,12 +35,8 @@ function collectGarbage(): void {
   void trimHeap();
 }
 
-/** By `node:ffi`, an experiment of Node's, see docs/decisions/0045: where it is missing, 20 MB more stay. */
+/** Where the C library cannot be called, 20 MB more stay. */
 async function trimHeap(): Promise<void> {
-  try {
-    const { dlopen } = await import('node:ffi');
-    dlopen(null, { malloc_trim: { arguments: ['uint64'], return: 'int32' } }).functions.malloc_trim(0n);
-  } catch {
-    // no such module, or a C library without it
-  }
+  const libc = await loadLibc({ malloc_trim: { arguments: ['uint64'], return: 'int32' } });
+  libc?.malloc_trim(0n);
 }

@@ -1,7 +1,7 @@
 /** Client for one VMM's API socket: requests one at a time, errors as BangerErrors. */
 import { createConnection } from 'node:net';
-import { singleConnectionAgent, type UnixAnswer, unixRequest } from '../client/open-stream.ts';
-import { BangerError, messageOf } from '../errors.ts';
+import { BangerError, messageOf, systemCode } from '../errors.ts';
+import { type HttpAnswer, type HttpConnection, openConnection } from '../system/short-http.ts';
 import type { InstanceInfo } from './api-types.ts';
 import { describeInstance, type VmmRequest } from './requests.ts';
 
@@ -17,9 +17,9 @@ export interface VmmApi extends AsyncDisposable {
 }
 
 export function connectVmm(socketPath: string): VmmApi {
-  const agent = singleConnectionAgent();
+  const connection = openConnection(socketPath);
   const send = async (request: VmmRequest, timeoutMs = CALL_TIMEOUT_MS): Promise<unknown> => {
-    const answer = await exchange(socketPath, request, agent, timeoutMs);
+    const answer = await exchange(connection, request, timeoutMs);
     if (answer.status >= 400) {
       throw new BangerError(
         'vmm_failed',
@@ -34,59 +34,27 @@ export function connectVmm(socketPath: string): VmmApi {
   return {
     send,
     async [Symbol.asyncDispose]() {
-      agent.destroy();
+      connection[Symbol.dispose]();
     },
   };
 }
 
 /**
- * Asks a VMM on a connection of its own who it is, which shows whether it works. Every running one is asked again and
- * again, so this costs a tenth of what Node's HTTP client takes.
+ * Asks a VMM on a connection of its own who it is, which shows whether it works.
  * @returns `silent` when it has not answered within `limitMs`
  * @throws BangerError `vmm_failed` when there is none, or its answer is none
  */
-export function describeVmm(socketPath: string, limitMs: number): Promise<InstanceInfo | 'silent'> {
-  const { method, path } = describeInstance();
-  const { promise, resolve, reject } = Promise.withResolvers<InstanceInfo | 'silent'>();
-  const fail = (reason: string, cause?: unknown) =>
-    reject(new BangerError('vmm_failed', `The VMM did not answer ${method} ${path}: ${reason}`, { cause }));
-  const connection = createConnection(socketPath);
-  const timer = setTimeout(() => resolve('silent'), limitMs).unref();
-  let text = '';
-  connection.setEncoding('utf8');
-  connection.on('data', (chunk: string) => {
-    text += chunk;
-    try {
-      const body = wholeBody(text);
-      if (body !== undefined) resolve(JSON.parse(body) as InstanceInfo);
-    } catch (error) {
-      fail(messageOf(error), error);
-    }
-  });
-  connection.once('error', (error) => fail(messageOf(error), error));
-  connection.once('end', () => fail('it closed the connection'));
-  connection.write(`${method} ${path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n`);
-  return promise.finally(() => {
-    clearTimeout(timer);
-    connection.destroy();
-  });
-}
-
-/** No answer that says who a VMM is comes near. */
-const MAX_ANSWER_LENGTH = 64 * 1024;
-
-/**
- * Body of an answer that is there as a whole; its text is ASCII, as ids are.
- * @throws Error when it is another answer than was asked for
- */
-function wholeBody(text: string): string | undefined {
-  if (text.length > MAX_ANSWER_LENGTH) throw new Error('it says too much');
-  const end = text.indexOf('\r\n\r\n');
-  if (end < 0) return undefined;
-  if (!/^HTTP\/1\.1 200\b/.test(text)) throw new Error(`it says ${text.slice(0, text.indexOf('\r\n'))}`);
-  const length = Number(/^content-length: *(\d+)/im.exec(text)?.[1]);
-  if (!(length > 0)) throw new Error('its answer has no length');
-  return text.length >= end + 4 + length ? text.slice(end + 4, end + 4 + length) : undefined;
+export async function describeVmm(socketPath: string, limitMs: number): Promise<InstanceInfo | 'silent'> {
+  const request = describeInstance();
+  using connection = openConnection(socketPath);
+  try {
+    const { status, text } = await connection.ask({ ...request, timeoutMs: limitMs });
+    if (status !== 200) throw new Error(`it says ${status}`);
+    return JSON.parse(text) as InstanceInfo;
+  } catch (error) {
+    if (systemCode(error) === 'ETIMEDOUT') return 'silent';
+    throw noAnswer(request, error);
+  }
 }
 
 /**
@@ -111,32 +79,23 @@ export function watchVmm(socketPath: string, onEnd: () => void): () => void {
   };
 }
 
-async function exchange(
-  socketPath: string,
-  request: VmmRequest,
-  agent: UnixRequestAgent,
-  timeoutMs: number,
-): Promise<UnixAnswer> {
+async function exchange(connection: HttpConnection, request: VmmRequest, timeoutMs: number): Promise<HttpAnswer> {
   try {
-    return await unixRequest({ socketPath, ...request, agent, timeoutMs });
+    return await connection.ask({ ...request, timeoutMs });
   } catch (error) {
-    throw new BangerError(
-      'vmm_failed',
-      `The VMM did not answer ${request.method} ${request.path}: ${messageOf(error)}`,
-      {
-        cause: error,
-      },
-    );
+    throw noAnswer(request, error);
   }
 }
 
-type UnixRequestAgent = ReturnType<typeof singleConnectionAgent>;
+function noAnswer({ method, path }: VmmRequest, cause: unknown): BangerError {
+  return new BangerError('vmm_failed', `The VMM did not answer ${method} ${path}: ${messageOf(cause)}`, { cause });
+}
 
 /**
  * API errors are `{"fault_message": …}`; transport errors are `{ "error": "…" }` with a raw newline inside the
  * string, which no JSON parser takes.
  */
-export function faultMessage(answer: Pick<UnixAnswer, 'status' | 'text'>): string {
+export function faultMessage(answer: Pick<HttpAnswer, 'status' | 'text'>): string {
   const match = /"(?:fault_message|error)"\s*:\s*"([\s\S]*)"\s*\}/.exec(answer.text);
   const raw = match?.[1];
   if (raw === undefined) return `status ${answer.status}${answer.text ? `: ${answer.text.trim().slice(0, 500)}` : ''}`;

@@ -1,4 +1,5 @@
 /** Where a sparse file holds data: the file system knows (lseek(2), `SEEK_DATA`), so that holes need not be read. */
+import { loadLibc } from '../system/libc.ts';
 
 /** `SEEK_DATA` and `SEEK_HOLE` of Linux' unistd.h. */
 const SEEK_DATA = 3;
@@ -16,21 +17,12 @@ export interface DataRange {
 /** lseek of the C library; -1 for any failure. */
 export type Seek = (fd: number, offset: bigint, whence: number) => bigint;
 
-let loading: Promise<Seek | undefined> | undefined;
+let loading: Promise<{ lseek: Seek } | undefined> | undefined;
 
-/** By `node:ffi`, an experiment of Node's, see docs/decisions/0045. @returns undefined where it is missing */
+/** @returns undefined where the C library cannot be called */
 export async function loadSeek(): Promise<Seek | undefined> {
-  loading ??= load();
-  return await loading;
-}
-
-async function load(): Promise<Seek | undefined> {
-  try {
-    const { dlopen } = await import('node:ffi');
-    return dlopen(null, { lseek: { arguments: ['int32', 'int64', 'int32'], return: 'int64' } }).functions.lseek;
-  } catch {
-    return undefined; // no such module, or another one than the one this was written for
-  }
+  loading ??= loadLibc({ lseek: { arguments: ['int32', 'int64', 'int32'], return: 'int64' } });
+  return (await loading)?.lseek;
 }
 
 /**

@@ -1,44 +1,8 @@
-/** What the daemon's API needs of HTTP beyond plain requests: lines of JSON as they come, and upgrades. */
-import { request as httpRequest, type IncomingMessage } from 'node:http';
-import { connect } from 'node:net';
-import type { Duplex, Readable } from 'node:stream';
+/** One JSON value a line, as long answers of the daemon are sent (application/x-ndjson). */
+import { once } from 'node:events';
+import type { Readable, Writable } from 'node:stream';
 
-export interface UpgradeRequest {
-  socketPath: string;
-  method: string;
-  path: string;
-  /** protocol to change to, for the `Upgrade` header */
-  protocol: string;
-  signal?: AbortSignal;
-}
-
-/** A changed protocol, or the ordinary answer that refuses it. */
-export type UpgradeAnswer =
-  | { socket: Duplex; response: IncomingMessage }
-  | { socket?: undefined; response: IncomingMessage };
-
-/** Asks for another protocol on the connection; rejects with Node's own error when the socket does not answer. */
-export function openUpgrade(options: UpgradeRequest): Promise<UpgradeAnswer> {
-  const { promise, resolve, reject } = Promise.withResolvers<UpgradeAnswer>();
-  const request = httpRequest({
-    socketPath: options.socketPath,
-    method: options.method,
-    path: options.path,
-    createConnection: () => connect(options.socketPath),
-    headers: { Connection: 'Upgrade', Upgrade: options.protocol },
-    ...(options.signal ? { signal: options.signal } : {}),
-  });
-  request.once('upgrade', (response, socket, head) => {
-    if (head.length > 0) socket.unshift(head);
-    resolve({ socket, response });
-  });
-  request.once('response', (response) => resolve({ response }));
-  request.once('error', reject);
-  request.end();
-  return promise;
-}
-
-/** The JSON values of an NDJSON stream, one a line; throws a SyntaxError for a line that is none. */
+/** Throws a SyntaxError for a line that is no JSON. */
 export async function* readJsonLines(stream: Readable): AsyncGenerator<unknown> {
   // Buffers, not strings: a chunk may end inside a character
   let pending: Buffer[] = [];
@@ -54,4 +18,19 @@ export async function* readJsonLines(stream: Readable): AsyncGenerator<unknown> 
   }
   const rest = Buffer.concat(pending).toString('utf8');
   if (rest.trim() !== '') yield JSON.parse(rest);
+}
+
+/** Writes values as they come, no faster than they are read; ends with the values or when the reader is gone. */
+export async function writeJsonLines(
+  stream: Writable,
+  values: AsyncIterable<unknown>,
+  readerGone: AbortSignal,
+): Promise<void> {
+  for await (const value of values) {
+    if (!stream.write(`${JSON.stringify(value)}\n`)) {
+      await once(stream, 'drain', { signal: readerGone }).catch(() => {});
+    }
+    if (readerGone.aborted) break;
+  }
+  stream.end();
 }

@@ -1,9 +1,10 @@
 /**
  * What the kernel tells everybody about its network, read by asking whether something came: no program that waits for
- * it, so nothing that could stay behind. Node has no such sockets; the C library has, by `node:ffi` (see
+ * it, so nothing that could stay behind. Node has no such sockets; the C library has (see
  * docs/decisions/0047). Where that is missing nothing is heard, and callers look for themselves.
  */
 import { closeSync } from 'node:fs';
+import { type Functions, loadLibc } from './libc.ts';
 
 /** Families of linux/netlink.h. */
 export const NETLINK_ROUTE = 0;
@@ -33,12 +34,14 @@ const DATAGRAM_BYTES = 64 * 1024;
 /** Datagrams read in one go: who sends faster than they are read must not hold this process. */
 const DRAIN_LIMIT = 4096;
 
-interface Calls {
-  socket(domain: number, type: number, protocol: number): number;
-  bind(fd: number, address: Buffer, bytes: number): number;
-  recv(fd: number, buffer: Buffer, bytes: bigint, flags: number): number | bigint;
-  getsockopt(fd: number, level: number, option: number, value: Buffer, bytes: Buffer): number;
-}
+const SIGNATURES = {
+  socket: { arguments: ['int32', 'int32', 'int32'], return: 'int32' },
+  bind: { arguments: ['int32', 'buffer', 'uint32'], return: 'int32' },
+  recv: { arguments: ['int32', 'buffer', 'uint64', 'int32'], return: 'int64' },
+  getsockopt: { arguments: ['int32', 'int32', 'int32', 'buffer', 'buffer'], return: 'int32' },
+} as const;
+
+type Calls = Functions<typeof SIGNATURES>;
 
 let calls: Promise<Calls | undefined> | undefined;
 
@@ -48,7 +51,7 @@ let calls: Promise<Calls | undefined> | undefined;
  * @returns undefined where that cannot be had: without the right to (netfilter's are root's alone), or without ffi
  */
 export async function subscribeNetlink(family: number, groups: number): Promise<NetlinkSubscription | undefined> {
-  calls ??= loadCalls();
+  calls ??= loadLibc(SIGNATURES);
   const c = await calls;
   if (!c) return undefined;
   const fd = c.socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, family);
@@ -91,19 +94,4 @@ function subscription(c: Calls, fd: number): NetlinkSubscription {
       open = false;
     },
   };
-}
-
-async function loadCalls(): Promise<Calls | undefined> {
-  try {
-    const { dlopen } = await import('node:ffi');
-    const { functions } = dlopen(null, {
-      socket: { arguments: ['int32', 'int32', 'int32'], return: 'int32' },
-      bind: { arguments: ['int32', 'buffer', 'uint32'], return: 'int32' },
-      recv: { arguments: ['int32', 'buffer', 'uint64', 'int32'], return: 'int64' },
-      getsockopt: { arguments: ['int32', 'int32', 'int32', 'buffer', 'buffer'], return: 'int32' },
-    });
-    return functions as unknown as Calls;
-  } catch {
-    return undefined; // no such module, or a C library without these
-  }
 }

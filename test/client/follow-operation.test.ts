@@ -1,29 +1,10 @@
 import assert from 'node:assert/strict';
 import type { ServerResponse } from 'node:http';
-import { Readable } from 'node:stream';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { createClient } from '../../src/client/client.ts';
 import { followOperation } from '../../src/client/follow-operation.ts';
-import { readJsonLines } from '../../src/system/json-lines.ts';
 import { fakeDaemon } from './fake-daemon.ts';
-
-async function values(chunks: (string | Buffer)[]): Promise<unknown[]> {
-  return await Array.fromAsync(readJsonLines(Readable.from(chunks.map((chunk) => Buffer.from(chunk)))));
-}
-
-describe('lines of JSON', () => {
-  it('are read however the stream is cut', async () => {
-    const bytes = Buffer.from('{"a":"ä"}\n\n{"b":2}\n3');
-    for (let cut = 1; cut < bytes.length; cut++) {
-      assert.deepEqual(await values([bytes.subarray(0, cut), bytes.subarray(cut)]), [{ a: 'ä' }, { b: 2 }, 3]);
-    }
-  });
-
-  it('fail on a line that is no JSON', async () => {
-    await assert.rejects(values(['{"a":1}\n{oops\n']), SyntaxError);
-  });
-});
 
 describe('following an operation', () => {
   const step = { type: 'step', step: 'clone', label: 'cloning root disk', atMs: 1 };

@@ -5,7 +5,7 @@ import { connect } from 'node:net';
 import { dirname } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { contract } from '../../src/api/contract.ts';
-import { unixRequest } from '../../src/client/open-stream.ts';
+import { ask as askDaemon } from '../../src/system/short-http.ts';
 import { daemonSkip, TestHost, until } from '../support/host.ts';
 
 const LIMIT = { timeout: 60_000 };
@@ -82,7 +82,7 @@ describe('bangerd', { skip: daemonSkip() }, () => {
   it('answers nonsense with a problem, and goes on', LIMIT, async () => {
     await host.daemon();
     const ask = async (method: string, path: string, body?: unknown) => {
-      const { status, text } = await unixRequest({ socketPath: host.socket, method, path, body, timeoutMs: 5000 });
+      const { status, text } = await askDaemon(host.socket, { method, path, body, timeoutMs: 5000 });
       return { status, problem: JSON.parse(text) as { code: string; message: string } };
     };
     const cases: [Awaited<ReturnType<typeof ask>>, number, string][] = [
@@ -113,7 +113,7 @@ describe('bangerd', { skip: daemonSkip() }, () => {
   });
 
   it('describes every route it has', LIMIT, async () => {
-    const { status, text } = await unixRequest({ socketPath: host.socket, method: 'GET', path: '/v1/openapi.json' });
+    const { status, text } = await askDaemon(host.socket, { method: 'GET', path: '/v1/openapi.json' });
     assert.equal(status, 200);
     const document = JSON.parse(text) as { openapi: string; paths: Record<string, Record<string, object>> };
     assert.match(document.openapi, /^3\.1/);

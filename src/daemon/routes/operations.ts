@@ -1,7 +1,7 @@
 /** Handlers for operations. */
 import type { Host } from '../../control/host.ts';
-import { sendLines } from '../ndjson.ts';
 import type { Handlers } from '../server.ts';
+import { replyJsonLines } from '../streamed-reply.ts';
 
 type OperationHandlers = Pick<Handlers, 'listOperations' | 'showOperation' | 'operationEvents' | 'cancelOperation'>;
 
@@ -11,7 +11,7 @@ export function operationHandlers({ operations }: Host): OperationHandlers {
     showOperation: async ({ params }) => operations.get(params.id),
     operationEvents: async ({ params, query, reply, signal }) => {
       operations.get(params.id);
-      await sendLines(reply, operations.events(params.id, signal, query.follow ?? true), signal);
+      await replyJsonLines(reply, operations.events(params.id, signal, query.follow ?? true), signal);
     },
     cancelOperation: async ({ params }) => operations.cancel(params.id),
   };

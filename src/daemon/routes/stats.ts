@@ -7,8 +7,8 @@ import type { VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { sleep } from '../../system/abort.ts';
 import type { Metrics } from '../metrics.ts';
-import { sendLines } from '../ndjson.ts';
 import type { Handlers } from '../server.ts';
+import { replyJsonLines } from '../streamed-reply.ts';
 
 type StatsHandlers = Pick<Handlers, 'listStats' | 'watchStats' | 'listPorts' | 'metrics'>;
 
@@ -20,7 +20,11 @@ export function statsHandlers(host: Host, sampler: StatsSampler, metrics: Metric
     listStats: async ({ query, signal }) => await sampler.sample(select(host, query.names), signal),
     watchStats: async ({ query, reply, signal }) => {
       const chosen = query.names === undefined ? undefined : new Set(select(host, query.names).map(({ id }) => id));
-      await sendLines(reply, watch(host, sampler, chosen, query.intervalMs ?? DEFAULT_INTERVAL_MS, signal), signal);
+      await replyJsonLines(
+        reply,
+        watch(host, sampler, chosen, query.intervalMs ?? DEFAULT_INTERVAL_MS, signal),
+        signal,
+      );
     },
     listPorts: async ({ params }) => await listVmPorts(host, host.stores.vms.get(params.name)),
     metrics: async ({ reply }) => {
