@@ -47,7 +47,8 @@ export function renderSudoers(request: SudoersRequest): string {
   const forStoreImage = rulesFor(request, user, (command) => command.onlyForStoreImage === true);
   return [
     '# What banger runs as root for one user, without a password. Written by: banger doctor --sudoers',
-    `# "nft -f -" lets this user change any packet rule; there is no narrower form of it.`,
+    '# "nft -f -" lets this user change any packet rule; there is no narrower form of it.',
+    '# "kill" ends any process; it is for programs of this list that hang, which only root may end.',
     ...(request.firecrackerAsRoot
       ? [
           '# Firecracker runs as root only because the user may not open /dev/kvm; the group kvm makes that unnecessary.',

@@ -2,6 +2,7 @@
 import { basename } from 'node:path';
 import { BangerError } from '../errors.ts';
 import { STORAGE_PROGRAMS } from './privileged-commands.ts';
+import type { ForeignKill } from './processes.ts';
 import type { Argv, Runner, RunOptions, RunResult } from './runner.ts';
 
 export interface PrivilegeOptions {
@@ -21,7 +22,15 @@ export interface Privileged {
   run(argv: Argv, options?: RunOptions): Promise<RunResult>;
   /** The command line that runs `argv` as root. */
   argv(argv: Argv): Argv;
+  /**
+   * Sends a signal as root.
+   * @throws BangerError when sudo refuses, or there is no such process
+   */
+  kill: ForeignKill;
 }
+
+/** Asking sudo for a signal takes milliseconds; one that hangs itself, as for a directory service, is given up. */
+const KILL_LIMIT_MS = 5000;
 
 export function createPrivileged(runner: Runner, options: PrivilegeOptions): Privileged {
   const asRoot = (argv: Argv): Argv => {
@@ -37,11 +46,16 @@ export function createPrivileged(runner: Runner, options: PrivilegeOptions): Pri
     }
     return [options.sudoProgram, '-n', '--', ...argv];
   };
+  const kill: ForeignKill = async (pid, signal) => {
+    await runner.run(asRoot(['kill', `-${signal.slice(3)}`, String(pid)]), { timeoutMs: KILL_LIMIT_MS });
+  };
   return {
     argv: asRoot,
+    kill,
     async run(argv, runOptions) {
       try {
-        return await runner.run(asRoot(argv), runOptions);
+        // what runs as root is ended as root
+        return await runner.run(asRoot(argv), options.uid === 0 ? runOptions : { ...runOptions, foreignKill: kill });
       } catch (error) {
         throw sudoRefusal(error, argv) ?? error;
       }

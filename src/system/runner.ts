@@ -1,18 +1,22 @@
 /** The one place that starts host programs: by argument list, never through a shell. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:os';
-import type { Readable } from 'node:stream';
+import type { Readable, Writable } from 'node:stream';
 import { BangerError, systemCode } from '../errors.ts';
 import { throwIfCancelled } from './abort.ts';
+import { endGroup } from './process-group.ts';
+import type { ForeignKill } from './processes.ts';
 
 /** Program and arguments; the first element is looked up in PATH. */
 export type Argv = readonly [string, ...string[]];
 
 export interface RunOptions {
-  /** wall-clock limit in `ms` before SIGKILL; default 60_000 */
+  /** wall-clock limit in `ms`, after which it is ended with all it started; default 60_000 */
   timeoutMs?: number;
-  /** ends the program with SIGKILL when aborted */
+  /** ends the program and all it started when aborted */
   signal?: AbortSignal;
+  /** how it is ended where this user may not signal it: what sudo runs is root's */
+  foreignKill?: ForeignKill;
   /** text or bytes written to standard input, which is empty otherwise */
   input?: string | Buffer | Readable;
   /** environment of the program; the runner's own otherwise */
@@ -50,7 +54,8 @@ export interface DetachedProcess {
 
 export interface Runner {
   /**
-   * Runs a program to completion.
+   * Runs a program to completion, in a session of its own. The answer is there at the latest `SETTLE_MS` after the limit or the
+   * abort, whatever the program does then, and `QUIET_MS` after its end, whoever still holds its output.
    * @throws BangerError `command_failed` with the command line and the last line of stderr
    * @throws BangerError `host_unprepared` when the program is not installed
    * @throws BangerError `timeout` when it ran longer than `timeoutMs`
@@ -67,6 +72,12 @@ export interface Runner {
 /** Output kept per stream: enough for every program we parse, and bounded whatever a program prints. */
 const MAX_OUTPUT_BYTES = 32 * 1024 * 1024;
 
+/** What a program that is ended, and all that hold its output, get to be gone before nobody waits for them any more. */
+export const SETTLE_MS = 500;
+
+/** Output that does not end with its program is read until it has been quiet for so long: something was left behind. */
+export const QUIET_MS = 1000;
+
 /** Parsed output must not depend on the user's language. */
 const C_LOCALE = { LC_ALL: 'C.UTF-8' };
 
@@ -74,13 +85,7 @@ export function createRunner(defaultEnv: NodeJS.ProcessEnv = process.env): Runne
   return {
     async run(argv, options = {}) {
       throwIfCancelled(options.signal);
-      const [program, ...args] = argv;
-      const child = spawn(program, args, {
-        cwd: options.cwd,
-        env: { ...(options.env ?? defaultEnv), ...C_LOCALE },
-        stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
-      });
-      return await collect(child, argv, options);
+      return await collect(spawnChild(argv, defaultEnv, options), argv, options);
     },
 
     async startDetached(argv, options) {
@@ -96,7 +101,7 @@ export function createRunner(defaultEnv: NodeJS.ProcessEnv = process.env): Runne
       });
       await new Promise<void>((resolve, reject) => {
         child.once('spawn', resolve);
-        child.once('error', (error) => reject(startError(program, error)));
+        child.on('error', (error) => reject(startError(program, error)));
       });
       child.unref();
       if (child.pid === undefined) throw new BangerError('internal', `\`${program}\` started without a process id.`);
@@ -105,13 +110,36 @@ export function createRunner(defaultEnv: NodeJS.ProcessEnv = process.env): Runne
   };
 }
 
+function spawnChild([program, ...args]: Argv, defaultEnv: NodeJS.ProcessEnv, options: RunOptions): ChildProcess {
+  try {
+    return spawn(program, args, {
+      cwd: options.cwd,
+      env: { ...(options.env ?? defaultEnv), ...C_LOCALE },
+      // a group of its own is ended with everything in it
+      detached: true,
+      stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
+    });
+  } catch (error) {
+    throw startError(program, error instanceof Error ? error : new Error(String(error)));
+  }
+}
+
 function collect(child: ChildProcess, argv: Argv, options: RunOptions): Promise<RunResult> {
   const { promise, resolve, reject } = Promise.withResolvers<RunResult>();
   const timeoutMs = options.timeoutMs ?? 60_000;
+  /** why it is ended before its time */
   let ending: BangerError | undefined;
+  let exit: { code: number | null; signal: NodeJS.Signals | null } | undefined;
+  let killRest = () => {};
+  let settling: NodeJS.Timeout | undefined;
+  let quiet: NodeJS.Timeout | undefined;
+
   const stop = (error: BangerError) => {
-    ending ??= error;
-    child.kill('SIGKILL');
+    if (ending || child.pid === undefined) return;
+    if (exit) return finish(); // its status is known, only its output has not ended
+    ending = error;
+    settling = setTimeout(finish, SETTLE_MS);
+    killRest = endGroup({ pid: child.pid, hasEnded: () => exit !== undefined, foreignKill: options.foreignKill });
   };
   const timer = setTimeout(
     () => stop(new BangerError('timeout', `\`${commandLine(argv)}\` did not end within ${timeoutMs / 1000} s.`)),
@@ -120,42 +148,79 @@ function collect(child: ChildProcess, argv: Argv, options: RunOptions): Promise<
   const onAbort = () => stop(new BangerError('cancelled', `\`${argv[0]}\` was stopped on request.`));
   options.signal?.addEventListener('abort', onAbort, { once: true });
 
-  const stdout = gather(child.stdout, options.onLine);
-  const stderr = gather(child.stderr, options.onLine);
+  const heard = () => void quiet?.refresh();
+  const stdout = gather(child.stdout, options.onLine, heard);
+  const stderr = gather(child.stderr, options.onLine, heard);
   if (child.stdin && options.input !== undefined) {
     // a program that ends without reading its input is judged by its exit status, not by EPIPE
     child.stdin.on('error', () => {});
     if (typeof options.input === 'string' || Buffer.isBuffer(options.input)) child.stdin.end(options.input);
-    else options.input.pipe(child.stdin);
+    else feed(options.input, child.stdin, (error) => stop(inputError(argv, error)));
   }
 
-  child.once('error', (error) => {
+  // on, not once: an error that nobody listens to ends this process
+  child.on('error', (error) => {
+    if (child.pid !== undefined) return; // it runs, and its end is what counts
     ending ??= startError(argv[0], error);
-    if (child.pid === undefined) finish(null, null);
+    finish();
+  });
+  child.once('exit', (code, signal) => {
+    exit = { code, signal };
+    if (ending) killRest();
+    else quiet = setTimeout(finish, QUIET_MS);
   });
   child.once('close', finish);
 
-  function finish(code: number | null, signal: NodeJS.Signals | null) {
-    clearTimeout(timer);
+  function finish() {
+    for (const each of [timer, settling, quiet]) clearTimeout(each);
     options.signal?.removeEventListener('abort', onAbort);
+    // whoever still holds the other ends must hold neither our descriptors nor this process
+    for (const stream of [child.stdin, child.stdout, child.stderr]) stream?.destroy();
+    child.unref();
+    const { code, signal } = exit ?? { code: null, signal: null };
     const result: RunResult = {
       exitCode: code ?? 128 + (signal ? constants.signals[signal] : 0),
       stdout: stdout(),
       stderr: stderr(),
     };
-    if (ending) reject(ending);
+    if (ending) reject(exit || child.pid === undefined ? ending : stillThere(ending, child.pid));
     else if (code !== null && (options.okExits ?? [0]).includes(code)) resolve(result);
     else reject(exitError(argv, code, signal, result));
   }
   return promise;
 }
 
-/** Collects a stream up to the limit and cuts it in lines for `onLine`. */
-function gather(stream: Readable | null, onLine: ((line: string) => void) | undefined): () => string {
+/** Passes a stream on; one that breaks ends the program, which would take what it got for the whole. */
+function feed(input: Readable, stdin: Writable, onError: (error: Error) => void): void {
+  input.on('error', onError);
+  input.pipe(stdin);
+}
+
+function inputError(argv: Argv, cause: Error): BangerError {
+  return new BangerError('command_failed', `\`${argv[0]}\` got only part of its input: ${cause.message}`, { cause });
+}
+
+/** What is said of a program that neither signal has ended: it hangs in the kernel, or is root's. */
+function stillThere(error: BangerError, pid: number): BangerError {
+  return new BangerError(error.code, `${error.message} It could not be ended: process ${pid} is still there.`, {
+    cause: error,
+    hint: `See what it waits for: sudo cat /proc/${pid}/stack   and end it: sudo kill -KILL ${pid}`,
+    details: { ...error.details, pid },
+  });
+}
+
+/** Collects a stream up to the limit and cuts it in lines for `onLine`; what is returned ends it. */
+function gather(
+  stream: Readable | null,
+  onLine: ((line: string) => void) | undefined,
+  heard: () => void,
+): () => string {
   const chunks: Buffer[] = [];
   let size = 0;
   let partial = '';
+  stream?.on('error', () => {}); // a pipe that breaks has ended
   stream?.on('data', (chunk: Buffer) => {
+    heard();
     if (size < MAX_OUTPUT_BYTES) {
       chunks.push(chunk);
       size += chunk.length;
@@ -165,10 +230,11 @@ function gather(stream: Readable | null, onLine: ((line: string) => void) | unde
     partial = (lines.pop() ?? '').slice(-4096);
     for (const line of lines) onLine(line);
   });
-  stream?.on('end', () => {
+  return () => {
     if (onLine && partial) onLine(partial);
-  });
-  return () => Buffer.concat(chunks).toString('utf8');
+    partial = '';
+    return Buffer.concat(chunks).toString('utf8');
+  };
 }
 
 function startError(program: string, error: Error): BangerError {

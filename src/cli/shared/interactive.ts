@@ -26,7 +26,10 @@ export async function runInteractive(
   const child = spawn(program, args, { stdio: ['inherit', output === 'stdout' ? 'inherit' : 2, 'inherit'], env });
   for (const signal of PASSED_SIGNALS) signals.use(onSignal(signal, () => child.kill(signal)));
   const { promise, resolve, reject } = Promise.withResolvers<number>();
-  child.once('error', (error) => reject(startError(program, error)));
+  // on, not once: each signal that may not be sent to what runs as root is one more
+  child.on('error', (error) => {
+    if (child.pid === undefined) reject(startError(program, error));
+  });
   child.once('close', (code, signal) => resolve(code ?? 128 + (signal ? constants.signals[signal] : 0)));
   return await promise;
 }

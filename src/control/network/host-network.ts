@@ -44,11 +44,19 @@ const FULL_LOOK_MS = 300_000;
 /** The same of a canary, which only tells whether the whole table is there. */
 const CANARY_LOOK_MS = 60_000;
 
+/** What one program gets to change the host's network; under load they take a tenth of a second. */
+const CALL_LIMIT_MS = 15_000;
+
 const NOTHING_MENDED: Mended = { rules: false, routes: [], goneTaps: [] };
 
 export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   const { ip, nft, sysctl } = deps.config.programs;
-  const { privileged, ledger } = deps;
+  const { ledger } = deps;
+  // each is done in milliseconds; one that hangs holds the mutex, and so every start, stop and repair
+  const privileged: Privileged = {
+    ...deps.privileged,
+    run: (argv, options) => deps.privileged.run(argv, { timeoutMs: CALL_LIMIT_MS, ...options }),
+  };
   const pool = formatSubnet(deps.pool);
   // the firewall table and the shared settings are rewritten as a whole: one change at a time
   const mutex = createMutex();

@@ -32,9 +32,7 @@ async function endVmm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>, socketPath:
     const gone = await endProcess(identity, {
       // one that is halted does not hear SIGTERM
       graceMs: haltedBy(identity.pid) === undefined ? VMM_GRACE_MS : 0,
-      foreignKill: async (pid, signal) => {
-        await host.system.privileged.run(['kill', `-${signal.slice(3)}`, String(pid)]);
-      },
+      foreignKill: host.system.privileged.kill,
     });
     if (!gone) {
       throw new BangerError(
