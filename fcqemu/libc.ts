@@ -1,9 +1,10 @@
 /**
  * What only the C library can do for this process. Node's way to call it (`node:ffi`) is an experiment of Node's:
- * where it is missing, everything works without, at the price of memory and of exits that take longer.
+ * where it is missing, everything works without, at the price of memory and of exits that take longer; all but taps.
  */
 import { readFileSync } from 'node:fs';
 import { constants } from 'node:os';
+import { getSystemErrorName } from 'node:util';
 
 /** `M_MMAP_THRESHOLD` and `M_ARENA_MAX` of malloc.h. */
 const MALLOC_OPTIONS: [option: number, value: number][] = [
@@ -26,19 +27,35 @@ const FAULTS = ['SIGILL', 'SIGBUS', 'SIGSEGV'] as const;
 export interface Libc {
   /** Gives back what malloc keeps, and program pages that were used once; those still needed come back by themselves. */
   giveBack(): void;
+  /** ioctl(2) with a structure that is read and written. @throws an error with the `code` of the system's */
+  ioctl(fd: number, request: bigint, structure: Buffer): void;
 }
 
-/** Prepares the process. @returns undefined where the C library cannot be called */
-export async function loadLibc(): Promise<Libc | undefined> {
+let loaded: Promise<Libc | undefined> | undefined;
+
+/** Prepares the process when it is first called. @returns undefined where the C library cannot be called */
+export function loadLibc(): Promise<Libc | undefined> {
+  loaded ??= prepare();
+  return loaded;
+}
+
+async function prepare(): Promise<Libc | undefined> {
   try {
-    const { dlopen } = await import('node:ffi');
+    const { dlopen, getInt32 } = await import('node:ffi');
     const { functions: c } = dlopen(null, {
       mallopt: { arguments: ['int32', 'int32'], return: 'int32' },
       malloc_trim: { arguments: ['uint64'], return: 'int32' },
       madvise: { arguments: ['uint64', 'uint64', 'int32'], return: 'int32' },
       pthread_sigmask: { arguments: ['int32', 'buffer', 'uint64'], return: 'int32' },
       signal: { arguments: ['int32', 'uint64'], return: 'uint64' },
+      ioctl: { arguments: ['int32', 'uint64', 'buffer'], return: 'int32' },
+      __errno_location: { arguments: [], return: 'pointer' },
     });
+    const check = (result: number, call: string) => {
+      if (result !== -1) return;
+      const code = getSystemErrorName(-getInt32(c.__errno_location()));
+      throw Object.assign(new Error(`${call}: ${code}`), { code });
+    };
     for (const [option, value] of MALLOC_OPTIONS) c.mallopt(option, value);
     c.signal(WAKE_SIGNAL, SIG_IGN);
     // one that is sent finds another thread; after a real one this thread would run into it again for ever, because
@@ -51,6 +68,7 @@ export async function loadLibc(): Promise<Libc | undefined> {
         c.malloc_trim(0n);
         for (const { start, end } of unchangedFilePages()) c.madvise(start, end - start, MADV_DONTNEED);
       },
+      ioctl: (fd, request, structure) => check(c.ioctl(fd, request, structure), 'ioctl'),
     };
   } catch {
     return undefined;

@@ -7,7 +7,7 @@ import type { StoredDrive } from '../vmm/drives.ts';
 import type { StoredInterface } from '../vmm/net/interfaces.ts';
 import type { StoredLimiter } from '../vmm/rate-limiter.ts';
 import type { StoredVsock } from '../vmm/vsock/vsock.ts';
-import { CONSOLE_FD, ENTROPY_FD, QMP_FD, VSOCK_FD } from './process.ts';
+import { CONSOLE_FD, ENTROPY_FD, FIRST_TAP_FD, MEMORY_FD, QMP_FD, VSOCK_FD } from './process.ts';
 
 export type Accelerator = 'kvm' | 'tcg';
 
@@ -34,8 +34,8 @@ export interface QemuSpec {
   vsock: StoredVsock | null;
   /** confine QEMU with its seccomp filter */
   sandbox: boolean;
-  /** build the machine for a state that is loaded into it, with this file as its memory */
-  restore: { memoryPath: string } | null;
+  /** build the machine for a state that is loaded into it, with the file at MEMORY_FD as its memory */
+  restore: boolean;
 }
 
 /**
@@ -97,7 +97,7 @@ function machineArguments(spec: QemuSpec): string[] {
 function memoryBackend({ memoryMib, restore }: QemuSpec): Record<string, unknown> {
   const common = { id: 'ram', size: memoryMib * 1024 * 1024 };
   if (!restore) return { ...common, 'qom-type': 'memory-backend-memfd', share: true };
-  return { ...common, 'qom-type': 'memory-backend-file', 'mem-path': restore.memoryPath, share: false };
+  return { ...common, 'qom-type': 'memory-backend-file', 'mem-path': `/proc/self/fd/${MEMORY_FD}`, share: false };
 }
 
 /** The guest finds virtio devices in the order of these arguments, which is Firecracker's. */
@@ -168,14 +168,7 @@ function interfaceArguments(iface: StoredInterface & { mac: string }, index: num
   const id = netdevId(index);
   const mtu = iface.mtu === null ? {} : { host_mtu: iface.mtu };
   return [
-    ...json('-netdev', {
-      type: 'tap',
-      id,
-      ifname: iface.host_dev_name,
-      script: 'no',
-      downscript: 'no',
-      vhost: false,
-    }),
+    ...json('-netdev', { type: 'tap', id, fd: String(FIRST_TAP_FD + index), vhost: false }),
     ...json('-device', { driver: 'virtio-net-device', id: `nic${index}`, netdev: id, mac: iface.mac, ...mtu }),
   ];
 }

@@ -12,6 +12,16 @@ export const CONSOLE_FD = 3;
 export const QMP_FD = 4;
 export const VSOCK_FD = 5;
 export const ENTROPY_FD = 6;
+export const MEMORY_FD = 7;
+export const FIRST_TAP_FD = 8;
+
+/** Descriptors of this process that QEMU inherits too. */
+export interface InheritedFiles {
+  /** becomes MEMORY_FD */
+  memory?: number | undefined;
+  /** become FIRST_TAP_FD and those behind it */
+  taps: readonly number[];
+}
 
 export interface QemuEnd {
   /** `exited with status 1`, `was killed by SIGKILL` */
@@ -46,11 +56,12 @@ export async function startQemu(
   args: string[],
   env: NodeJS.ProcessEnv,
   onLine: (line: string) => void,
+  { memory, taps }: InheritedFiles = { taps: [] },
 ): Promise<QemuProcess> {
   const path = pathThroughThisProcess(program, env);
   const child = spawn('setpriv', ['--pdeathsig', 'KILL', '--', path, ...args], {
     env,
-    stdio: ['ignore', 'ignore', 'pipe', 'pipe', 'pipe', 'pipe', 'pipe'],
+    stdio: ['ignore', 'ignore', 'pipe', 'pipe', 'pipe', 'pipe', 'pipe', memory ?? 'ignore', ...taps],
   });
   const tail = collectStderr(child, onLine);
   const ended = new Promise<QemuEnd>((resolve) => {

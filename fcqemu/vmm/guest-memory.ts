@@ -1,7 +1,8 @@
 /** Where the guest's RAM lies in QEMU, for snapshots. */
-import { constants, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs';
+import { constants, readdirSync, readlinkSync } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
+import type { MicroVm } from './micro-vm.ts';
 
 /** Memory copied at a time. */
 const CHUNK_BYTES = 1024 * 1024;
@@ -20,42 +21,34 @@ export function sharedMemoryPath(pid: number): string | undefined {
   return undefined;
 }
 
-interface Mapping {
-  start: bigint;
-  bytes: number;
-  /** place in the memory file */
-  offset: number;
-}
-
 /**
- * Copies the RAM of a restored machine: its private mapping of a memory file, with what was written since.
- * @throws Error when the mapping cannot be found or read
+ * Copies the RAM of a restored machine as QEMU sees it: its private mapping of a memory file, with what was written
+ * since. The file itself may have been deleted or replaced.
+ * @throws Error when the memory cannot be found or read
  */
-export async function copyPrivateMemory(pid: number, memoryPath: string, to: string): Promise<void> {
-  const mappings = privateMappings(pid, memoryPath);
-  if (mappings.length === 0) throw new Error(`QEMU has no private mapping of ${memoryPath}`);
-  const source = await open(`/proc/${pid}/mem`, 'r');
-  const size = statSync(memoryPath).size;
-  const target = await open(to, constants.O_RDWR | constants.O_CREAT, 0o600);
+export async function copyPrivateMemory(vm: MicroVm, size: number, to: string): Promise<void> {
+  const begin = await addressOfMemory(vm);
+  const source = await open(`/proc/${vm.pid}/mem`, 'r');
   try {
-    const isFresh = await makeRoom(target, size);
-    const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
-    const zeros = Buffer.alloc(CHUNK_BYTES);
-    for (const { start, bytes, offset } of mappings) {
-      for (let done = 0; done < bytes; ) {
-        const wanted = Math.min(CHUNK_BYTES, bytes - done);
-        const { bytesRead } = await source.read({ buffer: chunk, length: wanted, position: start + BigInt(done) });
-        if (bytesRead === 0) throw new Error(`the memory of process ${pid} cannot be read`);
+    const target = await open(to, constants.O_RDWR | constants.O_CREAT, 0o600);
+    try {
+      const isFresh = await makeRoom(target, size);
+      const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
+      const zeros = Buffer.alloc(CHUNK_BYTES);
+      for (let at = 0; at < size; ) {
+        const length = Math.min(CHUNK_BYTES, size - at);
+        const { bytesRead } = await source.read({ buffer: chunk, length, position: begin + BigInt(at) });
+        if (bytesRead === 0) throw new Error(`the memory of process ${vm.pid} cannot be read`);
         const read = chunk.subarray(0, bytesRead);
         // what stays unwritten of a fresh file is a hole
-        if (!isFresh || !read.equals(zeros.subarray(0, bytesRead)))
-          await target.write(read, 0, bytesRead, offset + done);
-        done += bytesRead;
+        if (!isFresh || !read.equals(zeros.subarray(0, bytesRead))) await target.write(read, 0, bytesRead, at);
+        at += bytesRead;
       }
+    } finally {
+      await target.close();
     }
   } finally {
     await source.close();
-    await target.close();
   }
 }
 
@@ -70,19 +63,10 @@ async function makeRoom(file: FileHandle, size: number): Promise<boolean> {
   return true;
 }
 
-function privateMappings(pid: number, memoryPath: string): Mapping[] {
-  const { ino } = statSync(memoryPath);
-  const mappings: Mapping[] = [];
-  // address range, rights, offset, device, inode, path
-  const line = /^([0-9a-f]+)-([0-9a-f]+) rw-p ([0-9a-f]+) \S+ (\d+) /gm;
-  for (const [, start, end, offset, inode] of readFileSync(`/proc/${pid}/maps`, 'utf8').matchAll(line)) {
-    if (Number(inode) !== ino) continue;
-    const from = BigInt(`0x${start}`);
-    mappings.push({
-      start: from,
-      bytes: Number(BigInt(`0x${end}`) - from),
-      offset: Number.parseInt(offset ?? '0', 16),
-    });
-  }
-  return mappings;
+/** Where the first byte of the guest's RAM is in QEMU, which keeps it in one piece however the guest sees it. */
+async function addressOfMemory(vm: MicroVm): Promise<bigint> {
+  const answer = await vm.execute<string>('human-monitor-command', { 'command-line': 'gpa2hva 0' });
+  const [, address] = / is (0x[0-9a-f]+)/.exec(answer) ?? [];
+  if (address === undefined) throw new Error(`QEMU does not tell where the guest's memory is: ${answer.trim()}`);
+  return BigInt(address);
 }

@@ -32,6 +32,8 @@ export interface MachineOptions {
   onDeath: (end: QemuEnd) => void;
   /** memory may be given back some time after the last call */
   worked: () => void;
+  /** descriptor of the memory file of a machine that is restored */
+  memory?: number;
 }
 
 export interface Machine {
@@ -73,11 +75,12 @@ async function build(
   fault: (cause: string) => Fault,
   bringUp: (machine: Machine) => Promise<void>,
 ): Promise<Machine> {
-  const { settings, log, resources, console, consoleOutput, onReset, onDeath, onBootTimer } = options;
+  const { settings, log, resources, console, consoleOutput, memory, onReset, onDeath, onBootTimer } = options;
+  const taps = resources.interfaces.taps.map(({ fd }) => fd);
   const args = [...qemuArguments(spec), ...(onBootTimer ? BOOT_TIMER_ARGUMENTS : [])];
   let vm: MicroVm;
   try {
-    vm = await MicroVm.create({ settings, args, log, onReset, onBootTimer, onDeath });
+    vm = await MicroVm.create({ settings, args, files: { memory, taps }, log, onReset, onBootTimer, onDeath });
   } catch (error) {
     throw fault(error instanceof Error ? error.message : String(error));
   }

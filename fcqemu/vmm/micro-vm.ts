@@ -1,7 +1,7 @@
 /** A machine that was started: its QEMU process, and what the API may do to it. */
 
 import type { ThreadLog } from '../log.ts';
-import { type QemuEnd, type QemuProcess, startQemu } from '../qemu/process.ts';
+import { type InheritedFiles, type QemuEnd, type QemuProcess, startQemu } from '../qemu/process.ts';
 import { Qmp, QmpError, type QmpEvent } from '../qemu/qmp.ts';
 import type { Settings } from '../settings.ts';
 import { guestErrorKind } from './boot-timer.ts';
@@ -9,6 +9,7 @@ import { guestErrorKind } from './boot-timer.ts';
 export interface MicroVmOptions {
   settings: Settings;
   args: string[];
+  files: InheritedFiles;
   log: ThreadLog;
   /** the guest asked for a reset, which ends a microVM */
   onReset: () => void;
@@ -50,13 +51,13 @@ export class MicroVm {
    * @throws Error with QEMU's own last words when it refuses
    */
   static async create(options: MicroVmOptions): Promise<MicroVm> {
-    const { settings, args, log } = options;
+    const { settings, args, files, log } = options;
     const onLine = (line: string) => {
       const kind = options.onBootTimer && guestErrorKind(line);
       if (kind === 'boot') options.onBootTimer?.(process.pid);
       else if (kind !== 'other') log.warn(`QEMU: ${line}`);
     };
-    const process = await startQemu(settings.qemu, args, settings.env, onLine);
+    const process = await startQemu(settings.qemu, args, settings.env, onLine, files);
     let started = false;
     const vm = new MicroVm(process, { ...options, onDeath: (end) => started && options.onDeath(end) });
     try {

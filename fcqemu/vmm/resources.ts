@@ -82,7 +82,7 @@ export class Resources {
     this.machine = { ...machine, track_dirty_pages: false };
     this.bootSource = bootSource;
     this.drives.list.push(...spec.drives.map(({ serial: _serial, isBlockDevice: _kind, ...drive }) => drive));
-    this.interfaces.list.push(...spec.interfaces.map(({ mac: _mac, ...iface }) => iface));
+    await this.interfaces.restore(spec.interfaces.map(({ mac: _mac, ...iface }) => iface));
     this.entropy = spec.entropy;
     this.balloon.config = spec.balloon;
     this.mmds.config = mmdsConfig;

@@ -1,17 +1,18 @@
 /** `PUT /snapshot/create`: device state from QEMU, memory as a plain copy of the guest's RAM. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { constants } from 'node:fs';
-import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ActionArguments } from '../api/actions.ts';
 import { Fault, ioErrorText, unsupported } from '../fault.ts';
 import { copyPrivateMemory, sharedMemoryPath } from './guest-memory.ts';
 import type { MicroVm } from './micro-vm.ts';
+import { replaceFile } from './replace-file.ts';
 import { type SnapshotHeader, writeSnapshotFile } from './snapshot-file.ts';
 
 const PREFIX = 'Create snapshot error';
+const MIB = 1024 * 1024;
 
 /** @throws Fault; the machine stays paused either way */
 export async function createSnapshot(
@@ -27,11 +28,11 @@ export async function createSnapshot(
   }
   try {
     const shared = sharedMemoryPath(vm.pid);
-    if (shared !== undefined) {
-      // cp would give it the rights of the memory, which anybody may read
-      await (await open(params.mem_file_path, constants.O_RDWR | constants.O_CREAT, 0o600)).close();
-      await copySparse(shared, params.mem_file_path);
-    } else await copyPrivateMemory(vm.pid, header.spec.restore?.memoryPath ?? '', params.mem_file_path);
+    const bytes = header.machine.mem_size_mib * MIB;
+    // the one that is there may be the memory of other machines, and of this one
+    await replaceFile(params.mem_file_path, (path) =>
+      shared === undefined ? copyPrivateMemory(vm, bytes, path) : copySparse(shared, path),
+    );
   } catch (error) {
     throw new Fault(`${PREFIX}: Cannot write the guest memory to file: ${ioErrorText(error)}`);
   }

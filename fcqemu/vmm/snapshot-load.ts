@@ -1,7 +1,7 @@
 /** `PUT /snapshot/load`: builds the machine of a snapshot again, its memory mapped privately from the file. */
 
 import { once } from 'node:events';
-import { accessSync, constants, statSync } from 'node:fs';
+import { accessSync, closeSync, constants, fstatSync, openSync, statSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -11,7 +11,7 @@ import { EXIT } from '../exit-code.ts';
 import { Fault, ioErrorText, unsupported } from '../fault.ts';
 import type { QemuDrive, QemuSpec } from '../qemu/arguments.ts';
 import type { MicroVm } from './micro-vm.ts';
-import { tapProblem } from './net/tap.ts';
+import { TapError } from './net/tap.ts';
 import { readSnapshotFile, SNAPSHOT_VERSION, type SnapshotFile, SnapshotFileError } from './snapshot-file.ts';
 
 const PREFIX = 'Load snapshot error';
@@ -33,6 +33,8 @@ export function checkLoadRequest(params: ActionArguments['LoadSnapshot'], bootSp
 export interface RestorePlan extends SnapshotFile {
   /** the snapshot's machine with the overrides of the request */
   spec: QemuSpec;
+  /** descriptor of the memory file, to be closed when QEMU has it */
+  memory: number;
 }
 
 /** Reads the snapshot and checks that the host still has what the machine needs. @throws Fault */
@@ -42,21 +44,17 @@ export async function planRestore(
 ): Promise<RestorePlan> {
   const { header, state } = await readFile(params.snapshot_path);
   const memoryPath = params.mem_backend?.backend_path ?? params.mem_file_path ?? '';
-  checkMemoryFile(memoryPath, header.machine.mem_size_mib);
+  const memory = openMemoryFile(memoryPath, header.machine.mem_size_mib);
   const spec: QemuSpec = {
     ...header.spec,
     instanceId,
     sandbox,
-    restore: { memoryPath },
+    restore: true,
     drives: header.spec.drives.map(checkedDrive),
     interfaces: overriddenInterfaces(header.spec.interfaces, params.network_overrides),
     vsock: overriddenVsock(header.spec.vsock, params.vsock_override),
   };
-  for (const { host_dev_name } of spec.interfaces) {
-    const problem = tapProblem(host_dev_name);
-    if (problem) throw deviceFault(`Open tap device failed: ${problem}`);
-  }
-  return { header, state, spec };
+  return { header, state, spec, memory };
 }
 
 async function readFile(path: string): Promise<SnapshotFile> {
@@ -74,16 +72,22 @@ async function readFile(path: string): Promise<SnapshotFile> {
   return file;
 }
 
-/** The file has to be as large as the memory; QEMU opens it for writing although it never writes. */
-function checkMemoryFile(path: string, memoryMib: number): void {
+/**
+ * The file has to be as large as the memory. QEMU gets it by descriptor, so that it is this very file whatever becomes
+ * of its name, and opens it for writing although it never writes.
+ */
+function openMemoryFile(path: string, memoryMib: number): number {
   const prefix = 'Failed to load guest memory: Error creating guest memory from file: Failed to load guest memory';
+  let fd: number | undefined;
   try {
-    accessSync(path, constants.R_OK | constants.W_OK);
-    const { size } = statSync(path);
+    fd = openSync(path, constants.O_RDWR);
+    const { size } = fstatSync(fd);
     if (size !== memoryMib * 1024 * 1024) {
       throw new Error(`Size of the memory file (${size}) does not match the memory of the microVM (${memoryMib} MiB)`);
     }
+    return fd;
   } catch (error) {
+    if (fd !== undefined) closeSync(fd);
     throw restoreFault(`${prefix}: ${ioErrorText(error)}`);
   }
 }
@@ -123,6 +127,12 @@ function overriddenVsock(
 
 function deviceFault(cause: string): Fault {
   return restoreFault(`Failed to build microVM from snapshot: Failed to restore devices: ${cause}`);
+}
+
+/** What went wrong while the devices of a snapshot were taken over. */
+export function takeOverFault(error: unknown): Fault {
+  if (error instanceof TapError) return deviceFault(`Open tap device failed: ${error.message}`);
+  return restoreFault(`Failed to build microVM from snapshot: ${error instanceof Error ? error.message : error}`);
 }
 
 /** Feeds the device state to a QEMU that waits for it. @throws Fault */

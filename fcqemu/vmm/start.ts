@@ -77,7 +77,7 @@ export async function planStart(resources: Resources, options: StartOptions): Pr
     balloon: balloon.config,
     vsock: vsock.config,
     sandbox: options.sandbox,
-    restore: null,
+    restore: false,
   };
 }
 

@@ -1,4 +1,5 @@
 /** The microVM as the API sees it: which actions are allowed when, and what they do. */
+import { closeSync } from 'node:fs';
 import type { InstanceInfo, InstanceState } from '../../src/firecracker/api-types.ts';
 import type { Action, ActionArguments, ActionName } from '../api/actions.ts';
 import { VERSION } from '../argv.ts';
@@ -17,7 +18,7 @@ import { refusedAfterStart, refusedBeforeStart, refusePmem } from './refusals.ts
 import { Resources } from './resources.ts';
 import { createSnapshot } from './snapshot-create.ts';
 import { SNAPSHOT_VERSION } from './snapshot-file.ts';
-import { checkLoadRequest, planRestore, restoreFault } from './snapshot-load.ts';
+import { checkLoadRequest, planRestore, takeOverFault } from './snapshot-load.ts';
 import { planStart, startFault } from './start.ts';
 
 /** Handlers of one phase; what is missing is not supported in it. */
@@ -176,11 +177,15 @@ export class Vmm {
 
   async #loadSnapshot(params: ActionArguments['LoadSnapshot']): Promise<void> {
     checkLoadRequest(params, this.#bootSpecific);
-    const { header, state, spec } = await planRestore(params, this.#options);
-    await this.resources.restore(spec, header).catch((error: unknown) => {
-      throw restoreFault(`Failed to build microVM from snapshot: ${error instanceof Error ? error.message : error}`);
-    });
-    this.#machine = await restoreMachine(spec, { header, state }, this.#machineOptions());
+    const { header, state, spec, memory } = await planRestore(params, this.#options);
+    try {
+      await this.resources.restore(spec, header).catch((error: unknown) => {
+        throw takeOverFault(error);
+      });
+      this.#machine = await restoreMachine(spec, { header, state }, { ...this.#machineOptions(), memory });
+    } finally {
+      closeSync(memory);
+    }
     this.#state = 'Paused';
     if (params.clock_realtime) this.#log.warn('clock_realtime has no effect: set the time in the guest.');
     await this.#options.metrics.start();

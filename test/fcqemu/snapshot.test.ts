@@ -1,6 +1,21 @@
 /** Snapshots: create, load into other processes, overrides, and everything that may be wrong with the files. */
 import assert from 'node:assert/strict';
-import { copyFileSync, readFileSync, renameSync, statSync, truncateSync, unlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  copyFileSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  unlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { code, tinyKernel } from './support/tiny-kernel.ts';
@@ -107,6 +122,72 @@ describe('a snapshot', { skip }, () => {
     ] as const) {
       await type(vmm, text);
       assert.equal((await vmm.ended).code, 0);
+    }
+  });
+
+  it('can be taken of a clone whose memory file was deleted or replaced', async (t) => {
+    const original = await source(t);
+    const first = await take(original);
+    const change: Record<string, (path: string) => void> = {
+      deleted: unlinkSync,
+      replaced: (path) => {
+        writeFileSync(`${path}.new`, Buffer.alloc(statSync(path).size, 'x'));
+        renameSync(`${path}.new`, path);
+      },
+    };
+    for (const [name, act] of Object.entries(change)) {
+      const memory = join(original.dir, `${name}.memory`);
+      copyFileSync(first.memory, memory);
+      const clone = await startVmm(t, { stdin: 'pipe' });
+      await clone.put('/snapshot/load', loadBody({ ...first, memory }, { resume_vm: true }));
+      await type(clone, '1');
+      act(memory);
+      const second = await take(clone, name === 'deleted' ? 'deleted' : 'second');
+      await clone.patch('/vm', { state: 'Resumed' });
+      await type(clone, '2');
+      const grandchild = await startVmm(t, { stdin: 'pipe' });
+      await grandchild.put('/snapshot/load', loadBody(second, { resume_vm: true }));
+      await type(grandchild, '23');
+      assert.equal((await grandchild.ended).code, 0);
+    }
+  });
+
+  it('takes the name of another memory file and leaves that to those who run from it', async (t) => {
+    const original = await source(t);
+    const first = await take(original);
+    chmodSync(first.memory, 0o640);
+    const before = openSync(first.memory, 'r');
+    t.after(() => closeSync(before));
+    const content = readFileSync(before);
+    const clones = [await startVmm(t, { stdin: 'pipe' }), await startVmm(t, { stdin: 'pipe' })] as const;
+    for (const clone of clones) await clone.put('/snapshot/load', loadBody(first, { resume_vm: true }));
+    await type(clones[0], '1');
+    for (const vmm of [clones[0], original]) {
+      if (vmm !== original) await vmm.patch('/vm', { state: 'Paused' });
+      await vmm.put('/snapshot/create', { snapshot_path: `${first.state}.next`, mem_file_path: first.memory });
+      const after = Buffer.alloc(content.length);
+      readSync(before, after, 0, after.length, 0);
+      assert.ok(after.equals(content), 'the memory of a running machine was written over');
+      assert.equal(statSync(first.memory).mode & 0o777, 0o640);
+    }
+    assert.deepEqual(
+      readdirSync(original.dir).filter((name) => name.endsWith('.new')),
+      [],
+    );
+    await type(clones[1], '123');
+    assert.equal((await clones[1].ended).code, 0);
+  });
+
+  it('may be written to what is no ordinary file', async (t) => {
+    const original = await source(t);
+    const first = await take(original);
+    const memory = join(original.dir, 'link');
+    const behind = join(original.dir, 'behind');
+    symlinkSync(behind, memory);
+    for (let time = 0; time < 2; time++) {
+      await original.put('/snapshot/create', { snapshot_path: first.state, mem_file_path: memory });
+      assert.ok(readFileSync(behind).equals(readFileSync(first.memory)));
+      assert.ok(lstatSync(memory).isSymbolicLink());
     }
   });
 

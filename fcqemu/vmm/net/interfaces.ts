@@ -1,11 +1,13 @@
 /** Configured network interfaces: what the API accepts and its echo in `GET /vm/config`. */
-import { readFileSync } from 'node:fs';
 import type { ActionArguments } from '../../api/actions.ts';
-import { Fault, systemErrorText } from '../../fault.ts';
+import { Fault } from '../../fault.ts';
 import { type StoredLimiter, storedLimiter, updatedLimiter } from '../rate-limiter.ts';
-import { tapProblem } from './tap.ts';
+import { deviceCounters, openTap, type Tap, TapError } from './tap.ts';
 
 const PREFIX = 'Network config error';
+
+/** Smallest packet an IPv4 host has to take, RFC 791. */
+const MIN_MTU = 68;
 
 /** An interface as Firecracker echoes it. */
 export interface StoredInterface {
@@ -19,33 +21,61 @@ export interface StoredInterface {
 
 export class NetworkInterfaces {
   readonly list: StoredInterface[] = [];
+  /** by interface id */
+  readonly #taps = new Map<string, Tap>();
+
+  /** The taps of all interfaces, which belong to this process, in the order of `list`. */
+  get taps(): Tap[] {
+    return this.list.flatMap(({ iface_id }) => this.#taps.get(iface_id) ?? []);
+  }
 
   find(id: string): StoredInterface | undefined {
     return this.list.find((candidate) => candidate.iface_id === id);
   }
 
   /**
-   * Adds an interface or replaces the one with the same id. As in Firecracker, a replacement that fails
-   * after the checks of the address leaves the old interface removed.
+   * Adds an interface or replaces the one with the same id, and opens its tap. As in Firecracker, a replacement that
+   * fails after the checks of the address leaves the old interface removed.
    * @throws Fault
    */
-  put(config: ActionArguments['InsertNetworkDevice']): void {
+  async put(config: ActionArguments['InsertNetworkDevice']): Promise<void> {
     const others = this.list.filter((candidate) => candidate.iface_id !== config.iface_id);
     if (config.guest_mac !== null && others.some((other) => other.guest_mac === config.guest_mac)) {
       throw new Fault(`${PREFIX}: The MAC address is already in use: ${config.guest_mac}`);
     }
     const before = this.list.findIndex((candidate) => candidate.iface_id === config.iface_id);
     if (before !== -1) this.list.splice(before, 1);
-    const problem = deviceProblem(config, others);
-    if (problem) throw new Fault(`${PREFIX}: Could not create the network device: ${problem}`);
+    this.#close(config.iface_id);
+    const tap = await openTap(config.host_dev_name).catch((error: unknown) => {
+      throw error instanceof TapError ? createFault(`Open tap device failed: ${error.message}`) : error;
+    });
+    if (config.mtu !== null && config.mtu < MIN_MTU) {
+      tap.close();
+      throw createFault(`MTU ${config.mtu} is out of range [${MIN_MTU}, 65535]`);
+    }
+    this.#taps.set(config.iface_id, tap);
     this.list.push({
       iface_id: config.iface_id,
-      host_dev_name: config.host_dev_name,
+      host_dev_name: tap.name,
       guest_mac: config.guest_mac,
       mtu: config.mtu,
       rx_rate_limiter: storedLimiter(config.rx_rate_limiter),
       tx_rate_limiter: storedLimiter(config.tx_rate_limiter),
     });
+  }
+
+  /** Takes over the interfaces of a snapshot and opens their taps. @throws TapError */
+  async restore(interfaces: readonly StoredInterface[]): Promise<void> {
+    for (const iface of interfaces) {
+      const tap = await openTap(iface.host_dev_name);
+      this.#taps.set(iface.iface_id, tap);
+      this.list.push({ ...iface, host_dev_name: tap.name });
+    }
+  }
+
+  #close(id: string): void {
+    this.#taps.get(id)?.close();
+    this.#taps.delete(id);
   }
 
   /** Records the limits a running interface was given. */
@@ -60,34 +90,17 @@ export function updateFault(cause: string): Fault {
   return new Fault(`${PREFIX}: Unable to update the net device: ${cause}`);
 }
 
-function deviceProblem(config: ActionArguments['InsertNetworkDevice'], others: StoredInterface[]): string | undefined {
-  if (others.some((other) => other.host_dev_name === config.host_dev_name)) {
-    return (
-      `Open tap device failed: Error while creating ifreq structure: ${systemErrorText('EBUSY')}. Invalid TUN/TAP ` +
-      `Backend provided by ${config.host_dev_name}. Check our documentation on setting up the network devices.`
-    );
-  }
-  const tap = tapProblem(config.host_dev_name);
-  if (tap) return `Open tap device failed: ${tap}`;
-  if (config.mtu !== null && config.mtu < 68) return `MTU ${config.mtu} is out of range [68, 65535]`;
-  return undefined;
+function createFault(cause: string): Fault {
+  return new Fault(`${PREFIX}: Could not create the network device: ${cause}`);
 }
 
 /** What the kernel counted at the tap; directions are the guest's. */
 export function interfaceCounters({ host_dev_name }: StoredInterface): Record<string, number> {
-  const read = (name: string) => statistic(host_dev_name, name);
+  const { rxBytes, rxPackets, txBytes, txPackets } = deviceCounters(host_dev_name);
   return {
-    rx_bytes_count: read('tx_bytes'),
-    rx_packets_count: read('tx_packets'),
-    tx_bytes_count: read('rx_bytes'),
-    tx_packets_count: read('rx_packets'),
+    rx_bytes_count: txBytes,
+    rx_packets_count: txPackets,
+    tx_bytes_count: rxBytes,
+    tx_packets_count: rxPackets,
   };
-}
-
-function statistic(device: string, name: string): number {
-  try {
-    return Number(readFileSync(`/sys/class/net/${device}/statistics/${name}`, 'latin1'));
-  } catch {
-    return 0;
-  }
 }
