@@ -10,12 +10,13 @@ import { socketPath } from '../config/paths.ts';
 import type { Host } from '../control/host.ts';
 import { toProblem } from '../control/problem.ts';
 import { createStatsSampler } from '../control/stats/vm-stats.ts';
+import { createUpkeep } from '../control/upkeep/watch.ts';
+import { createLife } from '../control/vm/life.ts';
 import { asBangerError, BangerError, messageOf } from '../errors.ts';
 import { MAX_SOCKET_PATH_BYTES } from '../storage/layout.ts';
 import { expiry } from '../system/abort.ts';
 import type { Argv } from '../system/runner.ts';
 import { VERSION } from '../version.ts';
-import { createBackground } from './background.ts';
 import { takeDaemonLock } from './lock.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import { listenForScrapes } from './metrics-listener.ts';
@@ -82,20 +83,21 @@ async function serve(
   signal: AbortSignal,
 ): Promise<void> {
   const stop = new AbortController();
-  const background = createBackground(host, () => names.refresh());
+  const life = createLife(host);
+  const upkeep = createUpkeep(host, life, () => names.refresh());
   const sampler = createStatsSampler(host);
   using metrics = createMetrics(host, sampler);
   const server = createServer(
     {
-      ...vmHandlers(host, background.supervisor),
+      ...vmHandlers(host, life),
       ...lifeHandlers(host),
       ...operationHandlers(host),
       ...bundleHandlers(host),
       ...dnsHandlers(host, names),
       ...statsHandlers(host, sampler, metrics),
       ...eventHandlers(host),
-      ...imageHandlers(host, background.supervisor),
-      ...imageBuildHandlers(host, background.supervisor),
+      ...imageHandlers(host),
+      ...imageBuildHandlers(host, life),
       ...diskHandlers(host),
       ...systemHandlers(host, names, {
         startedAt: new Date(),
@@ -108,19 +110,19 @@ async function serve(
   const execConnections = acceptExec(server, host);
 
   // before the first client is served: what `banger ls` says must be true from the first answer on
-  await background.recover();
+  await upkeep.recover();
   await names.start();
   await rm(socket, { force: true }); // we hold the lock, so whoever made this file is gone
   await server.listen({ path: socket });
   await using _scrapes = await openScrapes(host, metrics);
   log.info({ socket, version: VERSION }, 'bangerd is ready');
 
-  background.begin();
+  upkeep.begin();
   await aborted(AbortSignal.any([signal, stop.signal]));
-  background.close();
+  upkeep.close();
   // actions first: their clients still get to hear how they ended
   await host.operations.shutdown();
-  background.supervisor.close();
+  life.close();
   for (const connection of execConnections) connection.destroy();
   const closed = server.close();
   // a stream that follows something for ever would hold the server open

@@ -4,8 +4,8 @@ import { reconcile, type SeenVm } from '../../core/reconcile.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { messageOf } from '../../errors.ts';
 import { describeVmm } from '../../firecracker/api.ts';
-import { lastLines } from '../../firecracker/console.ts';
 import { findVmm, listVmms } from '../../firecracker/launch.ts';
+import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
 import { endSelfTests } from '../../preflight/self-test.ts';
 import { forgetShared } from '../../storage/kept-disks.ts';
 import { vmFiles, vmmSocket } from '../../storage/layout.ts';
@@ -13,12 +13,13 @@ import { readBootId } from '../../system/processes.ts';
 import { settleDiskWork } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
 import { discardVm } from '../vm/create.ts';
+import type { Life } from '../vm/life.ts';
 import { haltedProcess } from '../vm/problem.ts';
 import { recoverRebase } from '../vm/rebase.ts';
 import { releaseVm } from '../vm/release.ts';
 import { sweepImages } from './image-sweep.ts';
 import { clearInterruptedWork, endInterruptedDownloads } from './interrupted-work.ts';
-import { type Supervisor, vmmExitedCleanly } from './supervisor.ts';
+import type { Restarts } from './restarts.ts';
 
 /** What `seen` needs an answer for; a living VMM that takes longer is wedged. */
 const DESCRIBE_TIMEOUT_MS = 2000;
@@ -26,23 +27,19 @@ const DESCRIBE_TIMEOUT_MS = 2000;
 /** A check of a disk that takes longer is waited for by whoever needs the disk. */
 const DISK_WORK_LIMIT_MS = 3000;
 
-export interface RecoveryActions {
-  /** The guest rebooted while nobody looked: start it again. */
-  startAgain(vm: VmRecord): void;
-  /** Its VMM had died; everything is freed, `vm` is the record as it was. */
-  failed(vm: VmRecord): void;
-}
+/** What follows the end of a run. */
+type Followed = Pick<Restarts, 'ended' | 'startSoon'>;
 
 /** Recovers every VM after the daemon was away; VMs are handled side by side. */
-export async function reconcileHost(host: Host, supervisor: Supervisor, actions: RecoveryActions): Promise<void> {
+export async function reconcileHost(host: Host, life: Life, restarts: Followed): Promise<void> {
   const serving = new Set((await listVmms(join(host.config.paths.run, 'vmm'))).map(({ socketPath }) => socketPath));
   await Promise.all(
     host.stores.vms.list().map(async (vm) => {
       try {
         const alive = serving.has(vmmSocket(host.config.paths.run, vm.id));
-        await reconcileVm(host, supervisor, actions, vm, alive);
+        await reconcileVm(host, life, restarts, vm, alive);
         // after it: the disks of a VM that runs are left alone
-        if (await recoverRebase(host, vm, vm.phase)) actions.startAgain(host.stores.vms.get(vm.name));
+        if (await recoverRebase(host, vm, vm.phase)) restarts.startSoon(host.stores.vms.get(vm.name));
       } catch (error) {
         host.log.error({ vm: vm.name, error: messageOf(error) }, 'reconcile failed');
         host.stores.vms.update(vm.id, { phase: 'failed', failure: `After the daemon's restart: ${messageOf(error)}` });
@@ -64,15 +61,15 @@ export async function reconcileHost(host: Host, supervisor: Supervisor, actions:
  * The same while the daemon works: whatever is neither as its record says nor being worked on. What an operation is
  * at is left to it; what is found is put right as an operation, so that no other can come in between.
  */
-export async function sweepHost(host: Host, supervisor: Supervisor, actions: RecoveryActions): Promise<void> {
+export async function sweepHost(host: Host, life: Life, restarts: Followed): Promise<void> {
   for (const vm of host.stores.vms.list()) {
-    if (host.operations.activeOn(vm.name) || !isOff(host, supervisor, vm)) continue;
+    if (host.operations.activeOn(vm.name) || !isOff(host, life, vm)) continue;
     const { id } = host.operations.start({
       kind: 'vm.recover',
       target: vm.name,
       run: async () => {
         const alive = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
-        await reconcileVm(host, supervisor, actions, vm, alive);
+        await reconcileVm(host, life, restarts, vm, alive);
       },
     });
     await host.operations.finished(id);
@@ -82,10 +79,10 @@ export async function sweepHost(host: Host, supervisor: Supervisor, actions: Rec
   await host.network.reassert();
 }
 
-function isOff(host: Host, supervisor: Supervisor, vm: VmRecord): boolean {
+function isOff(host: Host, life: Life, vm: VmRecord): boolean {
   switch (vm.phase) {
     case 'running':
-      return !supervisor.watches(vm.id);
+      return !life.watches(vm.id);
     case 'stopped':
     case 'failed':
       return host.stores.ledger.of(vm.id).some(({ kind }) => kind === 'tap' || kind === 'vmm');
@@ -123,13 +120,7 @@ export async function checkVmms(host: Host): Promise<void> {
   );
 }
 
-async function reconcileVm(
-  host: Host,
-  supervisor: Supervisor,
-  actions: RecoveryActions,
-  vm: VmRecord,
-  vmmAlive: boolean,
-): Promise<void> {
+async function reconcileVm(host: Host, life: Life, restarts: Followed, vm: VmRecord, vmmAlive: boolean): Promise<void> {
   const rebased = host.stores.ledger.of(vm.id).some(({ kind }) => kind === 'rebase');
   if (vm.phase === 'creating' || vm.phase === 'starting' || rebased) await clearInterruptedWork(host, vm);
   await settleDiskWork(host, vm, DISK_WORK_LIMIT_MS);
@@ -137,7 +128,7 @@ async function reconcileVm(
   if (action.do !== 'nothing') host.log.info({ vm: vm.name, ...action }, 'reconcile');
   switch (action.do) {
     case 'adopt':
-      supervisor.watch(vm);
+      life.adopt(vm);
       return;
     case 'release':
       await releaseVm(host, vm);
@@ -151,17 +142,16 @@ async function reconcileVm(
       });
       return;
     case 'fail': {
-      const words = (await lastLines(vmFiles(host.config.paths.store, vm.id).vmmLog, 3)).join(' | ');
+      const failure = `${action.because}.${await lastWords(vmFiles(host.config.paths.store, vm.id).vmmLog)}`;
       await releaseVm(host, vm);
-      const failure = `${action.because}.${words ? ` Its log ends with: ${words}` : ''}`;
       host.stores.vms.update(vm.id, { phase: 'failed', failure, startedAt: null, vmm: null });
-      actions.failed(vm);
+      restarts.ended(vm, 'failure');
       return;
     }
     case 'start-again':
       await releaseVm(host, vm);
       host.stores.vms.update(vm.id, { phase: 'stopped', startedAt: null, vmm: null });
-      actions.startAgain(vm);
+      restarts.startSoon(vm);
       return;
     case 'discard':
       await releaseVm(host, vm);

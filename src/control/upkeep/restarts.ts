@@ -3,6 +3,7 @@ import { nextRestart, type RunEnd } from '../../core/restart.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { messageOf } from '../../errors.ts';
 import type { Host } from '../host.ts';
+import type { Life } from '../vm/life.ts';
 
 /** How a start in the background ended. */
 export type StartOutcome = 'running' | 'failed' | 'cancelled';
@@ -15,6 +16,8 @@ export interface Restarts {
   ended(vm: VmRecord, end: RunEnd): void;
   /** Starts a VM now and goes on by its policy if that fails. */
   startNow(vm: VmRecord): Promise<void>;
+  /** The same without anybody who waits: what goes wrong is logged, and the next sweep looks again. */
+  startSoon(vm: VmRecord): void;
   /** Takes up what an earlier daemon had planned or was at. */
   resume(): void;
   close(): void;
@@ -68,6 +71,9 @@ export function createRestarts(host: RestartHost, start: (vm: VmRecord) => Promi
   return {
     ended,
     startNow,
+    startSoon(vm) {
+      startNow(vm).catch((error) => host.log.error({ vm: vm.name, error: messageOf(error) }, 'restart failed'));
+    },
     resume() {
       for (const vm of host.stores.vms.list()) {
         if (vm.restarts === null || (vm.phase !== 'stopped' && vm.phase !== 'failed')) continue;
@@ -83,4 +89,19 @@ export function createRestarts(host: RestartHost, start: (vm: VmRecord) => Promi
       closed = true;
     },
   };
+}
+
+/** Starts a VM that nobody asks for at this moment, after what is going on with it. */
+export async function startByPolicy(
+  { operations, stores }: Pick<Host, 'operations' | 'stores'>,
+  life: Pick<Life, 'startAgain'>,
+  { id }: VmRecord,
+): Promise<StartOutcome> {
+  const name = stores.vms.findById(id)?.name;
+  if (name === undefined) return 'cancelled';
+  const active = operations.activeOn(name);
+  // the one that found out that it must be started
+  if (active?.kind === 'vm.recover') await operations.finished(active.id);
+  const { state } = await operations.finished(life.startAgain(name).id);
+  return state === 'succeeded' ? 'running' : state === 'cancelled' ? 'cancelled' : 'failed';
 }

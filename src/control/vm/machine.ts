@@ -4,9 +4,10 @@ import { gatewayOf } from '../../core/addresses.ts';
 import { tapName, type VmRecord } from '../../core/vm.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { bootArgs } from '../../firecracker/boot-args.ts';
-import { lastLines, readTail, stripControls } from '../../firecracker/console.ts';
+import { readTail, stripControls } from '../../firecracker/console.ts';
 import { findVmm, launchVmm } from '../../firecracker/launch.ts';
 import { configurationRequests, type GuestDrive } from '../../firecracker/machine-config.ts';
+import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
 import { waitForSsh } from '../../guest/readiness.ts';
 import type { SshConnection } from '../../guest/ssh.ts';
 import type { BootFiles } from '../../preflight/context.ts';
@@ -16,7 +17,6 @@ import { writeSeedDrive } from '../../storage/seed-drive.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import type { Host } from '../host.ts';
 import { guestResolver } from '../network/guest-resolver.ts';
-import { vmmExitedCleanly } from '../upkeep/supervisor.ts';
 
 export interface LaunchedMachine {
   kind: VmmChoice['kind'];
@@ -138,6 +138,5 @@ export async function awaitLogin(
 /** A guest that resets ends its VMM in good order; anything else is the VMM's own failure. */
 async function whyVmmEnded(vmmLog: string): Promise<string> {
   if (await vmmExitedCleanly(vmmLog)) return 'the guest reset before it answered.';
-  const words = (await lastLines(vmmLog, 3)).join(' | ');
-  return `the VMM ended.${words ? ` Its log ends with: ${words}` : ''}`;
+  return `the VMM ended.${await lastWords(vmmLog)}`;
 }

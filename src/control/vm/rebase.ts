@@ -19,11 +19,16 @@ import { findBootFiles } from '../bundles/boot-files.ts';
 import type { Host } from '../host.ts';
 import { type ImageHost, leaveImage } from '../images/catalogue.ts';
 import type { Progress } from '../operations.ts';
-import type { Supervisor } from '../upkeep/supervisor.ts';
 import { requireImage } from './create.ts';
 import { releaseVm } from './release.ts';
-import { type StartedVm, startVm } from './start.ts';
-import { stopVm } from './stop.ts';
+
+/** Starting and stopping a VM as its owner does it: watched while it runs, and no longer. */
+export interface StartStop {
+  /** @param timeoutMs limit for the guest to answer; the configured one without */
+  start(name: string, timeoutMs: number | undefined, progress: Progress, signal: AbortSignal): Promise<VmRecord>;
+  /** @param timeoutMs what the guest gets to shut down; the configured time without */
+  stop(name: string, timeoutMs: number | undefined, progress: Progress, signal: AbortSignal): Promise<VmRecord>;
+}
 
 /** What finishing or undoing needs of the host. */
 type RecoveryHost = ImageHost & Pick<Host, 'log'>;
@@ -36,7 +41,7 @@ export type RebaseEntry = Extract<Resource, { kind: 'rebase' }>;
  */
 export async function rebaseVm(
   host: Host,
-  supervisor: Supervisor,
+  life: StartStop,
   name: string,
   request: VmRebase,
   progress: Progress,
@@ -61,21 +66,15 @@ export async function rebaseVm(
     host.stores.ledger.record(vm.id, entry);
   });
   try {
-    if (ran) {
-      supervisor.unwatch(vm.id);
-      await stopVm(host, name, host.config.limits.stopTimeoutMs, progress, signal);
-    }
+    if (ran) await life.stop(name, undefined, progress, signal);
     const rootDiskBytes = Math.max(vm.rootDiskBytes, bytes);
     if (rootDiskBytes > vm.rootDiskBytes) {
       progress.warn(`The root disk of ${name} grows to ${formatSize(bytes)}, the size of ${boot.name}.`);
     }
     await swapRootDisk(host, vm, boot, rootDiskBytes, progress, signal);
-    if (request.start !== false) {
-      const timeoutMs = request.timeoutMs ?? host.config.limits.bootTimeoutMs;
-      watch(supervisor, await startVm(host, name, timeoutMs, progress, signal));
-    }
+    if (request.start !== false) await life.start(name, request.timeoutMs, progress, signal);
   } catch (error) {
-    throw await afterFailure(host, supervisor, vm, entry, progress, error);
+    throw await afterFailure(host, life, vm, entry, progress, error);
   }
   await settleRebase(host, vm, entry);
   return host.stores.vms.get(name);
@@ -163,7 +162,7 @@ async function swapRootDisk(
 /** Puts the VM back to what it was, running if it ran; returns what the caller has to hear. */
 async function afterFailure(
   host: Host,
-  supervisor: Supervisor,
+  life: StartStop,
   vm: VmRecord,
   entry: RebaseEntry,
   progress: Progress,
@@ -177,8 +176,7 @@ async function afterFailure(
     progress.step('start-again', 'starting the VM as it was');
     try {
       // not the caller's signal: called off or not, what ran before runs again
-      const limit = host.config.limits.bootTimeoutMs;
-      watch(supervisor, await startVm(host, vm.name, limit, progress, new AbortController().signal));
+      await life.start(vm.name, undefined, progress, new AbortController().signal);
       outcome += ' and runs';
     } catch (again) {
       outcome += `, but did not come up with it: ${messageOf(again)}`;
@@ -192,8 +190,4 @@ async function afterFailure(
     ...(error.hint === undefined ? {} : { hint: error.hint }),
     ...(error.details === undefined ? {} : { details: error.details }),
   });
-}
-
-function watch(supervisor: Supervisor, { vm, ended }: StartedVm): void {
-  supervisor.watch(vm, ended);
 }

@@ -74,11 +74,6 @@ async function askGuest(host: Host, vm: VmRecord, progress: Progress): Promise<v
   }
 }
 
-/** Stops a VM the hard way, as if its power was cut. */
-export async function killVm(host: Host, name: string, progress: Progress, signal: AbortSignal): Promise<VmRecord> {
-  return await stopVm(host, name, 0, progress, signal);
-}
-
 /** @throws BangerError `conflict` unless the VM runs */
 export function requireRunning(vm: VmRecord): void {
   if (vm.phase === 'running') return;

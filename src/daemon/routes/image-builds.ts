@@ -2,13 +2,13 @@
 import { buildImage, validateRecipe } from '../../control/builds/build-image.ts';
 import { resolveBuild } from '../../control/builds/plan.ts';
 import type { Host } from '../../control/host.ts';
-import type { Supervisor } from '../../control/upkeep/supervisor.ts';
+import type { Life } from '../../control/vm/life.ts';
 import { commandLine } from '../../system/runner.ts';
 import type { Handlers } from '../server.ts';
 
 type ImageBuildHandlers = Pick<Handlers, 'buildImage' | 'validateRecipe'>;
 
-export function imageBuildHandlers(host: Host, supervisor: Supervisor): ImageBuildHandlers {
+export function imageBuildHandlers(host: Host, life: Life): ImageBuildHandlers {
   return {
     validateRecipe: async ({ body }) => await validateRecipe(host, body),
     buildImage: async ({ body }) => {
@@ -25,7 +25,7 @@ export function imageBuildHandlers(host: Host, supervisor: Supervisor): ImageBui
             {
               noCache: body.noCache ?? false,
               keep: body.keep ?? false,
-              onKept: (vm) => supervisor.watch(vm),
+              onKept: (vm) => life.adopt(vm),
               again: body.recipe ? commandLine(['banger', 'image', 'build', body.recipe]) : undefined,
             },
             progress,

@@ -1,4 +1,4 @@
-/** Handlers for the image catalogue, and for a VM's move to another image. */
+/** Handlers for the image catalogue. */
 import { resolve } from 'node:path';
 import type { Host } from '../../control/host.ts';
 import {
@@ -12,9 +12,6 @@ import {
 import { exportImage } from '../../control/images/export.ts';
 import { importImage } from '../../control/images/import.ts';
 import { pruneImages } from '../../control/images/prune.ts';
-import type { Supervisor } from '../../control/upkeep/supervisor.ts';
-import { rebaseVm } from '../../control/vm/rebase.ts';
-import { viewVm } from '../../control/vm/view.ts';
 import type { Handlers } from '../server.ts';
 
 type ImageHandlers = Pick<
@@ -27,13 +24,12 @@ type ImageHandlers = Pick<
   | 'exportImage'
   | 'pruneImages'
   | 'diffImages'
-  | 'rebaseVm'
 >;
 
 /** Names of images and VMs may be equal; operations on both may not be taken for one another. */
 const targetOf = (name: string) => `image ${name}`;
 
-export function imageHandlers(host: Host, supervisor: Supervisor): ImageHandlers {
+export function imageHandlers(host: Host): ImageHandlers {
   const { operations } = host;
   const { images } = host.stores;
   return {
@@ -76,13 +72,5 @@ export function imageHandlers(host: Host, supervisor: Supervisor): ImageHandlers
         target: 'image layers',
         run: async (progress, signal) => await pruneImages(host, body, progress, signal),
       }),
-    rebaseVm: async ({ params: { name }, body }) => {
-      host.stores.vms.get(name);
-      return operations.start({
-        kind: 'vm.rebase',
-        target: name,
-        run: async (progress, signal) => viewVm(host, await rebaseVm(host, supervisor, name, body, progress, signal)),
-      });
-    },
   };
 }

@@ -3,15 +3,12 @@ import { once } from 'node:events';
 import type { Duplex } from 'node:stream';
 import { ExecRequest } from '../../api/schemas.ts';
 import type { Host } from '../../control/host.ts';
-import type { Progress } from '../../control/operations.ts';
-import type { Supervisor } from '../../control/upkeep/supervisor.ts';
 import { GUEST_SSH_PORT, GUEST_USER } from '../../control/vm/connections.ts';
 import { createVm } from '../../control/vm/create.ts';
-import { deleteVm } from '../../control/vm/delete.ts';
 import { execInVm } from '../../control/vm/exec.ts';
 import { writeKnownHosts } from '../../control/vm/known-hosts.ts';
-import { startVm } from '../../control/vm/start.ts';
-import { killVm, requireRunning, stopVm } from '../../control/vm/stop.ts';
+import type { Life } from '../../control/vm/life.ts';
+import { requireRunning } from '../../control/vm/stop.ts';
 import { viewVm, viewVmDetail, viewVmNow } from '../../control/vm/view.ts';
 import { BangerError } from '../../errors.ts';
 import { followFile, lastLines, stripControls } from '../../firecracker/console.ts';
@@ -28,6 +25,7 @@ type VmHandlers = Pick<
   | 'stopVm'
   | 'killVm'
   | 'restartVm'
+  | 'rebaseVm'
   | 'deleteVm'
   | 'sshAccess'
   | 'logs'
@@ -37,19 +35,9 @@ type VmHandlers = Pick<
 /** Lines of the console shown when nobody says how many. */
 const DEFAULT_LOG_LINES = 1000;
 
-export function vmHandlers(host: Host, supervisor: Supervisor): VmHandlers {
+export function vmHandlers(host: Host, life: Life): VmHandlers {
   const { operations, config } = host;
   const { vms } = host.stores;
-  const start = async (name: string, timeoutMs: number | undefined, progress: Progress, signal: AbortSignal) => {
-    const started = await startVm(host, name, timeoutMs ?? config.limits.bootTimeoutMs, progress, signal);
-    supervisor.watch(started.vm, started.ended);
-    return viewVm(host, started.vm);
-  };
-  const stop = async (name: string, timeoutMs: number | undefined, progress: Progress, signal: AbortSignal) => {
-    supervisor.unwatch(vms.get(name).id);
-    return viewVm(host, await stopVm(host, name, timeoutMs ?? config.limits.stopTimeoutMs, progress, signal));
-  };
-
   return {
     listVms: async () => await Promise.all(vms.list().map((vm) => viewVmNow(host, vm))),
     showVm: async ({ params }) => await viewVmDetail(host, vms.get(params.name)),
@@ -59,72 +47,13 @@ export function vmHandlers(host: Host, supervisor: Supervisor): VmHandlers {
         target: body.name,
         run: async (progress, signal) => viewVm(host, await createVm(host, body, progress, signal)),
       }),
-    startVm: async ({ params: { name }, body }) => {
-      requireNotRunning(host, name);
-      return operations.start({
-        kind: 'vm.start',
-        target: name,
-        joinable: true,
-        run: async (progress, signal) => {
-          // whoever starts it by hand begins a new count of restarts
-          vms.update(vms.get(name).id, { restarts: null });
-          return await start(name, body.timeoutMs, progress, signal);
-        },
-      });
-    },
-    stopVm: async ({ params: { name }, body }) => {
-      vms.get(name);
-      return operations.start({
-        kind: 'vm.stop',
-        target: name,
-        joinable: true,
-        run: (progress, signal) => stop(name, body.timeoutMs, progress, signal),
-      });
-    },
-    killVm: async ({ params: { name } }) => {
-      vms.get(name);
-      const active = operations.activeOn(name);
-      // the way out of a start or stop that hangs: call it off, then kill
-      if (active) {
-        operations.abort(active.id);
-        await operations.finished(active.id);
-      }
-      return operations.start({
-        kind: 'vm.kill',
-        target: name,
-        joinable: true,
-        run: async (progress, signal) => {
-          supervisor.unwatch(vms.get(name).id);
-          return viewVm(host, await killVm(host, name, progress, signal));
-        },
-      });
-    },
-    restartVm: async ({ params: { name }, body }) => {
-      vms.get(name);
-      return operations.start({
-        kind: 'vm.restart',
-        target: name,
-        joinable: true,
-        run: async (progress, signal) => {
-          await stop(name, undefined, progress, signal);
-          signal.throwIfAborted();
-          return await start(name, body.timeoutMs, progress, signal);
-        },
-      });
-    },
-    deleteVm: async ({ params: { name }, query }) => {
-      vms.get(name);
-      return operations.start({
-        kind: 'vm.delete',
-        target: name,
-        run: async (progress) => {
-          const force = query.force ?? false;
-          if (force) supervisor.unwatch(vms.get(name).id);
-          const { now = false, keepWorkDisk = false } = query;
-          return await deleteVm(host, name, { force, now, keepWorkDisk }, progress);
-        },
-      });
-    },
+    startVm: async ({ params: { name }, body }) => life.start(name, body),
+    stopVm: async ({ params: { name }, body }) => life.stop(name, body),
+    killVm: async ({ params: { name } }) => await life.kill(name),
+    restartVm: async ({ params: { name }, body }) => life.restart(name, body),
+    rebaseVm: async ({ params: { name }, body }) => life.rebase(name, body),
+    deleteVm: async ({ params: { name }, query: { force = false, now = false, keepWorkDisk = false } }) =>
+      life.delete(name, { force, now, keepWorkDisk }),
     sshAccess: async ({ params: { name } }) => {
       const vm = vms.get(name);
       requireRunning(vm);
@@ -217,10 +146,4 @@ function parseJson(text: string): unknown {
   } catch {
     return undefined;
   }
-}
-
-function requireNotRunning(host: Host, name: string): void {
-  const vm = host.stores.vms.get(name);
-  if (vm.phase !== 'running') return;
-  throw new BangerError('conflict', `${name} is running already.`, { hint: `Log in with: banger ssh ${name}` });
 }

@@ -1,14 +1,15 @@
 /** Keeps an eye on running VMs: a VMM that ends, a guest that reboots, a guest that powers off. */
 import type { VmRecord } from '../../core/vm.ts';
 import { watchVmm } from '../../firecracker/api.ts';
-import { followFile, lastLines, limitLog, readTail, stripControls } from '../../firecracker/console.ts';
+import { followFile, limitLog, stripControls } from '../../firecracker/console.ts';
 import { describeExit, findVmm } from '../../firecracker/launch.ts';
+import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
 import { apparentBytes } from '../../storage/disk.ts';
 import { vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { expiry } from '../../system/abort.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import type { Host } from '../host.ts';
-import { releaseVm } from '../vm/release.ts';
+import { releaseVm } from './release.ts';
 
 export interface Supervisor {
   /** Watches a VM that runs; `ended` is known only for a VMM this daemon started. */
@@ -22,10 +23,10 @@ export interface Supervisor {
 }
 
 export interface SupervisorActions {
-  /** The guest rebooted, which ended its VMM: start it again. */
-  startAgain(vm: VmRecord): void;
-  /** The guest powered itself off: finish the stop. */
-  finishStop(vm: VmRecord): void;
+  /** The guest rebooted, which ended its VMM; nothing is freed yet. */
+  rebooted(vm: VmRecord): void;
+  /** The guest powered itself off; its VMM lives. */
+  poweredOff(vm: VmRecord): void;
   /** The VMM died and everything is freed; `vm` is the record as it was while it ran. */
   failed(vm: VmRecord): void;
 }
@@ -67,12 +68,11 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     const files = vmFiles(host.config.paths.store, vm.id);
     if (exit ? exit.code === 0 : await vmmExitedCleanly(files.vmmLog)) {
       host.log.info({ vm: vm.name }, 'the guest rebooted');
-      actions.startAgain(vm);
+      actions.rebooted(vm);
       return;
     }
     const how = exit ? ` (${describeExit(exit)})` : '';
-    const words = (await lastLines(files.vmmLog, 3)).join(' | ');
-    const failure = `The VMM ended unexpectedly${how}.${words ? ` Its log ends with: ${words}` : ''}`;
+    const failure = `The VMM ended unexpectedly${how}.${await lastWords(files.vmmLog)}`;
     host.log.warn({ vm: vm.name, failure }, 'VMM ended');
     await releaseVm(host, vm);
     host.stores.vms.update(vm.id, { phase: 'failed', failure, startedAt: null, vmm: null });
@@ -89,7 +89,7 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
       host.log.info({ vm: vm.name }, 'the guest powered off');
       unwatch(vm.id);
       const current = host.stores.vms.findById(vm.id); // it may have another name by now
-      if (current) actions.finishStop(current);
+      if (current) actions.poweredOff(current);
       return;
     }
   }
@@ -125,9 +125,4 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
       for (const vmId of [...watched.keys()]) unwatch(vmId);
     },
   };
-}
-
-/** Whether the VMM's own log ends with a clean exit, which is what a guest's reset causes. */
-export async function vmmExitedCleanly(vmmLog: string): Promise<boolean> {
-  return /exit_code=0\s*$/.test((await readTail(vmmLog, 4096)).trimEnd());
 }

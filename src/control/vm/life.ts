@@ -1,0 +1,178 @@
+/**
+ * The one owner of a VM's life: whoever wants a VM started, stopped, moved or deleted asks here, also the daemon itself.
+ * What is started is watched from then on, and what is stopped is no longer. Each action is an operation.
+ */
+import type { Operation, VmRebase } from '../../api/schemas.ts';
+import type { RunEnd } from '../../core/restart.ts';
+import type { VmRecord } from '../../core/vm.ts';
+import { BangerError, messageOf } from '../../errors.ts';
+import type { Host } from '../host.ts';
+import type { Progress } from '../operations.ts';
+import { type Deletion, deleteVm } from './delete.ts';
+import { rebaseVm, type StartStop } from './rebase.ts';
+import { startVm } from './start.ts';
+import { stopVm } from './stop.ts';
+import { createSupervisor } from './supervisor.ts';
+import { viewVm } from './view.ts';
+
+/** How a run ended that nobody asked to end. */
+export type UnaskedEnd = RunEnd | 'reboot';
+
+export interface StartOptions {
+  /** limit in `ms` for the guest to answer; the configured one without */
+  timeoutMs?: number | undefined;
+}
+
+export interface StopOptions {
+  /** what the guest gets to shut down in `ms`; 0 ends it at once, the configured time without */
+  timeoutMs?: number | undefined;
+}
+
+export interface Life {
+  /**
+   * Starts a VM for a person, which begins a new count of its restarts.
+   * @throws BangerError `not_found`, or `conflict` when it runs
+   */
+  start(name: string, options?: StartOptions): Operation;
+  /**
+   * Starts a VM because its policy or its guest wants it.
+   * @throws BangerError `not_found`
+   */
+  startAgain(name: string): Operation;
+  /** @throws BangerError `not_found` */
+  stop(name: string, options?: StopOptions): Operation;
+  /** @throws BangerError `not_found` */
+  restart(name: string, options?: StartOptions): Operation;
+  /**
+   * Ends it as if its power was cut, whatever is at work on it.
+   * @throws BangerError `not_found`
+   */
+  kill(name: string): Promise<Operation>;
+  /** @throws BangerError `not_found` */
+  delete(name: string, deletion: Deletion): Operation;
+  /**
+   * Gives it a root disk from another image.
+   * @throws BangerError `not_found`
+   */
+  rebase(name: string, request: VmRebase): Operation;
+  /** Watches a VM that was found running. */
+  adopt(vm: VmRecord): void;
+  /** Whether a VM is watched. */
+  watches(vmId: string): boolean;
+  /** Cuts logs of VMs that outgrew their limit. */
+  limitLogs(): Promise<void>;
+  /** Calls `listener` after each end that nobody asked for, with the record as it was while the VM ran. */
+  onEnd(listener: (vm: VmRecord, end: UnaskedEnd) => void): void;
+  /** Watches nothing any more; the VMs go on. */
+  close(): void;
+}
+
+export function createLife(host: Host): Life {
+  const { operations } = host;
+  const { vms } = host.stores;
+  const { limits } = host.config;
+  const listeners: ((vm: VmRecord, end: UnaskedEnd) => void)[] = [];
+  const tell = (vm: VmRecord, end: UnaskedEnd) => {
+    for (const listener of listeners) listener(vm, end);
+  };
+
+  const supervisor = createSupervisor(host, {
+    rebooted: (vm) => tell(vm, 'reboot'),
+    poweredOff(vm) {
+      finishStop(vm).catch((error) =>
+        host.log.error({ vm: vm.name, error: messageOf(error) }, 'the stop of a guest that powered off failed'),
+      );
+    },
+    failed: (vm) => tell(vm, 'failure'),
+  });
+
+  const actions: StartStop = {
+    async start(name, timeoutMs = limits.bootTimeoutMs, progress, signal) {
+      const { vm, ended } = await startVm(host, name, timeoutMs, progress, signal);
+      supervisor.watch(vm, ended);
+      return vm;
+    },
+    async stop(name, timeoutMs = limits.stopTimeoutMs, progress, signal) {
+      supervisor.unwatch(vms.get(name).id);
+      return await stopVm(host, name, timeoutMs, progress, signal);
+    },
+  };
+
+  /** Begins an operation that ends with the VM as it is then. */
+  function begin(
+    kind: string,
+    name: string,
+    joinable: boolean,
+    run: (progress: Progress, signal: AbortSignal) => Promise<VmRecord>,
+  ): Operation {
+    vms.get(name);
+    return operations.start({
+      kind,
+      target: name,
+      joinable,
+      run: async (progress, signal) => viewVm(host, await run(progress, signal)),
+    });
+  }
+
+  /** A guest that powered itself off leaves its VMM. */
+  async function finishStop(vm: VmRecord): Promise<void> {
+    const operation = life.stop(vm.name, { timeoutMs: 0 });
+    // a stop that a person asked for first is theirs
+    const { state } = await operations.finished(operation.id);
+    if (!operation.joined && state === 'succeeded') tell(vm, 'poweroff');
+  }
+
+  const life: Life = {
+    start(name, { timeoutMs } = {}) {
+      requireNotRunning(vms.get(name));
+      return begin('vm.start', name, true, (progress, signal) => {
+        vms.update(vms.get(name).id, { restarts: null });
+        return actions.start(name, timeoutMs, progress, signal);
+      });
+    },
+    startAgain: (name) =>
+      begin('vm.start', name, true, (progress, signal) => actions.start(name, undefined, progress, signal)),
+    stop: (name, { timeoutMs } = {}) =>
+      begin('vm.stop', name, true, (progress, signal) => actions.stop(name, timeoutMs, progress, signal)),
+    restart: (name, { timeoutMs } = {}) =>
+      begin('vm.restart', name, true, async (progress, signal) => {
+        await actions.stop(name, undefined, progress, signal);
+        signal.throwIfAborted();
+        return await actions.start(name, timeoutMs, progress, signal);
+      }),
+    async kill(name) {
+      vms.get(name);
+      const active = operations.activeOn(name);
+      // the way out of a start or stop that hangs: call it off, then kill
+      if (active) {
+        operations.abort(active.id);
+        await operations.finished(active.id);
+      }
+      return begin('vm.kill', name, true, (progress, signal) => actions.stop(name, 0, progress, signal));
+    },
+    delete(name, deletion) {
+      vms.get(name);
+      return operations.start({
+        kind: 'vm.delete',
+        target: name,
+        run: async (progress) => {
+          if (deletion.force) supervisor.unwatch(vms.get(name).id);
+          return await deleteVm(host, name, deletion, progress);
+        },
+      });
+    },
+    rebase: (name, request) =>
+      begin('vm.rebase', name, false, (progress, signal) => rebaseVm(host, actions, name, request, progress, signal)),
+    adopt: (vm) => supervisor.watch(vm),
+    watches: (vmId) => supervisor.watches(vmId),
+    limitLogs: () => supervisor.limitLogs(),
+    onEnd: (listener) => void listeners.push(listener),
+    close: () => supervisor.close(),
+  };
+  return life;
+}
+
+function requireNotRunning({ name, phase }: VmRecord): void {
+  if (phase !== 'running') return;
+  throw new BangerError('conflict', `${name} is running already.`, { hint: `Log in with: banger ssh ${name}` });
+}
