@@ -28,6 +28,10 @@ const host: Host = {
     process.on(signal, handler);
     return { [Symbol.dispose]: () => void process.off(signal, handler) };
   },
+  endWithReader() {
+    if (process.stdout.isTTY) return;
+    void import('../src/system/pipe-reader.ts').then(({ watchReader }) => watchReader(1, () => process.exit(0)));
+  },
   async runInteractive(argv, options) {
     const { runInteractive } = await import('../src/cli/shared/interactive.ts');
     return await runInteractive(argv, host.env, host.onSignal, options?.output);
@@ -51,7 +55,10 @@ let outputLost = false;
 void start().then((status) => {
   process.exitCode = status;
   // an input nobody reads any more must not keep us here; what is written must get out first
-  host.stdout.write('', () => host.stderr.write('', () => process.exit(outputLost ? 1 : status)));
+  host.stdout.write('', (lost) => {
+    if (lost) onLost(process.stdout, lost);
+    host.stderr.write('', () => process.exit(outputLost ? 1 : status));
+  });
 });
 
 /** Arguments reach this process as text: one that is none has lost bytes on its way, and nothing must be done with it. */
@@ -68,27 +75,27 @@ async function start(): Promise<number> {
   return await main(argv, host);
 }
 
+/** Whoever writes hears of it when what was written before could not be. */
+function untilReaderLeaves(output: NodeJS.WriteStream): NodeJS.WriteStream {
+  if (output.listenerCount('error') === 0) output.on('error', (error) => onLost(output, error));
+  return output;
+}
+
 /**
  * `banger ls | head`: who reads our output may leave before we are done, and that is no error. Output that is lost in
  * another way, on a full disk, is one.
  */
-function untilReaderLeaves(output: NodeJS.WriteStream): NodeJS.WriteStream {
-  if (output.listenerCount('error') > 0) return output;
-  output.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(0);
-    if (outputLost) return;
-    outputLost = true;
-    const which = output === process.stdout ? 'output' : 'messages';
-    const told = `banger: The ${which} could not be written: ${error.message}. What is there is not complete.\n`;
-    // not through the stream: what failed may be that one
-    if (output === process.stdout) {
-      try {
-        writeSync(2, told);
-      } catch {
-        // the exit status is all that is left
-      }
+function onLost(output: NodeJS.WriteStream, error: NodeJS.ErrnoException): void {
+  if (error.code === 'EPIPE') process.exit(0);
+  if (outputLost) return;
+  outputLost = true;
+  if (output === process.stdout) {
+    try {
+      // not through a stream, which would take until after the end
+      writeSync(2, `banger: The output could not be written: ${error.message}. What is there is not complete.\n`);
+    } catch {
+      // the exit status is all that is left
     }
-    process.exit(1);
-  });
-  return output;
+  }
+  process.exit(1);
 }

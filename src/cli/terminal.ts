@@ -30,6 +30,8 @@ export interface Host {
   self: Argv;
   /** calls back for a signal, in place of its usual effect, until disposed */
   onSignal(signal: NodeJS.Signals, handler: () => void): Disposable;
+  /** ends this process when whoever reads its output has left: `logs -f | head -1` must not wait for the next line */
+  endWithReader?(): void;
   /**
    * runs a program on this terminal and returns its exit status, 128 + number after a signal; with `stderr`
    * what it writes to standard output goes there too

@@ -91,7 +91,11 @@ describe('exec', () => {
       await exec(
         ['-t', 'web', 'cat'],
         async ({ socket, next }) => {
-          for (let frame = await next(); frame?.type === FRAME.stdin; frame = await next()) received += frame.payload;
+          while (!received.endsWith(key ?? '')) {
+            const frame = await next();
+            assert.equal(frame?.type, FRAME.stdin);
+            received += frame?.payload;
+          }
           socket.write(exit(0));
         },
         { stdin: Readable.from([Buffer.from(typed ?? '')]) as Input },

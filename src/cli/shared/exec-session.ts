@@ -95,7 +95,8 @@ function sendInput({ stdin }: Host, connection: Duplex, cleanup: DisposableStack
     if (!connection.writable) return;
     // a terminal knows no end of input but this key, which must come at the beginning of a line
     if (tty) connection.write(encodeFrame(FRAME.stdin, Buffer.from(END_OF_LINE.has(lastByte) ? '\x04' : '\x04\x04')));
-    connection.write(encodeFrame(FRAME.stdinEnd));
+    // the end of the channel would hang it up instead
+    else connection.write(encodeFrame(FRAME.stdinEnd));
   };
   const onDrain = () => stdin.resume();
   stdin.on('data', onData).once('end', onEnd).once('error', onEnd);

@@ -52,6 +52,7 @@ export default defineCommand({
       env: Object.fromEntries(options.env.map(variable)),
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     };
+    ctx.host.endWithReader?.();
     const connection = await ctx.api.exec(name, request);
     ctx.status = await runExec(ctx.host, connection, { tty, input: !options.stdin });
   },

@@ -14,6 +14,7 @@ export default defineCommand({
   data: false,
   examples: ['logs web', 'logs web -n 20 -f', 'logs web --vmm'],
   async run(ctx, { args, options }) {
+    if (options.follow) ctx.host.endWithReader?.();
     const stream = await ctx.api.stream('logs', {
       params: { name: args.name },
       query: {
