@@ -11,7 +11,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { loadavg } from 'node:os';
 import { join, resolve } from 'node:path';
-import type { Operation } from '../src/api/schemas.ts';
+import type { Operation } from '../src/api/operation.ts';
 
 const LIMIT_MS = 100;
 const bundle = resolve(process.argv[2] ?? '.dev/bundle');

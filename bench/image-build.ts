@@ -11,7 +11,7 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import type { ImageBuilt } from '../src/api/schemas.ts';
+import type { ImageBuilt } from '../src/api/image-build.ts';
 
 const bundle = resolve(process.argv[2] ?? '.dev/bundle');
 const ROUNDS = Number(process.argv[3] ?? 3);

@@ -4,7 +4,8 @@
  */
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { DaemonStatus, Vm, VmDetail } from '../src/api/schemas.ts';
+import type { DaemonStatus } from '../src/api/system.ts';
+import type { Vm, VmDetail } from '../src/api/vm.ts';
 import { takeDaemonLock } from '../src/daemon/lock.ts';
 import { BangerError, messageOf } from '../src/errors.ts';
 import { formatDuration } from '../src/units.ts';

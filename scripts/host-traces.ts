@@ -1,7 +1,8 @@
 /** What a running VM leaves on the host, looked for from outside of banger: there while it runs, gone afterwards. */
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { dirname, join, sep } from 'node:path';
-import type { DaemonStatus, VmDetail } from '../src/api/schemas.ts';
+import type { DaemonStatus } from '../src/api/system.ts';
+import type { VmDetail } from '../src/api/vm.ts';
 import { withAdministratorPath } from '../src/system/host-facts.ts';
 import { createPrivileged } from '../src/system/privilege.ts';
 import { createRunner } from '../src/system/runner.ts';

@@ -1,19 +1,19 @@
 /** Every route of bangerd's HTTP API: one table that validates requests, types the client and becomes OpenAPI. */
-import { bundleRoutes } from './routes/bundle.ts';
-import { diskRoutes } from './routes/disk.ts';
-import { dnsRoutes } from './routes/dns.ts';
-import { eventRoutes } from './routes/event.ts';
-import { imageRoutes } from './routes/image.ts';
-import { imageBuildRoutes } from './routes/image-build.ts';
-import { leftoverRoutes } from './routes/leftover.ts';
-import { operationRoutes } from './routes/operation.ts';
-import type { Route } from './routes/route.ts';
-import { statsRoutes } from './routes/stats.ts';
-import { storageRoutes } from './routes/storage.ts';
-import { systemRoutes } from './routes/system.ts';
-import { vmRoutes } from './routes/vm.ts';
+import { bundleRoutes } from './bundle.ts';
+import { diskRoutes } from './disk.ts';
+import { dnsRoutes } from './dns.ts';
+import { eventRoutes } from './event.ts';
+import { imageRoutes } from './image.ts';
+import { imageBuildRoutes } from './image-build.ts';
+import { leftoverRoutes } from './leftover.ts';
+import { operationRoutes } from './operation.ts';
+import type { Route } from './route.ts';
+import { statsRoutes } from './stats.ts';
+import { storageRoutes } from './storage.ts';
+import { systemRoutes } from './system.ts';
+import { vmRoutes } from './vm.ts';
 
-export type { Route } from './routes/route.ts';
+export type { Route } from './route.ts';
 
 export const contract = {
   ...systemRoutes,

@@ -1,9 +1,10 @@
 /** The typed client of bangerd: every route of the contract, over its Unix socket. */
 import type { Duplex, Readable } from 'node:stream';
-import type { ExecRequest, Problem } from '../api/schemas.ts';
+import { type Answer, type CallArgs, type JsonRoute, ROUTES, type StreamRoute } from '../api/addresses.ts';
+import type { Problem } from '../api/operation.ts';
+import type { ExecRequest } from '../api/vm.ts';
 import { BangerError, isErrorCode, messageOf, systemCode } from '../errors.ts';
 import { ask, askUpgrade, type HttpQuestion } from '../system/short-http.ts';
-import { type Answer, type CallArgs, type JsonRoute, ROUTES, type StreamRoute } from './routes.ts';
 
 /** Header in which the daemon names its version in every answer. */
 export const VERSION_HEADER = 'x-banger-version';

@@ -1,5 +1,5 @@
 /** Following an operation from its beginning to its end. */
-import type { Operation, OperationEvent } from '../api/schemas.ts';
+import type { Operation, OperationEvent } from '../api/operation.ts';
 import { BangerError } from '../errors.ts';
 import { readJsonLines } from '../system/json-lines.ts';
 import type { Client } from './client.ts';

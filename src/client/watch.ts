@@ -1,9 +1,10 @@
 /** Answers that go on: what VMs use and what happens, value by value for as long as somebody reads. */
-import type { Event, StatsFrame } from '../api/schemas.ts';
+import type { CallArgs } from '../api/addresses.ts';
+import type { Event } from '../api/event.ts';
+import type { StatsFrame } from '../api/stats.ts';
 import { BangerError } from '../errors.ts';
 import { readJsonLines } from '../system/json-lines.ts';
 import type { Client } from './client.ts';
-import type { CallArgs } from './routes.ts';
 
 /** What each streamed route sends, a value a line. */
 interface Lines {

@@ -1,6 +1,6 @@
 /** What is asked before a VM is touched: the preflight checks of a command, and which VMM will run it. */
 import { dirname, join } from 'node:path';
-import type { DoctorCommand, DoctorReport } from '../api/schemas.ts';
+import type { DoctorCommand, DoctorReport } from '../api/system.ts';
 import type { VmRecord } from '../core/vm.ts';
 import { BangerError } from '../errors.ts';
 import { type PreflightCommand, preflight } from '../preflight/commands.ts';

@@ -1,5 +1,6 @@
 /** What happened to VMs and operations: a short memory of it, and any number of readers at their own pace. */
-import type { Event, Operation } from '../api/schemas.ts';
+import type { Event } from '../api/event.ts';
+import type { Operation } from '../api/operation.ts';
 import type { VmRecord } from '../core/vm.ts';
 import type { VmTransition } from '../state/vms.ts';
 

@@ -1,9 +1,9 @@
 /** Long actions: one at a time per target, with progress that any number of clients can follow. */
 import { randomUUID } from 'node:crypto';
-import type { Operation, OperationEvent } from '../api/schemas.ts';
+import type { Operation, OperationEvent } from '../api/operation.ts';
+import { toProblem } from '../api/problem.ts';
 import { asBangerError, BangerError } from '../errors.ts';
 import type { OperationStore } from '../state/operations.ts';
-import { toProblem } from './problem.ts';
 
 /** Reports from inside a running action. */
 export interface Progress {

@@ -1,6 +1,7 @@
 /** What is counted, collected when somebody scrapes and at no other time. */
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { Event, VmStats } from '../api/schemas.ts';
+import type { Event } from '../api/event.ts';
+import type { VmStats } from '../api/stats.ts';
 import type { Host } from '../control/host.ts';
 import type { StatsSampler } from '../control/stats/vm-stats.ts';
 import { VERSION } from '../version.ts';

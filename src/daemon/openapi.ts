@@ -1,7 +1,7 @@
 /** The OpenAPI 3.1 document, made from the same table that validates requests. */
 import { z } from 'zod';
 import { contract, type Route } from '../api/contract.ts';
-import { Problem } from '../api/schemas.ts';
+import { Problem } from '../api/operation.ts';
 import { VERSION } from '../version.ts';
 
 type JsonObject = Record<string, unknown>;

@@ -8,7 +8,7 @@ import fastify, {
 } from 'fastify';
 import type { z } from 'zod';
 import { contract, type Route, type RouteName } from '../api/contract.ts';
-import { toProblem } from '../control/problem.ts';
+import { toProblem } from '../api/problem.ts';
 import { asBangerError, BangerError } from '../errors.ts';
 import { VERSION } from '../version.ts';
 import { openApiDocument } from './openapi.ts';

@@ -1,5 +1,5 @@
 /** Operations that were started, kept so that a client can ask what became of one after a daemon restart. */
-import type { Operation, Problem } from '../api/schemas.ts';
+import type { Operation, Problem } from '../api/operation.ts';
 import type { Database } from './database.ts';
 
 export interface OperationStore {

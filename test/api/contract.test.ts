@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
 import { describe, it } from 'node:test';
 import { contract, type Route } from '../../src/api/contract.ts';
-import { Event } from '../../src/api/schemas.ts';
+import { Event } from '../../src/api/event.ts';
 
 const page = (name: string) => readFile(new URL(`../../docs/${name}`, import.meta.url), 'utf8');
 

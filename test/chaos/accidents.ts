@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { VmState } from '../../src/api/schemas.ts';
+import type { VmState } from '../../src/api/vm.ts';
 import { crash, type TestHost, until } from '../support/host.ts';
 import { type Action, hasRoom, MIB, NAMES, runner } from './action.ts';
 import { checkData, planWrite } from './data.ts';

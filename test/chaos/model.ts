@@ -1,6 +1,6 @@
 /** What a chaos run believes: which VMs there must be, in which states, and what their work disks must hold. */
 import assert from 'node:assert/strict';
-import type { VmState } from '../../src/api/schemas.ts';
+import type { VmState } from '../../src/api/vm.ts';
 
 export interface ModelVm {
   /** states it may be in; more than one after something was cut off in the middle */

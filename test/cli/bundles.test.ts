@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import type { Operation } from '../../src/api/schemas.ts';
+import type { Operation } from '../../src/api/operation.ts';
 import { cli, done, operation } from './cli.ts';
 
 const bundle = {

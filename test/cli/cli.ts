@@ -1,10 +1,13 @@
 /** Runs command lines in this process, with a daemon that is a table of functions. */
 import { addAbortSignal, PassThrough, Readable, Writable } from 'node:stream';
-import type { Event, Operation, OperationEvent, StatsFrame, Vm } from '../../src/api/schemas.ts';
+import type { Answer, CallArgs, JsonRoute } from '../../src/api/addresses.ts';
+import type { Event } from '../../src/api/event.ts';
+import type { Operation, OperationEvent } from '../../src/api/operation.ts';
+import type { StatsFrame } from '../../src/api/stats.ts';
+import type { Vm } from '../../src/api/vm.ts';
 import { main } from '../../src/cli/main.ts';
 import type { Host, Output } from '../../src/cli/terminal.ts';
 import type { Client, ClientOptions } from '../../src/client/client.ts';
-import type { Answer, CallArgs, JsonRoute } from '../../src/client/routes.ts';
 import { BangerError } from '../../src/errors.ts';
 import type { Argv } from '../../src/system/runner.ts';
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import type { DnsPlan, DnsSetupResult, DnsStatus } from '../../src/api/schemas.ts';
+import type { DnsPlan, DnsSetupResult, DnsStatus } from '../../src/api/dns.ts';
 import { cli, done, operation } from './cli.ts';
 
 const listener = {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import type { DoctorReport } from '../../src/api/schemas.ts';
+import type { DoctorReport } from '../../src/api/system.ts';
 import { cli, type Script } from './cli.ts';
 
 describe('doctor', () => {

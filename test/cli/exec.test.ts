@@ -4,7 +4,7 @@ import { duplexPair, PassThrough, Readable } from 'node:stream';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { createFrameDecoder, encodeFrame, FRAME } from '../../src/api/exec-frames.ts';
-import type { ExecRequest } from '../../src/api/schemas.ts';
+import type { ExecRequest } from '../../src/api/vm.ts';
 import type { Input } from '../../src/cli/terminal.ts';
 import { type CliOptions, cli } from './cli.ts';
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { OperationEvent, Problem } from '../../src/api/schemas.ts';
+import type { OperationEvent, Problem } from '../../src/api/operation.ts';
 import { BangerError } from '../../src/errors.ts';
 import { cli, done, operation, vm } from './cli.ts';
 

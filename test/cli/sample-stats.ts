@@ -1,5 +1,5 @@
 /** What a VM uses, with everything known. */
-import type { VmStats } from '../../src/api/schemas.ts';
+import type { VmStats } from '../../src/api/stats.ts';
 
 export function stats(name: string, values: Partial<VmStats> = {}): VmStats {
   return {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import type { Event, StatsFrame, VmPort, VmStats } from '../../src/api/schemas.ts';
+import type { Event } from '../../src/api/event.ts';
+import type { StatsFrame, VmPort, VmStats } from '../../src/api/stats.ts';
 import { renderEvent } from '../../src/cli/commands/host/events.ts';
 import { cli } from './cli.ts';
 import { stats } from './sample-stats.ts';

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { PassThrough } from 'node:stream';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { StatsFrame, VmStats } from '../../src/api/schemas.ts';
+import type { StatsFrame, VmStats } from '../../src/api/stats.ts';
 import { renderTop, type SortKey, type TopState, withRates } from '../../src/cli/output/top-view.ts';
 import type { Output } from '../../src/cli/terminal.ts';
 import { type CliResult, cli } from './cli.ts';

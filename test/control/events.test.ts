@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { Event } from '../../src/api/schemas.ts';
+import { Event } from '../../src/api/event.ts';
 import { createEvents, describeTransition, type Events } from '../../src/control/events.ts';
 import { createOperations } from '../../src/control/operations.ts';
 import type { VmRecord } from '../../src/core/vm.ts';

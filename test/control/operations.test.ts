@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import type { OperationEvent } from '../../src/api/schemas.ts';
+import type { OperationEvent } from '../../src/api/operation.ts';
 import { createOperations, type Operations } from '../../src/control/operations.ts';
 import { BangerError } from '../../src/errors.ts';
 import { openDatabase } from '../../src/state/database.ts';

@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { type AddressInfo, createServer } from 'node:net';
 import { describe, it, type TestContext } from 'node:test';
-import type { VmStats } from '../../src/api/schemas.ts';
+import type { VmStats } from '../../src/api/stats.ts';
 import { createEvents } from '../../src/control/events.ts';
 import type { Operations } from '../../src/control/operations.ts';
 import { renderMetrics } from '../../src/daemon/exposition.ts';

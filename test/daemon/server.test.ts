@@ -3,7 +3,7 @@ import { describe, it, type TestContext } from 'node:test';
 import type { FastifyInstance, InjectOptions } from 'fastify';
 import { pino } from 'pino';
 import { contract, type RouteName } from '../../src/api/contract.ts';
-import type { Vm } from '../../src/api/schemas.ts';
+import type { Vm } from '../../src/api/vm.ts';
 import { createServer, type HandlerInput, type Handlers } from '../../src/daemon/server.ts';
 import { BangerError } from '../../src/errors.ts';
 import { VERSION } from '../../src/version.ts';

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { OperationEvent } from '../../src/api/schemas.ts';
+import type { OperationEvent } from '../../src/api/operation.ts';
 import { crash, hostSkip, TestHost, until } from '../support/host.ts';
 
 const LIMIT = { timeout: 240_000 };

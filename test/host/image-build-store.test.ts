@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { mkdtemp, readdir, rm, rmdir, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import type { ImageBuilt } from '../../src/api/schemas.ts';
+import type { ImageBuilt } from '../../src/api/image-build.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { MIB } from '../../src/units.ts';
 import { hostSkip, TestHost } from '../support/host.ts';

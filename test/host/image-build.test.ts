@@ -5,7 +5,8 @@ import { mkdir, readdir, readFile, symlink, truncate, writeFile } from 'node:fs/
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { ImageBuilt, OperationEvent } from '../../src/api/schemas.ts';
+import type { ImageBuilt } from '../../src/api/image-build.ts';
+import type { OperationEvent } from '../../src/api/operation.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { hostSkip, TestHost, until } from '../support/host.ts';
 

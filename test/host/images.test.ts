@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { mkdtemp, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import type { ImageDiff, OperationEvent } from '../../src/api/schemas.ts';
+import type { ImageDiff } from '../../src/api/image.ts';
+import type { OperationEvent } from '../../src/api/operation.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { hostSkip, TestHost, until } from '../support/host.ts';
 

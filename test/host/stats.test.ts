@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Event, VmPort, VmStats } from '../../src/api/schemas.ts';
+import type { Event } from '../../src/api/event.ts';
+import type { VmPort, VmStats } from '../../src/api/stats.ts';
 import { readProcessTree } from '../../src/system/process-stats.ts';
 import { MIB } from '../../src/units.ts';
 import { hostSkip, TestHost, until } from '../support/host.ts';

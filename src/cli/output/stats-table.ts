@@ -1,5 +1,5 @@
 /** What VMs use, as tables: totals for `stats`, rates for `top`. */
-import type { VmStats } from '../../api/schemas.ts';
+import type { VmStats } from '../../api/stats.ts';
 import { formatDuration, formatSize } from '../../units.ts';
 import type { Paint } from './paint.ts';
 import { renderTable } from './table.ts';

@@ -1,5 +1,5 @@
 /** Steps in time as a small chart: when each began, how long it took, what ran side by side. */
-import type { TimelineStep } from '../../api/schemas.ts';
+import type { TimelineStep } from '../../api/vm.ts';
 import { formatDuration } from '../../units.ts';
 import type { Paint } from './paint.ts';
 

@@ -1,5 +1,5 @@
 /** The screen of `banger top` as text: which VMs in which order, and as much of it as fits. */
-import type { StatsFrame, VmStats } from '../../api/schemas.ts';
+import type { StatsFrame, VmStats } from '../../api/stats.ts';
 import type { Paint } from './paint.ts';
 import { formatPart, formatPercent, formatRate, formatUptime } from './stats-table.ts';
 

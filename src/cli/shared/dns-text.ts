@@ -1,5 +1,5 @@
 /** The state of DNS listeners in words. */
-import type { DnsListener, DnsSummary } from '../../api/schemas.ts';
+import type { DnsListener, DnsSummary } from '../../api/dns.ts';
 
 export function describeListener({ state, address, port, lastError }: DnsListener): string {
   return place(state, `${address} port ${port}`, lastError?.message);

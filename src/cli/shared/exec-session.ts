@@ -2,7 +2,7 @@
 import { constants } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { createFrameDecoder, encodeFrame, FRAME, type Frame } from '../../api/exec-frames.ts';
-import type { Problem } from '../../api/schemas.ts';
+import type { Problem } from '../../api/operation.ts';
 import { errorOfProblem } from '../../client/client.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import type { Host, Output } from '../terminal.ts';

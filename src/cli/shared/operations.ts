@@ -1,5 +1,5 @@
 /** Long actions from the client's side: shown while they run, undone on Ctrl-C, judged when they end. */
-import type { Operation } from '../../api/schemas.ts';
+import type { Operation } from '../../api/operation.ts';
 import { errorOfProblem } from '../../client/client.ts';
 import { followOperation } from '../../client/follow-operation.ts';
 import { asBangerError, BangerError } from '../../errors.ts';

@@ -1,6 +1,6 @@
 /** What `image build` and `image validate` ask, and the request made of it. */
 import { resolve } from 'node:path';
-import type { ImageBuild } from '../../api/schemas.ts';
+import type { ImageBuild } from '../../api/image-build.ts';
 import type { OptionSpecs, OptionValues } from '../command.ts';
 import type { Context } from '../context.ts';
 import { bundleRef } from './bundle-ref.ts';

@@ -1,5 +1,5 @@
 /** How the system's ssh and scp reach a VM: its own key, its own known host, nothing from the user's files. */
-import type { SshAccess } from '../../api/schemas.ts';
+import type { SshAccess } from '../../api/vm.ts';
 
 /** Option names and values as ssh_config(5) has them. */
 function sshOptions(access: SshAccess): [string, string][] {

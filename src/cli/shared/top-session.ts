@@ -1,6 +1,6 @@
 /** `banger top` on a terminal: takes the whole screen, listens to keys, and gives everything back. */
 import { emitKeypressEvents } from 'node:readline';
-import type { StatsFrame } from '../../api/schemas.ts';
+import type { StatsFrame } from '../../api/stats.ts';
 import type { Paint } from '../output/paint.ts';
 import { pageSize, renderTop, type ScreenSize, type SortKey, type TopState } from '../output/top-view.ts';
 import type { Input, Output } from '../terminal.ts';

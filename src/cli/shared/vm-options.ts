@@ -1,7 +1,7 @@
 /** What `vm create` and `run` ask about a new VM, and the request made of it. */
 
 import { resolve } from 'node:path';
-import type { RestartPolicy, VmCreate } from '../../api/schemas.ts';
+import type { RestartPolicy, VmCreate } from '../../api/vm.ts';
 import type { OptionSpecs, OptionValues } from '../command.ts';
 import { VM_FLAGS } from './flag-names.ts';
 

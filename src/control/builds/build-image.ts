@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { ImageBuild, ImageBuilt, RecipeCheck } from '../../api/schemas.ts';
+import type { ImageBuild, ImageBuilt, RecipeCheck } from '../../api/image-build.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { asBangerError, BangerError } from '../../errors.ts';
 import type { SshConnection } from '../../guest/ssh.ts';

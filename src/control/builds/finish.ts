@@ -1,7 +1,7 @@
 /** The end of an image build: the guest cleaned and shut down, its disk checked, summed and registered as an image. */
 import { constants, copyFile, link, mkdir, rename, writeFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import type { ImageBuilt } from '../../api/schemas.ts';
+import type { ImageBuilt } from '../../api/image-build.ts';
 import { formatPackageList } from '../../core/packages.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, systemCode } from '../../errors.ts';

@@ -2,7 +2,7 @@
 import { isUtf8 } from 'node:buffer';
 import { readFile } from 'node:fs/promises';
 import { basename, dirname, extname, resolve } from 'node:path';
-import type { ImageBuild } from '../../api/schemas.ts';
+import type { ImageBuild } from '../../api/image-build.ts';
 import { openBundle } from '../../bundle/store/catalogue.ts';
 import type { Bundle } from '../../bundle/store/manifest.ts';
 import { BangerError, messageOf, systemCode } from '../../errors.ts';

@@ -1,6 +1,6 @@
 /** Bundles as VMs see them: files to boot from, with what the configuration puts in their place. */
 import { basename, dirname, resolve } from 'node:path';
-import type { BundleDetail, Bundle as BundleView } from '../../api/schemas.ts';
+import type { BundleDetail, Bundle as BundleView } from '../../api/bundle.ts';
 import {
   type CatalogEntry,
   DEFAULT_LINK,

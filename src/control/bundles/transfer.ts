@@ -1,7 +1,7 @@
 /** Long actions on finished bundles: verifying, importing, exporting and adopting them, with progress. */
 import { lstat, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import type { BundleFile, BundleImport, BundleVerdict, Bundle as BundleView } from '../../api/schemas.ts';
+import type { BundleFile, BundleImport, BundleVerdict, Bundle as BundleView } from '../../api/bundle.ts';
 import { useFirstBundle } from '../../bundle/store/catalogue.ts';
 import { listTree } from '../../bundle/store/checksum.ts';
 import { adoptBundle, loadBundle } from '../../bundle/store/legacy-layout.ts';

@@ -1,5 +1,5 @@
 /** Grows the disks of a VM: of a stopped one with e2fsck and resize2fs, of a running one through VMM and guest. */
-import type { Disk, DiskResize } from '../../api/schemas.ts';
+import type { Disk, DiskResize } from '../../api/disk.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, systemCode } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';

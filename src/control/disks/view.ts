@@ -1,6 +1,6 @@
 /** Disks as the API shows them: those of VMs, and work disks that were kept. */
 import { stat } from 'node:fs/promises';
-import type { Disk } from '../../api/schemas.ts';
+import type { Disk } from '../../api/disk.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { systemCode } from '../../errors.ts';
 import { listKept } from '../../storage/kept-disks.ts';

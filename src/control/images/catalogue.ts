@@ -1,6 +1,6 @@
 /** The image catalogue: what there is, who needs it, other names, comparing, deleting. */
 import { readFile, rm } from 'node:fs/promises';
-import type { ImageDetail, ImageDiff, Image as ImageView } from '../../api/schemas.ts';
+import type { ImageDetail, ImageDiff, Image as ImageView } from '../../api/image.ts';
 import { openBundle } from '../../bundle/store/catalogue.ts';
 import { diffPackages, type InstalledPackage, parsePackageList } from '../../core/packages.ts';
 import { BangerError, systemCode } from '../../errors.ts';

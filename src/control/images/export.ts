@@ -1,7 +1,7 @@
 /** Writes an image as one file, after a look at whether it still is what was registered. */
 import { mkdir, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { ImageFile } from '../../api/schemas.ts';
+import type { ImageFile } from '../../api/image.ts';
 import { type FileSum, sumFile } from '../../bundle/store/checksum.ts';
 import { BangerError } from '../../errors.ts';
 import type { ImageRecord } from '../../state/images.ts';

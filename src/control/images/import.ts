@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname } from 'node:path';
-import type { ImageImport, Image as ImageView } from '../../api/schemas.ts';
+import type { ImageImport, Image as ImageView } from '../../api/image.ts';
 import { inspectRootfs } from '../../bundle/debian/rootfs-image.ts';
 import { BangerError, systemCode } from '../../errors.ts';
 import type { ImageRecord } from '../../state/images.ts';

@@ -1,6 +1,6 @@
 /** Removes layers of image builds: they are shortcuts, and the next build makes again what it misses. */
 import { rm } from 'node:fs/promises';
-import type { ImagePrune, ImagePruned } from '../../api/schemas.ts';
+import type { ImagePrune, ImagePruned } from '../../api/image.ts';
 import { planPrune } from '../../core/prune-layers.ts';
 import { BangerError } from '../../errors.ts';
 import type { LayerRecord } from '../../state/layers.ts';

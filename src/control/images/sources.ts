@@ -1,7 +1,7 @@
 /** What an image is imported from: an archive, or an ext4 file system with a kernel from elsewhere. */
 import { copyFile, lstat, mkdir, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { ImageImport } from '../../api/schemas.ts';
+import type { ImageImport } from '../../api/image.ts';
 import { looksLikeInitrd } from '../../bundle/boot/initrd-file.ts';
 import { inspectKernel, kernelProblem } from '../../bundle/boot/kernel.ts';
 import { extractVmlinux } from '../../bundle/boot/vmlinux.ts';

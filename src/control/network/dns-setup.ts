@@ -1,5 +1,5 @@
 /** Tells this host's resolver where names of VMs are answered, or takes that back; proves by a lookup that it works. */
-import type { DnsPlan, DnsSetupResult } from '../../api/schemas.ts';
+import type { DnsPlan, DnsSetupResult } from '../../api/dns.ts';
 import { formatSubnet, gatewayOf, type Subnet } from '../../core/addresses.ts';
 import { detectResolver, type HostResolver } from '../../dns/resolver-detect.ts';
 import {

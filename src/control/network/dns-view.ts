@@ -1,5 +1,5 @@
 /** Names of VMs as the API shows them. */
-import type { DnsExplanation, DnsListener, DnsStatus, DnsSummary } from '../../api/schemas.ts';
+import type { DnsExplanation, DnsListener, DnsStatus, DnsSummary } from '../../api/dns.ts';
 import type { Config } from '../../config/schema.ts';
 import { explainName } from '../../dns/explain.ts';
 import type { ListenerStatus } from '../../dns/listener.ts';

@@ -1,5 +1,5 @@
 /** The TCP ports a guest listens on, with the addresses under which others find them. */
-import type { VmPort } from '../../api/schemas.ts';
+import type { VmPort } from '../../api/stats.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { captureFromGuest } from '../../guest/capture.ts';

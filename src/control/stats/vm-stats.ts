@@ -1,5 +1,5 @@
 /** What VMs use, looked at when somebody asks and never otherwise. */
-import type { VmStats } from '../../api/schemas.ts';
+import type { VmStats } from '../../api/stats.ts';
 import { tapName, type VmRecord } from '../../core/vm.ts';
 import type { GuestMemory } from '../../guest/meminfo.ts';
 import { readTapStats, type TapStats } from '../../network/tap-stats.ts';

@@ -1,7 +1,7 @@
 /** Moves the store into an XFS image whose clones cost nothing, grows that image, and moves the store back out. */
 import { mkdir } from 'node:fs/promises';
 import { dirname, isAbsolute, join } from 'node:path';
-import type { Storage, StorageInit } from '../../api/schemas.ts';
+import type { Storage, StorageInit } from '../../api/storage.ts';
 import { BangerError } from '../../errors.ts';
 import { findVmm } from '../../firecracker/launch.ts';
 import { requireSpace } from '../../storage/clone.ts';

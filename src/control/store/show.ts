@@ -1,7 +1,7 @@
 /** The store as the API shows it. */
 import { readdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import type { Storage } from '../../api/schemas.ts';
+import type { Storage } from '../../api/storage.ts';
 import { allocatedBytes, apparentBytes } from '../../storage/disk.ts';
 import { mountOf, sharesBlocks, spaceOf, usedBytes } from '../../storage/file-system.ts';
 import type { Host } from '../host.ts';

@@ -1,7 +1,7 @@
 /** Creates a VM: its record, its address for life, its keys and its root disk. Nothing is started. */
 import { randomBytes } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
-import type { VmCreate } from '../../api/schemas.ts';
+import type { VmCreate } from '../../api/vm.ts';
 import { vmDefaults } from '../../config/schema.ts';
 import { macFor, type VmRecord } from '../../core/vm.ts';
 import { workMountProblem } from '../../core/work-mount.ts';

@@ -4,14 +4,14 @@ import type { Duplex, Readable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import type { ClientChannel } from 'ssh2';
 import { createFrameDecoder, encodeFrame, FRAME, type FrameType } from '../../api/exec-frames.ts';
-import type { ExecRequest } from '../../api/schemas.ts';
+import { toProblem } from '../../api/problem.ts';
+import type { ExecRequest } from '../../api/vm.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { asBangerError, BangerError, messageOf } from '../../errors.ts';
 import { type BeginReader, createBeginReader, sessionCommand, signalSession } from '../../guest/command.ts';
 import { runScript } from '../../guest/run-script.ts';
 import { sleep } from '../../system/abort.ts';
 import type { Host } from '../host.ts';
-import { toProblem } from '../problem.ts';
 import { requireRunning } from './stop.ts';
 
 /** What a terminal has when the client does not say. */

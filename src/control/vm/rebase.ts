@@ -4,7 +4,7 @@
  * a crash, and may be repeated.
  */
 import { rename, rm } from 'node:fs/promises';
-import type { VmRebase } from '../../api/schemas.ts';
+import type { VmRebase } from '../../api/image.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { findVmm } from '../../firecracker/launch.ts';

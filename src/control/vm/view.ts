@@ -1,5 +1,5 @@
 /** VMs as the API shows them. */
-import type { Vm, VmDetail } from '../../api/schemas.ts';
+import type { Vm, VmDetail } from '../../api/vm.ts';
 import { pendingValues } from '../../core/plan-set.ts';
 import { ranStably } from '../../core/restart.ts';
 import { tapName, type VmRecord } from '../../core/vm.ts';

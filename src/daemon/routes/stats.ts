@@ -1,5 +1,5 @@
 /** Handlers for what VMs use and where they listen. */
-import type { StatsFrame } from '../../api/schemas.ts';
+import type { StatsFrame } from '../../api/stats.ts';
 import type { Host } from '../../control/host.ts';
 import { listVmPorts } from '../../control/stats/ports.ts';
 import type { StatsSampler } from '../../control/stats/vm-stats.ts';

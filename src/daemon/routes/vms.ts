@@ -1,7 +1,7 @@
 /** Handlers for VMs. */
 import { once } from 'node:events';
 import type { Duplex } from 'node:stream';
-import { ExecRequest } from '../../api/schemas.ts';
+import { ExecRequest } from '../../api/vm.ts';
 import type { Host } from '../../control/host.ts';
 import { GUEST_SSH_PORT, GUEST_USER } from '../../control/vm/connections.ts';
 import { createVm } from '../../control/vm/create.ts';

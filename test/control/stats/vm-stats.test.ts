@@ -5,7 +5,7 @@ import { mkdir, truncate, writeFile } from 'node:fs/promises';
 import { PassThrough } from 'node:stream';
 import { describe, it, type TestContext } from 'node:test';
 import type { ClientChannel } from 'ssh2';
-import { VmStats } from '../../../src/api/schemas.ts';
+import { VmStats } from '../../../src/api/stats.ts';
 import type { Config } from '../../../src/config/schema.ts';
 import type { Guests } from '../../../src/control/host.ts';
 import { createGuestUsage } from '../../../src/control/stats/guest-usage.ts';

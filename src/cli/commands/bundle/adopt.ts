@@ -1,6 +1,6 @@
 /** `banger bundle adopt`: a bundle.json for a directory that was put together by hand. */
 import { resolve } from 'node:path';
-import type { Bundle } from '../../../api/schemas.ts';
+import type { Bundle } from '../../../api/bundle.ts';
 import { defineCommand } from '../../command.ts';
 import { perform } from '../../shared/operations.ts';
 

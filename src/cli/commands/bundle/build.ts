@@ -1,6 +1,6 @@
 /** `banger bundle build`: kernel, initrd, modules and root file system made from Debian packages. */
 import { resolve } from 'node:path';
-import type { Bundle } from '../../../api/schemas.ts';
+import type { Bundle } from '../../../api/bundle.ts';
 import { defineCommand } from '../../command.ts';
 import { perform } from '../../shared/operations.ts';
 

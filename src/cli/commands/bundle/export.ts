@@ -1,6 +1,6 @@
 /** `banger bundle export`: a bundle as one file, for machines that cannot build one. */
 import { resolve } from 'node:path';
-import type { BundleFile } from '../../../api/schemas.ts';
+import type { BundleFile } from '../../../api/bundle.ts';
 import { formatSize } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import { bundleRef } from '../../shared/bundle-ref.ts';

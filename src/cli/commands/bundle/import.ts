@@ -1,6 +1,6 @@
 /** `banger bundle import`: a bundle made elsewhere, seen only once every checksum was right. */
 import { resolve } from 'node:path';
-import type { Bundle } from '../../../api/schemas.ts';
+import type { Bundle } from '../../../api/bundle.ts';
 import { defineCommand } from '../../command.ts';
 import { perform } from '../../shared/operations.ts';
 

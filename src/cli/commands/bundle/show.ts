@@ -1,5 +1,5 @@
 /** `banger bundle show`: one bundle in full, with what a VM made from it gets. */
-import type { BundleDetail } from '../../../api/schemas.ts';
+import type { BundleDetail } from '../../../api/bundle.ts';
 import { formatSize, MIB } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import type { Paint } from '../../output/paint.ts';

@@ -1,5 +1,5 @@
 /** `banger bundle verify`: every checksum of a bundle, and whether it can boot on this machine. */
-import type { BundleVerdict } from '../../../api/schemas.ts';
+import type { BundleVerdict } from '../../../api/bundle.ts';
 import { defineCommand } from '../../command.ts';
 import type { Paint } from '../../output/paint.ts';
 import { bundleRef } from '../../shared/bundle-ref.ts';

@@ -1,5 +1,5 @@
 /** `banger daemon status`: whether the daemon runs, and how. It starts none. */
-import type { DaemonStatus } from '../../../api/schemas.ts';
+import type { DaemonStatus } from '../../../api/system.ts';
 import { formatDuration, formatSize } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import { renderFields } from '../../output/table.ts';

@@ -1,5 +1,5 @@
 /** `banger daemon stop`: ends the daemon and leaves the VMs running. */
-import type { DaemonStatus } from '../../../api/schemas.ts';
+import type { DaemonStatus } from '../../../api/system.ts';
 import { BangerError } from '../../../errors.ts';
 import { sleep } from '../../../system/abort.ts';
 import { identifyProcess, isAlive } from '../../../system/processes.ts';

@@ -1,5 +1,5 @@
 /** `banger disk list`: disks with the size guests see and what they take of the host. */
-import type { Disk } from '../../../api/schemas.ts';
+import type { Disk } from '../../../api/disk.ts';
 import { formatSize } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import { renderTable } from '../../output/table.ts';

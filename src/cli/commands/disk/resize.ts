@@ -1,5 +1,5 @@
 /** `banger disk resize`: larger disks, of a stopped VM or of a running one. */
-import type { Disk } from '../../../api/schemas.ts';
+import type { Disk } from '../../../api/disk.ts';
 import { BangerError } from '../../../errors.ts';
 import { formatSize } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';

@@ -1,5 +1,5 @@
 /** `banger dns setup`: has this host's resolver ask banger for names of VMs, and for nothing else. */
-import type { DnsSetupResult } from '../../../api/schemas.ts';
+import type { DnsSetupResult } from '../../../api/dns.ts';
 import { defineCommand } from '../../command.ts';
 import { perform } from '../../shared/operations.ts';
 

@@ -1,5 +1,5 @@
 /** `banger dns status`: the zone, who answers for it, its records; or one name followed link by link. */
-import type { DnsExplanation, DnsListener, DnsStatus } from '../../../api/schemas.ts';
+import type { DnsExplanation, DnsListener, DnsStatus } from '../../../api/dns.ts';
 import { defineCommand } from '../../command.ts';
 import { renderHint } from '../../output/error.ts';
 import type { Paint } from '../../output/paint.ts';

@@ -1,5 +1,5 @@
 /** `banger doctor`: every preflight check, and the command that fixes each "no". */
-import type { CheckResult, DoctorCommand, DoctorReport } from '../../../api/schemas.ts';
+import type { CheckResult, DoctorCommand, DoctorReport } from '../../../api/system.ts';
 import { nearest } from '../../../config/nearest.ts';
 import { BangerError } from '../../../errors.ts';
 import { type Argv, commandLine } from '../../../system/runner.ts';

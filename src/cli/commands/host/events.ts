@@ -1,5 +1,5 @@
 /** `banger events`: what happened lately to VMs and operations, and what happens. */
-import type { Event } from '../../../api/schemas.ts';
+import type { Event } from '../../../api/event.ts';
 import { readLines } from '../../../client/watch.ts';
 import { formatDuration } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';

@@ -1,5 +1,5 @@
 /** `banger gc`: what belongs to no VM any more, and whose it was. */
-import type { Garbage } from '../../../api/schemas.ts';
+import type { Garbage } from '../../../api/leftover.ts';
 import { defineCommand } from '../../command.ts';
 import { renderTable } from '../../output/table.ts';
 import { perform } from '../../shared/operations.ts';

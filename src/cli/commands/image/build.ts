@@ -1,5 +1,5 @@
 /** `banger image build`: an image made from a recipe, or from what the command line says, in a temporary VM. */
-import type { ImageBuilt } from '../../../api/schemas.ts';
+import type { ImageBuilt } from '../../../api/image-build.ts';
 import { defineCommand } from '../../command.ts';
 import { perform } from '../../shared/operations.ts';
 import { RECIPE_OPTIONS, recipeRequest } from '../../shared/recipe-options.ts';

@@ -1,5 +1,5 @@
 /** `banger image diff`: what is installed in one image and not, or otherwise, in another. */
-import type { ImageDiff } from '../../../api/schemas.ts';
+import type { ImageDiff } from '../../../api/image.ts';
 import { defineCommand } from '../../command.ts';
 import type { Paint } from '../../output/paint.ts';
 import { bundleRef } from '../../shared/bundle-ref.ts';

@@ -1,6 +1,6 @@
 /** `banger image export`: an image as one file, for another machine. */
 import { resolve } from 'node:path';
-import type { ImageFile } from '../../../api/schemas.ts';
+import type { ImageFile } from '../../../api/image.ts';
 import { formatSize } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import { perform } from '../../shared/operations.ts';

@@ -1,6 +1,6 @@
 /** `banger image import`: an image made elsewhere, or a root file system of one's own, seen only when all was right. */
 import { resolve } from 'node:path';
-import type { Image } from '../../../api/schemas.ts';
+import type { Image } from '../../../api/image.ts';
 import { defineCommand } from '../../command.ts';
 import { bundleRef } from '../../shared/bundle-ref.ts';
 import { perform } from '../../shared/operations.ts';

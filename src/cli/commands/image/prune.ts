@@ -1,5 +1,5 @@
 /** `banger image prune`: room taken by layers, which make the next build faster and are made again when missing. */
-import type { ImagePruned } from '../../../api/schemas.ts';
+import type { ImagePruned } from '../../../api/image.ts';
 import { formatSize } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import { renderTable } from '../../output/table.ts';

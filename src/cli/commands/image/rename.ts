@@ -1,5 +1,5 @@
 /** `banger image rename`: another name; VMs made from the image go on with it. */
-import type { Image } from '../../../api/schemas.ts';
+import type { Image } from '../../../api/image.ts';
 import { defineCommand } from '../../command.ts';
 import { perform } from '../../shared/operations.ts';
 

@@ -1,5 +1,5 @@
 /** `banger image show`: one image in full, with who needs it. */
-import type { ImageDetail } from '../../../api/schemas.ts';
+import type { ImageDetail } from '../../../api/image.ts';
 import { formatSize } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import type { Paint } from '../../output/paint.ts';

@@ -1,5 +1,5 @@
 /** `banger operation logs`: what a long action has said, and with --follow what it says until it ends. */
-import type { OperationEvent } from '../../../api/schemas.ts';
+import type { OperationEvent } from '../../../api/operation.ts';
 import { readJsonLines } from '../../../system/json-lines.ts';
 import { defineCommand } from '../../command.ts';
 

@@ -1,7 +1,7 @@
 /** `banger storage init`: the store in an XFS image, or with --undo back in its directory. */
 
 import { resolve } from 'node:path';
-import type { Storage } from '../../../api/schemas.ts';
+import type { Storage } from '../../../api/storage.ts';
 import { BangerError } from '../../../errors.ts';
 import { formatSize } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';

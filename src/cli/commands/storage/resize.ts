@@ -1,5 +1,5 @@
 /** `banger storage resize`: a larger image for the store, while VMs run. */
-import type { Storage } from '../../../api/schemas.ts';
+import type { Storage } from '../../../api/storage.ts';
 import { parseSize } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import { perform } from '../../shared/operations.ts';

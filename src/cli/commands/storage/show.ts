@@ -1,5 +1,5 @@
 /** `banger storage show`: where disks lie, how much room there is, what takes it. */
-import type { Storage } from '../../../api/schemas.ts';
+import type { Storage } from '../../../api/storage.ts';
 import { formatSize } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import type { Paint } from '../../output/paint.ts';

@@ -1,5 +1,5 @@
 /** `banger vm create`: a VM with its disks, not started. */
-import type { Vm } from '../../../api/schemas.ts';
+import type { Vm } from '../../../api/vm.ts';
 import { defineCommand } from '../../command.ts';
 import { perform } from '../../shared/operations.ts';
 import { AUTOSTART_HINT, VM_OPTIONS, vmCreateRequest } from '../../shared/vm-options.ts';

@@ -1,5 +1,5 @@
 /** `banger exec`: one command in a VM, with this terminal's or pipe's input and output. */
-import type { ExecRequest } from '../../../api/schemas.ts';
+import type { ExecRequest } from '../../../api/vm.ts';
 import { BangerError } from '../../../errors.ts';
 import { defineCommand } from '../../command.ts';
 import { withoutSeparator } from '../../shared/pass-through.ts';

@@ -1,5 +1,5 @@
 /** `banger vm kill`: ends VMs without asking their guests. */
-import type { Vm } from '../../../api/schemas.ts';
+import type { Vm } from '../../../api/vm.ts';
 import { defineCommand } from '../../command.ts';
 import { forEachName, perform } from '../../shared/operations.ts';
 

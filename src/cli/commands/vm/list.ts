@@ -1,5 +1,5 @@
 /** `banger ls`: the command people type most, so it reads nothing it does not need. */
-import type { Vm, VmState } from '../../../api/schemas.ts';
+import type { Vm, VmState } from '../../../api/vm.ts';
 import { formatDuration, formatSize, MIB } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import type { Colour, Paint } from '../../output/paint.ts';

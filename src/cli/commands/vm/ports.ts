@@ -1,5 +1,5 @@
 /** `banger ports`: where the programs of a VM listen, and how to reach them. */
-import type { VmPort } from '../../../api/schemas.ts';
+import type { VmPort } from '../../../api/stats.ts';
 import { defineCommand } from '../../command.ts';
 import { renderTable } from '../../output/table.ts';
 

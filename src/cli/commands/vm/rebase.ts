@@ -1,5 +1,5 @@
 /** `banger vm rebase`: a new root disk under the same work disk, undone when it does not come up. */
-import type { Vm } from '../../../api/schemas.ts';
+import type { Vm } from '../../../api/vm.ts';
 import { BangerError } from '../../../errors.ts';
 import { formatDuration } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';

@@ -1,5 +1,5 @@
 /** `banger vm rename`: another name for the same VM. */
-import type { VmRenameResult } from '../../../api/schemas.ts';
+import type { VmRenameResult } from '../../../api/vm.ts';
 import { defineCommand } from '../../command.ts';
 import { perform } from '../../shared/operations.ts';
 

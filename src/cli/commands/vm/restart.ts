@@ -1,5 +1,5 @@
 /** `banger vm restart`: shuts VMs down and boots them again. */
-import type { Vm } from '../../../api/schemas.ts';
+import type { Vm } from '../../../api/vm.ts';
 import { formatDuration } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import { forEachName, perform } from '../../shared/operations.ts';

@@ -1,5 +1,5 @@
 /** `banger run`: from a name to a running VM, whatever is there already. */
-import type { Vm } from '../../../api/schemas.ts';
+import type { Vm } from '../../../api/vm.ts';
 import { formatDuration } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import { perform } from '../../shared/operations.ts';

@@ -1,5 +1,5 @@
 /** `banger vm set`: changes a VM, and says what counts now and what from its next start on. */
-import type { RestartPolicy, VmSetResult } from '../../../api/schemas.ts';
+import type { RestartPolicy, VmSetResult } from '../../../api/vm.ts';
 import { BangerError } from '../../../errors.ts';
 import { formatSize, MIB } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';

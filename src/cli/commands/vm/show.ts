@@ -1,5 +1,5 @@
 /** `banger vm show`: one VM in full, with its disks and where its last boot spent its time. */
-import type { VmDetail } from '../../../api/schemas.ts';
+import type { VmDetail } from '../../../api/vm.ts';
 import { formatDuration, formatSize, MIB } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import type { Paint } from '../../output/paint.ts';

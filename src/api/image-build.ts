@@ -1,6 +1,8 @@
 /** Bodies about building images. */
 import { z } from 'zod';
 import { ImageDigest } from './image.ts';
+import { Operation } from './operation.ts';
+import type { Route } from './route.ts';
 
 const absolute = z.string().startsWith('/');
 
@@ -46,3 +48,21 @@ export const RecipeCheck = z.object({
 export type ImageBuild = z.infer<typeof ImageBuild>;
 export type ImageBuilt = z.infer<typeof ImageBuilt>;
 export type RecipeCheck = z.infer<typeof RecipeCheck>;
+
+export const imageBuildRoutes = {
+  buildImage: {
+    method: 'POST',
+    url: '/v1/images/build',
+    summary: 'Build an image from a recipe in a temporary VM',
+    body: ImageBuild,
+    response: Operation,
+    status: 202,
+  },
+  validateRecipe: {
+    method: 'POST',
+    url: '/v1/images/validate',
+    summary: 'Check a recipe and everything it names, without building',
+    body: ImageBuild,
+    response: RecipeCheck,
+  },
+} as const satisfies Record<string, Route>;

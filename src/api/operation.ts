@@ -1,5 +1,6 @@
 /** Errors and long actions. */
 import { z } from 'zod';
+import { flag, type Route } from './route.ts';
 
 export const Problem = z.object({
   code: z.string().describe('stable error code'),
@@ -46,3 +47,36 @@ export type Problem = z.infer<typeof Problem>;
 export type Operation = z.infer<typeof Operation>;
 export type OperationState = z.infer<typeof OperationState>;
 export type OperationEvent = z.infer<typeof OperationEvent>;
+
+const operationId = z.object({ id: z.string().min(1) });
+
+export const operationRoutes = {
+  listOperations: {
+    method: 'GET',
+    url: '/v1/operations',
+    summary: 'Recent operations, newest first',
+    response: z.array(Operation),
+  },
+  showOperation: {
+    method: 'GET',
+    url: '/v1/operations/:id',
+    summary: 'One operation',
+    params: operationId,
+    response: Operation,
+  },
+  operationEvents: {
+    method: 'GET',
+    url: '/v1/operations/:id/events',
+    summary: 'Events of an operation, from its beginning to its end',
+    params: operationId,
+    query: z.object({ follow: flag.describe('wait for what is still to happen; default yes') }),
+    streams: 'application/x-ndjson',
+  },
+  cancelOperation: {
+    method: 'POST',
+    url: '/v1/operations/:id/cancel',
+    params: operationId,
+    summary: 'Undo what an operation did so far, unless others wait for it too',
+    response: z.object({ cancelled: z.boolean(), watchers: z.int().describe('other clients that wait for it') }),
+  },
+} as const satisfies Record<string, Route>;

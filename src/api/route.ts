@@ -1,6 +1,5 @@
 /** What a route is, and the parts many share. */
 import { z } from 'zod';
-import { VmName } from '../schemas.ts';
 
 export interface Route {
   method: 'GET' | 'POST' | 'DELETE';
@@ -16,10 +15,6 @@ export interface Route {
   /** media type of a streamed answer */
   streams?: string;
 }
-
-export const named = z.object({ name: VmName });
-
-export const operationId = z.object({ id: z.string().min(1) });
 
 /** A yes or no in a query. */
 export const flag = z.stringbool().optional();

@@ -1,5 +1,7 @@
 /** Bodies about deleted VMs and about what belongs to nobody. */
 import { z } from 'zod';
+import { Operation } from './operation.ts';
+import type { Route } from './route.ts';
 import { Vm, VmName } from './vm.ts';
 
 export const TrashedVm = z.object({
@@ -40,3 +42,38 @@ export const Garbage = z.object({
 export type TrashedVm = z.infer<typeof TrashedVm>;
 export type UndeletedVm = z.infer<typeof UndeletedVm>;
 export type Garbage = z.infer<typeof Garbage>;
+
+const trashed = z.object({ name: z.string().min(1).describe('name or id of a deleted VM') });
+
+export const leftoverRoutes = {
+  listTrash: {
+    method: 'GET',
+    url: '/v1/trash',
+    summary: 'Deleted VMs that can still be had back, newest first',
+    response: z.array(TrashedVm),
+  },
+  undeleteVm: {
+    method: 'POST',
+    url: '/v1/trash/:name/restore',
+    summary: 'Have a deleted VM back',
+    params: trashed,
+    body: Undelete,
+    response: UndeletedVm,
+  },
+  emptyTrash: {
+    method: 'POST',
+    url: '/v1/trash/empty',
+    summary: 'Throw deleted VMs away for good',
+    body: TrashEmpty,
+    response: Operation,
+    status: 202,
+  },
+  collectGarbage: {
+    method: 'POST',
+    url: '/v1/gc',
+    summary: 'Free what belongs to no VM any more, or say what there is',
+    body: Gc,
+    response: Operation,
+    status: 202,
+  },
+} as const satisfies Record<string, Route>;

@@ -1,5 +1,7 @@
 /** Bodies about VMs. */
 import { z } from 'zod';
+import { Operation } from './operation.ts';
+import { flag, type Route } from './route.ts';
 
 /** RFC 1123 label; a VM's name is also its host name and its DNS name below the zone. */
 export const VmName = z
@@ -162,3 +164,121 @@ export type VmStart = z.infer<typeof VmStart>;
 export type VmStop = z.infer<typeof VmStop>;
 export type SshAccess = z.infer<typeof SshAccess>;
 export type ExecRequest = z.input<typeof ExecRequest>;
+
+export const named = z.object({ name: VmName });
+
+export const vmRoutes = {
+  listVms: { method: 'GET', url: '/v1/vms', summary: 'All VMs, by name', response: z.array(Vm) },
+  createVm: {
+    method: 'POST',
+    url: '/v1/vms',
+    summary: 'Create a VM without starting it',
+    body: VmCreate,
+    response: Operation,
+    status: 202,
+  },
+  showVm: { method: 'GET', url: '/v1/vms/:name', summary: 'One VM, in detail', params: named, response: VmDetail },
+  startVm: {
+    method: 'POST',
+    url: '/v1/vms/:name/start',
+    summary: 'Start a VM and wait for SSH',
+    params: named,
+    body: VmStart,
+    response: Operation,
+    status: 202,
+  },
+  stopVm: {
+    method: 'POST',
+    url: '/v1/vms/:name/stop',
+    summary: 'Ask the guest to shut down, then make sure',
+    params: named,
+    body: VmStop,
+    response: Operation,
+    status: 202,
+  },
+  killVm: {
+    method: 'POST',
+    url: '/v1/vms/:name/kill',
+    summary: 'End the VMM at once',
+    params: named,
+    response: Operation,
+    status: 202,
+  },
+  restartVm: {
+    method: 'POST',
+    url: '/v1/vms/:name/restart',
+    summary: 'Stop, then start',
+    params: named,
+    body: VmStart,
+    response: Operation,
+    status: 202,
+  },
+  deleteVm: {
+    method: 'DELETE',
+    url: '/v1/vms/:name',
+    summary: 'Delete a VM; it can be had back for a while',
+    params: named,
+    query: z.object({
+      force: flag.describe('kill it first when it runs'),
+      keepWorkDisk: flag.describe('keep its work disk, see GET /v1/disks'),
+      now: flag.describe('for good, past the trash'),
+    }),
+    response: Operation,
+    status: 202,
+  },
+  setVm: {
+    method: 'POST',
+    url: '/v1/vms/:name/set',
+    summary: 'Change the settings of a VM; the result says what counts from the next start on',
+    params: named,
+    body: VmSet,
+    response: Operation,
+    status: 202,
+  },
+  renameVm: {
+    method: 'POST',
+    url: '/v1/vms/:name/rename',
+    summary: 'Give a VM another name',
+    params: named,
+    body: VmRename,
+    response: Operation,
+    status: 202,
+  },
+  waitVm: {
+    method: 'GET',
+    url: '/v1/vms/:name/wait',
+    summary: 'Answer when the VM is as wanted',
+    params: named,
+    query: z.object({
+      for: z.string().optional().describe('`ssh` (default), `running`, `stopped` or `port=NUMBER`'),
+      timeoutMs: z.coerce.number().int().positive().optional().describe('limit in milliseconds; default 60 s'),
+    }),
+    response: Vm,
+  },
+  sshAccess: {
+    method: 'GET',
+    url: '/v1/vms/:name/ssh',
+    summary: 'How to reach the VM over SSH',
+    params: named,
+    response: SshAccess,
+  },
+  logs: {
+    method: 'GET',
+    url: '/v1/vms/:name/logs',
+    summary: 'Serial console',
+    params: named,
+    streams: 'text/plain',
+    query: z.object({
+      follow: flag,
+      lines: z.coerce.number().int().nonnegative().optional(),
+      source: z.enum(['console', 'vmm']).optional(),
+    }),
+  },
+  exec: {
+    method: 'POST',
+    url: '/v1/vms/:name/exec',
+    summary: 'Run a command; upgrades to the `banger-exec` protocol',
+    params: named,
+    streams: 'application/vnd.banger.exec',
+  },
+} as const satisfies Record<string, Route>;

@@ -3,7 +3,7 @@
  * load zod, which takes longer than most commands. The types keep this table equal to the contract.
  */
 import type { z } from 'zod';
-import type { contract, RouteName } from '../api/contract.ts';
+import type { contract, RouteName } from './contract.ts';
 
 type Contract = typeof contract;
 

@@ -1,5 +1,7 @@
 /** Bodies about runtime bundles. */
 import { z } from 'zod';
+import { Operation } from './operation.ts';
+import type { Route } from './route.ts';
 
 export const Bundle = z.object({
   name: z.string(),
@@ -87,3 +89,62 @@ export type BundleDetail = z.infer<typeof BundleDetail>;
 export type BundleVerdict = z.infer<typeof BundleVerdict>;
 export type BundleImport = z.infer<typeof BundleImport>;
 export type BundleFile = z.infer<typeof BundleFile>;
+
+export const bundleRoutes = {
+  listBundles: { method: 'GET', url: '/v1/bundles', summary: 'Runtime bundles', response: z.array(Bundle) },
+  buildBundle: {
+    method: 'POST',
+    url: '/v1/bundles/build',
+    summary: 'Build a runtime bundle from Debian packages',
+    body: BundleBuild,
+    response: Operation,
+    status: 202,
+  },
+  showBundle: {
+    method: 'GET',
+    url: '/v1/bundles/show',
+    summary: 'One runtime bundle, in detail',
+    // a path does not fit into an address's segment
+    query: z.object({ name: BundleRef.optional() }),
+    response: BundleDetail,
+  },
+  useBundle: {
+    method: 'POST',
+    url: '/v1/bundles/use',
+    summary: 'Make a runtime bundle the default one',
+    body: BundleUse,
+    response: Bundle,
+  },
+  verifyBundle: {
+    method: 'POST',
+    url: '/v1/bundles/verify',
+    summary: 'Check a runtime bundle’s sums and whether it can boot here',
+    body: BundleVerify,
+    response: Operation,
+    status: 202,
+  },
+  importBundle: {
+    method: 'POST',
+    url: '/v1/bundles/import',
+    summary: 'Bring a runtime bundle into the bundle store, verified',
+    body: BundleImport,
+    response: Operation,
+    status: 202,
+  },
+  exportBundle: {
+    method: 'POST',
+    url: '/v1/bundles/export',
+    summary: 'Write a runtime bundle as one file',
+    body: BundleExport,
+    response: Operation,
+    status: 202,
+  },
+  adoptBundle: {
+    method: 'POST',
+    url: '/v1/bundles/adopt',
+    summary: 'Write the bundle.json of a directory that has none',
+    body: BundleAdopt,
+    response: Operation,
+    status: 202,
+  },
+} as const satisfies Record<string, Route>;

@@ -1,5 +1,7 @@
 /** Bodies about the store. */
 import { z } from 'zod';
+import { Operation } from './operation.ts';
+import type { Route } from './route.ts';
 
 export const Storage = z.object({
   path: z.string().describe('directory with the disks of images and VMs'),
@@ -37,3 +39,35 @@ export const StorageResize = z.strictObject({ sizeBytes: z.int().positive().desc
 export type Storage = z.infer<typeof Storage>;
 export type StorageInit = z.infer<typeof StorageInit>;
 export type StorageResize = z.infer<typeof StorageResize>;
+
+export const storageRoutes = {
+  showStorage: {
+    method: 'GET',
+    url: '/v1/storage',
+    summary: 'The store: file system, room, what takes it',
+    response: Storage,
+  },
+  initStorage: {
+    method: 'POST',
+    url: '/v1/storage/init',
+    summary: 'Put the store on an XFS image, where clones cost nothing',
+    body: StorageInit,
+    response: Operation,
+    status: 202,
+  },
+  resizeStorage: {
+    method: 'POST',
+    url: '/v1/storage/resize',
+    summary: "Grow the store's image",
+    body: StorageResize,
+    response: Operation,
+    status: 202,
+  },
+  undoStorage: {
+    method: 'POST',
+    url: '/v1/storage/undo',
+    summary: 'Put the store back into its directory and delete the image',
+    response: Operation,
+    status: 202,
+  },
+} as const satisfies Record<string, Route>;

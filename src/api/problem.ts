@@ -1,6 +1,6 @@
 /** Errors as the API shows them (RFC 9457 problem details). */
-import type { Problem } from '../api/schemas.ts';
 import { BangerError, isErrorCode } from '../errors.ts';
+import type { Problem } from './operation.ts';
 
 export function toProblem(error: BangerError): Problem {
   return {

@@ -1,5 +1,8 @@
 /** Bodies about images, and about giving a VM another one. */
 import { z } from 'zod';
+import { Operation } from './operation.ts';
+import type { Route } from './route.ts';
+import { named } from './vm.ts';
 
 /** Images are named as VMs are. */
 export const ImageName = z
@@ -103,3 +106,75 @@ export type ImageDiff = z.infer<typeof ImageDiff>;
 export type ImagePrune = z.infer<typeof ImagePrune>;
 export type ImagePruned = z.infer<typeof ImagePruned>;
 export type VmRebase = z.infer<typeof VmRebase>;
+
+const image = z.object({ name: ImageName });
+
+export const imageRoutes = {
+  listImages: { method: 'GET', url: '/v1/images', summary: 'All images, by name', response: z.array(Image) },
+  showImage: {
+    method: 'GET',
+    url: '/v1/images/:name',
+    summary: 'One image, in detail',
+    params: image,
+    response: ImageDetail,
+  },
+  deleteImage: {
+    method: 'DELETE',
+    url: '/v1/images/:name',
+    summary: 'Delete an image no VM and no layer needs',
+    params: image,
+    response: Operation,
+    status: 202,
+  },
+  renameImage: {
+    method: 'POST',
+    url: '/v1/images/:name/rename',
+    summary: 'Give an image another name',
+    params: image,
+    body: ImageRename,
+    response: Operation,
+    status: 202,
+  },
+  importImage: {
+    method: 'POST',
+    url: '/v1/images/import',
+    summary: 'Bring in an image, verified',
+    body: ImageImport,
+    response: Operation,
+    status: 202,
+  },
+  exportImage: {
+    method: 'POST',
+    url: '/v1/images/:name/export',
+    summary: 'Write an image as one file',
+    params: image,
+    body: ImageExport,
+    response: Operation,
+    status: 202,
+  },
+  pruneImages: {
+    method: 'POST',
+    url: '/v1/images/prune',
+    summary: 'Remove layers of image builds',
+    body: ImagePrune,
+    response: Operation,
+    status: 202,
+  },
+  diffImages: {
+    method: 'GET',
+    // not below /v1/images, where it would be the name of an image
+    url: '/v1/image-diff',
+    summary: 'Packages added, removed and changed between two images or bundles',
+    query: z.object({ before: z.string().min(1), after: z.string().min(1) }),
+    response: ImageDiff,
+  },
+  rebaseVm: {
+    method: 'POST',
+    url: '/v1/vms/:name/rebase',
+    summary: 'Give a VM a new root disk from another image; undone when SSH does not come up',
+    params: named,
+    body: VmRebase,
+    response: Operation,
+    status: 202,
+  },
+} as const satisfies Record<string, Route>;

@@ -1,5 +1,8 @@
 /** Bodies about disks of VMs. */
 import { z } from 'zod';
+import { Operation } from './operation.ts';
+import type { Route } from './route.ts';
+import { named } from './vm.ts';
 
 export const Disk = z.object({
   vm: z.string().nullable().describe('VM it belongs to; null for a work disk that was kept'),
@@ -19,3 +22,32 @@ export const DiskResize = z.strictObject({
 
 export type Disk = z.infer<typeof Disk>;
 export type DiskResize = z.output<typeof DiskResize>;
+
+const keptName = z.object({ name: z.string().min(1).max(80) });
+
+export const diskRoutes = {
+  listDisks: { method: 'GET', url: '/v1/disks', summary: 'Disks of all VMs, and kept ones', response: z.array(Disk) },
+  showDisks: {
+    method: 'GET',
+    url: '/v1/vms/:name/disks',
+    summary: 'Disks of one VM',
+    params: named,
+    response: z.array(Disk),
+  },
+  resizeDisks: {
+    method: 'POST',
+    url: '/v1/vms/:name/disks/resize',
+    summary: 'Grow the disks of a VM',
+    params: named,
+    body: DiskResize,
+    response: Operation,
+    status: 202,
+  },
+  deleteDisk: {
+    method: 'DELETE',
+    url: '/v1/disks/kept/:name',
+    summary: 'Delete a work disk that was kept',
+    params: keptName,
+    response: z.object({ name: z.string() }),
+  },
+} as const satisfies Record<string, Route>;

@@ -1,6 +1,7 @@
 /** Bodies about the daemon and the machine. */
 import { z } from 'zod';
 import { DnsSummary } from './dns.ts';
+import type { Route } from './route.ts';
 
 export const CheckResult = z.object({
   id: z.string(),
@@ -46,3 +47,26 @@ export type DoctorCommand = z.infer<typeof DoctorCommand>;
 export type CheckResult = z.infer<typeof CheckResult>;
 export type DoctorReport = z.infer<typeof DoctorReport>;
 export type DaemonStatus = z.infer<typeof DaemonStatus>;
+
+export const systemRoutes = {
+  status: {
+    method: 'GET',
+    url: '/v1/status',
+    summary: 'The daemon: version, sockets, counts',
+    response: DaemonStatus,
+  },
+  shutdown: { method: 'POST', url: '/v1/shutdown', summary: 'Stop the daemon; VMs keep running', status: 202 },
+  doctor: {
+    method: 'GET',
+    url: '/v1/doctor',
+    summary: 'Run every preflight check, or those of one command',
+    query: z.object({ command: DoctorCommand.optional() }),
+    response: DoctorReport,
+  },
+  sudoers: {
+    method: 'GET',
+    url: '/v1/doctor/sudoers',
+    summary: 'The smallest sudoers rules for the daemon’s user',
+    response: z.object({ text: z.string().describe('a file for /etc/sudoers.d') }),
+  },
+} as const satisfies Record<string, Route>;

@@ -1,6 +1,7 @@
 /** What happened, as it is told to whoever follows: a stable form, new members and types may be added. */
 import { z } from 'zod';
 import { OperationState } from './operation.ts';
+import { flag, type Route } from './route.ts';
 import { VmState } from './vm.ts';
 
 const base = {
@@ -51,3 +52,16 @@ export const Event = z.discriminatedUnion('type', [
 ]);
 
 export type Event = z.infer<typeof Event>;
+
+export const eventRoutes = {
+  watchEvents: {
+    method: 'GET',
+    url: '/v1/events',
+    summary: 'What happened lately and, followed, what happens: an `Event` a line',
+    query: z.object({
+      follow: flag.describe('go on with what comes'),
+      since: z.iso.datetime().optional().describe('nothing older than this'),
+    }),
+    streams: 'application/x-ndjson',
+  },
+} as const satisfies Record<string, Route>;

@@ -1,5 +1,7 @@
 /** Bodies about names of VMs. */
 import { z } from 'zod';
+import { Operation } from './operation.ts';
+import { flag, type Route } from './route.ts';
 
 const ListenerState = z
   .enum(['off', 'stopped', 'listening', 'waiting'])
@@ -93,3 +95,34 @@ export type DnsStatus = z.infer<typeof DnsStatus>;
 export type DnsExplanation = z.infer<typeof DnsExplanation>;
 export type DnsPlan = z.infer<typeof DnsPlan>;
 export type DnsSetupResult = z.infer<typeof DnsSetupResult>;
+
+export const dnsRoutes = {
+  dnsStatus: {
+    method: 'GET',
+    url: '/v1/dns',
+    summary: 'Names of VMs: zone, listeners, records',
+    response: DnsStatus,
+  },
+  explainDns: {
+    method: 'GET',
+    url: '/v1/dns/explain',
+    summary: 'Follow a name from its record to a lookup on this host',
+    query: z.object({ name: z.string().min(1).max(255).describe('name of a VM, with the zone or without') }),
+    response: DnsExplanation,
+  },
+  planDns: {
+    method: 'GET',
+    url: '/v1/dns/setup',
+    summary: 'What telling the host’s resolver about the zone would change',
+    query: z.object({ undo: flag.describe('what taking that back would change') }),
+    response: DnsPlan,
+  },
+  setUpDns: {
+    method: 'POST',
+    url: '/v1/dns/setup',
+    summary: 'Tell the host’s resolver about the zone, or take that back',
+    body: DnsSetup,
+    response: Operation,
+    status: 202,
+  },
+} as const satisfies Record<string, Route>;
