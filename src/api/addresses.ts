@@ -7,7 +7,7 @@ import type { contract, RouteName } from './contract.ts';
 
 type Contract = typeof contract;
 
-export const ROUTES = {
+export const ADDRESSES = {
   status: ['GET', '/v1/status'],
   shutdown: ['POST', '/v1/shutdown'],
   doctor: ['GET', '/v1/doctor'],

@@ -1,4 +1,4 @@
-/** Bodies about disks of VMs. */
+/** Disks of VMs: routes and bodies. */
 import { z } from 'zod';
 import { Operation } from './operation.ts';
 import type { Route } from './route.ts';

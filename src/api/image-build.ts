@@ -1,4 +1,4 @@
-/** Bodies about building images. */
+/** Building images: routes and bodies. */
 import { z } from 'zod';
 import { ImageDigest } from './image.ts';
 import { Operation } from './operation.ts';

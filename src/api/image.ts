@@ -1,4 +1,4 @@
-/** Bodies about images, and about giving a VM another one. */
+/** Images, and giving a VM another one: routes and bodies. */
 import { z } from 'zod';
 import { Operation } from './operation.ts';
 import type { Route } from './route.ts';

@@ -1,4 +1,4 @@
-/** Bodies about deleted VMs and about what belongs to nobody. */
+/** Deleted VMs, and what belongs to nobody: routes and bodies. */
 import { z } from 'zod';
 import { Operation } from './operation.ts';
 import type { Route } from './route.ts';

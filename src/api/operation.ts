@@ -1,4 +1,4 @@
-/** Errors and long actions. */
+/** Long actions and how they fail: routes and bodies. */
 import { z } from 'zod';
 import { flag, type Route } from './route.ts';
 

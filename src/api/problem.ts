@@ -1,4 +1,4 @@
-/** Errors as the API shows them (RFC 9457 problem details). */
+/** Errors as the API shows them (RFC 9457 problem details), made by the daemon and read by its clients. */
 import { BangerError, isErrorCode } from '../errors.ts';
 import type { Problem } from './operation.ts';
 
@@ -6,17 +6,28 @@ export function toProblem(error: BangerError): Problem {
   return {
     code: error.code,
     message: error.message,
-    ...(error.hint ? { hint: error.hint } : {}),
-    ...(error.details ? { details: error.details } : {}),
+    hint: error.hint,
+    details: error.details,
     type: `urn:banger:error:${error.code}`,
     title: error.code.replaceAll('_', ' '),
     status: error.httpStatus,
   };
 }
 
-export function fromProblem(problem: Problem): BangerError {
-  return new BangerError(isErrorCode(problem.code) ? problem.code : 'internal', problem.message, {
-    ...(problem.hint ? { hint: problem.hint } : {}),
-    ...(problem.details ? { details: problem.details } : {}),
-  });
+/** The error a problem describes, as if it had been thrown here; a code of a newer daemon becomes `internal`. */
+export function fromProblem({ code, message, hint, details }: ProblemFacts): BangerError {
+  return new BangerError(isErrorCode(code) ? code : 'internal', message, { hint, details });
+}
+
+type ProblemFacts = Pick<Problem, 'code' | 'message' | 'hint' | 'details'>;
+
+/** @returns undefined when the text is no problem: something else listens there */
+export function parseProblem(text: string): Problem | undefined {
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value !== 'object' || value === null) return undefined;
+    return 'code' in value && 'message' in value && typeof value.message === 'string' ? (value as Problem) : undefined;
+  } catch {
+    return undefined;
+  }
 }

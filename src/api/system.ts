@@ -1,4 +1,4 @@
-/** Bodies about the daemon and the machine. */
+/** The daemon and the machine: routes and bodies. */
 import { z } from 'zod';
 import { DnsSummary } from './dns.ts';
 import type { Route } from './route.ts';

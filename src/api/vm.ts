@@ -1,4 +1,4 @@
-/** Bodies about VMs. */
+/** VMs: routes and bodies. */
 import { z } from 'zod';
 import { Operation } from './operation.ts';
 import { flag, type Route } from './route.ts';

@@ -1,9 +1,9 @@
 /** The typed client of bangerd: every route of the contract, over its Unix socket. */
 import type { Duplex, Readable } from 'node:stream';
-import { type Answer, type CallArgs, type JsonRoute, ROUTES, type StreamRoute } from '../api/addresses.ts';
-import type { Problem } from '../api/operation.ts';
+import { ADDRESSES, type Answer, type CallArgs, type JsonRoute, type StreamRoute } from '../api/addresses.ts';
+import { fromProblem, parseProblem } from '../api/problem.ts';
 import type { ExecRequest } from '../api/vm.ts';
-import { BangerError, isErrorCode, messageOf, systemCode } from '../errors.ts';
+import { BangerError, messageOf, systemCode } from '../errors.ts';
 import { ask, askUpgrade, type HttpQuestion } from '../system/short-http.ts';
 
 /** Header in which the daemon names its version in every answer. */
@@ -68,7 +68,7 @@ export function createClient(options: ClientOptions): Client {
   };
 
   function questionOf(route: JsonRoute | StreamRoute, args: LooseArgs): HttpQuestion {
-    const [method, url] = ROUTES[route];
+    const [method, url] = ADDRESSES[route];
     return { method, path: fillUrl(url, args), body: args.body, signal: args.signal };
   }
 
@@ -161,23 +161,5 @@ function problemError(status: number, text: string): BangerError {
       hint: 'banger daemon status',
     });
   }
-  return errorOfProblem(problem);
-}
-
-/** The error a problem document describes, as if it had been thrown here. */
-export function errorOfProblem(problem: Pick<Problem, 'code' | 'message' | 'hint' | 'details'>): BangerError {
-  return new BangerError(isErrorCode(problem.code) ? problem.code : 'internal', problem.message, {
-    ...(problem.hint === undefined ? {} : { hint: problem.hint }),
-    ...(problem.details === undefined ? {} : { details: problem.details }),
-  });
-}
-
-function parseProblem(text: string): Problem | undefined {
-  try {
-    const value: unknown = JSON.parse(text);
-    if (typeof value !== 'object' || value === null) return undefined;
-    return 'code' in value && 'message' in value && typeof value.message === 'string' ? (value as Problem) : undefined;
-  } catch {
-    return undefined; // not JSON: something else listens there
-  }
+  return fromProblem(problem);
 }

@@ -90,6 +90,6 @@ describe('starting up', () => {
     assert.ok(!inputs.includes('src/cli/commands/vm/start.ts'), 'other commands are not read');
     // neither the schemas nor the contract
     const api = inputs.filter((input) => input.startsWith('src/api/'));
-    assert.deepEqual(api.sort(), ['src/api/addresses.ts']);
+    assert.deepEqual(api.sort(), ['src/api/addresses.ts', 'src/api/problem.ts']);
   });
 });

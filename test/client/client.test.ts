@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { ROUTES } from '../../src/api/addresses.ts';
+import { ADDRESSES } from '../../src/api/addresses.ts';
 import { contract } from '../../src/api/contract.ts';
 import { createClient } from '../../src/client/client.ts';
 import { BangerError } from '../../src/errors.ts';
@@ -13,7 +13,7 @@ import { fakeDaemon } from './fake-daemon.ts';
 describe('the client', () => {
   it('knows every route of the contract by its method and address', () => {
     const expected = Object.entries(contract).map(([name, { method, url }]) => [name, [method, url]]);
-    assert.deepEqual(ROUTES, Object.fromEntries(expected));
+    assert.deepEqual(ADDRESSES, Object.fromEntries(expected));
   });
 
   it('asks for JSON and returns it', async (t) => {

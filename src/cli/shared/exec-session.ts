@@ -3,7 +3,7 @@ import { constants } from 'node:os';
 import type { Duplex } from 'node:stream';
 import { createFrameDecoder, encodeFrame, FRAME, type Frame } from '../../api/exec-frames.ts';
 import type { Problem } from '../../api/operation.ts';
-import { errorOfProblem } from '../../client/client.ts';
+import { fromProblem } from '../../api/problem.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import type { Host, Output } from '../terminal.ts';
 
@@ -73,7 +73,7 @@ export async function runExec(host: Host, connection: Duplex, options: ExecOptio
         settle(JSON.parse(frame.payload.toString('utf8')));
         break;
       case FRAME.error:
-        reject(errorOfProblem(JSON.parse(frame.payload.toString('utf8')) as Problem));
+        reject(fromProblem(JSON.parse(frame.payload.toString('utf8')) as Problem));
         break;
     }
   }

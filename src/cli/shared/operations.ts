@@ -1,6 +1,6 @@
 /** Long actions from the client's side: shown while they run, undone on Ctrl-C, judged when they end. */
 import type { Operation } from '../../api/operation.ts';
-import { errorOfProblem } from '../../client/client.ts';
+import { fromProblem } from '../../api/problem.ts';
 import { followOperation } from '../../client/follow-operation.ts';
 import { asBangerError, BangerError } from '../../errors.ts';
 import { commandLine } from '../../system/runner.ts';
@@ -112,13 +112,13 @@ function succeeded(ctx: Context, label: string, operation: Operation): Operation
       });
     case 'interrupted':
       throw operation.error
-        ? errorOfProblem(operation.error)
+        ? fromProblem(operation.error)
         : new BangerError('internal', `${label} was interrupted: the daemon ended meanwhile.`, {
             hint: commandLine(['banger', ...ctx.argv]),
           });
     default:
       throw operation.error
-        ? errorOfProblem(operation.error)
+        ? fromProblem(operation.error)
         : new BangerError('internal', `${label} ended as ${operation.state} without an explanation.`, {
             hint: `banger operation show ${operation.id}`,
           });
