@@ -2,7 +2,9 @@
  * The one owner of a VM's life: whoever wants a VM started, stopped, moved or deleted asks here, also the daemon itself.
  * What is started is watched from then on, and what is stopped is no longer. Each action is an operation.
  */
-import type { Operation, VmRebase } from '../../api/schemas.ts';
+
+import type { VmRebase } from '../../api/image.ts';
+import type { Operation } from '../../api/operation.ts';
 import type { RunEnd } from '../../core/restart.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
