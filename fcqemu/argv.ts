@@ -1,7 +1,8 @@
 /** The command line: Firecracker's flags, grammar and error texts. */
+import { debugText } from './json/scanner.ts';
 
-/** Version reported everywhere: the API fcqemu implements, with a build suffix that says who answers. */
-export const VERSION = '1.17.0-dev+fcqemu';
+/** Version reported everywhere: the release of Firecracker whose API this is, with a build suffix that says who answers. */
+export const VERSION = '1.16.1+fcqemu';
 
 /** Largest request body in bytes unless `--http-api-max-payload-size` says otherwise. */
 export const DEFAULT_PAYLOAD_LIMIT = 51_200;
@@ -90,7 +91,7 @@ export class ArgumentError extends Error {
   constructor(variant: string, names: string[], message: string) {
     super(message);
     this.name = 'ArgumentError';
-    this.debug = `${variant}(${names.map((name) => JSON.stringify(name)).join(', ')})`;
+    this.debug = `${variant}(${names.map(debugText).join(', ')})`;
   }
 }
 
@@ -108,10 +109,9 @@ export interface Arguments {
 export function parseArguments(argv: readonly string[]): Arguments {
   const separator = argv.indexOf('--');
   const own = separator === -1 ? argv : argv.slice(0, separator);
-  for (const winner of ['help', 'version']) {
-    if (own.includes(`--${winner}`)) return { has: (flag) => flag === winner, value: () => undefined };
-  }
-  if (own.includes('-h')) return { has: (flag) => flag === 'help', value: () => undefined };
+  const winner =
+    own.includes('--help') || own.includes('-h') ? 'help' : own.includes('--version') ? 'version' : undefined;
+  if (winner) return { has: (flag) => flag === winner, value: () => undefined };
 
   const given = new Map<string, string>();
   const rest = own[Symbol.iterator]();
@@ -160,19 +160,22 @@ function checkCombinations(given: Map<string, string>): void {
       throw new ArgumentError(
         'ForbiddenArgument',
         [name, flag.forbids],
-        `The argument '${name}' cannot be used together with argument '${flag.forbids}'.`,
+        `Argument '${flag.forbids}' cannot be used together with argument '${name}'.`,
       );
     }
   }
 }
 
+/** The table that `--help` prints. */
 export function helpText(): string {
-  const lines = Object.entries(FLAGS).map(([name, flag]) => {
-    const value = flag.takesValue ? ` <${name}>` : '';
-    const suffix = flag.defaultValue === undefined ? '' : ` [default: "${flag.defaultValue}"]`;
-    return `  --${name}${value}${suffix}\n      ${flag.help}\n`;
-  });
-  return `optional arguments:\n${lines.join('')}`;
+  const rows = Object.entries({ ...FLAGS, help: { help: 'Show the help message.' } satisfies Flag } as typeof FLAGS)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([name, { takesValue, defaultValue, help }]): [left: string, right: string] => [
+      takesValue ? `  --${name} <${name}>` : `  --${name}`,
+      defaultValue === undefined ? help : `${help} [default: "${defaultValue}"]`,
+    ]);
+  const width = Math.max(...rows.map(([left]) => left.length));
+  return `optional arguments:\n${rows.map(([left, right]) => `${left.padEnd(width)}   ${right}`).join('\n')}`;
 }
 
 /** @returns what is wrong with an instance id, in the words of Firecracker's panic; undefined when it is valid */
@@ -180,7 +183,7 @@ export function instanceIdProblem(id: string): string | undefined {
   const length = Buffer.byteLength(id);
   if (length < 1 || length > 64) return `InvalidLen(${length}, 1, 64)`;
   for (const [at, char] of [...id].entries()) {
-    if (!/[A-Za-z0-9-]/.test(char)) return `InvalidChar('${char}', ${at})`;
+    if (!/[\p{Alphabetic}\p{N}-]/u.test(char)) return `InvalidChar('${char}', ${at})`;
   }
   return undefined;
 }

@@ -23,14 +23,17 @@ export const EXIT = {
   illegalInstruction: 157,
 } as const;
 
-/** Ends the process with a code after its last log lines; thrown, so that callers unwind. */
+/** Ends the process with a code, its last log lines and a line on standard error; thrown, so that callers unwind. */
 export class Exit extends Error {
   readonly code: number;
+  /** the error in Rust's debug form, as it is printed to standard error */
+  readonly debug: string;
 
-  constructor(code: number, message: string) {
+  constructor(code: number, message: string, debug: string) {
     super(message);
     this.name = 'Exit';
     this.code = code;
+    this.debug = debug;
   }
 }
 
@@ -40,4 +43,9 @@ export class Panic extends Error {
     super(message);
     this.name = 'Panic';
   }
+}
+
+/** Rust's names of the codes a running machine ends with. */
+export function exitCodeName(code: number): string {
+  return code === EXIT.unexpected ? 'UnexpectedError' : 'GenericError';
 }

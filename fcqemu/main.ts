@@ -1,21 +1,23 @@
 /** The fcqemu process: flags, log, signals, API socket, and how it ends. */
-import { readFileSync } from 'node:fs';
+import { isUtf8 } from 'node:buffer';
+import { closeSync, openSync, readFileSync } from 'node:fs';
 import { parseLevel } from './api/bodies.ts';
 import { createApiHandler } from './api/handler.ts';
 import { ArgumentError, type Arguments, helpText, instanceIdProblem, parseArguments, VERSION } from './argv.ts';
 import { EXIT, Exit, Panic } from './exit-code.ts';
-import { errorCode, Fault, ioErrorText } from './fault.ts';
-import { serveApi } from './http/server.ts';
+import { describeFailure, type Mode, placeOf, WITH_API, WITHOUT_API } from './failures.ts';
+import { errorCode, Fault, InvalidData, ioErrorDebug, ioErrorText } from './fault.ts';
+import { type Handler, serveApi } from './http/server.ts';
 import { createIdleMemory } from './idle-memory.ts';
 import { debugText } from './json/scanner.ts';
 import { type Libc, loadLibc } from './libc.ts';
-import { Log } from './log.ts';
+import { Log, type ThreadLog } from './log.ts';
 import { Metrics } from './metrics.ts';
 import { readSettings } from './settings.ts';
 import { handleSignals } from './signals.ts';
 import { stdoutSink } from './sink.ts';
-import { bootFromConfigFile, loadMetadata } from './vmm/config-file.ts';
-import { readSnapshotFile, SNAPSHOT_VERSION } from './vmm/snapshot-file.ts';
+import { ConfigFileError, configureFromFile, loadMetadata, startConfigured } from './vmm/config-file.ts';
+import { readSnapshotFile, SNAPSHOT_VERSION, SnapshotFileError } from './vmm/snapshot-file.ts';
 import { Vmm } from './vmm/vmm.ts';
 
 /** Runs until the process ends; `argv` is without the interpreter and the program. */
@@ -32,6 +34,24 @@ export async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Pro
     process.exit(code);
   }
 
+  async function fail(error: unknown): Promise<never> {
+    if (error instanceof Panic) panic(error);
+    const { code, message, debug } = describeFailure(error);
+    mainLog.error(message);
+    process.stderr.write(`Error: ${debug}\n`);
+    return await finish(code);
+  }
+
+  /** As a Rust panic ends Firecracker: with a line in the log, and by SIGABRT. */
+  function panic(error: Error): never {
+    mainLog.error(`Firecracker panicked at ${placeOf(error)}:\n${error.message}`);
+    metrics.store('vmm', 'panic_count', 1);
+    metrics.writeNow();
+    process.kill(process.pid, 'SIGABRT');
+    throw error;
+  }
+
+  process.on('uncaughtException', panic);
   try {
     const args = parseArguments(argv);
     const text = await informationText(args);
@@ -46,8 +66,8 @@ export async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Pro
     log.instanceId = instanceId;
     configureLog(log, args);
     mainLog.info(`Running Firecracker v${VERSION}`);
+    const mode: Mode = args.has('no-api') ? WITHOUT_API : WITH_API;
 
-    const payloadLimit = numberOf(args, 'http-api-max-payload-size', 'usize') ?? 0;
     let libc: Libc | undefined;
     const worked = createIdleMemory(() => libc?.giveBack());
     const vmm = new Vmm({
@@ -56,70 +76,86 @@ export async function main(argv: readonly string[], env: NodeJS.ProcessEnv): Pro
       sandbox: !args.has('no-seccomp'),
       log,
       metrics,
-      mmdsLimit: numberOf(args, 'mmds-size-limit', 'usize') ?? payloadLimit,
+      mmdsLimit: 0,
       stdout,
       bootTimer: args.has('boot-timer'),
       worked,
-      onStopped: (code) => void finish(code),
+      onStopped: (code) => void (code === EXIT.ok ? finish(code) : fail(mode.stopped(code))),
     });
     handleSignals(vmm, metrics, mainLog);
     configureMetrics(vmm, args);
-    storeStartupTimes(metrics, args);
-    if (args.has('boot-timer')) mainLog.warn('The boot timer of fcqemu takes any byte the guest writes to it.');
+    checkSeccompFilter(args);
+    if (args.has('boot-timer')) mainLog.debug('The boot timer of fcqemu takes any byte the guest writes to it.');
     const configFile = readFileNamedBy(args, 'config-file', 'configuration file');
     const metadata = readFileNamedBy(args, 'metadata', 'mmds content file');
+    const payloadLimit = numberOf(args, 'http-api-max-payload-size', 'usize') ?? 0;
+    vmm.resources.mmds.limitBytes = numberOf(args, 'mmds-size-limit', 'usize') ?? payloadLimit;
     const ready = Promise.withResolvers<void>();
-    const apiSocket = args.has('no-api') ? undefined : (args.value('api-sock') ?? '');
-    if (apiSocket !== undefined) await listen(apiSocket, payloadLimit, vmm, ready.promise, worked);
-    libc = await loadLibc();
-    if (configFile)
-      await bootFromFile(vmm, configFile, metadata, apiSocket === undefined ? 'RunWithoutApiError' : 'RunWithApiError');
-    else if (metadata) {
-      populateMetadata(vmm, metadata);
-      mainLog.info('Successfully added metadata to mmds from file');
+    if (mode === WITH_API) {
+      storeStartupTimes(metrics, args);
+      const onFatal = (what: 'Restore' | 'Resume') => void fail(WITH_API.restoreFailed(what));
+      const handler = createApiHandler({ vmm, log, metrics, ready: ready.promise, worked, onFatal, onPanic: panic });
+      const path = args.value('api-sock') ?? '';
+      await bindApi(path, payloadLimit, handler);
+      mainLog.info(`Listening on API socket (${debugText(path)}).`);
     }
+    const apiStarted = () => {
+      if (mode === WITH_API) log.thread('fc_api', 'firecracker::api_server').info('API server started.');
+    };
+    if (configFile) await bootFromFile(vmm, mode, configFile, metadata, mainLog, apiStarted);
+    else populateMetadata(vmm, metadata, mainLog, apiStarted);
+    libc = await loadLibc();
     ready.resolve();
   } catch (error) {
-    if (error instanceof Panic) {
-      mainLog.error(`Firecracker panicked at fcqemu: ${error.message}`);
-      process.abort();
-    }
-    const { code, message, debug } = describeFailure(error);
-    mainLog.error(message);
-    process.stderr.write(`Error: ${debug}\n`);
-    await finish(code);
+    await fail(error);
   }
+}
 
-  async function bootFromFile(vmm: Vmm, config: Buffer, metadata: Buffer | undefined, mode: string): Promise<void> {
+async function bootFromFile(
+  vmm: Vmm,
+  mode: Mode,
+  config: Buffer,
+  metadata: Buffer | undefined,
+  log: ThreadLog,
+  apiStarted: () => void,
+): Promise<void> {
+  try {
     try {
-      await bootFromConfigFile(vmm, config, metadata);
-    } catch (error) {
-      if (error instanceof Panic) throw error;
-      const cause = error instanceof Error ? error.message : String(error);
-      throw new Exit(EXIT.generic, `${mode} error: Failed to build MicroVM from Json: ${cause}`);
+      await configureFromFile(vmm, config, metadata, log);
+    } finally {
+      apiStarted();
     }
-    mainLog.info('Successfully started microvm that was configured from one single json');
+    await startConfigured(vmm);
+  } catch (error) {
+    throw error instanceof ConfigFileError ? mode.configFailed(error) : error;
   }
+  log.info('Successfully started microvm that was configured from one single json');
+}
 
-  async function listen(
-    path: string,
-    payloadLimit: number,
-    vmm: Vmm,
-    ready: Promise<void>,
-    worked: (bytes: number) => void,
-  ): Promise<void> {
-    const handler = createApiHandler({ vmm, log, metrics, ready, worked, onFatal: (code) => void finish(code) });
-    try {
-      await serveApi(path, payloadLimit, handler);
-    } catch (error) {
-      const reason =
-        errorCode(error) === 'EADDRINUSE'
-          ? `Failed to open the API socket at: ${path}. Check that it is not already used.`
-          : `Failed to open the API socket: IO error: ${ioErrorText(error)}`;
-      throw new Exit(EXIT.generic, `RunWithApiError error: ${reason}`);
-    }
-    mainLog.info(`Listening on API socket (${debugText(path)}).`);
-    log.thread('fc_api', 'firecracker::api_server').info('API server started.');
+/** The store may be smaller than the file. */
+function populateMetadata(vmm: Vmm, metadata: Buffer | undefined, log: ThreadLog, apiStarted: () => void): void {
+  try {
+    loadMetadata(vmm, metadata, log);
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error;
+    apiStarted();
+    throw WITH_API.metadataFailed(error);
+  }
+  apiStarted();
+}
+
+async function bindApi(path: string, payloadLimit: number, handler: Handler): Promise<void> {
+  try {
+    await serveApi(path, payloadLimit, handler);
+  } catch (error) {
+    const isTaken = errorCode(error) === 'EADDRINUSE';
+    const reason = isTaken
+      ? `Failed to open the API socket at: ${path}. Check that it is not already used.`
+      : `Failed to bind and run the HTTP server: IO error: ${ioErrorText(error)}`;
+    const debug = isTaken
+      ? `FailedToBindSocket(${debugText(path)})`
+      : `FailedToBindAndRunHttpServer(IOError(${ioErrorDebug(error)}))`;
+    throw new Exit(EXIT.generic, `RunWithApiError error: ${reason}`, `RunWithApi(${debug})`);
   }
 }
 
@@ -133,17 +169,36 @@ async function informationText(args: Arguments): Promise<string | undefined> {
   try {
     return `v${(await readSnapshotFile(snapshot)).header.version}\n`;
   } catch (error) {
-    const cause = error instanceof Error ? error.message : String(error);
-    throw new Exit(EXIT.generic, `When printing Snapshot Data format: Unable to open snapshot state file: ${cause}`);
+    const isOpen = !(error instanceof SnapshotFileError);
+    const cause = isOpen
+      ? `Unable to open snapshot state file: ${ioErrorText(error)}`
+      : `Invalid data format version of snapshot file: ${error.message}`;
+    const debug = isOpen ? `OpenSnapshot(${ioErrorDebug(error)})` : `SnapshotVersion(${error.debug})`;
+    const message = `When printing Snapshot Data format: ${cause}`;
+    throw new Exit(EXIT.generic, message, `PrintSnapshotDataFormat(${debug})`);
   }
 }
 
 function refuseUnsupported(args: Arguments): void {
-  for (const flag of ['enable-pci', 'seccomp-filter']) {
-    if (args.has(flag)) {
-      throw new ArgumentError('Unsupported', [flag], `The argument '${flag}' is not supported by fcqemu.`);
-    }
+  if (!args.has('enable-pci')) return;
+  throw new ArgumentError('Unsupported', ['enable-pci'], "The argument 'enable-pci' is not supported by fcqemu.");
+}
+
+/** What Firecracker would not find is told first. */
+function checkSeccompFilter(args: Arguments): void {
+  const path = args.value('seccomp-filter');
+  if (path === undefined) return;
+  try {
+    closeSync(openSync(path, 'r'));
+  } catch (error) {
+    const message = `Seccomp error: Filter file open error: ${ioErrorText(error)}`;
+    throw new Exit(EXIT.generic, message, `SeccompFilter(FileOpen(${ioErrorDebug(error)}))`);
   }
+  throw new ArgumentError(
+    'Unsupported',
+    ['seccomp-filter'],
+    "The argument 'seccomp-filter' is not supported by fcqemu.",
+  );
 }
 
 function configureLog(log: Log, args: Arguments): void {
@@ -154,6 +209,7 @@ function configureLog(log: Log, args: Arguments): void {
       EXIT.badConfiguration,
       `Invalid value for logger level: Failed to parse string to level filter: ${levelText}.` +
         'Possible values: [Error, Warning, Info, Debug]',
+      `InvalidLogLevel(LevelFilterFromStrError(${debugText(levelText ?? '')}))`,
     );
   }
   try {
@@ -165,7 +221,11 @@ function configureLog(log: Log, args: Arguments): void {
       module: args.value('module') ?? null,
     });
   } catch (error) {
-    throw new Exit(EXIT.generic, `Could not initialize logger: Failed to open target file: ${ioErrorText(error)}`);
+    throw new Exit(
+      EXIT.generic,
+      `Could not initialize logger: Failed to open target file: ${ioErrorText(error)}`,
+      `LoggerInitialization(LoggerUpdateError(${ioErrorDebug(error)}))`,
+    );
   }
 }
 
@@ -173,60 +233,43 @@ function configureMetrics(vmm: Vmm, args: Arguments): void {
   const path = args.value('metrics-path');
   if (path === undefined) return;
   try {
-    vmm.configureMetrics({ metrics_path: path, emit_id: false, properties: null });
+    vmm.configureMetrics({ metrics_path: path });
   } catch (error) {
-    const text = error instanceof Fault ? error.message.replace(/^Metrics error: /, '') : String(error);
-    throw new Exit(EXIT.generic, `Could not initialize metrics: ${text}`);
+    if (!(error instanceof Fault)) throw error;
+    const text = error.message.replace(/^Metrics error: /, '');
+    throw new Exit(EXIT.generic, `Could not initialize metrics: ${text}`, `MetricsInitialization(${error.debug})`);
   }
 }
 
-/** Times since the jailer started us, when it told; otherwise since Node did. */
+/** Times since whoever started us did so, when he told. */
 function storeStartupTimes(metrics: Metrics, args: Arguments): void {
   const startUs = numberOf(args, 'start-time-us', 'u64');
-  const startCpuUs = numberOf(args, 'start-time-cpu-us', 'u64') ?? 0;
+  const startCpuUs = numberOf(args, 'start-time-cpu-us', 'u64');
   const parentCpuUs = numberOf(args, 'parent-cpu-time-us', 'u64') ?? 0;
-  const nowUs = Number(process.hrtime.bigint() / 1000n);
+  if (startUs !== undefined) {
+    const nowUs = Number(process.hrtime.bigint() / 1000n);
+    metrics.store('api_server', 'process_startup_time_us', nowUs - startUs);
+  }
+  if (startCpuUs === undefined) return;
   const { user, system } = process.cpuUsage();
-  metrics.store(
-    'api_server',
-    'process_startup_time_us',
-    startUs === undefined ? Math.round(performance.now() * 1000) : nowUs - startUs,
-  );
   metrics.store('api_server', 'process_startup_time_cpu_us', user + system - startCpuUs + parentCpuUs);
 }
+
+const MAX_U64 = 2n ** 64n - 1n;
 
 function numberOf(args: Arguments, flag: string, type: string): number | undefined {
   const text = args.value(flag);
   if (text === undefined) return undefined;
-  if (!/^\+?\d+$/.test(text)) throw new Panic(`'${flag}' parameter expected to be of '${type}' type.: ParseIntError`);
-  return Number(text);
-}
-
-/** The store may be smaller than the file. */
-function populateMetadata(vmm: Vmm, metadata: Buffer): void {
-  try {
-    loadMetadata(vmm, metadata);
-  } catch (error) {
-    if (!(error instanceof Fault)) throw error;
-    const cause = error.message.replace(/^MMDS limit exceeded error: /, '');
-    throw new Exit(
-      EXIT.generic,
-      `RunWithApiError error: Failed to build MicroVM: Populating MMDS from file failed: ${cause}`,
-    );
-  }
-}
-
-function describeFailure(error: unknown): { code: number; message: string; debug: string } {
-  if (error instanceof ArgumentError) {
-    return {
-      code: EXIT.argumentParsing,
-      message: `Arguments parsing error: ${error.message} \n\nFor more information try --help.`,
-      debug: `ParseArguments(${error.debug})`,
-    };
-  }
-  if (error instanceof Exit) return { code: error.code, message: error.message, debug: error.message };
-  const message = error instanceof Error ? error.message : String(error);
-  return { code: EXIT.generic, message, debug: message };
+  const problem =
+    text === ''
+      ? 'Empty'
+      : !/^\+?\d+$/.test(text)
+        ? 'InvalidDigit'
+        : BigInt(text) > MAX_U64
+          ? 'PosOverflow'
+          : undefined;
+  if (problem === undefined) return Number(text);
+  throw new Panic(`'${flag}' parameter expected to be of '${type}' type.: ParseIntError { kind: ${problem} }`);
 }
 
 /** The content of a file an argument names; Firecracker panics when it cannot be read. */
@@ -234,8 +277,10 @@ function readFileNamedBy(args: Arguments, flag: string, what: string): Buffer | 
   const path = args.value(flag);
   if (path === undefined) return undefined;
   try {
-    return readFileSync(path);
+    const content = readFileSync(path);
+    if (!isUtf8(content)) throw new InvalidData('stream did not contain valid UTF-8');
+    return content;
   } catch (error) {
-    throw new Panic(`Unable to open or read from the ${what}: ${ioErrorText(error)}`);
+    throw new Panic(`Unable to open or read from the ${what}: ${ioErrorDebug(error)}`);
   }
 }

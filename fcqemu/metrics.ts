@@ -10,93 +10,74 @@ const PERIOD_MS = 60_000;
 
 const REQUESTS = ['count', 'fails'];
 
-/** Groups of plain counters, by the names Firecracker gives them. */
+/** Groups of counters in the order Firecracker writes them; a name with `_agg` is a group of three times of its own. */
 const GROUPS: Record<string, string[]> = {
   api_server: ['process_startup_time_us', 'process_startup_time_cpu_us'],
   balloon: [
-    'activate_fails',
-    'inflate_count',
-    'stats_updates_count',
-    'stats_update_fails',
-    'deflate_count',
-    'event_fails',
+    ...['activate_fails', 'inflate_count', 'stats_updates_count', 'stats_update_fails', 'deflate_count', 'event_fails'],
+    ...named(['free_page_report', 'free_page_hint'], ['count', 'freed', 'fails']),
   ],
-  block: blockCounters(),
+  block: [
+    ...['activate_fails', 'cfg_fails', 'no_avail_buffer', 'event_fails', 'execute_fails', 'invalid_reqs_count'],
+    ...['flush_count', 'queue_event_count', 'rate_limiter_event_count', 'update_count', 'update_fails'],
+    ...['read_bytes', 'write_bytes', 'read_count', 'write_count', 'read_agg', 'write_agg'],
+    ...['rate_limiter_throttled_events', 'io_engine_throttled_events', 'remaining_reqs_count'],
+  ],
   deprecated_api: ['deprecated_http_api_calls'],
-  entropy: [
-    ...['activate_fails', 'entropy_event_fails', 'entropy_event_count', 'entropy_bytes', 'host_rng_fails'],
-    ...['entropy_rate_limiter_throttled', 'rate_limiter_event_count'],
-  ],
-  get_api_requests: [
-    'instance_info_count',
-    'machine_cfg_count',
-    'mmds_count',
-    'vmm_version_count',
-    'hotplug_memory_count',
-  ],
+  get_api_requests: named(['instance_info', 'machine_cfg', 'mmds', 'vmm_version', 'hotplug_memory'], ['count']),
   i8042: ['error_count', 'missed_read_count', 'missed_write_count', 'read_count', 'reset_count', 'write_count'],
-  interrupts: ['triggers', 'config_updates'],
+  uart: [
+    ...['error_count', 'flush_count', 'missed_read_count', 'missed_write_count', 'read_count', 'write_count'],
+    'rate_limiter_dropped_bytes',
+  ],
   latencies_us: latencyNames(),
   logger: ['missed_metrics_count', 'metrics_fails', 'missed_log_count', 'rate_limited_log_count'],
-  memory_hotplug: ['activate_fails', 'queue_event_fails', 'queue_event_count'],
   mmds: [
-    'rx_accepted',
-    'rx_accepted_err',
-    'rx_accepted_unusual',
-    'rx_bad_eth',
-    'rx_invalid_token',
-    'rx_no_token',
-    'rx_count',
-    'tx_bytes',
-    'tx_count',
-    'tx_errors',
-    'tx_frames',
-    'connections_created',
-    'connections_destroyed',
+    ...['rx_accepted', 'rx_accepted_err', 'rx_accepted_unusual', 'rx_bad_eth', 'rx_invalid_token', 'rx_no_token'],
+    ...['rx_count', 'tx_bytes', 'tx_count', 'tx_errors', 'tx_frames', 'connections_created', 'connections_destroyed'],
   ],
-  net: netCounters(),
-  patch_api_requests: named(['drive', 'network', 'machine_cfg', 'mmds', 'pmem', 'hotplug_memory'], REQUESTS),
-  pmem: ['activate_fails', 'cfg_fails', 'event_fails', 'queue_event_count'],
+  net: [
+    ...['activate_fails', 'cfg_fails', 'mac_address_updates', 'no_rx_avail_buffer', 'no_tx_avail_buffer'],
+    ...['event_fails', 'rx_queue_event_count', 'rx_event_rate_limiter_count', 'rx_rate_limiter_throttled'],
+    ...['rx_tap_event_count', 'rx_bytes_count', 'rx_packets_count', 'rx_fails', 'rx_count', 'tap_read_fails'],
+    ...['tap_write_fails', 'tap_write_agg', 'tx_bytes_count', 'tx_malformed_frames', 'tx_fails', 'tx_count'],
+    ...['tx_packets_count', 'tx_queue_event_count', 'tx_rate_limiter_event_count', 'tx_rate_limiter_throttled'],
+    ...['tx_spoofed_mac_count', 'tx_remaining_reqs_count'],
+  ],
+  patch_api_requests: named(['drive', 'network', 'machine_cfg', 'mmds', 'hotplug_memory', 'pmem'], REQUESTS),
   put_api_requests: named(
     [
-      'actions',
-      'boot_source',
-      'drive',
-      'logger',
-      'machine_cfg',
-      'cpu_cfg',
-      'metrics',
-      'network',
-      'mmds',
-      'vsock',
-      'pmem',
-      'serial',
-      'hotplug_memory',
+      ...['actions', 'boot_source', 'drive', 'logger', 'machine_cfg', 'cpu_cfg', 'metrics', 'network', 'mmds', 'vsock'],
+      ...['pmem', 'serial', 'hotplug_memory'],
     ],
     REQUESTS,
   ),
-  rtc: ['error_count', 'missed_read_count', 'missed_write_count'],
   seccomp: ['num_faults'],
-  signals: ['sigbus', 'sigsegv', 'sigxfsz', 'sigxcpu', 'sigpipe', 'sighup', 'sigill'],
-  uart: [
-    'error_count',
-    'flush_count',
-    'missed_read_count',
-    'missed_write_count',
-    'read_count',
-    'write_count',
-    'rate_limiter_dropped_bytes',
-  ],
   vcpu: [
-    ...['exit_io_in', 'exit_io_out', 'exit_mmio_read', 'exit_mmio_write', 'failures'],
+    ...['exit_io_in', 'exit_io_out', 'exit_mmio_read', 'exit_mmio_write', 'failures', 'kvmclock_ctrl_fails'],
     ...['exit_io_in_agg', 'exit_io_out_agg', 'exit_mmio_read_agg', 'exit_mmio_write_agg'],
   ],
   vmm: ['panic_count'],
+  signals: ['sigbus', 'sigsegv', 'sigxfsz', 'sigxcpu', 'sigpipe', 'sighup', 'sigill'],
   vsock: [
     ...['activate_fails', 'cfg_fails', 'rx_queue_event_fails', 'tx_queue_event_fails', 'ev_queue_event_fails'],
     ...['muxer_event_fails', 'conn_event_fails', 'rx_queue_event_count', 'tx_queue_event_count', 'rx_bytes_count'],
     ...['tx_bytes_count', 'rx_packets_count', 'tx_packets_count', 'conns_added', 'conns_killed', 'conns_removed'],
     ...['killq_resync', 'tx_flush_fails', 'tx_write_fails', 'rx_read_fails'],
+  ],
+  entropy: [
+    ...['activate_fails', 'entropy_event_fails', 'entropy_event_count', 'entropy_bytes', 'host_rng_fails'],
+    ...['entropy_rate_limiter_throttled', 'rate_limiter_event_count'],
+  ],
+  pmem: [
+    ...['activate_fails', 'cfg_fails', 'event_fails', 'queue_event_count', 'rate_limiter_throttled_events'],
+    'rate_limiter_event_count',
+  ],
+  interrupts: ['triggers', 'config_updates'],
+  memory_hotplug: [
+    ...['activate_fails', 'queue_event_fails', 'queue_event_count', 'plug_agg', 'plug_count', 'plug_bytes'],
+    ...['plug_fails', 'unplug_agg', 'unplug_count', 'unplug_bytes', 'unplug_fails', 'unplug_discard_fails'],
+    ...['unplug_all_agg', 'unplug_all_count', 'unplug_all_fails', 'state_agg', 'state_count', 'state_fails'],
   ],
 };
 
@@ -114,18 +95,10 @@ export function addDevice(totals: Totals, kind: string, id: string, counters: Re
   totals[`${kind}_${id}`] = counters;
 }
 
-export interface MetricsOptions {
-  path: string;
-  /** written as `id` when given */
-  id?: string | undefined;
-  properties?: Record<string, string> | undefined;
-}
-
 export class Metrics {
   readonly #totals = new Map<string, number>();
   readonly #written = new Map<string, number>();
   #sink: Sink | undefined;
-  #options: MetricsOptions | undefined;
   #timer: NodeJS.Timeout | undefined;
   /** asked for devices' own totals before each line */
   collect: () => Promise<Totals> = async () => ({});
@@ -145,15 +118,18 @@ export class Metrics {
    * Opens the file or FIFO.
    * @throws Error with Firecracker's words, also when called a second time
    */
-  configure(options: MetricsOptions): void {
-    const prefix = 'Cannot initialize the metrics system due to bad user input';
-    if (this.#sink) throw new Error(`${prefix}: Reinitialization of metrics not allowed.`);
+  configure(path: string): void {
+    let sink: Sink;
     try {
-      this.#sink = openSink(options.path);
+      sink = openSink(path);
     } catch (error) {
-      throw new Error(`${prefix}: ${ioErrorText(error)}`);
+      throw new Error(ioErrorText(error));
     }
-    this.#options = options;
+    if (this.#sink) {
+      sink.close();
+      throw new Error('Reinitialization of metrics not allowed.');
+    }
+    this.#sink = sink;
   }
 
   /** Writes the first line and then one every minute while the guest runs. */
@@ -177,20 +153,24 @@ export class Metrics {
 
   /** Writes one line now; without a file it succeeds and does nothing. */
   async flush(): Promise<void> {
+    if (this.#sink) this.writeNow(await this.collect().catch(() => ({})));
+  }
+
+  /** Writes one line with what is known at once, before the process dies. */
+  writeNow(devices: Totals = {}): void {
     if (!this.#sink) return;
-    const devices = await this.collect().catch(() => ({}) as Totals);
     const line = Buffer.from(`${JSON.stringify(this.#line(devices))}\n`);
     if (this.#sink.write(line) < line.length) this.count('logger', 'missed_metrics_count');
   }
 
   #line(devices: Totals): Record<string, unknown> {
     const line: Record<string, unknown> = { utc_timestamp_ms: Date.now() };
-    if (this.#options?.id !== undefined) line.id = this.#options.id;
-    if (this.#options?.properties) line.properties = this.#options.properties;
-    for (const [group, names] of Object.entries(GROUPS)) line[group] = this.#group(group, names, devices[group]);
-    for (const [group, counters] of Object.entries(devices)) {
-      // a device's own group has the names of its kind
-      if (!(group in GROUPS)) line[group] = this.#group(group, GROUPS[group.replace(/_.*/s, '')] ?? [], counters);
+    for (const [kind, names] of Object.entries(GROUPS)) {
+      // devices come before the sum of their kind, and have its names
+      for (const group of Object.keys(devices).filter((name) => name.startsWith(`${kind}_`) && !(name in GROUPS))) {
+        line[group] = this.#group(group, names, devices[group]);
+      }
+      line[kind] = this.#group(kind, names, devices[kind]);
     }
     return line;
   }
@@ -222,31 +202,4 @@ function named(subjects: string[], suffixes: string[]): string[] {
 function latencyNames(): string[] {
   const names = ['full_create_snapshot', 'diff_create_snapshot', 'load_snapshot', 'pause_vm', 'resume_vm'];
   return [...names, ...names.map((name) => `vmm_${name}`)];
-}
-
-function blockCounters(): string[] {
-  return [
-    ...['activate_fails', 'cfg_fails', 'no_avail_buffer', 'event_fails', 'execute_fails', 'invalid_reqs_count'],
-    ...['flush_count', 'queue_event_count', 'rate_limiter_event_count', 'update_count', 'update_fails'],
-    ...['read_bytes', 'write_bytes', 'read_count', 'write_count', 'rate_limiter_throttled_events'],
-    ...['io_engine_throttled_events', 'remaining_reqs_count', 'read_agg', 'write_agg'],
-  ];
-}
-
-function netCounters(): string[] {
-  return [
-    ...[
-      'activate_fails',
-      'cfg_fails',
-      'mac_address_updates',
-      'no_rx_avail_buffer',
-      'no_tx_avail_buffer',
-      'event_fails',
-    ],
-    ...['rx_bytes_count', 'rx_packets_count', 'rx_fails', 'rx_count', 'tap_read_fails', 'tap_write_fails'],
-    ...['tx_bytes_count', 'tx_malformed_frames', 'tx_fails', 'tx_count', 'tx_packets_count', 'tx_spoofed_mac_count'],
-    ...['rx_rate_limiter_throttled', 'tx_rate_limiter_throttled', 'rx_queue_event_count', 'tx_queue_event_count'],
-    ...['rx_event_rate_limiter_count', 'tx_rate_limiter_event_count', 'rx_tap_event_count', 'tx_remaining_reqs_count'],
-    ...['tap_write_agg'],
-  ];
 }

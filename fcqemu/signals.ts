@@ -1,4 +1,4 @@
-/** What signals do: most end the VM with a code of their own, SIGTERM and SIGINT end the process as such. */
+/** What signals do: most end the VM with a code of their own, others end the process as such. */
 import { constants } from 'node:os';
 import { EXIT } from './exit-code.ts';
 import type { ThreadLog } from './log.ts';
@@ -13,7 +13,8 @@ const CODES: Partial<Record<NodeJS.Signals, [exitCode: number, counter: string]>
   SIGHUP: [EXIT.hangup, 'sighup'],
   SIGXCPU: [EXIT.cpuTimeLimit, 'sigxcpu'],
   SIGXFSZ: [EXIT.fileSizeLimit, 'sigxfsz'],
-  SIGSYS: [EXIT.badSyscall, 'sigsys'],
+  // one that was sent, not raised by a filter
+  SIGSYS: [EXIT.unexpected, 'num_faults'],
 };
 
 /** Messages about SIGPIPE in so many `ms`: every client that leaves early may cause one. */
@@ -29,7 +30,8 @@ export function handleSignals(vmm: Vmm, metrics: Metrics, log: ThreadLog): void 
     else log.error(`Received signal ${constants.signals.SIGPIPE}, code 0.`);
     if (loggedPipes === 1) setTimeout(() => (loggedPipes = 0), PIPE_MESSAGES_MS).unref();
   });
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+  // SIGUSR1 would start Node's debugger
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGUSR1'] as const) {
     // Firecracker does not catch these: callers must see death by the signal, and QEMU must be gone by then
     process.once(signal, () => void vmm.kill().finally(() => process.kill(process.pid, signal)));
   }
@@ -37,7 +39,7 @@ export function handleSignals(vmm: Vmm, metrics: Metrics, log: ThreadLog): void 
     const [exitCode, counter] = CODES[signal] ?? [EXIT.unexpected, 'unknown'];
     process.once(signal, () => {
       log.error(`Shutting down VM after intercepting signal ${constants.signals[signal]}, code 0.`);
-      metrics.count('signals', counter);
+      metrics.count(signal === 'SIGSYS' ? 'seccomp' : 'signals', counter);
       void vmm
         .kill()
         .then(() => metrics.flush())

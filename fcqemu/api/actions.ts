@@ -1,6 +1,7 @@
 /** What requests ask for once they are parsed; named as in Firecracker's `VmmAction`. */
 import type { Read } from '../json/schema.ts';
 import type * as bodies from './bodies.ts';
+import type { cpuConfig } from './cpu-config.ts';
 
 type BodyOf<R> = R extends Read<infer T> ? T : never;
 
@@ -12,7 +13,7 @@ export interface ActionArguments {
   GetVmMachineConfig: undefined;
   UpdateMachineConfiguration: BodyOf<typeof bodies.machineConfigUpdate>;
   ConfigureBootSource: BodyOf<typeof bodies.bootSource>;
-  PutCpuConfiguration: BodyOf<typeof bodies.cpuConfig>;
+  PutCpuConfiguration: BodyOf<typeof cpuConfig>;
   InsertBlockDevice: BodyOf<typeof bodies.drive>;
   UpdateBlockDevice: BodyOf<typeof bodies.driveUpdate>;
   RemoveBlockDevice: { id: string };

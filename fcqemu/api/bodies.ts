@@ -61,7 +61,7 @@ const ipv4Address: json.Read<string> = (reader) =>
   });
 
 const cpuTemplate = json.oneOf('C3', 'T2', 'T2S', 'None', 'T2CL', 'T2A');
-const hugePages = json.oneOf('None', 'Transparent', '2M');
+const hugePages = json.oneOf('None', '2M');
 
 export const bootSource = json.struct('BootSourceConfig', {
   kernel_image_path: json.required(json.string),
@@ -85,12 +85,6 @@ export const machineConfigUpdate = json.struct('MachineConfigUpdate', {
   cpu_template: json.optional(cpuTemplate),
   track_dirty_pages: json.optional(json.boolean),
   huge_pages: json.optional(hugePages),
-});
-
-export const cpuConfig = json.struct('CustomCpuTemplate', {
-  kvm_capabilities: json.defaulted(json.list(json.anything), []),
-  cpuid_modifiers: json.defaulted(json.list(json.anything), []),
-  msr_modifiers: json.defaulted(json.list(json.anything), []),
 });
 
 export const drive = json.struct('BlockDeviceConfig', {
@@ -140,7 +134,7 @@ export const pmemUpdate = json.struct('PmemDeviceUpdateConfig', {
 });
 
 export const vsock = json.struct('VsockDeviceConfig', {
-  vsock_id: json.optional(json.string),
+  vsock_id: json.defaulted(json.nullable(json.string), null),
   guest_cid: json.required(json.unsigned('u32')),
   uds_path: json.required(json.string),
 });
@@ -160,15 +154,7 @@ export const logger = json.struct('LoggerConfig', {
   module: json.optional(json.string),
 });
 
-export const metrics = json.struct(
-  'MetricsConfig',
-  {
-    metrics_path: json.required(json.path),
-    emit_id: json.defaulted(json.boolean, false),
-    properties: json.optional(json.record(json.string)),
-  },
-  { lenient: true },
-);
+export const metrics = json.struct('MetricsConfig', { metrics_path: json.required(json.path) }, { lenient: true });
 
 export const mmdsConfig = json.struct('MmdsConfig', {
   version: json.defaulted(json.oneOf('V1', 'V2'), 'V1'),
@@ -236,7 +222,6 @@ export const snapshotLoad = json.struct('LoadSnapshotConfig', {
   network_overrides: json.defaulted(json.list(networkOverride), []),
   vsock_override: json.optional(vsockOverride),
   clock_realtime: json.defaulted(json.boolean, false),
-  huge_pages: json.defaulted(json.oneOf('Snapshot', 'None', 'Transparent', '2M'), 'Snapshot'),
 });
 
 export const vmState = json.struct('Vm', { state: json.required(json.oneOf('Paused', 'Resumed')) });

@@ -1,13 +1,15 @@
 /** Answers API requests: logging, counting, and the shape of answers. */
-import { Fault } from '../fault.ts';
-import type { HttpRequest } from '../http/request-parser.ts';
+import { isUtf8 } from 'node:buffer';
+import { Panic } from '../exit-code.ts';
+import { Fault, RequestFault } from '../fault.ts';
+import type { HttpRequest, Method } from '../http/request-parser.ts';
 import type { HttpAnswer } from '../http/server.ts';
 import { sortedJson, structJson } from '../json/number-text.ts';
 import { debugText } from '../json/scanner.ts';
 import type { Log, ThreadLog } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
 import type { Vmm } from '../vmm/vmm.ts';
-import type { Action, ActionName } from './actions.ts';
+import type { Action, ParsedRequest } from './actions.ts';
 import { parseRequest } from './routes.ts';
 
 export interface ApiOptions {
@@ -19,7 +21,9 @@ export interface ApiOptions {
   /** called for each request with the length of its body */
   worked: (bytes: number) => void;
   /** ends the process after an error that leaves it unusable */
-  onFatal: (exitCode: number) => void;
+  onFatal: (what: 'Restore' | 'Resume') => void;
+  /** ends the process at once, without an answer */
+  onPanic: (panic: Panic) => never;
 }
 
 /** The handler for `serveApi`; it never rejects. */
@@ -30,6 +34,7 @@ export function createApiHandler({
   ready,
   worked,
   onFatal,
+  onPanic,
 }: ApiOptions): (request: HttpRequest) => Promise<HttpAnswer> {
   const threadLog = log.thread('fc_api', 'firecracker::api_server');
 
@@ -44,23 +49,37 @@ export function createApiHandler({
   };
 
   async function perform(request: HttpRequest, begin: number): Promise<HttpAnswer> {
-    let deprecated = false;
-    let action: Action | undefined;
+    const parsed = parse(request);
+    if (parsed instanceof Fault) return failure(parsed);
+    const answer = await act(parsed.action, begin);
+    if (parsed.deprecation === undefined) return answer;
+    metrics.count('deprecated_api', 'deprecated_http_api_calls');
+    threadLog.warn(parsed.deprecation);
+    return { ...answer, deprecated: true };
+  }
+
+  /** Firecracker counts a request that it reads, and those it cannot; what becomes of the others it does not count. */
+  function parse(request: HttpRequest): ParsedRequest | Fault {
+    const counter = counterOf(request);
+    if (counter) metrics.count(counter.group, `${counter.name}_count`);
     try {
-      const parsed = parseRequest(request);
-      action = parsed.action;
-      countRequest(metrics, action.name, 'count');
-      if (parsed.deprecation) {
-        deprecated = true;
-        metrics.count('deprecated_api', 'deprecated_http_api_calls');
-        threadLog.warn(parsed.deprecation);
-      }
-      const value = await vmm.execute(action);
-      logLatency(action, begin);
-      return { ...success(action, value), deprecated };
+      return parseRequest(request);
     } catch (error) {
-      if (action) countRequest(metrics, action.name, 'fails');
-      return { ...failure(error), deprecated };
+      if (!(error instanceof Fault)) throw error;
+      if (counter && request.method !== 'GET') metrics.count(counter.group, `${counter.name}_fails`);
+      return error;
+    }
+  }
+
+  async function act(action: Action, begin: number): Promise<HttpAnswer> {
+    try {
+      const value = await vmm.execute(action);
+      const answer = success(action, value);
+      logLatency(action, begin);
+      return answer;
+    } catch (error) {
+      if (error instanceof Panic) onPanic(error);
+      return failure(error);
     }
   }
 
@@ -77,11 +96,15 @@ export function createApiHandler({
   function failure(error: unknown): HttpAnswer {
     const fault = error instanceof Fault ? error : unexpectedFault(error);
     const reason = fault.status === 413 ? 'Payload too large' : 'Bad Request';
-    threadLog.error(`Received Error. Status code: ${fault.status} ${reason}. Message: ${fault.message}`);
+    threadLog.error(
+      fault instanceof RequestFault && fault.debug !== undefined
+        ? fault.debug
+        : `Received Error. Status code: ${fault.status} ${reason}. Message: ${fault.message}`,
+    );
     const body = JSON.stringify({ fault_message: fault.message });
-    const { fatalExitCode } = fault;
-    if (fatalExitCode === undefined) return { status: fault.status, body };
-    return { status: fault.status, body, afterwards: () => onFatal(fatalExitCode) };
+    const { fatal } = fault;
+    if (fatal === undefined) return { status: fault.status, body };
+    return { status: fault.status, body, afterwards: () => onFatal(fatal) };
   }
 
   function unexpectedFault(error: unknown): Fault {
@@ -127,40 +150,46 @@ function describe({ method, path, body }: HttpRequest, log: ThreadLog): string {
   if (path === '/cpu-config' && !log.verbose) {
     return `${name}. To view the CPU template received by the API, configure log-level to DEBUG`;
   }
-  return `${name} with body ${debugText(body.toString('utf8'))}`;
+  return `${name} with body ${debugText(isUtf8(body) ? body.toString('utf8') : 'inconvertible to UTF-8')}`;
 }
 
-/** Firecracker's counters by action; GET requests count successes only. */
-const COUNTERS: Partial<Record<ActionName, [group: string, name: string]>> = {
-  GetVmInstanceInfo: ['get_api_requests', 'instance_info'],
-  GetVmMachineConfig: ['get_api_requests', 'machine_cfg'],
-  GetMmds: ['get_api_requests', 'mmds'],
-  GetVmmVersion: ['get_api_requests', 'vmm_version'],
-  GetMemoryHotplugStatus: ['get_api_requests', 'hotplug_memory'],
-  StartMicroVm: ['put_api_requests', 'actions'],
-  SendCtrlAltDel: ['put_api_requests', 'actions'],
-  FlushMetrics: ['put_api_requests', 'actions'],
-  ConfigureBootSource: ['put_api_requests', 'boot_source'],
-  InsertBlockDevice: ['put_api_requests', 'drive'],
-  ConfigureLogger: ['put_api_requests', 'logger'],
-  UpdateMachineConfiguration: ['put_api_requests', 'machine_cfg'],
-  PutCpuConfiguration: ['put_api_requests', 'cpu_cfg'],
-  ConfigureMetrics: ['put_api_requests', 'metrics'],
-  InsertNetworkDevice: ['put_api_requests', 'network'],
-  PutMmds: ['put_api_requests', 'mmds'],
-  SetMmdsConfiguration: ['put_api_requests', 'mmds'],
-  SetVsockDevice: ['put_api_requests', 'vsock'],
-  InsertPmemDevice: ['put_api_requests', 'pmem'],
-  ConfigureSerial: ['put_api_requests', 'serial'],
-  SetMemoryHotplugDevice: ['put_api_requests', 'hotplug_memory'],
-  UpdateBlockDevice: ['patch_api_requests', 'drive'],
-  UpdateNetworkInterface: ['patch_api_requests', 'network'],
-  PatchMmds: ['patch_api_requests', 'mmds'],
-  UpdatePmemDevice: ['patch_api_requests', 'pmem'],
-  UpdateMemoryHotplugSize: ['patch_api_requests', 'hotplug_memory'],
+/** Counters of the metrics file by method and first part of the path, where Firecracker has some. */
+const COUNTERS: Partial<Record<Method, Record<string, string>>> = {
+  GET: {
+    '': 'instance_info',
+    'machine-config': 'machine_cfg',
+    mmds: 'mmds',
+    version: 'vmm_version',
+    hotplug: 'hotplug_memory',
+  },
+  PUT: {
+    actions: 'actions',
+    'boot-source': 'boot_source',
+    drives: 'drive',
+    logger: 'logger',
+    'machine-config': 'machine_cfg',
+    'cpu-config': 'cpu_cfg',
+    metrics: 'metrics',
+    'network-interfaces': 'network',
+    mmds: 'mmds',
+    vsock: 'vsock',
+    pmem: 'pmem',
+    serial: 'serial',
+    hotplug: 'hotplug_memory',
+  },
+  PATCH: {
+    drives: 'drive',
+    'network-interfaces': 'network',
+    'machine-config': 'machine_cfg',
+    mmds: 'mmds',
+    pmem: 'pmem',
+    hotplug: 'hotplug_memory',
+  },
 };
 
-function countRequest(metrics: Metrics, name: ActionName, what: 'count' | 'fails'): void {
-  const counter = COUNTERS[name];
-  if (counter) metrics.count(counter[0], `${counter[1]}_${what}`);
+function counterOf({ method, path, body }: HttpRequest): { group: string; name: string } | undefined {
+  // those with a body where none is expected, or without one, are not read at all
+  if ((body === undefined) !== (method === 'GET')) return undefined;
+  const name = COUNTERS[method]?.[path.replace(/^\/+/, '').split('/')[0] ?? ''];
+  return name === undefined ? undefined : { group: `${method.toLowerCase()}_api_requests`, name };
 }

@@ -2,12 +2,13 @@
  * From method, path and body to an action, with Firecracker's order of checks: method and path, id, JSON,
  * id in the path against id in the body.
  */
-import { Fault } from '../fault.ts';
+import { RequestFault } from '../fault.ts';
 import type { HttpRequest, Method } from '../http/request-parser.ts';
-import { JsonError } from '../json/scanner.ts';
+import { debugText, JsonError } from '../json/scanner.ts';
 import { anything, deserialize, type Read } from '../json/schema.ts';
 import type { Action, ActionArguments, ActionName, ParsedRequest } from './actions.ts';
 import * as bodies from './bodies.ts';
+import { cpuConfig } from './cpu-config.ts';
 
 /** The segments after the first. */
 type Segments = string[];
@@ -68,7 +69,7 @@ function parsePut(first: string, rest: Segments, body: Buffer): ParsedRequest {
     case 'machine-config':
       return parsePutMachineConfig(body);
     case 'cpu-config':
-      return withBody('PutCpuConfiguration', bodies.cpuConfig, body);
+      return withBody('PutCpuConfiguration', cpuConfig, body);
     case 'drives':
       return withId('InsertBlockDevice', bodies.drive, 'drive_id', rest, body);
     case 'pmem':
@@ -136,15 +137,15 @@ function parsePutSnapshot(operation: string | undefined, body: Buffer): ParsedRe
   const argument = read(body, bodies.snapshotLoad);
   const choice = 'either `mem_backend` or `mem_file_path`';
   if (argument.mem_backend && argument.mem_file_path !== null) {
-    throw jsonFault(`too many fields: ${choice} exclusively is required`);
+    throw jsonFault(new JsonError(`too many fields: ${choice} exclusively is required`));
   }
   if (!argument.mem_backend && argument.mem_file_path === null) {
-    throw jsonFault(`missing field: ${choice} is required`);
+    throw jsonFault(new JsonError(`missing field: ${choice} is required`));
   }
-  const old: string[] = [];
-  if (argument.mem_file_path !== null) old.push('PUT /snapshot/load: mem_file_path field is deprecated.');
-  if (argument.enable_diff_snapshots) old.push('PUT /snapshot/load: enable_diff_snapshots field is deprecated.');
-  const deprecation = old.length === 0 ? {} : { deprecation: old.join('') };
+  const isOld = argument.mem_file_path !== null || argument.enable_diff_snapshots;
+  const deprecation = isOld
+    ? { deprecation: 'PUT /snapshot/load: mem_file_path and enable_diff_snapshots fields are deprecated.' }
+    : {};
   return { action: { name: 'LoadSnapshot', argument }, ...deprecation };
 }
 
@@ -232,9 +233,10 @@ function withId<N extends ActionName, K extends string>(
 }
 
 function checkedId(id: string | undefined): string {
-  if (id === undefined || id === '') throw new Fault('The ID cannot be empty.');
+  if (id === undefined || id === '') throw new RequestFault('The ID cannot be empty.', 'EmptyID');
   if (!/^[_\p{Alphabetic}\p{N}]+$/u.test(id)) {
-    throw new Fault('API Resource IDs can only contain alphanumeric characters and underscores.');
+    const reason = 'API Resource IDs can only contain alphanumeric characters and underscores.';
+    throw new RequestFault(reason, 'InvalidID');
   }
   return id;
 }
@@ -243,19 +245,22 @@ function read<T>(body: Buffer, schema: Read<T>): T {
   try {
     return deserialize(body, schema);
   } catch (error) {
-    if (error instanceof JsonError) throw jsonFault(error.message);
+    if (error instanceof JsonError) throw jsonFault(error);
     throw error;
   }
 }
 
-function jsonFault(message: string): Fault {
-  return new Fault(`An error occurred when deserializing the json body of a request: ${message}.`);
+function jsonFault(error: JsonError): RequestFault {
+  const message = `An error occurred when deserializing the json body of a request: ${error.message}.`;
+  return new RequestFault(message, `SerdeJson(${error.debug})`);
 }
 
 function invalidPath(method: Method, path: string): never {
-  throw new Fault(`Invalid request method and/or path: ${method} ${path}.`);
+  const name = `${method.charAt(0)}${method.slice(1).toLowerCase()}`;
+  const debug = `InvalidPathMethod(${debugText(path)}, ${name})`;
+  throw new RequestFault(`Invalid request method and/or path: ${method} ${path}.`, debug);
 }
 
 function fail(message: string): never {
-  throw new Fault(message);
+  throw new RequestFault(message, `Generic(BadRequest, ${debugText(message)})`);
 }

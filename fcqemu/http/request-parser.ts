@@ -2,6 +2,7 @@
  * HTTP requests as Firecracker's server (micro-http) reads them: request line and headers of at most 1024
  * bytes each, bodies by Content-Length only, and its own error texts.
  */
+import { isUtf8 } from 'node:buffer';
 
 export type Method = 'GET' | 'PUT' | 'PATCH' | 'DELETE';
 
@@ -147,6 +148,10 @@ function absolutePath(target: string): string {
 
 /** Keeps what a header says about the body; values nobody knows are ignored. @throws TransportError */
 export function applyHeader(head: Head, line: Buffer): void {
+  const invalid = utf8Problem(line);
+  if (invalid !== undefined) {
+    throw new TransportError(`Invalid header. Reason: Header contains invalid characters. Key: ${invalid}`);
+  }
   const text = line.toString('utf8');
   const colon = text.indexOf(':');
   if (colon === -1) {
@@ -176,6 +181,21 @@ export function applyHeader(head: Head, line: Buffer): void {
     default:
       head.custom.push([key.trim(), value]);
   }
+}
+
+/** What Rust says of bytes that are no UTF-8; undefined when they are. */
+function utf8Problem(bytes: Buffer): string | undefined {
+  if (isUtf8(bytes)) return undefined;
+  let index = bytes.length;
+  while (!isUtf8(bytes.subarray(0, index))) index -= 1;
+  const rest = bytes.subarray(index);
+  // the beginning of a character is replaced as a whole
+  const length = [3, 2, 1].find((count) => rest.length >= count && rest.toString('utf8', 0, count) === '\ufffd') ?? 1;
+  const first = rest[0] ?? 0;
+  const isBegun = length === rest.length && first >= 0xc2 && first <= 0xf4;
+  return isBegun
+    ? `incomplete utf-8 byte sequence from index ${index}`
+    : `invalid utf-8 sequence of ${length} bytes from index ${index}`;
 }
 
 function checkAcceptEncoding(value: string): void {

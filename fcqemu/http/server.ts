@@ -3,6 +3,7 @@
  * order, a transport error that is no valid JSON) and because `node:http` alone costs 17 MB of memory.
  */
 import { createServer, type Server, type Socket } from 'node:net';
+import { listenOn } from '../unix-socket.ts';
 import { type HttpRequest, RequestParser, TransportError } from './request-parser.ts';
 
 export interface HttpAnswer {
@@ -26,7 +27,7 @@ const SERVER_FULL =
 
 /**
  * Listens on a Unix socket and answers requests strictly one at a time, over all connections.
- * @throws the system error of bind(2), `EADDRINUSE` when the path exists
+ * @throws as `listenOn`
  */
 export async function serveApi(path: string, payloadLimit: number, handle: Handler): Promise<Server> {
   let connections = 0;
@@ -52,7 +53,8 @@ export async function serveApi(path: string, payloadLimit: number, handle: Handl
 
   function receive(socket: Socket, parser: RequestParser, bytes: Buffer): void {
     try {
-      for (const event of parser.push(bytes)) {
+      // what comes along with bytes that are no request is not answered either
+      for (const event of [...parser.push(bytes)]) {
         if (event.kind === 'continue') {
           socket.write(`${event.version} 100 \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n\r\n`);
         } else {
@@ -73,10 +75,7 @@ export async function serveApi(path: string, payloadLimit: number, handle: Handl
     else result.afterwards?.();
   }
 
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  server.once('error', reject);
-  server.listen(path, () => resolve());
-  await promise;
+  await listenOn(server, path);
   // a connection that cannot be accepted, for want of descriptors, concerns its client only
   server.on('error', () => {});
   return server;

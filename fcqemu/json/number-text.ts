@@ -1,11 +1,11 @@
 /** Numbers and values as serde_json writes them. */
 
-/** A finite float in Rust's shortest form: always with a point or an exponent, e.g. `1.0`, `1e21`. */
+/** A finite float in the shortest form, as serde_json writes it: with a point or an exponent, e.g. `1.0`, `1e+21`. */
 export function floatText(value: number): string {
   if (Object.is(value, -0)) return '-0.0';
   const [mantissa = '', exponentText = '0'] = value.toExponential().split('e');
   const exponent = Number(exponentText);
-  if (value !== 0 && (exponent < -5 || exponent > 15)) return `${mantissa}e${exponent}`;
+  if (value !== 0 && (exponent < -5 || exponent > 15)) return `${mantissa}e${exponent > 0 ? '+' : ''}${exponent}`;
   const plain = exponent < 0 ? value.toFixed(Math.min(100, decimals(mantissa) - exponent)) : String(value);
   return plain.includes('.') ? plain : `${plain}.0`;
 }

@@ -15,6 +15,12 @@ export class JsonError extends Error {
     this.reason = reason;
     this.position = position;
   }
+
+  /** Rust's debug form */
+  get debug(): string {
+    const { line, column } = this.position ?? { line: 0, column: 0 };
+    return `Error(${debugText(this.reason)}, line: ${line}, column: ${column})`;
+  }
 }
 
 export interface Position {

@@ -193,7 +193,8 @@ export function struct<F extends Fields>(
       const byte = reader.expectToken();
       if (!reader.isObject(byte) && !reader.isArray(byte)) throw reader.invalidType(`struct ${name}`);
       const values = reader.isObject(byte) ? fromObject(reader) : fromList(reader);
-      return Object.fromEntries(values) as StructOf<F>;
+      // in the declared order, in which it is written again
+      return Object.fromEntries(names.map((field) => [field, values.get(field)])) as StructOf<F>;
     });
 }
 

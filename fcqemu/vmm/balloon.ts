@@ -38,7 +38,9 @@ export class Balloon {
   /** `PUT /balloon`. @throws Fault */
   put(config: StoredBalloon, memoryMib: number): void {
     if (config.amount_mib > memoryMib) {
-      throw new Fault('Balloon config error: Amount of pages requested is too large.');
+      throw new Fault('Balloon config error: Amount of pages requested is too large.', {
+        debug: 'TooManyPagesRequested',
+      });
     }
     if (config.free_page_hinting) throw unsupported('Balloon config error', 'free page hinting is');
     this.config = config;
@@ -66,10 +68,10 @@ export class Balloon {
   /** `PATCH /balloon`. @throws Fault */
   async resize(vm: MicroVm, memoryMib: number, amountMib: number): Promise<void> {
     const config = this.#require('Balloon update error');
+    if (!(await isActive(vm))) throw new Fault('Balloon update error: Balloon: Device not activated yet.');
     if (amountMib > memoryMib) {
       throw new Fault(`Balloon update error: Balloon: Requested memory should be less than ${memoryMib}MiB`);
     }
-    if (!(await isActive(vm))) throw new Fault('Balloon update error: Balloon: Device not activated yet.');
     await setTarget(vm, memoryMib, amountMib);
     config.amount_mib = amountMib;
   }

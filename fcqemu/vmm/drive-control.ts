@@ -1,6 +1,7 @@
 /** Drives of a running machine: another backing file, other limits, counters. */
 import { statSync } from 'node:fs';
 import type { ActionArguments } from '../api/actions.ts';
+import type { ThreadLog } from '../log.ts';
 import { addDevice, type Totals } from '../metrics.ts';
 import { driveNodes, fileNode } from '../qemu/arguments.ts';
 import { blockStats } from './block-stats.ts';
@@ -19,11 +20,13 @@ export class DriveControl {
   /** current name of each drive's file node, by index */
   readonly #fileNodes: string[];
   readonly #limits: DriveLimits;
+  readonly #log: Pick<ThreadLog, 'warn'>;
   #replacements = 0;
 
-  constructor(vm: MicroVm, drives: Drives) {
+  constructor(vm: MicroVm, drives: Drives, log: Pick<ThreadLog, 'warn'>) {
     this.#vm = vm;
     this.#drives = drives;
+    this.#log = log;
     this.#fileNodes = drives.list.map((_, index) => driveNodes(index).file);
     this.#limits = new DriveLimits(vm);
   }
@@ -40,11 +43,11 @@ export class DriveControl {
     const drive = this.#drives.find(drive_id);
     if (!drive) throw patchFault('Failed perform action on device: Device not found');
     if (path_on_host === null && rate_limiter === null) {
-      throw patchFault('Failed perform action on device: Running method expected different backend.');
+      throw patchFault('Block: Running method expected different backend.');
     }
     const index = this.#drives.list.indexOf(drive);
     if (path_on_host !== null) {
-      checkBackingFile(path_on_host, drive.is_read_only, 'patch');
+      checkBackingFile(path_on_host, drive.is_read_only, 'patch', this.#log);
       await this.#replaceFile(index, { ...drive, path_on_host });
     }
     this.#drives.update(drive, path_on_host, rate_limiter);

@@ -1,7 +1,9 @@
 /** Configured drives: what the API accepts, their order, and their echo in `GET /vm/config`. */
-import { closeSync, constants, openSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, statSync } from 'node:fs';
 import type { ActionArguments } from '../api/actions.ts';
-import { Fault, ioErrorText, unsupported } from '../fault.ts';
+import { Fault, ioErrorDebug, ioErrorText, unsupported } from '../fault.ts';
+import { debugText } from '../json/scanner.ts';
+import type { ThreadLog } from '../log.ts';
 import { type StoredLimiter, storedLimiter, updatedLimiter } from './rate-limiter.ts';
 
 const PREFIX = 'Drive config error';
@@ -35,19 +37,22 @@ export class Drives {
    * Adds a drive or replaces the one with the same id, which keeps its place.
    * @throws Fault
    */
-  put(config: ActionArguments['InsertBlockDevice']): void {
+  put(config: ActionArguments['InsertBlockDevice'], log: Pick<ThreadLog, 'warn'>): void {
     const at = this.list.findIndex((drive) => drive.drive_id === config.drive_id);
     if (config.is_root_device && this.root && this.root.drive_id !== config.drive_id) {
-      throw new Fault(`${PREFIX}: A root block device already exists!`);
+      throw new Fault(`${PREFIX}: A root block device already exists!`, { debug: 'RootBlockDeviceAlreadyAdded' });
     }
-    const drive = storedDrive(config);
-    checkBackingFile(drive.path_on_host, drive.is_read_only, 'create');
-    if (at !== -1) this.list[at] = drive;
-    else this.list.push(drive);
-    if (drive.is_root_device) {
-      this.list.splice(this.list.indexOf(drive), 1);
-      this.list.unshift(drive);
+    const drive = storedDrive(config, log);
+    checkBackingFile(drive.path_on_host, drive.is_read_only, 'create', log);
+    if (drive.io_engine === 'Async') log.warn('[DevPreview] Async file IO is in development preview.');
+    if (at === -1) {
+      if (drive.is_root_device) this.list.unshift(drive);
+      else this.list.push(drive);
+      return;
     }
+    this.list[at] = drive;
+    // the two change places
+    if (drive.is_root_device && at > 0) this.list.splice(at, 1, ...this.list.splice(0, 1, drive));
   }
 
   /** Records what a running drive was changed to. */
@@ -57,7 +62,7 @@ export class Drives {
   }
 }
 
-function storedDrive(config: ActionArguments['InsertBlockDevice']): StoredDrive {
+function storedDrive(config: ActionArguments['InsertBlockDevice'], log: Pick<ThreadLog, 'warn'>): StoredDrive {
   if (config.path_on_host === null || config.socket !== null) {
     const vhostUser =
       config.socket !== null &&
@@ -65,8 +70,10 @@ function storedDrive(config: ActionArguments['InsertBlockDevice']): StoredDrive 
       config.is_read_only === null &&
       config.rate_limiter === null &&
       config.io_engine === null;
-    if (vhostUser) throw unsupported(PREFIX, 'vhost-user drives are');
-    throw new Fault(`${PREFIX}: Unable to create the virtio block device: Invalid block config.`);
+    if (vhostUser) refuseVhostUser(config.socket ?? '', log);
+    throw new Fault(`${PREFIX}: Unable to create the virtio block device: Invalid block config.`, {
+      debug: 'CreateBlockDevice(InvalidBlockConfig)',
+    });
   }
   return {
     drive_id: config.drive_id,
@@ -81,20 +88,51 @@ function storedDrive(config: ActionArguments['InsertBlockDevice']): StoredDrive 
   };
 }
 
+/** What Firecracker would not find is told first. */
+function refuseVhostUser(socket: string, log: Pick<ThreadLog, 'warn'>): never {
+  log.warn('[DevPreview] vhost-user-blk device is in development preview.');
+  try {
+    statSync(socket);
+  } catch (error) {
+    const cause = `Failed to connect to UDS Unix stream: ${ioErrorText(error)}`;
+    throw new Fault(
+      `${PREFIX}: Unable to create the virtio block device: Vhost user backend error: Vhost-user error: ${cause}`,
+      { debug: `CreateBlockDevice(VhostUserBackend(VhostUser(Connect(${ioErrorDebug(error)}))))` },
+    );
+  }
+  throw unsupported(PREFIX, 'vhost-user drives are');
+}
+
+const SECTOR_BYTES = 512;
+
 /**
  * Opens the file as the device will, to report now what would fail later.
  * @throws Fault
  */
-export function checkBackingFile(path: string, readOnly: boolean, purpose: 'create' | 'patch'): void {
+export function checkBackingFile(
+  path: string,
+  readOnly: boolean,
+  purpose: 'create' | 'patch',
+  log: Pick<ThreadLog, 'warn'>,
+): void {
+  let fd: number;
   try {
-    closeSync(openSync(path, readOnly ? constants.O_RDONLY : constants.O_RDWR));
+    fd = openSync(path, readOnly ? constants.O_RDONLY : constants.O_RDWR);
   } catch (error) {
-    const cause = `Error manipulating the backing file: ${ioErrorText(error)} ${path}`;
-    if (purpose === 'create') {
-      throw new Fault(`${PREFIX}: Unable to create the virtio block device: Virtio backend error: ${cause}`);
-    }
-    throw patchFault(`Failed perform action on device: Virtio backend error: ${cause}`);
+    const cause = `Virtio backend error: Error manipulating the backing file: ${ioErrorText(error)} ${path}`;
+    const debug = `VirtioBackend(BackingFile(${ioErrorDebug(error)}, ${debugText(path)}))`;
+    if (purpose === 'patch') throw patchFault(`Block: ${cause}`);
+    throw new Fault(`${PREFIX}: Unable to create the virtio block device: ${cause}`, {
+      debug: `CreateBlockDevice(${debug})`,
+    });
   }
+  const stat = fstatSync(fd);
+  closeSync(fd);
+  if (!stat.isFile() || stat.size % SECTOR_BYTES === 0) return;
+  log.warn(
+    `Disk size ${stat.size} is not a multiple of sector size ${SECTOR_BYTES}; ` +
+      'the remainder will not be visible to the guest.',
+  );
 }
 
 /** A refused `PATCH /drives`. */

@@ -10,7 +10,7 @@ export interface StoredMachineConfig {
   mem_size_mib: number;
   smt: boolean;
   track_dirty_pages: boolean;
-  huge_pages: 'None' | 'Transparent' | '2M';
+  huge_pages: 'None' | '2M';
 }
 
 export function defaultMachineConfig(): StoredMachineConfig {
@@ -37,13 +37,18 @@ export function updatedMachineConfig(
   if (vcpus === 0 || vcpus > MAX_VCPUS || (after.smt && vcpus > 1 && vcpus % 2 === 1)) {
     throw new Fault(
       `${PREFIX}: The number of vCPUs must be greater than 0, less than 32 and must be 1 or an even number if SMT is enabled.`,
+      { debug: 'InvalidVcpuCount' },
     );
   }
   if (memory === 0 || (after.huge_pages === '2M' && memory % 2 === 1)) {
-    throw new Fault(`${PREFIX}: The memory size (MiB) is either 0, or not a multiple of the configured page size.`);
+    throw new Fault(`${PREFIX}: The memory size (MiB) is either 0, or not a multiple of the configured page size.`, {
+      debug: 'InvalidMemorySize',
+    });
   }
   if (memory < balloonMib) {
-    throw new Fault(`${PREFIX}: The memory size (MiB) is smaller than the previously set balloon device target size.`);
+    throw new Fault(`${PREFIX}: The memory size (MiB) is smaller than the previously set balloon device target size.`, {
+      debug: 'IncompatibleBalloonSize',
+    });
   }
   if (update.cpu_template !== null && update.cpu_template !== 'None') {
     throw unsupported(PREFIX, `the CPU template ${update.cpu_template} is`);

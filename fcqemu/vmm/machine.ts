@@ -100,7 +100,7 @@ async function build(
       count: (counter, amount) => options.metrics.count('mmds', counter, amount),
       worked: options.worked,
     });
-    const machine = { vm, spec, drives: new DriveControl(vm, resources.drives), network };
+    const machine = { vm, spec, drives: new DriveControl(vm, resources.drives, log), network };
     await bringUp(machine);
     return machine;
   } catch (error) {

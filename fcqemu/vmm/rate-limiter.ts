@@ -14,7 +14,10 @@ export interface StoredBucket {
   refill_time: number;
 }
 
-/** What is kept of a configured limiter; a bucket of size or refill time 0 limits nothing. */
+/** Refill times beyond do not fit into 64 bits as nanoseconds. `ms` */
+const MAX_REFILL_TIME = Number((2n ** 64n - 1n) / 1_000_000n);
+
+/** What is kept of a configured limiter; a bucket of size or refill time 0, or of an endless one, limits nothing. */
 export function storedLimiter(limiter: RateLimiter | null | undefined): StoredLimiter | null {
   const bandwidth = storedBucket(limiter?.bandwidth);
   const ops = storedBucket(limiter?.ops);
@@ -30,7 +33,7 @@ export function updatedLimiter(before: StoredLimiter | null, update: RateLimiter
 }
 
 function storedBucket(bucket: TokenBucket | null | undefined): StoredBucket | null {
-  if (!bucket || bucket.size === 0 || bucket.refill_time === 0) return null;
+  if (!bucket || bucket.size === 0 || bucket.refill_time === 0 || bucket.refill_time > MAX_REFILL_TIME) return null;
   return { size: bucket.size, one_time_burst: bucket.one_time_burst || null, refill_time: bucket.refill_time };
 }
 

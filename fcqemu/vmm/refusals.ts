@@ -11,10 +11,28 @@ export const refusedBeforeStart = {
       throw unsupported('Configure CPU error', 'CPU modifiers are');
     }
   },
-  SetMemoryHotplugDevice: () => {
+  SetMemoryHotplugDevice: (config: ActionArguments['SetMemoryHotplugDevice']) => {
+    const problem = hotplugProblem(config);
+    if (problem) throw new Fault(`Memory hotplug config error: ${problem}`);
     throw unsupported('Memory hotplug config error', 'hotpluggable memory is');
   },
 };
+
+/** `MiB` */
+const MIN_BLOCK_SIZE = 2;
+const MIN_SLOT_SIZE = 128;
+
+/** What Firecracker refuses itself is told first. */
+function hotplugProblem(config: ActionArguments['SetMemoryHotplugDevice']): string | undefined {
+  const { total_size_mib: total, block_size_mib: block, slot_size_mib: slot } = config;
+  if (block < MIN_BLOCK_SIZE) return `Block size must not be lower than ${MIN_BLOCK_SIZE} MiB`;
+  if (!Number.isInteger(Math.log2(block))) return 'Block size must be a power of 2';
+  if (slot < MIN_SLOT_SIZE) return `Slot size must not be lower than ${MIN_SLOT_SIZE} MiB`;
+  if (slot % block !== 0) return `Slot size must be a multiple of block size (${block} MiB)`;
+  if (total < slot) return `Total size must not be lower than slot size (${slot} MiB)`;
+  if (total % slot !== 0) return `Total size must be a multiple of slot size (${slot} MiB)`;
+  return undefined;
+}
 
 /** What Firecracker refuses itself is told first. */
 export function refusePmem({ root_device }: ActionArguments['InsertPmemDevice'], hasRootDrive: boolean): never {
@@ -23,15 +41,10 @@ export function refusePmem({ root_device }: ActionArguments['InsertPmemDevice'],
   throw new Fault(`${prefix}: Attempt to add pmem as a root device while the root device defined as a block device`);
 }
 
-/** After the start: hot-plug needs PCI, which microvm machines have no part of here. */
+/** After the start, on a machine that has none of the devices. */
 export const refusedAfterStart = {
-  InsertBlockDevice: () => withoutPci('Drive config error'),
-  RemoveBlockDevice: () => withoutPci('Drive config error'),
-  InsertNetworkDevice: () => withoutPci('Network config error'),
-  RemoveNetworkDevice: () => withoutPci('Network config error'),
-  InsertPmemDevice: () => withoutPci('Pmem config error'),
-  RemovePmemDevice: () => withoutPci('Pmem config error'),
-  UpdatePmemDevice: () => {
+  UpdatePmemDevice: ({ rate_limiter }: ActionArguments['UpdatePmemDevice']) => {
+    if (rate_limiter === null) return;
     throw new Fault(
       `Pmem config error: Unable to patch the pmem device: ${DEVICE_NOT_FOUND} Please verify the request arguments.`,
     );
@@ -44,6 +57,18 @@ export const refusedAfterStart = {
   },
 };
 
-function withoutPci(prefix: string): never {
-  throw new Fault(`${prefix}: PCI is not enabled`);
+/** Hot-plug of devices, which needs PCI. */
+export function refusedHotplug(warn: (message: string) => void) {
+  const refuse = (feature: string) => () => {
+    warn(`[DevPreview] PCI device ${feature} is in development preview.`);
+    throw new Fault('PCI is not enabled');
+  };
+  return {
+    InsertBlockDevice: refuse('hotplug'),
+    InsertNetworkDevice: refuse('hotplug'),
+    InsertPmemDevice: refuse('hotplug'),
+    RemoveBlockDevice: refuse('hot-unplug'),
+    RemoveNetworkDevice: refuse('hot-unplug'),
+    RemovePmemDevice: refuse('hot-unplug'),
+  };
 }

@@ -3,8 +3,8 @@
  */
 import { access, chmod, chown, constants, open, realpath, rename, rm, stat } from 'node:fs/promises';
 
-/** As Firecracker creates files. */
-const MODE = 0o600;
+/** As Firecracker creates files: what the umask leaves. */
+const MODE = 0o666;
 
 /**
  * Has a file written, in place of the one of that name. Where a second file cannot be created beside it, and for what

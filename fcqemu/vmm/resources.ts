@@ -1,7 +1,7 @@
 /** Everything configured before the start, and its echo in `GET /vm/config`. */
-import { accessSync, constants } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
 import type { ActionArguments } from '../api/actions.ts';
-import { Fault, ioErrorText, unsupported } from '../fault.ts';
+import { Fault, ioErrorDebug, ioErrorText, unsupported } from '../fault.ts';
 import type { QemuSpec } from '../qemu/arguments.ts';
 import { Balloon } from './balloon.ts';
 import { bootArgsProblem } from './command-line.ts';
@@ -44,23 +44,31 @@ export class Resources {
   /** @throws Fault */
   setBootSource(config: StoredBootSource): void {
     const prefix = 'Boot source error';
-    let withoutPvh = false;
-    try {
-      withoutPvh = isElfWithoutPvh(config.kernel_image_path);
-    } catch (error) {
-      throw new Fault(`${prefix}: The kernel file cannot be opened: ${ioErrorText(error)}`);
-    }
-    try {
-      if (config.initrd_path !== null) accessSync(config.initrd_path, constants.R_OK);
-    } catch (error) {
-      throw new Fault(
-        `${prefix}: The initrd file cannot be opened due to invalid path or invalid permissions. ${ioErrorText(error)}`,
-      );
+    checkOpens(config.kernel_image_path, `${prefix}: The kernel file cannot be opened:`, 'InvalidKernelPath');
+    if (config.initrd_path !== null) {
+      const cause = 'The initrd file cannot be opened due to invalid path or invalid permissions.';
+      checkOpens(config.initrd_path, `${prefix}: ${cause}`, 'InvalidInitrdPath');
     }
     const problem = bootArgsProblem(config.boot_args ?? '');
-    if (problem) throw new Fault(`${prefix}: The kernel command line is invalid: ${problem}`);
-    if (withoutPvh) throw unsupported(prefix, 'ELF kernels built without CONFIG_PVH are');
+    if (problem) {
+      throw new Fault(`${prefix}: The kernel command line is invalid: ${problem}`, {
+        debug: `InvalidKernelCommandLine("${problem}")`,
+      });
+    }
+    if (isElfWithoutPvh(config.kernel_image_path))
+      throw unsupported(prefix, 'ELF kernels built without CONFIG_PVH are');
     this.bootSource = { ...config };
+  }
+
+  /** @throws Fault */
+  async putInterface(config: ActionArguments['InsertNetworkDevice']): Promise<void> {
+    const before = this.interfaces.find(config.iface_id);
+    try {
+      await this.interfaces.put(config);
+    } finally {
+      // the service belongs to the interface that was, not to its successor of the same name
+      if (before && !this.interfaces.list.includes(before)) this.mmds.forget(before.iface_id);
+    }
   }
 
   /** @throws Fault */
@@ -78,15 +86,19 @@ export class Resources {
   }
 
   /** Takes over what a snapshot's machine has. The files of its boot source are not looked at again. */
-  async restore(spec: QemuSpec, { machine, bootSource, mmdsConfig }: Restored): Promise<void> {
-    this.machine = { ...machine, track_dirty_pages: false };
+  async restore(
+    spec: QemuSpec,
+    { machine, bootSource, mmdsConfig }: Restored,
+    trackDirtyPages: boolean,
+  ): Promise<void> {
+    this.machine = { ...machine, track_dirty_pages: trackDirtyPages };
     this.bootSource = bootSource;
     this.drives.list.push(...spec.drives.map(({ serial: _serial, isBlockDevice: _kind, ...drive }) => drive));
     await this.interfaces.restore(spec.interfaces.map(({ mac: _mac, ...iface }) => iface));
     this.entropy = spec.entropy;
     this.balloon.config = spec.balloon;
     this.mmds.config = mmdsConfig;
-    if (spec.vsock) await this.vsock.put(spec.vsock);
+    if (spec.vsock) await this.vsock.bind(spec.vsock);
   }
 
   /** `GET /vm/config`; keys in Firecracker's order, which never echoes cpu-config, logger and metrics. */
@@ -94,7 +106,7 @@ export class Resources {
     return {
       balloon: this.balloon.config,
       drives: this.drives.list,
-      'boot-source': echoBootSource(this.bootSource ?? { kernel_image_path: '', initrd_path: null, boot_args: null }),
+      'boot-source': this.bootSource ?? { kernel_image_path: '', initrd_path: null, boot_args: null },
       'cpu-config': null,
       logger: null,
       'machine-config': this.machine,
@@ -109,7 +121,11 @@ export class Resources {
   }
 }
 
-/** `boot_args` is left out when it was not given; `initrd_path` is null. */
-function echoBootSource({ kernel_image_path, initrd_path, boot_args }: StoredBootSource): Record<string, unknown> {
-  return { kernel_image_path, initrd_path, ...(boot_args === null ? {} : { boot_args }) };
+/** Opens a file as the loader will. @throws Fault */
+function checkOpens(path: string, prefix: string, variant: string): void {
+  try {
+    closeSync(openSync(path, 'r'));
+  } catch (error) {
+    throw new Fault(`${prefix} ${ioErrorText(error)}`, { debug: `${variant}(${ioErrorDebug(error)})` });
+  }
 }

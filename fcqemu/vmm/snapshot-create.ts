@@ -1,7 +1,8 @@
 /** `PUT /snapshot/create`: device state from QEMU, memory as a plain copy of the guest's RAM. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ActionArguments } from '../api/actions.ts';
@@ -22,10 +23,13 @@ export async function createSnapshot(
 ): Promise<void> {
   if (params.snapshot_type === 'Diff') throw unsupported(PREFIX, 'diff snapshots are');
   try {
+    await createFile(params.snapshot_path, 'snapshot');
     await writeSnapshotFile(params.snapshot_path, header, await deviceState(vm));
   } catch (error) {
+    if (error instanceof Fault) throw error;
     throw new Fault(`${PREFIX}: Cannot save the microVM state: ${ioErrorText(error)}`);
   }
+  await createFile(params.mem_file_path, 'memory');
   try {
     const shared = sharedMemoryPath(vm.pid);
     const bytes = header.machine.mem_size_mib * MIB;
@@ -35,6 +39,15 @@ export async function createSnapshot(
     );
   } catch (error) {
     throw new Fault(`${PREFIX}: Cannot write the guest memory to file: ${ioErrorText(error)}`);
+  }
+}
+
+/** Makes the file if it is not there, with the rights a new file of this process has. @throws Fault */
+async function createFile(path: string, which: 'snapshot' | 'memory'): Promise<void> {
+  try {
+    await (await open(path, constants.O_WRONLY | constants.O_CREAT)).close();
+  } catch (error) {
+    throw new Fault(`${PREFIX}: Cannot perform open on the ${which} backing file: ${ioErrorText(error)}`);
   }
 }
 

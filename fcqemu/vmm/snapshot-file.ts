@@ -2,8 +2,8 @@
  * fcqemu's snapshot files: a header that says how to build the same machine again, QEMU's device state, and a
  * checksum. Firecracker cannot read them, nor fcqemu Firecracker's: magic numbers differ on purpose.
  */
-import { readFile, stat, writeFile } from 'node:fs/promises';
-import { ioErrorText } from '../fault.ts';
+import { open, writeFile } from 'node:fs/promises';
+import { ioErrorDebug, ioErrorText } from '../fault.ts';
 import type { QemuSpec } from '../qemu/arguments.ts';
 import type { StoredMachineConfig } from './machine-config.ts';
 import type { StoredMmdsConfig } from './mmds/store.ts';
@@ -31,8 +31,24 @@ export interface SnapshotHeader {
   halted: boolean;
 }
 
-/** Why a file is no usable snapshot, in Firecracker's words where it has some. */
-export class SnapshotFileError extends Error {}
+/** Why a file is no usable snapshot, in Firecracker's words and in Rust's debug form. */
+export class SnapshotFileError extends Error {
+  readonly debug: string;
+
+  constructor(message: string, debug: string) {
+    super(message);
+    this.name = 'SnapshotFileError';
+    this.debug = debug;
+  }
+}
+
+/** What is no snapshot file at all, or only the beginning of one. */
+function malformed(): SnapshotFileError {
+  return new SnapshotFileError(
+    'An error occurred during bitcode serialization: bitcode error',
+    'Bitcode(Error("bitcode error"))',
+  );
+}
 
 /** Writes a snapshot file, replacing what was there. */
 export async function writeSnapshotFile(path: string, header: SnapshotHeader, state: Buffer): Promise<void> {
@@ -55,29 +71,41 @@ export interface SnapshotFile {
 
 /**
  * Reads a snapshot file and checks all of it.
- * @throws SnapshotFileError
+ * @throws SnapshotFileError, or the system error of open(2)
  */
 export async function readSnapshotFile(path: string): Promise<SnapshotFile> {
   const content = await readWhole(path);
   if (content.length < PREFIX_BYTES + CRC_BYTES) {
-    throw new SnapshotFileError('IO Error: File too short to contain CRC');
+    const reason = 'File too short to contain CRC';
+    if (content.length > 0) throw malformed();
+    throw new SnapshotFileError(`IO Error: ${reason}`, `Io(Custom { kind: UnexpectedEof, error: "${reason}" })`);
   }
-  if (!content.subarray(0, MAGIC.length).equals(MAGIC)) throw new SnapshotFileError('Invalid magic value');
   const end = content.length - CRC_BYTES;
-  if ((await checksum(content.subarray(0, end))) !== content.readUInt32LE(end)) {
-    throw new SnapshotFileError('CRC validation failed');
-  }
   const stateAt = PREFIX_BYTES + content.readUInt32LE(MAGIC.length);
+  if (!content.subarray(0, MAGIC.length).equals(MAGIC) || stateAt > end) throw malformed();
+  if ((await checksum(content.subarray(0, end))) !== content.readUInt32LE(end)) {
+    throw new SnapshotFileError('CRC64 validation failed', 'Crc64');
+  }
   const header = JSON.parse(content.toString('utf8', PREFIX_BYTES, stateAt)) as SnapshotHeader;
   return { header, state: content.subarray(stateAt, end) };
 }
 
 async function readWhole(path: string): Promise<Buffer> {
+  const file = await open(path);
   try {
-    if ((await stat(path)).size > MAX_BYTES) throw new Error(`more than ${MAX_BYTES} bytes`);
-    return await readFile(path);
+    const { size } = await file.stat();
+    if (size > MAX_BYTES) {
+      throw new SnapshotFileError(
+        `Snapshot size exceeds limit of ${MAX_BYTES} bytes`,
+        `SizeLimitExceeded(${MAX_BYTES})`,
+      );
+    }
+    return await file.readFile();
   } catch (error) {
-    throw new SnapshotFileError(`Failed to open snapshot file: ${ioErrorText(error)}`);
+    if (error instanceof SnapshotFileError) throw error;
+    throw new SnapshotFileError(`IO Error: ${ioErrorText(error)}`, `Io(${ioErrorDebug(error)})`);
+  } finally {
+    await file.close();
   }
 }
 

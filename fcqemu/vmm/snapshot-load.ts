@@ -1,33 +1,33 @@
 /** `PUT /snapshot/load`: builds the machine of a snapshot again, its memory mapped privately from the file. */
 
 import { once } from 'node:events';
-import { accessSync, closeSync, constants, fstatSync, openSync, statSync } from 'node:fs';
+import { accessSync, constants, openSync, statSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ActionArguments } from '../api/actions.ts';
-import { EXIT } from '../exit-code.ts';
 import { Fault, ioErrorText, unsupported } from '../fault.ts';
+import type { ThreadLog } from '../log.ts';
 import type { QemuDrive, QemuSpec } from '../qemu/arguments.ts';
 import type { MicroVm } from './micro-vm.ts';
 import { TapError } from './net/tap.ts';
 import { readSnapshotFile, SNAPSHOT_VERSION, type SnapshotFile, SnapshotFileError } from './snapshot-file.ts';
+import { bindProblem } from './vsock/vsock.ts';
 
 const PREFIX = 'Load snapshot error';
 
 /** A failed restore: answered, and then the process ends because it is too dirty to go on. */
 export function restoreFault(cause: string): Fault {
-  return new Fault(`${PREFIX}: Failed to restore from snapshot: ${cause}`, { fatalExitCode: EXIT.generic });
+  return new Fault(`${PREFIX}: Failed to restore from snapshot: ${cause}`, { fatal: 'Restore' });
 }
 
 /** What can be refused without ending the process. @throws Fault */
-export function checkLoadRequest(params: ActionArguments['LoadSnapshot'], bootSpecific: boolean): void {
-  if (bootSpecific) {
-    throw new Fault(`${PREFIX}: Loading a microVM snapshot not allowed after configuring boot-specific resources.`);
-  }
-  if (params.mem_backend?.backend_type === 'Uffd') throw unsupported(PREFIX, 'Uffd memory backends are');
-  if (params.huge_pages === '2M') throw unsupported(PREFIX, 'huge pages of 2M are');
+export function checkLoadRequest(bootSpecific: boolean, log: Pick<ThreadLog, 'info'>): void {
+  if (!bootSpecific) return;
+  const reason = 'Loading a microVM snapshot not allowed after configuring boot-specific resources.';
+  log.info(reason);
+  throw new Fault(`${PREFIX}: ${reason}`);
 }
 
 export interface RestorePlan extends SnapshotFile {
@@ -43,7 +43,10 @@ export async function planRestore(
   { instanceId, sandbox }: Pick<QemuSpec, 'instanceId' | 'sandbox'>,
 ): Promise<RestorePlan> {
   const { header, state } = await readFile(params.snapshot_path);
+  const interfaces = overriddenInterfaces(header.spec.interfaces, params.network_overrides);
+  const vsock = overriddenVsock(header.spec.vsock, params.vsock_override);
   const memoryPath = params.mem_backend?.backend_path ?? params.mem_file_path ?? '';
+  if (params.mem_backend?.backend_type === 'Uffd') refuseUffd(memoryPath);
   const memory = openMemoryFile(memoryPath, header.machine.mem_size_mib);
   const spec: QemuSpec = {
     ...header.spec,
@@ -51,8 +54,8 @@ export async function planRestore(
     sandbox,
     restore: true,
     drives: header.spec.drives.map(checkedDrive),
-    interfaces: overriddenInterfaces(header.spec.interfaces, params.network_overrides),
-    vsock: overriddenVsock(header.spec.vsock, params.vsock_override),
+    interfaces,
+    vsock,
   };
   return { header, state, spec, memory };
 }
@@ -62,14 +65,30 @@ async function readFile(path: string): Promise<SnapshotFile> {
   try {
     file = await readSnapshotFile(path);
   } catch (error) {
-    if (!(error instanceof SnapshotFileError)) throw error;
-    throw restoreFault(`Failed to get snapshot state from file: ${error.message}`);
+    const cause =
+      error instanceof SnapshotFileError
+        ? `Failed to load snapshot state from file: ${error.message}`
+        : `Failed to open snapshot file: ${ioErrorText(error)}`;
+    throw restoreFault(`Failed to get snapshot state from file: ${cause}`);
   }
   const { version } = file.header;
   if (version !== SNAPSHOT_VERSION) {
-    throw restoreFault(`Failed to get snapshot state from file: Unsupported snapshot version ${version}`);
+    throw restoreFault(
+      `Failed to get snapshot state from file: Failed to load snapshot state from file: Invalid data version: ${version}`,
+    );
   }
   return file;
+}
+
+/** What Firecracker would not find is told first. */
+function refuseUffd(socket: string): never {
+  try {
+    statSync(socket);
+  } catch (error) {
+    const cause = `Failed to connect to UDS Unix stream: ${ioErrorText(error)}`;
+    throw restoreFault(`Failed to load guest memory: Error creating guest memory from uffd: ${cause}`);
+  }
+  throw unsupported(PREFIX, 'Uffd memory backends are');
 }
 
 /**
@@ -77,19 +96,15 @@ async function readFile(path: string): Promise<SnapshotFile> {
  * of its name, and opens it for writing although it never writes.
  */
 function openMemoryFile(path: string, memoryMib: number): number {
-  const prefix = 'Failed to load guest memory: Error creating guest memory from file: Failed to load guest memory';
-  let fd: number | undefined;
+  const prefix = 'Failed to load guest memory: Error creating guest memory from file';
   try {
-    fd = openSync(path, constants.O_RDWR);
-    const { size } = fstatSync(fd);
-    if (size !== memoryMib * 1024 * 1024) {
-      throw new Error(`Size of the memory file (${size}) does not match the memory of the microVM (${memoryMib} MiB)`);
-    }
-    return fd;
+    // a directory too
+    if (statSync(path).size >= memoryMib * 1024 * 1024) return openSync(path, constants.O_RDWR);
   } catch (error) {
-    if (fd !== undefined) closeSync(fd);
-    throw restoreFault(`${prefix}: ${ioErrorText(error)}`);
+    throw restoreFault(`${prefix}: Failed to load guest memory: ${ioErrorText(error)}`);
   }
+  const cause = 'Total sum of memory regions exceeds largest possible file offset';
+  throw restoreFault(`${prefix}: Failed to restore guest memory: ${cause}`);
 }
 
 /** The file may be of another kind than when the machine was built. */
@@ -99,7 +114,9 @@ function checkedDrive(drive: QemuDrive): QemuDrive {
     accessSync(path, readOnly ? constants.R_OK : constants.R_OK | constants.W_OK);
     return { ...drive, isBlockDevice: statSync(path).isBlockDevice() };
   } catch (error) {
-    throw deviceFault(`Virtio backend error: Error manipulating the backing file: ${ioErrorText(error)} ${path}`);
+    throw deviceFault(
+      `Block: Virtio backend error: Error manipulating the backing file: ${ioErrorText(error)} ${path}`,
+    );
   }
 }
 
@@ -108,7 +125,7 @@ function overriddenInterfaces(
   overrides: ActionArguments['LoadSnapshot']['network_overrides'],
 ): QemuSpec['interfaces'] {
   for (const { iface_id } of overrides) {
-    if (!interfaces.some((iface) => iface.iface_id === iface_id)) throw restoreFault('Unknown Network Device.');
+    if (!interfaces.some((iface) => iface.iface_id === iface_id)) throw stateFault('Unknown Network Device.');
   }
   return interfaces.map((iface) => {
     const override = overrides.findLast(({ iface_id }) => iface_id === iface.iface_id);
@@ -121,18 +138,25 @@ function overriddenVsock(
   override: ActionArguments['LoadSnapshot']['vsock_override'],
 ): QemuSpec['vsock'] {
   if (!override) return vsock;
-  if (!vsock) throw restoreFault('Unknown Vsock Device');
+  if (!vsock) throw stateFault('Unknown Vsock Device.');
   return { ...vsock, uds_path: override.uds_path };
 }
 
-function deviceFault(cause: string): Fault {
-  return restoreFault(`Failed to build microVM from snapshot: Failed to restore devices: ${cause}`);
+function stateFault(cause: string): Fault {
+  return restoreFault(`Failed to get snapshot state from file: ${cause}`);
+}
+
+/** A device that cannot be built again. */
+export function deviceFault(cause: string): Fault {
+  const prefix = 'Failed to build microVM from snapshot: Failed to restore devices: Error restoring MMIO devices';
+  return restoreFault(`${prefix}: ${cause}`);
 }
 
 /** What went wrong while the devices of a snapshot were taken over. */
 export function takeOverFault(error: unknown): Fault {
-  if (error instanceof TapError) return deviceFault(`Open tap device failed: ${error.message}`);
-  return restoreFault(`Failed to build microVM from snapshot: ${error instanceof Error ? error.message : error}`);
+  return error instanceof TapError
+    ? deviceFault(`Net: Failed to create a network device: Open tap device failed: ${error.message}`)
+    : deviceFault(`VsockUnixBackend: ${bindProblem(error)}`);
 }
 
 /** Feeds the device state to a QEMU that waits for it. @throws Fault */

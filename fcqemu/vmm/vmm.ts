@@ -4,7 +4,8 @@ import type { InstanceInfo, InstanceState } from '../../src/firecracker/api-type
 import type { Action, ActionArguments, ActionName } from '../api/actions.ts';
 import { VERSION } from '../argv.ts';
 import { EXIT } from '../exit-code.ts';
-import { Fault, ioErrorText } from '../fault.ts';
+import { Fault, ioErrorDebug, ioErrorText } from '../fault.ts';
+import { debugText } from '../json/scanner.ts';
 import type { Log, ThreadLog } from '../log.ts';
 import type { Metrics, Totals } from '../metrics.ts';
 import type { Settings } from '../settings.ts';
@@ -14,7 +15,7 @@ import { Console } from './console.ts';
 import { bootMachine, type Machine, type MachineOptions, restoreMachine } from './machine.ts';
 import type { MicroVm } from './micro-vm.ts';
 import { Mmds } from './mmds/store.ts';
-import { refusedAfterStart, refusedBeforeStart, refusePmem } from './refusals.ts';
+import { refusedAfterStart, refusedBeforeStart, refusedHotplug, refusePmem } from './refusals.ts';
 import { Resources } from './resources.ts';
 import { createSnapshot } from './snapshot-create.ts';
 import { SNAPSHOT_VERSION } from './snapshot-file.ts';
@@ -106,8 +107,8 @@ export class Vmm {
   readonly #beforeStart: Handlers = {
     ConfigureBootSource: (config) => this.resources.setBootSource(config),
     UpdateMachineConfiguration: (update) => this.resources.updateMachine(update),
-    InsertBlockDevice: (config) => this.resources.drives.put(config),
-    InsertNetworkDevice: (config) => this.resources.interfaces.put(config),
+    InsertBlockDevice: (config) => this.resources.drives.put(config, this.#log),
+    InsertNetworkDevice: (config) => this.resources.putInterface(config),
     SetEntropyDevice: (config) => this.resources.setEntropy(config),
     ConfigureSerial: (config) => this.resources.setSerial(config),
     ConfigureLogger: (config) => this.#configureLogger(config),
@@ -148,6 +149,7 @@ export class Vmm {
     PutMmds: ({ data }) => this.#configuredMmds().put(data),
     PatchMmds: ({ data }) => this.#configuredMmds().patch(data),
     ...refusedAfterStart,
+    ...refusedHotplug((message) => this.#log.warn(message)),
   };
 
   get #memoryMib(): number {
@@ -176,10 +178,11 @@ export class Vmm {
   }
 
   async #loadSnapshot(params: ActionArguments['LoadSnapshot']): Promise<void> {
-    checkLoadRequest(params, this.#bootSpecific);
+    checkLoadRequest(this.#bootSpecific, this.#log);
     const { header, state, spec, memory } = await planRestore(params, this.#options);
     try {
-      await this.resources.restore(spec, header).catch((error: unknown) => {
+      const tracks = params.track_dirty_pages || params.enable_diff_snapshots;
+      await this.resources.restore(spec, header, tracks).catch((error: unknown) => {
         throw takeOverFault(error);
       });
       this.#machine = await restoreMachine(spec, { header, state }, { ...this.#machineOptions(), memory });
@@ -187,7 +190,7 @@ export class Vmm {
       closeSync(memory);
     }
     this.#state = 'Paused';
-    if (params.clock_realtime) this.#log.warn('clock_realtime has no effect: set the time in the guest.');
+    if (params.clock_realtime) this.#log.debug('clock_realtime has no effect: set the time in the guest.');
     await this.#options.metrics.start();
     this.#options.metrics.pauseTimer();
     if (params.resume_vm) await this.#resumeRestored();
@@ -195,10 +198,12 @@ export class Vmm {
 
   async #resumeRestored(): Promise<void> {
     try {
-      await this.#resume();
+      await this.#running().vm.resume();
+      this.#options.metrics.resumeTimer();
+      this.#state = 'Running';
     } catch (error) {
       const cause = error instanceof Error ? error.message : String(error);
-      throw new Fault(`Load snapshot error: Failed to resume microVM: ${cause}`, { fatalExitCode: EXIT.generic });
+      throw new Fault(`Load snapshot error: Failed to resume microVM: ${cause}`, { fatal: 'Resume' });
     }
   }
 
@@ -246,13 +251,12 @@ export class Vmm {
   /** @throws Fault */
   configureMetrics(config: ActionArguments['ConfigureMetrics']): void {
     try {
-      this.#options.metrics.configure({
-        path: config.metrics_path,
-        id: config.emit_id ? this.#options.instanceId : undefined,
-        properties: config.properties ?? undefined,
-      });
+      this.#options.metrics.configure(config.metrics_path);
     } catch (error) {
-      throw new Fault(`Metrics error: ${error instanceof Error ? error.message : String(error)}`);
+      const cause = error instanceof Error ? error.message : String(error);
+      throw new Fault(`Metrics error: Cannot initialize the metrics system due to bad user input: ${cause}`, {
+        debug: `InitializationFailure(${debugText(cause)})`,
+      });
     }
   }
 
@@ -260,7 +264,9 @@ export class Vmm {
     try {
       this.#options.log.update(config);
     } catch (error) {
-      throw new Fault(`Logger error: Failed to open target file: ${ioErrorText(error)}`);
+      throw new Fault(`Logger error: Failed to open target file: ${ioErrorText(error)}`, {
+        debug: `LoggerUpdateError(${ioErrorDebug(error)})`,
+      });
     }
   }
 
@@ -270,7 +276,9 @@ export class Vmm {
     try {
       return openSink(path);
     } catch (error) {
-      throw startFault(`Error creating legacy device: Could not create serial device: ${ioErrorText(error)}`);
+      throw startFault(`Failed to create device manager: Error with EventFd: ${ioErrorText(error)}`, {
+        debug: `CreateDeviceManager(EventFd(${ioErrorDebug(error)}))`,
+      });
     }
   }
 

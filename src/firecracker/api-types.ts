@@ -1,5 +1,5 @@
 /**
- * Bodies of Firecracker's HTTP API (1.16, with what 1.17-dev adds), as plain data.
+ * Bodies of Firecracker's HTTP API (1.16), as plain data.
  * The only code the control plane shares with fcqemu. Absent and `undefined` mean the same; `null` only
  * occurs in answers.
  */
@@ -51,7 +51,7 @@ export interface BootSource {
 }
 
 export type CpuTemplate = 'C3' | 'T2' | 'T2S' | 'T2CL' | 'T2A' | 'V1N1' | 'None';
-export type HugePages = 'None' | 'Transparent' | '2M';
+export type HugePages = 'None' | '2M';
 
 /** `PUT /machine-config` and the answer to `GET /machine-config` */
 export interface MachineConfiguration {
@@ -173,10 +173,6 @@ export interface LoggerConfig {
 /** `PUT /metrics` */
 export interface MetricsConfig {
   metrics_path: string;
-  /** since 1.17: adds `id` to every line */
-  emit_id?: boolean;
-  /** since 1.17: added to every line */
-  properties?: Record<string, string>;
 }
 
 export type MmdsVersion = 'V1' | 'V2';
@@ -356,8 +352,6 @@ export interface SnapshotLoadParams {
   /** since 1.16 */
   vsock_override?: VsockOverride;
   clock_realtime?: boolean;
-  /** since 1.17 */
-  huge_pages?: 'Snapshot' | HugePages;
 }
 
 /** Answer to `GET /vm/config`; what is not set is `null` or empty. */

@@ -46,7 +46,7 @@ describe('the command line', { concurrency: 4 }, () => {
     [['--no-api'], "Argument 'config-file' required, but not found.", 'MissingArgument("config-file")'],
     [
       ['--no-seccomp', '--seccomp-filter', 'x'],
-      "The argument 'no-seccomp' cannot be used together with argument 'seccomp-filter'.",
+      "Argument 'seccomp-filter' cannot be used together with argument 'no-seccomp'.",
       'ForbiddenArgument("no-seccomp", "seccomp-filter")',
     ],
   ];
@@ -54,13 +54,13 @@ describe('the command line', { concurrency: 4 }, () => {
     it(`refuses \`${args.join(' ')}\` with status 153`, async () => {
       const end = await runVmm(args);
       assert.equal(end.code, 153);
-      assert.ok(end.stdout.includes(`Arguments parsing error: ${message} \n\nFor more information try --help.`));
+      assert.ok(end.stdout.includes(`Arguments parsing error: ${message} \\n\\nFor more information try --help.`));
       assert.ok(end.stdout.includes('Firecracker exiting with error. exit_code=153'));
       assert.equal(end.stderr, `Error: ParseArguments(${debug})\n`);
     });
   }
 
-  for (const args of [['--enable-pci'], ['--seccomp-filter', 'x']]) {
+  for (const args of [['--enable-pci'], ['--seccomp-filter', '/dev/null']]) {
     it(`refuses ${args[0]}, which it cannot honour`, fcqemuOnly, async () => {
       const end = await runVmm(args);
       assert.equal(end.code, 153);
@@ -68,11 +68,12 @@ describe('the command line', { concurrency: 4 }, () => {
     });
   }
 
-  for (const id of ['under_score', 'a'.repeat(65), 'ümlaut']) {
+  for (const id of ['under_score', 'a'.repeat(65), 'with space']) {
     it(`aborts on the invalid id ${id.slice(0, 12)}`, async () => {
       const end = await runVmm(['--id', id]);
       assert.equal(end.signal, 'SIGABRT');
-      assert.match(end.stdout, /Firecracker panicked at .*Invalid instance ID: Invalid(Len|Char)/s);
+      assert.equal(end.stderr, '');
+      assert.match(end.stdout, /Firecracker panicked at \S+:\d+:\d+:\nInvalid instance ID: Invalid(Len|Char)/);
     });
   }
 
@@ -168,7 +169,8 @@ describe('the command line', { concurrency: 4 }, () => {
     ['SIGILL', 157],
     ['SIGXCPU', 154],
     ['SIGXFSZ', 151],
-    ['SIGSYS', 148],
+    // the code of a forbidden system call is 148, but nobody can send one
+    ['SIGSYS', 2],
   ] as const) {
     it(`ends with ${code} on ${signal}`, async (t) => {
       const vmm = await startVmm(t);

@@ -103,7 +103,7 @@ describe('the JSON reader', () => {
     [
       '{"mem_size_mib": 18446744073709551616}',
       machine,
-      'invalid type: floating point `1.8446744073709552e19`, expected usize at line 1 column 37',
+      'invalid type: floating point `1.8446744073709552e+19`, expected usize at line 1 column 37',
     ],
     ['{"smt": 1}', machine, 'invalid type: integer `1`, expected a boolean at line 1 column 9'],
     ['{"note": true}', machine, 'invalid type: boolean `true`, expected a string at line 1 column 13'],
@@ -203,7 +203,7 @@ describe('numbers and objects as serde_json writes them', () => {
       '1.5',
       '-0.0',
       '1000000000000000.0',
-      '1e16',
+      '1e+16',
       '0.000015',
       '1e-6',
       '123456.789',

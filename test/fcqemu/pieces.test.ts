@@ -1,51 +1,67 @@
 /** Small parts whose every corner is cheaper to test alone: command line, arguments, buckets, verdicts, notes. */
 import assert from 'node:assert/strict';
-import { readdirSync, writeFileSync } from 'node:fs';
+import { readdirSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { cachedVerdict } from '../../fcqemu/qemu/accelerator.ts';
 import { type QemuSpec, qemuArguments } from '../../fcqemu/qemu/arguments.ts';
-import { bootArgsProblem, composeCommandLine } from '../../fcqemu/vmm/command-line.ts';
-import { isElfWithoutPvh } from '../../fcqemu/vmm/kernel-image.ts';
+import { bootArgsProblem, type CommandLineOptions, composeCommandLine } from '../../fcqemu/vmm/command-line.ts';
+import { initrdProblem, isElfWithoutPvh, kernelProblem } from '../../fcqemu/vmm/kernel-image.ts';
 import { type StoredLimiter, storedLimiter, updatedLimiter } from '../../fcqemu/vmm/rate-limiter.ts';
 import { TokenBucket } from '../../fcqemu/vmm/token-bucket.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { code, tinyKernel } from './support/tiny-kernel.ts';
 
 describe('the kernel command line', () => {
-  const compose = (...args: Parameters<typeof composeCommandLine>) => composeCommandLine(...args)?.text;
+  const compose = (bootArgs: string | null, more: Partial<CommandLineOptions> = {}) =>
+    composeCommandLine({ bootArgs, devices: 0, devicesBeforeRoot: 0, extra: [], ...more });
+  const textOf = (...args: Parameters<typeof compose>) => {
+    const line = compose(...args);
+    return 'text' in line ? line.text : line.problem;
+  };
 
   it('has Firecracker’s default when the client gives none', () => {
     assert.equal(
-      compose(null, undefined, []),
+      textOf(null),
       'reboot=k panic=1 nomodule 8250.nr_uarts=0 i8042.noaux i8042.nomux i8042.dumbkbd swiotlb=noforce pci=off',
     );
   });
 
   it('names the root device and its mode', () => {
-    assert.equal(compose('quiet', { partuuid: null, readOnly: false }, []), 'quiet pci=off root=/dev/vda rw');
-    assert.equal(compose('', { partuuid: '0eaa91a0-01', readOnly: true }, []), 'pci=off root=PARTUUID=0eaa91a0-01 ro');
+    assert.equal(textOf('quiet', { root: { partuuid: null, readOnly: false } }), 'quiet pci=off root=/dev/vda rw');
+    const root = { partuuid: '0eaa91a0-01', readOnly: true };
+    assert.equal(textOf('', { root }), 'pci=off root=PARTUUID=0eaa91a0-01 ro');
   });
 
   it('keeps the arguments of init last, and puts its own before them', () => {
     assert.equal(
-      compose('quiet -- --for-init', undefined, ['tsc_early_khz=1']),
+      textOf('quiet -- --for-init', { extra: ['tsc_early_khz=1'] }),
       'quiet pci=off tsc_early_khz=1 -- --for-init',
     );
   });
 
   it('leaves out what would take the interrupts away, and says so', () => {
-    const line = composeCommandLine('noapic quiet acpi=off -- noapic', undefined, []);
+    const line = compose('noapic quiet acpi=off -- noapic');
     assert.deepEqual(line, { text: 'quiet pci=off -- noapic', dropped: ['noapic', 'acpi=off'] });
   });
 
   it('counts what Firecracker counts against 2048 bytes, and nothing else', () => {
     const room = 2047 - ' pci=off'.length;
-    assert.ok(compose('x'.repeat(room), undefined, ['tsc_early_khz=1']));
-    assert.equal(compose('x'.repeat(room + 1), undefined, []), undefined);
+    const tooLong = 'Inserting string would make command line too long.';
+    assert.ok('text' in compose('x'.repeat(room), { extra: ['tsc_early_khz=1'] }));
+    assert.equal(textOf('x'.repeat(room + 1)), `Invalid kernel command line: ${tooLong}`);
+    // each device of Firecracker's has an argument of its own
+    const device = ' virtio_mmio.device=4K@0xc0001000:5'.length;
+    assert.ok('text' in compose('x'.repeat(room - device), { devices: 1 }));
+    assert.equal(
+      textOf('x'.repeat(room - device + 1), { devices: 1 }),
+      `Could not attach device: MMIO transport error: Failed to allocate requested resourc: ${tooLong}`,
+    );
+    assert.ok('text' in compose('x'.repeat(room - 6 * device - 1), { devices: 6 }));
+    assert.ok('problem' in compose('x'.repeat(room - 6 * device), { devices: 6 }));
     assert.equal(bootArgsProblem('x'.repeat(2047)), undefined);
-    assert.match(bootArgsProblem('x'.repeat(2048)) ?? '', /too long/);
-    assert.match(bootArgsProblem('ü') ?? '', /non-printable/);
+    assert.equal(bootArgsProblem('x'.repeat(2048)), 'Invalid cmdline capacity provided.');
+    assert.equal(bootArgsProblem('ü'.repeat(1024)), 'Invalid cmdline capacity provided.');
   });
 });
 
@@ -201,6 +217,51 @@ describe('a kernel image', () => {
     assert.equal(judge(tinyKernel(code.halt(), { pvh: false })), true);
     assert.equal(judge(Buffer.from('short')), false);
     assert.equal(judge(Buffer.alloc(4096)), false);
-    assert.equal(judge(tinyKernel(code.halt()).subarray(0, 70)), true);
+    assert.equal(judge(tinyKernel(code.halt()).subarray(0, 70)), false);
+  });
+
+  it('is refused for what Firecracker’s loader refuses', async (t) => {
+    const path = join(await tempDir(t), 'kernel');
+    const good = tinyKernel(code.halt());
+    const changed = (at: number, ...bytes: number[]) => {
+      const copy = Buffer.from(good);
+      copy.set(bytes, at);
+      return copy;
+    };
+    const judge = (content: Buffer, mib = 128n) => {
+      writeFileSync(path, content);
+      return kernelProblem(path, mib << 20n)?.debug;
+    };
+    const elf = (name: string) => `ConfigureSystem(KernelLoader(Elf(${name})))`;
+    assert.equal(judge(good), undefined);
+    assert.equal(judge(good, 1n), elf('ReadKernelImage'));
+    assert.equal(judge(good.subarray(0, 63)), elf('ReadElfHeader'));
+    assert.equal(judge(Buffer.alloc(5000)), elf('InvalidElfMagicNumber'));
+    assert.equal(judge(changed(5, 2)), elf('BigEndianElfOnLittle'));
+    assert.equal(judge(changed(54, 32)), elf('InvalidProgramHeaderSize'));
+    assert.equal(judge(changed(32, 8)), elf('InvalidProgramHeaderOffset'));
+    assert.equal(judge(changed(24, 0, 0, 0, 0)), elf('InvalidEntryAddress'));
+    assert.equal(judge(good.subarray(0, 70)), elf('ReadProgramHeader'));
+    assert.equal(judge(good.subarray(0, good.length - 1)), elf('ReadKernelImage'));
+    const bzImage = Buffer.alloc(4096);
+    bzImage.write('HdrS', 0x202, 'latin1');
+    assert.equal(judge(bzImage), undefined);
+  });
+
+  it('comes with an initrd that has to fit', async (t) => {
+    const dir = await tempDir(t);
+    const path = join(dir, 'initrd');
+    const judge = (bytes: number) => {
+      writeFileSync(path, '');
+      truncateSync(path, bytes);
+      return initrdProblem(path, 1n << 20n)?.debug;
+    };
+    assert.equal(judge(1 << 20), undefined);
+    assert.equal(judge((1 << 20) + 1), 'Initrd(Address)');
+    assert.equal(judge(0), 'Initrd(Load)');
+    assert.equal(
+      initrdProblem(dir, 1n << 30n)?.text,
+      'Error with initrd initialization: Cannot load initrd due to an invalid image: Is a directory (os error 21).',
+    );
   });
 });

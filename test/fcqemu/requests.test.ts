@@ -168,14 +168,11 @@ describe('/boot-source', () => {
       await vmm.fault('PUT', '/boot-source', { kernel_image_path: kernel, initrd_path: 'foo.bar' }),
       'Boot source error: The initrd file cannot be opened due to invalid path or invalid permissions. No such file or directory (os error 2)',
     );
-    assert.match(
+    assert.equal(
       await vmm.fault('PUT', '/boot-source', { kernel_image_path: kernel, boot_args: 'x'.repeat(2048) }),
-      /^Boot source error: The kernel command line is invalid: /,
+      'Boot source error: The kernel command line is invalid: Invalid cmdline capacity provided.',
     );
-    assert.match(
-      await vmm.fault('PUT', '/boot-source', { kernel_image_path: kernel, boot_args: 'a\tb' }),
-      /^Boot source error: The kernel command line is invalid: /,
-    );
+    await vmm.put('/boot-source', { kernel_image_path: kernel, boot_args: 'a\tb' });
   });
 
   it('refuses an ELF kernel without PVH entry, which only Firecracker can boot', fcqemuOnly, async () => {
@@ -214,7 +211,7 @@ describe('/drives', () => {
 
   it('refuses vhost-user drives', fcqemuOnly, async () => {
     assert.equal(
-      await vmm.fault('PUT', '/drives/a', { drive_id: 'a', is_root_device: false, socket: 'x' }),
+      await vmm.fault('PUT', '/drives/a', { drive_id: 'a', is_root_device: false, socket: disk }),
       'Drive config error: vhost-user drives are not supported by fcqemu',
     );
   });
@@ -366,6 +363,11 @@ describe('order of calls', () => {
     assert.match((await fresh.call('GET', '/machine-config')).body, /"mem_size_mib":18446744073709551615,/);
     assert.equal(
       await fresh.fault('PUT', '/actions', { action_type: 'InstanceStart' }),
+      'Start microvm error: Invalid Memory Configuration: Total sum of memory regions exceeds largest possible file offset',
+    );
+    await fresh.patch('/machine-config', { mem_size_mib: 2 ** 30 });
+    assert.equal(
+      await fresh.fault('PUT', '/actions', { action_type: 'InstanceStart' }),
       'Start microvm error: Invalid Memory Configuration: Cannot create mmap region: Out of memory (os error 12)',
     );
     await fresh.patch('/machine-config', { mem_size_mib: 256 });
@@ -386,7 +388,7 @@ describe('order of calls', () => {
     assert.deepEqual(await fresh.get('/vm/config'), {
       balloon: null,
       drives: [],
-      'boot-source': { kernel_image_path: '', initrd_path: null },
+      'boot-source': { kernel_image_path: '', initrd_path: null, boot_args: null },
       'cpu-config': null,
       logger: null,
       'machine-config': { vcpu_count: 1, mem_size_mib: 128, smt: false, track_dirty_pages: false, huge_pages: 'None' },

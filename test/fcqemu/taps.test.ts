@@ -115,7 +115,7 @@ describe('a tap', { skip }, () => {
     const early = await startVmm(t, { prefix: entered(prefix) });
     assert.equal(
       await early.fault('PUT', '/snapshot/load', body),
-      'Load snapshot error: Failed to restore from snapshot: Failed to build microVM from snapshot: Failed to restore devices: Open tap device failed: Error while creating ifreq structure: Resource busy (os error 16). Invalid TUN/TAP Backend provided by tap0. Check our documentation on setting up the network devices.',
+      'Load snapshot error: Failed to restore from snapshot: Failed to build microVM from snapshot: Failed to restore devices: Error restoring MMIO devices: Net: Failed to create a network device: Open tap device failed: Error while creating ifreq structure: Resource busy (os error 16). Invalid TUN/TAP Backend provided by tap0. Check our documentation on setting up the network devices.',
     );
     vmm.process.kill('SIGTERM');
     await vmm.ended;

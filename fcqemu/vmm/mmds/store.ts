@@ -9,31 +9,45 @@ const DEFAULT_ADDRESS = '169.254.169.254';
 export type StoredMmdsConfig = ActionArguments['SetMmdsConfiguration'];
 
 export class Mmds {
-  readonly #limitBytes: number;
+  /** largest size of the data as JSON text */
+  limitBytes: number;
   #data: unknown;
   config: StoredMmdsConfig | null = null;
 
   constructor(limitBytes: number) {
-    this.#limitBytes = limitBytes;
+    this.limitBytes = limitBytes;
   }
 
   /** @throws Fault */
   configure(config: StoredMmdsConfig, interfaceIds: string[]): void {
     if (config.ipv4_address !== null && !isUsableLinkLocal(config.ipv4_address)) {
-      throw new Fault(`${CONFIG_PREFIX}: The MMDS IPv4 address is not link local.`);
+      throw new Fault(`${CONFIG_PREFIX}: The MMDS IPv4 address is not link local.`, { debug: 'InvalidIpv4Addr' });
     }
     if (config.network_interfaces.length === 0) {
       throw new Fault(
         `${CONFIG_PREFIX}: The list of network interface IDs that allow forwarding MMDS requests is empty.`,
+        { debug: 'EmptyNetworkIfaceList' },
       );
     }
     if (!config.network_interfaces.every((id) => interfaceIds.includes(id))) {
       throw new Fault(
         `${CONFIG_PREFIX}: The list of network interface IDs provided contains at least one ID that does not ` +
           'correspond to any existing network interface.',
+        { debug: 'InvalidNetworkInterfaceId' },
       );
     }
-    this.config = { ...config, ipv4_address: config.ipv4_address ?? DEFAULT_ADDRESS };
+    this.config = {
+      ...config,
+      network_interfaces: interfaceIds.filter((id) => config.network_interfaces.includes(id)),
+      ipv4_address: config.ipv4_address ?? DEFAULT_ADDRESS,
+    };
+  }
+
+  /** The interface is gone, and what served the metadata on it. Without any there is no service. */
+  forget(interfaceId: string): void {
+    if (!this.config) return;
+    const left = this.config.network_interfaces.filter((id) => id !== interfaceId);
+    this.config = left.length > 0 ? { ...this.config, network_interfaces: left } : null;
   }
 
   /** After the start the store exists only if it was configured. @throws Fault */
@@ -78,13 +92,16 @@ export class Mmds {
   }
 
   #checkSize(data: unknown): void {
-    if (Buffer.byteLength(sortedJson(data)) <= this.#limitBytes) return;
-    throw new Fault("MMDS limit exceeded error: The MMDS patch request doesn't fit.", { status: 413 });
+    if (Buffer.byteLength(sortedJson(data)) <= this.limitBytes) return;
+    throw new Fault("MMDS limit exceeded error: The MMDS patch request doesn't fit.", {
+      status: 413,
+      debug: 'DataStoreLimitExceeded',
+    });
   }
 }
 
 function notInitialized(): Fault {
-  return new Fault('MMDS error: The MMDS data store is not initialized.');
+  return new Fault('MMDS error: The MMDS data store is not initialized.', { debug: 'NotInitialized' });
 }
 
 /** RFC 3927 leaves the first and the last 256 addresses of 169.254/16 out. */

@@ -5,7 +5,8 @@
 import { unlinkSync } from 'node:fs';
 import { createConnection, createServer, type Server, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { Fault, ioErrorText } from '../../fault.ts';
+import { Fault, ioErrorDebug, ioErrorText } from '../../fault.ts';
+import { listenOn } from '../../unix-socket.ts';
 import { join, Multiplexer } from './multiplexer.ts';
 
 const PREFIX = 'Vsock config error: Cannot create backend for vsock device';
@@ -29,17 +30,32 @@ export class Vsock {
 
   /** Binds the socket, as the PUT does; a second PUT replaces the first. @throws Fault */
   async put(config: StoredVsock): Promise<void> {
-    if (this.#server && this.config) {
-      this.#server.close();
-      unlinkIfThere(this.config.uds_path);
-      this.config = null;
-    }
     try {
-      this.#server = await listen(config.uds_path, (socket) => this.#serve(socket));
+      this.#remove();
+      await this.bind(config);
     } catch (error) {
-      throw new Fault(`${PREFIX}: Error binding to the host-side Unix socket: ${ioErrorText(error)}`);
+      throw new Fault(`${PREFIX}: ${bindProblem(error)}`, {
+        debug: `CreateVsockBackend(UnixBind(${ioErrorDebug(error)}))`,
+      });
     }
+  }
+
+  /** Binds the socket of a device that there was none before. @throws as `listenOn` */
+  async bind(config: StoredVsock): Promise<void> {
+    this.#server = await listen(config.uds_path, (socket) => this.#serve(socket));
     this.config = config;
+  }
+
+  /** Takes the socket away; that it is there no more is an error, and there is none afterwards. */
+  #remove(): void {
+    if (!this.config) return;
+    const { uds_path } = this.config;
+    this.config = null;
+    try {
+      unlinkSync(uds_path);
+    } finally {
+      this.#server?.close();
+    }
   }
 
   /** Connects the guest's port of a machine that is about to run. */
@@ -96,6 +112,11 @@ export class Vsock {
   }
 }
 
+/** In Firecracker's words. */
+export function bindProblem(error: unknown): string {
+  return `Error binding to the host-side Unix socket: ${ioErrorText(error)}`;
+}
+
 /** The port of `CONNECT <port>`; undefined for anything else. */
 function parseConnect(line: string): number | undefined {
   const port = Number(/^connect +(\d{1,10})$/i.exec(line.trimEnd())?.[1] ?? Number.NaN);
@@ -104,10 +125,7 @@ function parseConnect(line: string): number | undefined {
 
 async function listen(path: string, onConnection: (socket: Socket) => void): Promise<Server> {
   const server = createServer({ allowHalfOpen: true }, onConnection);
-  const { promise, resolve, reject } = Promise.withResolvers<void>();
-  server.once('error', reject);
-  server.listen(path, () => resolve());
-  await promise;
+  await listenOn(server, path);
   // the machine keeps the process alive, not its sockets
   server.unref();
   return server;
@@ -120,12 +138,4 @@ async function connectUnix(path: string): Promise<Socket> {
   socket.once('connect', () => resolve());
   await promise;
   return socket;
-}
-
-function unlinkIfThere(path: string): void {
-  try {
-    unlinkSync(path);
-  } catch {
-    // server.close() may have removed it already
-  }
 }
