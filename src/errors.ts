@@ -34,11 +34,11 @@ export type ErrorCode = keyof typeof FAILURES;
 
 export interface BangerErrorOptions {
   /** the next command or action, as a full sentence or a command line */
-  hint?: string;
+  hint?: string | undefined;
   /** the lower-level error that led here */
   cause?: unknown;
   /** machine-readable facts for `--json` and API clients */
-  details?: Record<string, unknown>;
+  details?: Record<string, unknown> | undefined;
 }
 
 export class BangerError extends Error {
@@ -52,6 +52,15 @@ export class BangerError extends Error {
     this.code = code;
     this.hint = options.hint;
     this.details = options.details;
+  }
+
+  /** The same failure in other words: what is not given stays, details come together, and this one is the cause. */
+  reworded(message: string, { hint, details }: Pick<BangerErrorOptions, 'hint' | 'details'> = {}): BangerError {
+    return new BangerError(this.code, message, {
+      cause: this,
+      hint: hint ?? this.hint,
+      details: details || this.details ? { ...this.details, ...details } : undefined,
+    });
   }
 
   get exitStatus(): number {

@@ -203,11 +203,7 @@ function named<T>(flag: string, parse: () => T): T {
     return parse();
   } catch (error) {
     if (!(error instanceof BangerError)) throw error;
-    throw new BangerError(
-      error.code,
-      `${flag}: ${error.message}`,
-      error.hint === undefined ? {} : { hint: error.hint },
-    );
+    throw error.reworded(`${flag}: ${error.message}`);
   }
 }
 

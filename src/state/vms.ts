@@ -1,11 +1,9 @@
 /** VM records in SQLite; whoever wants to know is told of every change. */
 import type { SQLInputValue, StatementSync } from 'node:sqlite';
 import type { VmRecord } from '../core/vm.ts';
+import type { VmChange } from '../core/vm-changes.ts';
 import { BangerError, messageOf } from '../errors.ts';
 import type { Database } from './database.ts';
-
-/** Fields that change after creation. */
-export type VmChange = Partial<Omit<VmRecord, 'id' | 'mac' | 'createdAt'>>;
 
 /** A change of one record: `before` is missing for a new one, `after` for a removed one. */
 export interface VmTransition {

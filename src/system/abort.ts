@@ -22,6 +22,40 @@ function cancelledOr(error: unknown, signal: AbortSignal | undefined): unknown {
   return new BangerError('cancelled', 'The operation was cancelled.', { cause: error });
 }
 
+/** What each of several pieces of work comes to. */
+type Outcomes<Work extends readonly ((signal: AbortSignal) => Promise<unknown>)[]> = {
+  -readonly [Index in keyof Work]: Awaited<ReturnType<Work[Index]>>;
+};
+
+/**
+ * Does several things side by side. The first that fails ends the others through the signal they get, and is what is
+ * thrown; all of them have ended by then, so an undo races with none.
+ */
+export async function sideBySide<const Work extends readonly ((signal: AbortSignal) => Promise<unknown>)[]>(
+  signal: AbortSignal,
+  work: Work,
+): Promise<Outcomes<Work>> {
+  const failure = new AbortController();
+  const either = AbortSignal.any([signal, failure.signal]);
+  const outcomes = await Promise.allSettled(
+    work.map(async (each) => {
+      try {
+        return await each(either);
+      } catch (error) {
+        failure.abort(error);
+        throw error;
+      }
+    }),
+  );
+  // the reason of the abort is the failure that came first; the others are its echoes
+  const values = outcomes.map((outcome) => {
+    if (outcome.status === 'rejected') throw failure.signal.reason;
+    return outcome.value;
+  });
+  // one value for each piece of work, in its place
+  return values as Outcomes<Work>;
+}
+
 /** Resolves with undefined after `ms` without keeping the process alive; the loser of a race. */
 export function expiry(ms: number): Promise<undefined> {
   return new Promise((resolve) => {

@@ -202,10 +202,9 @@ function inputError(argv: Argv, cause: Error): BangerError {
 
 /** What is said of a program that neither signal has ended: it hangs in the kernel, or is root's. */
 function stillThere(error: BangerError, pid: number): BangerError {
-  return new BangerError(error.code, `${error.message} It could not be ended: process ${pid} is still there.`, {
-    cause: error,
+  return error.reworded(`${error.message} It could not be ended: process ${pid} is still there.`, {
     hint: `See what it waits for: sudo cat /proc/${pid}/stack   and end it: sudo kill -KILL ${pid}`,
-    details: { ...error.details, pid },
+    details: { pid },
   });
 }
 

@@ -1,5 +1,5 @@
 /** How fields of the API's bodies are written on the command line. */
-import { BangerError } from '../../errors.ts';
+import type { BangerError } from '../../errors.ts';
 
 /** Fields that describe a VM. */
 export const VM_FLAGS: Readonly<Record<string, string>> = {
@@ -28,9 +28,5 @@ export function inFlags(error: BangerError): BangerError {
     return flag === undefined ? whole : `${before}${flag}${UNITS[field] ?? ''} `;
   });
   if (message === error.message) return error;
-  return new BangerError(error.code, message, {
-    cause: error,
-    ...(error.hint === undefined ? {} : { hint: error.hint }),
-    ...(error.details === undefined ? {} : { details: error.details }),
-  });
+  return error.reworded(message);
 }

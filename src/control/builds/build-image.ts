@@ -9,6 +9,7 @@ import type { SshConnection } from '../../guest/ssh.ts';
 import { wakeScript } from '../../guest/wake.ts';
 import { requireSpace } from '../../storage/clone.ts';
 import { vmFiles } from '../../storage/layout.ts';
+import { sideBySide } from '../../system/abort.ts';
 import type { Distribution } from '../../system/os-release.ts';
 import { commandLine } from '../../system/runner.ts';
 import { formatSize, MIB } from '../../units.ts';
@@ -227,20 +228,12 @@ async function bootAndResolve(
   plan: BuildPlan | undefined,
   signal: AbortSignal,
 ): Promise<{ connection: SshConnection; debs: DebPlan | undefined }> {
-  const failure = new AbortController();
-  const either = AbortSignal.any([signal, failure.signal]);
-  const ending = <T>(work: Promise<T>) =>
-    work.catch((error) => {
-      failure.abort(error);
-      throw error;
-    });
   // what is read from the disk is read before the guest has come to write to it
-  const [resolved, booted] = await Promise.allSettled([
-    ending(plan ? resolvePackages(host, vm, plan, either) : Promise.resolve(undefined)),
-    ending(bootBuildVm(host, vm, request.base.boot, host.config.limits.bootTimeoutMs, either)),
+  const [debs, connection] = await sideBySide(signal, [
+    async (either) => (plan ? await resolvePackages(host, vm, plan, either) : undefined),
+    (either) => bootBuildVm(host, vm, request.base.boot, host.config.limits.bootTimeoutMs, either),
   ]);
-  if (resolved.status === 'rejected' || booted.status === 'rejected') throw failure.signal.reason;
-  return { connection: booted.value, debs: resolved.value };
+  return { connection, debs };
 }
 
 async function resolvePackages(
@@ -316,13 +309,12 @@ function keepVm(host: Host, vm: VmRecord, request: BuildRequest): void {
 
 function withKeptVm(error: unknown, vm: VmRecord, again: string | undefined): BangerError {
   const cause = asBangerError(error);
-  return new BangerError(cause.code, cause.message, {
-    cause,
+  return cause.reworded(cause.message, {
     hint: [
       `Its VM is left: ${commandLine(['banger', 'ssh', vm.name])}`,
       `When the recipe is right, go on from the last layer: ${again ?? 'repeat the build'}`,
       `Remove the VM: ${commandLine(['banger', 'rm', '--force', vm.name])}`,
     ].join('\n  '),
-    details: { ...cause.details, vm: vm.name },
+    details: { vm: vm.name },
   });
 }

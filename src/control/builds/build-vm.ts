@@ -1,8 +1,9 @@
 /** The temporary VM of an image build: booted lean, copied between steps, shut down, gone afterwards or handed over. */
-import { randomBytes } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
 import { Readable } from 'node:stream';
-import { macFor, type VmRecord } from '../../core/vm.ts';
+import { newVm } from '../../core/new-vm.ts';
+import type { VmRecord } from '../../core/vm.ts';
+import { DEFAULT_WORK_MOUNT } from '../../core/work-mount.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { findVmm } from '../../firecracker/launch.ts';
 import { action, setState } from '../../firecracker/requests.ts';
@@ -12,8 +13,10 @@ import { type GuestRun, runInGuest } from '../../guest/run.ts';
 import type { SshConnection } from '../../guest/ssh.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { sideBySide } from '../../system/abort.ts';
 import { waitForEnd } from '../../system/processes.ts';
 import type { Host } from '../host.ts';
+import { newVmId } from '../vm/identity.ts';
 import { awaitLogin, configureMachine, launchMachine, writeMachineSeed } from '../vm/machine.ts';
 import { releaseVm } from '../vm/release.ts';
 
@@ -91,31 +94,16 @@ export interface BuildVmRequest {
 export async function admitBuildVm(host: Host, request: BuildVmRequest): Promise<VmRecord> {
   const hostKey = await generateKeyPair(request.name);
   const vm = host.stores.buildVms.admit(host.network.pool, (address) => ({
-    id: randomBytes(4).toString('hex'),
-    name: request.name,
-    image: request.image,
-    imageId: null,
-    vcpus: request.vcpus,
-    memoryMib: request.memoryMib,
-    rootDiskBytes: 0,
-    workDiskBytes: 0,
-    address,
-    mac: macFor(address),
-    nat: true,
-    autostart: false,
-    restartPolicy: 'never',
-    workDiskMount: '/root',
-    hostKeyPrivate: hostKey.privateKey,
-    hostKeyPublic: hostKey.publicKey,
-    createdAt: host.now().toISOString(),
+    ...newVm({
+      id: newVmId(),
+      ...request,
+      workDiskMount: DEFAULT_WORK_MOUNT,
+      address,
+      hostKeyPrivate: hostKey.privateKey,
+      hostKeyPublic: hostKey.publicKey,
+      createdAt: host.now(),
+    }),
     phase: 'running',
-    failure: null,
-    startedAt: null,
-    vmm: null,
-    bootTimeline: [],
-    bootMs: null,
-    run: null,
-    restarts: null,
   }));
   try {
     await makeDirectory(host, vm);
@@ -160,26 +148,15 @@ export async function attachBuildVm(
   signal: AbortSignal,
   also: () => Promise<void> = async () => {},
 ): Promise<void> {
-  const failure = new AbortController();
-  const either = AbortSignal.any([signal, failure.signal]);
   await makeDirectory(host, vm); // a machine that goes on has none yet
-  const steps = [
-    also(),
-    writeMachineSeed(host, vm, LEAN_FILES),
-    host.network.attach(vm),
-    launchMachine(host, vm, boot, either).then(({ kind }) => {
-      vm.vmm = kind;
-    }),
-  ];
-  const outcomes = await Promise.allSettled(
-    steps.map((step) =>
-      step.catch((error) => {
-        failure.abort(error);
-        throw error;
-      }),
-    ),
-  );
-  if (outcomes.some(({ status }) => status === 'rejected')) throw failure.signal.reason;
+  await sideBySide(signal, [
+    also,
+    () => writeMachineSeed(host, vm, LEAN_FILES),
+    () => host.network.attach(vm),
+    async (either) => {
+      vm.vmm = (await launchMachine(host, vm, boot, either)).kind;
+    },
+  ]);
 }
 
 /** Holds the machine with everything on its disk while `work` copies it. */

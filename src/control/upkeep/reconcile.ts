@@ -2,6 +2,7 @@
 import { join } from 'node:path';
 import { reconcile, type SeenVm } from '../../core/reconcile.ts';
 import type { VmRecord } from '../../core/vm.ts';
+import { failed, interrupted, stopped } from '../../core/vm-changes.ts';
 import { messageOf } from '../../errors.ts';
 import { describeVmm } from '../../firecracker/api.ts';
 import { findVmm, listVmms } from '../../firecracker/launch.ts';
@@ -42,7 +43,7 @@ export async function reconcileHost(host: Host, life: Life, restarts: Followed):
         if (await recoverRebase(host, vm, vm.phase)) restarts.startSoon(host.stores.vms.get(vm.name));
       } catch (error) {
         host.log.error({ vm: vm.name, error: messageOf(error) }, 'reconcile failed');
-        host.stores.vms.update(vm.id, { phase: 'failed', failure: `After the daemon's restart: ${messageOf(error)}` });
+        host.stores.vms.update(vm.id, failed(`After the daemon's restart: ${messageOf(error)}`));
       }
     }),
   );
@@ -132,25 +133,18 @@ async function reconcileVm(host: Host, life: Life, restarts: Followed, vm: VmRec
       return;
     case 'release':
       await releaseVm(host, vm);
-      host.stores.vms.update(vm.id, {
-        phase: vm.phase === 'failed' ? 'failed' : 'stopped',
-        failure: vm.phase === 'failed' ? vm.failure : null,
-        startedAt: null,
-        vmm: null,
-        // an attempt that was interrupted is made again; the end of the host was no failure of the VM
-        restarts: vm.phase === 'running' ? null : vm.restarts,
-      });
+      host.stores.vms.update(vm.id, interrupted(vm));
       return;
     case 'fail': {
       const failure = `${action.because}.${await lastWords(vmFiles(host.config.paths.store, vm.id).vmmLog)}`;
       await releaseVm(host, vm);
-      host.stores.vms.update(vm.id, { phase: 'failed', failure, startedAt: null, vmm: null });
+      host.stores.vms.update(vm.id, failed(failure));
       restarts.ended(vm, 'failure');
       return;
     }
     case 'start-again':
       await releaseVm(host, vm);
-      host.stores.vms.update(vm.id, { phase: 'stopped', startedAt: null, vmm: null });
+      host.stores.vms.update(vm.id, stopped());
       restarts.startSoon(vm);
       return;
     case 'discard':

@@ -1,9 +1,10 @@
 /** Creates a VM: its record, its address for life, its keys and its root disk. Nothing is started. */
-import { randomBytes } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
 import type { VmCreate } from '../../api/vm.ts';
 import { vmDefaults } from '../../config/schema.ts';
-import { macFor, type VmRecord } from '../../core/vm.ts';
+import { newVm } from '../../core/new-vm.ts';
+import type { VmRecord } from '../../core/vm.ts';
+import { stopped } from '../../core/vm-changes.ts';
 import { workMountProblem } from '../../core/work-mount.ts';
 import { BangerError } from '../../errors.ts';
 import { generateKeyPair } from '../../guest/keys.ts';
@@ -16,7 +17,7 @@ import { findBootFiles } from '../bundles/boot-files.ts';
 import { adoptWorkDisk, findWorkDisk, settleKept, type WorkDiskSource } from '../disks/keep.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
-import { freeAddress } from './free-address.ts';
+import { freeAddress, newVmId } from './identity.ts';
 import { requireHostMemory } from './limits.ts';
 
 /** Smallest ext4 that is of any use as a work disk. */
@@ -46,29 +47,17 @@ export async function createVm(
 
   // no await between choosing the address and taking it: two creations cannot get the same one
   const address = freeAddress(host);
-  const vm: VmRecord = {
-    id: randomBytes(4).toString('hex'),
+  const { nat, autostart, restartPolicy } = request;
+  const vm = newVm({
+    id: newVmId(),
     name: request.name,
     image: boot.name,
-    imageId: boot.imageId ?? null,
-    ...shape,
-    address,
-    mac: macFor(address),
-    nat: request.nat ?? true,
-    autostart: request.autostart ?? false,
-    restartPolicy: request.restartPolicy ?? 'never',
+    imageId: boot.imageId,
+    ...{ ...shape, address, nat, autostart, restartPolicy },
     hostKeyPrivate: hostKey.privateKey,
     hostKeyPublic: hostKey.publicKey,
-    createdAt: host.now().toISOString(),
-    phase: 'creating',
-    failure: null,
-    startedAt: null,
-    vmm: null,
-    bootTimeline: [],
-    bootMs: null,
-    run: null,
-    restarts: null,
-  };
+    createdAt: host.now(),
+  });
   const files = vmFiles(host.config.paths.store, vm.id);
   host.stores.atomically(() => {
     requireImage(host, boot);
@@ -90,7 +79,7 @@ export async function createVm(
       signal,
     );
     if (source) await adoptWorkDisk(host, vm, source, signal);
-    host.stores.vms.update(vm.id, { phase: 'stopped' });
+    host.stores.vms.update(vm.id, stopped());
     if (source) await settleKept(source);
   } catch (error) {
     await discardVm(host, vm);

@@ -1,4 +1,6 @@
 /** Deletes a VM: into the trash, or for good with its disks. */
+
+import { leaving, stopped, stopping } from '../../core/vm-changes.ts';
 import { BangerError } from '../../errors.ts';
 import { findVmm } from '../../firecracker/launch.ts';
 import { vmmSocket } from '../../storage/layout.ts';
@@ -43,7 +45,7 @@ export async function deleteVm(
     });
   }
   progress.step('release', 'freeing its network and process');
-  host.stores.vms.update(vm.id, { phase: 'stopping', restarts: null });
+  host.stores.vms.update(vm.id, stopping());
   await releaseVm(host, vm);
   // before the deletion is certain: a crash in between leaves the VM, which still owns its disk
   const kept = keep ? await keepWorkDisk(host, vm) : undefined;
@@ -51,13 +53,13 @@ export async function deleteVm(
   const keptForMs = now || keep ? 0 : host.config.limits.trashForMs;
   if (keptForMs > 0) {
     progress.step('to-trash', 'moving it to the trash');
-    host.stores.vms.update(vm.id, { phase: 'stopped', failure: null, startedAt: null, vmm: null });
+    host.stores.vms.update(vm.id, stopped());
     moveToTrash(host, host.stores.vms.get(name));
     return { name, id: vm.id, keptForMs, keptWorkDisk: null };
   }
   progress.step('delete-disks', 'deleting its disks');
-  // `creating` is the phase whose recovery is removal: a crash from here on ends in a deleted VM, not in half of one
-  host.stores.vms.update(vm.id, { phase: 'creating' });
+  // a crash from here on ends in a deleted VM, not in half of one
+  host.stores.vms.update(vm.id, leaving());
   await discardVm(host, vm);
   await leaveImage(host, vm.imageId);
   return { name, id: vm.id, keptForMs: 0, keptWorkDisk: kept ?? null };

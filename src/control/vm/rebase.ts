@@ -6,6 +6,7 @@
 import { rename, rm } from 'node:fs/promises';
 import type { VmRebase } from '../../api/image.ts';
 import type { VmRecord } from '../../core/vm.ts';
+import { stopped } from '../../core/vm-changes.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { findVmm } from '../../firecracker/launch.ts';
 import type { BootFiles } from '../../preflight/context.ts';
@@ -123,7 +124,7 @@ async function undoRebase(host: RecoveryHost, vm: Pick<VmRecord, 'id'>, entry: R
   }
   for (const path of [nextRootDisk, `${nextRootDisk}.part`]) await rm(path, { force: true });
   host.stores.atomically(() => {
-    host.stores.vms.update(vm.id, { ...entry.before, phase: 'stopped', failure: null, startedAt: null, vmm: null });
+    host.stores.vms.update(vm.id, { ...entry.before, ...stopped() });
     host.stores.ledger.record(vm.id, { ...entry, step: 'undone' });
   });
 }
@@ -185,9 +186,5 @@ async function afterFailure(
   host.stores.ledger.strike('rebase', entry.name);
   await leaveImage(host, entry.imageId);
   if (!(error instanceof BangerError) || error.code === 'cancelled') return error;
-  return new BangerError(error.code, `${error.message}\n  ${outcome}.`, {
-    cause: error,
-    ...(error.hint === undefined ? {} : { hint: error.hint }),
-    ...(error.details === undefined ? {} : { details: error.details }),
-  });
+  return error.reworded(`${error.message}\n  ${outcome}.`);
 }

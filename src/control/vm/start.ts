@@ -2,6 +2,7 @@
 
 import { planStart, STEP_LABELS, type StartStep } from '../../core/plan-start.ts';
 import type { TimelineStep, VmRecord } from '../../core/vm.ts';
+import { notStarted, running, starting } from '../../core/vm-changes.ts';
 import { BangerError } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { readTail, stripControls } from '../../firecracker/console.ts';
@@ -10,6 +11,7 @@ import { action } from '../../firecracker/requests.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { makeExt4 } from '../../storage/ext4.ts';
 import { MAX_SOCKET_PATH_BYTES, vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { sideBySide } from '../../system/abort.ts';
 import { pathExists } from '../../system/files.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import { findVmBootFiles } from '../bundles/boot-files.ts';
@@ -54,51 +56,28 @@ export async function startVm(
   await requireStoreSpace(host, vm, progress);
   const timeline: TimelineStep[] = [{ step: 'preflight', startedMs: 0, durationMs: performance.now() - began }];
 
-  host.stores.vms.update(vm.id, { phase: 'starting', failure: null, bootTimeline: [], bootMs: null });
-  // one step's failure ends its neighbours early; the caller's signal ends them all
-  const failure = new AbortController();
-  const run = new StartRun(host, vm, boot, timeoutMs, AbortSignal.any([signal, failure.signal]));
+  host.stores.vms.update(vm.id, starting());
+  const run = new StartRun(host, vm, boot, timeoutMs);
   try {
     await releaseVm(host, vm); // what an earlier run may have left
     for (const stage of stages) {
-      const steps = stage.map(async (step) => {
+      const steps = stage.map((step) => async (either: AbortSignal) => {
         const startedMs = performance.now() - began;
         progress.step(step, STEP_LABELS[step]);
-        try {
-          await run.perform(step);
-        } catch (error) {
-          failure.abort(error);
-          throw error;
-        }
+        await run.perform(step, either);
         timeline.push({ step, startedMs, durationMs: performance.now() - began - startedMs });
       });
-      // all of them, even after one failed: the undo must not race with a step that still works
-      const outcomes = await Promise.allSettled(steps);
-      throwFirstFailure(outcomes, failure.signal);
+      await sideBySide(signal, steps);
       signal.throwIfAborted();
     }
-    host.stores.vms.update(vm.id, {
-      phase: 'running',
-      startedAt: host.now().toISOString(),
-      vmm: run.vmmKind,
-      run: { hostname: vm.name, vcpus: vm.vcpus, memoryMib: vm.memoryMib },
-      bootTimeline: timeline.map(roundStep),
-      bootMs: Math.round(performance.now() - began),
-    });
+    const started = { at: host.now(), vmm: run.vmmKind, timeline, tookMs: performance.now() - began };
+    host.stores.vms.update(vm.id, running(vm, started));
   } catch (error) {
     progress.step('undo', 'undoing the start');
     const cause = signal.aborted && signal.reason instanceof Error ? signal.reason : error;
     const lesson = await explain(cause, vm, files.consoleLog);
     await releaseVm(host, vm);
-    // a start that was called off leaves a stopped VM, not a broken one
-    const cancelled = lesson instanceof BangerError && lesson.code === 'cancelled';
-    host.stores.vms.update(vm.id, {
-      phase: cancelled ? 'stopped' : 'failed',
-      failure: cancelled ? null : lesson instanceof Error ? lesson.message : String(lesson),
-      startedAt: null,
-      vmm: null,
-      bootTimeline: timeline.map(roundStep),
-    });
+    host.stores.vms.update(vm.id, notStarted(lesson, timeline));
     throw lesson;
   }
   return { vm: host.stores.vms.get(name), ended: run.ended };
@@ -112,18 +91,16 @@ class StartRun {
   readonly #vm: VmRecord;
   readonly #boot: BootFiles;
   readonly #timeoutMs: number;
-  readonly #signal: AbortSignal;
 
-  constructor(host: Host, vm: VmRecord, boot: BootFiles, timeoutMs: number, signal: AbortSignal) {
+  constructor(host: Host, vm: VmRecord, boot: BootFiles, timeoutMs: number) {
     this.#host = host;
     this.#vm = vm;
     this.#boot = boot;
     this.#timeoutMs = timeoutMs;
-    this.#signal = signal;
   }
 
-  async perform(step: StartStep): Promise<void> {
-    this.#signal.throwIfAborted();
+  async perform(step: StartStep, signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
     switch (step) {
       case 'prepare-root-disk':
         return await growDisk(this.#host, this.#vm, this.#files.rootDisk, this.#vm.rootDiskBytes);
@@ -143,16 +120,16 @@ class StartRun {
       case 'attach-network':
         return await this.#host.network.attach(this.#vm);
       case 'launch-vmm':
-        return await this.#launch();
+        return await this.#launch(signal);
       case 'configure-vmm':
-        return await configureMachine(this.#host, this.#vm, this.#boot, this.#signal);
+        return await configureMachine(this.#host, this.#vm, this.#boot, signal);
       case 'boot-guest': {
         await using api = connectVmm(this.#socketPath);
         await api.send(action('InstanceStart'));
         return;
       }
       case 'wait-for-ssh':
-        this.#host.guests.keep(this.#vm, await awaitLogin(this.#host, this.#vm, this.#timeoutMs, this.#signal));
+        this.#host.guests.keep(this.#vm, await awaitLogin(this.#host, this.#vm, this.#timeoutMs, signal));
         return;
     }
   }
@@ -165,16 +142,11 @@ class StartRun {
     return vmmSocket(this.#host.config.paths.run, this.#vm.id);
   }
 
-  async #launch(): Promise<void> {
-    const { kind, ended } = await launchMachine(this.#host, this.#vm, this.#boot, this.#signal);
+  async #launch(signal: AbortSignal): Promise<void> {
+    const { kind, ended } = await launchMachine(this.#host, this.#vm, this.#boot, signal);
     this.vmmKind = kind;
     this.ended = ended;
   }
-}
-
-function throwFirstFailure(outcomes: PromiseSettledResult<void>[], failure: AbortSignal): void {
-  // the reason of the abort is the failure that came first; the others are its echoes
-  if (outcomes.some((outcome) => outcome.status === 'rejected')) throw failure.reason;
 }
 
 /** Adds the end of the guest's console to a failure of the guest: the reason usually stands there. */
@@ -186,11 +158,10 @@ async function explain(error: unknown, vm: VmRecord, consoleLog: string): Promis
     .filter((line) => line.trim() !== '')
     .slice(-8);
   if (lines.length === 0 || error.message.includes('last words')) return error;
-  return new BangerError(
-    error.code,
-    `${error.message}\n  The console of ${vm.name} ends with:\n${lines.map((line) => `    ${line}`).join('\n')}`,
-    { cause: error, ...(error.hint ? { hint: error.hint } : {}), details: { ...error.details, console: lines } },
-  );
+  const said = lines.map((line) => `    ${line}`).join('\n');
+  return error.reworded(`${error.message}\n  The console of ${vm.name} ends with:\n${said}`, {
+    details: { console: lines },
+  });
 }
 
 function requireShortSocketPath(path: string): void {
@@ -202,8 +173,4 @@ function requireShortSocketPath(path: string): void {
       hint: 'Choose a shorter directory with BANGER_HOME or BANGER_PATHS_RUN.',
     },
   );
-}
-
-function roundStep(step: TimelineStep): TimelineStep {
-  return { step: step.step, startedMs: Math.round(step.startedMs), durationMs: Math.round(step.durationMs) };
 }

@@ -1,5 +1,6 @@
 /** Stops a VM: asks the guest first, makes sure afterwards. */
 import type { VmRecord } from '../../core/vm.ts';
+import { stopped, stopping } from '../../core/vm-changes.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { findVmm } from '../../firecracker/launch.ts';
@@ -35,7 +36,7 @@ export async function stopVm(
 ): Promise<VmRecord> {
   const vm = host.stores.vms.get(name);
   const vmm = await findVmm(vmmSocket(host.config.paths.run, vm.id));
-  host.stores.vms.update(vm.id, { phase: 'stopping', restarts: null });
+  host.stores.vms.update(vm.id, stopping());
   try {
     if (vmm && timeoutMs > 0) {
       await letGoOn(vmm.pid); // a halted guest cannot shut down
@@ -53,7 +54,7 @@ export async function stopVm(
   progress.step('release', 'freeing its network and process');
   await releaseVm(host, vm);
   if (vmm && timeoutMs > 0) await trimDisks(host, vm, progress, signal);
-  host.stores.vms.update(vm.id, { phase: 'stopped', failure: null, startedAt: null, vmm: null });
+  host.stores.vms.update(vm.id, stopped());
   return host.stores.vms.get(name);
 }
 

@@ -1,5 +1,6 @@
 /** Keeps an eye on running VMs: a VMM that ends, a guest that reboots, a guest that powers off. */
 import type { VmRecord } from '../../core/vm.ts';
+import { failed } from '../../core/vm-changes.ts';
 import { watchVmm } from '../../firecracker/api.ts';
 import { followFile, limitLog, stripControls } from '../../firecracker/console.ts';
 import { describeExit, findVmm } from '../../firecracker/launch.ts';
@@ -75,7 +76,7 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     const failure = `The VMM ended unexpectedly${how}.${await lastWords(files.vmmLog)}`;
     host.log.warn({ vm: vm.name, failure }, 'VMM ended');
     await releaseVm(host, vm);
-    host.stores.vms.update(vm.id, { phase: 'failed', failure, startedAt: null, vmm: null });
+    host.stores.vms.update(vm.id, failed(failure));
     actions.failed(vm);
   }
 

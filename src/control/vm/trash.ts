@@ -1,6 +1,7 @@
 /** Deleted VMs: kept for a while, had back, and thrown away for good. */
 import { keepsAddress } from '../../core/free-address.ts';
 import { macFor, type VmRecord } from '../../core/vm.ts';
+import { trashed } from '../../core/vm-changes.ts';
 import { BangerError } from '../../errors.ts';
 import type { TrashedVm } from '../../state/trash.ts';
 import { vmFiles } from '../../storage/layout.ts';
@@ -8,7 +9,7 @@ import type { Host, HostNetwork } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
 import type { Progress } from '../operations.ts';
 import { discardVm } from './create.ts';
-import { freeAddress } from './free-address.ts';
+import { freeAddress } from './identity.ts';
 import { releaseVm } from './release.ts';
 
 /** What moving records needs of the host. */
@@ -22,7 +23,7 @@ export function purgedAt(host: Pick<Host, 'config'>, { deletedAt }: Pick<Trashed
 /** Puts a VM that has been released into the trash: its name is free at once, its files stay where they are. */
 export function moveToTrash(host: TrashHost & Pick<Host, 'now'>, vm: VmRecord): void {
   host.stores.atomically(() => {
-    host.stores.trash.put({ ...vm, phase: 'stopped', failure: null, restarts: null }, host.now().toISOString());
+    host.stores.trash.put(trashed(vm), host.now().toISOString());
     host.stores.vms.remove(vm.id);
   });
 }

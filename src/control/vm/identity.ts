@@ -1,8 +1,17 @@
-/** The address a new VM gets, from the records of VMs and of those in the trash. */
+/** What a new VM is known by: its id and its address. */
+import { randomBytes } from 'node:crypto';
 import { chooseAddress } from '../../core/free-address.ts';
 import type { Host, HostNetwork } from '../host.ts';
 
-/** An address for a new VM; no await may come between this and taking it. */
+/** 8 hexadecimal digits; names of host devices derive from them. */
+export function newVmId(): string {
+  return randomBytes(4).toString('hex');
+}
+
+/**
+ * An address for a new VM, from the records of VMs and of those in the trash; no await may come between this and
+ * taking it.
+ */
 export function freeAddress(host: Pick<Host, 'stores'> & { network: Pick<HostNetwork, 'pool'> }): string {
   const living = [...host.stores.vms.list(), ...host.stores.buildVms.list()].map((vm) => vm.address);
   const trashed = host.stores.trash.list().map(({ vm }) => vm.address);

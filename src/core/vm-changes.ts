@@ -1,0 +1,78 @@
+/** What a VM's record says after each turn of its life: the only place where phases and what belongs to them change. */
+import { BangerError, messageOf } from '../errors.ts';
+import type { TimelineStep, VmRecord } from './vm.ts';
+
+/** Fields that change after creation. */
+export type VmChange = Partial<Omit<VmRecord, 'id' | 'mac' | 'createdAt'>>;
+
+/** Nothing of a run is left. */
+export function stopped(): VmChange {
+  return { phase: 'stopped', failure: null, startedAt: null, vmm: null };
+}
+
+/** @param why a sentence for people */
+export function failed(why: string): VmChange {
+  return { phase: 'failed', failure: why, startedAt: null, vmm: null };
+}
+
+export function starting(): VmChange {
+  return { phase: 'starting', failure: null, bootTimeline: [], bootMs: null };
+}
+
+export interface StartedRun {
+  /** when the start ended */
+  at: Date;
+  vmm: VmRecord['vmm'];
+  timeline: readonly TimelineStep[];
+  /** `ms` the start took */
+  tookMs: number;
+}
+
+export function running(
+  vm: Pick<VmRecord, 'name' | 'vcpus' | 'memoryMib'>,
+  { at, vmm, timeline, tookMs }: StartedRun,
+): VmChange {
+  return {
+    phase: 'running',
+    startedAt: at.toISOString(),
+    vmm,
+    run: { hostname: vm.name, vcpus: vm.vcpus, memoryMib: vm.memoryMib },
+    bootTimeline: timeline.map(inWholeMs),
+    bootMs: Math.round(tookMs),
+  };
+}
+
+/** After a start that was undone: one that was called off leaves a stopped VM, not a broken one. */
+export function notStarted(error: unknown, timeline: readonly TimelineStep[]): VmChange {
+  const calledOff = error instanceof BangerError && error.code === 'cancelled';
+  return { ...(calledOff ? stopped() : failed(messageOf(error))), bootTimeline: timeline.map(inWholeMs) };
+}
+
+/** Being stopped for good: what was planned for it is planned no more. */
+export function stopping(): VmChange {
+  return { phase: 'stopping', restarts: null };
+}
+
+/** Being deleted with its disks: `creating` is the phase whose recovery is removal, so none comes back as half a VM. */
+export function leaving(): VmChange {
+  return { phase: 'creating' };
+}
+
+/** After a daemon's death in the middle of what the phase says, when everything is freed. */
+export function interrupted({ phase, failure, restarts }: Pick<VmRecord, 'phase' | 'failure' | 'restarts'>): VmChange {
+  return {
+    ...stopped(),
+    ...(phase === 'failed' ? { phase, failure } : {}),
+    // an attempt that was interrupted is made again; the end of the host was no failure of the VM
+    restarts: phase === 'running' ? null : restarts,
+  };
+}
+
+/** A record as it is kept in the trash. */
+export function trashed(vm: VmRecord): VmRecord {
+  return { ...vm, ...stopped(), restarts: null };
+}
+
+function inWholeMs({ step, startedMs, durationMs }: TimelineStep): TimelineStep {
+  return { step, startedMs: Math.round(startedMs), durationMs: Math.round(durationMs) };
+}
