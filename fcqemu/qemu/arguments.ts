@@ -179,6 +179,8 @@ function balloonArguments(balloon: StoredBalloon): string[] {
     id: 'balloon0',
     'deflate-on-oom': balloon.deflate_on_oom,
     'free-page-reporting': balloon.free_page_reporting,
+    // guests that want zeros in pages they reported must not report them: a restored one finds the snapshot's content
+    'page-poison': false,
   });
 }
 

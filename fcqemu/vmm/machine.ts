@@ -1,8 +1,10 @@
 /** A machine that was booted or restored, with everything attached to it. */
 import { Fault } from '../fault.ts';
+import { loadLibc } from '../libc.ts';
 import type { ThreadLog } from '../log.ts';
 import type { Metrics } from '../metrics.ts';
 import { type QemuSpec, qemuArguments } from '../qemu/arguments.ts';
+import { guardMemoryFile } from '../qemu/memory-file-guard.ts';
 import type { QemuEnd } from '../qemu/process.ts';
 import type { Settings } from '../settings.ts';
 import type { Sink } from '../sink.ts';
@@ -59,6 +61,7 @@ export async function restoreMachine(
   snapshot: SnapshotFile,
   options: MachineOptions,
 ): Promise<Machine> {
+  if (spec.balloon) await guard();
   return await build(spec, options, restoreFault, async ({ vm, drives, network }) => {
     await loadDeviceState(vm, snapshot);
     await drives.applyLimits();
@@ -67,6 +70,16 @@ export async function restoreMachine(
     options.resources.vsock.announceRestore();
     if (snapshot.header.halted) vm.markHalted();
   });
+}
+
+/** The memory file is not this machine's alone. @throws Fault */
+async function guard(): Promise<void> {
+  try {
+    guardMemoryFile(await loadLibc());
+  } catch (error) {
+    const cause = error instanceof Error ? error.message : String(error);
+    throw restoreFault(`The balloon cannot be kept from writing to the memory file: ${cause}`);
+  }
 }
 
 async function build(
