@@ -5,8 +5,9 @@ import { join } from 'node:path';
 import { after, before, describe, it, type TestContext } from 'node:test';
 import { createRunner } from '../../src/system/runner.ts';
 import { hostSkip, TestHost } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
 
-const LIMIT = { timeout: 240_000 };
+const LIMIT = { timeout: paced(240_000) };
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
 describe('a banger that is asked for', { skip: hostSkip('setpriv', 'debugfs', 'truncate') }, () => {

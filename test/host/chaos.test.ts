@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { chaos } from '../chaos/run.ts';
 import { hostSkip } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
 
 /** Chosen so that it holds writes, builds, changes of image, accidents of daemon and VMM, and work that is cut off. */
 const SEED = 911;
@@ -13,7 +14,7 @@ const AT_LEAST = 35;
 
 describe('chaos', { skip: hostSkip('mkfs.xfs', 'debugfs', 'mount') }, () => {
   it('leaves model, banger ls, database and host in agreement, and no synced byte lost', {
-    timeout: 540_000,
+    timeout: paced(540_000),
   }, async (t) => {
     const said: string[] = [];
     const count = await chaos({

@@ -10,9 +10,10 @@ import { followOperation } from '../../src/client/follow-operation.ts';
 import { asBangerError } from '../../src/errors.ts';
 import { findVmm } from '../../src/firecracker/launch.ts';
 import { hostSkip, TestHost, until } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
 import { makeDisk } from './tiny-guest.ts';
 
-const LIMIT = { timeout: 120_000 };
+const LIMIT = { timeout: paced(120_000) };
 const CLIENTS = 50;
 const RECORDS = 30;
 const RUNNING = 10;

@@ -4,8 +4,9 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { OperationEvent } from '../../src/api/operation.ts';
 import { crash, hostSkip, TestHost, until } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
 
-const LIMIT = { timeout: 240_000 };
+const LIMIT = { timeout: paced(240_000) };
 
 /** Step of a start and how many `ms` after its beginning the daemon dies; the steps up to the launch run side by side. */
 const MOMENTS: [step: string, delayMs: number][] = [

@@ -7,8 +7,9 @@ import { after, before, describe, it } from 'node:test';
 import { contract } from '../../src/api/contract.ts';
 import { ask as askDaemon } from '../../src/system/short-http.ts';
 import { daemonSkip, TestHost, until } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
 
-const LIMIT = { timeout: 60_000 };
+const LIMIT = { timeout: paced(60_000) };
 
 describe('bangerd', { skip: daemonSkip() }, () => {
   let host: TestHost;
@@ -82,7 +83,7 @@ describe('bangerd', { skip: daemonSkip() }, () => {
   it('answers nonsense with a problem, and goes on', LIMIT, async () => {
     await host.daemon();
     const ask = async (method: string, path: string, body?: unknown) => {
-      const { status, text } = await askDaemon(host.socket, { method, path, body, timeoutMs: 5000 });
+      const { status, text } = await askDaemon(host.socket, { method, path, body, timeoutMs: paced(5000) });
       return { status, problem: JSON.parse(text) as { code: string; message: string } };
     };
     const cases: [Awaited<ReturnType<typeof ask>>, number, string][] = [

@@ -9,8 +9,9 @@ import type { Storage } from '../../src/api/storage.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { GIB, MIB } from '../../src/units.ts';
 import { crash, hostSkip, TestHost, until } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
 
-const LIMIT = { timeout: 180_000 };
+const LIMIT = { timeout: paced(180_000) };
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
 describe('disks of VMs', { skip: hostSkip('mkfs.xfs', 'debugfs') }, () => {

@@ -7,8 +7,9 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { createRunner } from '../../src/system/runner.ts';
 import { crash, hostSkip, TestHost, until } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
 
-const LIMIT = { timeout: 240_000 };
+const LIMIT = { timeout: paced(240_000) };
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
 /** What `getent hosts` prints. */
@@ -48,7 +49,7 @@ describe('names of VMs', { skip: hostSkip('dig') }, () => {
   }
 
   const ssh = (...args: string[]) =>
-    runner.run(['ssh', '-F', sshConfig, ...args], { okExits: [0, 255], timeoutMs: 120_000 });
+    runner.run(['ssh', '-F', sshConfig, ...args], { okExits: [0, 255], timeoutMs: paced(120_000) });
 
   it('are not worth a daemon that does not start: a port in use is named with its holder, and taken later', async () => {
     await host.daemon();
@@ -104,7 +105,9 @@ describe('names of VMs', { skip: hostSkip('dig') }, () => {
     await writeFile(sshConfig, 'Host *\n  ConnectTimeout 60\n');
     await host.ok('ssh-config', '--install', '--file', sshConfig);
     assert.equal((await ssh('web.vm', 'hostname')).stdout, 'web\n');
-    await runner.run(['scp', '-q', '-F', sshConfig, sshConfig, 'api.db.vm:/root/copied'], { timeoutMs: 120_000 });
+    await runner.run(['scp', '-q', '-F', sshConfig, sshConfig, 'api.db.vm:/root/copied'], {
+      timeoutMs: paced(120_000),
+    });
     assert.match(await host.guest('db', 'cat /root/copied'), /^Include .*\n\nHost \*\n/m);
     const { stderr } = await ssh('nobody.vm', 'true');
     assert.match(stderr, /^banger: There is no VM named "nobody"\.$/m);

@@ -9,18 +9,19 @@ import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { lacking } from '../bundle/sample-bundle.ts';
 import { daemonSkip, TestHost, until } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
 const DIST = join(import.meta.dirname, '../../dist');
 const BANGER = join(DIST, 'banger');
 const FCQEMU = join(DIST, 'fcqemu');
-const LIMIT = { timeout: 60_000 };
+const LIMIT = { timeout: paced(60_000) };
 
 const SAYS = { banger: /^banger \d/, fcqemu: /^Firecracker v\d/ };
 
 function output(program: string, args: string[], options: SpawnSyncOptions = {}) {
   const { status, signal, stdout, stderr, error } = spawnSync(program, args, {
-    timeout: 30_000,
+    timeout: paced(30_000),
     ...options,
     encoding: 'utf8',
   });

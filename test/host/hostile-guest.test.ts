@@ -7,8 +7,9 @@ import { after, before, describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { hostSkip, TestHost, until } from '../support/host.ts';
 import { leanBundle } from '../support/lean-bundle.ts';
+import { paced } from '../support/pace.ts';
 
-const LIMIT = { timeout: 240_000 };
+const LIMIT = { timeout: paced(240_000) };
 const MIB = 2 ** 20;
 
 /** What the daemon may grow by while a guest does its worst: buffers of a few connections, and noise. */

@@ -7,8 +7,9 @@ import type { ImageBuilt } from '../../src/api/image-build.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { MIB } from '../../src/units.ts';
 import { hostSkip, TestHost } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
 
-const LIMIT = { timeout: 300_000 };
+const LIMIT = { timeout: paced(300_000) };
 const BUILD_LIMIT_MS = 240_000;
 /** Room for one copy of the bundle's root and what three disks differ by, not for two. */
 const STORE = '1100M';

@@ -7,8 +7,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { haltedBy } from '../../src/system/processes.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { crash, hostSkip, TestHost, until } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
 
-const LIMIT = { timeout: 120_000 };
+const LIMIT = { timeout: paced(120_000) };
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
 describe('the life of a VM', { skip: hostSkip() }, () => {

@@ -7,8 +7,9 @@ import type { VmPort, VmStats } from '../../src/api/stats.ts';
 import { readProcessTree } from '../../src/system/process-stats.ts';
 import { MIB } from '../../src/units.ts';
 import { hostSkip, TestHost, until } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
 
-const LIMIT = { timeout: 120_000 };
+const LIMIT = { timeout: paced(120_000) };
 
 describe('statistics of a VM', { skip: hostSkip() }, () => {
   let host: TestHost;

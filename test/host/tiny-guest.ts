@@ -4,10 +4,11 @@ import { chmod, mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { type Bundle, STANDARD_DEFAULTS } from '../../src/bundle/store/manifest.ts';
 import { createRunner } from '../../src/system/runner.ts';
+import { paced } from '../support/pace.ts';
 
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
-const BOOT_LIMIT_MS = 90_000;
+const BOOT_LIMIT_MS = paced(90_000);
 
 export interface GuestFiles {
   /** text by path; a path that ends in `@` makes a symbolic link to the text */

@@ -13,8 +13,9 @@ import type { VmDetail } from '../../src/api/vm.ts';
 import { INSTALL_SUDOERS } from '../../src/preflight/checks/privilege.ts';
 import { createRunner, type RunResult } from '../../src/system/runner.ts';
 import { hostSkip } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
 
-const LIMIT = { timeout: 240_000 };
+const LIMIT = { timeout: paced(240_000) };
 const DIST = join(import.meta.dirname, '../../dist');
 const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
 const TUN = '/dev/net/tun';

@@ -8,8 +8,9 @@ import { after, before, describe, it } from 'node:test';
 import { createRunner } from '../../src/system/runner.ts';
 import { hostSkip, type Running, TestHost, until, watchChild } from '../support/host.ts';
 import { createOutsideWorld, type OutsideWorld } from '../support/outside-world.ts';
+import { paced } from '../support/pace.ts';
 
-const LIMIT = { timeout: 240_000 };
+const LIMIT = { timeout: paced(240_000) };
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
 describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }, () => {

@@ -17,6 +17,7 @@ import { type Client, createClient } from '../../src/client/client.ts';
 import { followOperation } from '../../src/client/follow-operation.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
+import { pace, paced } from './pace.ts';
 
 const BANGER = join(import.meta.dirname, '../../dist/banger');
 const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
@@ -51,6 +52,7 @@ export interface Ran {
 export interface RunOptions {
   input?: Buffer | string;
   env?: Record<string, string>;
+  /** where the place is slow it gets longer */
   timeoutMs?: number;
 }
 
@@ -102,6 +104,7 @@ export class TestHost {
       // hosts of tests that run side by side must not wait for each other's port
       BANGER_DNS_PORT: String(20_000 + (createHash('sha256').update(home).digest().readUInt16BE(0) % 10_000)),
       BANGER_BUNDLE_DEFAULT: this.bundle,
+      ...slowGuests(),
       ...env,
     };
     this.client = createClient({ socketPath: this.socket });
@@ -375,15 +378,16 @@ export function crash(pid: number | null | undefined): void {
   process.kill(pid, 'SIGKILL');
 }
 
-/** Waits until `holds` is true; fails after `limitMs` with what was waited for. */
+/** Waits until `holds` is true; fails after `limitMs`, longer where the place is slow, with what was waited for. */
 export async function until(
   what: string,
   holds: () => boolean | Promise<boolean>,
   limitMs = COMMAND_LIMIT_MS,
 ): Promise<void> {
-  const deadline = performance.now() + limitMs;
+  const scaledMs = paced(limitMs);
+  const deadline = performance.now() + scaledMs;
   while (!(await holds())) {
-    assert.ok(performance.now() < deadline, `not within ${limitMs / 1000} s: ${what}`);
+    assert.ok(performance.now() < deadline, `not within ${scaledMs / 1000} s: ${what}`);
     await sleep(20);
   }
 }
@@ -396,7 +400,7 @@ export function watchChild(child: ChildProcess, name: string, options: RunOption
   child.stderr?.on('data', (chunk: Buffer) => stderr.push(chunk));
   child.stdin?.on('error', () => {}); // a command that ends before it has read its input
   child.stdin?.end(options.input ?? '');
-  const limitMs = options.timeoutMs ?? COMMAND_LIMIT_MS;
+  const limitMs = paced(options.timeoutMs ?? COMMAND_LIMIT_MS);
   const { promise, resolve, reject } = Promise.withResolvers<Ran>();
   let late = false;
   const timer = setTimeout(() => {
@@ -424,6 +428,12 @@ export function watchChild(child: ChildProcess, name: string, options: RunOption
       return false;
     });
   return { child, ended: promise, said, says };
+}
+
+/** What a person would set where guests take longer than banger expects. */
+function slowGuests(): Record<string, string> {
+  if (pace() === 1) return {};
+  return { BANGER_LIMITS_BOOT_TIMEOUT: `${paced(180)}s`, BANGER_LIMITS_STOP_TIMEOUT: `${paced(90)}s` };
 }
 
 function mentions(text: string, home: string): boolean {

@@ -5,6 +5,7 @@ import { mkdtempSync, rmdirSync, rmSync, truncateSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
+import { paced } from '../../support/pace.ts';
 import { linuxSkipReason, prepared, said, start } from '../support/linux-guest.ts';
 import { startVmm, type Vmm } from '../support/vmm-process.ts';
 
@@ -36,7 +37,7 @@ async function write(vmm: Vmm): Promise<string> {
   return new RegExp(`write ${number}: (\\w+)`).exec(vmm.output())?.[1] ?? '';
 }
 
-describe('a full file system on the host', { skip, timeout: 300_000 }, () => {
+describe('a full file system on the host', { skip, timeout: paced(300_000) }, () => {
   for (const io_engine of ['Sync', 'Async'] as const) {
     it(`is an I/O error for the guest, which goes on, whatever became of its drive (${io_engine})`, async (t) => {
       const [first, second] = [smallFileSystem(t), smallFileSystem(t)];

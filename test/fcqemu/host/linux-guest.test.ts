@@ -4,13 +4,14 @@ import { copyFileSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+import { paced } from '../../support/pace.ts';
 import { BOOT_MS, linuxSkipReason, prepared, said, start } from '../support/linux-guest.ts';
 import { GUEST_NETWORK, HOST_ADDRESS, tapNamespace, tapSkipReason } from '../support/tap.ts';
 import { TEST_INIT_ARGUMENT } from '../support/test-initrd.ts';
 import { startVmm, waitFor } from '../support/vmm-process.ts';
 
 const skip = linuxSkipReason();
-describe('a Linux guest', { skip, timeout: 300_000 }, () => {
+describe('a Linux guest', { skip, timeout: paced(300_000) }, () => {
   it('finds its drives in order, with their contents, rights and serial numbers, and ends with a reboot', async (t) => {
     const vmm = await prepared(
       t,
@@ -139,7 +140,7 @@ function noBzImage(): string | false {
   return process.env.BANGER_TEST_BZIMAGE ? false : 'BANGER_TEST_BZIMAGE names no kernel';
 }
 
-describe('a Linux guest on a tap', { skip: skip || tapSkipReason(), timeout: 300_000 }, () => {
+describe('a Linux guest on a tap', { skip: skip || tapSkipReason(), timeout: paced(300_000) }, () => {
   it('reaches the host with its own address and MTU, and nobody else may take the tap', async (t) => {
     const prefix = tapNamespace(t, 1400);
     const vmm = await prepared(

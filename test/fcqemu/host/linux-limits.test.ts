@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { paced } from '../../support/pace.ts';
 import { linuxSkipReason, prepared, start } from '../support/linux-guest.ts';
 
 /** Guest function: `timed NAME COMMAND…` prints the time around a command. */
@@ -13,7 +14,7 @@ function seconds(output: string, name: string): number {
   return Number(to) - Number(from);
 }
 
-describe('limits', { skip: linuxSkipReason(), timeout: 300_000 }, () => {
+describe('limits', { skip: linuxSkipReason(), timeout: paced(300_000) }, () => {
   it('of a drive grant a burst once, and the rate afterwards', async (t) => {
     const vmm = await prepared(
       t,

@@ -5,6 +5,7 @@ import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
+import { paced } from '../../support/pace.ts';
 import { BOOT_MS, linuxSkipReason, prepared, said, start } from '../support/linux-guest.ts';
 import { GUEST_NETWORK, HOST_ADDRESS, tapNamespace, tapSkipReason } from '../support/tap.ts';
 import { startVmm, type Vmm, waitFor } from '../support/vmm-process.ts';
@@ -26,7 +27,7 @@ async function withInterface(vmm: Vmm, iface: Record<string, unknown> = {}): Pro
   await vmm.put('/network-interfaces/eth0', { iface_id: 'eth0', host_dev_name: 'tap0', ...iface });
 }
 
-describe('the metadata service of a Linux guest', { skip, timeout: 300_000 }, () => {
+describe('the metadata service of a Linux guest', { skip, timeout: paced(300_000) }, () => {
   it('answers at its address, with and without tokens, and nothing of it reaches the tap', async (t) => {
     const prefix = tapNamespace(t);
     // a host that would answer in its place
@@ -110,7 +111,7 @@ async function serveBytes(t: TestContext, prefix: string[]): Promise<void> {
   await once(server.stdout, 'data');
 }
 
-describe('limits of a network interface', { skip, timeout: 300_000 }, () => {
+describe('limits of a network interface', { skip, timeout: paced(300_000) }, () => {
   it('hold in both directions, and can be changed while the guest runs', async (t) => {
     const prefix = tapNamespace(t);
     await serveBytes(t, prefix);

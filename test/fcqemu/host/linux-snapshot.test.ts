@@ -7,10 +7,11 @@ import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
+import { paced } from '../../support/pace.ts';
 import { linuxSkipReason, prepared, said, start } from '../support/linux-guest.ts';
 import { startVmm, type Vmm, waitFor } from '../support/vmm-process.ts';
 
-describe('a snapshot of a Linux guest', { skip: linuxSkipReason(), timeout: 300_000 }, () => {
+describe('a snapshot of a Linux guest', { skip: linuxSkipReason(), timeout: paced(300_000) }, () => {
   it('is resumed by a clone that still has its memory and its disk', async (t) => {
     const vmm = await prepared(
       t,
@@ -44,7 +45,7 @@ echo more > /dev/vda; sync; date +%s; reboot -f`,
   });
 });
 
-describe('two clones of one Linux guest', { skip: linuxSkipReason(), timeout: 300_000 }, () => {
+describe('two clones of one Linux guest', { skip: linuxSkipReason(), timeout: paced(300_000) }, () => {
   it('run at the same time, each with its own memory, and can be cloned again', async (t) => {
     const vmm = await prepared(
       t,
@@ -119,7 +120,7 @@ while :; do
   esac
 done`;
 
-describe('vsock with an agent in a Linux guest', { skip: linuxSkipReason(), timeout: 300_000 }, () => {
+describe('vsock with an agent in a Linux guest', { skip: linuxSkipReason(), timeout: paced(300_000) }, () => {
   it('connects to the port the agent serves and to no other', async (t) => {
     const vmm = await prepared(t, SHELL_AGENT);
     const path = join(vmm.dir, 'v.sock');

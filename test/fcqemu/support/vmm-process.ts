@@ -13,6 +13,7 @@ import type { TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { buildSync } from 'esbuild';
+import { paced } from '../../support/pace.ts';
 import { exchangeProblems } from './api-description.ts';
 
 /** The real thing, when someone wants the suite run against it. */
@@ -113,7 +114,7 @@ function spawnVmm(args: string[], { prefix = [], env, stdin = 'ignore' }: VmmOpt
   const [program = '', ...rest] = [...prefix, ...vmm, ...args];
   return spawn(program, rest, {
     cwd,
-    env: { ...process.env, FCQEMU_ACCEL: 'tcg', ...env },
+    env: { ...process.env, FCQEMU_ACCEL: process.env.FCQEMU_ACCEL ?? 'tcg', ...env },
     stdio: [stdin, 'pipe', 'pipe'],
   });
 }
@@ -241,16 +242,17 @@ export function parseAnswer(raw: string): Answer {
   return { status: Number(statusLine.split(' ')[1]), headers, body: raw.slice(end + 4) };
 }
 
-/** Polls until the condition holds; fails after `timeoutMs`. */
+/** Polls until the condition holds; fails after `timeoutMs`, which the pace of this place makes longer. */
 export async function waitFor(condition: () => boolean, what: string, timeoutMs = 10_000): Promise<void> {
-  const deadline = Date.now() + timeoutMs;
+  const limitMs = paced(timeoutMs);
+  const deadline = Date.now() + limitMs;
   for (;;) {
     try {
       if (condition()) return;
     } catch {
       // not there yet
     }
-    if (Date.now() > deadline) throw new Error(`waited ${timeoutMs} ms in vain for ${what}`);
+    if (Date.now() > deadline) throw new Error(`waited ${limitMs} ms in vain for ${what}`);
     await delay(10);
   }
 }
