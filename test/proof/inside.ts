@@ -1,0 +1,165 @@
+/**
+ * Runs host tests inside the rig and writes what came of them. A file whose test met the known fault of the emulated
+ * processor is run again, at most twice; nothing else is. Usage: node test/proof/inside.ts VMM OUTCOME FILE...
+ */
+import { execFile, execFileSync } from 'node:child_process';
+import { accessSync, constants, globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { run } from 'node:test';
+import { spec } from 'node:test/reporters';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import type { DoctorReport } from '../../src/api/schemas.ts';
+import { messageOf } from '../../src/errors.ts';
+import { formatDuration } from '../../src/units.ts';
+import { pace, paced } from '../support/pace.ts';
+import { showsKnownFault } from './known-fault.ts';
+import type { Outcome, ProofVmm, ProvenTest, Repeat } from './outcome.ts';
+
+/** With two the guests of one file wait for a processor while the limits of the other run. */
+const FILES_AT_ONCE = 1;
+/** For a file as a whole; tests have shorter limits of their own. */
+const FILE_LIMIT_MS = 900_000;
+const REPEATS = 2;
+/** A VM's directory is deleted with it, so what its console says is looked at while it is there. */
+const WATCH_MS = 2000;
+/** The first guest under KVM may miss the time a self-test has while everything is read from the disk. */
+const SELF_TESTS = 3;
+
+const ROOT = resolve(import.meta.dirname, '../..');
+const BANGER = join(ROOT, 'dist/banger');
+const FCQEMU = join(ROOT, 'dist/fcqemu');
+const CONSOLES = join(tmpdir(), '*/state/store/vms/*/console.log');
+
+const [vmm, outcomeFile, ...files] = process.argv.slice(2);
+if ((vmm !== 'fcqemu' && vmm !== 'firecracker') || outcomeFile === undefined || files.length === 0) {
+  console.error('usage: node test/proof/inside.ts fcqemu|firecracker OUTCOME FILE...');
+  process.exitCode = 2;
+} else {
+  try {
+    const outcome = await prove(vmm, files);
+    writeFileSync(outcomeFile, JSON.stringify(outcome));
+    process.exitCode = outcome.tests.some((test) => test.outcome === 'failed') ? 1 : 0;
+  } catch (error) {
+    console.error(`proof: ${messageOf(error)}`);
+    process.exitCode = 3;
+  }
+}
+
+async function prove(vmm: ProofVmm, files: readonly string[]): Promise<Outcome> {
+  const began = performance.now();
+  const acceleration = await accelerationOf(vmm);
+  console.log(`== ${acceleration}; pace ${pace()}`);
+  process.env.BANGER_TEST_PACE = String(pace());
+  // tests of fcqemu by itself are of the one that is asked for
+  if (vmm === 'fcqemu') process.env.FCQEMU_ACCEL = 'kvm';
+  const tests: ProvenTest[] = [];
+  const repeats: Repeat[] = [];
+  for (const file of files) {
+    let result = await runFile(file);
+    for (let left = REPEATS; result.evidence !== undefined && left > 0; left--) {
+      repeats.push({ file, evidence: result.evidence });
+      console.log(`== ${file} met the known fault of the emulated processor and is run again:\n${result.evidence}\n`);
+      result = await runFile(file);
+    }
+    tests.push(...result.tests);
+  }
+  return {
+    vmm,
+    acceleration,
+    version: versionOf(vmm),
+    kernel: execFileSync('uname', ['-r'], { encoding: 'utf8' }).trim(),
+    pace: pace(),
+    files: [...files],
+    tests,
+    repeats,
+    ms: performance.now() - began,
+  };
+}
+
+interface FileResult {
+  tests: ProvenTest[];
+  /** of the known fault, where a test failed and it was seen */
+  evidence?: string;
+}
+
+async function runFile(file: string): Promise<FileResult> {
+  const began = performance.now();
+  const tests: ProvenTest[] = [];
+  const said: string[] = [];
+  const ended = new AbortController();
+  const seen = watchConsoles(ended.signal);
+  const stream = run({ files: [resolve(ROOT, file)], concurrency: FILES_AT_ONCE, timeout: paced(FILE_LIMIT_MS) });
+  stream.on('test:pass', ({ name, skip, details }) => {
+    if (details.type === 'suite' && skip === undefined) return;
+    const skipped = skip === undefined ? {} : { why: String(skip) };
+    tests.push({ file, name, outcome: skip === undefined ? 'passed' : 'skipped', ms: details.duration_ms, ...skipped });
+  });
+  stream.on('test:fail', ({ name, details }) => {
+    const why = [details.error.message, messageOf(details.error.cause)].join('\n');
+    said.push(why);
+    // a suite fails because of its tests, or because of its hooks, which have no event of their own
+    if (details.type === 'suite' && /subtests? failed/.test(why)) return;
+    tests.push({ file, name, outcome: 'failed', ms: details.duration_ms, why });
+  });
+  for (const event of ['test:stdout', 'test:stderr'] as const) stream.on(event, ({ message }) => said.push(message));
+  for await (const text of stream.compose(spec)) process.stdout.write(text);
+  ended.abort();
+  const consoles = [...(await seen), ...said];
+  console.log(`== ${file} took ${formatDuration(performance.now() - began)}\n`);
+  const fault = consoles.find(showsKnownFault);
+  if (fault === undefined || tests.every(({ outcome }) => outcome !== 'failed')) return { tests };
+  return { tests, evidence: faultLines(fault) };
+}
+
+/** What the consoles of VMs said while the file ran, as far as it shows the known fault. */
+async function watchConsoles(signal: AbortSignal): Promise<string[]> {
+  const seen = new Map<string, string>();
+  while (!signal.aborted) {
+    for (const path of globSync(CONSOLES)) {
+      try {
+        const text = readFileSync(path, 'latin1');
+        if (showsKnownFault(text)) seen.set(path, text);
+      } catch {
+        // deleted since it was listed
+      }
+    }
+    await sleep(WATCH_MS, undefined, { signal }).catch(() => {});
+  }
+  return [...seen.values()];
+}
+
+function faultLines(console: string): string {
+  const lines = console.split(/\r?\n/);
+  const first = lines.findIndex((line) => /asm_sysvec_apic_timer_interrupt\+0x0\//.test(line));
+  return lines.slice(Math.max(0, first - 2), first + 8).join('\n');
+}
+
+/** @throws Error unless banger runs guests here by `vmm` under KVM: everything else would prove nothing */
+async function accelerationOf(vmm: ProofVmm): Promise<string> {
+  accessSync('/dev/kvm', constants.R_OK | constants.W_OK);
+  const home = mkdtempSync(join(tmpdir(), 'proof-'));
+  const env = { ...process.env, BANGER_HOME: home, BANGER_BUNDLE_DEFAULT: process.env.BANGER_TEST_BUNDLE ?? '' };
+  try {
+    for (let left = SELF_TESTS; ; left--) {
+      const said = await promisify(execFile)(BANGER, ['doctor', '--json', 'start'], { env }).then(
+        ({ stdout }) => stdout,
+        ({ stdout }) => String(stdout),
+      );
+      const { summary } = JSON.parse(said) as DoctorReport;
+      const chosen = summary.vmm ?? 'nothing';
+      if (chosen.startsWith(`${vmm}, KVM`)) return chosen;
+      if (left === 1) throw new Error(`banger would not run guests by ${vmm} under KVM here, but by: ${chosen}`);
+    }
+  } finally {
+    execFileSync(BANGER, ['daemon', 'stop'], { env, stdio: 'ignore' });
+    rmSync(home, { recursive: true, force: true });
+  }
+}
+
+function versionOf(vmm: ProofVmm): string {
+  const first = (program: string) => execFileSync(program, ['--version'], { encoding: 'utf8' }).split('\n')[0] ?? '';
+  if (vmm === 'firecracker') return first('firecracker');
+  return `${first(FCQEMU)}, ${first('qemu-system-x86_64')}`;
+}

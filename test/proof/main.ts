@@ -1,0 +1,78 @@
+/**
+ * `make proof`: host tests in the rig, unchanged, with fcqemu under KVM and with the Firecracker that FIRECRACKER_BIN
+ * names. PROOF_VMM picks one of the two. Usage: node test/proof/main.ts DIRECTORY FILE...
+ */
+import { join, relative, resolve } from 'node:path';
+import { messageOf } from '../../src/errors.ts';
+import { formatDuration } from '../../src/units.ts';
+import { count, type Outcome, type ProofVmm } from './outcome.ts';
+import { Rig } from './rig.ts';
+import { writeRow } from './table.ts';
+
+const ROOT = resolve(import.meta.dirname, '../..');
+/** Per file and VMM: some boot twenty guests, and one may be run three times. */
+const FILE_LIMIT_MS = 3 * 60 * 60_000;
+
+const [directory, ...files] = process.argv.slice(2);
+if (directory === undefined || files.length === 0) {
+  console.error('usage: node test/proof/main.ts DIRECTORY FILE...');
+  process.exitCode = 2;
+} else {
+  const stop = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.on(signal, () => stop.abort(new Error('Interrupted; the rig is taken down.')));
+  }
+  try {
+    const outcomes = await proveAll(
+      directory,
+      files.map((file) => relative(ROOT, resolve(file))),
+      stop.signal,
+    );
+    for (const outcome of outcomes) console.log(summary(outcome));
+    process.exitCode = outcomes.some((outcome) => count(outcome, 'failed') > 0) ? 1 : 0;
+  } catch (error) {
+    process.exitCode = stop.signal.aborted ? 130 : 1;
+    console.error(`proof: ${messageOf(error)}`);
+  }
+}
+
+async function proveAll(directory: string, files: readonly string[], signal: AbortSignal): Promise<Outcome[]> {
+  const firecracker = process.env.FIRECRACKER_BIN || undefined;
+  const vmms = chosen(process.env.PROOF_VMM, firecracker);
+  await using rig = await Rig.start({
+    directory,
+    bundle: process.env.BANGER_TEST_BUNDLE ?? join(resolve(directory), 'bundle'),
+    firecracker,
+    jailer: process.env.JAILER_BIN || undefined,
+    tell: (text) => console.log(`== ${text}`),
+    signal,
+  });
+  const outcomes: Outcome[] = [];
+  for (const vmm of vmms) {
+    const outcome = await rig.prove(vmm, files, files.length * FILE_LIMIT_MS);
+    writeRow(outcome);
+    outcomes.push(outcome);
+  }
+  return outcomes;
+}
+
+function chosen(wanted: string | undefined, firecracker: string | undefined): ProofVmm[] {
+  const possible: ProofVmm[] = firecracker === undefined ? ['fcqemu'] : ['fcqemu', 'firecracker'];
+  if (wanted === undefined || wanted === '') return possible;
+  const vmms = possible.filter((vmm) => vmm === wanted);
+  if (vmms.length === 0) throw new Error(`PROOF_VMM is "${wanted}"; here it can be ${possible.join(' or ')}.`);
+  return vmms;
+}
+
+function summary(outcome: Outcome): string {
+  const failed = outcome.tests
+    .filter((test) => test.outcome === 'failed')
+    .map(({ file, name }) => `  failed: ${file}: ${name}`);
+  const repeated = outcome.repeats.map(({ file }) => `  run again because of the known fault: ${file}`);
+  return [
+    `\n== ${outcome.version} in ${formatDuration(outcome.ms)}: ${count(outcome, 'passed')} passed, ` +
+      `${count(outcome, 'failed')} failed, ${count(outcome, 'skipped')} skipped, ${outcome.repeats.length} repeated`,
+    ...failed,
+    ...repeated,
+  ].join('\n');
+}

@@ -1,0 +1,29 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { checkRecipe, readToml } from '../../src/image/recipe.ts';
+
+const RECIPE = join(import.meta.dirname, 'proof-host.toml');
+const MAKEFILE = readFileSync(join(import.meta.dirname, '../../Makefile'), 'utf8').replaceAll('\\\n', ' ');
+
+/** Packages of a variable that lists `program:package` pairs. */
+function packagesOf(variable: string): string[] {
+  const line = new RegExp(`^${variable} := (.*)$`, 'm').exec(MAKEFILE)?.[1] ?? '';
+  return line
+    .split(/\s+/)
+    .filter(Boolean)
+    .map((pair) => pair.split(':')[1] ?? '');
+}
+
+describe('the image of the rig', () => {
+  it('has every package that the Makefile installs, but for npm: nothing is built in it', () => {
+    const { packages } = checkRecipe(readToml(readFileSync(RECIPE, 'utf8'), RECIPE), RECIPE);
+    const needed = [...packagesOf('NEEDED'), ...packagesOf('TEST_NEEDED')].filter((name) => name !== 'npm');
+    assert.ok(needed.includes('qemu-system-x86') && needed.includes('bind9-dnsutils'), needed.join(' '));
+    assert.deepEqual(
+      needed.filter((name) => !packages.includes(name)),
+      [],
+    );
+  });
+});

