@@ -10,7 +10,7 @@ import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import type { DoctorReport } from '../../src/api/schemas.ts';
+import type { DoctorReport } from '../../src/api/system.ts';
 import { messageOf } from '../../src/errors.ts';
 import { formatDuration } from '../../src/units.ts';
 import { pace, paced } from '../support/pace.ts';
