@@ -77,7 +77,7 @@ function helpLast(argv: readonly string[]): readonly string[] {
 }
 
 async function showOverview(words: readonly string[], host: Host): Promise<number> {
-  const { overview } = await import('./overview.ts');
+  const { overview } = await import('./output/overview.ts');
   const { text, asked } = overview(words, host.stdout);
   (asked ? host.stdout : host.stderr).write(text);
   return asked ? 0 : EXIT_USAGE;

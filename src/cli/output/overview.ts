@@ -1,10 +1,10 @@
 /** `banger --help`, `banger vm --help`, and what to say to a word that is no command. */
 import { Command as CommanderCommand, CommanderError } from 'commander';
-import { BangerError } from '../errors.ts';
-import { NOUNS, namesOf } from './entry.ts';
-import { helpWidth, usageError } from './parse.ts';
-import { REGISTRY } from './registry.ts';
-import type { Output } from './terminal.ts';
+import { BangerError } from '../../errors.ts';
+import { NOUNS, namesOf } from '../entry.ts';
+import { helpWidth, usageError } from '../parse.ts';
+import { REGISTRY } from '../registry.ts';
+import type { Output } from '../terminal.ts';
 
 const EXAMPLES = `
 Examples:
