@@ -2,11 +2,11 @@
 /** The command line and the daemon in one program; here alone is touched what belongs to the process. */
 import { writeSync } from 'node:fs';
 import { main } from '../src/cli/main.ts';
-import type { Host } from '../src/cli/terminal.ts';
+import type { Terminal } from '../src/cli/terminal.ts';
 import { environmentOfPrograms } from './environment.ts';
 import { setProcessName } from './process-name.ts';
 
-const host: Host = {
+const terminal: Terminal = {
   // getters: making a stream costs milliseconds, and most commands do not read their input
   get stdin() {
     return process.stdin;
@@ -34,19 +34,19 @@ const host: Host = {
   },
   async runInteractive(argv, options) {
     const { runInteractive } = await import('../src/cli/shared/interactive.ts');
-    return await runInteractive(argv, host.env, host.onSignal, options?.output);
+    return await runInteractive(argv, terminal.env, terminal.onSignal, options?.output);
   },
   async runDaemon() {
     setProcessName('bangerd');
     // nothing is done by them, so whoever sends them by mistake shall not end all of it
-    for (const signal of ['SIGUSR1', 'SIGUSR2'] as const) host.onSignal(signal, () => {});
+    for (const signal of ['SIGUSR1', 'SIGUSR2'] as const) terminal.onSignal(signal, () => {});
     // its log is for people: that Node calls a part of itself an experiment is nothing they could act on
     process.removeAllListeners('warning');
     process.on('warning', ({ name, stack }) => name !== 'ExperimentalWarning' && process.stderr.write(`${stack}\n`));
     const { runDaemon } = await import('../src/daemon/main.ts');
     const stop = new AbortController();
-    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) host.onSignal(signal, () => stop.abort());
-    await runDaemon({ env: host.env, uid: host.uid, self: host.self, signal: stop.signal });
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) terminal.onSignal(signal, () => stop.abort());
+    await runDaemon({ env: terminal.env, uid: terminal.uid, self: terminal.self, signal: stop.signal });
   },
 };
 
@@ -55,9 +55,9 @@ let outputLost = false;
 void start().then((status) => {
   process.exitCode = status;
   // an input nobody reads any more must not keep us here; what is written must get out first
-  host.stdout.write('', (lost) => {
+  terminal.stdout.write('', (lost) => {
     if (lost) onLost(process.stdout, lost);
-    host.stderr.write('', () => process.exit(outputLost ? 1 : status));
+    terminal.stderr.write('', () => process.exit(outputLost ? 1 : status));
   });
 });
 
@@ -68,11 +68,11 @@ async function start(): Promise<number> {
     const { unreadableArgument } = await import('../src/cli/shared/raw-arguments.ts');
     const problem = await unreadableArgument();
     if (problem !== undefined) {
-      host.stderr.write(problem);
+      terminal.stderr.write(problem);
       return 2;
     }
   }
-  return await main(argv, host);
+  return await main(argv, terminal);
 }
 
 /** Whoever writes hears of it when what was written before could not be. */

@@ -71,6 +71,12 @@ function importsOf(file: string): string[] {
   return [...text.matchAll(/(?:from|import)\s*\(?\s*['"]([^'"]+)['"]/g)].map((match) => match[1] ?? '');
 }
 
+/** Files of ours that a file imports, as paths from the root. */
+function filesImportedBy(file: string): string[] {
+  const own = importsOf(file).filter((name) => name.startsWith('.'));
+  return own.map((name) => relative(root, resolve(dirname(join(root, file)), name)));
+}
+
 /** First folder below src/, or the file itself for the shared ones. */
 function roomOf(path: string): string {
   return relative(join(root, 'src'), path).split('/')[0] ?? '';
@@ -96,6 +102,20 @@ describe('layers', () => {
       }
     }
     assert.deepEqual(wrong, []);
+  });
+
+  it('no file imports itself through others, not even for a type', () => {
+    const graph = new Map([...sources('src'), ...sources('fcqemu')].map((file) => [file, filesImportedBy(file)]));
+    const done = new Set<string>();
+    const circles: string[] = [];
+    const follow = (file: string, path: string[]) => {
+      if (path.includes(file)) circles.push([...path.slice(path.indexOf(file)), file].join(' → '));
+      if (path.includes(file) || done.has(file)) return;
+      for (const other of graph.get(file) ?? []) follow(other, [...path, file]);
+      done.add(file);
+    };
+    for (const file of graph.keys()) follow(file, []);
+    assert.deepEqual(circles, []);
   });
 
   it('core imports no Node module', () => {

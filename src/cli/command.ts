@@ -1,102 +1,15 @@
-/**
- * What a command is: plain data about its arguments and a function that returns data. Parser, help
- * and completion are all made from it, so a command file needs no library and loads at once.
- */
+/** What a command is: what it takes, a function that returns data, and how people are shown these. */
+import type {
+  ArgName,
+  ArgValues,
+  CommandShape,
+  Completes,
+  OptionSpecs,
+  OptionValues,
+  Positional,
+  RawInput,
+} from './command-shape.ts';
 import type { Context } from './context.ts';
-
-/**
- * Positional arguments as help shows them: `name` is required, `[name]` may be missing, `names...`
- * takes one or more and `[words...]` any number.
- */
-export type Positional = string;
-
-/**
- * What a word of a command line is. Things that have names are asked of the daemon; `vm-path` is a file here or in a VM.
- * Where a name may stand, a file or directory is a path with a slash.
- */
-export type WordKind =
-  | 'vm'
-  | 'vm-path'
-  | 'trashed-vm'
-  | 'kept-disk'
-  | 'image'
-  | 'bundle'
-  | 'operation'
-  | 'file'
-  | 'directory';
-
-/** What completion offers for a word: whatever there is of some kinds, or these words; one that ends in `=` goes on. */
-export type Completes = readonly WordKind[] | { words: readonly string[] };
-
-interface OptionBase {
-  /** one letter */
-  short?: string;
-  /** sentence without its final dot */
-  help: string;
-  /** what applies without the option, where that is not obvious; shown in help only */
-  default?: string;
-}
-
-interface ValueOption extends OptionBase {
-  /**
-   * `text` as it is, `count` whole number, `size` in bytes, `memory` in MiB, `duration` in `ms`,
-   * `list` any number of texts, the option being given once for each
-   */
-  type: 'text' | 'count' | 'size' | 'memory' | 'duration' | 'list';
-  /** name of the value in help; by type otherwise */
-  placeholder?: string;
-  /** the only values it takes, for help, checks and completion */
-  choices?: readonly string[];
-  /** what its value is, for completion; one that takes `choices` needs none */
-  completes?: Completes;
-  /** whether a `size` may be `none`, which is 0 */
-  orNone?: true;
-}
-
-interface FlagOption extends OptionBase {
-  /** `off` is written with `--no-` before its name and is true when given */
-  type: 'flag' | 'off';
-}
-
-/** `--name` and `--no-name`; undefined when neither was given, and the last one counts. */
-interface SwitchOption extends OptionBase {
-  type: 'switch';
-  /** one letter for `--no-name` */
-  offShort: string;
-  /** sentence about `--no-name` without its final dot */
-  offHelp: string;
-}
-
-export type OptionSpec = ValueOption | FlagOption | SwitchOption;
-export type OptionSpecs = Record<string, OptionSpec>;
-
-export type OptionValues<O extends OptionSpecs> = {
-  [K in keyof O]: O[K]['type'] extends 'flag' | 'off'
-    ? boolean
-    : O[K]['type'] extends 'switch'
-      ? boolean | undefined
-      : O[K]['type'] extends 'list'
-        ? string[]
-        : O[K]['type'] extends 'text'
-          ? string | undefined
-          : number | undefined;
-};
-
-export type ArgValues<P extends readonly Positional[]> = {
-  [T in P[number] as ArgName<T>]: T extends `${string}...` | `[${string}...]`
-    ? string[]
-    : T extends `[${string}]`
-      ? string | undefined
-      : string;
-};
-
-type ArgName<T extends string> = T extends `[${infer N}...]`
-  ? N
-  : T extends `${infer N}...`
-    ? N
-    : T extends `[${infer N}]`
-      ? N
-      : T;
 
 export interface CommandSpec<P extends readonly Positional[], O extends OptionSpecs, D> {
   positionals?: P;
@@ -116,21 +29,8 @@ export interface CommandSpec<P extends readonly Positional[], O extends OptionSp
   print?(data: D, ctx: Context, options: OptionValues<O>): string;
 }
 
-/** What the parser found; the types of the command's own specification apply inside it. */
-export interface RawInput {
-  args: Record<string, string | string[] | undefined>;
-  options: Record<string, boolean | string | string[] | number | undefined>;
-}
-
 /** A command whatever its types. */
-export interface Command {
-  positionals: readonly Positional[];
-  options: OptionSpecs;
-  description?: string;
-  examples: readonly string[];
-  completes: Readonly<Partial<Record<string, Completes>>>;
-  passThrough: boolean;
-  data: boolean;
+export interface Command extends CommandShape {
   execute(ctx: Context, input: RawInput): Promise<void>;
 }
 
@@ -142,7 +42,7 @@ export function defineCommand<
   return {
     positionals: spec.positionals ?? [],
     options: spec.options ?? {},
-    ...(spec.description === undefined ? {} : { description: spec.description }),
+    description: spec.description,
     examples: spec.examples,
     completes: spec.completes ?? {},
     passThrough: spec.passThrough ?? false,

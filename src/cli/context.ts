@@ -9,10 +9,10 @@ import { renderError } from './output/error.ts';
 import { createPaint, type Paint } from './output/paint.ts';
 import type { ProgressView } from './output/progress.ts';
 import { type Interrupts, watchInterrupts } from './shared/interrupts.ts';
-import type { Host } from './terminal.ts';
+import type { Terminal } from './terminal.ts';
 
 export interface Context {
-  readonly host: Host;
+  readonly terminal: Terminal;
   readonly json: boolean;
   readonly quiet: boolean;
   /** what was typed after `banger`, to be repeated in hints */
@@ -51,16 +51,16 @@ export interface ContextOptions {
   commands: readonly Entry[];
 }
 
-export function createContext(host: Host, options: ContextOptions): Context & Disposable {
-  const paths = resolvePaths(host.env, host.uid);
-  const paint = createPaint(host.stdout, host.env);
-  const paintErrors = createPaint(host.stderr, host.env);
+export function createContext(terminal: Terminal, options: ContextOptions): Context & Disposable {
+  const paths = resolvePaths(terminal.env, terminal.uid);
+  const paint = createPaint(terminal.stdout, terminal.env);
+  const paintErrors = createPaint(terminal.stderr, terminal.env);
   let view: ProgressView | undefined;
   let interrupts: (Interrupts & Disposable) | undefined;
   let versionSeen = false;
 
   const ctx: Context & Disposable = {
-    host,
+    terminal,
     json: options.json,
     quiet: options.quiet,
     argv: options.argv,
@@ -70,27 +70,27 @@ export function createContext(host: Host, options: ContextOptions): Context & Di
     api: clientOf(() => startDaemonFor(ctx)),
     runningApi: clientOf(undefined),
     status: 0,
-    print: (text) => write(host.stdout, `${text}\n`),
+    print: (text) => write(terminal.stdout, `${text}\n`),
     say: (text) => {
-      if (!options.json && !options.quiet) write(host.stdout, `${text}\n`);
+      if (!options.json && !options.quiet) write(terminal.stdout, `${text}\n`);
     },
     talk: (text) => {
-      if (!options.quiet) write(host.stderr, `${text}\n`);
+      if (!options.quiet) write(terminal.stderr, `${text}\n`);
     },
-    warn: (text) => write(host.stderr, `${paintErrors('yellow', 'banger: warning:')} ${text}\n`),
+    warn: (text) => write(terminal.stderr, `${paintErrors('yellow', 'banger: warning:')} ${text}\n`),
     fail: (error) => {
-      write(host.stderr, renderError(error, paintErrors));
+      write(terminal.stderr, renderError(error, paintErrors));
       ctx.status ||= error.exitStatus;
     },
     async view() {
       if (view) return view;
       const { createView } = await import('./output/view.ts');
       // two operations may have asked while it was loading
-      view ??= await createView(host, { quiet: options.quiet, paint: paintErrors });
+      view ??= await createView(terminal, { quiet: options.quiet, paint: paintErrors });
       return view;
     },
     interrupts() {
-      interrupts ??= watchInterrupts(host);
+      interrupts ??= watchInterrupts(terminal);
       return interrupts;
     },
     [Symbol.dispose]() {
@@ -101,13 +101,13 @@ export function createContext(host: Host, options: ContextOptions): Context & Di
   return ctx;
 
   /** Text and progress share a terminal: what is drawn makes room first. */
-  function write(output: Host['stdout'], text: string): void {
+  function write(output: Terminal['stdout'], text: string): void {
     view?.clear();
     output.write(text);
   }
 
   function clientOf(startDaemon: (() => Promise<void>) | undefined): Client {
-    return (host.createClient ?? createClient)({
+    return (terminal.createClient ?? createClient)({
       socketPath: socketPath(paths),
       ...(startDaemon ? { startDaemon } : {}),
       onVersion(version) {
@@ -127,16 +127,16 @@ export function daemonLogFile(paths: Pick<Paths, 'state'>): string {
 }
 
 /** Starts the daemon and waits for its socket. Throws `daemon_unreachable` with its last words. */
-export async function startDaemonFor({ host, paths }: Context): Promise<void> {
+export async function startDaemonFor({ terminal, paths }: Context): Promise<void> {
   const [{ startDaemon }, { createRunner }] = await Promise.all([
     import('../client/daemon-start.ts'),
     import('../system/runner.ts'),
   ]);
   await startDaemon({
-    argv: [...host.self, 'daemon', 'run'],
+    argv: [...terminal.self, 'daemon', 'run'],
     socketPath: socketPath(paths),
     logFile: daemonLogFile(paths),
-    env: host.env,
-    runner: createRunner(host.env),
+    env: terminal.env,
+    runner: createRunner(terminal.env),
   });
 }

@@ -1,7 +1,8 @@
 /** One line of the command table, and the nouns that two-word commands begin with. */
-import type { Command } from './command.ts';
+import type { CommandShape } from './command-shape.ts';
 
-export interface Entry {
+/** @typeParam C what is known of the command once it is loaded */
+export interface Entry<C extends CommandShape = CommandShape> {
   /** noun and verb, or one word */
   path: string;
   /** other ways to write it; the first of one word is the daily one */
@@ -10,7 +11,7 @@ export interface Entry {
   summary: string;
   /** where it stands in `banger --help`; a command without a group is found below its noun only */
   group?: Group;
-  load(): Promise<{ default: Command }>;
+  load(): Promise<{ default: C }>;
 }
 
 export type Group = 'Daily commands' | 'Setting up and looking';

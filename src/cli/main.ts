@@ -9,7 +9,7 @@ import { parseCommand } from './parse.ts';
 import { findEntry, REGISTRY } from './registry.ts';
 import { inFlags } from './shared/flag-names.ts';
 import { withVmNames } from './shared/vm-names.ts';
-import type { Host } from './terminal.ts';
+import type { Terminal } from './terminal.ts';
 
 /** Exit status of a command line that says nothing to do. */
 const EXIT_USAGE = 2;
@@ -20,25 +20,25 @@ const LEADING_FLAGS = new Set(['--json', '-q', '--quiet']);
  * Runs one command line.
  * @returns the exit status
  */
-export async function main(argv: readonly string[], host: Host): Promise<number> {
+export async function main(argv: readonly string[], terminal: Terminal): Promise<number> {
   try {
-    return await dispatch(argv, host);
+    return await dispatch(argv, terminal);
   } catch (error) {
     const failure = asBangerError(error);
-    host.stderr.write(renderError(failure, createPaint(host.stderr, host.env)));
+    terminal.stderr.write(renderError(failure, createPaint(terminal.stderr, terminal.env)));
     return failure.exitStatus;
   }
 }
 
-async function dispatch(argv: readonly string[], host: Host): Promise<number> {
+async function dispatch(argv: readonly string[], terminal: Terminal): Promise<number> {
   if (argv[0] === '--version' || argv[0] === '-V') {
-    host.stdout.write(`banger ${VERSION}\n`);
+    terminal.stdout.write(`banger ${VERSION}\n`);
     return 0;
   }
   const words = helpLast(argv);
   const leading = words.findIndex((word) => !LEADING_FLAGS.has(word));
   const found = findEntry(words.slice(Math.max(leading, 0)));
-  if (!found) return await showOverview(words, host);
+  if (!found) return await showOverview(words, terminal);
 
   const { entry, typed } = found;
   const rest = [...words.slice(0, Math.max(leading, 0)), ...found.rest];
@@ -47,15 +47,15 @@ async function dispatch(argv: readonly string[], host: Host): Promise<number> {
     typed,
     summary: entry.summary,
     otherNames: namesOf(entry),
-    output: host.stdout,
+    output: terminal.stdout,
   });
   if ('help' in parsed) {
-    host.stdout.write(parsed.help);
+    terminal.stdout.write(parsed.help);
     return 0;
   }
-  using ctx = createContext(host, { json: parsed.json, quiet: parsed.quiet, argv, commands: REGISTRY });
+  using ctx = createContext(terminal, { json: parsed.json, quiet: parsed.quiet, argv, commands: REGISTRY });
   try {
-    const args = await withVmNames(command, parsed.input.args, host);
+    const args = await withVmNames(command, parsed.input.args, terminal);
     await command.execute(ctx, { ...parsed.input, args });
   } catch (error) {
     ctx.fail(withHelp(asBangerError(error), typed));
@@ -76,9 +76,9 @@ function helpLast(argv: readonly string[]): readonly string[] {
   return argv[0] === 'help' ? [...argv.slice(1), '--help'] : argv;
 }
 
-async function showOverview(words: readonly string[], host: Host): Promise<number> {
+async function showOverview(words: readonly string[], terminal: Terminal): Promise<number> {
   const { overview } = await import('./output/overview.ts');
-  const { text, asked } = overview(words, host.stdout);
-  (asked ? host.stdout : host.stderr).write(text);
+  const { text, asked } = overview(words, terminal.stdout);
+  (asked ? terminal.stdout : terminal.stderr).write(text);
   return asked ? 0 : EXIT_USAGE;
 }

@@ -3,7 +3,7 @@ import { Command as CommanderCommand, CommanderError, Option } from 'commander';
 import { nearest } from '../config/nearest.ts';
 import { BangerError } from '../errors.ts';
 import { MIB, parseDuration, parseSize } from '../units.ts';
-import type { Command, OptionSpec, Positional, RawInput } from './command.ts';
+import type { CommandShape, OptionSpec, Positional, RawInput } from './command-shape.ts';
 import type { Output } from './terminal.ts';
 
 export interface Parsed {
@@ -43,7 +43,7 @@ const PLACEHOLDERS: Record<Exclude<OptionSpec['type'], 'flag' | 'off' | 'switch'
  * Parses what follows a command's name.
  * @throws BangerError `invalid_input` with the command's help as the hint
  */
-export function parseCommand(command: Command, argv: readonly string[], options: ParseOptions): Parsed | HelpText {
+export function parseCommand(command: CommandShape, argv: readonly string[], options: ParseOptions): Parsed | HelpText {
   let help = '';
   const parser = new CommanderCommand(`banger ${options.typed}`)
     .description([`${options.summary}.`, command.description].filter(Boolean).join('\n\n'))
@@ -97,7 +97,7 @@ export function usageError(error: CommanderError, helpCommand: string): BangerEr
 }
 
 /** `--nat=false` as `--no-nat`, and `--nat=true` as `--nat`: what people write who know other tools. */
-function switchWord(command: Command, word: string): string {
+function switchWord(command: CommandShape, word: string): string {
   const [, name = '', value = ''] = /^--([a-z-]+)=(true|yes|on|false|no|off)$/.exec(word) ?? [];
   const key = Object.keys(command.options).find((each) => kebabCase(each) === name);
   if (key === undefined || command.options[key]?.type !== 'switch') return word;
@@ -142,19 +142,19 @@ function commanderOptions(key: string, spec: OptionSpec): Option[] {
   return [option];
 }
 
-function helpTail(command: Command, { typed, otherNames }: ParseOptions): string {
+function helpTail(command: CommandShape, { typed, otherNames }: ParseOptions): string {
   const lines = ['', 'Examples:', ...command.examples.map((example) => `  banger ${example}`)];
   const others = otherNames.filter((name) => name !== typed);
   if (others.length > 0) lines.push('', `Also written: ${others.map((name) => `banger ${name}`).join(', ')}`);
   return lines.join('\n');
 }
 
-function namedArguments(command: Command, values: readonly unknown[]): RawInput['args'] {
+function namedArguments(command: CommandShape, values: readonly unknown[]): RawInput['args'] {
   const entries = command.positionals.map((positional, index) => [positionalName(positional), values[index]]);
   return Object.fromEntries(entries) as RawInput['args'];
 }
 
-function typedOptions(command: Command, values: Record<string, unknown>): RawInput['options'] {
+function typedOptions(command: CommandShape, values: Record<string, unknown>): RawInput['options'] {
   const entries = Object.entries(command.options).map(([key, spec]) => [key, typedOption(key, spec, values[key])]);
   return Object.fromEntries(entries) as RawInput['options'];
 }

@@ -1,4 +1,4 @@
-/** What the command line sees of the process it runs in; tests give their own. */
+/** The terminal a command is typed on, with all a command sees of its process; tests give their own. */
 import type { Readable, Writable } from 'node:stream';
 import type { Client, ClientOptions } from '../client/client.ts';
 import type { Argv } from '../system/runner.ts';
@@ -18,7 +18,7 @@ export interface Input extends Readable {
   setRawMode?: (raw: boolean) => unknown;
 }
 
-export interface Host {
+export interface Terminal {
   stdin: Input;
   stdout: Output;
   stderr: Output;

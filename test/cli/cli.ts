@@ -6,7 +6,7 @@ import type { Operation, OperationEvent } from '../../src/api/operation.ts';
 import type { StatsFrame } from '../../src/api/stats.ts';
 import type { Vm } from '../../src/api/vm.ts';
 import { main } from '../../src/cli/main.ts';
-import type { Host, Output } from '../../src/cli/terminal.ts';
+import type { Output, Terminal } from '../../src/cli/terminal.ts';
 import type { Client, ClientOptions } from '../../src/client/client.ts';
 import { BangerError } from '../../src/errors.ts';
 import type { Argv } from '../../src/system/runner.ts';
@@ -58,7 +58,7 @@ export async function cli(
   const send = (signal: NodeJS.Signals) => {
     for (const handler of handlers.get(signal) ?? []) handler();
   };
-  const host: Host = {
+  const terminal: Terminal = {
     stdin: options.stdin ?? Readable.from([]),
     stdout: stdout.output,
     stderr: stderr.output,
@@ -78,7 +78,7 @@ export async function cli(
     createClient: (clientOptions) => scriptedClient(script, clientOptions),
   };
   const words = typeof argv === 'string' ? argv.split(' ').filter(Boolean) : argv;
-  const status = await main(words, host);
+  const status = await main(words, terminal);
   return { status, stdout: stdout.text(), stderr: stderr.text() };
 }
 

@@ -1,5 +1,5 @@
 /** Commands as completion sees them, the same for every shell. */
-import type { Command, Completes, OptionSpec, WordKind } from '../command.ts';
+import type { CommandShape, Completes, OptionSpec, WordKind } from '../command-shape.ts';
 import { type Entry, NOUNS, namesOf } from '../entry.ts';
 import { longFlag, offFlag, positionalName } from '../parse.ts';
 
@@ -59,7 +59,7 @@ export async function describeCommands(commands: readonly Entry[]): Promise<Know
   );
 }
 
-function argumentsOf(command: Command): Argument[] {
+function argumentsOf(command: CommandShape): Argument[] {
   return command.positionals.map((positional) => {
     const name = positionalName(positional);
     return {
@@ -71,7 +71,7 @@ function argumentsOf(command: Command): Argument[] {
   });
 }
 
-function flagsOf(command: Command): Flag[] {
+function flagsOf(command: CommandShape): Flag[] {
   const own = Object.entries(command.options).flatMap(([key, spec]) => flagsOfOption(key, spec));
   const common: Flag[] = [
     ...(command.data ? [plainFlag('--json', undefined, 'print the result as JSON')] : []),

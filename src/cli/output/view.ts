@@ -1,16 +1,16 @@
 /** Where running operations are shown: live on a terminal, line by line elsewhere, nowhere with --quiet. */
-import type { Host } from '../terminal.ts';
+import type { Terminal } from '../terminal.ts';
 import type { Paint } from './paint.ts';
 import type { ProgressView, TaskView } from './progress.ts';
 
-export async function createView(host: Host, options: { quiet: boolean; paint: Paint }): Promise<ProgressView> {
+export async function createView(terminal: Terminal, options: { quiet: boolean; paint: Paint }): Promise<ProgressView> {
   if (options.quiet) return silentView;
-  if (host.stderr.isTTY !== true || host.env.TERM === 'dumb') {
+  if (terminal.stderr.isTTY !== true || terminal.env.TERM === 'dumb') {
     const { createPlainView } = await import('./plain-progress.ts');
-    return createPlainView((line) => host.stderr.write(`${line}\n`));
+    return createPlainView((line) => terminal.stderr.write(`${line}\n`));
   }
   const { createLiveView } = await import('./live-progress.ts');
-  return createLiveView(host.stderr, { paint: options.paint, unicode: speaksUnicode(host.env) });
+  return createLiveView(terminal.stderr, { paint: options.paint, unicode: speaksUnicode(terminal.env) });
 }
 
 /** The locale decides; the Linux console has no glyphs for spinners whatever it says. */

@@ -1,9 +1,10 @@
 /** Commands about what VMs are made from, and about the daemon and this machine. */
+import type { Command } from '../command.ts';
 import type { Entry } from '../entry.ts';
 
 const setup = 'Setting up and looking';
 
-export const HOST_ENTRIES: readonly Entry[] = [
+export const HOST_ENTRIES: readonly Entry<Command>[] = [
   {
     path: 'gc',
     aliases: [],

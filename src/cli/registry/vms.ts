@@ -1,10 +1,11 @@
 /** Commands about VMs and their disks. */
+import type { Command } from '../command.ts';
 import type { Entry } from '../entry.ts';
 
 const daily = 'Daily commands';
 const setup = 'Setting up and looking';
 
-export const VM_ENTRIES: readonly Entry[] = [
+export const VM_ENTRIES: readonly Entry<Command>[] = [
   {
     path: 'run',
     aliases: ['vm run'],

@@ -4,5 +4,5 @@ import type { Context } from '../context.ts';
 
 /** A word with a slash, `.` and `..` are directories seen from here; every other word is a name. */
 export function bundleRef(ctx: Context, word: string): string {
-  return word.includes('/') || word === '.' || word === '..' ? resolve(ctx.host.cwd, word) : word;
+  return word.includes('/') || word === '.' || word === '..' ? resolve(ctx.terminal.cwd, word) : word;
 }

@@ -5,7 +5,7 @@ import { createFrameDecoder, encodeFrame, FRAME, type Frame } from '../../api/ex
 import type { Problem } from '../../api/operation.ts';
 import { fromProblem } from '../../api/problem.ts';
 import { BangerError, messageOf } from '../../errors.ts';
-import type { Host, Output } from '../terminal.ts';
+import type { Output, Terminal } from '../terminal.ts';
 
 /** What the command is told of instead of us. */
 const FORWARDED_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const;
@@ -29,7 +29,7 @@ export interface ExecOptions {
  * @returns its exit status, 128 + number when a signal ended it
  * @throws BangerError what kept the command from running; `daemon_unreachable` when the connection broke
  */
-export async function runExec(host: Host, connection: Duplex, options: ExecOptions): Promise<number> {
+export async function runExec(terminal: Terminal, connection: Duplex, options: ExecOptions): Promise<number> {
   const { promise, resolve, reject } = Promise.withResolvers<number>();
   using cleanup = new DisposableStack();
   cleanup.defer(() => connection.destroy());
@@ -49,10 +49,10 @@ export async function runExec(host: Host, connection: Duplex, options: ExecOptio
     connection.once(event, () => reject(broken('the daemon closed the connection')));
   }
 
-  if (options.input) sendInput(host, connection, cleanup, options.tty);
+  if (options.input) sendInput(terminal, connection, cleanup, options.tty);
   else send(FRAME.stdinEnd);
-  if (options.tty) followTerminal(host, send, cleanup);
-  if (!options.tty || host.stdin.isTTY !== true) forwardSignals(host, send, cleanup, reject);
+  if (options.tty) followTerminal(terminal, send, cleanup);
+  if (!options.tty || terminal.stdin.isTTY !== true) forwardSignals(terminal, send, cleanup, reject);
   return await promise;
 
   function settle(exit: { code: number | null; signal?: string | null }): void {
@@ -64,10 +64,10 @@ export async function runExec(host: Host, connection: Duplex, options: ExecOptio
   function receive(frame: Frame): void {
     switch (frame.type) {
       case FRAME.stdout:
-        writeOutput(host.stdout, frame.payload, connection);
+        writeOutput(terminal.stdout, frame.payload, connection);
         break;
       case FRAME.stderr:
-        writeOutput(host.stderr, frame.payload, connection);
+        writeOutput(terminal.stderr, frame.payload, connection);
         break;
       case FRAME.exit:
         settle(JSON.parse(frame.payload.toString('utf8')));
@@ -82,7 +82,7 @@ export async function runExec(host: Host, connection: Duplex, options: ExecOptio
 type Send = (...frame: Parameters<typeof encodeFrame>) => void;
 
 /** Input goes as fast as the guest takes it: a full connection pauses it. */
-function sendInput({ stdin }: Host, connection: Duplex, cleanup: DisposableStack, tty: boolean): void {
+function sendInput({ stdin }: Terminal, connection: Duplex, cleanup: DisposableStack, tty: boolean): void {
   let lastByte: number | undefined;
   const onData = (chunk: Buffer) => {
     lastByte = chunk.at(-1);
@@ -115,7 +115,7 @@ function writeOutput(output: Output, payload: Buffer, connection: Duplex): void 
   output.once('drain', () => connection.resume());
 }
 
-function followTerminal({ stdin, stdout }: Host, send: Send, cleanup: DisposableStack): void {
+function followTerminal({ stdin, stdout }: Terminal, send: Send, cleanup: DisposableStack): void {
   if (stdin.isTTY === true && stdin.setRawMode) {
     stdin.setRawMode(true);
     cleanup.defer(() => stdin.setRawMode?.(false));
@@ -125,11 +125,16 @@ function followTerminal({ stdin, stdout }: Host, send: Send, cleanup: Disposable
   cleanup.defer(() => stdout.off('resize', onResize));
 }
 
-function forwardSignals(host: Host, send: Send, cleanup: DisposableStack, leave: (error: BangerError) => void): void {
+function forwardSignals(
+  terminal: Terminal,
+  send: Send,
+  cleanup: DisposableStack,
+  leave: (error: BangerError) => void,
+): void {
   let interrupts = 0;
   for (const signal of FORWARDED_SIGNALS) {
     cleanup.use(
-      host.onSignal(signal, () => {
+      terminal.onSignal(signal, () => {
         interrupts += 1;
         if (interrupts >= PATIENCE) leave(new BangerError('cancelled', `Left the command, which ignores ${signal}.`));
         else send(FRAME.signal, signal.slice('SIG'.length));

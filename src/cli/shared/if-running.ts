@@ -1,7 +1,7 @@
 /** Questions that are not worth a daemon: whoever completes a word or asks for a version starts none. */
 import type { Client } from '../../client/client.ts';
 import { BangerError } from '../../errors.ts';
-import type { OptionSpecs } from '../command.ts';
+import type { OptionSpecs } from '../command-shape.ts';
 import type { Context } from '../context.ts';
 
 /** What the daemon answered; undefined when none runs. */

@@ -1,5 +1,5 @@
 /** Ctrl-C during a long action: the first asks it to undo, the second leaves at once. */
-import type { Host } from '../terminal.ts';
+import type { Terminal } from '../terminal.ts';
 
 export interface Interrupts {
   /** resolves at the first Ctrl-C or SIGTERM */
@@ -8,7 +8,7 @@ export interface Interrupts {
   second: Promise<void>;
 }
 
-export function watchInterrupts(host: Host): Interrupts & Disposable {
+export function watchInterrupts(terminal: Terminal): Interrupts & Disposable {
   const first = Promise.withResolvers<void>();
   const second = Promise.withResolvers<void>();
   let count = 0;
@@ -16,7 +16,7 @@ export function watchInterrupts(host: Host): Interrupts & Disposable {
     count += 1;
     (count === 1 ? first : second).resolve();
   };
-  const watches = (['SIGINT', 'SIGTERM'] as const).map((signal) => host.onSignal(signal, onSignal));
+  const watches = (['SIGINT', 'SIGTERM'] as const).map((signal) => terminal.onSignal(signal, onSignal));
   return {
     first: first.promise,
     second: second.promise,

@@ -1,7 +1,7 @@
 /** What `image build` and `image validate` ask, and the request made of it. */
 import { resolve } from 'node:path';
 import type { ImageBuild } from '../../api/image-build.ts';
-import type { OptionSpecs, OptionValues } from '../command.ts';
+import type { OptionSpecs, OptionValues } from '../command-shape.ts';
 import type { Context } from '../context.ts';
 import { bundleRef } from './bundle-ref.ts';
 
@@ -30,8 +30,8 @@ export type RecipeOptionValues = OptionValues<typeof RECIPE_OPTIONS>;
 
 export function recipeRequest(ctx: Context, recipe: string | undefined, options: RecipeOptionValues): ImageBuild {
   return {
-    directory: ctx.host.cwd,
-    ...(recipe === undefined ? {} : { recipe: resolve(ctx.host.cwd, recipe) }),
+    directory: ctx.terminal.cwd,
+    ...(recipe === undefined ? {} : { recipe: resolve(ctx.terminal.cwd, recipe) }),
     ...(options.name === undefined ? {} : { name: options.name }),
     ...(options.from === undefined ? {} : { base: bundleRef(ctx, options.from) }),
     ...(options.package.length > 0 ? { packages: options.package } : {}),

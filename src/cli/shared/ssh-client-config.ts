@@ -8,7 +8,7 @@ import { dirname, join } from 'node:path';
 import type { Config } from '../../config/schema.ts';
 import { BangerError, systemCode } from '../../errors.ts';
 import { writeFileAtomic } from '../../system/files.ts';
-import type { Host } from '../terminal.ts';
+import type { Terminal } from '../terminal.ts';
 
 /** First line of what is ours, in both files. */
 const MARKER = '# Written by "banger ssh-config --install"; "banger ssh-config --uninstall" removes it.';
@@ -17,10 +17,10 @@ const MARKER = '# Written by "banger ssh-config --install"; "banger ssh-config -
 const PLACES = ['BANGER_HOME', 'BANGER_PATHS_RUN', 'BANGER_PATHS_STATE', 'BANGER_PATHS_CACHE', 'BANGER_PATHS_STORE'];
 
 /** Our file: for every name below the zone, the way there. */
-export function clientConfig(config: Pick<Config, 'dns' | 'paths'>, host: Pick<Host, 'self' | 'env'>): string {
+export function clientConfig(config: Pick<Config, 'dns' | 'paths'>, terminal: Pick<Terminal, 'self' | 'env'>): string {
   const { zone } = config.dns;
-  const places = PLACES.flatMap((name) => (host.env[name] ? [`${name}=${host.env[name]}`] : []));
-  const program = [...(places.length > 0 ? ['env', ...places] : []), ...host.self];
+  const places = PLACES.flatMap((name) => (terminal.env[name] ? [`${name}=${terminal.env[name]}`] : []));
+  const program = [...(places.length > 0 ? ['env', ...places] : []), ...terminal.self];
   // ssh expands %h, then a shell takes the command apart: the quotes keep a strange name from being more than that
   const command = [...program, 'ssh-proxy', '--zone', zone].map(shellWord).join(' ').replaceAll('%', '%%');
   const directory = join(config.paths.state, 'ssh');

@@ -2,7 +2,7 @@
 
 import { resolve } from 'node:path';
 import type { RestartPolicy, VmCreate } from '../../api/vm.ts';
-import type { OptionSpecs, OptionValues } from '../command.ts';
+import type { OptionSpecs, OptionValues } from '../command-shape.ts';
 import { VM_FLAGS } from './flag-names.ts';
 
 export const RESTART_POLICIES = ['never', 'on-failure', 'always'] as const satisfies RestartPolicy[];

@@ -8,12 +8,9 @@ import { BangerError, systemCode } from '../../errors.ts';
 import type { ImageRecord } from '../../state/images.ts';
 import { imageFiles } from '../../storage/layout.ts';
 import { syncPath } from '../../system/files.ts';
-import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
-import { type ImageHost, needsOf, retireImage, viewImage } from './catalogue.ts';
-import { fromArchive, fromRootfs, type ImportWork } from './sources.ts';
-
-export type ImportHost = ImageHost & Pick<Host, 'system' | 'now' | 'log'>;
+import { needsOf, retireImage, viewImage } from './catalogue.ts';
+import { fromArchive, fromRootfs, type ImportHost, type ImportWork } from './sources.ts';
 
 /** Ends the name of a directory somebody works in; the first start of a daemon after that removes it. */
 export const IMPORT_SUFFIX = '.import.part';

@@ -18,9 +18,12 @@ import { unpackArchive } from '../../system/archive.ts';
 import { DPKG_STATUS, readDpkgPackages } from '../builds/dpkg-status.ts';
 import { bundleBootFiles } from '../bundles/access.ts';
 import { countBytes, hostArch } from '../bundles/support.ts';
+import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { IMAGE_ARCHIVE, IMAGE_MANIFEST, IMAGE_MEMBERS, PACKAGES_MEMBER, readManifest } from './archive.ts';
-import type { ImportHost } from './import.ts';
+import type { ImageHost } from './catalogue.ts';
+
+export type ImportHost = ImageHost & Pick<Host, 'system' | 'now' | 'log'>;
 
 export interface ImportWork {
   host: ImportHost;

@@ -10,7 +10,7 @@ export default defineCommand({
   description: 'The files are taken by their names, with the checksums they have now.',
   examples: ['bundle adopt ./my-bundle'],
   async run(ctx, { args }) {
-    const body = { directory: resolve(ctx.host.cwd, args.directory) };
+    const body = { directory: resolve(ctx.terminal.cwd, args.directory) };
     const { result } = await perform(ctx, `adopt ${args.directory}`, () => ctx.api.call('adoptBundle', { body }));
     const bundle = result as Bundle;
     ctx.say(`${bundle.directory} has a bundle.json now`);

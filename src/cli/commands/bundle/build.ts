@@ -24,7 +24,7 @@ export default defineCommand({
     const body = {
       ...(options.suite === undefined ? {} : { suite: options.suite }),
       ...(options.name === undefined ? {} : { name: options.name }),
-      ...(options.output === undefined ? {} : { output: resolve(ctx.host.cwd, options.output) }),
+      ...(options.output === undefined ? {} : { output: resolve(ctx.terminal.cwd, options.output) }),
       ...(options.size === undefined ? {} : { rootDiskBytes: options.size }),
       ...(options.force ? { force: true } : {}),
     };

@@ -12,7 +12,7 @@ export default defineCommand({
   description: 'The file is a zstd-compressed tar archive; one that exists is not replaced.',
   examples: ['bundle export debian-bookworm bookworm.tar.zst', 'bundle export ./my-bundle /tmp/my.tar.zst'],
   async run(ctx, { args }) {
-    const body = { name: bundleRef(ctx, args.bundle), file: resolve(ctx.host.cwd, args.file) };
+    const body = { name: bundleRef(ctx, args.bundle), file: resolve(ctx.terminal.cwd, args.file) };
     const { result } = await perform(ctx, `export ${args.bundle}`, () => ctx.api.call('exportBundle', { body }));
     const written = result as BundleFile;
     ctx.say(`${written.name} is in ${written.file} (${formatSize(written.sizeBytes)})`);

@@ -15,7 +15,7 @@ export default defineCommand({
   examples: ['bundle import bookworm.tar.zst', 'bundle import ./my-bundle --name mine --force'],
   async run(ctx, { args, options }) {
     const body = {
-      source: resolve(ctx.host.cwd, args.file),
+      source: resolve(ctx.terminal.cwd, args.file),
       ...(options.name === undefined ? {} : { name: options.name }),
       ...(options.force ? { force: true } : {}),
     };

@@ -7,7 +7,7 @@ export default defineCommand({
   description: 'The exit status is 2 when banger would refuse the configuration.',
   examples: ['config check'],
   async run(ctx) {
-    const report = await checkConfig({ env: ctx.host.env, uid: ctx.host.uid });
+    const report = await checkConfig({ env: ctx.terminal.env, uid: ctx.terminal.uid });
     if (report.problems.length > 0) ctx.status = 2;
     return report;
   },

@@ -12,7 +12,7 @@ export default defineCommand({
   options: { origin: { type: 'flag', help: 'also show where each value comes from' } },
   examples: ['config show', 'config show --origin', 'config show --json | jq \'.[] | select(.source == "file")\''],
   async run(ctx) {
-    const loaded = await loadConfig({ env: ctx.host.env, uid: ctx.host.uid });
+    const loaded = await loadConfig({ env: ctx.terminal.env, uid: ctx.terminal.uid });
     for (const warning of loaded.warnings) ctx.warn(warning);
     return showConfig(loaded, await bundleDefaults(ctx));
   },

@@ -27,7 +27,7 @@ export default defineCommand({
       if (there) ctx.talk(`Then: ${systemctl} disable bangerd; ${systemctl} daemon-reload`);
       return { file, installed: false };
     }
-    const text = renderUnit(ctx.host.self, ctx.host.env, user);
+    const text = renderUnit(ctx.terminal.self, ctx.terminal.env, user);
     await change(file, user, async () => {
       await mkdir(dirname(file), { recursive: true });
       await writeFileAtomic(file, text, 0o644);
@@ -40,9 +40,9 @@ export default defineCommand({
   },
 });
 
-function unitFile({ host }: Context, user: boolean): string {
+function unitFile({ terminal }: Context, user: boolean): string {
   if (!user) return join('/etc/systemd/system', UNIT);
-  const configHome = host.env.XDG_CONFIG_HOME || join(host.env.HOME ?? '/', '.config');
+  const configHome = terminal.env.XDG_CONFIG_HOME || join(terminal.env.HOME ?? '/', '.config');
   return join(configHome, 'systemd/user', UNIT);
 }
 

@@ -6,6 +6,6 @@ export default defineCommand({
   description: 'Logs JSON lines to stderr. Ends at SIGTERM or Ctrl-C; VMs keep running.',
   examples: ['daemon run'],
   async run(ctx) {
-    await ctx.host.runDaemon();
+    await ctx.terminal.runDaemon();
   },
 });

@@ -78,7 +78,7 @@ async function repair(ctx: Context, { checks }: DoctorReport): Promise<boolean> 
   for (const [line, argv] of commands) {
     ctx.talk(`\n+ ${line}`);
     // what the program says is talk: standard output is for the report
-    const status = await ctx.host.runInteractive(argv, { output: 'stderr' });
+    const status = await ctx.terminal.runInteractive(argv, { output: 'stderr' });
     if (status !== 0) ctx.warn(`\`${line}\` ended with ${status}`);
   }
   ctx.talk('');
@@ -86,9 +86,9 @@ async function repair(ctx: Context, { checks }: DoctorReport): Promise<boolean> 
 }
 
 /** Without a terminal nobody could type a password. */
-function withRights({ host }: Context, { argv, asRoot }: NonNullable<CheckResult['repair']>): Argv {
-  if (!asRoot || host.uid === 0) return argv;
-  return ['sudo', ...(host.stdin.isTTY ? [] : ['-n']), '--', ...argv];
+function withRights({ terminal }: Context, { argv, asRoot }: NonNullable<CheckResult['repair']>): Argv {
+  if (!asRoot || terminal.uid === 0) return argv;
+  return ['sudo', ...(terminal.stdin.isTTY ? [] : ['-n']), '--', ...argv];
 }
 
 function renderReport({ checks, summary, ok }: DoctorReport, paint: Paint): string {

@@ -54,7 +54,7 @@ async function watch(ctx: Context, query: { names?: string; intervalMs?: number 
 
 /** On a terminal a frame takes the place of the one before; elsewhere they follow each other. */
 async function createShow(ctx: Context): Promise<{ frame(text: string): void } & Disposable> {
-  const { stdout, env } = ctx.host;
+  const { stdout, env } = ctx.terminal;
   if (ctx.json || stdout.isTTY !== true || env.TERM === 'dumb') {
     return { frame: (text) => ctx.print(ctx.json ? text : `${text}\n`), [Symbol.dispose]: () => {} };
   }

@@ -11,7 +11,7 @@ export default defineCommand({
     'column, up and down scroll, q leaves.',
   examples: ['top', 'top --interval 5s'],
   async run(ctx, { options }) {
-    const { stdin, stdout, env } = ctx.host;
+    const { stdin, stdout, env } = ctx.terminal;
     if (stdin.isTTY !== true || stdout.isTTY !== true || env.TERM === 'dumb') {
       throw new BangerError('invalid_input', 'There is no terminal here that banger top could draw on.', {
         hint: 'banger stats --watch',

@@ -11,7 +11,7 @@ export default defineCommand({
   description: 'The file is a zstd-compressed tar archive with checksums; one that exists is not replaced.',
   examples: ['image export dev dev.tar.zst'],
   async run(ctx, { args: { name, file } }) {
-    const body = { file: resolve(ctx.host.cwd, file) };
+    const body = { file: resolve(ctx.terminal.cwd, file) };
     const { result } = await perform(ctx, `export ${name}`, () =>
       ctx.api.call('exportImage', { params: { name }, body }),
     );

@@ -38,7 +38,7 @@ export default defineCommand({
     'image import rootfs.ext4 --kernel vmlinux --initrd initrd.img',
   ],
   async run(ctx, { args, options }) {
-    const path = (file: string) => resolve(ctx.host.cwd, file);
+    const path = (file: string) => resolve(ctx.terminal.cwd, file);
     const { name, kernel, initrd, bundle, force } = options;
     const body = {
       source: path(args.file),

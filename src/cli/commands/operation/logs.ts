@@ -11,7 +11,7 @@ export default defineCommand({
   description: 'The last lines are kept, some thousands; none of an earlier daemon.',
   examples: ['operation logs 3f2a9c1e', 'operation logs 3f2a9c1e --follow'],
   async run(ctx, { args: { id }, options }) {
-    if (options.follow) ctx.host.endWithReader?.();
+    if (options.follow) ctx.terminal.endWithReader?.();
     const stream = await ctx.api.stream('operationEvents', { params: { id }, query: { follow: options.follow } });
     for await (const value of readJsonLines(stream)) {
       const text = textOf(value as OperationEvent);

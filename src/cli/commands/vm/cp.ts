@@ -29,13 +29,13 @@ export default defineCommand({
     }
     const [vms, { config }] = await Promise.all([
       Promise.all(names.map(async (name) => ({ name, access: await ctx.api.call('sshAccess', { params: { name } }) }))),
-      loadConfig({ env: ctx.host.env, uid: ctx.host.uid }),
+      loadConfig({ env: ctx.terminal.env, uid: ctx.terminal.uid }),
     ]);
     const directory = await mkdtemp(join(tmpdir(), 'banger-cp-'));
     try {
       const configFile = join(directory, 'ssh_config');
       await writeFile(configFile, sshConfig(vms), { mode: 0o600 });
-      ctx.status = await ctx.host.runInteractive([
+      ctx.status = await ctx.terminal.runInteractive([
         config.programs.scp,
         '-F',
         configFile,

@@ -3,7 +3,7 @@ import type { ExecRequest } from '../../../api/vm.ts';
 import { BangerError } from '../../../errors.ts';
 import { defineCommand } from '../../command.ts';
 import { withoutSeparator } from '../../shared/pass-through.ts';
-import type { Host } from '../../terminal.ts';
+import type { Terminal } from '../../terminal.ts';
 
 export default defineCommand({
   positionals: ['name', 'command...'],
@@ -44,25 +44,25 @@ export default defineCommand({
       });
     }
     const { runExec } = await import('../../shared/exec-session.ts');
-    const tty = options.tty ?? (!options.stdin && onTerminal(ctx.host));
+    const tty = options.tty ?? (!options.stdin && onTerminal(ctx.terminal));
     const request: ExecRequest = {
       argv,
       tty,
-      ...(tty ? terminalOf(ctx.host) : {}),
+      ...(tty ? terminalOf(ctx.terminal) : {}),
       env: Object.fromEntries(options.env.map(variable)),
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     };
-    ctx.host.endWithReader?.();
+    ctx.terminal.endWithReader?.();
     const connection = await ctx.api.exec(name, request);
-    ctx.status = await runExec(ctx.host, connection, { tty, input: !options.stdin });
+    ctx.status = await runExec(ctx.terminal, connection, { tty, input: !options.stdin });
   },
 });
 
-function onTerminal({ stdin, stdout }: Host): boolean {
+function onTerminal({ stdin, stdout }: Terminal): boolean {
   return stdin.isTTY === true && stdout.isTTY === true;
 }
 
-function terminalOf({ stdout, env }: Host): Pick<ExecRequest, 'columns' | 'rows' | 'term'> {
+function terminalOf({ stdout, env }: Terminal): Pick<ExecRequest, 'columns' | 'rows' | 'term'> {
   return {
     // a terminal that does not tell its size says 0
     ...(stdout.columns ? { columns: stdout.columns } : {}),

@@ -14,7 +14,7 @@ export default defineCommand({
   data: false,
   examples: ['logs web', 'logs web -n 20 -f', 'logs web --vmm'],
   async run(ctx, { args, options }) {
-    if (options.follow) ctx.host.endWithReader?.();
+    if (options.follow) ctx.terminal.endWithReader?.();
     const stream = await ctx.api.stream('logs', {
       params: { name: args.name },
       query: {
@@ -24,7 +24,7 @@ export default defineCommand({
       },
     });
     try {
-      await pipeline(stream, ctx.host.stdout, { end: false });
+      await pipeline(stream, ctx.terminal.stdout, { end: false });
     } catch (error) {
       throw new BangerError('daemon_unreachable', `The daemon went away: ${messageOf(error)}.`, {
         cause: error,

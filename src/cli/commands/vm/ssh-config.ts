@@ -33,9 +33,9 @@ export default defineCommand({
     if (options.install && options.uninstall) {
       throw new BangerError('invalid_input', '--install and --uninstall exclude each other.');
     }
-    const { config } = await loadConfig({ env: ctx.host.env, uid: ctx.host.uid });
-    const text = clientConfig(config, ctx.host);
-    const files = configFiles(config, options.file === undefined ? undefined : resolve(ctx.host.cwd, options.file));
+    const { config } = await loadConfig({ env: ctx.terminal.env, uid: ctx.terminal.uid });
+    const text = clientConfig(config, ctx.terminal);
+    const files = configFiles(config, options.file === undefined ? undefined : resolve(ctx.terminal.cwd, options.file));
     if (options.install) {
       await installClientConfig(files, text);
       return { ...files, text, state: 'installed' as const, zone: config.dns.zone };

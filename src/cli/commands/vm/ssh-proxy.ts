@@ -6,7 +6,7 @@ import { loadConfig } from '../../../config/load.ts';
 import { BangerError, messageOf } from '../../../errors.ts';
 import { defineCommand } from '../../command.ts';
 import { vmOfName } from '../../shared/vm-names.ts';
-import type { Host } from '../../terminal.ts';
+import type { Terminal } from '../../terminal.ts';
 
 /** A guest on this host answers in milliseconds, an emulated one under load in seconds. */
 const CONNECT_MS = 15_000;
@@ -21,14 +21,14 @@ export default defineCommand({
   description: 'ssh runs it as its ProxyCommand where `banger ssh-config --install` said so. It starts no VM.',
   examples: ['ssh-proxy web', 'ssh-proxy web.lab --zone lab'],
   async run(ctx, { args, options }) {
-    const zone = options.zone ?? (await loadConfig({ env: ctx.host.env, uid: ctx.host.uid })).config.dns.zone;
+    const zone = options.zone ?? (await loadConfig({ env: ctx.terminal.env, uid: ctx.terminal.uid })).config.dns.zone;
     // the daemon writes down the VM's host key on the way, which ssh looks up after this connection is open
     const access = await ctx.api.call('sshAccess', { params: { name: vmOfName(args.name, zone) } });
-    await carry(ctx.host, access.address, access.port, args.name);
+    await carry(ctx.terminal, access.address, access.port, args.name);
   },
 });
 
-async function carry(host: Host, address: string, port: number, name: string): Promise<void> {
+async function carry(terminal: Terminal, address: string, port: number, name: string): Promise<void> {
   const socket = connect({ host: address, port, noDelay: true, allowHalfOpen: true });
   const limit = AbortSignal.timeout(CONNECT_MS);
   try {
@@ -43,8 +43,8 @@ async function carry(host: Host, address: string, port: number, name: string): P
   }
   // an ssh that has gone away is no error, and neither is a guest that has
   const quietly = (end: Promise<void>) => end.catch(() => void socket.destroy());
-  const sending = quietly(pipeline(host.stdin, socket));
-  await quietly(pipeline(socket, host.stdout, { end: false }));
+  const sending = quietly(pipeline(terminal.stdin, socket));
+  await quietly(pipeline(socket, terminal.stdout, { end: false }));
   socket.destroy();
   await sending;
 }

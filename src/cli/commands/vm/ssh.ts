@@ -17,12 +17,12 @@ export default defineCommand({
     const [, user, name = destination] = /^(.*)@([^@]*)$/s.exec(destination) ?? [];
     const [access, { config }] = await Promise.all([
       ctx.api.call('sshAccess', { params: { name } }),
-      loadConfig({ env: ctx.host.env, uid: ctx.host.uid }),
+      loadConfig({ env: ctx.terminal.env, uid: ctx.terminal.uid }),
     ]);
     const given = withoutSeparator(words);
     // the first user ssh hears of counts, so ours is named when there is no other
     const named = user ?? (namesUser(given) ? undefined : access.user);
-    ctx.status = await ctx.host.runInteractive([
+    ctx.status = await ctx.terminal.runInteractive([
       config.programs.ssh,
       ...sshArguments(access),
       named === undefined ? access.address : `${named}@${access.address}`,
