@@ -15,6 +15,7 @@ export const ADDRESSES = {
   listVms: ['GET', '/v1/vms'],
   createVm: ['POST', '/v1/vms'],
   showVm: ['GET', '/v1/vms/:name'],
+  runVm: ['POST', '/v1/vms/:name/run'],
   startVm: ['POST', '/v1/vms/:name/start'],
   stopVm: ['POST', '/v1/vms/:name/stop'],
   killVm: ['POST', '/v1/vms/:name/kill'],

@@ -127,6 +127,15 @@ export const VmStart = z.strictObject({
   timeoutMs: z.int().positive().optional().describe('limit in milliseconds for the guest to answer SSH'),
 });
 
+/** What a VM is made from counts only when there is none of that name yet. */
+export const VmRun = VmCreate.omit({ name: true }).extend(VmStart.shape);
+
+/** Result of the operation that runs a VM; `vm.start`, which it may join, ends with the VM alone. */
+export const VmRunResult = Vm.extend({
+  created: z.boolean().describe('whether there was no VM of that name before'),
+  started: z.boolean().describe('whether it did not run before'),
+});
+
 export const VmStop = z.strictObject({
   timeoutMs: z.int().nonnegative().optional().describe('milliseconds the guest gets to shut down before it is killed'),
 });
@@ -161,6 +170,8 @@ export type VmSetResult = z.infer<typeof VmSetResult>;
 export type VmRenameResult = z.infer<typeof VmRenameResult>;
 export type RestartPolicy = z.infer<typeof RestartPolicy>;
 export type VmStart = z.infer<typeof VmStart>;
+export type VmRun = z.infer<typeof VmRun>;
+export type VmRunResult = z.infer<typeof VmRunResult>;
 export type VmStop = z.infer<typeof VmStop>;
 export type SshAccess = z.infer<typeof SshAccess>;
 export type ExecRequest = z.input<typeof ExecRequest>;
@@ -178,6 +189,15 @@ export const vmRoutes = {
     status: 202,
   },
   showVm: { method: 'GET', url: '/v1/vms/:name', summary: 'One VM, in detail', params: named, response: VmDetail },
+  runVm: {
+    method: 'POST',
+    url: '/v1/vms/:name/run',
+    summary: 'Create a VM if there is none, start it unless it runs, and wait for SSH',
+    params: named,
+    body: VmRun,
+    response: Operation,
+    status: 202,
+  },
   startVm: {
     method: 'POST',
     url: '/v1/vms/:name/start',

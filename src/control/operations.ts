@@ -21,8 +21,12 @@ export interface OperationRequest<T> {
   kind: string;
   /** name of the thing worked on */
   target: string;
-  /** whether a second request of the same kind may wait for the first one instead of failing */
+  /** whether a second request may wait for this one instead of failing */
   joinable?: boolean;
+  /** kind that it joins and is joined as; its own without */
+  joinsAs?: string;
+  /** whether it changes nothing: it goes on beside what works on the same thing */
+  onlyLooks?: boolean;
   /** whether it works on what all others need: it begins when none is under way, and none begins meanwhile */
   exclusive?: boolean;
   /** whether it ends when nobody has followed it for a while */
@@ -63,6 +67,8 @@ interface Live {
   abort: AbortController;
   done: Promise<void>;
   joinable: boolean;
+  joinsAs: string;
+  onlyLooks: boolean;
   exclusive: boolean;
   attended: boolean;
   /** ends an action that nobody follows */
@@ -85,6 +91,8 @@ export function createOperations(
 ): Operations {
   const live = new Map<string, Live>();
   const running = () => [...live.values()].filter((entry) => entry.operation.state === 'running');
+  const workingOn = (target: string) =>
+    running().find((entry) => entry.operation.target === target && !entry.onlyLooks);
   const lookUp = (id: string): Live => {
     const entry = live.get(id);
     if (entry) return entry;
@@ -141,9 +149,10 @@ export function createOperations(
 
   return {
     start(request) {
-      const busy = running().find((entry) => entry.operation.target === request.target);
+      const joinsAs = request.joinsAs ?? request.kind;
+      const busy = request.onlyLooks ? undefined : workingOn(request.target);
       if (busy) {
-        const same = busy.operation.kind === request.kind && busy.joinable && request.joinable;
+        const same = busy.joinsAs === joinsAs && busy.joinable && request.joinable;
         if (same && !busy.abort.signal.aborted) return { ...busy.operation, joined: true };
         throw busyError(request, busy.operation);
       }
@@ -169,6 +178,8 @@ export function createOperations(
         abort: new AbortController(),
         done: Promise.resolve(),
         joinable: request.joinable ?? false,
+        joinsAs,
+        onlyLooks: request.onlyLooks ?? false,
         exclusive: request.exclusive ?? false,
         attended: request.attended ?? false,
       };
@@ -194,7 +205,7 @@ export function createOperations(
       if (entry) return { ...entry.operation };
       return store.find(id) ?? lookUp(id).operation;
     },
-    activeOn: (target) => running().find((entry) => entry.operation.target === target)?.operation,
+    activeOn: (target) => workingOn(target)?.operation,
     async *events(id, signal, follow = true) {
       const stored = live.has(id) ? undefined : store.find(id);
       if (stored) {

@@ -112,10 +112,8 @@ describe('the command line', () => {
   it('warns once when the daemon is of another version, with the way out', async () => {
     const { stderr, status } = await cli('run web', {
       version: '0.0.9',
-      listVms: () => [vm('db')],
-      createVm: () => operation(),
-      startVm: () => operation(),
-      events: { op1: [done({ result: vm('web') })] },
+      runVm: () => operation(),
+      events: { op1: [done({ result: { ...vm('web'), created: true, started: true } })] },
     });
     assert.equal(status, 0);
     assert.equal(

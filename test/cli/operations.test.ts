@@ -269,40 +269,48 @@ describe('a long action', () => {
 });
 
 describe('run', () => {
-  it('creates the VM when it does not exist, then starts it', async () => {
-    const { status, stdout, stderr } = await cli('run web --memory 2G', {
-      listVms: () => [vm('db')],
-      createVm: ({ body }) => operation({ id: 'create', target: body.name }),
-      startVm: () => operation({ id: 'start' }),
-      events: { create: [step('cloning'), done({ result: vm('web') })], start: [done({ result: vm('web') })] },
+  it('is one request, with what a new VM shall be', async () => {
+    const bodies: unknown[] = [];
+    const { status, stdout, stderr } = await cli('run web --memory 2G --timeout 30s', {
+      runVm: ({ body }) => {
+        bodies.push(body);
+        return operation();
+      },
+      events: { op1: [step('cloning'), done({ result: { ...vm('web'), created: true, started: true } })] },
     });
     assert.equal(status, 0);
+    assert.deepEqual(bodies, [{ memoryMib: 2048, timeoutMs: 30_000 }]);
     assert.match(stdout, /^web is running at 172\.30\.0\.2 /);
-    assert.equal(stderr, 'create web: cloning\nLog in with: banger ssh web\n');
+    assert.equal(stderr, 'run web: cloning\nLog in with: banger ssh web\n');
   });
 
-  it('only starts one that exists, and says which options change nothing', async () => {
-    const { stderr, status } = await cli('run web --memory 2G --no-nat', {
-      listVms: () => [vm('web', { state: 'stopped' })],
-      startVm: () => operation(),
-      events: { op1: [done({ result: vm('web') })] },
-    });
-    assert.equal(status, 0);
-    assert.equal(stderr, 'banger: warning: web exists already; --memory, --no-nat changes nothing\n');
+  it('says which options change nothing for a VM that exists, also when another client is starting that', async () => {
+    for (const result of [{ ...vm('web'), created: false, started: true }, vm('web')]) {
+      const { stdout, stderr, status } = await cli('run web --memory 2G --no-nat', {
+        runVm: () => operation(),
+        events: { op1: [done({ result })] },
+      });
+      assert.equal(status, 0);
+      assert.match(stdout, /^web is running at /);
+      assert.equal(stderr, 'banger: warning: web exists already; --memory, --no-nat changes nothing\n');
+    }
   });
 
   it('is content with one that runs already', async () => {
-    const script = { listVms: () => [vm('web')] };
+    const script = {
+      runVm: () => operation(),
+      events: { op1: [done({ result: { ...vm('web'), created: false, started: false } })] },
+    };
     const { stdout, status } = await cli('run web', script);
     assert.deepEqual([status, stdout], [0, 'web is already running at 172.30.0.2\n']);
     assert.deepEqual(JSON.parse((await cli('run web --json', script)).stdout), vm('web'));
   });
 
   it('stops when the VM cannot be created', async () => {
-    const createVm = () => {
+    const runVm = () => {
       throw new BangerError('invalid_input', 'name: must be a DNS label');
     };
-    assert.equal((await cli('run Web_1', { listVms: () => [], createVm })).status, 2);
+    assert.equal((await cli('run Web_1', { runVm })).status, 2);
   });
 });
 

@@ -56,6 +56,33 @@ describe('operations', () => {
     await all.finished(first.id);
   });
 
+  it('let those join each other that come to the same', async () => {
+    const all = operations();
+    const kinds = ['vm.run', 'vm.start'].map((kind) => ({ kind, target: 'web', joinable: true, joinsAs: 'vm.start' }));
+    for (const [first, second] of [kinds, kinds.toReversed()]) {
+      assert.ok(first && second);
+      const { id } = all.start({ ...first, run: () => sleep(10) });
+      const joined = all.start({ ...second, run: () => assert.fail('it is joined') });
+      assert.deepEqual([joined.id, joined.kind, joined.joined], [id, first.kind, true]);
+      assert.throws(() => all.start({ ...second, kind: 'vm.stop', joinsAs: 'vm.stop', run: () => sleep(10) }), {
+        code: 'conflict',
+      });
+      await all.finished(id);
+    }
+  });
+
+  it('that only look are in nobody’s way, and nobody is in theirs', async () => {
+    const all = operations();
+    const looking = { kind: 'vm.run', target: 'web', joinable: true, onlyLooks: true, run: () => sleep(10) };
+    const first = all.start(looking);
+    assert.equal(all.activeOn('web'), undefined);
+    const changing = all.start({ kind: 'vm.set', target: 'web', run: () => sleep(10) });
+    const second = all.start(looking);
+    assert.equal(new Set([first.id, changing.id, second.id]).size, 3);
+    assert.equal(all.activeOn('web')?.id, changing.id);
+    for (const { id } of [first, changing, second]) await all.finished(id);
+  });
+
   it('let an exclusive one begin only alone, and nothing else meanwhile', async () => {
     const all = operations();
     const start = { kind: 'vm.start', target: 'web', run: () => sleep(10) };

@@ -2,20 +2,21 @@
  * The one owner of a VM's life: whoever wants a VM started, stopped, moved or deleted asks here, also the daemon itself.
  * What is started is watched from then on, and what is stopped is no longer. Each action is an operation.
  */
-
 import type { VmRebase } from '../../api/image.ts';
 import type { Operation } from '../../api/operation.ts';
+import type { VmRun, VmRunResult } from '../../api/vm.ts';
 import type { RunEnd } from '../../core/restart.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
+import { createVm } from './create.ts';
 import { type Deletion, deleteVm } from './delete.ts';
 import { rebaseVm, type StartStop } from './rebase.ts';
 import { startVm } from './start.ts';
 import { stopVm } from './stop.ts';
 import { createSupervisor } from './supervisor.ts';
-import { viewVm } from './view.ts';
+import { viewVm, viewVmNow } from './view.ts';
 
 /** How a run ended that nobody asked to end. */
 export type UnaskedEnd = RunEnd | 'reboot';
@@ -31,6 +32,11 @@ export interface StopOptions {
 }
 
 export interface Life {
+  /**
+   * Creates a VM if there is none of that name and starts it unless it runs. One that was made by it goes again when it is
+   * called off; one that did not come up stays, to be looked at.
+   */
+  run(name: string, request: VmRun): Operation;
   /**
    * Starts a VM for a person, which begins a new count of its restarts.
    * @throws BangerError `not_found`, or `conflict` when it runs
@@ -124,7 +130,40 @@ export function createLife(host: Host): Life {
     if (!operation.joined && state === 'succeeded') tell(vm, 'poweroff');
   }
 
+  async function run(
+    name: string,
+    { timeoutMs, ...described }: VmRun,
+    progress: Progress,
+    signal: AbortSignal,
+  ): Promise<VmRunResult> {
+    const existing = vms.find(name);
+    if (existing?.phase === 'running') return { ...(await viewVmNow(host, existing)), created: false, started: false };
+    const created = existing === undefined;
+    if (created) await createVm(host, { ...described, name }, progress, signal);
+    else vms.update(existing.id, { restarts: null });
+    try {
+      const vm = await actions.start(name, timeoutMs, progress, signal);
+      return { ...viewVm(host, vm), created, started: true };
+    } catch (error) {
+      if (created && signal.aborted) {
+        // a work disk that somebody had kept is kept again
+        const keepWorkDisk = described.workDiskFrom !== undefined;
+        await deleteVm(host, name, { force: true, now: true, keepWorkDisk }, progress);
+      }
+      throw error;
+    }
+  }
+
   const life: Life = {
+    run: (name, request) =>
+      operations.start({
+        kind: 'vm.run',
+        target: name,
+        joinable: true,
+        joinsAs: 'vm.start',
+        onlyLooks: vms.find(name)?.phase === 'running',
+        run: (progress, signal) => run(name, request, progress, signal),
+      }),
     start(name, { timeoutMs } = {}) {
       requireNotRunning(vms.get(name));
       return begin('vm.start', name, true, (progress, signal) => {

@@ -21,6 +21,7 @@ type VmHandlers = Pick<
   | 'listVms'
   | 'createVm'
   | 'showVm'
+  | 'runVm'
   | 'startVm'
   | 'stopVm'
   | 'killVm'
@@ -47,6 +48,7 @@ export function vmHandlers(host: Host, life: Life): VmHandlers {
         target: body.name,
         run: async (progress, signal) => viewVm(host, await createVm(host, body, progress, signal)),
       }),
+    runVm: async ({ params: { name }, body }) => life.run(name, body),
     startVm: async ({ params: { name }, body }) => life.start(name, body),
     stopVm: async ({ params: { name }, body }) => life.stop(name, body),
     killVm: async ({ params: { name } }) => await life.kill(name),
