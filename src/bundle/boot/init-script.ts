@@ -7,6 +7,8 @@
  * prints `banger-init: FAILED: WHAT` and `banger-init: reason: WHY`, then resets the machine.
  */
 
+import { SYSTEMD_FUNCTIONS } from './systemd-boot.ts';
+
 /** Makes `ssh.service` (Debian) or `sshd.service` (others) take over the server that the initrd started. */
 const SSHD_DROPIN = `# Made by banger's initrd at each boot, gone with it: the SSH server runs already, this unit adopts it.
 [Service]
@@ -181,6 +183,8 @@ mount_work() {
 
 # Inside the new root, so that its symbolic links mean what they mean to the guest and lead nowhere else.
 lay_seed() {
+  former=''
+  [ -r /etc/hostname ] && read -r former < /etc/hostname
   if [ -d "$here/seed/rootfs" ]; then
     tar -x -f "$seed" -C / --strip-components 1 rootfs || fail "lay the seed over the root disk"
   fi
@@ -212,6 +216,11 @@ name_host() {
   [ -n "$HOSTNAME" ] || return 0
   # the first login may come before the guest's own init gets to it
   echo "$HOSTNAME" > /proc/sys/kernel/hostname
+  # renamed while it was stopped: its old name may be another's now
+  if [ -n "$former" ] && [ "$former" != "$HOSTNAME" ] && grep -qxF "127.0.1.1 $former" /etc/hosts; then
+    grep -vxF "127.0.1.1 $former" /etc/hosts > "$here/hosts"
+    cat "$here/hosts" > /etc/hosts || fail "write /etc/hosts"
+  fi
   while read -r address name rest; do
     [ "$address $name" = "127.0.1.1 $HOSTNAME" ] && return 0
   done < /etc/hosts
@@ -221,6 +230,7 @@ name_host() {
   echo "127.0.1.1 $HOSTNAME" >> /etc/hosts || fail "write /etc/hosts"
 }
 
+${SYSTEMD_FUNCTIONS}
 # A stock systemd reaches its SSH server late in the boot. The server itself needs nothing but the network, so it is
 # started here and handed over: the drop-in makes the unit adopt the running server without closing its port.
 start_sshd_early() {
@@ -254,6 +264,7 @@ if [ "$1" = inside ]; then
   . "$here/seed/config"
   seed=$2
   lay_seed
+  prepare_systemd
   start_sshd_early
   exit 0
 fi

@@ -28,7 +28,7 @@ const LOAD_SEQUENCE = [
 /** Programs /init runs, as links for a busybox that does not find them by itself. */
 const APPLETS = [
   ...['sh', 'mount', 'umount', 'insmod', 'ip', 'tar', 'cp', 'mkdir', 'rmdir', 'chmod', 'chroot', 'switch_root'],
-  ...['cat', 'grep', 'tail', 'sleep', 'usleep', 'sync', 'reboot', 'echo', '['],
+  ...['cat', 'grep', 'tail', 'sleep', 'usleep', 'sync', 'reboot', 'echo', '[', 'ln', 'rm', 'readlink'],
 ];
 
 export interface Initrd {
