@@ -76,11 +76,25 @@ export function isErrorCode(code: unknown): code is ErrorCode {
   return typeof code === 'string' && Object.hasOwn(FAILURES, code);
 }
 
-/** Any thrown value as a BangerError; what is not one already is a bug and becomes `internal`. */
+/** Any thrown value as a BangerError; what is not one already is a full disk, or a bug and becomes `internal`. */
 export function asBangerError(error: unknown): BangerError {
   if (error instanceof BangerError) return error;
+  if (NO_ROOM.includes(systemCode(error) ?? '')) return noRoom(error as NodeJS.ErrnoException);
   const message = error instanceof Error ? error.message : String(error);
   return new BangerError('internal', message, { cause: error });
+}
+
+/** A full file system, and a full quota. */
+const NO_ROOM = ['ENOSPC', 'EDQUOT'];
+
+function noRoom(error: NodeJS.ErrnoException): BangerError {
+  const path = typeof error.path === 'string' ? error.path : undefined;
+  const message = path === undefined ? 'A file could not be written' : `${path} could not be written`;
+  return new BangerError('host_unprepared', `${message}: there is no room on the disk.`, {
+    cause: error,
+    hint: `See what is full: df -h   Make room with: banger gc   banger trash empty   banger image prune`,
+    ...(path === undefined ? {} : { details: { path } }),
+  });
 }
 
 /** The `code` of a Node system error (`ENOENT`, `EACCES`, …), or undefined. */

@@ -1,7 +1,6 @@
 /** What a command gets to work with: the daemon, the terminal, and how the person wants to be talked to. */
-import { join } from 'node:path';
 import { type Client, createClient } from '../client/client.ts';
-import { type Paths, resolvePaths, socketPath } from '../config/paths.ts';
+import { daemonLogFile, type Paths, resolvePaths, socketPath } from '../config/paths.ts';
 import type { BangerError } from '../errors.ts';
 import { VERSION } from '../version.ts';
 import type { Entry } from './entry.ts';
@@ -119,11 +118,6 @@ export function createContext(terminal: Terminal, options: ContextOptions): Cont
       },
     });
   }
-}
-
-/** Where a daemon started by a client leaves what it has to say. */
-export function daemonLogFile(paths: Pick<Paths, 'state'>): string {
-  return join(paths.state, 'bangerd.log');
 }
 
 /** Starts the daemon and waits for its socket. Throws `daemon_unreachable` with its last words. */

@@ -31,6 +31,11 @@ export function resolvePaths(env: NodeJS.ProcessEnv, uid: number): Paths {
   };
 }
 
+/** Where a daemon started by a client leaves what it has to say. */
+export function daemonLogFile(paths: Pick<Paths, 'state'>): string {
+  return join(paths.state, 'bangerd.log');
+}
+
 /** The daemon's Unix socket. */
 export function socketPath(paths: Pick<PathsConfig, 'run'>): string {
   return join(paths.run, 'bangerd.sock');

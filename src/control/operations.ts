@@ -2,8 +2,9 @@
 import { randomUUID } from 'node:crypto';
 import type { Operation, OperationEvent } from '../api/operation.ts';
 import { toProblem } from '../api/problem.ts';
-import { asBangerError, BangerError } from '../errors.ts';
+import { asBangerError, BangerError, messageOf } from '../errors.ts';
 import type { OperationStore } from '../state/operations.ts';
+import { createEventLog, type EventLog } from './event-log.ts';
 
 /** Reports from inside a running action. */
 export interface Progress {
@@ -61,7 +62,7 @@ export interface Operations {
 interface Live {
   operation: Operation;
   startedAt: number;
-  events: OperationEvent[];
+  events: EventLog;
   wake: Set<() => void>;
   watchers: number;
   abort: AbortController;
@@ -78,16 +79,25 @@ interface Live {
 /** What a client gets that has just begun an action, and one that was cut off and comes back. */
 const FIRST_WATCHER_MS = 15_000;
 const NEXT_WATCHER_MS = 5000;
-/** Events kept per operation: a build prints more lines than anybody scrolls back. */
-const MAX_EVENTS = 5000;
+/** Events kept of an operation, in bytes: some ten thousand lines, more than anybody scrolls back. */
+const MAX_EVENT_BYTES = 4 * 1024 * 1024;
 /** Ended operations whose events can still be read. */
 const MAX_ENDED = 100;
+/** Events kept of all that have ended, in bytes; beyond it the oldest are cut to their last few hundred lines. */
+const MAX_ENDED_BYTES = 8 * 1024 * 1024;
+const OLD_EVENT_BYTES = 64 * 1024;
 
-/** @param onChange hears of each operation when it has begun and when it has ended */
+export interface OperationsOptions {
+  /** hears of each operation when it has begun and when it has ended */
+  onChange?: (operation: Operation) => void;
+  /** takes what cannot be kept: the record of an operation is not worth the operation */
+  log?: { error(facts: object, message: string): void };
+}
+
 export function createOperations(
   store: OperationStore,
   now: () => Date,
-  onChange: (operation: Operation) => void = () => {},
+  { onChange = () => {}, log }: OperationsOptions = {},
 ): Operations {
   const live = new Map<string, Live>();
   const running = () => [...live.values()].filter((entry) => entry.operation.state === 'running');
@@ -103,7 +113,6 @@ export function createOperations(
 
   const publish = (entry: Live, event: OperationEvent) => {
     entry.events.push(event);
-    if (entry.events.length > MAX_EVENTS) entry.events.splice(0, entry.events.length - MAX_EVENTS);
     for (const wake of entry.wake) wake();
   };
 
@@ -116,8 +125,26 @@ export function createOperations(
 
   const forgetOld = () => {
     const ended = [...live.values()].filter((entry) => entry.operation.state !== 'running' && entry.watchers === 0);
-    for (const entry of ended.slice(0, Math.max(0, ended.length - MAX_ENDED))) live.delete(entry.operation.id);
+    for (const entry of ended.splice(0, Math.max(0, ended.length - MAX_ENDED))) live.delete(entry.operation.id);
+    let bytes = ended.reduce((sum, entry) => sum + entry.events.bytes, 0);
+    for (const { events } of ended) {
+      if (bytes <= MAX_ENDED_BYTES) return;
+      bytes -= events.bytes;
+      events.shrink(OLD_EVENT_BYTES);
+      bytes += events.bytes;
+    }
   };
+
+  /** What is done with an operation beside running it; a full disk, for one, must not be its end. */
+  const attempt = (what: string, { id, kind, target }: Operation, work: () => void) => {
+    try {
+      work();
+    } catch (error) {
+      log?.error({ operation: id, kind, target, error: messageOf(error) }, what);
+    }
+  };
+  const tell = (operation: Operation) =>
+    attempt('a listener to operations failed', operation, () => onChange(operation));
 
   async function execute<T>(entry: Live, request: OperationRequest<T>): Promise<void> {
     const atMs = () => Math.round(performance.now() - entry.startedAt);
@@ -139,11 +166,15 @@ export function createOperations(
       entry.operation.error = toProblem(failure);
     }
     clearTimeout(entry.unattended);
-    entry.operation.step = null;
-    entry.operation.finishedAt = now().toISOString();
-    store.finish(entry.operation.id, entry.operation.state, entry.operation.finishedAt, entry.operation.error);
-    publish(entry, { type: 'done', operation: { ...entry.operation } });
-    onChange(entry.operation);
+    const { operation } = entry;
+    const finishedAt = now().toISOString();
+    operation.step = null;
+    operation.finishedAt = finishedAt;
+    attempt('the end of an operation could not be recorded', operation, () =>
+      store.finish(operation.id, operation.state, finishedAt, operation.error),
+    );
+    publish(entry, { type: 'done', operation: { ...operation } });
+    tell(operation);
     forgetOld();
   }
 
@@ -168,11 +199,11 @@ export function createOperations(
         finishedAt: null,
         error: null,
       };
-      store.insert(operation);
+      attempt('an operation could not be recorded', operation, () => store.insert(operation));
       const entry: Live = {
         operation,
         startedAt: performance.now(),
-        events: [],
+        events: createEventLog(MAX_EVENT_BYTES),
         wake: new Set(),
         watchers: 0,
         abort: new AbortController(),
@@ -184,7 +215,7 @@ export function createOperations(
         attended: request.attended ?? false,
       };
       live.set(operation.id, entry);
-      onChange(operation);
+      tell(operation);
       expectWatcher(entry, FIRST_WATCHER_MS);
       entry.done = execute(entry, request);
       return { ...operation };
@@ -217,14 +248,13 @@ export function createOperations(
       entry.watchers++;
       clearTimeout(entry.unattended);
       try {
-        // events may be cut from the front while we read, so the place is kept from the end
-        let last: OperationEvent | undefined;
+        let place = 0;
         while (!signal.aborted) {
-          const next = entry.events[last ? entry.events.indexOf(last) + 1 : 0];
+          const next = entry.events.next(place);
           if (next) {
-            last = next;
-            yield next;
-            if (next.type === 'done') return;
+            place = next.place;
+            yield next.event;
+            if (next.event.type === 'done') return;
             continue;
           }
           if (!follow) return;

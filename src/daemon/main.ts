@@ -3,11 +3,10 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify';
-import { pino } from 'pino';
 import { encodeFrame, FRAME } from '../api/exec-frames.ts';
 import { toProblem } from '../api/problem.ts';
 import { loadConfig } from '../config/load.ts';
-import { socketPath } from '../config/paths.ts';
+import { daemonLogFile, socketPath } from '../config/paths.ts';
 import type { Host } from '../control/host.ts';
 import { createStatsSampler } from '../control/stats/vm-stats.ts';
 import { createUpkeep } from '../control/upkeep/watch.ts';
@@ -17,7 +16,9 @@ import { MAX_SOCKET_PATH_BYTES } from '../storage/layout.ts';
 import { expiry } from '../system/abort.ts';
 import type { Argv } from '../system/runner.ts';
 import { VERSION } from '../version.ts';
+import { catchStray } from './last-resort.ts';
 import { takeDaemonLock } from './lock.ts';
+import { createLog, limitDaemonLog } from './log.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import { listenForScrapes } from './metrics-listener.ts';
 import { bundleHandlers } from './routes/bundles.ts';
@@ -33,9 +34,6 @@ import { systemHandlers } from './routes/system.ts';
 import { serveExec, vmHandlers } from './routes/vms.ts';
 import { createServer } from './server.ts';
 import { createServices, type Services } from './services.ts';
-
-/** What `BANGER_LOG` takes. */
-const LOG_LEVELS = ['debug', 'info', 'warn', 'error'];
 
 /** What last answers get to leave when the daemon stops. */
 const FAREWELL_MS = 500;
@@ -57,7 +55,9 @@ export interface DaemonOptions {
 export async function runDaemon({ env, uid, self, signal }: DaemonOptions): Promise<void> {
   process.umask(0o077);
   const loaded = await loadConfig({ env, uid });
-  const log = pino({ level: logLevel(env.BANGER_LOG), base: { pid: process.pid } });
+  const log = createLog(env.BANGER_LOG);
+  // at once: what is undone by an orderly end is undone by the next daemon too
+  using _stray = catchStray(log, () => process.exit(1));
   for (const warning of loaded.warnings) log.warn(warning);
   const socket = socketPath(loaded.config.paths);
   requireUsableSocketPath(socket);
@@ -67,24 +67,23 @@ export async function runDaemon({ env, uid, self, signal }: DaemonOptions): Prom
   log.info('stopped; running VMs go on');
 }
 
-/** @throws BangerError `invalid_input` */
-function logLevel(wanted: string | undefined): string {
-  if (wanted === undefined || wanted === '') return 'info';
-  if (LOG_LEVELS.includes(wanted)) return wanted;
-  throw new BangerError('invalid_input', `BANGER_LOG: "${wanted}" is none of ${LOG_LEVELS.join(', ')}.`, {
-    hint: 'BANGER_LOG=debug',
-  });
-}
-
 async function serve(
-  { host, names }: Services,
+  { host, names, ballast }: Services,
   socket: string,
   log: FastifyBaseLogger,
   signal: AbortSignal,
 ): Promise<void> {
   const stop = new AbortController();
   const life = createLife(host);
-  const upkeep = createUpkeep(host, life, () => names.refresh());
+  const upkeep = createUpkeep(host, life, {
+    'the zone': async () => names.refresh(),
+    'the log': async () => {
+      if (await limitDaemonLog(daemonLogFile(host.config.paths))) log.warn('this log was cut: it had grown too large');
+    },
+    'the room set aside': async () => {
+      if (await ballast.restore()) log.info('room was set aside for when the disk is full');
+    },
+  });
   const sampler = createStatsSampler(host);
   using metrics = createMetrics(host, sampler);
   const server = createServer(
@@ -111,7 +110,7 @@ async function serve(
 
   // before the first client is served: what `banger ls` says must be true from the first answer on
   await upkeep.recover();
-  await names.start();
+  await names.start().catch((error) => log.error({ error: messageOf(error) }, 'names are not answered'));
   await rm(socket, { force: true }); // we hold the lock, so whoever made this file is gone
   await server.listen({ path: socket });
   await using _scrapes = await openScrapes(host, metrics);

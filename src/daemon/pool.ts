@@ -80,7 +80,7 @@ export async function decidePool({
         },
       );
     }
-    settings.set(key, wanted);
+    if (kept !== wanted) settings.set(key, wanted);
     return await claimed(parsePool(wanted));
   }
   // addresses are for life: with VMs there, the pool they live in stays
@@ -98,7 +98,7 @@ export async function decidePool({
     if (!pool) throw noPool();
     const decided = await claimed(pool);
     if (await decided.claim.hold()) {
-      settings.set(key, formatSubnet(pool));
+      if (kept !== formatSubnet(pool)) settings.set(key, formatSubnet(pool));
       return decided;
     }
     taken.push(pool);

@@ -13,9 +13,11 @@ import { createOperations } from '../control/operations.ts';
 import { recoverStore } from '../control/store/image.ts';
 import { createGuests } from '../control/vm/connections.ts';
 import { formatSubnet, gatewayOf } from '../core/addresses.ts';
+import { messageOf } from '../errors.ts';
 import { ensureClientKey } from '../guest/keys.ts';
 import { openCanary } from '../network/canary.ts';
 import { GUEST_DNS_PORT } from '../network/nftables.ts';
+import { type Ballast, createBallast } from '../state/ballast.ts';
 import { type Database, openDatabase } from '../state/database.ts';
 import { createOperationStore } from '../state/operations.ts';
 import { createSettings } from '../state/settings.ts';
@@ -30,6 +32,7 @@ export interface Services extends AsyncDisposable {
   host: Host;
   names: Names;
   database: Database;
+  ballast: Ballast;
 }
 
 export interface ServiceOptions {
@@ -55,7 +58,9 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     sudoProgram: config.programs.sudo,
   });
   const system = { runner, privileged, uid, env };
-  const database = openDatabase(join(config.paths.state, 'banger.db'));
+  const databaseFile = join(config.paths.state, 'banger.db');
+  const ballast = createBallast(`${databaseFile}.ballast`);
+  const database = openDatabase(databaseFile, 'durable', ballast);
   const stores = createStores(database, {
     now,
     onListenerError: (error) => log.error({ error }, 'a listener to VM changes failed'),
@@ -65,9 +70,13 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const memory = createIdleMemory();
   vms.onChange(events.vmChanged);
   // a log for people: a power cut may take its last lines, so it need not wait for the disk as the records do
-  const operationLog = openDatabase(join(config.paths.state, 'banger.db'), 'relaxed');
+  const operationLog = openDatabase(databaseFile, 'relaxed');
   const operationStore = createOperationStore(operationLog);
-  operationStore.interruptRunning(now().toISOString());
+  try {
+    operationStore.interruptRunning(now().toISOString());
+  } catch (error) {
+    log.error({ error: messageOf(error) }, 'operations that were cut off could not be recorded as such');
+  }
   await recoverStore({ config, stores, system, log });
   const clientKeyFile = join(config.paths.state, 'ssh', 'id_ed25519');
   const clientKey = await ensureClientKey(clientKeyFile);
@@ -109,9 +118,12 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     }),
     guests: createGuests(clientKey, clientKeyFile),
     checks,
-    operations: createOperations(operationStore, now, (operation) => {
-      events.operationChanged(operation);
-      memory.worked();
+    operations: createOperations(operationStore, now, {
+      log,
+      onChange: (operation) => {
+        events.operationChanged(operation);
+        memory.worked();
+      },
     }),
     events,
     health: { silent: new Set() },
@@ -120,6 +132,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     host,
     names,
     database,
+    ballast,
     async [Symbol.asyncDispose]() {
       memory[Symbol.dispose]();
       canary?.[Symbol.dispose]();

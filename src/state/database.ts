@@ -1,8 +1,9 @@
 /** The daemon's SQLite database: opened, migrated forward, backed up before a migration. */
 import { existsSync, rmSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
+import { DatabaseSync, type SQLInputValue, type StatementResultingChanges, type StatementSync } from 'node:sqlite';
 import { BangerError, messageOf } from '../errors.ts';
+import type { Ballast } from './ballast.ts';
 
 /** Schema changes in order; entry N brings `user_version` from N to N + 1. Never edit one that was released. */
 const MIGRATIONS: readonly string[] = [
@@ -90,7 +91,61 @@ const MIGRATIONS: readonly string[] = [
    ALTER TABLE layers ADD COLUMN unsynced_boot TEXT;`,
 ];
 
-export type Database = DatabaseSync;
+/** Result codes of SQLite (sqlite.org/rescode.html) for writes there is no room for; the rest of 10 are of the same kind. */
+const SQLITE_FULL = 13;
+const NO_ROOM_IOERRS = [778 /* write: also over quota */, 1034 /* fsync */, 4874 /* size of the shared memory */];
+
+/** A database that says where there is no room, after it has given up what was set aside for this. */
+export class Database extends DatabaseSync {
+  readonly #path: string;
+  readonly #ballast: Pick<Ballast, 'giveUp'> | undefined;
+
+  constructor(path: string, ballast?: Pick<Ballast, 'giveUp'>) {
+    // whoever reads it at the same time, with sqlite3 for example, is waited for
+    super(path, { timeout: 5000 });
+    this.#path = path;
+    this.#ballast = ballast;
+  }
+
+  override prepare(sql: string): StatementSync {
+    const statement = super.prepare(sql);
+    const run = statement.run.bind(statement) as Run;
+    // part of a transaction is tried again with all of it
+    const withRoom: Run = (...values) => (this.isTransaction ? run(...values) : this.withRoom(() => run(...values)));
+    statement.run = withRoom as StatementSync['run'];
+    return statement;
+  }
+
+  /**
+   * Does a write that leaves nothing when it fails, again with the ballast's room where there is none.
+   * @throws BangerError `host_unprepared` when there is still none
+   */
+  withRoom<T>(write: () => T): T {
+    for (;;) {
+      try {
+        return write();
+      } catch (error) {
+        if (!isNoRoom(error)) throw error;
+        if (!this.#ballast?.giveUp()) throw noRoom(this.#path, error);
+      }
+    }
+  }
+}
+
+type Run = (...values: SQLInputValue[]) => StatementResultingChanges;
+
+function isNoRoom(error: unknown): boolean {
+  const code = error instanceof Error && 'errcode' in error ? Number(error.errcode) : 0;
+  return (code & 0xff) === SQLITE_FULL || NO_ROOM_IOERRS.includes(code);
+}
+
+function noRoom(path: string, cause: unknown): BangerError {
+  return new BangerError('host_unprepared', `There is no room on the disk to write to ${path}.`, {
+    cause,
+    hint: `See what is full: df -h ${dirname(path)}   Make room with: banger gc   banger trash empty   banger image prune`,
+    details: { path },
+  });
+}
 
 /** `durable`: a commit survives a power cut; `relaxed`: it survives a crash of the daemon. */
 export type Durability = 'durable' | 'relaxed';
@@ -99,9 +154,15 @@ export type Durability = 'durable' | 'relaxed';
  * Opens the database at `path` (`:memory:` in tests) and brings it to this version's schema.
  * @throws BangerError `conflict` when a newer banger wrote it, naming the schema versions
  * @throws BangerError `corrupt` when the file is no database
+ * @throws BangerError `host_unprepared` when there is no room for what it writes
+ * @param ballast room that is made free when there is none
  */
-export function openDatabase(path: string, durability: Durability = 'durable'): Database {
-  const database = connect(path, durability);
+export function openDatabase(
+  path: string,
+  durability: Durability = 'durable',
+  ballast?: Pick<Ballast, 'giveUp'>,
+): Database {
+  const database = connect(path, durability, ballast);
   const version = schemaVersion(database);
   if (version > MIGRATIONS.length) {
     database.close();
@@ -146,28 +207,37 @@ function wayBack(path: string): string {
   return '';
 }
 
-/** Runs `work` in one transaction: all of its writes or none. Inside of another one it is part of that. */
+/**
+ * Runs `work` in one transaction: all of its writes or none. Inside of another one it is part of that. It is run once more
+ * when room had to be made for it.
+ */
 export function inTransaction<T>(database: Database, work: () => T): T {
   if (database.isTransaction) return work();
-  database.exec('BEGIN IMMEDIATE');
-  try {
-    const result = work();
-    database.exec('COMMIT');
-    return result;
-  } catch (error) {
-    database.exec('ROLLBACK');
-    throw error;
-  }
+  return database.withRoom(() => {
+    database.exec('BEGIN IMMEDIATE');
+    try {
+      const result = work();
+      database.exec('COMMIT');
+      return result;
+    } catch (error) {
+      // a full disk makes SQLite roll back by itself
+      if (database.isTransaction) database.exec('ROLLBACK');
+      throw error;
+    }
+  });
 }
 
-function connect(path: string, durability: Durability): Database {
+function connect(path: string, durability: Durability, ballast: Pick<Ballast, 'giveUp'> | undefined): Database {
   try {
-    const database = new DatabaseSync(path, { timeout: 5000 });
+    const database = new Database(path, ballast);
     // what a client was told must survive a power cut; writes are few, so every commit is synced
     const synchronous = durability === 'durable' ? 'FULL' : 'NORMAL';
-    database.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = ${synchronous}; PRAGMA foreign_keys = ON;`);
+    database.withRoom(() =>
+      database.exec(`PRAGMA journal_mode = WAL; PRAGMA synchronous = ${synchronous}; PRAGMA foreign_keys = ON;`),
+    );
     return database;
   } catch (error) {
+    if (error instanceof BangerError) throw error;
     throw new BangerError('corrupt', `The database ${path} cannot be opened: ${messageOf(error)}.`, {
       cause: error,
       hint: `Look at the file; a backup from before the last migration lies beside it: ls ${path}.schema-*`,

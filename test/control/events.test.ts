@@ -80,7 +80,7 @@ describe('events of operations', () => {
   it('tell the beginning and the end, with the reason of a failure', async () => {
     const events = createEvents(() => new Date());
     const store = createOperationStore(openDatabase(':memory:'));
-    const operations = createOperations(store, () => new Date(), events.operationChanged);
+    const operations = createOperations(store, () => new Date(), { onChange: events.operationChanged });
     const { id } = operations.start({
       kind: 'vm.start',
       target: 'web',

@@ -230,4 +230,57 @@ describe('operations', () => {
     all.abort(id);
     await all.finished(id);
   });
+
+  it('end for their clients although nothing can be written down, and say so in the log', async () => {
+    const full = () => {
+      throw new Error('database or disk is full');
+    };
+    const store = { ...createOperationStore(openDatabase(':memory:')), insert: full, finish: full };
+    const logged: string[] = [];
+    const all = createOperations(store, () => new Date(), {
+      log: { error: (facts, message) => void logged.push(`${message}: ${(facts as { error: string }).error}`) },
+      onChange: () => assert.fail('a listener that throws'),
+    });
+    const { id } = all.start({ kind: 'vm.stop', target: 'web', run: async () => 'stopped' });
+    const events = await collect(all.events(id, never()));
+    assert.deepEqual(
+      events.map((event) => (event.type === 'done' ? event.operation.state : event.type)),
+      ['succeeded'],
+    );
+    assert.equal((await all.finished(id)).result, 'stopped');
+    assert.equal(all.activeOn('web'), undefined);
+    assert.ok(logged.includes('an operation could not be recorded: database or disk is full'), logged.join('\n'));
+    assert.ok(logged.includes('the end of an operation could not be recorded: database or disk is full'));
+    assert.ok(logged.includes('a listener to operations failed: a listener that throws'));
+  });
+
+  it('take a few megabytes after a hundred that printed a lot, and still show how each of them went', async () => {
+    const all = operations();
+    const ids: string[] = [];
+    for (let build = 0; build < 100; build++) {
+      const { id } = all.start({
+        kind: 'image.build',
+        target: `image-${build}`,
+        run: async (progress) => {
+          progress.step('install', 'installing packages');
+          for (let n = 0; n < 5000; n++) progress.line(`line ${n} of build ${build} ${'.'.repeat(160)}`);
+          progress.warn('something to know');
+        },
+      });
+      await all.finished(id);
+      ids.push(id);
+    }
+    let characters = 0;
+    for (const id of ids) {
+      const events = await collect(all.events(id, never()));
+      const kept = events.filter((event) => event.type === 'log');
+      characters += JSON.stringify(events).length;
+      assert.match(kept[0]?.line ?? '', /^(line 0 |\[\d+ lines are no longer kept\]$)/);
+      assert.match(kept.at(-1)?.line ?? '', /^line 4999 of build/);
+      assert.ok(kept.length > 50, `${kept.length} lines`);
+      const others = events.filter((event) => event.type !== 'log').map(({ type }) => type);
+      assert.deepEqual(others, ['step', 'warning', 'done']);
+    }
+    assert.ok(characters < 8 * 1024 * 1024, `${characters} characters`);
+  });
 });

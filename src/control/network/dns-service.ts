@@ -122,7 +122,8 @@ export function createNames({ config, pool, vms, settings, log }: NamesDeps): Na
     },
     linkUp() {
       linked = true;
-      if (started && dns.enabled) void openForGuests();
+      if (!started || !dns.enabled) return;
+      openForGuests().catch((error) => log.error({ error: messageOf(error) }, 'DNS queries of VMs are not answered'));
     },
     async [Symbol.asyncDispose]() {
       unfollow();

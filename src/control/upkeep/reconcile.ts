@@ -43,19 +43,31 @@ export async function reconcileHost(host: Host, life: Life, restarts: Followed):
         if (await recoverRebase(host, vm, vm.phase)) restarts.startSoon(host.stores.vms.get(vm.name));
       } catch (error) {
         host.log.error({ vm: vm.name, error: messageOf(error) }, 'reconcile failed');
-        host.stores.vms.update(vm.id, failed(`After the daemon's restart: ${messageOf(error)}`));
+        const failure = failed(`After the daemon's restart: ${messageOf(error)}`);
+        await attempt(host, 'recording that', async () => host.stores.vms.update(vm.id, failure));
       }
     }),
   );
-  await endInterruptedDownloads(host);
-  await freeOwnerless(host);
-  await sweepImages(host);
-  await endSelfTests({ cacheDirectory: host.config.paths.cache, privileged: host.system.privileged }).catch((error) =>
-    host.log.error({ error: messageOf(error) }, 'a KVM test of an earlier daemon could not be ended'),
+  const { cache, store } = host.config.paths;
+  await attempt(host, 'ending downloads of an earlier daemon', () => endInterruptedDownloads(host));
+  await attempt(host, 'freeing what no VM owns', () => freeOwnerless(host));
+  await attempt(host, 'looking after images', () => sweepImages(host));
+  const { privileged } = host.system;
+  await attempt(host, 'ending a KVM test of an earlier daemon', () =>
+    endSelfTests({ cacheDirectory: cache, privileged }),
   );
   // after the deletions: a disk that was being kept has its VM's name no more
-  await forgetShared(host.config.paths.store);
-  await host.network.reassert();
+  await attempt(host, 'looking after kept disks', () => forgetShared(store));
+  await attempt(host, 'looking after the network', async () => void (await host.network.reassert()));
+}
+
+/** A daemon that cannot put one thing right serves all others; the next sweep tries again. */
+async function attempt(host: Pick<Host, 'log'>, what: string, work: () => Promise<unknown>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    host.log.error({ error: messageOf(error) }, `${what} failed`);
+  }
 }
 
 /**
@@ -65,18 +77,22 @@ export async function reconcileHost(host: Host, life: Life, restarts: Followed):
 export async function sweepHost(host: Host, life: Life, restarts: Followed): Promise<void> {
   for (const vm of host.stores.vms.list()) {
     if (host.operations.activeOn(vm.name) || !isOff(host, life, vm)) continue;
-    const { id } = host.operations.start({
-      kind: 'vm.recover',
-      target: vm.name,
-      run: async () => {
-        const alive = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
-        await reconcileVm(host, life, restarts, vm, alive);
-      },
+    await attempt(host, `recovering ${vm.name}`, async () => {
+      const { id } = host.operations.start({
+        kind: 'vm.recover',
+        target: vm.name,
+        run: async () => {
+          const alive = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
+          await reconcileVm(host, life, restarts, vm, alive);
+        },
+      });
+      await host.operations.finished(id);
     });
-    await host.operations.finished(id);
   }
   // what an operation makes for something other than a VM may have no owner yet that is known here
-  if (host.operations.runningCount() === 0) await freeOwnerless(host);
+  if (host.operations.runningCount() === 0) {
+    await attempt(host, 'freeing what no VM owns', () => freeOwnerless(host));
+  }
   await host.network.reassert();
 }
 
@@ -99,10 +115,12 @@ async function freeOwnerless(host: Host): Promise<void> {
     if (owner === 'host' || host.stores.vms.findById(owner) || building.has(owner)) continue;
     const trashed = host.stores.trash.has(owner);
     if (trashed && resource.kind === 'directory') continue;
-    await releaseVm(host, { id: owner, name: owner });
-    if (trashed) continue;
-    await clearInterruptedWork(host, { id: owner });
-    await discardVm(host, { id: owner });
+    await attempt(host, `freeing what ${owner} had`, async () => {
+      await releaseVm(host, { id: owner, name: owner });
+      if (trashed) return;
+      await clearInterruptedWork(host, { id: owner });
+      await discardVm(host, { id: owner });
+    });
   }
 }
 

@@ -79,7 +79,9 @@ export function createRestarts(host: RestartHost, start: (vm: VmRecord) => Promi
         if (vm.restarts === null || (vm.phase !== 'stopped' && vm.phase !== 'failed')) continue;
         // without a time an attempt was under way when the daemon ended
         const nextAt = vm.restarts.nextAt ?? host.now().toISOString();
-        host.stores.vms.update(vm.id, { restarts: { attempts: vm.restarts.attempts, nextAt } });
+        if (vm.restarts.nextAt === null) {
+          host.stores.vms.update(vm.id, { restarts: { attempts: vm.restarts.attempts, nextAt } });
+        }
         arm(vm.id, nextAt);
       }
     },

@@ -23,8 +23,10 @@ export interface Upkeep {
   close(): void;
 }
 
-/** @param onSweep what else is to be compared at each sweep */
-export function createUpkeep(host: Host, life: Life, onSweep: () => void): Upkeep {
+/** What else is looked at in each sweep, by what it is about. */
+export type Duties = Readonly<Record<string, () => Promise<void>>>;
+
+export function createUpkeep(host: Host, life: Life, others: Duties): Upkeep {
   const restarts = createRestarts(host, (vm) => startByPolicy(host, life, vm));
   const hostWatch = createHostWatch(host, life, restarts);
   const timers: NodeJS.Timeout[] = [];
@@ -34,12 +36,27 @@ export function createUpkeep(host: Host, life: Life, onSweep: () => void): Upkee
     else restarts.ended(vm, end);
   });
 
-  async function sweep(): Promise<void> {
-    await sweepHost(host, life, restarts);
-    onSweep();
-    await life.limitLogs();
-    for (const name of await purgeTrash(host))
-      host.log.info({ vm: name }, 'deleted for good, its time in the trash is over');
+  const duties: Duties = {
+    'VMs and the host': () => sweepHost(host, life, restarts),
+    'logs of VMs': () => life.limitLogs(),
+    'the trash': async () => {
+      for (const name of await purgeTrash(host))
+        host.log.info({ vm: name }, 'deleted for good, its time in the trash is over');
+    },
+    ...others,
+  };
+
+  /** Each for itself: what fails keeps nothing else from being done. */
+  async function fulfil(wanted: Duties): Promise<void> {
+    for (const [what, work] of Object.entries(wanted)) await attempt(`looking after ${what}`, work);
+  }
+
+  async function attempt(what: string, work: () => Promise<void>): Promise<void> {
+    try {
+      await work();
+    } catch (error) {
+      host.log.error({ error: messageOf(error) }, `${what} failed`);
+    }
   }
 
   /** One round at a time: a slow one leaves out those that would have begun meanwhile. */
@@ -49,13 +66,8 @@ export function createUpkeep(host: Host, life: Life, onSweep: () => void): Upkee
       setInterval(async () => {
         if (busy) return;
         busy = true;
-        try {
-          await work();
-        } catch (error) {
-          host.log.error({ error: messageOf(error) }, `${what} failed`);
-        } finally {
-          busy = false;
-        }
+        await attempt(what, work);
+        busy = false;
       }, intervalMs),
     );
   }
@@ -63,14 +75,14 @@ export function createUpkeep(host: Host, life: Life, onSweep: () => void): Upkee
   return {
     recover: () => reconcileHost(host, life, restarts),
     begin() {
-      restarts.resume();
+      void attempt('taking up restarts', async () => restarts.resume());
       hostWatch.begin();
-      startWithHost(host, restarts, ending.signal).catch((error) =>
-        host.log.error({ error: messageOf(error) }, 'autostart failed'),
-      );
+      void attempt('autostart', () => startWithHost(host, restarts, ending.signal));
       every(WATCH_INTERVAL_MS, 'watching the host', () => hostWatch.look());
-      every(SWEEP_INTERVAL_MS, 'reconcile', sweep);
+      every(SWEEP_INTERVAL_MS, 'the sweep', () => fulfil(duties));
       every(CHECK_INTERVAL_MS, 'asking VMMs', () => checkVmms(host));
+      // VMs were looked after just now, the others not yet
+      void fulfil(others);
     },
     close() {
       for (const timer of timers) clearInterval(timer);

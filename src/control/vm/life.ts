@@ -81,7 +81,13 @@ export function createLife(host: Host): Life {
   const { limits } = host.config;
   const listeners: ((vm: VmRecord, end: UnaskedEnd) => void)[] = [];
   const tell = (vm: VmRecord, end: UnaskedEnd) => {
-    for (const listener of listeners) listener(vm, end);
+    for (const listener of listeners) {
+      try {
+        listener(vm, end);
+      } catch (error) {
+        host.log.error({ vm: vm.name, end, error: messageOf(error) }, 'what follows the end of a VM failed');
+      }
+    }
   };
 
   const supervisor = createSupervisor(host, {
