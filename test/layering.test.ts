@@ -1,7 +1,7 @@
 /** The layers of src/: a new edge is a decision made in this table. */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
-import { dirname, join, relative, resolve } from 'node:path';
+import { basename, dirname, join, relative, resolve } from 'node:path';
 import { describe, it } from 'node:test';
 
 const root = resolve(import.meta.dirname, '..');
@@ -56,6 +56,28 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   cli: ['api', 'client', 'config', 'system'],
 };
 
+/** A wing of control/: what the other wings may import of it, and the wings it may import. */
+interface Wing {
+  doors: readonly string[];
+  mayImport: readonly string[];
+}
+
+/** From the ground up; the files beside the wings are for all of them and import none. */
+const WINGS: Record<string, Wing> = {
+  bundles: { doors: ['access', 'boot-files', 'support'], mayImport: [] },
+  store: { doors: ['space'], mayImport: [] },
+  network: { doors: ['guest-resolver'], mayImport: [] },
+  disks: { doors: ['disk-work', 'keep'], mayImport: [] },
+  images: { doors: ['catalogue', 'dpkg-status', 'export', 'import'], mayImport: ['bundles'] },
+  vm: {
+    doors: ['identity', 'life', 'machine', 'problem', 'rebase', 'release', 'trash'],
+    mayImport: ['bundles', 'store', 'network', 'disks', 'images'],
+  },
+  stats: { doors: [], mayImport: ['vm'] },
+  builds: { doors: ['kept-vm'], mayImport: ['bundles', 'store', 'network', 'images', 'vm'] },
+  upkeep: { doors: [], mayImport: ['disks', 'images', 'vm', 'builds'] },
+};
+
 const SHARED = new Set(['errors.ts', 'units.ts', 'version.ts']);
 const MAY_START_PROCESSES = ['system', 'firecracker', 'cli'];
 
@@ -102,6 +124,30 @@ describe('layers', () => {
       }
     }
     assert.deepEqual(wrong, []);
+  });
+
+  it('each wing of control/ imports doors of lower wings, and nothing else of them', () => {
+    const wrong: string[] = [];
+    const used = new Set<string>();
+    const wingOf = (file: string) => /^src\/control\/([^/]+)\//.exec(file)?.[1];
+    for (const file of sources('src/control')) {
+      const wing = wingOf(file);
+      for (const target of filesImportedBy(file)) {
+        const other = wingOf(target);
+        if (other === undefined || other === wing) continue;
+        const door = `${other}/${basename(target, '.ts')}`;
+        used.add(door);
+        if (wing === undefined || !WINGS[wing]?.mayImport.includes(other)) wrong.push(`${file} imports ${target}`);
+        else if (!WINGS[other]?.doors.includes(basename(target, '.ts'))) wrong.push(`${file}: ${target} is no door`);
+      }
+    }
+    assert.deepEqual(wrong, []);
+    const doors = Object.entries(WINGS).flatMap(([wing, { doors: names }]) => names.map((name) => `${wing}/${name}`));
+    assert.deepEqual([...used].sort(), doors.sort(), 'every door is used');
+    const order = Object.keys(WINGS);
+    for (const [wing, { mayImport }] of Object.entries(WINGS)) {
+      for (const other of mayImport) assert.ok(order.indexOf(other) < order.indexOf(wing), `${wing} is above ${other}`);
+    }
   });
 
   it('no file imports itself through others, not even for a type', () => {

@@ -3,6 +3,10 @@ import { createConnection, type Socket } from 'node:net';
 import type { Algorithms, Client, ClientChannel } from 'ssh2';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
 
+/** User banger logs in as, and the port it logs in on. */
+export const GUEST_USER = 'root';
+export const GUEST_SSH_PORT = 22;
+
 export interface SshTarget {
   /** VM name, for messages */
   name: string;

@@ -5,6 +5,9 @@ import type { Runner } from '../system/runner.ts';
 import { formatSize, MIB } from '../units.ts';
 import { allocatedBytes, apparentBytes, growFile } from './disk.ts';
 
+/** Smallest one that is of any use as a work disk. */
+export const MIN_WORK_DISK_BYTES = 16 * MIB;
+
 export interface Ext4Programs {
   mke2fs: string;
   e2fsck: string;

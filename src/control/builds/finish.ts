@@ -13,8 +13,8 @@ import { verityDigest } from '../../storage/verity.ts';
 import { syncPath } from '../../system/files.ts';
 import type { Host } from '../host.ts';
 import { retireImage } from '../images/catalogue.ts';
+import { readDpkgPackages } from '../images/dpkg-status.ts';
 import { shutDownBuildVm } from './build-vm.ts';
-import { readDpkgPackages } from './dpkg-status.ts';
 import type { BuildPlan } from './plan.ts';
 import { listPackages, requireAwake, type StepContext, stepError } from './steps.ts';
 

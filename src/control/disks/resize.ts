@@ -8,13 +8,12 @@ import { updateDrive } from '../../firecracker/requests.ts';
 import { runScript } from '../../guest/run-script.ts';
 import { requireSpace } from '../../storage/clone.ts';
 import { apparentBytes, growFile } from '../../storage/disk.ts';
-import { readSuperblock } from '../../storage/ext4.ts';
+import { MIN_WORK_DISK_BYTES, readSuperblock } from '../../storage/ext4.ts';
 import { vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { pathExists } from '../../system/files.ts';
 import { formatSize, MIB } from '../../units.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
-import { MIN_WORK_DISK_BYTES } from '../vm/create.ts';
 import { growDisk } from './disk-work.ts';
 import { disksOf } from './view.ts';
 

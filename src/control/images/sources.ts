@@ -15,13 +15,13 @@ import { apparentBytes } from '../../storage/disk.ts';
 import { checkExt4 } from '../../storage/ext4.ts';
 import { verityDigest } from '../../storage/verity.ts';
 import { unpackArchive } from '../../system/archive.ts';
-import { DPKG_STATUS, readDpkgPackages } from '../builds/dpkg-status.ts';
 import { bundleBootFiles } from '../bundles/access.ts';
 import { countBytes, hostArch } from '../bundles/support.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { IMAGE_ARCHIVE, IMAGE_MANIFEST, IMAGE_MEMBERS, PACKAGES_MEMBER, readManifest } from './archive.ts';
 import type { ImageHost } from './catalogue.ts';
+import { DPKG_STATUS, readDpkgPackages } from './dpkg-status.ts';
 
 export type ImportHost = ImageHost & Pick<Host, 'system' | 'now' | 'log'>;
 

@@ -4,9 +4,9 @@ import type { VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { captureFromGuest } from '../../guest/capture.ts';
 import { LISTENERS_COMMAND, type Listener, parseListeners, type Reach, reachOf } from '../../guest/listeners.ts';
+import { GUEST_SSH_PORT } from '../../guest/ssh.ts';
 import type { Host } from '../host.ts';
-import { GUEST_SSH_PORT } from '../vm/connections.ts';
-import { requireRunning } from '../vm/stop.ts';
+import { requireRunning } from '../vm/problem.ts';
 
 /** A busy emulated guest needs seconds for a program it has not run yet. */
 const LIMITS = { timeoutMs: 20_000, maxBytes: 1024 * 1024 };

@@ -7,8 +7,7 @@ import { findVmm, listVmms } from '../../firecracker/launch.ts';
 import { vmmSocket } from '../../storage/layout.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
-import { discardVm } from '../vm/create.ts';
-import { releaseVm } from '../vm/release.ts';
+import { discardVm, releaseVm } from '../vm/release.ts';
 
 export interface GarbageOptions {
   /** only say what there is */

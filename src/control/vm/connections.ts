@@ -2,13 +2,16 @@
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { keyBlob, type SshKeyPair } from '../../guest/keys.ts';
-import { connectSsh, type SshConnection, SshLoginError, type SshTarget } from '../../guest/ssh.ts';
+import {
+  connectSsh,
+  GUEST_SSH_PORT,
+  GUEST_USER,
+  type SshConnection,
+  SshLoginError,
+  type SshTarget,
+} from '../../guest/ssh.ts';
 import { sleep } from '../../system/abort.ts';
 import type { Guests } from '../host.ts';
-
-/** User banger logs in as, and the port it logs in on. */
-export const GUEST_USER = 'root';
-export const GUEST_SSH_PORT = 22;
 
 const LOGIN_TIMEOUT_MS = 30_000;
 /** How long a running guest that does not answer is tried again, and how often. */

@@ -1,5 +1,5 @@
 /** Creates a VM: its record, its address for life, its keys and its root disk. Nothing is started. */
-import { mkdir, rm } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import type { VmCreate } from '../../api/vm.ts';
 import { vmDefaults } from '../../config/schema.ts';
 import { newVm } from '../../core/new-vm.ts';
@@ -10,7 +10,7 @@ import { BangerError } from '../../errors.ts';
 import { generateKeyPair } from '../../guest/keys.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { cloneThroughBase } from '../../storage/base-cache.ts';
-import { readSuperblock } from '../../storage/ext4.ts';
+import { MIN_WORK_DISK_BYTES, readSuperblock } from '../../storage/ext4.ts';
 import { vmFiles } from '../../storage/layout.ts';
 import { formatSize, MIB } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
@@ -19,9 +19,7 @@ import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { freeAddress, newVmId } from './identity.ts';
 import { requireHostMemory } from './limits.ts';
-
-/** Smallest ext4 that is of any use as a work disk. */
-export const MIN_WORK_DISK_BYTES = 16 * MIB;
+import { discardVm } from './release.ts';
 
 /**
  * @throws BangerError `conflict` when the name is taken, `not_found` for an unknown image, `invalid_input` for
@@ -94,18 +92,6 @@ export function requireImage(host: Pick<Host, 'stores'>, { imageId, name }: Boot
   throw new BangerError('not_found', `The image ${name} was deleted or replaced meanwhile.`, {
     hint: 'See what exists: banger image list',
   });
-}
-
-/** Removes a VM with its disks, in an order that a crash cannot turn into a leak. */
-export async function discardVm(host: Host, vm: Pick<VmRecord, 'id'>): Promise<void> {
-  for (const resource of host.stores.ledger.of(vm.id)) {
-    if (resource.kind === 'disk-work') host.stores.ledger.strike('disk-work', resource.name);
-    if (resource.kind !== 'directory') continue;
-    await rm(resource.name, { recursive: true, force: true });
-    host.stores.ledger.strike('directory', resource.name);
-  }
-  host.stores.ledger.strike('rebase', vmFiles(host.config.paths.store, vm.id).rootDisk);
-  host.stores.vms.remove(vm.id);
 }
 
 type Shape = Pick<VmRecord, 'vcpus' | 'memoryMib' | 'rootDiskBytes' | 'workDiskBytes' | 'workDiskMount'>;

@@ -8,8 +8,7 @@ import { keepWorkDisk } from '../disks/keep.ts';
 import type { Host } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
 import type { Progress } from '../operations.ts';
-import { discardVm } from './create.ts';
-import { releaseVm } from './release.ts';
+import { discardVm, releaseVm } from './release.ts';
 import { moveToTrash } from './trash.ts';
 
 export interface Deletion {

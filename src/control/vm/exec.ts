@@ -12,7 +12,7 @@ import { type BeginReader, createBeginReader, sessionCommand, signalSession } fr
 import { runScript } from '../../guest/run-script.ts';
 import { sleep } from '../../system/abort.ts';
 import type { Host } from '../host.ts';
-import { requireRunning } from './stop.ts';
+import { requireRunning } from './problem.ts';
 
 /** What a terminal has when the client does not say. */
 const DEFAULT_TERMINAL = { columns: 80, rows: 24 };

@@ -1,5 +1,6 @@
 /** What is wrong with a VM that runs, in a sentence for people: seen at the moment when somebody asks. */
 import { tapName, type VmRecord } from '../../core/vm.ts';
+import { BangerError } from '../../errors.ts';
 import { tapExists } from '../../network/tap.ts';
 import { haltedBy } from '../../system/processes.ts';
 import type { Host } from '../host.ts';
@@ -31,4 +32,13 @@ export async function problemOf(host: Pick<Host, 'stores' | 'health'>, vm: VmRec
     return `Its VMM does not answer. See: banger logs ${vm.name} --vmm   or end it with: banger kill ${vm.name}`;
   }
   return null;
+}
+
+/** @throws BangerError `conflict` unless the VM runs */
+export function requireRunning(vm: VmRecord): void {
+  if (vm.phase === 'running') return;
+  const state = vm.phase === 'failed' ? `failed: ${vm.failure ?? 'unknown reason'}` : vm.phase;
+  throw new BangerError('conflict', `${vm.name} is not running (${state}).`, {
+    hint: `Start it with: banger start ${vm.name}`,
+  });
 }

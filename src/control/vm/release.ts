@@ -1,11 +1,12 @@
 /**
  * Frees everything a run of a VM holds on the host. The ledger is the list: start's undo, stop, kill, delete
- * and recovery after a crash are all this one function. Disks stay.
+ * and recovery after a crash are all this one function. Disks stay, unless the VM itself goes.
  */
 import { rm } from 'node:fs/promises';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { findVmm } from '../../firecracker/launch.ts';
+import { vmFiles } from '../../storage/layout.ts';
 import { endProcess, haltedBy } from '../../system/processes.ts';
 import type { Host } from '../host.ts';
 
@@ -46,4 +47,16 @@ async function endVmm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>, socketPath:
   }
   await rm(socketPath, { force: true });
   host.stores.ledger.strike('vmm', socketPath);
+}
+
+/** Removes a VM with its disks, in an order that a crash cannot turn into a leak. */
+export async function discardVm(host: Host, vm: Pick<VmRecord, 'id'>): Promise<void> {
+  for (const resource of host.stores.ledger.of(vm.id)) {
+    if (resource.kind === 'disk-work') host.stores.ledger.strike('disk-work', resource.name);
+    if (resource.kind !== 'directory') continue;
+    await rm(resource.name, { recursive: true, force: true });
+    host.stores.ledger.strike('directory', resource.name);
+  }
+  host.stores.ledger.strike('rebase', vmFiles(host.config.paths.store, vm.id).rootDisk);
+  host.stores.vms.remove(vm.id);
 }

@@ -1,7 +1,7 @@
 /** Stops a VM: asks the guest first, makes sure afterwards. */
 import type { VmRecord } from '../../core/vm.ts';
 import { stopped, stopping } from '../../core/vm-changes.ts';
-import { BangerError, messageOf } from '../../errors.ts';
+import { messageOf } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { findVmm } from '../../firecracker/launch.ts';
 import { action } from '../../firecracker/requests.ts';
@@ -73,13 +73,4 @@ async function askGuest(host: Host, vm: VmRecord, progress: Progress): Promise<v
   } catch (error) {
     progress.warn(`${vm.name} could not be asked to shut down: ${messageOf(error)}`);
   }
-}
-
-/** @throws BangerError `conflict` unless the VM runs */
-export function requireRunning(vm: VmRecord): void {
-  if (vm.phase === 'running') return;
-  const state = vm.phase === 'failed' ? `failed: ${vm.failure ?? 'unknown reason'}` : vm.phase;
-  throw new BangerError('conflict', `${vm.name} is not running (${state}).`, {
-    hint: `Start it with: banger start ${vm.name}`,
-  });
 }

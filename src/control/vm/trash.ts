@@ -8,9 +8,8 @@ import { vmFiles } from '../../storage/layout.ts';
 import type { Host, HostNetwork } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
 import type { Progress } from '../operations.ts';
-import { discardVm } from './create.ts';
 import { freeAddress } from './identity.ts';
-import { releaseVm } from './release.ts';
+import { discardVm, releaseVm } from './release.ts';
 
 /** What moving records needs of the host. */
 type TrashHost = Pick<Host, 'stores'> & { network: Pick<HostNetwork, 'pool'> };
