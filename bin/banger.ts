@@ -30,6 +30,7 @@ const terminal: Terminal = {
   },
   endWithReader() {
     if (process.stdout.isTTY) return;
+    forgetExperiments();
     void import('../src/system/pipe-reader.ts').then(({ watchReader }) => watchReader(1, () => process.exit(0)));
   },
   async runInteractive(argv, options) {
@@ -40,9 +41,7 @@ const terminal: Terminal = {
     setProcessName('bangerd');
     // nothing is done by them, so whoever sends them by mistake shall not end all of it
     for (const signal of ['SIGUSR1', 'SIGUSR2'] as const) terminal.onSignal(signal, () => {});
-    // its log is for people: that Node calls a part of itself an experiment is nothing they could act on
-    process.removeAllListeners('warning');
-    process.on('warning', ({ name, stack }) => name !== 'ExperimentalWarning' && process.stderr.write(`${stack}\n`));
+    forgetExperiments();
     const { runDaemon } = await import('../src/daemon/main.ts');
     const stop = new AbortController();
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) terminal.onSignal(signal, () => stop.abort());
@@ -73,6 +72,12 @@ async function start(): Promise<number> {
     }
   }
   return await main(argv, terminal);
+}
+
+/** That Node calls a part of itself an experiment is nothing people could act on. */
+function forgetExperiments(): void {
+  process.removeAllListeners('warning');
+  process.on('warning', ({ name, stack }) => name !== 'ExperimentalWarning' && process.stderr.write(`${stack}\n`));
 }
 
 /** Whoever writes hears of it when what was written before could not be. */

@@ -48,7 +48,6 @@ export interface ProgramsConfig {
   fcqemu: string;
   qemu: string;
   ssh: string;
-  scp: string;
   ip: string;
   nft: string;
   sysctl: string;

@@ -27,6 +27,7 @@ export type Script = {
 };
 
 export interface CliOptions {
+  cwd?: string;
   env?: NodeJS.ProcessEnv;
   /** both outputs are terminals */
   terminal?: boolean;
@@ -64,7 +65,7 @@ export async function cli(
     stderr: stderr.output,
     env: { HOME: '/home/someone', XDG_RUNTIME_DIR: '/run/user/1000', LANG: 'C.UTF-8', ...options.env },
     uid: 1000,
-    cwd: '/home/someone/project',
+    cwd: options.cwd ?? '/home/someone/project',
     self: ['/usr/bin/banger'],
     onSignal(signal, handler) {
       const known = handlers.get(signal) ?? new Set();

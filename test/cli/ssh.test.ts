@@ -1,14 +1,10 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
-import { readFile, stat, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
 import { describe, it } from 'node:test';
 import { vmOfPath } from '../../src/cli/commands/vm/cp.ts';
 import { runInteractive } from '../../src/cli/shared/interactive.ts';
-import { sshArguments, sshConfig } from '../../src/cli/shared/ssh-options.ts';
+import { sshArguments } from '../../src/cli/shared/ssh-options.ts';
 import type { Argv } from '../../src/system/runner.ts';
-import { tempDir } from '../support/temp-dir.ts';
 import { cli } from './cli.ts';
 
 const access = (name: string) => ({
@@ -90,22 +86,6 @@ describe('ssh', () => {
 });
 
 describe('cp', () => {
-  it('gives scp a configuration in which VMs go by name, and removes it afterwards', async () => {
-    let configFile = '';
-    const program = async ([name, ...args]: Argv) => {
-      assert.equal(name, 'scp');
-      configFile = args[1] ?? '';
-      assert.deepEqual(args, ['-F', configFile, '-3', '-r', '--', 'web:/var/log', 'db:/tmp/']);
-      assert.equal((await stat(configFile)).mode & 0o777, 0o600);
-      const hosts = (await readFile(configFile, 'utf8')).match(/^Host .*$/gm);
-      assert.deepEqual(hosts, ['Host web', 'Host db']);
-      return 4;
-    };
-    const { status } = await cli('cp -r web:/var/log db:/tmp/', script, { program });
-    assert.equal(status, 4);
-    assert.equal(existsSync(dirname(configFile)), false);
-  });
-
   it('refuses what is no copy to or from a VM', async () => {
     for (const words of ['cp web:/x', 'cp a b', 'cp ./web:x b']) {
       assert.equal((await cli(words, script)).status, 2, words);
@@ -121,18 +101,6 @@ describe('cp', () => {
       undefined,
       undefined,
     ]);
-  });
-
-  it('writes a configuration that real ssh understands', { skip: noSsh }, async (t) => {
-    const file = join(await tempDir(t), 'ssh_config');
-    const config = sshConfig([
-      { name: 'web', access: access('web') },
-      { name: 'db', access: access('db') },
-    ]);
-    await writeFile(file, config);
-    const effective = execFileSync('ssh', ['-G', '-F', file, 'web'], { encoding: 'utf8' });
-    assertSshSettings(effective);
-    assert.match(effective, /^hostname 172\.30\.0\.2$/m);
   });
 });
 

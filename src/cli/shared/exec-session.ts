@@ -17,6 +17,9 @@ const MAX_CHUNK_BYTES = 64 * 1024;
 /** After these, or nothing, a terminal is at the beginning of a line. */
 const END_OF_LINE = new Set([undefined, 0x0a, 0x0d]);
 
+/** What of this process a command is tied to. */
+export type ExecEnds = Pick<Terminal, 'stdin' | 'stdout' | 'stderr' | 'onSignal'>;
+
 export interface ExecOptions {
   /** the command has a terminal, so keys go to it as they are */
   tty: boolean;
@@ -29,7 +32,7 @@ export interface ExecOptions {
  * @returns its exit status, 128 + number when a signal ended it
  * @throws BangerError what kept the command from running; `daemon_unreachable` when the connection broke
  */
-export async function runExec(terminal: Terminal, connection: Duplex, options: ExecOptions): Promise<number> {
+export async function runExec(terminal: ExecEnds, connection: Duplex, options: ExecOptions): Promise<number> {
   const { promise, resolve, reject } = Promise.withResolvers<number>();
   using cleanup = new DisposableStack();
   cleanup.defer(() => connection.destroy());
@@ -82,7 +85,7 @@ export async function runExec(terminal: Terminal, connection: Duplex, options: E
 type Send = (...frame: Parameters<typeof encodeFrame>) => void;
 
 /** Input goes as fast as the guest takes it: a full connection pauses it. */
-function sendInput({ stdin }: Terminal, connection: Duplex, cleanup: DisposableStack, tty: boolean): void {
+function sendInput({ stdin }: ExecEnds, connection: Duplex, cleanup: DisposableStack, tty: boolean): void {
   let lastByte: number | undefined;
   const onData = (chunk: Buffer) => {
     lastByte = chunk.at(-1);
@@ -115,7 +118,7 @@ function writeOutput(output: Output, payload: Buffer, connection: Duplex): void 
   output.once('drain', () => connection.resume());
 }
 
-function followTerminal({ stdin, stdout }: Terminal, send: Send, cleanup: DisposableStack): void {
+function followTerminal({ stdin, stdout }: ExecEnds, send: Send, cleanup: DisposableStack): void {
   if (stdin.isTTY === true && stdin.setRawMode) {
     stdin.setRawMode(true);
     cleanup.defer(() => stdin.setRawMode?.(false));
@@ -126,7 +129,7 @@ function followTerminal({ stdin, stdout }: Terminal, send: Send, cleanup: Dispos
 }
 
 function forwardSignals(
-  terminal: Terminal,
+  terminal: ExecEnds,
   send: Send,
   cleanup: DisposableStack,
   leave: (error: BangerError) => void,

@@ -1,4 +1,4 @@
-/** How the system's ssh and scp reach a VM: its own key, its own known host, nothing from the user's files. */
+/** How the system's ssh reaches a VM: its own key, its own known host, nothing from the user's files. */
 import type { SshAccess } from '../../api/vm.ts';
 
 /** Option names and values as ssh_config(5) has them. */
@@ -22,16 +22,6 @@ function sshOptions(access: SshAccess): [string, string][] {
 /** Arguments for ssh; the user's own configuration is about other machines and stays out. */
 export function sshArguments(access: SshAccess): string[] {
   return ['-F', '/dev/null', ...sshOptions(access).flatMap(([name, value]) => ['-o', `${name}=${quoted(value)}`])];
-}
-
-/** A configuration file in which each VM goes by its name. */
-export function sshConfig(vms: readonly { name: string; access: SshAccess }[]): string {
-  return vms
-    .map(({ name, access }) => {
-      const options = [['HostName', access.address], ['User', access.user], ...sshOptions(access)];
-      return [`Host ${name}`, ...options.map(([key, value = '']) => `  ${key} ${quoted(value)}`), ''].join('\n');
-    })
-    .join('\n');
 }
 
 /** ssh splits values at spaces and expands % tokens, on its command line as in its files. */

@@ -1,11 +1,14 @@
-/** `banger cp`: the system's scp between this machine and VMs. */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+/** `banger cp`: copies between this machine and VMs as a tar stream, over the connection the daemon keeps. */
+import { basename, dirname, posix, resolve } from 'node:path';
+import { PassThrough, type Readable, Transform } from 'node:stream';
 import { loadConfig } from '../../../config/load.ts';
-import { BangerError } from '../../../errors.ts';
+import { asBangerError, BangerError } from '../../../errors.ts';
+import type { Argv } from '../../../system/runner.ts';
+import { formatSize } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
-import { sshConfig } from '../../shared/ssh-options.ts';
+import type { Context } from '../../context.ts';
+import { type CopySide, guestSide, localSide, type SeenPath } from '../../shared/copy-sides.ts';
+import { vmOfWord } from '../../shared/vm-names.ts';
 
 export default defineCommand({
   positionals: ['paths...'],
@@ -16,38 +19,37 @@ export default defineCommand({
   completes: { paths: ['vm-path'] },
   data: false,
   description:
-    'The last path is where to. A path in a VM is written NAME:PATH; relative ones begin at /root.\n' +
-    'A local path with a colon in it is written with a slash before the colon, e.g. ./a:b.',
+    'The last path is where to: a directory that is there gets what is copied into it, anything else is its new name.\n' +
+    'A path in a VM is written NAME:PATH; relative ones begin at /root.\n' +
+    'A local path with a colon in it is written with a slash before the colon, e.g. ./a:b.\n' +
+    'Links in directories stay links, one that is named itself is followed; holes stay holes. In a VM all belongs to root.',
   examples: ['cp notes.txt web:', 'cp -r web:/var/log ./logs', 'cp web:dump.sql db:/tmp/'],
   async run(ctx, { args: { paths }, options }) {
-    if (paths.length < 2) {
+    const target = paths.at(-1);
+    if (target === undefined || paths.length < 2) {
       throw new BangerError('invalid_input', 'There is no path to copy to.', { hint: 'banger cp notes.txt web:' });
     }
-    const names = [...new Set(paths.map(vmOfPath).filter((name) => name !== undefined))];
-    if (names.length === 0) {
+    if (!paths.some((path) => vmOfPath(path) !== undefined)) {
       throw new BangerError('invalid_input', 'None of these paths is in a VM.', { hint: 'banger cp notes.txt web:' });
     }
-    const [vms, { config }] = await Promise.all([
-      Promise.all(names.map(async (name) => ({ name, access: await ctx.api.call('sshAccess', { params: { name } }) }))),
-      loadConfig({ env: ctx.terminal.env, uid: ctx.terminal.uid }),
-    ]);
-    const directory = await mkdtemp(join(tmpdir(), 'banger-cp-'));
-    try {
-      const configFile = join(directory, 'ssh_config');
-      await writeFile(configFile, sshConfig(vms), { mode: 0o600 });
-      ctx.status = await ctx.terminal.runInteractive([
-        config.programs.scp,
-        '-F',
-        configFile,
-        '-3', // from VM to VM through this machine: they do not know each other's keys
-        ...(options.recursive ? ['-r'] : []),
-        ...(options.preserve ? ['-p'] : []),
-        ...(ctx.quiet ? ['-q'] : []),
-        '--',
-        ...paths,
-      ]);
-    } finally {
-      await rm(directory, { recursive: true, force: true });
+    const { config } = await loadConfig({ env: ctx.terminal.env, uid: ctx.terminal.uid });
+    const sides = new Map<string | undefined, CopySide>([[undefined, localSide(ctx, config.programs)]]);
+    const places = await Promise.all(paths.map((path) => placeOf(ctx, path, sides)));
+    const to = places.pop();
+    if (!to) return;
+    const [into] = await to.side.look([to.path]);
+    if (!into) return;
+    if (places.length > 1 && into.kind !== 'directory') {
+      throw new BangerError('invalid_input', `${target} is no directory, so it cannot take ${places.length} copies.`, {
+        hint: `Make it first: ${to.side.prefix === '' ? 'mkdir' : `banger exec ${to.side.prefix.slice(0, -1)} -- mkdir`} ${to.path}`,
+      });
+    }
+    for (const from of places) {
+      try {
+        await copy(ctx, from, to, into, options);
+      } catch (error) {
+        ctx.fail(asBangerError(error)); // the others are copied all the same
+      }
     }
   },
 });
@@ -55,4 +57,135 @@ export default defineCommand({
 /** The VM a path is in, by scp's rule: what stands before a colon, when no slash comes first. */
 export function vmOfPath(path: string): string | undefined {
   return /^([^/:]+):/.exec(path)?.[1];
+}
+
+interface Place {
+  side: CopySide;
+  path: string;
+  /** as the person wrote it */
+  written: string;
+}
+
+async function placeOf(ctx: Context, word: string, sides: Map<string | undefined, CopySide>): Promise<Place> {
+  const written = vmOfPath(word);
+  const vm = written === undefined ? undefined : await vmOfWord(written, ctx.terminal);
+  const path = written === undefined ? word : word.slice(written.length + 1) || '.';
+  let side = sides.get(vm);
+  if (!side) {
+    side = guestSide(ctx, vm ?? '');
+    sides.set(vm, side);
+  }
+  return { side, path: vm === undefined ? resolve(ctx.terminal.cwd, path) : path, written: word };
+}
+
+/** What a copy in a directory is called; `.` for what a path that ends in `.` holds, and for all of a home directory. */
+function lastName({ written, path }: Place): string {
+  return /(?:^|[/:])\.{0,2}\/*$/.test(written) ? '.' : basename(path);
+}
+
+interface CopyOptions {
+  recursive: boolean;
+  preserve: boolean;
+}
+
+async function copy(ctx: Context, from: Place, to: Place, into: SeenPath, options: CopyOptions): Promise<void> {
+  const [source] = await from.side.look([from.path]);
+  if (!source || source.kind === 'missing' || source.kind === 'unreachable') {
+    throw new BangerError('not_found', `There is no ${from.written}.`);
+  }
+  if (source.kind === 'directory' && !options.recursive) {
+    throw new BangerError('invalid_input', `${from.written} is a directory.`, {
+      hint: 'Copy it with all that is in it: banger cp -r ...',
+    });
+  }
+  if (into.kind === 'unreachable') {
+    throw new BangerError(
+      'not_found',
+      `There is no directory ${to.side.prefix}${posix.dirname(to.path)} to copy into.`,
+    );
+  }
+  const inside = into.kind === 'directory';
+  const name = lastName(from);
+  const target = inside ? (name === '.' ? into.path : posix.join(into.path, name)) : into.path;
+  if (!inside && source.kind === 'file' && to.written.endsWith('/')) {
+    throw new BangerError('not_found', `There is no directory ${to.written} to copy into.`);
+  }
+  // what one of them alone understands would be lost or refused at the other
+  const gnu = from.side.gnuTar && to.side.gnuTar;
+  const format = gnu ? ['--format=posix', '--sparse'] : [];
+  const unpack = unpackOptions(to.side, gnu, options.preserve);
+  if (source.kind === 'directory') {
+    if (into.kind === 'file') {
+      throw new BangerError('conflict', `${to.written} is a file; a directory cannot take its place.`);
+    }
+    await to.side.run(['mkdir', '-p', '--', target], {});
+    const pack: Argv = ['tar', '-c', '-C', source.path, ...format, '-f', '-', '.'];
+    await stream(ctx, from, to, pack, ['tar', '-x', '-C', target, ...unpack, '-f', '-']);
+    return;
+  }
+  // into a directory of its own first: the file may get another name, and half of one must not get that name
+  const work = posix.join(dirname(target), `.banger-cp-${process.pid}-${Date.now().toString(36)}`);
+  await to.side.run(['mkdir', '-m', '0700', '--', work], {});
+  try {
+    const packed = basename(source.path);
+    const pack: Argv = ['tar', '-c', '-h', '-C', dirname(source.path), ...format, '-f', '-', `./${packed}`];
+    await stream(ctx, from, to, pack, ['tar', '-x', '-C', work, ...unpack, '-f', '-']);
+    await to.side.run(['mv', '-f', '--', posix.join(work, packed), target], {});
+  } finally {
+    await to.side.run(['rm', '-rf', '--', work], {}).catch(() => {});
+  }
+}
+
+/** Whatever is packed belongs to who unpacks it; a guest's setuid bits are not taken over unless that is asked for. */
+function unpackOptions({ gnuTar, prefix }: CopySide, gnu: boolean, preserve: boolean): string[] {
+  const own = ['-o', ...(preserve ? ['-p'] : ['-m'])];
+  if (!gnuTar) return own;
+  const modes = !preserve && prefix === '' ? ['--no-same-permissions'] : [];
+  return [...own, ...modes, ...(gnu ? ['--no-overwrite-dir'] : []), '--warning=no-timestamp'];
+}
+
+/** One tar packs, the other unpacks; the first that fails is the one that is told. */
+async function stream(ctx: Context, from: Place, to: Place, pack: Argv, unpack: Argv): Promise<void> {
+  const counted = countBytes(ctx, from.written);
+  const through = new PassThrough();
+  for (const each of [through, counted]) each.on('error', () => {}); // how both programs ended says why
+  const failures: unknown[] = [];
+  const stop = new AbortController();
+  const packed = from.side.run(pack, { output: through, signal: stop.signal });
+  const unpacked = to.side.run(unpack, { input: through.pipe(counted) });
+  await Promise.all([
+    packed.catch((error) => failures.push(error)).finally(() => through.end()),
+    unpacked.catch((error) => {
+      failures.push(error);
+      stop.abort(); // nobody takes what is packed any more
+    }),
+  ]);
+  counted.clear();
+  if (failures.length > 0) throw failures[0];
+}
+
+/** How often a person sees how much has come. */
+const SHOW_EVERY_MS = 500;
+
+function countBytes(ctx: Context, what: string): Readable & Transform & { clear(): void } {
+  const { stderr } = ctx.terminal;
+  let bytes = 0;
+  let shown = false;
+  const draw = () => {
+    shown = true;
+    stderr.write(`\r${what}  ${formatSize(bytes)}\x1b[K`);
+  };
+  const timer = stderr.isTTY && !ctx.quiet ? setInterval(draw, SHOW_EVERY_MS) : undefined;
+  const counter = new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      bytes += chunk.length;
+      done(null, chunk);
+    },
+  });
+  return Object.assign(counter, {
+    clear() {
+      clearInterval(timer);
+      if (shown) stderr.write('\r\x1b[K');
+    },
+  });
 }
