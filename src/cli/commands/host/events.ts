@@ -20,7 +20,7 @@ export default defineCommand({
   async run(ctx, { options }) {
     const leave = new AbortController();
     void ctx.interrupts().first.then(() => leave.abort());
-    if (options.follow) ctx.host.endWithReader?.();
+    if (options.follow) ctx.terminal.endWithReader?.();
     const query = {
       ...(options.follow ? { follow: true } : {}),
       ...(options.since === undefined ? {} : { since: new Date(Date.now() - options.since).toISOString() }),
