@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { realpath, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { PassThrough, type Readable, Writable } from 'node:stream';
+import { PassThrough, Readable, Writable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { BangerError, systemCode } from '../../errors.ts';
 import type { Argv } from '../../system/runner.ts';
@@ -117,7 +117,7 @@ export function guestSide(ctx: Context, name: string): CopySide {
     async look(paths) {
       const output = new PassThrough();
       const said = buffer(output);
-      await side.run(['sh', '-c', LOOK, 'sh', ...paths], { output });
+      await side.run(['sh', '-s', '--', ...paths], { input: Readable.from([Buffer.from(LOOK)]), output });
       const fields = (await said).toString('utf8').split('\0');
       const tar = fields.pop();
       if (tar === 'none') {
