@@ -1,40 +1,114 @@
 /**
  * KVM or emulation. That /dev/kvm opens proves nothing (there are nested hosts where no ordinary guest ever
- * gets past early boot), so the kernel in question is booted for a moment; the verdict is cached.
+ * gets past early boot), so the kernel in question is booted for a moment, and what came of it is noted. That begins
+ * when the kernel is configured: a start waits for none of it for long, because clients have limits.
  */
-import { accessSync, constants, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { accessSync, constants } from 'node:fs';
+import { setTimeout as delay } from 'node:timers/promises';
 import { ioErrorText } from '../fault.ts';
 import type { ThreadLog } from '../log.ts';
 import type { Settings } from '../settings.ts';
 import type { Accelerator } from './arguments.ts';
+import { fileIdentity, KvmVerdicts, type Outcome } from './kvm-verdicts.ts';
 import { CONSOLE_FD, QMP_FD, startQemu } from './process.ts';
 
-/** Time the kernel has for its first line; with a working KVM it takes a tenth of it. */
-const SMOKE_TEST_MS = 3000;
+/** Time the kernel has for its first line once QEMU has loaded it; with a working KVM it takes a tenth of it. */
+const FIRST_TRIAL_MS = 3000;
+
+/** Silence may be a busy host: the next process gives the kernel so many times more, up to the limit. */
+const MORE_TIME = 4;
+const LAST_TRIAL_MS = 48_000;
+
+/** Time QEMU has to load the kernel, from a disk that may be cold and slow. */
+const LOAD_MS = 60_000;
+
+/** What a start waits for a trial that is under way. A client of Firecracker's expects an answer within half a second. */
+const PATIENCE_MS = 300;
+
+/** How often what another process tries is looked at. */
+const LOOK_MS = 50;
+
 const KVM_DEVICE = '/dev/kvm';
 
-/** KVM was demanded and cannot be had; the text is Firecracker's. */
-export class KvmUnavailable extends Error {}
+export class AcceleratorChoice {
+  readonly #settings: Settings;
+  readonly #log: ThreadLog;
+  #look: { identity: string; outcome: Promise<Outcome> } | undefined;
 
-/** @throws KvmUnavailable when KVM is demanded and its device cannot be opened */
-export async function chooseAccelerator(settings: Settings, kernelPath: string, log: ThreadLog): Promise<Accelerator> {
-  if (settings.accelerator === 'tcg') return 'tcg';
-  const problem = deviceProblem();
-  if (settings.accelerator === 'kvm') {
-    if (!problem) return 'kvm';
-    throw new KvmUnavailable(
-      `Kvm error: Error creating KVM object: ${problem}\n` +
-        "Make sure the user launching the firecracker process is configured on the /dev/kvm file's ACL.",
-    );
+  constructor(settings: Settings, log: ThreadLog) {
+    this.#settings = settings;
+    this.#log = log;
   }
-  if (problem) {
-    log.info(`KVM is not usable (${problem}); emulating.`);
+
+  /** Begins to find out about a kernel that may be started soon. */
+  prepare(kernelPath: string): void {
+    if (this.#settings.accelerator !== 'auto' || deviceProblem()) return;
+    // a start reports what is wrong
+    this.#lookAt(kernelPath).catch(() => {});
+  }
+
+  /** @throws Error, in Firecracker's words, when KVM is demanded and cannot be had; the system error of a kernel that is gone */
+  async choose(kernelPath: string): Promise<Accelerator> {
+    const { accelerator } = this.#settings;
+    if (accelerator === 'tcg') return 'tcg';
+    const problem = deviceProblem();
+    if (accelerator === 'kvm') {
+      if (!problem) return 'kvm';
+      throw new Error(
+        `Kvm error: Error creating KVM object: ${problem}\n` +
+          "Make sure the user launching the firecracker process is configured on the /dev/kvm file's ACL.",
+      );
+    }
+    if (problem) {
+      this.#log.info(`KVM is not usable (${problem}); emulating.`);
+      return 'tcg';
+    }
+    const outcome = await Promise.race([this.#lookAt(kernelPath), delay(PATIENCE_MS)]);
+    if (outcome === 'works') return 'kvm';
+    this.#log.warn(
+      outcome === undefined
+        ? 'Whether this kernel boots under KVM on this host is still being tried out; emulating.'
+        : 'KVM opens, but this kernel does not boot with it on this host; emulating.',
+    );
     return 'tcg';
   }
-  const verdict = await cachedVerdict(settings, kernelPath, () => kvmBoots(settings, kernelPath));
-  if (verdict === 'tcg') log.warn('KVM opens, but this kernel does not boot with it on this host; emulating.');
-  return verdict;
+
+  async #lookAt(kernelPath: string): Promise<Outcome> {
+    const identity = fileIdentity(kernelPath);
+    if (this.#look?.identity !== identity) this.#look = { identity, outcome: this.#findOut(kernelPath) };
+    return await this.#look.outcome;
+  }
+
+  async #findOut(kernelPath: string): Promise<Outcome> {
+    const verdicts = new KvmVerdicts(this.#settings.cacheDir);
+    const kernel = await verdicts.nameOf(kernelPath);
+    const known = verdicts.read(kernel);
+    if (!known) return await this.#try(verdicts, kernel, kernelPath, FIRST_TRIAL_MS);
+    if (known.outcome === 'silent' && known.timeMs < LAST_TRIAL_MS) {
+      // it may do better when the host is less busy: those who start after this may know
+      void this.#try(verdicts, kernel, kernelPath, known.timeMs * MORE_TIME).catch(() => {});
+    }
+    return known.outcome;
+  }
+
+  async #try(verdicts: KvmVerdicts, kernel: string, kernelPath: string, timeMs: number): Promise<Outcome> {
+    for (let waitedMs = 0; waitedMs < LOAD_MS; waitedMs += LOOK_MS) {
+      const release = verdicts.claim(kernel);
+      if (release) {
+        try {
+          const outcome = await bootUnderKvm(this.#settings, kernelPath, timeMs);
+          verdicts.write(kernel, { outcome, timeMs });
+          return outcome;
+        } finally {
+          release();
+        }
+      }
+      await delay(LOOK_MS, undefined, { ref: false });
+      const found = verdicts.read(kernel);
+      if (found && (found.outcome !== 'silent' || found.timeMs >= timeMs)) return found.outcome;
+    }
+    return 'silent';
+  }
 }
 
 function deviceProblem(): string | undefined {
@@ -46,37 +120,8 @@ function deviceProblem(): string | undefined {
   }
 }
 
-/** One small file per host boot and kernel; those of earlier boots are removed. */
-export async function cachedVerdict(
-  settings: Pick<Settings, 'cacheDir'>,
-  kernelPath: string,
-  test: () => Promise<boolean>,
-): Promise<Accelerator> {
-  const { createHash } = await import('node:crypto');
-  const boot = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim();
-  const kernel = createHash('sha256').update(readFileSync(kernelPath)).digest('hex').slice(0, 32);
-  const file = join(settings.cacheDir, `kvm-${boot}-${kernel}`);
-  try {
-    const cached = readFileSync(file, 'latin1').trim();
-    if (cached === 'kvm' || cached === 'tcg') return cached;
-  } catch {
-    // not known yet
-  }
-  const verdict = (await test()) ? 'kvm' : 'tcg';
-  try {
-    mkdirSync(settings.cacheDir, { recursive: true, mode: 0o700 });
-    for (const name of readdirSync(settings.cacheDir)) {
-      if (name.startsWith('kvm-') && !name.startsWith(`kvm-${boot}-`)) rmSync(join(settings.cacheDir, name));
-    }
-    writeFileSync(file, `${verdict}\n`);
-  } catch {
-    // a cache that cannot be written costs time, not correctness
-  }
-  return verdict;
-}
-
 /** Boots the kernel under KVM and waits for its first line on the console. */
-export async function kvmBoots(settings: Settings, kernelPath: string, timeoutMs = SMOKE_TEST_MS): Promise<boolean> {
+export async function bootUnderKvm(settings: Settings, kernelPath: string, timeMs: number): Promise<Outcome> {
   const args = [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-accel', 'kvm', '-cpu', 'host', '-m', '128M'],
     ...['-machine', 'microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off'],
@@ -85,20 +130,23 @@ export async function kvmBoots(settings: Settings, kernelPath: string, timeoutMs
     ...['-chardev', `socket,id=qmp,fd=${QMP_FD}`, '-mon', 'chardev=qmp,mode=control', '-no-reboot'],
   ];
   const qemu = await startQemu(settings.qemu, args, settings.env, () => {});
-  const { promise: booted, resolve } = Promise.withResolvers<boolean>();
-  const timer = setTimeout(() => resolve(false), timeoutMs);
+  const { promise: end, resolve } = Promise.withResolvers<Outcome>();
+  let timer = setTimeout(() => resolve('silent'), LOAD_MS);
   let seen = '';
   qemu.console.on('data', (bytes: Buffer) => {
     seen = (seen + bytes.toString('latin1')).slice(-4096);
-    if (seen.includes('Linux version')) resolve(true);
+    if (seen.includes('Linux version')) resolve('works');
   });
-  // the greeting must be read or QEMU would stop writing
-  qemu.qmp.resume();
+  // QEMU greets when the kernel is loaded and its CPU begins to run
+  qemu.qmp.once('data', () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => resolve('silent'), timeMs);
+  });
   qemu.qmp.on('error', () => {});
-  void qemu.ended.then(() => resolve(false));
-  const verdict = await booted;
+  void qemu.ended.then(() => resolve('fails'));
+  const outcome = await end;
   clearTimeout(timer);
   qemu.kill();
   await qemu.ended;
-  return verdict;
+  return outcome;
 }

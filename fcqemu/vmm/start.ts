@@ -4,10 +4,9 @@ import { Panic } from '../exit-code.ts';
 import { Fault, type FaultOptions, ioErrorDebug, ioErrorText, systemError } from '../fault.ts';
 import { debugText } from '../json/scanner.ts';
 import type { ThreadLog } from '../log.ts';
-import { chooseAccelerator, KvmUnavailable } from '../qemu/accelerator.ts';
+import type { AcceleratorChoice } from '../qemu/accelerator.ts';
 import type { Accelerator, QemuDrive, QemuSpec } from '../qemu/arguments.ts';
 import { randomBytes } from '../random.ts';
-import type { Settings } from '../settings.ts';
 import { composeCommandLine } from './command-line.ts';
 import type { StoredDrive } from './drives.ts';
 import { type BootProblem, initrdProblem, kernelProblem } from './kernel-image.ts';
@@ -18,7 +17,7 @@ const MAX_VIRTIO_DEVICES = 17;
 
 export interface StartOptions {
   instanceId: string;
-  settings: Settings;
+  accelerators: AcceleratorChoice;
   /** confine QEMU with its seccomp filter */
   sandbox: boolean;
   log: ThreadLog;
@@ -139,11 +138,10 @@ export async function planStart(resources: Resources, options: StartOptions): Pr
   };
 }
 
-async function accelerate({ settings, log }: StartOptions, kernelPath: string): Promise<Accelerator> {
+async function accelerate({ accelerators }: StartOptions, kernelPath: string): Promise<Accelerator> {
   try {
-    return await chooseAccelerator(settings, kernelPath, log);
+    return await accelerators.choose(kernelPath);
   } catch (error) {
-    if (error instanceof KvmUnavailable) throw startFault(error.message);
     throw startFault(error instanceof Error ? error.message : String(error));
   }
 }

@@ -8,6 +8,7 @@ import { Fault, ioErrorDebug, ioErrorText } from '../fault.ts';
 import { debugText } from '../json/scanner.ts';
 import type { Log, ThreadLog } from '../log.ts';
 import type { Metrics, Totals } from '../metrics.ts';
+import { AcceleratorChoice } from '../qemu/accelerator.ts';
 import type { Settings } from '../settings.ts';
 import { openSink, type Sink } from '../sink.ts';
 import { BootTimer } from './boot-timer.ts';
@@ -55,6 +56,7 @@ export class Vmm {
   readonly console = new Console();
   readonly #options: VmmOptions;
   readonly #log: ThreadLog;
+  readonly #accelerators: AcceleratorChoice;
   #state: InstanceState = 'Not started';
   /** known from the moment QEMU runs */
   #vm: MicroVm | undefined;
@@ -66,6 +68,7 @@ export class Vmm {
   constructor(options: VmmOptions) {
     this.#options = options;
     this.#log = options.log.thread('main', 'vmm');
+    this.#accelerators = new AcceleratorChoice(options.settings, this.#log);
     this.resources = new Resources(new Mmds(options.mmdsLimit));
     options.metrics.collect = () => this.#counters();
   }
@@ -105,7 +108,10 @@ export class Vmm {
   };
 
   readonly #beforeStart: Handlers = {
-    ConfigureBootSource: (config) => this.resources.setBootSource(config),
+    ConfigureBootSource: (config) => {
+      this.resources.setBootSource(config);
+      this.#accelerators.prepare(config.kernel_image_path);
+    },
     UpdateMachineConfiguration: (update) => this.resources.updateMachine(update),
     InsertBlockDevice: (config) => this.resources.drives.put(config, this.#log),
     InsertNetworkDevice: (config) => this.resources.putInterface(config),
@@ -163,10 +169,15 @@ export class Vmm {
 
   /** Boots the configured guest. @throws Fault and stays "Not started" */
   async start(): Promise<void> {
-    const { instanceId, settings, sandbox, bootTimer } = this.#options;
+    const { instanceId, sandbox, bootTimer } = this.#options;
     const timer = bootTimer ? new BootTimer() : undefined;
     const onBootTimer = timer && ((qemuPid: number) => this.#log.info(timer.message(qemuPid)));
-    const spec = await planStart(this.resources, { instanceId, settings, sandbox, log: this.#log });
+    const spec = await planStart(this.resources, {
+      instanceId,
+      accelerators: this.#accelerators,
+      sandbox,
+      log: this.#log,
+    });
     try {
       this.#machine = await bootMachine(spec, { ...this.#machineOptions(), onBootTimer });
     } catch (error) {

@@ -334,7 +334,19 @@ exit 1
     assert.deepEqual(calls(), ['kvm', 'kvm', 'kvm']);
   });
 
-  it('emulates when nothing comes, and remembers', { skip: kvmSkip() }, async (t) => {
+  it('keeps no start waiting for a kernel that is silent', { skip: kvmSkip() }, async (t) => {
+    const { vmm, calls } = await fakeQemu(t, 'exec sleep 60');
+    const begin = performance.now();
+    assert.equal(
+      await vmm.fault('PUT', '/actions', { action_type: 'InstanceStart' }),
+      'Start microvm error: refused on purpose',
+    );
+    assert.ok(performance.now() - begin < 2500, 'the start waited for the trial');
+    assert.equal(calls()[0], 'kvm');
+    assert.match(vmm.log(), /is still being tried out; emulating\./);
+  });
+
+  it('emulates when it ends at once, and remembers', { skip: kvmSkip() }, async (t) => {
     const { vmm, calls } = await fakeQemu(t, 'exit 1');
     for (let i = 0; i < 2; i++) {
       assert.equal(

@@ -1,9 +1,8 @@
-/** Small parts whose every corner is cheaper to test alone: command line, arguments, buckets, verdicts, notes. */
+/** Small parts whose every corner is cheaper to test alone: command line, arguments, buckets, notes. */
 import assert from 'node:assert/strict';
-import { readdirSync, truncateSync, writeFileSync } from 'node:fs';
+import { truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { cachedVerdict } from '../../fcqemu/qemu/accelerator.ts';
 import { type QemuSpec, qemuArguments } from '../../fcqemu/qemu/arguments.ts';
 import { bootArgsProblem, type CommandLineOptions, composeCommandLine } from '../../fcqemu/vmm/command-line.ts';
 import { initrdProblem, isElfWithoutPvh, kernelProblem } from '../../fcqemu/vmm/kernel-image.ts';
@@ -177,32 +176,6 @@ describe('a token bucket', () => {
     });
     assert.equal(updatedLimiter({ bandwidth: stored, ops: null }, { bandwidth: { size: 0, refill_time: 0 } }), null);
     assert.deepEqual(updatedLimiter({ bandwidth: stored, ops: null }, null), { bandwidth: stored, ops: null });
-  });
-});
-
-describe('the verdict about KVM', () => {
-  it('is asked for once per kernel, and forgets earlier boots of the host', async (t) => {
-    const cacheDir = join(await tempDir(t), 'cache');
-    const [kernel, other] = [join(cacheDir, '..', 'k1'), join(cacheDir, '..', 'k2')];
-    writeFileSync(kernel, 'one');
-    writeFileSync(other, 'two');
-    let asked = 0;
-    const ask = (answer: boolean) => async () => {
-      asked += 1;
-      return answer;
-    };
-    assert.equal(await cachedVerdict({ cacheDir }, kernel, ask(false)), 'tcg');
-    assert.equal(await cachedVerdict({ cacheDir }, kernel, ask(true)), 'tcg');
-    writeFileSync(join(cacheDir, 'kvm-an-earlier-boot'), 'tcg');
-    assert.equal(await cachedVerdict({ cacheDir }, other, ask(true)), 'kvm');
-    assert.equal(asked, 2);
-    assert.equal(readdirSync(cacheDir).length, 2);
-  });
-
-  it('does without a cache that cannot be written', async (t) => {
-    const kernel = join(await tempDir(t), 'k');
-    writeFileSync(kernel, 'x');
-    assert.equal(await cachedVerdict({ cacheDir: join(kernel, 'below-a-file') }, kernel, async () => true), 'kvm');
   });
 });
 
