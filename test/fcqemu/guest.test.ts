@@ -1,6 +1,6 @@
 /** A running guest: start, console, pause, reset, and every way the process and QEMU may end. */
 import assert from 'node:assert/strict';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { chmod } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
@@ -314,6 +314,12 @@ exit 1
     return { vmm, calls: () => readFileSync(join(vmm.dir, 'calls'), 'latin1').trim().split('\n') };
   }
 
+  /** Waits for the note about the kernel. */
+  async function tried(vmm: Vmm): Promise<void> {
+    const names = () => readdirSync(join(vmm.dir, 'cache/fcqemu'));
+    await waitFor(() => names().some((name) => !/-(try|sum)-/.test(name)), 'the trial');
+  }
+
   const kvmSkip = () => {
     try {
       readFileSync('/sys/class/misc/kvm/dev');
@@ -325,6 +331,7 @@ exit 1
 
   it('takes KVM when the kernel says something under it, and remembers', { skip: kvmSkip() }, async (t) => {
     const { vmm, calls } = await fakeQemu(t, "printf 'Linux version 6.1' >&3; sleep 1; exit 0");
+    await tried(vmm);
     for (let i = 0; i < 2; i++) {
       assert.equal(
         await vmm.fault('PUT', '/actions', { action_type: 'InstanceStart' }),
@@ -348,6 +355,7 @@ exit 1
 
   it('emulates when it ends at once, and remembers', { skip: kvmSkip() }, async (t) => {
     const { vmm, calls } = await fakeQemu(t, 'exit 1');
+    await tried(vmm);
     for (let i = 0; i < 2; i++) {
       assert.equal(
         await vmm.fault('PUT', '/actions', { action_type: 'InstanceStart' }),
