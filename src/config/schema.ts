@@ -57,6 +57,8 @@ export interface ProgramsConfig {
   debugfs: string;
   tar: string;
   zstd: string;
+  xz: string;
+  lz4: string;
   cp: string;
   sudo: string;
   mmdebstrap: string;
@@ -68,7 +70,6 @@ export interface BundleConfig {
   default: string;
   kernel?: string;
   initrd?: string;
-  modules?: string;
   rootfs?: string;
 }
 

@@ -124,6 +124,8 @@ export const SETTINGS: SettingTree<Config> = {
     debugfs: tool('debugfs', 'Reads root file systems without mounting them'),
     tar: tool('tar', 'Packs and unpacks bundles and images, and what `banger cp` copies'),
     zstd: tool('zstd', 'Compresses bundles and images'),
+    xz: tool('xz', 'Unpacks kernels and modules that distributions pack with it'),
+    lz4: tool('lz4', 'Unpacks kernels that distributions pack with it'),
     cp: tool('cp', 'Copies disks where the file system cannot share blocks'),
     sudo: tool('sudo', 'Asked for single programs when the user is not root'),
     mmdebstrap: tool('mmdebstrap', 'Makes the root file system of a bundle'),
@@ -132,7 +134,6 @@ export const SETTINGS: SettingTree<Config> = {
     default: always('bundle.default', nameOrPath(), 'default', 'The bundle VMs boot from unless told otherwise'),
     kernel: part('kernel', 'kernel (uncompressed ELF)'),
     initrd: part('initrd', 'initrd'),
-    modules: part('modules', 'directory of kernel modules'),
     rootfs: part('rootfs', 'root file system'),
   },
   vm: {

@@ -5,7 +5,7 @@ import { keysCheck } from './checks/keys.ts';
 import { forwardDropCheck, forwardingCheck, nameDropCheck, uplinkCheck } from './checks/nat.ts';
 import { poolCheck, rulesCheck, tapCheck } from './checks/network.ts';
 import { privilegeCheck } from './checks/privilege.ts';
-import { buildCheck, copyCheck, sshCheck, workDiskCheck } from './checks/programs.ts';
+import { buildCheck, copyCheck, sshCheck, unpackCheck, workDiskCheck } from './checks/programs.ts';
 import { diskSpaceCheck, memoryCheck } from './checks/resources.ts';
 import { kvmCheck, vmmCheck } from './checks/vmm.ts';
 import type { PreflightContext } from './context.ts';
@@ -36,7 +36,7 @@ const COMMANDS: Record<PreflightCommand, { purpose: string; checks: Check<Prefli
     purpose: 'let a VM reach the outside',
     checks: [uplinkCheck, forwardingCheck, forwardDropCheck(true), nameDropCheck],
   },
-  'image-build': { purpose: 'build a bundle', checks: [buildCheck, diskSpaceCheck] },
+  'image-build': { purpose: 'build a bundle', checks: [buildCheck, unpackCheck, diskSpaceCheck] },
   'disk-resize': { purpose: 'resize a disk', checks: [workDiskCheck, diskSpaceCheck] },
   ssh: { purpose: 'log in to a VM', checks: [sshCheck, keysCheck] },
 };

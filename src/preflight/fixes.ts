@@ -48,6 +48,8 @@ const PACKAGES: Record<string, Partial<PackageNames>> = {
   cp: everywhere('coreutils'),
   tar: everywhere('tar'),
   zstd: everywhere('zstd'),
+  xz: { ...everywhere('xz'), debian: 'xz-utils' },
+  lz4: everywhere('lz4'),
   unshare: everywhere('util-linux'),
   setpriv: everywhere('util-linux'),
   // a bundle is built with the host's own apt; where there is none, bundles are imported

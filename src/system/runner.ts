@@ -19,6 +19,8 @@ export interface RunOptions {
   foreignKill?: ForeignKill;
   /** text or bytes written to standard input, which is empty otherwise */
   input?: string | Buffer | Readable;
+  /** takes standard output as it comes, which is not in the result then; nothing ends it */
+  output?: Writable;
   /** environment of the program; the runner's own otherwise */
   env?: NodeJS.ProcessEnv;
   /** working directory */
@@ -149,7 +151,9 @@ function collect(child: ChildProcess, argv: Argv, options: RunOptions): Promise<
   options.signal?.addEventListener('abort', onAbort, { once: true });
 
   const heard = () => void quiet?.refresh();
-  const stdout = gather(child.stdout, options.onLine, heard);
+  const stdout = options.output
+    ? passOn(child.stdout, options.output, heard)
+    : gather(child.stdout, options.onLine, heard);
   const stderr = gather(child.stderr, options.onLine, heard);
   if (child.stdin && options.input !== undefined) {
     // a program that ends without reading its input is judged by its exit status, not by EPIPE
@@ -194,6 +198,14 @@ function collect(child: ChildProcess, argv: Argv, options: RunOptions): Promise<
 function feed(input: Readable, stdin: Writable, onError: (error: Error) => void): void {
   input.on('error', onError);
   input.pipe(stdin);
+}
+
+/** Gives a program's output to who wants it as bytes; it is not kept. */
+function passOn(stream: Readable | null, output: Writable, heard: () => void): () => string {
+  stream?.on('error', () => {}); // a pipe that breaks has ended
+  stream?.on('data', heard);
+  stream?.pipe(output, { end: false });
+  return () => '';
 }
 
 function inputError(argv: Argv, cause: Error): BangerError {

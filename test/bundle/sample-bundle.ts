@@ -9,6 +9,9 @@ import { createRunner } from '../../src/system/runner.ts';
 
 export const runner = createRunner();
 
+/** What unpacks kernels and modules here. */
+export const unpacking = { runner, programs: { xz: 'xz', lz4: 'lz4' } };
+
 /** Why a test that needs these programs is skipped; false when all are there. */
 export function lacking(...programs: string[]): string | false {
   const directories = `${process.env.PATH}:/usr/sbin:/sbin`.split(':');

@@ -28,7 +28,7 @@ let dir = '';
 let output = '';
 
 function build(target = output): ReturnType<typeof buildBundle> {
-  const programs = { mmdebstrap: 'mmdebstrap', mke2fs: 'mke2fs' };
+  const programs = { mmdebstrap: 'mmdebstrap', mke2fs: 'mke2fs', xz: 'xz', lz4: 'lz4' };
   const deps = { runner, programs, env, cacheDir: join(dir, 'cache'), uid, helpers: {}, now: () => new Date() };
   return buildBundle(deps, { suite: 'bookworm', output: target });
 }
@@ -39,7 +39,7 @@ async function buildAndKill(): Promise<void> {
   const script = `
     const { buildBundle } = await import(${url('control/bundles/build.ts')});
     const { createRunner } = await import(${url('system/runner.ts')});
-    const programs = { mmdebstrap: 'mmdebstrap', mke2fs: 'mke2fs' };
+    const programs = { mmdebstrap: 'mmdebstrap', mke2fs: 'mke2fs', xz: 'xz', lz4: 'lz4' };
     const deps = { runner: createRunner(), programs, env: process.env, uid: ${uid}, helpers: {}, now: () => new Date(),
       cacheDir: ${JSON.stringify(join(dir, 'cache'))} };
     await buildBundle(deps, { suite: 'bookworm', output: ${JSON.stringify(output)} }, (event) => {

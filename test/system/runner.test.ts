@@ -1,14 +1,19 @@
 import assert from 'node:assert/strict';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { PassThrough } from 'node:stream';
 import { describe, it } from 'node:test';
 import { sleep } from '../../src/system/abort.ts';
 import { createPrivileged } from '../../src/system/privilege.ts';
 import { endProcess, findProcessesByArgument, identifyProcess, isAlive } from '../../src/system/processes.ts';
-import { createRunner } from '../../src/system/runner.ts';
+import { createRunner, QUIET_MS } from '../../src/system/runner.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
 const runner = createRunner();
+
+async function gathered(stream: PassThrough): Promise<Buffer> {
+  return Buffer.concat(await stream.toArray());
+}
 
 describe('runner', () => {
   it('keeps stdout and stderr apart and passes input', async () => {
@@ -43,6 +48,18 @@ describe('runner', () => {
     const running = runner.run(['sleep', '20'], { signal: stop.signal });
     setTimeout(() => stop.abort(), 20);
     await assert.rejects(running, { code: 'cancelled' });
+  });
+
+  it('gives output as bytes to a reader that is slow, and loses none of it', async () => {
+    const output = new PassThrough({ highWaterMark: 1024 });
+    const ran = runner.run(['sh', '-c', 'head -c 200000 /dev/zero; printf end'], { output });
+    // longer than output without a reader of its own may be quiet after the program's end
+    await sleep(QUIET_MS + 500);
+    const bytes = gathered(output);
+    assert.equal((await ran).stdout, '');
+    output.end();
+    const read = await bytes;
+    assert.deepEqual([read.length, read.toString('latin1', 200_000)], [200_003, 'end']);
   });
 
   it('hands out lines as they come', async () => {

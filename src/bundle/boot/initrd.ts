@@ -4,6 +4,7 @@ import { BangerError } from '../../errors.ts';
 import { type CpioEntry, writeCpio } from './cpio.ts';
 import { INIT_SCRIPT } from './init-script.ts';
 import { loadOrder, readModule, readModuleIndex } from './modules.ts';
+import type { UnpackDeps } from './unpack.ts';
 
 export interface InitrdParts {
   /** statically linked busybox */
@@ -41,7 +42,7 @@ export interface Initrd {
  * Builds the initrd in memory, as a plain cpio archive: emulated guests unpack compressed ones slowly.
  * @throws BangerError `corrupt` when the kernel lacks a module no guest can do without
  */
-export async function buildInitrd(parts: InitrdParts): Promise<Initrd> {
+export async function buildInitrd(deps: UnpackDeps, parts: InitrdParts): Promise<Initrd> {
   const index = await readModuleIndex(parts.modules);
   const required = loadOrder(index, REQUIRED_MODULES);
   if (required.missing.length > 0) {
@@ -58,7 +59,11 @@ export async function buildInitrd(parts: InitrdParts): Promise<Initrd> {
   const names: string[] = [];
   for (const module of order) {
     names.push(`${module.name}.ko`);
-    entries.push({ type: 'file', path: `modules/${module.name}.ko`, data: await readModule(parts.modules, module) });
+    entries.push({
+      type: 'file',
+      path: `modules/${module.name}.ko`,
+      data: await readModule(deps, parts.modules, module),
+    });
   }
   entries.push({ type: 'file', path: 'modules.order', data: Buffer.from(names.map((name) => `${name}\n`).join('')) });
   return { image: writeCpio(entries), modules: order.map((module) => module.name) };

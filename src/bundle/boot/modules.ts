@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs';
 import { open, readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { BangerError, systemCode } from '../../errors.ts';
-import { decompressStream, detectCompression } from './vmlinux.ts';
+import { detectCompression, type UnpackDeps, unpack } from './unpack.ts';
 
 /** One loadable module of a tree. */
 export interface KernelModule {
@@ -84,18 +84,17 @@ export function loadOrder(index: ModuleIndex, wanted: readonly string[]): { orde
  * A module's bytes, decompressed when it is stored as .ko.gz, .ko.xz or .ko.zst.
  * @throws BangerError `corrupt` when it is damaged
  */
-export async function readModule(tree: string, module: KernelModule): Promise<Buffer> {
+export async function readModule(deps: UnpackDeps, tree: string, module: KernelModule): Promise<Buffer> {
   const path = join(tree, module.path);
   const start = await readStart(path);
   const compression = detectCompression(start);
   if (compression === undefined) throw new BangerError('corrupt', `The kernel module ${path} is no ELF file.`);
   const chunks: Buffer[] = [];
   let size = 0;
-  for await (const chunk of decompressStream(createReadStream(path), compression)) {
+  for await (const chunk of unpack(createReadStream(path), compression, deps)) {
     size += chunk.length;
     if (size > MAX_MODULE_BYTES) throw new BangerError('corrupt', `The kernel module ${path} unpacks to too much.`);
-    // some decoders reuse their buffer
-    chunks.push(Buffer.from(chunk));
+    chunks.push(chunk);
   }
   return Buffer.concat(chunks, size);
 }

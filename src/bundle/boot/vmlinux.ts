@@ -4,30 +4,12 @@
  */
 import { createReadStream } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
-import type { Duplex, Readable } from 'node:stream';
-import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { BangerError, messageOf } from '../../errors.ts';
 import { throwIfCancelled } from '../../system/abort.ts';
-import { decompressLz4Legacy } from './lz4.ts';
-import { decompressXz } from './xz.ts';
-
-export type Compression = 'none' | 'gzip' | 'xz' | 'zstd' | 'lz4';
-
-const SIGNATURES: [Compression, number[]][] = [
-  ['none', [0x7f, 0x45, 0x4c, 0x46]],
-  ['gzip', [0x1f, 0x8b]],
-  ['xz', [0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00]],
-  ['zstd', [0x28, 0xb5, 0x2f, 0xfd]],
-  ['lz4', [0x02, 0x21, 0x4c, 0x18]],
-];
+import { type Compression, detectCompression, type UnpackDeps, unpack } from './unpack.ts';
 
 /** No kernel comes near this; a payload that claims more is a decompression bomb. */
 const MAX_VMLINUX_BYTES = 1024 ** 3;
-
-/** The compression a file begins with, by its magic number. */
-export function detectCompression(start: Uint8Array): Compression | undefined {
-  return SIGNATURES.find(([, magic]) => magic.every((byte, index) => start[index] === byte))?.[0];
-}
 
 interface Payload {
   /** first byte of the compressed kernel in the file */
@@ -42,13 +24,20 @@ interface Payload {
 /**
  * Writes the ELF kernel inside a bzImage to `output`.
  * @throws BangerError `corrupt` when the file is no bzImage, is cut short or its payload is damaged
+ * @throws BangerError `host_unprepared` when the program that unpacks it is not installed
  */
-export async function extractVmlinux(bzImage: string, output: string, signal?: AbortSignal): Promise<void> {
+export async function extractVmlinux(
+  deps: UnpackDeps,
+  bzImage: string,
+  output: string,
+  signal?: AbortSignal,
+): Promise<void> {
   const payload = await findPayload(bzImage);
+  const packed = createReadStream(bzImage, { start: payload.offset, end: payload.offset + payload.length - 1 });
   await using target = await open(output, 'w', 0o644);
   let written = 0;
   try {
-    for await (const chunk of decompress(bzImage, payload)) {
+    for await (const chunk of unpack(packed, payload.compression, deps)) {
       throwIfCancelled(signal);
       written += chunk.length;
       if (written > (payload.sizeBytes ?? MAX_VMLINUX_BYTES)) break;
@@ -92,33 +81,6 @@ async function findPayload(path: string): Promise<Payload> {
   if (sizeBytes > MAX_VMLINUX_BYTES)
     throw new BangerError('corrupt', `The kernel in ${path} claims ${sizeBytes} bytes.`);
   return { offset, length: compression === 'gzip' ? length : length - 4, compression, sizeBytes };
-}
-
-function decompress(path: string, payload: Payload): AsyncIterable<Buffer> {
-  const input = createReadStream(path, { start: payload.offset, end: payload.offset + payload.length - 1 });
-  return decompressStream(input, payload.compression);
-}
-
-/** The decompressed bytes of a stream whose compression is known. */
-export function decompressStream(input: Readable, compression: Compression): AsyncIterable<Buffer> {
-  switch (compression) {
-    case 'none':
-      return input;
-    case 'gzip':
-      return through(input, createGunzip());
-    case 'zstd':
-      return through(input, createZstdDecompress());
-    case 'lz4':
-      return decompressLz4Legacy(input);
-    case 'xz':
-      return decompressXz(input);
-  }
-}
-
-/** `pipe` alone would lose the reader's errors. */
-function through(input: Readable, decoder: Duplex): AsyncIterable<Buffer> {
-  input.once('error', (error) => decoder.destroy(error));
-  return input.pipe(decoder);
 }
 
 async function readAt(file: FileHandle, position: number, length: number): Promise<Buffer> {

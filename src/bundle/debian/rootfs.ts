@@ -5,9 +5,9 @@ import { dirname, join } from 'node:path';
 import { BangerError, systemCode } from '../../errors.ts';
 import type { Argv, Runner, RunOptions } from '../../system/runner.ts';
 import { formatSize } from '../../units.ts';
+import type { BundlePrograms } from '../programs.ts';
 import type { BundleProgress } from '../progress.ts';
 import type { Apt } from './apt.ts';
-import type { BundlePrograms } from './programs.ts';
 import type { Superuser } from './superuser.ts';
 
 /** What every base image holds beside Debian's essential packages and apt. */

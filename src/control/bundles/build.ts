@@ -148,13 +148,13 @@ async function buildInto(dir: WorkDir, build: Build): Promise<void> {
 
   progress({ phase: 'unpack kernel', detail: plan.kernelPackage });
   const release = await findRelease(unpacked);
-  await placeKernel(unpacked, release, join(dir.result, 'vmlinux'), plan.arch, signal);
+  await placeKernel(build, unpacked, release, join(dir.result, 'vmlinux'), plan.arch);
   const modules = `modules/${release}`;
   await placeModules(build, unpacked, release, dir);
 
   progress({ phase: 'make initrd' });
   const busybox = await firstPresent(unpacked, ['bin/busybox', 'usr/bin/busybox']);
-  const initrd = await buildInitrd({ busybox, modules: join(dir.result, modules) });
+  const initrd = await buildInitrd(build, { busybox, modules: join(dir.result, modules) });
   await writeFile(join(dir.result, 'initrd.img'), initrd.image);
 
   await makeRoot(build, dir, join(dir.result, modules));
@@ -230,15 +230,15 @@ async function followSums(dir: WorkDir, paths: string[], progress: BundleProgres
 }
 
 async function placeKernel(
+  build: Build,
   unpacked: string,
   release: string,
   target: string,
   arch: BundleArch,
-  signal: AbortSignal | undefined,
 ): Promise<void> {
   const packed = await firstPresent(unpacked, [`boot/vmlinuz-${release}`, `usr/lib/modules/${release}/vmlinuz`]);
   const kind = (await inspectKernel(packed)).kind;
-  if (kind === 'bzimage') await extractVmlinux(packed, target, signal);
+  if (kind === 'bzimage') await extractVmlinux(build, packed, target, build.signal);
   else await copyFile(packed, target);
   const problem = kernelProblem(await inspectKernel(target), arch);
   if (problem) throw new BangerError('corrupt', `The kernel ${release} ${problem}.`);

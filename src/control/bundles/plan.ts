@@ -3,8 +3,8 @@ import { createHash } from 'node:crypto';
 import { statfs } from 'node:fs/promises';
 import { INIT_SCRIPT } from '../../bundle/boot/init-script.ts';
 import { type Apt, resolveDependency, resolvePackages } from '../../bundle/debian/apt.ts';
-import type { BundlePrograms } from '../../bundle/debian/programs.ts';
 import { BASE_PACKAGES } from '../../bundle/debian/rootfs.ts';
+import type { BundlePrograms } from '../../bundle/programs.ts';
 import { DEFAULT_LINK } from '../../bundle/store/catalogue.ts';
 import { type BundleArch, STANDARD_DEFAULTS } from '../../bundle/store/manifest.ts';
 import { BangerError } from '../../errors.ts';
@@ -13,7 +13,7 @@ import { formatSize, GIB, MIB } from '../../units.ts';
 
 export interface BuildBundleDeps {
   runner: Runner;
-  programs: Pick<BundlePrograms, 'mmdebstrap' | 'mke2fs'>;
+  programs: Pick<BundlePrograms, 'mmdebstrap' | 'mke2fs' | 'xz' | 'lz4'>;
   /** directory for package lists, kept between builds */
   cacheDir: string;
   /** environment of the programs; proxies in it count */

@@ -98,7 +98,9 @@ export async function fromRootfs(work: ImportWork): Promise<FoundImage> {
   // kernel and initrd first: they are small, and what is wrong with them is found at once
   const boot = await bootOf(work);
   const kernel = join(result, IMAGE_MEMBERS.kernel);
-  if ((await inspectKernel(boot.kernel)).kind === 'bzimage') await extractVmlinux(boot.kernel, kernel, signal);
+  const unpacking = { runner: host.system.runner, programs };
+  if ((await inspectKernel(boot.kernel)).kind === 'bzimage')
+    await extractVmlinux(unpacking, boot.kernel, kernel, signal);
   else await copyFile(boot.kernel, kernel);
   const initrd = join(result, IMAGE_MEMBERS.initrd);
   await copyFile(boot.initrd, initrd);

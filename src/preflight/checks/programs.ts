@@ -29,12 +29,25 @@ export const buildCheck: Check<PreflightContext> = {
   id: 'image.programs',
   title: 'build programs',
   async run(context) {
-    const { mmdebstrap, mke2fs } = context.config.programs;
+    const { mmdebstrap, mke2fs, xz } = context.config.programs;
     const asOwner = context.uid === 0 ? ['unshare', 'setpriv'] : ['unshare'];
-    const outcome = await programsOutcome(context, [mmdebstrap, 'apt-get', 'dpkg-deb', 'depmod', mke2fs, ...asOwner]);
+    const needed = [mmdebstrap, 'apt-get', 'dpkg-deb', 'depmod', mke2fs, xz, ...asOwner];
+    const outcome = await programsOutcome(context, needed);
     if (outcome.status === 'ok' || context.facts.distribution.family === 'debian') return outcome;
     const fix =
       'Build a bundle on Debian or Ubuntu and export it there: banger bundle export   Then here: banger bundle import FILE';
     return { ...outcome, fix };
+  },
+};
+
+/** Distributions pack their kernels in one of several ways: what is missing is missed by some of them only. */
+export const unpackCheck: Check<PreflightContext> = {
+  id: 'kernel.programs',
+  title: 'unpacking of kernels',
+  async run(context) {
+    const { xz, lz4 } = context.config.programs;
+    const outcome = await programsOutcome(context, [xz, lz4]);
+    if (outcome.status === 'ok') return outcome;
+    return { ...outcome, status: 'warning', detail: `${outcome.detail} Kernels packed with it cannot be imported.` };
   },
 };

@@ -5,7 +5,7 @@ import { describe, it, type TestContext } from 'node:test';
 import { INIT_SCRIPT } from '../../../src/bundle/boot/init-script.ts';
 import { buildInitrd } from '../../../src/bundle/boot/initrd.ts';
 import { tempDir } from '../../support/temp-dir.ts';
-import { elfKernel, lacking, moduleTree, runner } from '../sample-bundle.ts';
+import { elfKernel, lacking, moduleTree, runner, unpacking } from '../sample-bundle.ts';
 
 const DEP = [
   'kernel/virtio_ring.ko:',
@@ -35,7 +35,7 @@ async function tree(t: TestContext, dep = DEP): Promise<{ dir: string; modules: 
 
 describe('the initrd', () => {
   it('holds the needed modules only, in an order that loads', async (t) => {
-    const initrd = await buildInitrd(await tree(t));
+    const initrd = await buildInitrd(unpacking, await tree(t));
     assert.deepEqual(initrd.modules, [
       ...['virtio_ring', 'virtio', 'virtio_mmio', 'virtio_blk', 'failover', 'virtio_net', 'overlay', 'virtio_rng'],
     ]);
@@ -43,7 +43,7 @@ describe('the initrd', () => {
 
   it('unpacks to /init, busybox, its links and the modules', { skip: lacking('busybox') }, async (t) => {
     const parts = await tree(t);
-    const initrd = await buildInitrd(parts);
+    const initrd = await buildInitrd(unpacking, parts);
     const out = join(parts.dir, 'out');
     await mkdir(out);
     await writeFile(join(parts.dir, 'initrd.img'), initrd.image);
@@ -62,7 +62,7 @@ describe('the initrd', () => {
 
   it('gives equal bytes for equal parts', async (t) => {
     const parts = await tree(t);
-    assert.ok((await buildInitrd(parts)).image.equals((await buildInitrd(parts)).image));
+    assert.ok((await buildInitrd(unpacking, parts)).image.equals((await buildInitrd(unpacking, parts)).image));
   });
 
   it('is refused for a kernel that cannot reach its disks, naming the modules', async (t) => {
@@ -72,7 +72,7 @@ describe('the initrd', () => {
         .filter((line) => !/virtio_(blk|mmio)/.test(line))
         .join('\n'),
     );
-    await assert.rejects(buildInitrd(parts), { code: 'corrupt', message: /virtio_mmio, virtio_blk/ });
+    await assert.rejects(buildInitrd(unpacking, parts), { code: 'corrupt', message: /virtio_mmio, virtio_blk/ });
   });
 });
 

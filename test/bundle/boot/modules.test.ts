@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { loadOrder, readModule, readModuleIndex } from '../../../src/bundle/boot/modules.ts';
 import { tempDir } from '../../support/temp-dir.ts';
-import { elfKernel, lacking, moduleTree, runner } from '../sample-bundle.ts';
+import { elfKernel, lacking, moduleTree, runner, unpacking } from '../sample-bundle.ts';
 
 const DEP = [
   'kernel/drivers/virtio/virtio_ring.ko:',
@@ -65,7 +65,7 @@ describe('a module of a tree', { skip: lacking('xz', 'zstd', 'gzip') }, () => {
     await runner.run(['xz', '-k', '--check=crc32', join(tree, 'a.ko')]);
     await runner.run(['zstd', '-q', '-k', join(tree, 'a.ko')]);
     for (const path of ['a.ko', 'a.ko.gz', 'a.ko.xz', 'a.ko.zst']) {
-      assert.ok((await readModule(tree, { name: 'a', path })).equals(plain), path);
+      assert.ok((await readModule(unpacking, tree, { name: 'a', path })).equals(plain), path);
     }
   });
 
@@ -74,8 +74,11 @@ describe('a module of a tree', { skip: lacking('xz', 'zstd', 'gzip') }, () => {
     await writeFile(join(tree, 'a.ko'), elfKernel());
     await runner.run(['xz', '-k', '--check=crc32', join(tree, 'a.ko')]);
     await writeFile(join(tree, 'a.ko.xz'), (await readFile(join(tree, 'a.ko.xz'))).subarray(0, 60));
-    await assert.rejects(readModule(tree, { name: 'a', path: 'a.ko.xz' }), { code: 'corrupt' });
+    await assert.rejects(readModule(unpacking, tree, { name: 'a', path: 'a.ko.xz' }), { code: 'corrupt' });
     await writeFile(join(tree, 'b.ko'), 'text');
-    await assert.rejects(readModule(tree, { name: 'b', path: 'b.ko' }), { code: 'corrupt', message: /no ELF file/ });
+    await assert.rejects(readModule(unpacking, tree, { name: 'b', path: 'b.ko' }), {
+      code: 'corrupt',
+      message: /no ELF file/,
+    });
   });
 });

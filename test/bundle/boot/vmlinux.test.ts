@@ -5,7 +5,7 @@ import { describe, it } from 'node:test';
 import { extractVmlinux } from '../../../src/bundle/boot/vmlinux.ts';
 import type { Argv } from '../../../src/system/runner.ts';
 import { tempDir } from '../../support/temp-dir.ts';
-import { bzImage, elfKernel, lacking, runner, withSize } from '../sample-bundle.ts';
+import { bzImage, elfKernel, lacking, runner, unpacking, withSize } from '../sample-bundle.ts';
 
 /** How the kernel build packs each format, and the name the program gives the result. */
 const PACKERS: Record<string, (plain: string) => { argv: Argv; packed: string }> = {
@@ -32,7 +32,7 @@ describe('a kernel out of its bzImage', { skip: lacking('lz4', 'gzip', 'xz', 'zs
     it(`is the one that was packed, with ${format}`, async (t) => {
       const dir = await tempDir(t);
       await writeFile(join(dir, 'bzImage'), bzImage(await packed(dir, format, kernel)));
-      await extractVmlinux(join(dir, 'bzImage'), join(dir, 'vmlinux'));
+      await extractVmlinux(unpacking, join(dir, 'bzImage'), join(dir, 'vmlinux'));
       assert.ok((await readFile(join(dir, 'vmlinux'))).equals(kernel));
     });
 
@@ -41,7 +41,7 @@ describe('a kernel out of its bzImage', { skip: lacking('lz4', 'gzip', 'xz', 'zs
       const payload = await packed(dir, format, kernel);
       payload.fill(0xa5, payload.length >> 1, (payload.length >> 1) + 64);
       await writeFile(join(dir, 'bzImage'), bzImage(payload));
-      await assert.rejects(extractVmlinux(join(dir, 'bzImage'), join(dir, 'vmlinux')), { code: 'corrupt' });
+      await assert.rejects(extractVmlinux(unpacking, join(dir, 'bzImage'), join(dir, 'vmlinux')), { code: 'corrupt' });
     });
   }
 
@@ -51,7 +51,7 @@ describe('a kernel out of its bzImage', { skip: lacking('lz4', 'gzip', 'xz', 'zs
     for (const size of [kernel.length - 1, kernel.length + 1]) {
       payload.writeUInt32LE(size, payload.length - 4);
       await writeFile(join(dir, 'bzImage'), bzImage(payload));
-      await assert.rejects(extractVmlinux(join(dir, 'bzImage'), join(dir, 'vmlinux')), /another size/);
+      await assert.rejects(extractVmlinux(unpacking, join(dir, 'bzImage'), join(dir, 'vmlinux')), /another size/);
     }
   });
 
@@ -66,7 +66,7 @@ describe('a kernel out of its bzImage', { skip: lacking('lz4', 'gzip', 'xz', 'zs
     ];
     for (const [content, message] of cases) {
       await writeFile(path, content);
-      await assert.rejects(extractVmlinux(path, join(dir, 'vmlinux')), { code: 'corrupt', message });
+      await assert.rejects(extractVmlinux(unpacking, path, join(dir, 'vmlinux')), { code: 'corrupt', message });
     }
   });
 
@@ -78,16 +78,30 @@ describe('a kernel out of its bzImage', { skip: lacking('lz4', 'gzip', 'xz', 'zs
     const script = `
       const { extractVmlinux } = await import(${JSON.stringify(new URL('../../../src/bundle/boot/vmlinux.ts', import.meta.url).href)});
       const before = process.resourceUsage().maxRSS;
-      await extractVmlinux(${JSON.stringify(join(dir, 'bzImage'))}, ${JSON.stringify(join(dir, 'vmlinux'))});
+      const { createRunner } = await import(${JSON.stringify(new URL('../../../src/system/runner.ts', import.meta.url).href)});
+      const unpacking = { runner: createRunner(), programs: { xz: 'xz', lz4: 'lz4' } };
+      await extractVmlinux(unpacking, ${JSON.stringify(join(dir, 'bzImage'))}, ${JSON.stringify(join(dir, 'vmlinux'))});
       process.stdout.write(String(process.resourceUsage().maxRSS - before));`;
     const { stdout } = await runner.run([process.execPath, '--input-type=module-typescript', '--eval', script]);
     assert.ok(Number(stdout) < 80_000, `grew by ${stdout} KiB to unpack 200 MB`);
+  });
+
+  it('is asked of a program that may not be installed, which is said', async (t) => {
+    const dir = await tempDir(t);
+    await writeFile(join(dir, 'bzImage'), bzImage(await packed(dir, 'lz4', kernel)));
+    const without = { runner, programs: { xz: 'xz', lz4: 'no-such-lz4' } };
+    await assert.rejects(extractVmlinux(without, join(dir, 'bzImage'), join(dir, 'vmlinux')), {
+      code: 'host_unprepared',
+      message: 'The program `no-such-lz4` is not installed (looked in PATH).',
+    });
   });
 
   it('stops when asked to', async (t) => {
     const dir = await tempDir(t);
     await writeFile(join(dir, 'bzImage'), bzImage(await packed(dir, 'gzip', kernel)));
     const signal = AbortSignal.abort();
-    await assert.rejects(extractVmlinux(join(dir, 'bzImage'), join(dir, 'vmlinux'), signal), { code: 'cancelled' });
+    await assert.rejects(extractVmlinux(unpacking, join(dir, 'bzImage'), join(dir, 'vmlinux'), signal), {
+      code: 'cancelled',
+    });
   });
 });

@@ -37,7 +37,7 @@ async function place(t: TestContext): Promise<Place> {
       buildBundle(
         {
           runner: archive,
-          programs: { mmdebstrap: 'mmdebstrap', mke2fs: 'mke2fs' },
+          programs: { mmdebstrap: 'mmdebstrap', mke2fs: 'mke2fs', xz: 'xz', lz4: 'lz4' },
           env: process.env,
           cacheDir: join(dir, 'cache'),
           uid: 0,

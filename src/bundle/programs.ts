@@ -4,5 +4,7 @@ export interface BundlePrograms {
   mke2fs: string;
   tar: string;
   zstd: string;
+  xz: string;
+  lz4: string;
   cp: string;
 }
