@@ -73,6 +73,9 @@ export const ADDRESSES = {
   validateRecipe: ['POST', '/v1/images/validate'],
 } as const satisfies { [K in RouteName]: readonly [Contract[K]['method'], Contract[K]['url']] };
 
+/** What `waitVm` waits without another limit, in `ms`: as long as people are willing to look at a terminal that says nothing. */
+export const DEFAULT_WAIT_MS = 60_000;
+
 /** Routes that answer with a stream instead of one JSON body. */
 export type StreamRoute = {
   [K in RouteName]: Contract[K] extends { streams: string } ? K : never;

@@ -1,6 +1,13 @@
 /** The typed client of bangerd: every route of the contract, over its Unix socket. */
 import type { Duplex, Readable } from 'node:stream';
-import { ADDRESSES, type Answer, type CallArgs, type JsonRoute, type StreamRoute } from '../api/addresses.ts';
+import {
+  ADDRESSES,
+  type Answer,
+  type CallArgs,
+  DEFAULT_WAIT_MS,
+  type JsonRoute,
+  type StreamRoute,
+} from '../api/addresses.ts';
 import { fromProblem, parseProblem } from '../api/problem.ts';
 import type { ExecRequest } from '../api/vm.ts';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
@@ -9,12 +16,20 @@ import { ask, askUpgrade, type HttpQuestion } from '../system/short-http.ts';
 /** Header in which the daemon names its version in every answer. */
 export const VERSION_HEADER = 'x-banger-version';
 
+/**
+ * What the daemon gets to answer: it begins long actions and answers at once, so only a host that is nearly at a standstill
+ * takes longer, or a daemon that will never answer.
+ */
+const ANSWER_LIMIT_MS = 120_000;
+
 export interface ClientOptions {
   socketPath: string;
   /** called once when nothing answers on the socket; the request is tried again when it resolves */
   startDaemon?: () => Promise<void>;
   /** called with the daemon's version, once for every answer */
   onVersion?: (version: string) => void;
+  /** what it gets to answer, and to begin a streamed answer, in `ms`; default 120_000 */
+  answerLimitMs?: number;
 }
 
 export interface Client {
@@ -69,7 +84,10 @@ export function createClient(options: ClientOptions): Client {
 
   function questionOf(route: JsonRoute | StreamRoute, args: LooseArgs): HttpQuestion {
     const [method, url] = ADDRESSES[route];
-    return { method, path: fillUrl(url, args), body: args.body, signal: args.signal };
+    // a question that asks to be made to wait is given that time too
+    const waits = Number(args.query?.timeoutMs ?? (route === 'waitVm' ? DEFAULT_WAIT_MS : 0));
+    const timeoutMs = waits + (options.answerLimitMs ?? ANSWER_LIMIT_MS);
+    return { method, path: fillUrl(url, args), body: args.body, signal: args.signal, timeoutMs };
   }
 
   async function reach<T>(dial: () => Promise<T>): Promise<T> {
@@ -109,6 +127,12 @@ function connectionError(error: unknown, socketPath: string): BangerError {
     });
   }
   const code = systemCode(error);
+  if (code === 'ETIMEDOUT') {
+    return new BangerError('timeout', `The daemon on ${socketPath} accepts connections and does not answer.`, {
+      cause: error,
+      hint: 'See what it says in bangerd.log in the state directory; end it with: banger daemon stop',
+    });
+  }
   if (code === 'EACCES' || code === 'EPERM') {
     return new BangerError('daemon_unreachable', `This user may not use the daemon's socket ${socketPath}.`, {
       cause: error,

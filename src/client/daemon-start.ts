@@ -15,8 +15,12 @@ export interface DaemonStartOptions {
   logFile: string;
   env: NodeJS.ProcessEnv;
   runner: Pick<Runner, 'startDetached'>;
-  /** limit in `ms` for the socket to answer; default 10_000 */
+  /** limit in `ms` for the socket to answer while the daemon gets on; default 60_000 */
   timeoutMs?: number;
+  /** limit in `ms` for a daemon that does nothing at all; default 10_000 */
+  stallMs?: number;
+  /** called once when it takes so long that a person wonders */
+  onSlow?: () => void;
 }
 
 /** Short against the daemon's own start, which takes a few hundred milliseconds. */
@@ -25,27 +29,51 @@ const POLL_MS = 10;
 const MAX_LOG_BYTES = 8 * 1024 * 1024;
 /** Enough to see why a start failed. */
 const TAIL_LINES = 8;
-/** Exit status of a daemon that found another one in its place: that one is as good. */
-const EXIT_OTHER_DAEMON = 5;
+/** When a person is told that it takes its time. */
+const SLOW_MS = 3000;
+/** How often it is looked whether the daemon gets on. */
+const PROGRESS_MS = 500;
+
+/** In the environment of a daemon that a client starts: one that finds another in its place says nothing, and ends with this. */
+export const ON_DEMAND = 'BANGER_ON_DEMAND';
+export const EXIT_OTHER_DAEMON = 75;
+/** When another daemon that was there first is no longer counted on. */
+const OTHER_DAEMON_MS = 3000;
+
+type Exit = Awaited<DetachedProcess['ended']>;
 
 /**
- * Starts the daemon in its own session and returns when its socket answers.
+ * Starts the daemon in its own session and returns when its socket answers. On a slow host that takes long: it is waited for
+ * as long as its process lives and gets on.
  * @throws BangerError `daemon_unreachable` with the last lines of its log when it does not come up
  */
 export async function startDaemon(options: DaemonStartOptions): Promise<void> {
-  const timeoutMs = options.timeoutMs ?? 10_000;
-  const deadline = performance.now() + timeoutMs;
-  const { child, logStart } = await launch(options);
-  let exit: { code: number | null; signal: NodeJS.Signals | null } | undefined;
-  void child.ended.then((ended) => {
-    exit = ended;
-  });
+  const { timeoutMs = 60_000, stallMs = 10_000 } = options;
+  const began = performance.now();
+  let slow = false;
+  let started = await launch(options);
   while (!(await answers(options.socketPath))) {
+    const now = performance.now();
+    const { exit } = started;
     if (exit && exit.code !== EXIT_OTHER_DAEMON) {
-      throw await failure(options.logFile, logStart, `The daemon ended ${describe(exit)} while it was starting.`);
+      throw await failure(
+        options.logFile,
+        started.logStart,
+        `The daemon ended ${describe(exit)} while it was starting.`,
+      );
     }
-    if (performance.now() > deadline) {
-      throw await failure(options.logFile, logStart, `The daemon did not answer within ${timeoutMs / 1000} s.`);
+    if (now - began > timeoutMs) {
+      throw await failure(options.logFile, started.logStart, `The daemon did not answer within ${timeoutMs / 1000} s.`);
+    }
+    // the one that was there first may have failed since: then this one gets its place, or says why not
+    if (exit && now - started.exitAt > OTHER_DAEMON_MS) started = await launch(options);
+    else if (!exit && now - (await started.lastProgress()) > stallMs) {
+      const what = `The daemon did not answer and did nothing for ${stallMs / 1000} s.`;
+      throw await failure(options.logFile, started.logStart, what);
+    }
+    if (!slow && now - began > SLOW_MS) {
+      slow = true;
+      options.onSlow?.();
     }
     await sleep(POLL_MS);
   }
@@ -63,7 +91,17 @@ export function answers(socketPath: string): Promise<boolean> {
   return promise;
 }
 
-async function launch(options: DaemonStartOptions): Promise<{ child: DetachedProcess; logStart: number }> {
+interface Started {
+  /** where its part of the log begins */
+  logStart: number;
+  /** how it ended, when it has */
+  exit?: Exit;
+  exitAt: number;
+  /** when it was last seen to get on, on the clock of `performance.now` */
+  lastProgress(): Promise<number>;
+}
+
+async function launch(options: DaemonStartOptions): Promise<Started> {
   await mkdir(dirname(options.logFile), { recursive: true, mode: 0o700 });
   const size = await sizeOf(options.logFile);
   if (size > MAX_LOG_BYTES) await rename(options.logFile, `${options.logFile}.1`);
@@ -73,13 +111,40 @@ async function launch(options: DaemonStartOptions): Promise<{ child: DetachedPro
     const child = await options.runner.startDetached(options.argv, {
       stdout: log.fd,
       stderr: log.fd,
-      env: { ...DAEMON_MEMORY, ...options.env },
+      env: { ...DAEMON_MEMORY, ...options.env, [ON_DEMAND]: '1' },
       cwd: '/', // a daemon keeps no directory of the user busy
     });
-    return { child, logStart };
+    const started: Started = { logStart, exitAt: 0, lastProgress: followProgress(child.pid, options.logFile) };
+    void child.ended.then((exit) => {
+      started.exit = exit;
+      started.exitAt = performance.now();
+    });
+    return started;
   } finally {
     await log.close();
   }
+}
+
+/** What a daemon does shows in the time it and its programs take, in what it reads, and in its log. */
+function followProgress(pid: number, logFile: string): () => Promise<number> {
+  let seen = '';
+  let lookedAt = performance.now();
+  let progressAt = lookedAt;
+  return async () => {
+    const now = performance.now();
+    if (now - lookedAt < PROGRESS_MS) return progressAt;
+    lookedAt = now;
+    const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
+    // from the 12th field on: major page faults, theirs of its children, and the four times
+    const work = stat
+      .slice(stat.lastIndexOf(')') + 2)
+      .split(' ')
+      .slice(9, 15);
+    const next = [...work, await sizeOf(logFile)].join(' ');
+    if (next !== seen) progressAt = now;
+    seen = next;
+    return progressAt;
+  };
 }
 
 async function sizeOf(path: string): Promise<number> {
@@ -90,7 +155,7 @@ async function sizeOf(path: string): Promise<number> {
   }
 }
 
-function describe(exit: { code: number | null; signal: NodeJS.Signals | null }): string {
+function describe(exit: Exit): string {
   return exit.signal ? `by ${exit.signal}` : `with status ${exit.code}`;
 }
 

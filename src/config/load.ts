@@ -38,8 +38,11 @@ export interface ExaminedConfig extends LoadedConfig {
   problems: ConfigProblem[];
 }
 
-/** Variables with our prefix that are read elsewhere and are no settings. */
-const OTHER_VARIABLES = new Set(['BANGER_HOME', 'BANGER_LOG']);
+/**
+ * Variables with our prefix that are no settings: read elsewhere, or set by banger itself, `BANGER_EXEC` by an older one for
+ * what its `exec` runs in a VM.
+ */
+const OTHER_VARIABLES = new Set(['BANGER_HOME', 'BANGER_LOG', 'BANGER_ON_DEMAND', 'BANGER_EXEC']);
 
 /**
  * Reads configuration.

@@ -19,6 +19,7 @@ export function takeDaemonLock(path: string): Disposable {
     throw new BangerError('conflict', `Another bangerd serves ${dirname(path)} already.`, {
       cause: error,
       hint: 'See it with: banger daemon status',
+      details: { otherDaemon: true },
     });
   }
   return { [Symbol.dispose]: () => database.close() };

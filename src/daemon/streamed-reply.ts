@@ -10,6 +10,7 @@ export async function replyJsonLines(
 ): Promise<void> {
   reply.hijack();
   const { raw } = reply;
+  raw.on('error', () => {}); // a reader that left while a value was on its way; the signal says so
   raw.writeHead(200, { 'Content-Type': 'application/x-ndjson' });
   // a reader that waits for the first value must learn that it is being served
   raw.flushHeaders();

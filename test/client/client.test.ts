@@ -130,6 +130,23 @@ describe('the client', () => {
     await assert.rejects(createClient({ socketPath }).call('listVms', { signal }), { code: 'cancelled' });
   });
 
+  it('waits for no answer for ever: not for a body, a stream, a change of protocol', async (t) => {
+    const { socketPath } = await fakeDaemon(t, { 'GET /v1/vms': () => {}, 'GET /v1/events': () => {} }, () => {});
+    const client = createClient({ socketPath, answerLimitMs: 50 });
+    const silent = { code: 'timeout', message: `The daemon on ${socketPath} accepts connections and does not answer.` };
+    await assert.rejects(client.call('listVms', {}), silent);
+    await assert.rejects(client.stream('watchEvents', {}), silent);
+    await assert.rejects(client.exec('web', { argv: ['true'] }), silent);
+  });
+
+  it('gives a question that is to wait the time it asks for', async (t) => {
+    const { socketPath } = await fakeDaemon(t, {
+      'GET /v1/vms/web/wait?timeoutMs=400': (_request, response) => void setTimeout(() => response.end('{}'), 200),
+    });
+    const client = createClient({ socketPath, answerLimitMs: 100 });
+    await client.call('waitVm', { params: { name: 'web' }, query: { timeoutMs: 400 } });
+  });
+
   it('upgrades an exec connection and sends the request as its first line', async (t) => {
     const { socketPath, requests } = await fakeDaemon(t, {}, (_request, socket) => {
       socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: banger-exec\r\n\r\nearly ');

@@ -3,12 +3,12 @@ import { readFile, stat, truncate, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
-import { answers, startDaemon } from '../../src/client/daemon-start.ts';
+import { answers, type DaemonStartOptions, EXIT_OTHER_DAEMON, startDaemon } from '../../src/client/daemon-start.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
 /** A start of a daemon that is the given script; `pids` are ended after the test. */
-async function startScript(t: TestContext, script: string, options: { timeoutMs?: number } = {}) {
+async function startScript(t: TestContext, script: string, options: Partial<DaemonStartOptions> = {}) {
   const dir = await tempDir(t);
   const runner = createRunner();
   const pids: number[] = [];
@@ -84,13 +84,40 @@ describe('starting the daemon', () => {
   });
 
   it('takes the daemon that another client started first', async (t) => {
-    const { start, socketPath } = await startScript(t, 'process.exit(5)');
+    const { start, socketPath } = await startScript(t, `process.exit(${EXIT_OTHER_DAEMON})`);
     const other = createServer();
     t.after(() => other.close());
     const started = start();
     await new Promise<void>((resolve) => setTimeout(() => other.listen(socketPath, resolve), 150));
     await started;
     assert.equal(await answers(socketPath), true);
+  });
+
+  it('takes the place of the daemon that was there first when that one fails', async (t) => {
+    const script = `const fs = require('node:fs'); const mark = process.env.SOCKET + '.tried';
+      if (fs.existsSync(mark)) { ${LISTEN} } else { fs.writeFileSync(mark, ''); process.exit(${EXIT_OTHER_DAEMON}); }`;
+    const { start, pids } = await startScript(t, script);
+    await start();
+    assert.equal(pids.length, 2);
+  });
+
+  it('shows why a daemon ended that met another kind of conflict', async (t) => {
+    const { start } = await startScript(t, `console.error('banger: a newer database'); process.exit(5)`);
+    await assert.rejects(start(), { message: /^The daemon ended with status 5 .*\n {2}banger: a newer database$/s });
+  });
+
+  it('waits for one that is slow and gets on, and says so once', async (t) => {
+    const script = `setInterval(() => { for (const end = Date.now() + 60; Date.now() < end;); }, 100);
+      setTimeout(() => { ${LISTEN} }, 4500);`;
+    let told = 0;
+    const { start } = await startScript(t, script, { stallMs: 2000, onSlow: () => told++ });
+    await start();
+    assert.equal(told, 1);
+  });
+
+  it('gives up one that does nothing, long before the limit', async (t) => {
+    const { start } = await startScript(t, `console.log('stuck'); setInterval(() => {}, 100_000)`, { stallMs: 1500 });
+    await assert.rejects(start(), { message: 'The daemon did not answer and did nothing for 1.5 s.\n  stuck' });
   });
 
   it('sets a large log aside', async (t) => {

@@ -192,6 +192,11 @@ boot_timeout = "2m30s"
     assert.equal(config.vm.vcpus, 2);
   });
 
+  it('does not warn about variables that banger itself sets', async (t) => {
+    const env = { BANGER_EXEC: '3f2a', BANGER_ON_DEMAND: '1', BANGER_LOG: 'debug' };
+    assert.deepEqual((await load(t, { env })).warnings, []);
+  });
+
   it('warns about a mistyped variable', async (t) => {
     const { warnings } = await load(t, { env: { BANGER_VM_MEMROY: '2G', BANGER_TEST_X: '1' } });
     assert.deepEqual(warnings, [

@@ -1,5 +1,6 @@
 /** Handlers for changes in the life of a VM, its trash, and what belongs to nobody. */
 
+import { DEFAULT_WAIT_MS } from '../../api/addresses.ts';
 import type { Host } from '../../control/host.ts';
 import { collectGarbage } from '../../control/upkeep/collect-garbage.ts';
 import { renameVm } from '../../control/vm/rename.ts';
@@ -16,9 +17,6 @@ type LifeHandlers = Pick<
   Handlers,
   'setVm' | 'renameVm' | 'waitVm' | 'listTrash' | 'undeleteVm' | 'emptyTrash' | 'collectGarbage'
 >;
-
-/** As long as people are willing to look at a terminal that says nothing. */
-const DEFAULT_WAIT_MS = 60_000;
 
 export function lifeHandlers(host: Host): LifeHandlers {
   const { operations } = host;

@@ -77,7 +77,9 @@ export function vmHandlers(host: Host, life: Life): VmHandlers {
       const lines = await lastLines(path, query.lines ?? DEFAULT_LOG_LINES);
       reply.hijack();
       const { raw } = reply;
+      raw.on('error', () => {}); // a reader that left while a line was on its way; the signal says so
       raw.writeHead(200, { 'Content-Type': 'text/plain; charset=utf-8' });
+      raw.flushHeaders();
       if (lines.length > 0) raw.write(`${lines.join('\n')}\n`);
       if (query.follow) {
         using gone = whenGone(host, id);
@@ -123,10 +125,17 @@ export async function serveExec(host: Host, name: string, stream: Duplex, head: 
 /** An exec request names a command; arguments are limited by the guest's kernel to 2 MiB. */
 const MAX_EXEC_REQUEST_BYTES = 2 * 1024 * 1024;
 
+/** A client says at once what to run; one that does not is none of ours. */
+const EXEC_REQUEST_LIMIT_MS = 30_000;
+
 /** The stream is paused when it returns; what came after the line is in `rest`. */
 function readFirstLine(stream: Duplex, head: Buffer): Promise<{ line: string; rest: Buffer }> {
   const { promise, resolve, reject } = Promise.withResolvers<{ line: string; rest: Buffer }>();
   let seen: Buffer = Buffer.alloc(0);
+  const timer = setTimeout(
+    () => reject(new BangerError('timeout', `No exec request came within ${EXEC_REQUEST_LIMIT_MS / 1000} s.`)),
+    EXEC_REQUEST_LIMIT_MS,
+  );
   const onData = (chunk: Buffer) => {
     seen = Buffer.concat([seen, chunk]);
     const end = seen.indexOf(0x0a);
@@ -139,7 +148,10 @@ function readFirstLine(stream: Duplex, head: Buffer): Promise<{ line: string; re
   stream.once('close', () => reject(new BangerError('cancelled', 'The client left before it said what to run.')));
   stream.on('data', onData);
   if (head.length > 0) onData(head);
-  return promise;
+  return promise.finally(() => {
+    clearTimeout(timer);
+    stream.off('data', onData);
+  });
 }
 
 function parseJson(text: string): unknown {
