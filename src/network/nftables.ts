@@ -129,6 +129,18 @@ export function canonicalTable(listing: string): string {
   });
 }
 
+/** Whether a listing by `readTable` has as many rules and elements as were written: nobody took any away in between. */
+export function isWhole(listed: string, rules: FirewallRules): boolean {
+  const items = JSON.parse(listed) as { rule?: object; set?: { elem?: unknown[] } }[];
+  const written = renderRules(rules).split('\n');
+  const ruleCount = written.filter((line) => /^ {4}(?!type )/.test(line)).length;
+  const elementCount = rules.members.reduce((sum, { nat }) => sum + (nat ? 3 : 2), 0);
+  return (
+    items.filter(({ rule }) => rule).length === ruleCount &&
+    items.reduce((sum, { set }) => sum + (set?.elem?.length ?? 0), 0) === elementCount
+  );
+}
+
 function elements(values: string[]): string {
   return values.length > 0 ? ` elements = { ${values.join(', ')} };` : '';
 }

@@ -6,7 +6,14 @@ import type { Canary } from '../../network/canary.ts';
 import { followHostChanges, type HostChanges } from '../../network/changes.ts';
 import { findDrift, type Link } from '../../network/drift.ts';
 import { forwardingSetting, readSetting, writeSetting } from '../../network/forwarding.ts';
-import { applyRules, type FirewallMember, type GuestDns, readTable } from '../../network/nftables.ts';
+import {
+  applyRules,
+  type FirewallMember,
+  type FirewallRules,
+  type GuestDns,
+  isWhole,
+  readTable,
+} from '../../network/nftables.ts';
 import { addPoolRoute, deletePoolRoute, findUplink, otherPoolsInUse } from '../../network/routes.ts';
 import { createTap, deleteTap, setUpTap, type Tap } from '../../network/tap.ts';
 import { HOST_OWNER, type Ledger } from '../../state/ledger.ts';
@@ -46,6 +53,9 @@ const CANARY_LOOK_MS = 60_000;
 
 /** What one program gets to change the host's network; under load they take a tenth of a second. */
 const CALL_LIMIT_MS = 15_000;
+
+/** How often rules are written that somebody takes away at once; the next round goes on with it. */
+const WRITE_TRIES = 3;
 
 const NOTHING_MENDED: Mended = { rules: false, routes: [], goneTaps: [] };
 
@@ -104,15 +114,17 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     changes = undefined;
   }
 
+  const rulesFor = (leaving?: string): FirewallRules => ({
+    table: deps.table,
+    members: members(leaving),
+    vmToVm: deps.config.network.vmToVm,
+    guestDns: deps.guestDns,
+    canaryPort: deps.canary?.port,
+  });
+
   async function writeRules(leaving?: string): Promise<void> {
     written = undefined;
-    await applyRules(privileged, nft, {
-      table: deps.table,
-      members: members(leaving),
-      vmToVm: deps.config.network.vmToVm,
-      guestDns: deps.guestDns,
-      canaryPort: deps.canary?.port,
-    });
+    await applyRules(privileged, nft, rulesFor(leaving));
   }
 
   /** Whether the table had to be written: anybody may have flushed it, or only parts of it. */
@@ -121,8 +133,13 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     if (present !== undefined && present === written) return false;
     // what stands there was either never compared or is not what was written
     const first = written === undefined && present !== undefined;
-    await writeRules();
-    written = await readTable(privileged, nft, deps.table);
+    written = undefined;
+    for (let tries = 0; written === undefined && tries < WRITE_TRIES; tries++) {
+      await writeRules();
+      const seen = await readTable(privileged, nft, deps.table);
+      // whoever flushes again and again may have done so before it was read: that is not to be compared with from now on
+      if (seen !== undefined && isWhole(seen, rulesFor())) written = seen;
+    }
     return !(first && present === written);
   }
 

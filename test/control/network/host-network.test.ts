@@ -19,10 +19,13 @@ async function place(t: TestContext, hearsRules = true) {
   const ledger = createLedger(database);
   const vm = sampleVm({ name: 'web' });
   ledger.record(vm.id, { kind: 'tap', name: `bgr-${vm.id}` });
-  const table = { text: '{"nftables":[]}', exit: 0 };
+  const table = { text: '{"nftables":[]}', exit: 0, flushes: 0 };
   const runner = scriptedRunner({
     'nft -j list table': () => ({ stdout: table.text, exit: table.exit }),
-    'nft -f -': {},
+    'nft -f -': () => {
+      table.text = table.flushes-- > 0 ? FLUSHED : listingOf(runner.inputs.at(-1) ?? '');
+      return {};
+    },
     'ip route replace unreachable': {},
     'ip -j -4 route show': { stdout: '[]' },
   });
@@ -52,6 +55,17 @@ async function place(t: TestContext, hearsRules = true) {
   return { network, table, heard, canary, ran };
 }
 
+/** A table as nft lists it: its rules and elements are counted, whatever they are. */
+function listingOf(text: string): string {
+  const rules = text.split('\n').flatMap((line) => (/^ {4}(?!type )/.test(line) ? [{ rule: { expr: line } }] : []));
+  const sets = [...text.matchAll(/elements = \{ (.*) \}/g)].map(([, list = '']) => ({
+    set: { elem: list.split(', ') },
+  }));
+  return JSON.stringify({ nftables: [...sets, ...rules] });
+}
+
+const FLUSHED = '{"nftables":[{"chain":{"name":"forward"}}]}';
+
 const LIST = 'nft -j list table inet banger_test';
 const WRITE = 'nft -f -';
 
@@ -76,6 +90,26 @@ describe('a host that is kept as it should be', () => {
       ran().filter((call) => call.startsWith('nft')),
       [LIST, WRITE, LIST],
     );
+  });
+
+  it('takes no table for its own that was flushed before it could be read', async (t) => {
+    const { network, table, heard, ran } = await place(t);
+    const rules = () => ran().filter((call) => call.startsWith('nft'));
+    table.flushes = 2;
+    assert.equal((await network.mend()).rules, true);
+    assert.deepEqual(rules(), [LIST, WRITE, LIST, WRITE, LIST, WRITE, LIST]);
+    assert.match(table.text, /masquerade/);
+
+    // longer than one round goes on: without a word from the kernel the next one looks again
+    Object.assign(table, { text: FLUSHED, flushes: 4 });
+    heard.rules = true;
+    await network.mend();
+    assert.equal(table.text, FLUSHED);
+    assert.equal((await network.mend()).rules, true);
+    assert.match(table.text, /masquerade/);
+    rules();
+    assert.equal((await network.mend()).rules, false);
+    assert.deepEqual(rules(), []);
   });
 
   it('is looked at when a packet arrives that rules should have dropped, where the kernel tells nothing', async (t) => {
