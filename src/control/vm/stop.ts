@@ -5,6 +5,8 @@ import { messageOf } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { findVmm } from '../../firecracker/launch.ts';
 import { action } from '../../firecracker/requests.ts';
+import { runScript } from '../../guest/run-script.ts';
+import type { SshConnection } from '../../guest/ssh.ts';
 import { vmmSocket } from '../../storage/layout.ts';
 import { sleep } from '../../system/abort.ts';
 import { letGoOn, waitForEnd } from '../../system/processes.ts';
@@ -18,9 +20,12 @@ import { releaseVm } from './release.ts';
  * Firecracker running with halted CPUs, while a reset ends it. A systemd that has not opened its socket yet, and
  * every other init, takes SIGINT, which is what the kernel sends it for Ctrl-Alt-Del.
  */
-const SHUTDOWN_COMMAND = 'systemctl reboot --no-block 2>/dev/null || kill -INT 1';
+const SHUTDOWN_SCRIPT = 'systemctl reboot --no-block 2>/dev/null || kill -INT 1';
 
-/** Opening a channel on an answering guest takes well under a second. */
+/** Said by the script itself: that a channel was opened proves no more than a login shell, which may end at once. */
+const HEARD = 'banger: going down';
+
+/** An answering guest runs a script in well under a second. */
 const ASK_TIMEOUT_MS = 5000;
 
 /**
@@ -59,18 +64,24 @@ export async function stopVm(
 }
 
 /** Over the open SSH connection when there is one, and by Ctrl-Alt-Del: a guest that knows either goes down. */
-async function askGuest(host: Host, vm: VmRecord, progress: Progress): Promise<void> {
-  const connection = host.guests.peek(vm);
-  const overSsh = connection
-    ? Promise.race([connection.exec(SHUTDOWN_COMMAND).then(() => true), sleep(ASK_TIMEOUT_MS).then(() => false)]).catch(
-        () => false,
-      )
-    : Promise.resolve(false);
-  if (await overSsh) return;
+export async function askGuest(
+  { guests, config }: Pick<Host, 'guests' | 'config'>,
+  vm: VmRecord,
+  progress: Pick<Progress, 'warn'>,
+): Promise<void> {
+  const connection = guests.peek(vm);
+  if (connection && (await heardOverSsh(connection))) return;
   try {
-    await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+    await using api = connectVmm(vmmSocket(config.paths.run, vm.id));
     await api.send(action('SendCtrlAltDel'));
   } catch (error) {
     progress.warn(`${vm.name} could not be asked to shut down: ${messageOf(error)}`);
   }
+}
+
+async function heardOverSsh(connection: SshConnection): Promise<boolean> {
+  const script = `echo '${HEARD}'; ${SHUTDOWN_SCRIPT}`;
+  // the channel is opened without a limit of its own
+  const asked = runScript(connection, script, ASK_TIMEOUT_MS).then(({ output }) => output.includes(HEARD));
+  return await Promise.race([asked, sleep(ASK_TIMEOUT_MS).then(() => false)]).catch(() => false);
 }
