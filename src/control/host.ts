@@ -39,6 +39,8 @@ export interface Log {
 export interface Health {
   /** ids of VMs whose VMM lives and does not answer */
   silent: Set<string>;
+  /** ids of VMs that were started emulated while it was not known whether KVM works */
+  emulatedMeanwhile: Set<string>;
 }
 
 /** Programs of this host, and as whom they run. */

@@ -126,7 +126,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
       },
     }),
     events,
-    health: { silent: new Set() },
+    health: { silent: new Set(), emulatedMeanwhile: new Set() },
   };
   return {
     host,

@@ -6,6 +6,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { access, constants, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
 import { writeFileAtomic } from '../system/files.ts';
@@ -13,8 +14,21 @@ import type { Privileged } from '../system/privilege.ts';
 import { endProcess, findProcessesByArgument, isAlive } from '../system/processes.ts';
 import type { Argv, Runner } from '../system/runner.ts';
 
-/** A working host prints the first line within 0.3 s; a loaded one gets ten times that. */
-const LIMIT_MS = 3000;
+/** A working host prints the first line within 0.3 s of the kernel being loaded; a loaded one gets ten times that. */
+const FIRST_LIMIT_MS = 3000;
+
+/** Silence proves nothing on a busy host: each further test gives so many times more, up to the last one. */
+const MORE_TIME = 3;
+const LAST_LIMIT_MS = 27_000;
+
+/** When a host whose guests were silent to the last is tested again. */
+const TEST_AGAIN_MS = 10 * 60_000;
+
+/** Time to load the VMM and the kernel, from a disk that may be cold and slow; none of it counts as silence. */
+const LOADING_MS = 60_000;
+
+/** How often it is looked whether the VMM still reads. */
+const LOOK_MS = 250;
 
 /** Memory of the test guest: enough for a kernel's first lines. */
 const MEMORY_MIB = 128;
@@ -43,6 +57,8 @@ export interface SelfTestOptions {
   kvmDevice: string;
   /** tests again where the remembered verdict is "no": what was wrong may have been put right */
   retest?: boolean;
+  /** what the first and the last test give a silent guest, in `ms` */
+  limits?: { firstMs: number; lastMs: number };
 }
 
 export interface KvmVerdict {
@@ -53,6 +69,8 @@ export interface KvmVerdict {
   userMayOpen: boolean;
   /** whether a guest was booted to find out, now or earlier */
   tested: boolean;
+  /** whether a longer test goes on behind it, which may find that it works after all */
+  undecided?: true;
 }
 
 /** Tells files apart without reading them. */
@@ -68,9 +86,17 @@ interface Remembered {
   kernel: Fingerprint & { sha256: string };
   works: boolean;
   detail: string;
+  /** of a guest that was silent: for how long in `ms`, and when (ISO 8601); absent when there is a reason */
+  silent?: { forMs: number; at: string };
 }
 
-/** The verdict for this boot of the host, this kernel and this VMM; the test runs only when it is not known. */
+/** Tests that go on in the background, by the file that takes their verdict. */
+const running = new Map<string, Promise<unknown>>();
+
+/**
+ * The verdict for this boot of the host, this kernel and this VMM; the test runs only when it is not known. A guest that was
+ * merely silent is tested again in the background, with more time, while the answer is no.
+ */
 export async function kvmVerdict(options: SelfTestOptions): Promise<KvmVerdict> {
   const opened = await deviceAccess(options.kvmDevice);
   if (opened === 'missing') {
@@ -80,13 +106,45 @@ export async function kvmVerdict(options: SelfTestOptions): Promise<KvmVerdict> 
   if (!userMayOpen && options.vmm.kind === 'qemu') {
     return { works: false, detail: `This user may not open ${options.kvmDevice}.`, userMayOpen, tested: false };
   }
+  const limits = options.limits ?? { firstMs: FIRST_LIMIT_MS, lastMs: LAST_LIMIT_MS };
   const remembered = await recall(options);
   if (remembered && (remembered.works || !options.retest)) {
-    return { works: remembered.works, detail: remembered.detail, userMayOpen, tested: true };
+    const nextMs = nextTestMs(remembered, limits.lastMs);
+    if (nextMs === undefined) return { works: remembered.works, detail: remembered.detail, userMayOpen, tested: true };
+    return undecided(remembered.detail, nextMs);
   }
-  const verdict = await bootOnce(options, userMayOpen);
+  const verdict = await test(options, userMayOpen, remembered?.silent ? limits.lastMs : limits.firstMs);
+  const nextMs = nextTestMs(verdict, limits.lastMs);
+  return nextMs === undefined
+    ? { works: verdict.works, detail: verdict.detail, userMayOpen, tested: true }
+    : undecided(verdict.detail, nextMs);
+
+  function undecided(detail: string, limitMs: number): KvmVerdict {
+    testInBackground(options, userMayOpen, limitMs);
+    const more = `A test of ${limitMs / 1000} s goes on in the background.`;
+    return { works: false, detail: `${detail} ${more}`, userMayOpen, tested: true, undecided: true };
+  }
+}
+
+/** How long the next test of a silent guest is to be in `ms`; undefined when there is none to be made now. */
+function nextTestMs({ silent }: Pick<Remembered, 'silent'>, lastMs: number): number | undefined {
+  if (!silent) return undefined;
+  if (silent.forMs < lastMs) return Math.min(silent.forMs * MORE_TIME, lastMs);
+  return Date.now() - Date.parse(silent.at) < TEST_AGAIN_MS ? undefined : lastMs;
+}
+
+function testInBackground(options: SelfTestOptions, userMayOpen: boolean, limitMs: number): void {
+  const file = verdictFile(options);
+  if (running.has(file)) return;
+  const end = () => void running.delete(file);
+  // what goes wrong is found out again by whoever asks next
+  running.set(file, test(options, userMayOpen, limitMs).then(end, end));
+}
+
+async function test(options: SelfTestOptions, userMayOpen: boolean, limitMs: number): Promise<Outcome> {
+  const verdict = await bootOnce(options, userMayOpen, limitMs);
   await remember(options, verdict);
-  return { ...verdict, userMayOpen, tested: true };
+  return verdict;
 }
 
 /** Whether this user may open the device; says nothing about guests. */
@@ -99,9 +157,9 @@ export async function deviceAccess(path: string): Promise<'yes' | 'denied' | 'mi
   }
 }
 
-type Outcome = Pick<KvmVerdict, 'works' | 'detail'>;
+type Outcome = Pick<Remembered, 'works' | 'detail' | 'silent'>;
 
-async function bootOnce(options: SelfTestOptions, userMayOpen: boolean): Promise<Outcome> {
+async function bootOnce(options: SelfTestOptions, userMayOpen: boolean, limitMs: number): Promise<Outcome> {
   await mkdir(options.cacheDirectory, { recursive: true });
   const configFile = join(options.cacheDirectory, `self-test-${randomBytes(4).toString('hex')}.json`);
   const argv =
@@ -113,17 +171,19 @@ async function bootOnce(options: SelfTestOptions, userMayOpen: boolean): Promise
   let ended = false;
   const end = () => {
     ended = true;
-    // a VMM run through sudo is not ours to kill: it is ended as root, found by the unique file in its arguments
-    if (userMayOpen) stop.abort();
-    else endAsRoot(options.privileged, configFile).catch(() => {}); // the time limit of the run comes next
+    stop.abort();
   };
-  const timer = setTimeout(end, LIMIT_MS);
+  // a kernel from a cold disk takes the VMM seconds; read before, it takes none
+  await pipeline(createReadStream(options.kernel), new Writable({ write: (_chunk, _encoding, done) => done() }));
+  const argument = options.vmm.kind === 'firecracker' ? configFile : `${configFile}.pid`;
+  using _silence = watchSilence(argument, limitMs, end);
   const began = performance.now();
   try {
     await writeFile(configFile, JSON.stringify(firecrackerConfig(options.kernel)));
-    await options.runner.run(userMayOpen ? argv : options.privileged.argv(argv), {
+    const runner = userMayOpen ? options.runner : options.privileged;
+    await runner.run(argv, {
       signal: stop.signal,
-      timeoutMs: LIMIT_MS * 2,
+      timeoutMs: LOADING_MS + limitMs,
       onLine: (line) => {
         if (firstLine !== undefined || !KERNEL_LINE.test(line)) return;
         firstLine = line;
@@ -133,18 +193,49 @@ async function bootOnce(options: SelfTestOptions, userMayOpen: boolean): Promise
   } catch (error) {
     if (!ended) return { works: false, detail: `The test guest could not be started: ${lastWords(error)}` };
   } finally {
-    clearTimeout(timer);
     for (const file of [configFile, `${configFile}.pid`]) await rm(file, { force: true });
   }
   if (firstLine !== undefined) {
     const ms = Math.round(performance.now() - began);
     return { works: true, detail: `A test guest printed its first line within ${ms} ms.` };
   }
-  const silence = ended ? `for ${LIMIT_MS / 1000} s` : 'before it ended';
-  return {
-    works: false,
-    detail: `${options.kvmDevice} opens, but a test guest printed nothing ${silence}: guests do not run here.`,
+  const opens = `${options.kvmDevice} opens, but a test guest printed nothing`;
+  if (!ended) return { works: false, detail: `${opens} before it ended: guests do not run here.` };
+  const silent = { forMs: limitMs, at: new Date().toISOString() };
+  return { works: false, detail: `${opens} for ${limitMs / 1000} s: guests do not run here.`, silent };
+}
+
+/**
+ * Calls `onSilent` when the VMM has done nothing but run its guest for so long: what it still reads, of itself or of the kernel,
+ * begins the time anew.
+ * @param argument by which its process is known
+ */
+function watchSilence(argument: string, limitMs: number, onSilent: () => void): Disposable {
+  const began = performance.now();
+  let quietSince = began;
+  let seen = '';
+  const look = async () => {
+    const read = await readSoFar(argument);
+    const now = performance.now();
+    if (read !== seen && now - began < LOADING_MS) quietSince = now;
+    seen = read;
+    if (now - quietSince >= limitMs) return onSilent();
+    timer = setTimeout(look, Math.min(LOOK_MS, limitMs));
   };
+  let timer = setTimeout(look, Math.min(LOOK_MS, limitMs));
+  return {
+    [Symbol.dispose]: () => clearTimeout(timer),
+  };
+}
+
+/** What the VMM has read by now, in a form to compare; of root's, which nobody else may ask, only which processes there are. */
+async function readSoFar(argument: string): Promise<string> {
+  const processes = await findProcessesByArgument(argument).catch(() => []);
+  const each = processes.map(async ({ pid }) => {
+    const io = await readFile(`/proc/${pid}/io`, 'utf8').catch(() => '');
+    return `${pid}: ${/^rchar: \d+$/m.exec(io)?.[0]} ${/^read_bytes: \d+$/m.exec(io)?.[0]}`;
+  });
+  return (await Promise.all(each)).join('\n');
 }
 
 /** What the VMM itself said last, without the long command line it was started with. */
@@ -215,7 +306,7 @@ async function recall(options: SelfTestOptions): Promise<Remembered | undefined>
     : undefined;
 }
 
-async function remember(options: SelfTestOptions, verdict: { works: boolean; detail: string }): Promise<void> {
+async function remember(options: SelfTestOptions, verdict: Outcome): Promise<void> {
   const entry: Remembered = {
     bootId: options.bootId,
     vmm: await fingerprint(options.vmm.path),

@@ -16,6 +16,8 @@ export interface VmmChoice {
   env: NodeJS.ProcessEnv;
   /** a sentence */
   reason: string;
+  /** whether guests are emulated only because KVM has not shown yet that it works */
+  undecided?: true;
 }
 
 export type ChoiceContext = Pick<
@@ -56,6 +58,7 @@ export async function chooseVmm(context: ChoiceContext): Promise<VmmChoice> {
     program: await fcqemuArgv(context),
     env: { FCQEMU_QEMU: qemu.path, FCQEMU_ACCEL: acceleration },
     reason: `${why} ${verdict.detail}`,
+    ...(verdict.undecided ? { undecided: true as const } : {}),
   };
 }
 

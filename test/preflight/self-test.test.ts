@@ -33,11 +33,42 @@ describe('kvmVerdict', () => {
   it('says no after 3 s of silence although the device opens', async (t) => {
     const { options } = await prepare(t, SILENT);
     const began = performance.now();
-    const verdict = await kvmVerdict(options);
+    const verdict = await kvmVerdict({ ...options, limits: { firstMs: 3000, lastMs: 3000 } });
     const seconds = (performance.now() - began) / 1000;
-    assert.deepEqual([verdict.works, verdict.userMayOpen], [false, true]);
-    assert.match(verdict.detail, /opens, but a test guest printed nothing for 3 s: guests do not run here/);
+    assert.deepEqual([verdict.works, verdict.userMayOpen, verdict.undecided], [false, true, undefined]);
+    assert.match(verdict.detail, /opens, but a test guest printed nothing for 3 s: guests do not run here\.$/);
     assert.ok(seconds > 2.5 && seconds < 6, `${seconds} s`);
+  });
+
+  it('takes no silence for a no: a longer test goes on behind it, and who asks then gets its verdict', async (t) => {
+    const { options, machine, ran } = await prepare(t, SILENT);
+    const limits = { firstMs: 300, lastMs: 20_000 };
+    const first = await kvmVerdict({ ...options, limits });
+    assert.deepEqual([first.works, first.undecided], [false, true]);
+    assert.match(first.detail, /nothing for 0\.3 s.*A test of 0\.9 s goes on in the background\.$/);
+    await prepareScript(machine, `/bin/sleep 1; ${BOOTS}`);
+    // also while others ask there is one test at a time, each with more time than the last
+    await until('a longer test has seen the first line', async () => (await kvmVerdict({ ...options, limits })).works);
+    const tests = await ran();
+    assert.ok(tests >= 2 && tests <= 4, `${tests} tests`);
+    assert.equal((await kvmVerdict({ ...options, limits })).undecided, undefined);
+    assert.equal(await ran(), tests);
+  });
+
+  it('counts none of the time in which the VMM still reads its kernel', async (t) => {
+    const slowly = 'while read -r line; do /bin/sleep 0.3; done < "$0.data"';
+    const { options } = await prepare(t, `${slowly}; ${BOOTS}`);
+    await writeFile(`${options.vmm.path}.data`, 'a line\n'.repeat(8));
+    const verdict = await kvmVerdict({ ...options, limits: { firstMs: 1000, lastMs: 1000 } });
+    assert.equal(verdict.works, true, verdict.detail);
+  });
+
+  it('remembers a no that the VMM has explained, and tests nothing behind it', async (t) => {
+    const { options, ran } = await prepare(t, REFUSES);
+    const limits = { firstMs: 300, lastMs: 2000 };
+    assert.equal((await kvmVerdict({ ...options, limits })).undecided, undefined);
+    assert.equal((await kvmVerdict({ ...options, limits })).works, false);
+    assert.equal(await ran(), 1);
   });
 
   it('says no with the words of the VMM when it refuses', async (t) => {

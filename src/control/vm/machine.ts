@@ -69,6 +69,7 @@ export async function launchMachine(
     signal,
   });
   host.stores.ledger.record(vm.id, { kind: 'vmm', name: socketPath, identity: running.identity });
+  if (vmm.undecided) host.health.emulatedMeanwhile.add(vm.id);
   return { kind: vmm.kind, ended: running.ended };
 }
 

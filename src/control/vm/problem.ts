@@ -31,6 +31,9 @@ export async function problemOf(host: Pick<Host, 'stores' | 'health'>, vm: VmRec
   if (host.health.silent.has(vm.id)) {
     return `Its VMM does not answer. See: banger logs ${vm.name} --vmm   or end it with: banger kill ${vm.name}`;
   }
+  if (host.health.emulatedMeanwhile.has(vm.id)) {
+    return `It is emulated: KVM had not shown by its start that guests run under it. See whether it does by now: banger doctor   and give it KVM: banger restart ${vm.name}`;
+  }
   return null;
 }
 
