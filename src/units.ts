@@ -4,9 +4,10 @@ import { BangerError } from './errors.ts';
 export const KIB = 1024;
 export const MIB = 1024 * KIB;
 export const GIB = 1024 * MIB;
+export const TIB = 1024 * GIB;
 
 /** Binary throughout, as qemu, lima and truncate do: "2G" is 2 GiB. */
-const SIZE_FACTORS: Record<string, number> = { '': 1, b: 1, k: KIB, m: MIB, g: GIB, t: 1024 * GIB };
+const SIZE_FACTORS: Record<string, number> = { '': 1, b: 1, k: KIB, m: MIB, g: GIB, t: TIB };
 
 /**
  * Bytes of a size such as "2GiB", "512M" or "4096".
@@ -25,7 +26,7 @@ export function parseSize(text: string): number {
 /** Bytes as a short text with at most one decimal, e.g. "1.5 GiB". */
 export function formatSize(bytes: number): string {
   const steps: [number, string][] = [
-    [1024 * GIB, 'TiB'],
+    [TIB, 'TiB'],
     [GIB, 'GiB'],
     [MIB, 'MiB'],
     [KIB, 'KiB'],

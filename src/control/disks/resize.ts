@@ -7,7 +7,7 @@ import { findVmm } from '../../firecracker/launch.ts';
 import { updateDrive } from '../../firecracker/requests.ts';
 import { runScript } from '../../guest/run-script.ts';
 import { requireSpace } from '../../storage/clone.ts';
-import { apparentBytes, growFile } from '../../storage/disk.ts';
+import { apparentBytes, growFile, requireDiskSize } from '../../storage/disk.ts';
 import { MIN_WORK_DISK_BYTES, readSuperblock } from '../../storage/ext4.ts';
 import { vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { pathExists } from '../../system/files.ts';
@@ -19,11 +19,8 @@ import { disksOf } from './view.ts';
 
 type Role = 'root' | 'work';
 
-/** Name of each disk in the guest; the order is that of `start-vm.ts`. */
+/** Name of each disk in the guest; the order is that of `vm/machine.ts`. */
 const GUEST_DEVICES: Record<Role, string> = { root: 'vda', work: 'vdc' };
-
-/** Largest ext4 that 4 KiB blocks and a host's ext4 can hold as one file. */
-const MAX_DISK_BYTES = 15 * 1024 ** 4;
 
 /** The tables of new groups: resize2fs writes 1 MiB for 92 GiB, and a guest more of them in time. */
 const TABLES_SHARE = 4096;
@@ -106,12 +103,7 @@ function wantedSizes(vm: VmRecord, { rootBytes, workBytes }: DiskResize): { role
         },
       );
     }
-    if (bytes > MAX_DISK_BYTES) {
-      throw new BangerError(
-        'invalid_input',
-        `A disk of ${formatSize(bytes)} is more than ${formatSize(MAX_DISK_BYTES)}, the most a disk can have.`,
-      );
-    }
+    requireDiskSize(bytes);
     if (role === 'work' && bytes < MIN_WORK_DISK_BYTES) {
       throw new BangerError('invalid_input', `A work disk of ${formatSize(bytes)} is too small for a file system.`, {
         hint: `Ask for at least --work ${MIN_WORK_DISK_BYTES / MIB}M`,

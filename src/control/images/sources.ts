@@ -13,6 +13,7 @@ import type { ImageRecord } from '../../state/images.ts';
 import { cloneFile } from '../../storage/clone.ts';
 import { apparentBytes } from '../../storage/disk.ts';
 import { checkExt4 } from '../../storage/ext4.ts';
+import { foreignKind } from '../../storage/file-kind.ts';
 import { verityDigest } from '../../storage/verity.ts';
 import { unpackArchive } from '../../system/archive.ts';
 import { bundleBootFiles } from '../bundles/access.ts';
@@ -50,9 +51,21 @@ export interface FoundImage {
 
 const COMPARING = { step: 'compare-checksums', label: 'comparing checksums' };
 
+/** @throws BangerError `invalid_input` for a file that is something else, with what to make of it */
+async function requireArchive(source: string): Promise<void> {
+  const kind = await foreignKind(source);
+  if (kind === undefined) return;
+  throw new BangerError(
+    'invalid_input',
+    `${source} is ${kind.name}; an image comes as an archive of \`banger image export\` or as an ext4 file system.`,
+    { hint: kind.remedy },
+  );
+}
+
 /** @throws BangerError `corrupt` with every file that is not what the archive's image.json says */
 export async function fromArchive(work: ImportWork): Promise<FoundImage> {
   const { host, request, progress, signal } = work;
+  await requireArchive(request.source);
   const unpacked = join(work.directory, 'unpacked');
   const result = await resultDirectory(work);
   await mkdir(unpacked);

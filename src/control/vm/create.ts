@@ -10,6 +10,7 @@ import { BangerError } from '../../errors.ts';
 import { generateKeyPair } from '../../guest/keys.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { cloneThroughBase } from '../../storage/base-cache.ts';
+import { requireDiskSize } from '../../storage/disk.ts';
 import { MIN_WORK_DISK_BYTES, readSuperblock } from '../../storage/ext4.ts';
 import { vmFiles } from '../../storage/layout.ts';
 import { formatSize, MIB } from '../../units.ts';
@@ -128,6 +129,7 @@ async function decideShape(
       { hint: 'Leave --work-disk out, or ask for more.' },
     );
   }
+  for (const bytes of [shape.rootDiskBytes, shape.workDiskBytes]) requireDiskSize(bytes);
   requireHostMemory(request.name, shape.memoryMib);
   if (shape.rootDiskBytes < image.bytes) {
     throw new BangerError(
