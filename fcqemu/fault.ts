@@ -56,6 +56,7 @@ const SYSTEM_ERRORS: Record<string, [number: number, text: string, kind: string]
   ETXTBSY: [26, 'Text file busy', 'ExecutableFileBusy'],
   EFBIG: [27, 'File too large', 'FileTooLarge'],
   ENOSPC: [28, 'No space left on device', 'StorageFull'],
+  ESPIPE: [29, 'Invalid seek', 'NotSeekable'],
   EROFS: [30, 'Read-only file system', 'ReadOnlyFilesystem'],
   ENAMETOOLONG: [36, 'Filename too long', 'InvalidFilename'],
   ELOOP: [40, 'Symbolic link loop', 'FilesystemLoop'],

@@ -29,6 +29,8 @@ export interface ThreadLog {
 export class Log {
   #instanceId = 'anonymous-instance';
   #sink: Sink;
+  /** the sink, when it was opened here */
+  #file: Sink | undefined;
   #level: Level = 'Info';
   #showLevel = false;
   #showOrigin = false;
@@ -50,7 +52,12 @@ export class Log {
    */
   update(settings: LogSettings): void {
     this.#level = settings.level ?? 'Info';
-    if (settings.log_path !== null) this.#sink = openSink(settings.log_path);
+    if (settings.log_path !== null) {
+      const file = openSink(settings.log_path);
+      this.#file?.close();
+      this.#file = file;
+      this.#sink = file;
+    }
     this.#showLevel = settings.show_level ?? this.#showLevel;
     this.#showOrigin = settings.show_log_origin ?? this.#showOrigin;
     this.#module = settings.module ?? this.#module;

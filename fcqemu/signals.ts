@@ -2,6 +2,7 @@
 import { constants } from 'node:os';
 import { EXIT } from './exit-code.ts';
 import type { ThreadLog } from './log.ts';
+import { createLogLimit } from './log-limit.ts';
 import type { Metrics } from './metrics.ts';
 import type { Vmm } from './vmm/vmm.ts';
 
@@ -17,18 +18,12 @@ const CODES: Partial<Record<NodeJS.Signals, [exitCode: number, counter: string]>
   SIGSYS: [EXIT.unexpected, 'num_faults'],
 };
 
-/** Messages about SIGPIPE in so many `ms`: every client that leaves early may cause one. */
-const PIPE_MESSAGES = 10;
-const PIPE_MESSAGES_MS = 5000;
-
 export function handleSignals(vmm: Vmm, metrics: Metrics, log: ThreadLog): void {
-  let loggedPipes = 0;
+  const limited = createLogLimit(log, metrics);
   process.on('SIGPIPE', () => {
     metrics.count('signals', 'sigpipe');
-    loggedPipes += 1;
-    if (loggedPipes > PIPE_MESSAGES) metrics.count('logger', 'rate_limited_log_count');
-    else log.error(`Received signal ${constants.signals.SIGPIPE}, code 0.`);
-    if (loggedPipes === 1) setTimeout(() => (loggedPipes = 0), PIPE_MESSAGES_MS).unref();
+    // every client that leaves early may cause one
+    limited(() => log.error(`Received signal ${constants.signals.SIGPIPE}, code 0.`));
   });
   // SIGUSR1 would start Node's debugger
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGUSR1'] as const) {

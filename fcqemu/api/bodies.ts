@@ -79,12 +79,12 @@ export const machineConfig = json.struct('MachineConfig', {
 });
 
 export const machineConfigUpdate = json.struct('MachineConfigUpdate', {
-  vcpu_count: json.optional(json.unsigned('u8')),
-  mem_size_mib: json.optional(json.unsigned('usize')),
-  smt: json.optional(json.boolean),
-  cpu_template: json.optional(cpuTemplate),
-  track_dirty_pages: json.optional(json.boolean),
-  huge_pages: json.optional(hugePages),
+  vcpu_count: json.defaulted(json.nullable(json.unsigned('u8')), null),
+  mem_size_mib: json.defaulted(json.nullable(json.unsigned('usize')), null),
+  smt: json.defaulted(json.nullable(json.boolean), null),
+  cpu_template: json.defaulted(json.nullable(cpuTemplate), null),
+  track_dirty_pages: json.defaulted(json.nullable(json.boolean), null),
+  huge_pages: json.defaulted(json.nullable(hugePages), null),
 });
 
 export const drive = json.struct('BlockDeviceConfig', {

@@ -37,6 +37,12 @@ export function sortedJson(value: unknown): string {
 
 const U64_MAX = 2n ** 64n - 1n;
 
+/** An integer that was read into 64 bits, and may have been rounded beyond them since. */
+export function asU64(value: number): bigint {
+  const integer = BigInt(value);
+  return integer > U64_MAX ? U64_MAX : integer;
+}
+
 /** ECMAScript 2026; TypeScript does not know it yet. */
 const { rawJSON: rawJson } = JSON as unknown as { rawJSON: (text: string) => object };
 
@@ -47,7 +53,6 @@ const { rawJSON: rawJson } = JSON as unknown as { rawJSON: (text: string) => obj
 export function structJson(value: unknown): string {
   return JSON.stringify(value, (_, member: unknown) => {
     if (typeof member !== 'number' || member <= Number.MAX_SAFE_INTEGER) return member;
-    const integer = BigInt(member);
-    return rawJson(String(integer > U64_MAX ? U64_MAX : integer));
+    return rawJson(String(asU64(member)));
   });
 }

@@ -1,7 +1,7 @@
 /** Configured drives: what the API accepts, their order, and their echo in `GET /vm/config`. */
-import { closeSync, constants, fstatSync, openSync, statSync } from 'node:fs';
+import { closeSync, constants, fstatSync, openSync, type Stats, statSync } from 'node:fs';
 import type { ActionArguments } from '../api/actions.ts';
-import { Fault, ioErrorDebug, ioErrorText, unsupported } from '../fault.ts';
+import { Fault, ioErrorDebug, ioErrorText, systemError, unsupported } from '../fault.ts';
 import { debugText } from '../json/scanner.ts';
 import type { ThreadLog } from '../log.ts';
 import { type StoredLimiter, storedLimiter, updatedLimiter } from './rate-limiter.ts';
@@ -115,9 +115,13 @@ export function checkBackingFile(
   purpose: 'create' | 'patch',
   log: Pick<ThreadLog, 'warn'>,
 ): void {
-  let fd: number;
+  let stat: Stats;
   try {
-    fd = openSync(path, readOnly ? constants.O_RDONLY : constants.O_RDWR);
+    const fd = openSync(path, readOnly ? constants.O_RDONLY : constants.O_RDWR);
+    stat = fstatSync(fd);
+    closeSync(fd);
+    // what has no end has no size
+    if (stat.isFIFO()) throw systemError('ESPIPE');
   } catch (error) {
     const cause = `Virtio backend error: Error manipulating the backing file: ${ioErrorText(error)} ${path}`;
     const debug = `VirtioBackend(BackingFile(${ioErrorDebug(error)}, ${debugText(path)}))`;
@@ -126,8 +130,6 @@ export function checkBackingFile(
       debug: `CreateBlockDevice(${debug})`,
     });
   }
-  const stat = fstatSync(fd);
-  closeSync(fd);
   if (!stat.isFile() || stat.size % SECTOR_BYTES === 0) return;
   log.warn(
     `Disk size ${stat.size} is not a multiple of sector size ${SECTOR_BYTES}; ` +

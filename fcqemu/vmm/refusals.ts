@@ -1,6 +1,7 @@
 /** Actions whose answer is always a refusal, because QEMU's microvm machine has no counterpart. */
 import type { ActionArguments } from '../api/actions.ts';
 import { Fault, unsupported } from '../fault.ts';
+import { asU64 } from '../json/number-text.ts';
 
 const DEVICE_NOT_FOUND = 'Failed perform action on device: Device not found';
 
@@ -19,18 +20,22 @@ export const refusedBeforeStart = {
 };
 
 /** `MiB` */
-const MIN_BLOCK_SIZE = 2;
-const MIN_SLOT_SIZE = 128;
+const MIN_BLOCK_SIZE = 2n;
+const MIN_SLOT_SIZE = 128n;
 
 /** What Firecracker refuses itself is told first. */
 function hotplugProblem(config: ActionArguments['SetMemoryHotplugDevice']): string | undefined {
-  const { total_size_mib: total, block_size_mib: block, slot_size_mib: slot } = config;
+  const [total, block, slot] = [config.total_size_mib, config.block_size_mib, config.slot_size_mib].map(asU64) as [
+    bigint,
+    bigint,
+    bigint,
+  ];
   if (block < MIN_BLOCK_SIZE) return `Block size must not be lower than ${MIN_BLOCK_SIZE} MiB`;
-  if (!Number.isInteger(Math.log2(block))) return 'Block size must be a power of 2';
+  if (block & (block - 1n)) return 'Block size must be a power of 2';
   if (slot < MIN_SLOT_SIZE) return `Slot size must not be lower than ${MIN_SLOT_SIZE} MiB`;
-  if (slot % block !== 0) return `Slot size must be a multiple of block size (${block} MiB)`;
+  if (slot % block) return `Slot size must be a multiple of block size (${block} MiB)`;
   if (total < slot) return `Total size must not be lower than slot size (${slot} MiB)`;
-  if (total % slot !== 0) return `Total size must be a multiple of slot size (${slot} MiB)`;
+  if (total % slot) return `Total size must be a multiple of slot size (${slot} MiB)`;
   return undefined;
 }
 

@@ -2,6 +2,7 @@
 import { readFileSync, statSync } from 'node:fs';
 import { Panic } from '../exit-code.ts';
 import { Fault, type FaultOptions, ioErrorDebug, ioErrorText, systemError } from '../fault.ts';
+import { asU64 } from '../json/number-text.ts';
 import { debugText } from '../json/scanner.ts';
 import type { ThreadLog } from '../log.ts';
 import type { AcceleratorChoice } from '../qemu/accelerator.ts';
@@ -56,8 +57,7 @@ function memoryFault(): Fault {
  * @throws Fault, or Panic when nothing is left of it
  */
 function memoryBytes(mib: number, log: Pick<ThreadLog, 'warn'>): bigint {
-  const asked = BigInt(mib) > MAX_U64 ? MAX_U64 : BigInt(mib);
-  const bytes = BigInt.asUintN(64, asked << 20n);
+  const bytes = BigInt.asUintN(64, asU64(mib) << 20n);
   if (bytes === 0n) throw new Panic('Attempt to allocate guest memory of length 0');
   if (bytes > MAX_MEMORY_BYTES) {
     const limit = `architectural maximum (1022GiB). Size has been truncated to ${MAX_MEMORY_BYTES}`;

@@ -7,6 +7,7 @@ import { EXIT } from '../exit-code.ts';
 import { Fault, ioErrorDebug, ioErrorText } from '../fault.ts';
 import { debugText } from '../json/scanner.ts';
 import type { Log, ThreadLog } from '../log.ts';
+import { createLogLimit } from '../log-limit.ts';
 import type { Metrics, Totals } from '../metrics.ts';
 import { AcceleratorChoice } from '../qemu/accelerator.ts';
 import type { Settings } from '../settings.ts';
@@ -57,6 +58,8 @@ export class Vmm {
   readonly #options: VmmOptions;
   readonly #log: ThreadLog;
   readonly #accelerators: AcceleratorChoice;
+  readonly #limitedConfig: (write: () => void) => void;
+  readonly #limitedKick: (write: () => void) => void;
   #state: InstanceState = 'Not started';
   /** known from the moment QEMU runs */
   #vm: MicroVm | undefined;
@@ -69,6 +72,8 @@ export class Vmm {
     this.#options = options;
     this.#log = options.log.thread('main', 'vmm');
     this.#accelerators = new AcceleratorChoice(options.settings, this.#log);
+    this.#limitedConfig = createLogLimit(this.#log, options.metrics);
+    this.#limitedKick = createLogLimit(this.#log, options.metrics);
     this.resources = new Resources(new Mmds(options.mmdsLimit));
     options.metrics.collect = () => this.#counters();
   }
@@ -103,7 +108,7 @@ export class Vmm {
       app_name: 'Firecracker',
     }),
     GetVmmVersion: () => ({ firecracker_version: VERSION }),
-    GetFullVmConfig: () => this.resources.fullConfig(),
+    GetFullVmConfig: () => this.#fullConfig(),
     GetVmMachineConfig: () => this.resources.machine,
   };
 
@@ -167,11 +172,25 @@ export class Vmm {
     return this.resources.mmds;
   }
 
+  #fullConfig(): Record<string, unknown> {
+    if (this.#state === 'Not started') {
+      const missing = 'boot-source, machine-config.smt, and machine-config.cpu_template will all be empty.';
+      this.#limitedConfig(() => this.#log.warn(`If the VM was restored from snapshot, ${missing}`));
+    }
+    return this.resources.fullConfig();
+  }
+
+  /** QEMU does that by itself; whoever waits for the line finds it. */
+  #kickDevices(): void {
+    this.#limitedKick(() => this.#log.info('Artificially kick devices'));
+  }
+
   /** Boots the configured guest. @throws Fault and stays "Not started" */
   async start(): Promise<void> {
     const { instanceId, sandbox, bootTimer } = this.#options;
     const timer = bootTimer ? new BootTimer() : undefined;
     const onBootTimer = timer && ((qemuPid: number) => this.#log.info(timer.message(qemuPid)));
+    this.#log.debug('event_start: build microvm for boot');
     const spec = await planStart(this.resources, {
       instanceId,
       accelerators: this.#accelerators,
@@ -184,6 +203,9 @@ export class Vmm {
       this.#vm = undefined;
       throw error;
     }
+    for (const event of ['event_end: build microvm for boot', 'event_start: boot microvm']) this.#log.debug(event);
+    this.#kickDevices();
+    this.#log.debug('event_end: boot microvm');
     this.#state = 'Running';
     await this.#options.metrics.start();
   }
@@ -209,6 +231,7 @@ export class Vmm {
 
   async #resumeRestored(): Promise<void> {
     try {
+      this.#kickDevices();
       await this.#running().vm.resume();
       this.#options.metrics.resumeTimer();
       this.#state = 'Running';
@@ -300,6 +323,7 @@ export class Vmm {
   }
 
   async #resume(): Promise<void> {
+    this.#kickDevices();
     await this.#timed('resume_vm', 'resume vm', () => this.#running().vm.resume());
     this.#options.metrics.resumeTimer();
     this.#state = 'Running';

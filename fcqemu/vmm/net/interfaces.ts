@@ -2,7 +2,7 @@
 import type { ActionArguments } from '../../api/actions.ts';
 import { Fault } from '../../fault.ts';
 import { type StoredLimiter, storedLimiter, updatedLimiter } from '../rate-limiter.ts';
-import { deviceCounters, openTap, type Tap, TapError } from './tap.ts';
+import { type DeviceCounters, deviceCounters, openTap, type Tap, TapError } from './tap.ts';
 
 const PREFIX = 'Network config error';
 
@@ -23,6 +23,8 @@ export class NetworkInterfaces {
   readonly list: StoredInterface[] = [];
   /** by interface id */
   readonly #taps = new Map<string, Tap>();
+  /** what was counted before, by interface id */
+  readonly #before = new Map<string, DeviceCounters>();
 
   /** The taps of all interfaces, which belong to this process, in the order of `list`. */
   get taps(): Tap[] {
@@ -53,7 +55,7 @@ export class NetworkInterfaces {
       tap.close();
       throw createFault(`MTU ${config.mtu} is out of range [${MIN_MTU}, 65535]`);
     }
-    this.#taps.set(config.iface_id, tap);
+    this.#hold(config.iface_id, tap);
     this.list.push({
       iface_id: config.iface_id,
       host_dev_name: tap.name,
@@ -68,9 +70,27 @@ export class NetworkInterfaces {
   async restore(interfaces: readonly StoredInterface[]): Promise<void> {
     for (const iface of interfaces) {
       const tap = await openTap(iface.host_dev_name);
-      this.#taps.set(iface.iface_id, tap);
+      this.#hold(iface.iface_id, tap);
       this.list.push({ ...iface, host_dev_name: tap.name });
     }
+  }
+
+  /** What the kernel counted at the tap since it is held; directions are the guest's. */
+  counters({ iface_id, host_dev_name }: StoredInterface): Record<string, number> {
+    const before = this.#before.get(iface_id);
+    const now = deviceCounters(host_dev_name);
+    const since = (name: keyof DeviceCounters) => Math.max(0, now[name] - (before?.[name] ?? 0));
+    return {
+      rx_bytes_count: since('txBytes'),
+      rx_packets_count: since('txPackets'),
+      tx_bytes_count: since('rxBytes'),
+      tx_packets_count: since('rxPackets'),
+    };
+  }
+
+  #hold(id: string, tap: Tap): void {
+    this.#taps.set(id, tap);
+    this.#before.set(id, deviceCounters(tap.name));
   }
 
   #close(id: string): void {
@@ -92,15 +112,4 @@ export function updateFault(cause: string): Fault {
 
 function createFault(cause: string): Fault {
   return new Fault(`${PREFIX}: Could not create the network device: ${cause}`);
-}
-
-/** What the kernel counted at the tap; directions are the guest's. */
-export function interfaceCounters({ host_dev_name }: StoredInterface): Record<string, number> {
-  const { rxBytes, rxPackets, txBytes, txPackets } = deviceCounters(host_dev_name);
-  return {
-    rx_bytes_count: txBytes,
-    rx_packets_count: txPackets,
-    tx_bytes_count: rxBytes,
-    tx_packets_count: rxPackets,
-  };
 }

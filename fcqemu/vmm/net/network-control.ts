@@ -8,7 +8,7 @@ import { type MmdsCounter, MmdsStack } from '../mmds/stack.ts';
 import type { Mmds } from '../mmds/store.ts';
 import { Tokens } from '../mmds/tokens.ts';
 import { type Consumer, Detour } from './detour.ts';
-import { interfaceCounters, type NetworkInterfaces, updateFault } from './interfaces.ts';
+import { type NetworkInterfaces, updateFault } from './interfaces.ts';
 
 export interface NetworkControlOptions {
   vm: Pick<MicroVm, 'execute'>;
@@ -60,7 +60,7 @@ export class NetworkControl {
     for (const iface of this.#options.interfaces.list) {
       const throttled = this.#detours.get(iface.iface_id)?.throttled ?? { rx: 0, tx: 0 };
       addDevice(totals, 'net', iface.iface_id, {
-        ...interfaceCounters(iface),
+        ...this.#options.interfaces.counters(iface),
         rx_rate_limiter_throttled: throttled.rx,
         tx_rate_limiter_throttled: throttled.tx,
       });

@@ -19,6 +19,27 @@ export function tapSkipReason(): string | false {
 }
 
 /**
+ * Makes a namespace, which is removed after the test.
+ * @param taps by name, with what `ip tuntap` is told about them
+ * @returns the command in front of programs that shall run there
+ */
+export function namespaceWith(t: Pick<TestContext, 'after'>, taps: Record<string, string>): string[] {
+  const namespace = `fcqemu-${process.pid}-${created++}`;
+  const ip = (...args: string[]) => {
+    const { status, stderr } = spawnSync('ip', args, { encoding: 'utf8' });
+    assert.equal(status, 0, stderr);
+  };
+  ip('netns', 'add', namespace);
+  t.after(() => spawnSync('ip', ['netns', 'delete', namespace]));
+  ip('-n', namespace, 'link', 'set', 'lo', 'up');
+  for (const [name, options] of Object.entries(taps)) {
+    ip('-n', namespace, 'tuntap', 'add', name, ...options.split(' '));
+    ip('-n', namespace, 'link', 'set', name, 'up');
+  }
+  return ['ip', 'netns', 'exec', namespace];
+}
+
+/**
  * Makes `tap0` in a namespace of its own, which is removed after the test.
  * @returns the command in front of programs that shall run there
  */

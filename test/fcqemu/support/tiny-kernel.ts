@@ -33,14 +33,15 @@ export const code = {
 };
 
 /** An ELF image that starts at the first byte of `instructions`. */
-export function tinyKernel(instructions: number[], options: { pvh?: boolean } = {}): Buffer {
+export function tinyKernel(instructions: number[], options: { pvh?: boolean; address?: number } = {}): Buffer {
+  const address = options.address ?? LOAD_ADDRESS;
   const text = Buffer.from(instructions);
   const note = Buffer.alloc(24);
   note.writeUInt32LE(4, 0); // name size
   note.writeUInt32LE(8, 4); // description size
   note.writeUInt32LE(options.pvh === false ? 99 : 18, 8); // XEN_ELFNOTE_PHYS32_ENTRY
   note.write('Xen\0', 12, 'latin1');
-  note.writeBigUInt64LE(BigInt(LOAD_ADDRESS), 16);
+  note.writeBigUInt64LE(BigInt(address), 16);
   const noteOffset = 64 + 2 * 56;
   const textOffset = 0x1000;
 
@@ -50,12 +51,12 @@ export function tinyKernel(instructions: number[], options: { pvh?: boolean } = 
   header.writeUInt16LE(2, 16); // executable
   header.writeUInt16LE(62, 18); // x86-64
   header.writeUInt32LE(1, 20);
-  header.writeBigUInt64LE(BigInt(LOAD_ADDRESS), 24); // entry
+  header.writeBigUInt64LE(BigInt(address), 24); // entry
   header.writeBigUInt64LE(64n, 32); // program headers
   header.writeUInt16LE(64, 52);
   header.writeUInt16LE(56, 54);
   header.writeUInt16LE(2, 56);
-  programHeader(header, 64, { type: 1, offset: textOffset, address: LOAD_ADDRESS, size: text.length });
+  programHeader(header, 64, { type: 1, offset: textOffset, address, size: text.length });
   programHeader(header, 120, { type: 4, offset: noteOffset, address: 0, size: note.length });
   note.copy(header, noteOffset);
   return Buffer.concat([header, text]);
