@@ -5,7 +5,7 @@ import { debugText } from './json/scanner.ts';
 export const VERSION = '1.16.1+fcqemu';
 
 /** Largest request body in bytes unless `--http-api-max-payload-size` says otherwise. */
-export const DEFAULT_PAYLOAD_LIMIT = 51_200;
+const DEFAULT_PAYLOAD_LIMIT = 51_200;
 
 interface Flag {
   takesValue?: boolean;

@@ -98,11 +98,6 @@ export function errorCode(error: unknown): string | undefined {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;
 }
 
-/** The text of an error with `code`, for checks fcqemu makes itself. */
-export function systemErrorText(code: keyof typeof SYSTEM_ERRORS): string {
-  return ioErrorText(systemError(code));
-}
-
 /** An error such as Node's file system has. */
 export function systemError(code: keyof typeof SYSTEM_ERRORS): Error {
   return Object.assign(new Error(code), { code });

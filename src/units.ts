@@ -1,7 +1,7 @@
 /** Sizes and durations as people write them: "2GiB", "512M", "30s", "1m30s". */
 import { BangerError } from './errors.ts';
 
-export const KIB = 1024;
+const KIB = 1024;
 export const MIB = 1024 * KIB;
 export const GIB = 1024 * MIB;
 export const TIB = 1024 * GIB;

@@ -121,7 +121,7 @@ function deviceProblem(): string | undefined {
 }
 
 /** Boots the kernel under KVM and waits for its first line on the console. */
-export async function bootUnderKvm(settings: Settings, kernelPath: string, timeMs: number): Promise<Outcome> {
+async function bootUnderKvm(settings: Settings, kernelPath: string, timeMs: number): Promise<Outcome> {
   const args = [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-accel', 'kvm', '-cpu', 'host', '-m', '128M'],
     ...['-machine', 'microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off'],

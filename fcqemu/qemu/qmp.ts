@@ -7,7 +7,7 @@ export interface QmpEvent {
 }
 
 /** An answer `{"error": …}`, or a connection that ended before the answer came. */
-export class QmpError extends Error {
+class QmpError extends Error {
   constructor(message: string) {
     super(message);
     this.name = 'QmpError';

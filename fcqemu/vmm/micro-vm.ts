@@ -2,7 +2,7 @@
 
 import type { ThreadLog } from '../log.ts';
 import { type InheritedFiles, type QemuEnd, type QemuProcess, startQemu } from '../qemu/process.ts';
-import { Qmp, QmpError, type QmpEvent } from '../qemu/qmp.ts';
+import { Qmp, type QmpEvent } from '../qemu/qmp.ts';
 import type { Settings } from '../settings.ts';
 import { guestErrorKind } from './boot-timer.ts';
 
@@ -164,10 +164,4 @@ export class MicroVm {
       this.#log.warn(`QEMU reports a shutdown: ${String(reason)}.`);
     }
   }
-}
-
-/** Whatever a QMP command failed with, as text for a fault message. */
-export function qmpErrorText(error: unknown): string {
-  if (error instanceof QmpError || error instanceof Error) return error.message;
-  return String(error);
 }

@@ -147,7 +147,7 @@ function stateFault(cause: string): Fault {
 }
 
 /** A device that cannot be built again. */
-export function deviceFault(cause: string): Fault {
+function deviceFault(cause: string): Fault {
   const prefix = 'Failed to build microVM from snapshot: Failed to restore devices: Error restoring MMIO devices';
   return restoreFault(`${prefix}: ${cause}`);
 }

@@ -15,7 +15,7 @@ export const Bundle = z.object({
   usedBy: z.array(z.string()).describe('names of the VMs made from it'),
 });
 
-export const BundleBuild = z.strictObject({
+const BundleBuild = z.strictObject({
   suite: z.string().min(1).optional().describe('Debian suite; default bookworm'),
   name: z.string().min(1).optional().describe('bundle name; default `debian-<suite>`'),
   output: z.string().startsWith('/').optional().describe('directory to write; default the bundle store'),
@@ -24,7 +24,7 @@ export const BundleBuild = z.strictObject({
 });
 
 /** A bundle is named like the bundle store names it, or by where it is. */
-export const BundleRef = z.string().min(1).describe('name in the bundle store or absolute path; default the default');
+const BundleRef = z.string().min(1).describe('name in the bundle store or absolute path; default the default');
 
 export const BundleDetail = Bundle.extend({
   kernel: z.string().describe('absolute path, as all below'),
@@ -45,9 +45,9 @@ export const BundleDetail = Bundle.extend({
   notice: z.string().nullable().describe('what should be known about it, with the command that settles it'),
 });
 
-export const BundleUse = z.strictObject({ name: z.string().min(1).describe('name in the bundle store') });
+const BundleUse = z.strictObject({ name: z.string().min(1).describe('name in the bundle store') });
 
-export const BundleVerify = z.strictObject({ name: BundleRef.optional() });
+const BundleVerify = z.strictObject({ name: BundleRef.optional() });
 
 /** Result of a `bundle.verify` operation, which succeeds whatever the checks say. */
 export const BundleVerdict = z.object({
@@ -69,7 +69,7 @@ export const BundleImport = z.strictObject({
   force: z.boolean().optional().describe('replace a bundle of that name'),
 });
 
-export const BundleExport = z.strictObject({
+const BundleExport = z.strictObject({
   name: BundleRef.optional(),
   file: z.string().startsWith('/').describe('`.tar.zst` file to write; it must not exist'),
 });
@@ -81,10 +81,9 @@ export const BundleFile = z.object({
   sizeBytes: z.number(),
 });
 
-export const BundleAdopt = z.strictObject({ directory: z.string().startsWith('/') });
+const BundleAdopt = z.strictObject({ directory: z.string().startsWith('/') });
 
 export type Bundle = z.infer<typeof Bundle>;
-export type BundleBuild = z.infer<typeof BundleBuild>;
 export type BundleDetail = z.infer<typeof BundleDetail>;
 export type BundleVerdict = z.infer<typeof BundleVerdict>;
 export type BundleImport = z.infer<typeof BundleImport>;

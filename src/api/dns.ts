@@ -61,7 +61,7 @@ export const DnsExplanation = z.object({
     .describe('from the record outwards; everything behind a broken one is left out'),
 });
 
-export const DnsSetup = z.strictObject({
+const DnsSetup = z.strictObject({
   undo: z.boolean().optional().describe('take back what an earlier setup wrote'),
 });
 

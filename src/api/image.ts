@@ -5,7 +5,7 @@ import type { Route } from './route.ts';
 import { named } from './vm.ts';
 
 /** Images are named as VMs are. */
-export const ImageName = z
+const ImageName = z
   .string()
   .min(1)
   .max(63)
@@ -43,7 +43,7 @@ export const ImageDetail = Image.extend({
   layers: z.int().describe('layers of image builds that begin with it'),
 });
 
-export const ImageRename = z.strictObject({ name: ImageName.describe('new name') });
+const ImageRename = z.strictObject({ name: ImageName.describe('new name') });
 
 export const ImageImport = z.strictObject({
   source: z.string().startsWith('/').describe('archive made by `image export`, or an ext4 file system'),
@@ -54,7 +54,7 @@ export const ImageImport = z.strictObject({
   bundle: z.string().min(1).optional().describe('bundle whose kernel and initrd an ext4 file system gets'),
 });
 
-export const ImageExport = z.strictObject({
+const ImageExport = z.strictObject({
   file: z.string().startsWith('/').describe('`.tar.zst` file to write; it must not exist'),
 });
 

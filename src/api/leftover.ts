@@ -4,7 +4,7 @@ import { Operation } from './operation.ts';
 import type { Route } from './route.ts';
 import { Vm, VmName } from './vm.ts';
 
-export const TrashedVm = z.object({
+const TrashedVm = z.object({
   id: z.string(),
   name: VmName,
   image: z.string(),
@@ -14,18 +14,18 @@ export const TrashedVm = z.object({
   diskBytes: z.number().describe('bytes its disks take on the host'),
 });
 
-export const Undelete = z.strictObject({ as: VmName.optional().describe('another name for it') });
+const Undelete = z.strictObject({ as: VmName.optional().describe('another name for it') });
 
-export const UndeletedVm = z.object({
+const UndeletedVm = z.object({
   vm: Vm,
   lostAddress: z.string().nullable().describe('the address it had, when another VM has that one now'),
 });
 
-export const TrashEmpty = z.strictObject({
+const TrashEmpty = z.strictObject({
   names: z.array(z.string().min(1)).optional().describe('names or ids; all without any'),
 });
 
-export const Gc = z.strictObject({
+const Gc = z.strictObject({
   dryRun: z.boolean().optional().describe('only say what there is'),
   disks: z.boolean().optional().describe('also disks of VMs of which there is no record'),
 });
@@ -39,8 +39,6 @@ export const Garbage = z.object({
   freed: z.boolean(),
 });
 
-export type TrashedVm = z.infer<typeof TrashedVm>;
-export type UndeletedVm = z.infer<typeof UndeletedVm>;
 export type Garbage = z.infer<typeof Garbage>;
 
 const trashed = z.object({ name: z.string().min(1).describe('name or id of a deleted VM') });

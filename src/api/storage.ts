@@ -34,11 +34,10 @@ export const StorageInit = z.strictObject({
   path: z.string().optional().describe('file of the image, absolute; `store.xfs` in the state directory otherwise'),
 });
 
-export const StorageResize = z.strictObject({ sizeBytes: z.int().positive().describe('new size; it only grows') });
+const StorageResize = z.strictObject({ sizeBytes: z.int().positive().describe('new size; it only grows') });
 
 export type Storage = z.infer<typeof Storage>;
 export type StorageInit = z.infer<typeof StorageInit>;
-export type StorageResize = z.infer<typeof StorageResize>;
 
 export const storageRoutes = {
   showStorage: {

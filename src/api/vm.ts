@@ -93,7 +93,7 @@ export const VmCreate = z.strictObject({
   restartPolicy: RestartPolicy.optional().describe('what happens when it ends without being asked to; default `never`'),
 });
 
-export const VmSet = z.strictObject({
+const VmSet = z.strictObject({
   vcpus: z.int().min(1).max(32).optional(),
   memoryMib: z.int().min(64).optional(),
   nat: z.boolean().optional(),
@@ -115,7 +115,7 @@ export const VmSetResult = z.object({
   ),
 });
 
-export const VmRename = z.strictObject({ name: VmName.describe('the new name') });
+const VmRename = z.strictObject({ name: VmName.describe('the new name') });
 
 /** Result of the operation that renames a VM. */
 export const VmRenameResult = z.object({
@@ -123,7 +123,7 @@ export const VmRenameResult = z.object({
   hostname: z.enum(['now', 'at-next-start']).describe('when the guest calls itself by the new name'),
 });
 
-export const VmStart = z.strictObject({
+const VmStart = z.strictObject({
   timeoutMs: z.int().positive().optional().describe('limit in milliseconds for the guest to answer SSH'),
 });
 
@@ -136,7 +136,7 @@ export const VmRunResult = Vm.extend({
   started: z.boolean().describe('whether it did not run before'),
 });
 
-export const VmStop = z.strictObject({
+const VmStop = z.strictObject({
   timeoutMs: z.int().nonnegative().optional().describe('milliseconds the guest gets to shut down before it is killed'),
 });
 
@@ -165,14 +165,11 @@ export type TimelineStep = z.infer<typeof TimelineStep>;
 export type Vm = z.infer<typeof Vm>;
 export type VmDetail = z.infer<typeof VmDetail>;
 export type VmCreate = z.infer<typeof VmCreate>;
-export type VmSet = z.infer<typeof VmSet>;
 export type VmSetResult = z.infer<typeof VmSetResult>;
 export type VmRenameResult = z.infer<typeof VmRenameResult>;
 export type RestartPolicy = z.infer<typeof RestartPolicy>;
-export type VmStart = z.infer<typeof VmStart>;
 export type VmRun = z.infer<typeof VmRun>;
 export type VmRunResult = z.infer<typeof VmRunResult>;
-export type VmStop = z.infer<typeof VmStop>;
 export type SshAccess = z.infer<typeof SshAccess>;
 export type ExecRequest = z.input<typeof ExecRequest>;
 

@@ -121,7 +121,7 @@ export function createContext(terminal: Terminal, options: ContextOptions): Cont
 }
 
 /** Starts the daemon and waits for its socket. Throws `daemon_unreachable` with its last words. */
-export async function startDaemonFor({ terminal, paths, talk }: Context): Promise<void> {
+async function startDaemonFor({ terminal, paths, talk }: Context): Promise<void> {
   const [{ startDaemon }, { createRunner }] = await Promise.all([
     import('../client/daemon-start.ts'),
     import('../system/runner.ts'),

@@ -14,7 +14,7 @@ import { BangerError, messageOf, systemCode } from '../errors.ts';
 import { ask, askUpgrade, type HttpQuestion } from '../system/short-http.ts';
 
 /** Header in which the daemon names its version in every answer. */
-export const VERSION_HEADER = 'x-banger-version';
+const VERSION_HEADER = 'x-banger-version';
 
 /**
  * What the daemon gets to answer: it begins long actions and answers at once, so only a host that is nearly at a standstill
@@ -110,7 +110,7 @@ export function createClient(options: ClientOptions): Client {
 }
 
 /** Whether the error says that no daemon holds the socket, so that nothing was done and one may be started. */
-export function nobodyListens(error: unknown): boolean {
+function nobodyListens(error: unknown): boolean {
   const code = systemCode(error);
   return code === 'ENOENT' || code === 'ECONNREFUSED';
 }

@@ -128,7 +128,7 @@ export interface MetricsConfig {
 export type VmDefaults = Required<VmConfig>;
 
 /** What a VM gets when neither configuration nor bundle says otherwise. */
-export const BUILT_IN_VM_DEFAULTS: VmDefaults = {
+const BUILT_IN_VM_DEFAULTS: VmDefaults = {
   vcpus: 1,
   memoryMib: 1024,
   rootDiskBytes: 8 * GIB,

@@ -53,7 +53,7 @@ export type SettingTree<T> = {
     : SettingTree<NonNullable<T[K]>>;
 };
 
-export const SETTINGS: SettingTree<Config> = {
+const SETTINGS: SettingTree<Config> = {
   vmm: always(
     'vmm',
     oneOf('auto', 'firecracker', 'fcqemu'),

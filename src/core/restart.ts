@@ -15,7 +15,7 @@ const FIRST_DELAY_MS = 1000;
 const LONGEST_DELAY_MS = 5 * 60_000;
 
 /** A run of this length was no failed attempt: what ends it counts from the beginning. */
-export const STABLE_RUN_MS = 60_000;
+const STABLE_RUN_MS = 60_000;
 
 type Judged = Pick<VmRecord, 'restartPolicy' | 'restarts' | 'startedAt'>;
 

@@ -89,7 +89,7 @@ export async function detectResolver(host: HostView): Promise<HostResolver> {
 }
 
 /** Directory dnsmasq reads more files from: by its arguments, else by its main file. */
-export async function dnsmasqConfigDir(root: string, args: readonly string[] = []): Promise<string | undefined> {
+async function dnsmasqConfigDir(root: string, args: readonly string[] = []): Promise<string | undefined> {
   for (const [index, arg] of args.entries()) {
     const value = arg === '-7' ? args[index + 1] : /^(?:--conf-dir=|-7)(.+)$/.exec(arg)?.[1];
     // what follows a comma says which files count; ".conf" always does
@@ -100,7 +100,7 @@ export async function dnsmasqConfigDir(root: string, args: readonly string[] = [
 }
 
 /** Directory of the files unbound's main file includes. */
-export async function unboundConfigDir(root: string): Promise<string | undefined> {
+async function unboundConfigDir(root: string): Promise<string | undefined> {
   const main = await readIn(root, '/etc/unbound/unbound.conf');
   for (const match of (main ?? '').matchAll(/^\s*include(?:-toplevel)?:\s*"?([^"\s]+)"?/gm)) {
     const pattern = match[1] ?? '';

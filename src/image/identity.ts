@@ -5,7 +5,7 @@ import type { PackageManager } from './package-managers.ts';
 export const DEB_DIRECTORY = '/var/cache/banger-debs';
 
 /** Keeps packages from starting their services while an image is built (Debian's invoke-rc.d asks it). */
-export const POLICY_FILE = '/usr/sbin/policy-rc.d';
+const POLICY_FILE = '/usr/sbin/policy-rc.d';
 const POLICY_MARK = '# banger image build';
 
 /** Shell commands before the first step. */

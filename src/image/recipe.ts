@@ -1,11 +1,8 @@
 /** Recipes of images: read from TOML, checked against the schema that is published as docs/recipe.schema.json. */
-import { parse as parseToml, stringify, TomlError } from 'smol-toml';
+import { parse as parseToml, TomlError } from 'smol-toml';
 import { z } from 'zod';
 import { BangerError } from '../errors.ts';
 import { MIB, parseDuration, parseSize } from '../units.ts';
-
-/** A step that hangs ends some time; half an hour is more than any package takes where nothing is emulated. */
-export const DEFAULT_RUN_TIMEOUT_MS = 30 * 60_000;
 
 /** Names as every package manager takes them, optionally with `=version`; an option must not be smuggled in. */
 export const PACKAGE_NAME = /^[A-Za-z0-9][A-Za-z0-9+._:@/~-]*(=[A-Za-z0-9][A-Za-z0-9.+:~_-]*)?$/;
@@ -51,7 +48,7 @@ const fileEntry = z.strictObject({
     .describe("octal; default the file's own"),
 });
 
-export const RecipeSchema = z
+const RecipeSchema = z
   .strictObject({
     name: z
       .string()
@@ -75,6 +72,7 @@ export const RecipeSchema = z
       .default('root')
       .describe('who runs the run lines'),
     run: z.array(runLine).default([]).describe('what is run after packages and files are in place, a layer each'),
+    // a step that hangs ends some time; half an hour is more than any package takes where nothing is emulated
     run_timeout: readable(parseDuration, 'a duration such as 30m').default('30m').describe('limit of each step'),
     work_disk_seed: z
       .string()
@@ -88,7 +86,6 @@ export const RecipeSchema = z
   .describe('A recipe of banger image build.');
 
 export type Recipe = z.output<typeof RecipeSchema>;
-export type RunLine = Recipe['run'][number];
 export type FileEntry = Recipe['files'][number];
 
 /** Values laid over a recipe, by the recipe's own keys. */
@@ -152,11 +149,6 @@ export function applySettings(raw: RecipeValues, settings: readonly string[]): R
     table[keys.at(-1) ?? path] = tomlValue(text);
   }
   return result;
-}
-
-/** A recipe as TOML, for people and for the record of an image. */
-export function formatRecipe(recipe: Recipe): string {
-  return stringify(recipe);
 }
 
 /** The published JSON Schema of recipes. */

@@ -119,7 +119,7 @@ export async function readTable(privileged: Privileged, nft: string, table: stri
 }
 
 /** A listing without handles and version, which differ each time, and with the elements of sets in order. */
-export function canonicalTable(listing: string): string {
+function canonicalTable(listing: string): string {
   const { nftables } = JSON.parse(listing) as { nftables: object[] };
   const items = nftables.filter((item) => !('metainfo' in item));
   return JSON.stringify(items, (key, value) => {

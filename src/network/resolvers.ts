@@ -15,6 +15,6 @@ export async function hostNameservers(files: readonly string[] = RESOLV_CONF_FIL
 }
 
 /** Servers of a resolv.conf text in their order. */
-export function parseNameservers(text: string): string[] {
+function parseNameservers(text: string): string[] {
   return [...text.matchAll(/^\s*nameserver\s+(\S+)/gm)].map((match) => match[1] ?? '');
 }

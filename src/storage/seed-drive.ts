@@ -42,7 +42,7 @@ export async function writeSeedDrive(path: string, seed: Seed): Promise<void> {
   await writeFileAtomic(path, image, 0o600);
 }
 
-export function seedEntries(seed: Seed): TarEntry[] {
+function seedEntries(seed: Seed): TarEntry[] {
   const config = {
     HOSTNAME: seed.hostname,
     ADDRESS: seed.address,

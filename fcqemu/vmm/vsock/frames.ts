@@ -28,7 +28,7 @@ export interface Frame {
   payload: Buffer;
 }
 
-export const HEADER_BYTES = 16;
+const HEADER_BYTES = 16;
 
 /** Largest payload of one frame; more is a protocol error. */
 export const MAX_PAYLOAD_BYTES = 64 * 1024;

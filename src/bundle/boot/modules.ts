@@ -100,7 +100,7 @@ export async function readModule(deps: UnpackDeps, tree: string, module: KernelM
 }
 
 /** A module's name in the kernel's spelling. */
-export function moduleName(name: string): string {
+function moduleName(name: string): string {
   return name.replaceAll('-', '_');
 }
 

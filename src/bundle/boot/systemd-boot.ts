@@ -7,10 +7,10 @@
  */
 
 /** Line on the console with the seconds since the kernel started and the units that failed. */
-export const READY_LINE = 'banger-ready:';
+const READY_LINE = 'banger-ready:';
 
 /** Line of the initrd that says that the guest will say when it is ready. */
-export const READY_ANNOUNCED = 'banger-init: ready is said by';
+const READY_ANNOUNCED = 'banger-init: ready is said by';
 
 /** Time between `ready` and what was left for then: whoever waited has the machine first. */
 const REST_DELAY = '1s';

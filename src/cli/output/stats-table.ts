@@ -30,7 +30,7 @@ export function formatPercent(percent: number | null): string {
   return percent === null ? UNKNOWN : `${percent.toFixed(1)} %`;
 }
 
-export function formatBytes(bytes: number | null): string {
+function formatBytes(bytes: number | null): string {
   return bytes === null ? UNKNOWN : formatSize(bytes);
 }
 

@@ -129,7 +129,7 @@ export function withRates(frame: StatsFrame, previous: StatsFrame | undefined): 
 }
 
 /** Largest first, equal ones by name. */
-export function sortRows(rows: readonly TopRow[], sort: SortKey, reversed: boolean): TopRow[] {
+function sortRows(rows: readonly TopRow[], sort: SortKey, reversed: boolean): TopRow[] {
   const byName = (a: TopRow, b: TopRow) => a.name.localeCompare(b.name);
   const order = (a: TopRow, b: TopRow) => {
     if (sort === 'name') return byName(a, b);

@@ -21,7 +21,7 @@ export async function allDisks(host: Host): Promise<Disk[]> {
   return [...owned.flat(), ...(await keptDisks(host))];
 }
 
-export async function keptDisks(host: Host): Promise<Disk[]> {
+async function keptDisks(host: Host): Promise<Disk[]> {
   const kept = await listKept(host.config.paths.store);
   const disks = await Promise.all(
     kept.map(({ name, path }) => viewDisk({ vm: null, role: 'kept', keptName: name, path, mount: null })),
