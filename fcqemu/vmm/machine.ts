@@ -18,6 +18,7 @@ import type { Resources } from './resources.ts';
 import type { SnapshotFile } from './snapshot-file.ts';
 import { loadDeviceState, restoreFault } from './snapshot-load.ts';
 import { startFault } from './start.ts';
+import { watchTimer } from './timer-watch.ts';
 
 export interface MachineOptions {
   settings: Settings;
@@ -52,6 +53,7 @@ export async function bootMachine(spec: QemuSpec, options: MachineOptions): Prom
     await network.activate();
     await options.resources.balloon.activate(vm, spec.memoryMib);
     await vm.resume();
+    if (spec.accelerator === 'tcg') void watchTimer(vm, options.log);
   });
 }
 

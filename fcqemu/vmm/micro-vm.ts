@@ -105,6 +105,17 @@ export class MicroVm {
     this.#paused = true;
   }
 
+  get paused(): boolean {
+    return this.#paused;
+  }
+
+  /** Starts the guest over, as if it had never run; a reset of its own would end the machine. @throws QmpError */
+  async reset(): Promise<void> {
+    await this.#qmp.execute('set-action', { reboot: 'reset' });
+    await this.#qmp.execute('system_reset');
+    await this.#qmp.execute('set-action', { reboot: 'shutdown' });
+  }
+
   /** Presses and releases Ctrl-Alt-Del; the guest's keyboard driver decides what comes of it. */
   async sendCtrlAltDel(): Promise<void> {
     if (this.#paused) {

@@ -147,10 +147,11 @@ async function accelerate({ accelerators }: StartOptions, kernelPath: string): P
 }
 
 /**
- * Under TCG the timer tick that calibrates the clock is sometimes lost and the guest waits for ever; a known
- * TSC frequency makes it use the TSC instead. TCG hands the host's TSC to the guest.
+ * No timer of QEMU's microvm interrupts a guest before its local APIC's does, so a kernel that could not measure its TSC
+ * against the i8254, as is common on a busy host, waits for a tick for ever. TCG hands the host's TSC to the guest, so
+ * its frequency is known. The APIC's timer is the other half: see timer-watch.ts.
  */
-function emulationArguments(accelerator: Accelerator): string[] {
+export function emulationArguments(accelerator: Accelerator): string[] {
   if (accelerator !== 'tcg') return [];
   const bogomips = Number(/^bogomips\s*:\s*([\d.]+)/m.exec(readFileSync('/proc/cpuinfo', 'latin1'))?.[1]);
   // reliable: the emulated timer the kernel would check the TSC against is the worse clock of the two
