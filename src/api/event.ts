@@ -27,6 +27,13 @@ export const Event = z.discriminatedUnion('type', [
     to: VmState,
     reason: z.string().nullable().describe('why it is `failed`, in a sentence'),
   }),
+  z.object({
+    ...base,
+    type: z.literal('vm.ready'),
+    ...vm,
+    readyMs: z.number().describe('milliseconds since the start was asked for'),
+    failedUnits: z.array(z.string()).describe('units of its init that failed while it booted'),
+  }),
   z.object({ ...base, type: z.literal('vm.renamed'), ...vm, from: z.string() }),
   z.object({
     ...base,

@@ -1,6 +1,6 @@
 /**
  * Frames on an upgraded exec connection: one type byte, a 32-bit big-endian length, the payload.
- * The client speaks stdin, resize and signal; the daemon stdout, stderr, exit and error.
+ * The client speaks stdin, resize and signal; the daemon stdout, stderr, exit, error and notice.
  */
 export const FRAME = {
   stdin: 0,
@@ -16,6 +16,8 @@ export const FRAME = {
   exit: 18,
   /** JSON Problem: the command never ran or its connection broke */
   error: 19,
+  /** text for the person who waits: what the command waits for */
+  notice: 20,
 } as const;
 
 export type FrameType = (typeof FRAME)[keyof typeof FRAME];

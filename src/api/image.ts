@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { Operation } from './operation.ts';
 import type { Route } from './route.ts';
-import { named } from './vm.ts';
+import { named, Until } from './vm.ts';
 
 /** Images are named as VMs are. */
 const ImageName = z
@@ -95,7 +95,12 @@ export const VmRebase = z.strictObject({
   image: z.string().min(1).describe('image or bundle the new root disk is made from'),
   force: z.boolean().optional().describe('stop the VM first when it runs'),
   start: z.boolean().optional().describe('start it to see that SSH comes up; default true'),
-  timeoutMs: z.int().positive().optional().describe('limit in milliseconds for the guest to answer SSH'),
+  timeoutMs: z
+    .int()
+    .positive()
+    .optional()
+    .describe('limit in milliseconds for the guest to answer SSH, and to be ready'),
+  until: Until.optional().describe('when it ends; default `ready`'),
 });
 
 export type Image = z.infer<typeof Image>;

@@ -22,6 +22,9 @@ export const TimelineStep = z.object({
   durationMs: z.number().describe('milliseconds this step took'),
 });
 
+/** `reachable`: the first SSH login; `ready`: the guest's own boot is over. */
+export const Until = z.enum(['ready', 'reachable']);
+
 export const Vm = z.object({
   id: z.string().describe('8 hexadecimal digits, unchanged for the life of the VM'),
   name: VmName,
@@ -43,6 +46,13 @@ export const Vm = z.object({
   startedAt: z.iso.datetime().nullable().describe('when the current run began; null when not running'),
   vmm: z.string().nullable().describe('`firecracker` or `fcqemu` while it runs'),
   pid: z.int().nullable().describe('process id of the VMM while it runs'),
+  ready: z.boolean().describe('whether it runs and its boot is over'),
+  bootMs: z
+    .number()
+    .nullable()
+    .describe('milliseconds from the start request to the first SSH login of the last start'),
+  readyMs: z.number().nullable().describe('milliseconds from the start request until its boot was over; null before'),
+  failedUnits: z.array(z.string()).describe('units of its init that failed while it booted'),
 });
 
 export const VmDetail = Vm.extend({
@@ -72,7 +82,6 @@ export const VmDetail = Vm.extend({
     .nullable()
     .describe('automatic restarts since it last ran for a minute, and when the next one is due'),
   bootTimeline: z.array(TimelineStep).describe('steps of the last start, up to the first SSH login'),
-  bootMs: z.number().nullable().describe('milliseconds from the start request to the first SSH login'),
 });
 
 export const VmCreate = z.strictObject({
@@ -124,7 +133,12 @@ export const VmRenameResult = z.object({
 });
 
 const VmStart = z.strictObject({
-  timeoutMs: z.int().positive().optional().describe('limit in milliseconds for the guest to answer SSH'),
+  timeoutMs: z
+    .int()
+    .positive()
+    .optional()
+    .describe('limit in milliseconds for the guest to answer SSH, and to be ready where that is waited for'),
+  until: Until.optional().describe('when it ends; default `ready`'),
 });
 
 /** What a VM is made from counts only when there is none of that name yet. */
@@ -158,8 +172,10 @@ export const ExecRequest = z.strictObject({
   term: z.string().max(64).optional(),
   env: z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/), z.string()).default({}),
   cwd: z.string().optional(),
+  until: Until.optional().describe('what it waits for in a VM that is being started; default `ready`'),
 });
 
+export type Until = z.infer<typeof Until>;
 export type VmState = z.infer<typeof VmState>;
 export type TimelineStep = z.infer<typeof TimelineStep>;
 export type Vm = z.infer<typeof Vm>;
@@ -189,7 +205,7 @@ export const vmRoutes = {
   runVm: {
     method: 'POST',
     url: '/v1/vms/:name/run',
-    summary: 'Create a VM if there is none, start it unless it runs, and wait for SSH',
+    summary: 'Create a VM if there is none, start it unless it runs, and wait until it is ready',
     params: named,
     body: VmRun,
     response: Operation,
@@ -198,7 +214,7 @@ export const vmRoutes = {
   startVm: {
     method: 'POST',
     url: '/v1/vms/:name/start',
-    summary: 'Start a VM and wait for SSH',
+    summary: 'Start a VM and wait until it is ready',
     params: named,
     body: VmStart,
     response: Operation,
@@ -267,7 +283,7 @@ export const vmRoutes = {
     summary: 'Answer when the VM is as wanted',
     params: named,
     query: z.object({
-      for: z.string().optional().describe('`ssh` (default), `running`, `stopped` or `port=NUMBER`'),
+      for: z.string().optional().describe('`ssh` (default), `ready`, `running`, `stopped` or `port=NUMBER`'),
       timeoutMs: z.coerce.number().int().positive().optional().describe('limit in milliseconds; default 60 s'),
     }),
     response: Vm,

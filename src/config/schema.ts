@@ -20,6 +20,7 @@ export interface Config {
   limits: {
     /** how long a guest may take to answer over SSH, in `ms` */
     bootTimeoutMs: number;
+    readyTimeoutMs: number;
     /** how long a guest may take to shut down before it is killed, in `ms` */
     stopTimeoutMs: number;
     /** how long a deleted VM can be had back, in `ms`; 0 = not at all */

@@ -210,6 +210,13 @@ const SETTINGS: SettingTree<Config> = {
       180_000,
       'How long a guest may take until it answers over SSH',
     ),
+    readyTimeoutMs: always(
+      'limits.ready_timeout',
+      duration(1000),
+      // a service that waits for something has 90 s in systemd
+      300_000,
+      'How long a guest may take until its boot is over, from its start',
+    ),
     stopTimeoutMs: always(
       'limits.stop_timeout',
       duration(0),

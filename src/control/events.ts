@@ -126,6 +126,9 @@ export function describeTransition({ before, after }: VmTransition): EventFacts[
     const reason = after.failure === null ? null : shorten(after.failure);
     facts.push({ type: 'vm.state', ...vm, from: before.phase, to: after.phase, reason });
   }
+  if (before.ready === null && after.ready !== null) {
+    facts.push({ type: 'vm.ready', ...vm, readyMs: after.ready.ms, failedUnits: after.ready.failedUnits });
+  }
   return facts;
 }
 

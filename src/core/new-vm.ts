@@ -43,6 +43,7 @@ export function newVm(vm: NewVm): VmRecord {
     vmm: null,
     bootTimeline: [],
     bootMs: null,
+    ready: null,
     run: null,
     restarts: null,
   };

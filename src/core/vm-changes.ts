@@ -16,7 +16,7 @@ export function failed(why: string): VmChange {
 }
 
 export function starting(): VmChange {
-  return { phase: 'starting', failure: null, bootTimeline: [], bootMs: null };
+  return { phase: 'starting', failure: null, bootTimeline: [], bootMs: null, ready: null };
 }
 
 export interface StartedRun {
@@ -40,6 +40,26 @@ export function running(
     bootTimeline: timeline.map(inWholeMs),
     bootMs: Math.round(tookMs),
   };
+}
+
+interface ReadyWord {
+  /** when it was heard; undefined for a guest that does not say when it is ready */
+  at: Date | undefined;
+  /** `ms` the guest's kernel had run; given where it may have been said long before it was heard */
+  uptimeMs?: number | undefined;
+  failedUnits: string[];
+}
+
+/** The guest has said that it is ready: not before its first login, and not later than that was heard. */
+export function becameReady(
+  { startedAt, bootMs, bootTimeline }: Pick<VmRecord, 'startedAt' | 'bootMs' | 'bootTimeline'>,
+  { at, uptimeMs, failedUnits }: ReadyWord,
+): VmChange {
+  const loginMs = bootMs ?? 0;
+  const heardMs = startedAt === null || !at ? loginMs : at.getTime() - Date.parse(startedAt) + loginMs;
+  const kernel = bootTimeline.find(({ step }) => step === 'boot-guest');
+  const saidMs = uptimeMs === undefined ? heardMs : (kernel?.startedMs ?? 0) + (kernel?.durationMs ?? 0) + uptimeMs;
+  return { ready: { ms: Math.round(Math.max(loginMs, Math.min(saidMs, heardMs))), failedUnits } };
 }
 
 /** After a start that was undone: one that was called off leaves a stopped VM, not a broken one. */

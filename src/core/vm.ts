@@ -22,6 +22,14 @@ export interface RunValues {
   memoryMib: number;
 }
 
+/** What a guest said when its boot was over. */
+export interface Ready {
+  /** `ms` from the start request until then */
+  ms: number;
+  /** units of its init that had failed */
+  failedUnits: string[];
+}
+
 /** Automatic restarts since the VM last ran for a while. */
 export interface RestartState {
   attempts: number;
@@ -68,6 +76,8 @@ export interface VmRecord {
   bootTimeline: TimelineStep[];
   /** `ms` from the start request to the first SSH login of the last start */
   bootMs: number | null;
+  /** what the guest said when it was ready; null until then */
+  ready: Ready | null;
   /** what the last run was started with, null before the first one */
   run: RunValues | null;
   /** null when nothing was restarted since a person last started or stopped it */

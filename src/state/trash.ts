@@ -24,7 +24,8 @@ export function createTrash(database: Database): Trash {
   return {
     list: () =>
       all.all().map(({ record, deleted_at }) => ({
-        vm: JSON.parse(String(record)) as VmRecord,
+        // an earlier banger wrote no `ready`
+        vm: { ready: null, ...JSON.parse(String(record)) } as VmRecord,
         deletedAt: String(deleted_at),
       })),
     has: (id) => byId.get(id) !== undefined,

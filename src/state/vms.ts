@@ -81,6 +81,7 @@ const COLUMNS: { [K in keyof VmRecord]: Column<VmRecord[K]> } = {
   vmm: orNull(text<NonNullable<VmRecord['vmm']>>('vmm')),
   bootTimeline: json('boot_timeline'),
   bootMs: orNull(number('boot_ms')),
+  ready: orNull(json<NonNullable<VmRecord['ready']>>('ready')),
   run: orNull(json<NonNullable<VmRecord['run']>>('run')),
   restarts: orNull(json<NonNullable<VmRecord['restarts']>>('restarts')),
 };

@@ -166,6 +166,10 @@ export function vm(name: string, values: Partial<Vm> = {}): Vm {
     startedAt: null,
     vmm: 'fcqemu',
     pid: 4711,
+    ready: true,
+    bootMs: 6200,
+    readyMs: 9100,
+    failedUnits: [],
     ...values,
   };
 }

@@ -106,7 +106,7 @@ VMM log      /s/web/vmm.log
 DISK  SIZE   ON HOST  FILE
 root  8 GiB  300 MiB  /s/web/root.ext4
 
-LAST BOOT  4 s
+LAST BOOT  login after 4 s, ready after 9.1 s
 clone-root-disk  100 ms  |#                                       |
 create-tap        40 ms  |#                                       |
 wait-for-ssh      3.8 s  |  ######################################|

@@ -46,7 +46,7 @@ describe('a long action', () => {
       },
     });
     assert.equal(status, 0);
-    assert.match(stdout, /^web is running at 172\.30\.0\.2 \(\d+ ms\)\n$/);
+    assert.match(stdout, /^web is running at 172\.30\.0\.2 \(login after 6\.2 s, ready after 9\.1 s\)\n$/);
     assert.deepEqual(stderr.trimEnd().split('\n'), [
       'start web: cloning root disk',
       'start web: copying 25 % 1 of 4 GiB',

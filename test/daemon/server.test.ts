@@ -29,6 +29,10 @@ const web: Vm = {
   startedAt: null,
   vmm: null,
   pid: null,
+  ready: false,
+  bootMs: null,
+  readyMs: null,
+  failedUnits: [],
 };
 
 const begun = {

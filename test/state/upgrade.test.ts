@@ -91,6 +91,7 @@ describe('a database of an older banger', () => {
       ALTER TABLE images RENAME COLUMN digest TO sha256;
       ALTER TABLE layers DROP COLUMN machine;
       ALTER TABLE layers DROP COLUMN unsynced_boot;
+      ALTER TABLE vms DROP COLUMN ready;
       INSERT INTO images VALUES ('0a0b0c0d', 'dev', 'x86_64', 'debian-bookworm', '${'ab'.repeat(32)}', 4096, '{}', 'key',
         '2026-11-25T00:00:00.000Z');
       PRAGMA user_version = 2;`);

@@ -5,12 +5,7 @@
  * All of it lies in `/run`. What `/etc` asks for wins over that, by systemd's own rules; docs/guest-contract.md says what
  * is left out when.
  */
-
-/** Line on the console with the seconds since the kernel started and the units that failed. */
-const READY_LINE = 'banger-ready:';
-
-/** Line of the initrd that says that the guest will say when it is ready. */
-const READY_ANNOUNCED = 'banger-init: ready is said by';
+import { READY_ANNOUNCED, READY_LINE } from '../../core/boot-words.ts';
 
 /** Time between `ready` and what was left for then: whoever waited has the machine first. */
 const REST_DELAY = '1s';

@@ -30,7 +30,7 @@ export const VM_ENTRIES: readonly Entry<Command>[] = [
   {
     path: 'vm start',
     aliases: ['start'],
-    summary: 'Start VMs and wait until they answer',
+    summary: 'Start VMs and wait until they are ready',
     group: daily,
     load: () => import('../commands/vm/start.ts'),
   },
@@ -146,7 +146,7 @@ export const VM_ENTRIES: readonly Entry<Command>[] = [
   {
     path: 'vm wait',
     aliases: ['wait'],
-    summary: 'Wait until a VM answers, runs, is stopped or has a port open',
+    summary: 'Wait until a VM answers, is ready, is stopped or has a port open',
     group: daily,
     load: () => import('../commands/vm/wait.ts'),
   },

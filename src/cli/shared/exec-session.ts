@@ -72,6 +72,9 @@ export async function runExec(terminal: ExecEnds, connection: Duplex, options: E
       case FRAME.stderr:
         writeOutput(terminal.stderr, frame.payload, connection);
         break;
+      case FRAME.notice:
+        terminal.stderr.write(`banger: ${frame.payload.toString('utf8')}${options.tty ? '\r' : ''}\n`);
+        break;
       case FRAME.exit:
         settle(JSON.parse(frame.payload.toString('utf8')));
         break;

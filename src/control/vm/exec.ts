@@ -12,7 +12,7 @@ import { type BeginReader, createBeginReader, sessionCommand, signalSession } fr
 import { runScript } from '../../guest/run-script.ts';
 import { sleep } from '../../system/abort.ts';
 import type { Host } from '../host.ts';
-import { requireRunning } from './problem.ts';
+import { awaitUsable } from './readiness.ts';
 
 /** What a terminal has when the client does not say. */
 const DEFAULT_TERMINAL = { columns: 80, rows: 24 };
@@ -36,10 +36,10 @@ export async function execInVm(host: Host, vm: VmRecord, request: ExecRequest, s
   const input = bufferInput(stream);
   const gone = whenGone(stream);
   try {
-    requireRunning(vm);
     const token = randomUUID();
     const begin = createBeginReader(token);
-    const channel = await openChannel(host, vm, request, token);
+    const say = (text: string) => stream.writable && stream.write(encodeFrame(FRAME.notice, text));
+    const channel = await openWhenUsable(host, vm.id, request, token, say, gone);
     const signalCommand = (signal: string) => {
       signalBegun(host, vm, begin, signal).catch((error) =>
         host.log.warn({ vm: vm.name, signal, error: messageOf(error) }, 'a signal did not reach its command'),
@@ -49,6 +49,36 @@ export async function execInVm(host: Host, vm: VmRecord, request: ExecRequest, s
     await pump(vm, channel, begin, stream, gone, () => signalCommand('HUP'));
   } catch (error) {
     if (!stream.destroyed) stream.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(asBangerError(error)))));
+  }
+}
+
+/** A guest that goes down to come up again takes the connection with it: the command then waits for its return. */
+async function openWhenUsable(
+  host: Host,
+  vmId: string,
+  request: ExecRequest,
+  token: string,
+  say: (text: string) => void,
+  gone: AbortSignal,
+): Promise<ClientChannel> {
+  for (;;) {
+    const vm = await awaitUsable(host, vmId, request.until ?? 'ready', say, gone);
+    const left = Promise.withResolvers<undefined>();
+    const unsubscribe = host.stores.vms.onChange(({ before, after }) => {
+      if ((after ?? before)?.id === vmId && (after?.phase !== 'running' || after.startedAt !== vm.startedAt))
+        left.resolve(undefined);
+    });
+    const opening = openChannel(host, vm, request, token);
+    try {
+      const channel = await Promise.race([opening, left.promise]);
+      if (channel) return channel;
+      void opening.then(
+        (late) => late.close(),
+        () => {},
+      );
+    } finally {
+      unsubscribe();
+    }
   }
 }
 

@@ -7,12 +7,15 @@ import type { Operation } from '../../api/operation.ts';
 import type { VmRun, VmRunResult } from '../../api/vm.ts';
 import type { RunEnd } from '../../core/restart.ts';
 import type { VmRecord } from '../../core/vm.ts';
+import { stopped } from '../../core/vm-changes.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { createVm } from './create.ts';
 import { type Deletion, deleteVm } from './delete.ts';
-import { rebaseVm, type StartStop } from './rebase.ts';
+import { awaitReady } from './readiness.ts';
+import { rebaseVm, type StartStop, type Wanted } from './rebase.ts';
+import { releaseVm } from './release.ts';
 import { startVm } from './start.ts';
 import { stopVm } from './stop.ts';
 import { createSupervisor } from './supervisor.ts';
@@ -20,11 +23,6 @@ import { viewVm, viewVmNow } from './view.ts';
 
 /** How a run ended that nobody asked to end. */
 export type UnaskedEnd = RunEnd | 'reboot';
-
-export interface StartOptions {
-  /** limit in `ms` for the guest to answer; the configured one without */
-  timeoutMs?: number | undefined;
-}
 
 export interface StopOptions {
   /** what the guest gets to shut down in `ms`; 0 ends it at once, the configured time without */
@@ -41,7 +39,7 @@ export interface Life {
    * Starts a VM for a person, which begins a new count of its restarts.
    * @throws BangerError `not_found`, or `conflict` when it runs
    */
-  start(name: string, options?: StartOptions): Operation;
+  start(name: string, options?: Wanted): Operation;
   /**
    * Starts a VM because its policy or its guest wants it.
    * @throws BangerError `not_found`
@@ -50,7 +48,7 @@ export interface Life {
   /** @throws BangerError `not_found` */
   stop(name: string, options?: StopOptions): Operation;
   /** @throws BangerError `not_found` */
-  restart(name: string, options?: StartOptions): Operation;
+  restart(name: string, options?: Wanted): Operation;
   /**
    * Ends it as if its power was cut, whatever is at work on it.
    * @throws BangerError `not_found`
@@ -101,16 +99,41 @@ export function createLife(host: Host): Life {
   });
 
   const actions: StartStop = {
-    async start(name, timeoutMs = limits.bootTimeoutMs, progress, signal) {
+    async reach(name, timeoutMs = limits.bootTimeoutMs, progress, signal) {
       const { vm, ended } = await startVm(host, name, timeoutMs, progress, signal);
       supervisor.watch(vm, ended);
       return vm;
+    },
+    async settle(vm, { timeoutMs = limits.readyTimeoutMs, until }, progress, signal) {
+      if (until === 'reachable') return vm;
+      progress.step('wait-for-ready', 'waiting until it is ready');
+      const left = Math.max(1, timeoutMs - (vm.bootMs ?? 0));
+      const ready = await awaitReady(host, vm.id, left, signal);
+      const failed = ready.ready?.failedUnits ?? [];
+      if (failed.length > 0) progress.warn(describeFailedUnits(ready.name, failed));
+      return ready;
     },
     async stop(name, timeoutMs = limits.stopTimeoutMs, progress, signal) {
       supervisor.unwatch(vms.get(name).id);
       return await stopVm(host, name, timeoutMs, progress, signal);
     },
   };
+
+  /** A start that is called off while the guest boots leaves a stopped VM. */
+  async function start(name: string, wanted: Wanted, progress: Progress, signal: AbortSignal): Promise<VmRecord> {
+    const vm = await actions.reach(name, wanted.timeoutMs, progress, signal);
+    try {
+      return await actions.settle(vm, wanted, progress, signal);
+    } catch (error) {
+      if (signal.aborted) {
+        progress.step('undo', 'undoing the start');
+        supervisor.unwatch(vm.id);
+        await releaseVm(host, vm);
+        vms.update(vm.id, stopped());
+      }
+      throw error;
+    }
+  }
 
   /** Begins an operation that ends with the VM as it is then. */
   function begin(
@@ -138,7 +161,7 @@ export function createLife(host: Host): Life {
 
   async function run(
     name: string,
-    { timeoutMs, ...described }: VmRun,
+    { timeoutMs, until, ...described }: VmRun,
     progress: Progress,
     signal: AbortSignal,
   ): Promise<VmRunResult> {
@@ -148,7 +171,7 @@ export function createLife(host: Host): Life {
     if (created) await createVm(host, { ...described, name }, progress, signal);
     else vms.update(existing.id, { restarts: null });
     try {
-      const vm = await actions.start(name, timeoutMs, progress, signal);
+      const vm = await start(name, { timeoutMs, until }, progress, signal);
       return { ...viewVm(host, vm), created, started: true };
     } catch (error) {
       if (created && signal.aborted) {
@@ -170,22 +193,22 @@ export function createLife(host: Host): Life {
         onlyLooks: vms.find(name)?.phase === 'running',
         run: (progress, signal) => run(name, request, progress, signal),
       }),
-    start(name, { timeoutMs } = {}) {
+    start(name, wanted = {}) {
       requireNotRunning(vms.get(name));
       return begin('vm.start', name, true, (progress, signal) => {
         vms.update(vms.get(name).id, { restarts: null });
-        return actions.start(name, timeoutMs, progress, signal);
+        return start(name, wanted, progress, signal);
       });
     },
     startAgain: (name) =>
-      begin('vm.start', name, true, (progress, signal) => actions.start(name, undefined, progress, signal)),
+      begin('vm.start', name, true, (progress, signal) => actions.reach(name, undefined, progress, signal)),
     stop: (name, { timeoutMs } = {}) =>
       begin('vm.stop', name, true, (progress, signal) => actions.stop(name, timeoutMs, progress, signal)),
-    restart: (name, { timeoutMs } = {}) =>
+    restart: (name, wanted = {}) =>
       begin('vm.restart', name, true, async (progress, signal) => {
         await actions.stop(name, undefined, progress, signal);
         signal.throwIfAborted();
-        return await actions.start(name, timeoutMs, progress, signal);
+        return await start(name, wanted, progress, signal);
       }),
     async kill(name) {
       vms.get(name);
@@ -217,6 +240,11 @@ export function createLife(host: Host): Life {
     close: () => supervisor.close(),
   };
   return life;
+}
+
+function describeFailedUnits(name: string, units: readonly string[]): string {
+  const what = units.length === 1 ? '1 unit' : `${units.length} units`;
+  return `${what} of ${name} failed while it booted: ${units.join(', ')}. See: banger exec ${name} -- systemctl status ${units[0]}`;
 }
 
 function requireNotRunning({ name, phase }: VmRecord): void {

@@ -5,6 +5,7 @@
  */
 import { rename, rm } from 'node:fs/promises';
 import type { VmRebase } from '../../api/image.ts';
+import type { Until } from '../../api/vm.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { stopped } from '../../core/vm-changes.ts';
 import { BangerError, messageOf } from '../../errors.ts';
@@ -23,10 +24,20 @@ import type { Progress } from '../operations.ts';
 import { requireImage } from './create.ts';
 import { releaseVm } from './release.ts';
 
+/** How a start is to end. */
+export interface Wanted {
+  /** limit in `ms` for the guest to answer and to be ready; the configured ones without */
+  timeoutMs?: number | undefined;
+  /** default `ready` */
+  until?: Until | undefined;
+}
+
 /** Starting and stopping a VM as its owner does it: watched while it runs, and no longer. */
 export interface StartStop {
-  /** @param timeoutMs limit for the guest to answer; the configured one without */
-  start(name: string, timeoutMs: number | undefined, progress: Progress, signal: AbortSignal): Promise<VmRecord>;
+  /** Ends at the first login. @param timeoutMs limit for the guest to answer; the configured one without */
+  reach(name: string, timeoutMs: number | undefined, progress: Progress, signal: AbortSignal): Promise<VmRecord>;
+  /** Waits until it is ready, unless told otherwise; what goes wrong leaves it as it is. */
+  settle(vm: VmRecord, wanted: Wanted, progress: Progress, signal: AbortSignal): Promise<VmRecord>;
   /** @param timeoutMs what the guest gets to shut down; the configured time without */
   stop(name: string, timeoutMs: number | undefined, progress: Progress, signal: AbortSignal): Promise<VmRecord>;
 }
@@ -73,12 +84,20 @@ export async function rebaseVm(
       progress.warn(`The root disk of ${name} grows to ${formatSize(bytes)}, the size of ${boot.name}.`);
     }
     await swapRootDisk(host, vm, boot, rootDiskBytes, progress, signal);
-    if (request.start !== false) await life.start(name, request.timeoutMs, progress, signal);
+    if (request.start !== false) await life.reach(name, request.timeoutMs, progress, signal);
   } catch (error) {
     throw await afterFailure(host, life, vm, entry, progress, error);
   }
   await settleRebase(host, vm, entry);
-  return host.stores.vms.get(name);
+  const rebased = host.stores.vms.get(name);
+  if (request.start === false) return rebased;
+  try {
+    return await life.settle(rebased, request, progress, signal);
+  } catch (error) {
+    // what is done is not undone any more: whoever calls it off now has the VM with its new root disk
+    if (signal.aborted) return rebased;
+    throw error;
+  }
 }
 
 /**
@@ -177,7 +196,7 @@ async function afterFailure(
     progress.step('start-again', 'starting the VM as it was');
     try {
       // not the caller's signal: called off or not, what ran before runs again
-      await life.start(vm.name, undefined, progress, new AbortController().signal);
+      await life.reach(vm.name, undefined, progress, new AbortController().signal);
       outcome += ' and runs';
     } catch (again) {
       outcome += `, but did not come up with it: ${messageOf(again)}`;

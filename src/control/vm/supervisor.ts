@@ -10,6 +10,7 @@ import { vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { expiry } from '../../system/abort.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import type { Host } from '../host.ts';
+import { followReadiness } from './readiness.ts';
 import { releaseVm } from './release.ts';
 
 export interface Supervisor {
@@ -105,6 +106,11 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
       abort.abort();
       stopWatching();
     });
+    if (vm.ready === null) {
+      followReadiness(host, vm.id, ended === undefined, abort.signal).catch((error) =>
+        host.log.error({ vm: vm.name, error: String(error) }, 'it is not known when the guest is ready'),
+      );
+    }
     followConsole(vm, vmFiles(host.config.paths.store, vm.id).consoleLog, abort.signal).catch((error) =>
       host.log.error({ vm: vm.name, error: String(error) }, 'the console cannot be followed'),
     );

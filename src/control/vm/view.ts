@@ -33,6 +33,10 @@ export function viewVm(host: Pick<Host, 'stores'>, vm: VmRecord): Vm {
     startedAt: vm.startedAt,
     vmm: vm.vmm,
     pid: process?.kind === 'vmm' ? (process.identity?.pid ?? null) : null,
+    ready: vm.phase === 'running' && vm.ready !== null,
+    bootMs: vm.bootMs,
+    readyMs: vm.ready?.ms ?? null,
+    failedUnits: vm.ready?.failedUnits ?? [],
   };
 }
 
@@ -68,6 +72,5 @@ export async function viewVmDetail(host: Host, vm: VmRecord): Promise<VmDetail> 
     current: vm.phase === 'running' ? vm.run : null,
     restarts: vm.phase === 'running' && ranStably(vm, host.now()) ? null : vm.restarts,
     bootTimeline: vm.bootTimeline,
-    bootMs: vm.bootMs,
   };
 }

@@ -1,4 +1,4 @@
-/** Waits until a VM is as somebody needs it: running, stopped, reachable. */
+/** Waits until a VM is as somebody needs it: running, stopped, reachable, ready. */
 import { connect } from 'node:net';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
@@ -6,7 +6,12 @@ import { expiry, sleep } from '../../system/abort.ts';
 import { formatDuration } from '../../units.ts';
 import type { Host } from '../host.ts';
 
-export type WaitedFor = { kind: 'running' } | { kind: 'stopped' } | { kind: 'ssh' } | { kind: 'port'; port: number };
+export type WaitedFor =
+  | { kind: 'running' }
+  | { kind: 'stopped' }
+  | { kind: 'ssh' }
+  | { kind: 'ready' }
+  | { kind: 'port'; port: number };
 
 /** How often a guest is asked; the state of a VM needs no asking. */
 const POLL_MS = 250;
@@ -15,15 +20,15 @@ const POLL_MS = 250;
 const CONNECT_TIMEOUT_MS = 2000;
 
 /**
- * `running`, `stopped`, `ssh` or `port=NUMBER`.
+ * `running`, `stopped`, `ssh`, `ready` or `port=NUMBER`.
  * @throws BangerError `invalid_input` for anything else
  */
 export function parseWaitedFor(text: string): WaitedFor {
-  if (text === 'running' || text === 'stopped' || text === 'ssh') return { kind: text };
+  if (text === 'running' || text === 'stopped' || text === 'ssh' || text === 'ready') return { kind: text };
   const port = Number(/^port=(\d{1,5})$/.exec(text)?.[1]);
   if (port >= 1 && port <= 65_535) return { kind: 'port', port };
   throw new BangerError('invalid_input', `"${text}" is nothing that can be waited for.`, {
-    hint: 'Wait for one of: ssh, running, stopped, port=80',
+    hint: 'Wait for one of: ssh, ready, running, stopped, port=80',
   });
 }
 
@@ -59,6 +64,8 @@ async function holds(host: Host, vm: VmRecord, wanted: WaitedFor, leftMs: number
       return vm.phase === 'stopped';
     case 'running':
       return vm.phase === 'running';
+    case 'ready':
+      return vm.phase === 'running' && vm.ready !== null;
     case 'ssh': {
       if (vm.phase !== 'running') return false;
       const login = host.guests.get(vm).then(
@@ -102,9 +109,13 @@ async function untilChange(host: Host, vmId: string, limitMs: number, signal: Ab
 }
 
 function outOfTime(vm: VmRecord, wanted: WaitedFor, timeoutMs: number): BangerError {
-  const what = { running: 'did not run', stopped: 'was not stopped', ssh: 'did not let us in over SSH', port: '' }[
-    wanted.kind
-  ];
+  const what = {
+    running: 'did not run',
+    stopped: 'was not stopped',
+    ssh: 'did not let us in over SSH',
+    ready: 'was not ready',
+    port: '',
+  }[wanted.kind];
   const said = wanted.kind === 'port' ? `did not accept a connection on port ${wanted.port}` : what;
   const state = vm.failure === null ? vm.phase : `${vm.phase}: ${vm.failure}`;
   return new BangerError('timeout', `${vm.name} ${said} within ${formatDuration(timeoutMs)}; it is ${state}.`, {

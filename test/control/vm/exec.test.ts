@@ -8,7 +8,10 @@ import type { ServerChannel } from 'ssh2';
 import { createFrameDecoder, FRAME } from '../../../src/api/exec-frames.ts';
 import type { Host } from '../../../src/control/host.ts';
 import { execInVm } from '../../../src/control/vm/exec.ts';
-import { connectSsh } from '../../../src/guest/ssh.ts';
+import type { VmRecord } from '../../../src/core/vm.ts';
+import { connectSsh, type SshConnection } from '../../../src/guest/ssh.ts';
+import { openDatabase } from '../../../src/state/database.ts';
+import { createVmStore } from '../../../src/state/vms.ts';
 import { sshGuest } from '../../guest/ssh-guest.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
 
@@ -16,13 +19,11 @@ describe('a command in a guest', () => {
   it('has its exit status passed on when the guest answers with everything at once', async (t) => {
     const { target } = await sshGuest(t, () => true, inShell);
     await using connection = await connectSsh(target, 5000);
-    const guests = { get: async () => connection };
-    // of the host, nothing else is looked at
-    const host = { guests } as unknown as Host;
+    const { host, vm } = hostWith(connection);
     for (let round = 0; round < 5; round++) {
       const [client, daemon] = duplexPair();
       const received = buffer(client);
-      await execInVm(host, sampleVm({ phase: 'running' }), { argv: ['true'] }, daemon);
+      await execInVm(host, vm, { argv: ['true'] }, daemon);
       const frames = [...createFrameDecoder()(await received)];
       const exit = frames.find(({ type }) => type === FRAME.exit);
       assert.deepEqual(JSON.parse(exit?.payload.toString() ?? '{}'), { code: 0, signal: null });
@@ -32,11 +33,11 @@ describe('a command in a guest', () => {
   it('delivers all of its output to a client that takes it long after the command has ended', async (t) => {
     const { target } = await sshGuest(t, () => true, inShell);
     await using connection = await connectSsh(target, 5000);
-    const host = { guests: { get: async () => connection } } as unknown as Host;
+    const { host, vm } = hostWith(connection);
     const [client, daemon] = duplexPair();
     const run = execInVm(
       host,
-      sampleVm({ phase: 'running' }),
+      vm,
       { argv: ['sh', '-c', 'head -c 1500000 /dev/zero >&2; head -c 700000 /dev/zero'] },
       daemon,
     );
@@ -61,10 +62,10 @@ describe('a command in a guest', () => {
       },
     );
     await using connection = await connectSsh(target, 5000);
-    const host = { guests: { get: async () => connection } } as unknown as Host;
+    const { host, vm } = hostWith(connection);
     const [client, daemon] = duplexPair();
     const received = buffer(client);
-    await execInVm(host, sampleVm({ phase: 'running' }), { argv: ['echo', 'hi'] }, daemon);
+    await execInVm(host, vm, { argv: ['echo', 'hi'] }, daemon);
     const frames = [...createFrameDecoder()(await received)];
     assert.deepEqual(
       frames.map(({ type }) => type),
@@ -72,7 +73,99 @@ describe('a command in a guest', () => {
     );
     assert.match(frames[1]?.payload.toString() ?? '', /did not run the command: the login shell ended with 0/);
   });
+
+  it('waits until the guest is ready, unless it is told not to', async (t) => {
+    const { target } = await sshGuest(t, () => true, inShell);
+    await using connection = await connectSsh(target, 5000);
+    const { host, vm, vms } = hostWith(connection, { ready: null });
+    const exec = (until?: 'reachable') => {
+      const [client, daemon] = duplexPair();
+      const run = execInVm(host, vm, { argv: ['true'], ...(until ? { until } : {}) }, daemon);
+      return { run, received: buffer(client) };
+    };
+    const eager = exec('reachable');
+    await eager.run;
+    assert.deepEqual(await framesOf(eager.received), [FRAME.exit]);
+    const patient = exec();
+    let ended = false;
+    void patient.run.then(() => {
+      ended = true;
+    });
+    await exec('reachable').run;
+    assert.equal(ended, false);
+    vms.update(vm.id, { ready: READY });
+    assert.deepEqual(await framesOf(patient.received), [FRAME.exit]);
+  });
+
+  it('waits through a start that is under way, and says so when a guest has had its time', async (t) => {
+    const { target } = await sshGuest(t, () => true, inShell);
+    await using connection = await connectSsh(target, 5000);
+    const { host, vm, vms, active } = hostWith(connection, { phase: 'starting', ready: null });
+    active.current = { id: 'op1', kind: 'vm.start' };
+    const [client, daemon] = duplexPair();
+    const received = buffer(client);
+    const run = execInVm(host, vm, { argv: ['true'] }, daemon);
+    vms.update(vm.id, { phase: 'running', startedAt: new Date(Date.now() - 59_500).toISOString(), bootMs: 0 });
+    await run;
+    assert.deepEqual(await framesOf(received), [FRAME.notice, FRAME.exit]);
+    assert.match((await received).toString(), /web is not ready after 1 m;.*all the same/);
+  });
+
+  it('goes over to the next run of a guest that goes down while its connection is opened', async (t) => {
+    const { target } = await sshGuest(t, () => true, inShell);
+    await using connection = await connectSsh(target, 5000);
+    const { host, vm, vms, active } = hostWith(connection);
+    const asked = Promise.withResolvers<void>();
+    let gone = true;
+    host.guests.get = async () => {
+      if (!gone) return connection;
+      asked.resolve();
+      return await new Promise<SshConnection>(() => {});
+    };
+    const [client, daemon] = duplexPair();
+    const received = buffer(client);
+    const run = execInVm(host, vm, { argv: ['true'] }, daemon);
+    await asked.promise;
+    active.current = { id: 'op1', kind: 'vm.start' };
+    vms.update(vm.id, { phase: 'starting', ready: null });
+    gone = false;
+    vms.update(vm.id, { phase: 'running', startedAt: new Date(Date.now() + 1).toISOString(), ready: READY });
+    await run;
+    assert.deepEqual(await framesOf(received), [FRAME.exit]);
+  });
+
+  it('is refused by a VM that neither runs nor is being started', async (t) => {
+    const { target } = await sshGuest(t, () => true, inShell);
+    await using connection = await connectSsh(target, 5000);
+    const { host, vm } = hostWith(connection, { phase: 'stopped' });
+    const [client, daemon] = duplexPair();
+    const received = buffer(client);
+    await execInVm(host, vm, { argv: ['true'] }, daemon);
+    assert.match((await received).toString(), /web is not running \(stopped\)/);
+  });
 });
+
+const READY = { ms: 9000, failedUnits: [] };
+
+/** A host with one VM whose guest is reached by `connection`; of a host, nothing else is looked at. */
+function hostWith(connection: SshConnection, changes: Partial<VmRecord> = {}) {
+  const vms = createVmStore(openDatabase(':memory:'));
+  const vm = sampleVm({ phase: 'running', startedAt: new Date().toISOString(), ready: READY, ...changes });
+  vms.insert(vm);
+  const active: { current?: { id: string; kind: string } } = {};
+  const host = {
+    stores: { vms },
+    guests: { get: async () => connection },
+    operations: { activeOn: () => active.current, finished: () => new Promise(() => {}) },
+    config: { limits: { readyTimeoutMs: 60_000 } },
+    now: () => new Date(),
+  } as unknown as Host;
+  return { host, vm, vms, active };
+}
+
+async function framesOf(received: Promise<Buffer>): Promise<number[]> {
+  return [...createFrameDecoder()(await received)].map(({ type }) => type);
+}
 
 /** Runs the command as the guest's login shell would. */
 function inShell(command: string, channel: ServerChannel): void {

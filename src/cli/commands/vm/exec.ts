@@ -3,6 +3,7 @@ import type { ExecRequest } from '../../../api/vm.ts';
 import { BangerError } from '../../../errors.ts';
 import { defineCommand } from '../../command.ts';
 import { withoutSeparator } from '../../shared/pass-through.ts';
+import { UNTIL, untilRequest } from '../../shared/start-options.ts';
 import type { Terminal } from '../../terminal.ts';
 
 export default defineCommand({
@@ -17,6 +18,7 @@ export default defineCommand({
     },
     stdin: { type: 'off', short: 'n', help: 'give it no input' },
     env: { type: 'list', short: 'e', placeholder: 'name=value', help: 'set a variable for it; may be repeated' },
+    until: UNTIL,
     cwd: { type: 'text', short: 'C', placeholder: 'dir', help: 'directory to run it in' },
   },
   completes: { name: ['vm'] },
@@ -51,6 +53,7 @@ export default defineCommand({
       ...(tty ? terminalOf(ctx.terminal) : {}),
       env: Object.fromEntries(options.env.map(variable)),
       ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
+      ...untilRequest(options.until),
     };
     ctx.terminal.endWithReader?.();
     const connection = await ctx.api.exec(name, request);

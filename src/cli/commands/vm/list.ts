@@ -31,11 +31,17 @@ export default defineCommand({
   },
 });
 
+/** One that runs and still boots is shown as what it is good for. */
+function stateCell({ state, ready }: Vm, paint: Paint) {
+  if (state === 'running' && !ready) return { text: 'reachable', paint: (text: string) => paint('yellow', text) };
+  return { text: state, paint: (text: string) => paint(STATE_COLOURS[state], text) };
+}
+
 export function renderVms(vms: readonly Vm[], paint: Paint, now: number): string {
   const rows = vms.map((vm) => [
     vm.name,
     vm.problem === null
-      ? { text: vm.state, paint: (text: string) => paint(STATE_COLOURS[vm.state], text) }
+      ? stateCell(vm, paint)
       : { text: `${vm.state} (!)`, paint: (text: string) => paint('red', text) },
     vm.address,
     String(vm.vcpus),

@@ -1,23 +1,22 @@
 /** `banger vm restart`: shuts VMs down and boots them again. */
 import type { Vm } from '../../../api/vm.ts';
-import { formatDuration } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import { forEachName, perform } from '../../shared/operations.ts';
+import { START_OPTIONS, settled, startRequest, startTimes } from '../../shared/start-options.ts';
 
 export default defineCommand({
   positionals: ['names...'],
-  options: { timeout: { type: 'duration', short: 't', help: 'how long a VM may take to answer again, e.g. 30s' } },
+  options: START_OPTIONS,
   completes: { names: ['vm'] },
   examples: ['restart web', 'restart web db --timeout 2m'],
   async run(ctx, { args, options }) {
-    const body = options.timeout === undefined ? {} : { timeoutMs: options.timeout };
+    const body = startRequest(options);
     return await forEachName(ctx, args.names, async (name) => {
-      const begun = performance.now();
       const { result } = await perform(ctx, `restart ${name}`, () =>
         ctx.api.call('restartVm', { params: { name }, body }),
       );
-      const vm = result as Vm;
-      ctx.say(`${name} is running again at ${vm.address} (${formatDuration(performance.now() - begun)})`);
+      const vm = await settled(ctx, result as Vm, options.until, options.timeout);
+      ctx.say(`${name} is running again at ${vm.address} (${startTimes(vm)})`);
       return vm;
     });
   },

@@ -5,6 +5,7 @@ import { defineCommand } from '../../command.ts';
 import type { Paint } from '../../output/paint.ts';
 import { renderFields, renderTable } from '../../output/table.ts';
 import { renderTimeline } from '../../output/timeline.ts';
+import { startTimes } from '../../shared/start-options.ts';
 
 export default defineCommand({
   positionals: ['name'],
@@ -28,12 +29,18 @@ function restartsOf({ restarts }: VmDetail, now: number): string | undefined {
   return `attempt ${attempts} in ${formatDuration(Math.max(0, Date.parse(nextAt) - now))}`;
 }
 
+function stateOf(vm: VmDetail): string {
+  if (vm.failure !== null) return `${vm.state}: ${vm.failure}`;
+  return vm.state === 'running' && !vm.ready ? 'running, not ready yet' : vm.state;
+}
+
 function renderVm(vm: VmDetail, paint: Paint, now: number): string {
   const uptime = vm.startedAt === null ? undefined : formatDuration(Math.max(now - Date.parse(vm.startedAt), 0));
   const fields: [string, string | undefined][] = [
     ['name', vm.name],
     ['id', vm.id],
-    ['state', vm.failure === null ? vm.state : `${vm.state}: ${vm.failure}`],
+    ['state', stateOf(vm)],
+    ['failed units', vm.state === 'running' && vm.failedUnits.length > 0 ? vm.failedUnits.join(', ') : undefined],
     ['problem', vm.problem ?? undefined],
     ['restarts', restartsOf(vm, now)],
     ['uptime', uptime],
@@ -66,7 +73,7 @@ function renderVm(vm: VmDetail, paint: Paint, now: number): string {
     parts.push(renderTable(['DISK', 'SIZE', 'ON HOST', 'FILE'], rows, paint));
   }
   if (vm.bootTimeline.length > 0) {
-    const total = vm.bootMs === null ? 'not finished' : formatDuration(vm.bootMs);
+    const total = vm.bootMs === null ? 'not finished' : startTimes(vm);
     parts.push(`${paint('dim', `LAST BOOT  ${total}`)}\n${renderTimeline(vm.bootTimeline, paint)}`);
   }
   return parts.join('\n\n');

@@ -1,21 +1,20 @@
-/** `banger vm start`: boots VMs side by side, each until it answers over SSH. */
+/** `banger vm start`: boots VMs side by side, each until it is ready. */
 import type { Vm } from '../../../api/vm.ts';
-import { formatDuration } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import { forEachName, perform } from '../../shared/operations.ts';
+import { START_OPTIONS, settled, startRequest, startTimes } from '../../shared/start-options.ts';
 
 export default defineCommand({
   positionals: ['names...'],
-  options: { timeout: { type: 'duration', short: 't', help: 'how long a VM may take to answer, e.g. 30s' } },
+  options: START_OPTIONS,
   completes: { names: ['vm'] },
-  examples: ['start web', 'start web db cache', 'start web --timeout 2m'],
+  examples: ['start web', 'start web db cache', 'start web --timeout 2m', 'start web --until reachable'],
   async run(ctx, { args, options }) {
-    const body = options.timeout === undefined ? {} : { timeoutMs: options.timeout };
+    const body = startRequest(options);
     return await forEachName(ctx, args.names, async (name) => {
-      const begun = performance.now();
       const { result } = await perform(ctx, `start ${name}`, () => ctx.api.call('startVm', { params: { name }, body }));
-      const vm = result as Vm;
-      ctx.say(`${name} is running at ${vm.address} (${formatDuration(performance.now() - begun)})`);
+      const vm = await settled(ctx, result as Vm, options.until, options.timeout);
+      ctx.say(`${name} is running at ${vm.address} (${startTimes(vm)})`);
       return vm;
     });
   },

@@ -7,15 +7,15 @@ export default defineCommand({
     for: {
       type: 'text',
       placeholder: 'what',
-      completes: { words: ['ssh', 'running', 'stopped', 'port='] },
-      help: 'ssh, running, stopped, or port=NUMBER',
+      completes: { words: ['ssh', 'ready', 'running', 'stopped', 'port='] },
+      help: 'ssh, ready, running, stopped, or port=NUMBER',
       default: 'ssh',
     },
     timeout: { type: 'duration', short: 't', help: 'how long to wait', default: '60s' },
   },
   completes: { name: ['vm'] },
   description: 'Ends with status 7 when the time is over.',
-  examples: ['wait web', 'wait web --for port=80 --timeout 2m', 'wait web --for stopped'],
+  examples: ['wait web', 'wait web --for ready', 'wait web --for port=80 --timeout 2m', 'wait web --for stopped'],
   async run(ctx, { args: { name }, options }) {
     const query = {
       ...(options.for === undefined ? {} : { for: options.for }),

@@ -1,0 +1,188 @@
+/** When a guest is ready: learned from its console, kept in its record, waited for by starts and commands. */
+import type { Until } from '../../api/vm.ts';
+import { type BootWord, createBootWordReader } from '../../core/boot-words.ts';
+import type { VmRecord } from '../../core/vm.ts';
+import { becameReady } from '../../core/vm-changes.ts';
+import { BangerError } from '../../errors.ts';
+import { watchVmm } from '../../firecracker/api.ts';
+import { followFile, stripControls } from '../../firecracker/console.ts';
+import { askGuest } from '../../guest/ask.ts';
+import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { formatDuration } from '../../units.ts';
+import type { Host } from '../host.ts';
+import { requireRunning } from './problem.ts';
+
+/** After this time without a word, a guest has an initrd that says nothing: it is ready since its first login. */
+const NO_WORD_MS = 10_000;
+
+/** How long a command waits before it says what for. */
+const SAY_AFTER_MS = 2000;
+
+/** What a guest gets to name the units it still starts. */
+const ASK_LIMIT_MS = 5000;
+
+/** Operations that end with a VM that runs. */
+const STARTING = new Set(['vm.start', 'vm.run', 'vm.restart', 'vm.rebase']);
+
+/**
+ * Reads a guest's console until it is ready, from the beginning of its run, and writes that into its record.
+ * @param adopted whether it may have said so before anybody listened
+ */
+export async function followReadiness(host: Host, vmId: string, adopted: boolean, signal: AbortSignal): Promise<void> {
+  const { consoleLog } = vmFiles(host.config.paths.store, vmId);
+  const settled = new AbortController();
+  const settle = (word?: Extract<BootWord, { kind: 'ready' }>) => {
+    settled.abort();
+    const vm = host.stores.vms.findById(vmId);
+    if (vm?.phase !== 'running' || vm.ready !== null) return;
+    const at = word && host.now();
+    const uptimeMs = adopted ? word?.uptimeMs : undefined;
+    host.stores.vms.update(vmId, becameReady(vm, { at, uptimeMs, failedUnits: word?.failedUnits ?? [] }));
+  };
+  const read = createBootWordReader();
+  let announced = false;
+  const noWord = setTimeout(() => settle(), NO_WORD_MS).unref();
+  signal.addEventListener('abort', () => clearTimeout(noWord), { once: true });
+  for await (const chunk of followFile(consoleLog, 0, AbortSignal.any([signal, settled.signal]))) {
+    for (const word of read(stripControls(chunk))) {
+      if (word.kind === 'ready') settle(word);
+      else if (word.kind === 'announced') announced = true;
+      else if (!announced) settle();
+      if (word.kind !== 'ready') clearTimeout(noWord);
+    }
+  }
+}
+
+/**
+ * Waits until a VM that runs is ready.
+ * @param timeoutMs counts from now
+ * @throws BangerError `timeout` when the time is over, `guest_failed` when its VMM ended; the VM is left as it is
+ */
+export async function awaitReady(host: Host, vmId: string, timeoutMs: number, signal: AbortSignal): Promise<VmRecord> {
+  const ended = new AbortController();
+  const stopWatching = watchVmm(vmmSocket(host.config.paths.run, vmId), () => ended.abort());
+  try {
+    const isOver = ({ phase, ready }: VmRecord) => ready !== null || phase !== 'running';
+    const vm = await untilRecord(host, vmId, isOver, timeoutMs, AbortSignal.any([signal, ended.signal]));
+    if (vm?.ready) return vm;
+    signal.throwIfAborted();
+    const name = host.stores.vms.findById(vmId)?.name ?? vmId;
+    if (ended.signal.aborted || (vm && vm.phase !== 'running')) {
+      throw new BangerError('guest_failed', `${name} answered over SSH, and its VMM ended before it was ready.`, {
+        hint: `See its console: banger logs ${name}`,
+      });
+    }
+    const record = host.stores.vms.findById(vmId);
+    throw new BangerError(
+      'timeout',
+      `${name} answers over SSH, but is not ready after ${formatDuration(timeoutMs)}${record ? await whatStarts(host, record) : ''}. It runs on.`,
+      {
+        hint: `See what it waits for: banger exec --until reachable ${name} -- systemctl list-jobs   or do not wait for it: --until reachable`,
+      },
+    );
+  } finally {
+    stopWatching();
+  }
+}
+
+/**
+ * Waits until a command may run in a VM: through a start that is under way, and to the end of its boot unless told
+ * otherwise. A guest that has had its time is not waited for.
+ * @param say hears what is waited for, when that takes long
+ * @throws BangerError `conflict` when the VM neither runs nor is being started, `not_found` when it is deleted
+ */
+export async function awaitUsable(
+  host: Host,
+  vmId: string,
+  until: Until,
+  say: (text: string) => void,
+  signal: AbortSignal,
+): Promise<VmRecord> {
+  for (;;) {
+    const vm = host.stores.vms.findById(vmId);
+    if (!vm)
+      throw new BangerError('not_found', 'The VM was deleted meanwhile.', { hint: 'See what exists: banger ls' });
+    const startedBy = host.operations.activeOn(vm.name);
+    if (vm.phase !== 'running' && startedBy && STARTING.has(startedBy.kind)) {
+      const ended = host.operations.finished(startedBy.id);
+      const said = setTimeout(() => say(`${vm.name} is being started; the command runs then`), SAY_AFTER_MS);
+      await Promise.race([ended, untilRecord(host, vmId, ({ phase }) => phase === 'running', undefined, signal)]);
+      clearTimeout(said);
+      signal.throwIfAborted();
+      if (host.stores.vms.findById(vmId)?.phase !== 'running') await ended;
+      if (host.stores.vms.findById(vmId)?.phase === 'running') continue;
+    }
+    const now = host.stores.vms.findById(vmId) ?? vm;
+    requireRunning(now);
+    const left = until === 'ready' ? readyLimit(host, now) : 0;
+    if (now.ready !== null || left <= 0) return now;
+    const said = setTimeout(
+      () => say(`${now.name} still boots; the command runs when it is ready (--until reachable does not wait)`),
+      SAY_AFTER_MS,
+    );
+    const after = await untilRecord(
+      host,
+      vmId,
+      ({ phase, ready }) => ready !== null || phase !== 'running',
+      left,
+      signal,
+    );
+    clearTimeout(said);
+    signal.throwIfAborted();
+    if (after) continue;
+    say(
+      `${now.name} is not ready after ${formatDuration(host.config.limits.readyTimeoutMs)}; the command runs all the same`,
+    );
+    return now;
+  }
+}
+
+/** What is left of the time a guest has to become ready, in `ms`. */
+function readyLimit(host: Host, { startedAt, bootMs }: VmRecord): number {
+  const began = startedAt === null ? 0 : Date.parse(startedAt) - (bootMs ?? 0);
+  return began + host.config.limits.readyTimeoutMs - host.now().getTime();
+}
+
+/** Units that are still starting, for a sentence; empty when the guest does not say. */
+async function whatStarts(host: Host, vm: VmRecord): Promise<string> {
+  const connection = host.guests.peek(vm);
+  if (!connection) return '';
+  const command = 'systemctl list-jobs --no-legend --plain 2> /dev/null';
+  const answer = await askGuest(connection, command, ASK_LIMIT_MS).catch(() => undefined);
+  const running = (answer?.stdout ?? '').split('\n').flatMap((line) => {
+    const [, unit, , state] = line.trim().split(/\s+/);
+    return unit !== undefined && state === 'running' && /^[\w@.:\\-]+$/.test(unit) ? [unit] : [];
+  });
+  return running.length === 0 ? '' : `: its boot waits for ${running.slice(0, 5).join(', ')}`;
+}
+
+/**
+ * Resolves with the record as soon as `holds` is true of it; with undefined when the time is over, the VM is gone or
+ * `signal` is aborted.
+ */
+function untilRecord(
+  host: Host,
+  vmId: string,
+  holds: (vm: VmRecord) => boolean,
+  timeoutMs: number | undefined,
+  signal: AbortSignal,
+): Promise<VmRecord | undefined> {
+  const { promise, resolve } = Promise.withResolvers<VmRecord | undefined>();
+  const look = () => {
+    const vm = host.stores.vms.findById(vmId);
+    if (!vm || holds(vm)) resolve(vm);
+  };
+  const unsubscribe = host.stores.vms.onChange(({ before, after }) => {
+    if ((after ?? before)?.id === vmId) look();
+  });
+  const give = () => resolve(undefined);
+  const timer = timeoutMs === undefined ? undefined : setTimeout(give, timeoutMs);
+  signal.addEventListener('abort', give, { once: true });
+  if (signal.aborted) give();
+  else look();
+  return promise.finally(() => {
+    clearTimeout(timer);
+    unsubscribe();
+    signal.removeEventListener('abort', give);
+  });
+}
