@@ -13,7 +13,8 @@ PROOF_TESTS = $(filter-out test/proof/host/rig.test.ts,$(HOST_TESTS))
 # program:package pairs, and what Node is linked against; nodejs and npm only when there is no npm at all
 NEEDED := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap nft:nftables ip:iproute2 mke2fs:e2fsprogs \
   ssh:openssh-client ssh-keygen:openssh-client depmod:kmod zstd:zstd xz:xz-utils lz4:lz4 \
-  newuidmap:uidmap sudo:sudo ps:procps shellcheck:shellcheck git:git npm:npm libatomic.so.1:libatomic1
+  newuidmap:uidmap sudo:sudo ps:procps shellcheck:shellcheck git:git npm:npm libatomic.so.1:libatomic1 \
+  musl-gcc:musl-tools
 TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs fsverity:fsverity
 
 run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/host-tests.ts $(HOST_TESTS)
@@ -55,14 +56,20 @@ check: node_modules ## types, lint, format
 format: node_modules
 	biome check --write .
 
-build: host-deps node_modules dist/banger ## dist/banger: command line and daemon, and fcqemu under that name
+build: host-deps node_modules dist/banger dist/fcqemu-vsock ## dist/banger: command line and daemon, and fcqemu under that name
 
 dist/banger: $(SOURCES) | node_modules
 	node scripts/build.ts
 
+# for guests: static, so that it runs in any of them
+dist/fcqemu-vsock: fcqemu/guest/vsock.c | host-deps
+	mkdir -p dist
+	musl-gcc -std=c11 -Os -Wall -Wextra -Werror -static -s -o $@ $<
+	cp /usr/share/doc/musl-dev/copyright dist/LICENSE.musl
+
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 0755 dist/banger $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 dist/banger dist/fcqemu-vsock $(DESTDIR)$(PREFIX)/bin/
 	cd $(DESTDIR)$(PREFIX)/bin && { ln -f banger fcqemu || ln -sf banger fcqemu; } # a link of any kind does
 
 node_modules: package.json package-lock.json | host-deps
