@@ -62,6 +62,8 @@ function tcgCacheMib(memoryMib: number): number {
 export function qemuArguments(spec: QemuSpec): string[] {
   return [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-S', '-name', spec.instanceId],
+    // threads say whose processor they run, as Firecracker's do
+    ...['-name', 'debug-threads=on'],
     ...machineArguments(spec),
     ...(spec.restore ? [] : kernelArguments(spec)),
     ...['-chardev', `socket,id=console,fd=${CONSOLE_FD}`, '-serial', 'chardev:console'],
