@@ -20,7 +20,7 @@ export default defineCommand({
       params: { name: args.name },
       query: {
         ...(options.follow ? { follow: true } : {}),
-        ...(options.lines === undefined ? {} : { lines: options.lines }),
+        lines: options.lines,
         ...(options.previous ? { previous: true } : {}),
         ...(options.vmm ? { source: 'vmm' } : {}),
       },
