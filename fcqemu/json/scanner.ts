@@ -316,8 +316,7 @@ export function debugText(text: string): string {
     '\0': '\\0',
   };
   const body = text.replaceAll(
-    // whatever Rust does not call printable
-    /["\\\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/gu,
+    /["\\\p{Cc}]/gu,
     (char) => named[char] ?? `\\u{${(char.codePointAt(0) ?? 0).toString(16)}}`,
   );
   return `"${body}"`;

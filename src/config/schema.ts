@@ -74,23 +74,20 @@ export interface BundleConfig {
   rootfs?: string;
 }
 
-/** Everything a new VM is set to. */
-export interface VmDefaults {
-  vcpus: number;
-  /** in `MiB` */
-  memoryMib: number;
-  /** in `bytes` */
-  rootDiskBytes: number;
-  /** in `bytes` */
-  workDiskBytes: number;
-  /** directory in the guest, see `workMountProblem` */
-  workMount: string;
-  /** added to the kernel command line */
-  bootArgs: string;
-}
-
 /** Settings of a new VM; what is unset comes from the bundle, see `vmDefaults`. */
-export type VmConfig = { [K in keyof VmDefaults]?: VmDefaults[K] | undefined };
+export interface VmConfig {
+  vcpus?: number;
+  /** in `MiB` */
+  memoryMib?: number;
+  /** in `bytes` */
+  rootDiskBytes?: number;
+  /** in `bytes` */
+  workDiskBytes?: number;
+  /** directory in the guest, see `workMountProblem` */
+  workMount?: string;
+  /** added to the kernel command line */
+  bootArgs?: string;
+}
 
 export interface NetworkConfig {
   /** IPv4 range of the VMs in CIDR notation; `auto` takes the first usual one no route of this host covers */
@@ -129,6 +126,8 @@ export interface MetricsConfig {
 }
 
 /** Defaults of a new VM with nothing left open. */
+export type VmDefaults = Required<VmConfig>;
+
 /** What a VM gets when neither configuration nor bundle says otherwise. */
 const BUILT_IN_VM_DEFAULTS: VmDefaults = {
   vcpus: 1,
@@ -144,6 +143,6 @@ export function vmDefaults(config: Pick<Config, 'vm'>, bundleDefaults: VmConfig 
   return { ...BUILT_IN_VM_DEFAULTS, ...withoutUnset(bundleDefaults), ...withoutUnset(config.vm) };
 }
 
-function withoutUnset(values: VmConfig): Partial<VmDefaults> {
+function withoutUnset(values: VmConfig): VmConfig {
   return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
 }

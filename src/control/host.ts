@@ -5,6 +5,7 @@
 import type { Config } from '../config/schema.ts';
 import type { Subnet } from '../core/addresses.ts';
 import type { VmRecord } from '../core/vm.ts';
+import type { ReadinessOptions } from '../guest/readiness.ts';
 import type { SshConnection, SshTarget } from '../guest/ssh.ts';
 import type { Stores } from '../state/stores.ts';
 import type { Privileged } from '../system/privilege.ts';
@@ -89,6 +90,11 @@ export interface Guests extends AsyncDisposable {
   /** file of the private half, for the system's own ssh */
   keyFile: string;
   target(vm: VmRecord): SshTarget;
+  /**
+   * Waits until a guest that boots lets us in.
+   * @throws BangerError `timeout`, or `guest_failed` for what it says or `givenUp` says
+   */
+  firstLogin(vm: VmRecord, options: ReadinessOptions): Promise<SshConnection>;
   /** Takes over the connection that proved the guest ready. */
   keep(vm: VmRecord, connection: SshConnection): void;
   /**

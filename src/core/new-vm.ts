@@ -46,6 +46,5 @@ export function newVm(vm: NewVm): VmRecord {
     ready: null,
     run: null,
     restarts: null,
-    lastEnd: null,
   };
 }

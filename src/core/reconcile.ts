@@ -10,6 +10,8 @@ export interface SeenVm {
   guestRebooted: boolean;
   /** the VM's process belonged to an earlier boot of the host */
   hostRestarted: boolean;
+  /** the ledger knows of something on the host that only a run has */
+  holdsSomething: boolean;
 }
 
 export type ReconcileAction =
@@ -42,6 +44,7 @@ export function reconcile(phase: VmPhase, seen: SeenVm): ReconcileAction {
       return { do: 'fail', because: 'the VMM ended while no daemon was there' };
     case 'stopped':
     case 'failed':
-      return seen.vmmAlive ? { do: 'release', because: 'it was running although it should not' } : { do: 'nothing' };
+      if (seen.vmmAlive) return { do: 'release', because: 'it was running although it should not' };
+      return seen.holdsSomething ? { do: 'release', because: 'something of a run was left' } : { do: 'nothing' };
   }
 }

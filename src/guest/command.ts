@@ -2,8 +2,8 @@
 
 export interface GuestCommand {
   argv: readonly string[];
-  env?: Readonly<Record<string, string>> | undefined;
-  cwd?: string | undefined;
+  env?: Readonly<Record<string, string>>;
+  cwd?: string;
 }
 
 /** POSIX sh; survives every byte but NUL. */

@@ -3,7 +3,10 @@ import { describe, it } from 'node:test';
 import { type ReconcileAction, reconcile, type SeenVm } from '../../src/core/reconcile.ts';
 import type { VmPhase } from '../../src/core/vm.ts';
 
-const nothingSeen: SeenVm = { vmmAlive: false, vmm: 'unreachable', guestRebooted: false, hostRestarted: false };
+const nothingSeen: SeenVm = {
+  ...{ vmmAlive: false, vmm: 'unreachable', guestRebooted: false },
+  ...{ hostRestarted: false, holdsSomething: false },
+};
 
 const table: [title: string, phase: VmPhase, seen: Partial<SeenVm>, expected: ReconcileAction['do']][] = [
   ['a running VM whose VMM lives is adopted', 'running', { vmmAlive: true, vmm: 'started' }, 'adopt'],
@@ -24,6 +27,8 @@ const table: [title: string, phase: VmPhase, seen: Partial<SeenVm>, expected: Re
   ['an interrupted creation is discarded', 'creating', {}, 'discard'],
   ['a stopped VM is left alone', 'stopped', {}, 'nothing'],
   ['a failed VM is left alone', 'failed', {}, 'nothing'],
+  ['what a stopped VM has left of a run is freed', 'stopped', { holdsSomething: true }, 'release'],
+  ['and of a failed one', 'failed', { holdsSomething: true }, 'release'],
   ['a VMM that nobody wants is freed', 'stopped', { vmmAlive: true }, 'release'],
 ];
 

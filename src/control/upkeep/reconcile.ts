@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { reconcile, type SeenVm } from '../../core/reconcile.ts';
 import type { VmRecord } from '../../core/vm.ts';
-import { ended, failed, interrupted, stopped } from '../../core/vm-changes.ts';
+import { failed, interrupted, stopped, stopping } from '../../core/vm-changes.ts';
 import { messageOf } from '../../errors.ts';
 import { describeVmm } from '../../firecracker/api.ts';
 import { findVmm, listVmms } from '../../firecracker/launch.ts';
@@ -17,7 +17,6 @@ import type { Life } from '../vm/life.ts';
 import { haltedProcess } from '../vm/problem.ts';
 import { recoverRebase } from '../vm/rebase.ts';
 import { discardVm, releaseVm } from '../vm/release.ts';
-import { guestEnd } from '../vm/run-end.ts';
 import { sweepImages } from './image-sweep.ts';
 import { clearInterruptedWork, endInterruptedDownloads } from './interrupted-work.ts';
 import type { Restarts } from './restarts.ts';
@@ -102,10 +101,15 @@ function isOff(host: Host, life: Life, vm: VmRecord): boolean {
       return !life.watches(vm.id);
     case 'stopped':
     case 'failed':
-      return host.stores.ledger.of(vm.id).some(({ kind }) => kind === 'tap' || kind === 'vmm');
+      return holdsSomething(host, vm);
     default:
       return true;
   }
+}
+
+/** Whether anything on the host is a run's of this VM. */
+function holdsSomething(host: Pick<Host, 'stores'>, { id }: Pick<VmRecord, 'id'>): boolean {
+  return host.stores.ledger.of(id).some(({ kind }) => kind === 'tap' || kind === 'vmm');
 }
 
 /** Entries whose VM is gone: a deletion that a crash cut in two, an image build. Of a VM in the trash, disks stay. */
@@ -150,6 +154,8 @@ async function reconcileVm(host: Host, life: Life, restarts: Followed, vm: VmRec
       life.adopt(vm);
       return;
     case 'release':
+      // by what is freed first it is known that the host restarted: a death in between must not look like the VMM's
+      if (vm.phase === 'running') host.stores.vms.update(vm.id, stopping());
       await releaseVm(host, vm);
       host.stores.vms.update(vm.id, interrupted(vm));
       return;
@@ -160,19 +166,11 @@ async function reconcileVm(host: Host, life: Life, restarts: Followed, vm: VmRec
       restarts.ended(vm, 'failure');
       return;
     }
-    case 'start-again': {
-      const end = await guestEnd(host, vm);
+    case 'start-again':
       await releaseVm(host, vm);
-      if (end.kind === 'panic') {
-        host.stores.vms.update(vm.id, ended({ at: host.now().toISOString(), ...end }));
-        restarts.ended(vm, 'failure');
-        return;
-      }
       host.stores.vms.update(vm.id, stopped());
-      if (end.kind === 'poweroff') restarts.ended(vm, 'poweroff');
-      else restarts.startSoon(vm);
+      restarts.startSoon(vm);
       return;
-    }
     case 'discard':
       await releaseVm(host, vm);
       await discardVm(host, vm);
@@ -191,6 +189,7 @@ async function observe(host: Host, vm: VmRecord, vmmAlive: boolean): Promise<See
     vmm: vmmAlive ? await askVmm(socketPath) : 'unreachable',
     guestRebooted: !vmmAlive && (await vmmExitedCleanly(vmFiles(host.config.paths.store, vm.id).vmmLog)),
     hostRestarted: bootId !== undefined && bootId !== (await readBootId()),
+    holdsSomething: holdsSomething(host, vm),
   };
 }
 

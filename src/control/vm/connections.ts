@@ -2,6 +2,7 @@
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { keyBlob, type SshKeyPair } from '../../guest/keys.ts';
+import { waitForSsh } from '../../guest/readiness.ts';
 import {
   connectSsh,
   GUEST_SSH_PORT,
@@ -57,6 +58,7 @@ export function createGuests(key: SshKeyPair, keyFile: string): Guests {
     publicKey: key.publicKey,
     keyFile,
     target,
+    firstLogin: (vm, options) => waitForSsh(target(vm), options),
     keep,
     peek: (vm) => open.get(vm.id),
     async get(vm) {

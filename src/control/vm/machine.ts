@@ -8,7 +8,6 @@ import { readTail, stripControls } from '../../firecracker/console.ts';
 import { findVmm, launchVmm } from '../../firecracker/launch.ts';
 import { configurationRequests, type GuestDrive } from '../../firecracker/machine-config.ts';
 import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
-import { waitForSsh } from '../../guest/readiness.ts';
 import type { SshConnection } from '../../guest/ssh.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import type { VmmChoice } from '../../preflight/vmm-choice.ts';
@@ -122,7 +121,7 @@ export async function awaitLogin(
   signal: AbortSignal,
 ): Promise<SshConnection> {
   const files = vmFiles(host.config.paths.store, vm.id);
-  return await waitForSsh(host.guests.target(vm), {
+  return await host.guests.firstLogin(vm, {
     timeoutMs,
     signal,
     givenUp: async () => {

@@ -22,8 +22,8 @@ export default defineCommand({
       });
     }
     const body = {
-      workBytes: options.work,
-      rootBytes: options.root,
+      ...(options.work === undefined ? {} : { workBytes: options.work }),
+      ...(options.root === undefined ? {} : { rootBytes: options.root }),
       online: options.online,
     };
     const { result } = await perform(ctx, `resize ${name}`, () =>

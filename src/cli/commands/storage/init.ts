@@ -31,7 +31,7 @@ export default defineCommand({
       });
     }
     const body = {
-      sizeBytes: size,
+      ...(size === undefined ? {} : { sizeBytes: size }),
       ...(path === undefined ? {} : { path: resolve(path) }),
     };
     const { result } = await perform(ctx, undo ? 'undo storage' : 'init storage', () =>

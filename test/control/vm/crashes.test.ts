@@ -1,0 +1,250 @@
+/**
+ * Every place where a daemon can die in the life of a VM, and what the next one makes of it. For each action, a daemon
+ * dies before each of its effects in turn; the next one must find its way to one of few states, with nothing left over,
+ * and a third must find nothing to do.
+ */
+import assert from 'node:assert/strict';
+import { copyFileSync, mkdirSync } from 'node:fs';
+import { after, describe, it } from 'node:test';
+import type { Operation } from '../../../src/api/operation.ts';
+import type { VmPhase } from '../../../src/core/vm.ts';
+import { becameReady } from '../../../src/core/vm-changes.ts';
+import { imageFiles, vmFiles } from '../../../src/storage/layout.ts';
+import {
+  type Daemon,
+  DISK_BYTES,
+  type MortalHost,
+  mortalHost,
+  NEW,
+  OLD,
+  type Seen,
+} from '../../support/mortal-host.ts';
+
+/** A VM at rest. */
+const STOPPED: Seen = {
+  ...{ vm: 'stopped', images: 'old on old', vmms: [], watched: false },
+  ...{ devices: [], routes: [], rules: [], ledger: ['directory'], odd: [] },
+};
+
+const RUNNING: Seen = {
+  ...STOPPED,
+  ...{ vm: 'running', vmms: ['Running'], watched: true, devices: ['tap'], routes: ['refused', 'tap'], rules: ['tap'] },
+  ledger: ['directory', 'pool-route', 'tap', 'vmm'],
+};
+
+const FAILED: Seen = { ...STOPPED, vm: 'failed' };
+const TRASHED: Seen = { ...STOPPED, vm: 'trash' };
+const GONE: Seen = { ...STOPPED, vm: 'none', images: '', ledger: [] };
+const onNew = (seen: Seen): Seen => ({ ...seen, images: 'new on new' });
+
+type Given = 'no VM' | 'stopped' | 'running';
+
+interface Action {
+  name: string;
+  given: Given;
+  act(daemon: Daemon): Operation | Promise<Operation>;
+  /** as it is when nobody dies */
+  end: Seen;
+  /** and after a death, besides that */
+  others: readonly Seen[];
+}
+
+const { image, ...shape } = { image: OLD.name, rootDiskBytes: DISK_BYTES, workDiskBytes: 0 };
+const deletion = { force: true, now: true, keepWorkDisk: false };
+
+const ACTIONS: readonly Action[] = [
+  {
+    name: 'run of a VM that is not there',
+    given: 'no VM',
+    act: ({ life }) => life.run('web', { image, ...shape }),
+    end: RUNNING,
+    others: [GONE, STOPPED],
+  },
+  { name: 'start', given: 'stopped', act: ({ life }) => life.start('web'), end: RUNNING, others: [STOPPED] },
+  { name: 'stop', given: 'running', act: ({ life }) => life.stop('web'), end: STOPPED, others: [RUNNING] },
+  { name: 'kill', given: 'running', act: ({ life }) => life.kill('web'), end: STOPPED, others: [RUNNING] },
+  { name: 'restart', given: 'running', act: ({ life }) => life.restart('web'), end: RUNNING, others: [STOPPED] },
+  {
+    name: 'deletion into the trash',
+    given: 'running',
+    act: ({ life }) => life.delete('web', { ...deletion, now: false }),
+    end: TRASHED,
+    others: [RUNNING, STOPPED],
+  },
+  {
+    name: 'deletion for good',
+    given: 'stopped',
+    act: ({ life }) => life.delete('web', deletion),
+    end: GONE,
+    others: [STOPPED],
+  },
+  {
+    name: 'deletion that keeps the work disk',
+    given: 'running',
+    act: ({ life }) => life.delete('web', { ...deletion, keepWorkDisk: true }),
+    end: GONE,
+    others: [RUNNING, STOPPED],
+  },
+  {
+    name: 'rebase of one that runs',
+    given: 'running',
+    act: ({ life }) => life.rebase('web', { image: NEW.name, force: true }),
+    end: onNew(RUNNING),
+    others: [RUNNING],
+  },
+  {
+    name: 'rebase without a start',
+    given: 'stopped',
+    act: ({ life }) => life.rebase('web', { image: NEW.name, start: false }),
+    end: onNew(STOPPED),
+    others: [STOPPED],
+  },
+];
+
+/** A host as an earlier daemon, which is gone, left it in good order. */
+async function prepare(given: Given): Promise<MortalHost> {
+  const place = await mortalHost();
+  if (given === 'no VM') return place;
+  const { stores, config, vm } = place;
+  const { directory, rootDisk, workDisk } = vmFiles(config.paths.store, vm.id);
+  stores.ledger.record(vm.id, { kind: 'directory', name: directory });
+  mkdirSync(directory, { recursive: true });
+  for (const disk of [rootDisk, workDisk]) copyFileSync(imageFiles(config.paths.store, OLD.id).rootfs, disk);
+  stores.vms.insert(vm);
+  if (given === 'running') {
+    const daemon = place.daemon();
+    const started = await daemon.finish(() => daemon.life.start('web', { until: 'reachable' }));
+    assert.equal(started?.state, 'succeeded');
+    await daemon.drop();
+    stores.vms.update(vm.id, becameReady(stores.vms.get('web'), { at: new Date(), failedUnits: [] }));
+  }
+  return place;
+}
+
+/** What a daemon can find of a VM that had run. */
+const SIGHTS: Record<string, (place: MortalHost) => void | Promise<void>> = {
+  'its VMM running': () => {},
+  'its VMM without a guest': ({ vmms: [vmm] }) => void Object.assign(vmm ?? {}, { state: 'Not started' }),
+  'its VMM unreachable': ({ vmms: [vmm] }) => vmm?.hide(),
+  'its VMM ended by a reset of the guest': ({ vmms: [vmm] }) => vmm?.reset(),
+  'its VMM gone': ({ vmms: [vmm] }) => vmm?.die(),
+  'the host restarted': async ({ stores, vm, vmms: [vmm] }) => {
+    await vmm?.die();
+    for (const resource of stores.ledger.of(vm.id)) {
+      if (resource.kind !== 'vmm' || !resource.identity) continue;
+      stores.ledger.record(vm.id, { ...resource, identity: { ...resource.identity, bootId: 'another' } });
+    }
+  },
+};
+
+/** As a dead daemon left its record, and its host. */
+async function found(phase: VmPhase, sight: string): Promise<MortalHost> {
+  const place = await prepare('running');
+  await SIGHTS[sight]?.(place);
+  place.stores.vms.update(place.vm.id, { phase, failure: phase === 'failed' ? 'why' : null });
+  return place;
+}
+
+/** What becomes of that. */
+function expected(phase: VmPhase, sight: string): Seen {
+  if (phase === 'creating') return GONE;
+  if (phase === 'failed') return FAILED;
+  if (phase !== 'running' || sight === 'the host restarted') return STOPPED;
+  // a guest that had reset is started again
+  return ['its VMM running', 'its VMM ended by a reset of the guest'].includes(sight) ? RUNNING : FAILED;
+}
+
+const PHASES: readonly VmPhase[] = ['creating', 'stopped', 'starting', 'running', 'stopping', 'failed'];
+
+/** What a daemon, and then another one, make of a host whose daemon has died. */
+async function aftermath(place: MortalHost): Promise<Seen> {
+  const next = place.daemon();
+  await next.recover();
+  const found = place.see(next);
+  await next.drop();
+  const third = place.daemon();
+  await third.recover();
+  assert.deepEqual(place.see(third), found, 'a second recovery changes something');
+  return found;
+}
+
+/** Ways for a daemon to die: before each effect of what it does after its own recovery. */
+async function deaths(make: () => Promise<MortalHost>, act: (daemon: Daemon) => Promise<unknown>, end?: Seen) {
+  const place = await make();
+  const daemon = place.daemon();
+  if (end) await daemon.recover();
+  const own = daemon.mortal.effects.length;
+  await act(daemon);
+  if (end) assert.deepEqual(place.see(daemon), end, 'when nobody dies');
+  const effects = daemon.mortal.effects.slice(own).filter((each) => !each.startsWith('look '));
+  await place.close();
+  return effects;
+}
+
+let crashes = 0;
+const began = performance.now();
+
+describe('a daemon that dies', () => {
+  for (const { name, given, act, end, others } of ACTIONS) {
+    it(`in the middle of a ${name} leaves one of ${others.length + 1} states`, async (t) => {
+      const doIt = (daemon: Daemon) => daemon.finish(() => act(daemon));
+      const effects = await deaths(() => prepare(given), doIt, end);
+      const wrong: object[] = [];
+      const reached = new Map<string, number>();
+      for (const dieBefore of effects) {
+        const place = await prepare(given);
+        const daemon = place.daemon(dieBefore);
+        await daemon.recover();
+        await doIt(daemon);
+        const seen = await aftermath(place).catch((error) => error as object);
+        const index = [end, ...others].findIndex((allowed) => JSON.stringify(allowed) === JSON.stringify(seen));
+        if (index < 0) wrong.push({ dieBefore, seen });
+        const state = `${index}`;
+        reached.set(state, (reached.get(state) ?? 0) + 1);
+        await place.close();
+        crashes += 1;
+      }
+      t.diagnostic(`${name}: ${effects.length} deaths`);
+      assert.deepEqual(wrong, []);
+    });
+  }
+
+  for (const phase of PHASES) {
+    it(`and left a VM ${phase}: the next one makes of it what is seen`, async () => {
+      for (const sight of Object.keys(SIGHTS)) {
+        const place = await found(phase, sight);
+        assert.deepEqual(await aftermath(place), expected(phase, sight), sight);
+        await place.close();
+      }
+    });
+
+    it(`in the middle of the recovery of a VM ${phase} changes nothing about its end`, async (t) => {
+      const wrong: object[] = [];
+      let count = 0;
+      // of others than one that runs, it is of no matter how its VMM ended
+      const sights = phase === 'running' ? Object.keys(SIGHTS) : ['its VMM running', 'its VMM gone'];
+      for (const sight of sights) {
+        const end = expected(phase, sight);
+        // one that was being started again is stopped, as any whose start was cut off
+        const ends = sight === 'its VMM ended by a reset of the guest' && end === RUNNING ? [end, STOPPED] : [end];
+        for (const dieBefore of await deaths(
+          () => found(phase, sight),
+          (daemon) => daemon.recover(),
+        )) {
+          const place = await found(phase, sight);
+          await place.daemon(dieBefore).recover();
+          const seen = await aftermath(place).catch((error) => error as object);
+          if (!ends.some((allowed) => JSON.stringify(allowed) === JSON.stringify(seen)))
+            wrong.push({ sight, dieBefore, seen });
+          await place.close();
+          count += 1;
+        }
+      }
+      crashes += count;
+      t.diagnostic(`recovery of a VM ${phase}: ${count} deaths`);
+      assert.deepEqual(wrong, []);
+    });
+  }
+
+  after(() => process.stdout.write(`# ${crashes} deaths in ${Math.round((performance.now() - began) / 100) / 10} s\n`));
+});

@@ -1,0 +1,109 @@
+/** A VMM that runs no guest: a process that is found by its arguments, and a socket that answers as Firecracker does. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { appendFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import { dirname, join } from 'node:path';
+import { READY_LINE } from '../../src/core/boot-words.ts';
+
+export interface FakeVmm {
+  pid: number;
+  /** as its API tells it */
+  state: 'Not started' | 'Running' | 'Paused';
+  /** takes questions and answers none */
+  silent: boolean;
+  ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
+  /** The guest resets: the VMM ends in good order. */
+  reset(): Promise<void>;
+  /** Its process is killed. */
+  die(): Promise<void>;
+  /** Its socket's file is deleted; it lives on. */
+  hide(): void;
+}
+
+export interface FakeVmmOptions {
+  /** as banger starts a VMM, the program first */
+  argv: readonly string[];
+  /** called before a request changes anything; an error of it is no answer */
+  onRequest?: (request: string) => void;
+}
+
+/** A shell that waits for a line that never comes: it starts in a millisecond, and ends with this process. */
+const WAIT = ['-c', 'read _'];
+
+export async function startFakeVmm({ argv, onRequest = () => {} }: FakeVmmOptions): Promise<FakeVmm> {
+  const [program = 'vmm', ...args] = argv;
+  const argumentOf = (flag: string) => args[args.indexOf(flag) + 1] ?? '';
+  const socketPath = argumentOf('--api-sock');
+  const child = spawn('sh', [...WAIT, program, ...args], { detached: true, stdio: ['pipe', 'ignore', 'ignore'] });
+  child.stdin.on('error', () => {});
+  await once(child, 'spawn');
+  const ended = endOf(child);
+  const server = createServer((request, response) => {
+    let body = '';
+    request.setEncoding('utf8').on('data', (chunk: string) => {
+      body += chunk;
+    });
+    request.once('end', () => {
+      if (vmm.silent) return;
+      const what = `${request.method} ${request.url}`;
+      try {
+        if (request.method !== 'GET') onRequest(what);
+      } catch {
+        response.destroy();
+        return;
+      }
+      if (what === 'GET /') {
+        response.end(JSON.stringify({ id: 'fake', state: vmm.state, vmm_version: '1', app_name: 'fake' }));
+        return;
+      }
+      // a guest that hears Ctrl-Alt-Del goes down
+      if (body.includes('SendCtrlAltDel')) response.once('close', () => void vmm.reset());
+      else if (what === 'PUT /actions') {
+        vmm.state = 'Running';
+        // beside the VMM's own log: what its guest says when it is up
+        appendFileSync(join(dirname(argumentOf('--log-path')), 'console.log'), `${READY_LINE} 0.1\n`);
+      }
+      response.writeHead(204).end();
+    });
+  });
+  server.requestTimeout = server.headersTimeout = 0; // whoever watches it never asks
+  server.listen(socketPath);
+  await once(server, 'listening');
+  child.once('exit', () => close(server, socketPath));
+
+  const kill = async () => {
+    child.kill('SIGKILL');
+    await ended;
+  };
+  const vmm: FakeVmm = {
+    pid: child.pid ?? 0,
+    state: 'Not started',
+    silent: false,
+    ended,
+    async reset() {
+      appendFileSync(argumentOf('--log-path'), 'Vmm is stopping. exit_code=0\n');
+      child.stdin.end('\n');
+      await ended;
+    },
+    die: kill,
+    hide: () => rmSync(socketPath, { force: true }),
+  };
+  return vmm;
+}
+
+async function endOf(child: ChildProcess): Promise<{ code: number | null; signal: NodeJS.Signals | null }> {
+  const [code, signal] = await once(child, 'exit');
+  return { code, signal };
+}
+
+/** Nothing unlinks the socket of a VMM that ends, and Node's server does. */
+function close(server: Server, socketPath: string): void {
+  server.closeAllConnections();
+  server.close();
+  try {
+    writeFileSync(socketPath, '');
+  } catch {
+    // the directory is gone: the test is over
+  }
+}
