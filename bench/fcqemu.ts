@@ -6,6 +6,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { createConnection } from 'node:net';
 import { basename, join } from 'node:path';
 import type { TestContext } from 'node:test';
@@ -69,11 +70,14 @@ async function timed<T>(name: string, act: () => Promise<T>): Promise<T> {
  * The same machine by QEMU alone, with the arguments fcqemu gave it: from its start to the answer to `cont`.
  * The command line is fcqemu's, so the descriptors it names have to be there.
  */
-async function bareLoad(commandLine: string[], state: Buffer, dir: string): Promise<number> {
+async function bareLoad(commandLine: string[], state: Buffer, memory: string, dir: string): Promise<number> {
   const [path = '', ...args] = commandLine;
   const begin = performance.now();
+  await using memoryFile = await open(memory);
   // the path leads through a process that is gone
-  const child = spawn(basename(path), args, { stdio: ['ignore', 'ignore', 'inherit', 'pipe', 'pipe', 'pipe', 'pipe'] });
+  const child = spawn(basename(path), args, {
+    stdio: ['ignore', 'ignore', 'inherit', 'pipe', 'pipe', 'pipe', 'pipe', memoryFile.fd],
+  });
   try {
     const loaded = Promise.withResolvers<void>();
     const qmp = new Qmp(child.stdio[4] as never, ({ event, data }: QmpEvent) => {
@@ -113,7 +117,8 @@ async function measureClones(t: TestContext, vmm: Vmm, body: { snapshot_path: st
     clone.process.kill('SIGKILL');
     await clone.ended;
   }
-  const bareMs = await bareLoad(commandLine, (await readSnapshotFile(body.snapshot_path)).state, vmm.dir);
+  const { state } = await readSnapshotFile(body.snapshot_path);
+  const bareMs = await bareLoad(commandLine, state, body.mem_file_path, vmm.dir);
   note('the same by QEMU alone (ms)', bareMs);
   note('ratio of both (percent)', (loadMs / bareMs) * 100);
 }
