@@ -40,14 +40,19 @@ function byUdp(query: Buffer, { address, port }: Upstream, signal: AbortSignal):
   socket.on('message', (message) => {
     if (isAnswerTo(query, message)) resolve(message);
   });
-  // a connected socket hears only this server, and hears at once when nobody listens there
-  socket.connect(port, address, () => {
+  let open = true;
+  // a connected socket hears only this server, and hears at once when nobody listens there or no way leads there: by
+  // 'error', where a callback of `connect` would be called as if it were connected
+  socket.once('connect', () => {
+    if (!open) return;
     socket.send(query, (error) => {
       if (error) reject(error);
     });
   });
+  socket.connect(port, address);
   return promise.finally(() => {
     signal.removeEventListener('abort', stop);
+    open = false;
     socket.close();
   });
 }

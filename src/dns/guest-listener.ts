@@ -95,7 +95,8 @@ export class GuestListener implements AsyncDisposable {
   #onDatagram(message: Buffer, from: RemoteInfo): void {
     const result = this.#count(answer(this.#options.zone, message, 'udp', this.#reply));
     if (result === 'outside' && wantsRecursion(message)) {
-      void this.#passOn(message, 'udp', from.address, (response) => this.#listener.send(response, from));
+      // a client that cannot be answered any more is its own affair
+      this.#passOn(message, 'udp', from.address, (response) => this.#listener.send(response, from)).catch(() => {});
     } else if (this.#reply.length > 0) {
       offerRecursion(this.#reply);
       const taken = this.#listener.send(this.#reply.bytes.subarray(0, this.#reply.length), from);
@@ -108,7 +109,8 @@ export class GuestListener implements AsyncDisposable {
     const result = this.#count(answerStream(this.#options.zone, query, reply));
     if (result === 'outside' && wantsRecursion(query.message)) {
       const message = Buffer.from(query.message);
-      void this.#passOn(message, 'tcp', query.peer, query.respond).finally(() => query.respond(undefined));
+      const passed = this.#passOn(message, 'tcp', query.peer, query.respond);
+      passed.catch(() => {}).finally(() => query.respond(undefined));
     } else {
       offerRecursion(reply);
       query.respond(reply.length === 0 ? undefined : reply.bytes.subarray(0, reply.length));

@@ -116,6 +116,8 @@ function dial(target: SshTarget, timeoutMs: number, signal: AbortSignal | undefi
   socket.once('connect', () => {
     signal?.removeEventListener('abort', onAbort);
     socket.removeAllListeners();
+    // until the SSH client listens, and after it has stopped: an error without a listener ends this process
+    socket.on('error', () => {});
     socket.setTimeout(0);
     resolve(socket);
   });
@@ -184,6 +186,9 @@ async function login(
   return wrap(client, target, socket);
 }
 
+/** What a guest gets to begin a command; an emulated one under load needs some seconds. */
+const OPEN_LIMIT_MS = 60_000;
+
 /** What a guest gets to close its end of a connection. */
 const FAREWELL_MS = 2000;
 
@@ -208,13 +213,22 @@ function wrap(client: Client, target: SshTarget, socket: Socket): SshConnection 
               hint: `See what the guest says: banger logs ${target.name}`,
             }),
           );
+        let late = false;
+        const timer = setTimeout(() => {
+          late = true;
+          refuse(new Error(`it did not begin it within ${OPEN_LIMIT_MS / 1000} s`));
+        }, OPEN_LIMIT_MS);
         try {
           client.exec(command, pty ? { pty } : {}, (error, channel) => {
+            clearTimeout(timer);
             if (error) return refuse(error);
+            channel.on('error', () => {}); // 'close' follows, also where nobody else listens
+            if (late) return channel.close();
             channel.once('exit', (code: number | null, signal?: string) => exits.set(channel, { code, signal }));
             resolve(channel);
           });
         } catch (error) {
+          clearTimeout(timer);
           refuse(error);
         }
       });
