@@ -27,6 +27,9 @@ interface Waiting {
 /** QEMU answers in microseconds unless it drains slow disks. */
 const DEFAULT_TIMEOUT_MS = 30_000;
 
+/** Until it greets, QEMU loads itself, its libraries and the kernel, from a disk that may be cold and slow. */
+const GREETING_MS = 60_000;
+
 export class Qmp {
   readonly #stream: Duplex;
   readonly #onEvent: (event: QmpEvent) => void;
@@ -53,7 +56,9 @@ export class Qmp {
    * @throws QmpError when QEMU goes away first
    */
   async connect(): Promise<string> {
-    const version = await this.#greeting.promise;
+    const late = () => this.#greeting.reject(new QmpError(`QEMU said nothing within ${GREETING_MS / 1000} s`));
+    const timer = setTimeout(late, GREETING_MS);
+    const version = await this.#greeting.promise.finally(() => clearTimeout(timer));
     await this.execute('qmp_capabilities');
     return version;
   }

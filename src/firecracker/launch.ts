@@ -127,8 +127,21 @@ export async function listVmms(directory: string): Promise<ServingVmm[]> {
   return found.flat();
 }
 
+/** What Firecracker means by the exit statuses that only its own faults have. */
+const FAULTS: Record<number, string> = {
+  134: 'it gave itself up, SIGABRT',
+  148: 'a system call that its filter forbids',
+  149: 'SIGBUS: memory it was given was not there',
+  150: 'SIGSEGV',
+  151: 'SIGXFSZ: a file would have become larger than its limit',
+  154: 'SIGXCPU: its limit of processor time',
+  157: 'SIGILL',
+};
+
 export function describeExit({ code, signal }: { code: number | null; signal: string | null }): string {
-  return signal ? `killed by ${signal}` : `exit status ${code}`;
+  if (signal) return `killed by ${signal}`;
+  const fault = code === null ? undefined : FAULTS[code];
+  return `exit status ${code}${fault === undefined ? '' : `, ${fault}`}`;
 }
 
 async function answers({ socketPath, takeSocket, readyTimeoutMs }: LaunchOptions): Promise<boolean> {

@@ -5,7 +5,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { BangerError } from '../../src/errors.ts';
-import { findVmm, type LaunchOptions, launchVmm } from '../../src/firecracker/launch.ts';
+import { describeExit, findVmm, type LaunchOptions, launchVmm } from '../../src/firecracker/launch.ts';
 import { endProcess, findProcessesByArgument } from '../../src/system/processes.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { tempDir } from '../support/temp-dir.ts';
@@ -68,7 +68,7 @@ describe('launching a VMM', () => {
   it('tells the last words of one that ends at once', async (t) => {
     const error = await failure(await options(t, 'dies'));
     assert.equal(error.code, 'vmm_failed');
-    assert.match(error.message, /ended at once \(exit status 148\)\. Its last words:/);
+    assert.match(error.message, /ended at once \(exit status 148, a system call that its filter forbids\)\. Its last words:/);
     assert.match(error.message, /RunWithApiError: no\n {4}cannot go on/);
     assert.equal(error.hint, 'See whether this host can run VMs: banger doctor');
   });
@@ -104,5 +104,17 @@ describe('launching a VMM', () => {
     await once(other, 'spawn');
     assert.deepEqual(await findVmm(launch.socketPath), identity);
     other.kill('SIGKILL');
+  });
+});
+
+describe('how a VMM ended', () => {
+  it('is said in words where the number is a fault of its own', () => {
+    const texts = [0, 1, 148].map((code) => describeExit({ code, signal: null }));
+    assert.deepEqual(texts, [
+      'exit status 0',
+      'exit status 1',
+      'exit status 148, a system call that its filter forbids',
+    ]);
+    assert.equal(describeExit({ code: null, signal: 'SIGKILL' }), 'killed by SIGKILL');
   });
 });
