@@ -28,7 +28,8 @@ export async function listenForScrapes(port: number, metrics: Pick<Metrics, 'scr
   });
   server.maxConnections = MAX_CONNECTIONS;
   await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
+    // on, not once: a connection that cannot be accepted later is an error too, and no reason to end
+    server.on('error', reject);
     server.listen(port, LOOPBACK, resolve);
   }).catch((error) => {
     throw new BangerError('conflict', `Metrics cannot be served on ${LOOPBACK}:${port}: ${messageOf(error)}`, {

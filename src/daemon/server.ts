@@ -9,7 +9,7 @@ import fastify, {
 import type { z } from 'zod';
 import { contract, type Route, type RouteName } from '../api/contract.ts';
 import { toProblem } from '../api/problem.ts';
-import { asBangerError, BangerError } from '../errors.ts';
+import { asBangerError, BangerError, messageOf } from '../errors.ts';
 import { VERSION } from '../version.ts';
 import { openApiDocument } from './openapi.ts';
 
@@ -42,6 +42,8 @@ export function createServer(handlers: Handlers, logger: FastifyBaseLogger): Fas
     frameworkErrors: (error, _request, reply) => sendProblem(reply, fromFrameworkError(error) ?? asBangerError(error)),
   });
   acceptEmptyJson(server);
+  // a connection that cannot be accepted, for want of descriptors for example, is no reason to end
+  server.server.on('error', (error) => logger.error({ error: messageOf(error) }, 'the socket has an error'));
   server.addHook('onSend', async (_request, reply) => {
     reply.header('x-banger-version', VERSION);
   });

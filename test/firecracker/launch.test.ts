@@ -68,7 +68,10 @@ describe('launching a VMM', () => {
   it('tells the last words of one that ends at once', async (t) => {
     const error = await failure(await options(t, 'dies'));
     assert.equal(error.code, 'vmm_failed');
-    assert.match(error.message, /ended at once \(exit status 148, a system call that its filter forbids\)\. Its last words:/);
+    assert.match(
+      error.message,
+      /ended at once \(exit status 148, a system call that its filter forbids\)\. Its last words:/,
+    );
     assert.match(error.message, /RunWithApiError: no\n {4}cannot go on/);
     assert.equal(error.hint, 'See whether this host can run VMs: banger doctor');
   });
