@@ -13,10 +13,12 @@ PROOF_TESTS = $(filter-out test/proof/host/rig.test.ts,$(HOST_TESTS))
 # program:package pairs, and what Node is linked against; nodejs and npm only when there is no npm at all
 NEEDED := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap nft:nftables ip:iproute2 mke2fs:e2fsprogs \
   ssh:openssh-client ssh-keygen:openssh-client depmod:kmod zstd:zstd xz:xz-utils lz4:lz4 \
-  newuidmap:uidmap sudo:sudo ps:procps shellcheck:shellcheck git:git npm:npm libatomic.so.1:libatomic1
-TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs fsverity:fsverity
+  newuidmap:uidmap sudo:sudo ps:procps shellcheck:shellcheck git:git npm:npm libatomic.so.1:libatomic1 \
+  musl-gcc:musl-tools
+TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs fsverity:fsverity zsh:zsh fish:fish
 
-run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/host-tests.ts $(HOST_TESTS)
+run_unit_tests = node scripts/run-tests.ts --limit 120 --report $(DEV)/unit-tests.txt $(UNIT_TESTS)
+run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --report $(DEV)/host-tests.txt $(HOST_TESTS)
 
 # what the executable is made of
 SOURCES := $(shell find src bin fcqemu helpers scripts -type f) package.json package-lock.json tsconfig.json
@@ -29,12 +31,14 @@ demo: build ## the main job on real input: from nothing to a shell in a named VM
 	node scripts/demo.ts $(DEV)
 
 test: test-deps build check ## everything: unit tests in a minute or two, then host tests that boot real VMs
-	node --test --test-concurrency=2 --test-timeout=120000 $(UNIT_TESTS)
+	mkdir -p $(DEV)
+	$(run_unit_tests)
 	node scripts/test-bundle.ts $(DEV)
 	$(run_host_tests)
 
 unit: node_modules ## unit tests alone
-	node --test --test-concurrency=2 --test-timeout=120000 $(UNIT_TESTS)
+	mkdir -p $(DEV)
+	$(run_unit_tests)
 
 host-test: test-deps build ## host tests alone
 	node scripts/test-bundle.ts $(DEV)
@@ -55,14 +59,20 @@ check: node_modules ## types, lint, format
 format: node_modules
 	biome check --write .
 
-build: host-deps node_modules dist/banger ## dist/banger: command line and daemon, and fcqemu under that name
+build: host-deps node_modules dist/banger dist/fcqemu-vsock ## dist/banger: command line and daemon, and fcqemu under that name
 
 dist/banger: $(SOURCES) | node_modules
 	node scripts/build.ts
 
+# for guests: static, so that it runs in any of them
+dist/fcqemu-vsock: fcqemu/guest/vsock.c | host-deps
+	mkdir -p dist
+	musl-gcc -std=c11 -Os -Wall -Wextra -Werror -static -s -o $@ $<
+	cp /usr/share/doc/musl-dev/copyright dist/LICENSE.musl
+
 install: build
 	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 0755 dist/banger $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 dist/banger dist/fcqemu-vsock $(DESTDIR)$(PREFIX)/bin/
 	cd $(DESTDIR)$(PREFIX)/bin && { ln -f banger fcqemu || ln -sf banger fcqemu; } # a link of any kind does
 
 node_modules: package.json package-lock.json | host-deps

@@ -316,7 +316,8 @@ export function debugText(text: string): string {
     '\0': '\\0',
   };
   const body = text.replaceAll(
-    /["\\\p{Cc}]/gu,
+    // whatever Rust does not call printable
+    /["\\\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/gu,
     (char) => named[char] ?? `\\u{${(char.codePointAt(0) ?? 0).toString(16)}}`,
   );
   return `"${body}"`;

@@ -46,12 +46,24 @@ const CPU: Record<Accelerator, string> = { kvm: 'host', tcg: 'EPYC,check=off' };
 
 const ENTROPY = { id: 'entropy' } as const;
 
-/** Translated code cache in `MiB`: QEMU's own default would be a gigabyte. */
-const TCG_CACHE_MIB = 64;
+/** Cache of translated code in `MiB`: QEMU's own default would be a gigabyte for every guest. */
+const TCG_CACHE_MIB = { least: 64, most: 1024 };
+
+/**
+ * A guest with more memory runs more and larger programs. When the cache is full all of it is thrown away: in a guest
+ * of 5 GiB a Node process started three times as fast with 512 MiB as with 64.
+ */
+const TCG_CACHE_SHARE = 8;
+
+function tcgCacheMib(memoryMib: number): number {
+  return Math.min(TCG_CACHE_MIB.most, Math.max(TCG_CACHE_MIB.least, Math.floor(memoryMib / TCG_CACHE_SHARE)));
+}
 
 export function qemuArguments(spec: QemuSpec): string[] {
   return [
     ...['-nodefaults', '-no-user-config', '-display', 'none', '-S', '-name', spec.instanceId],
+    // threads say whose processor they run, as Firecracker's do
+    ...['-name', 'debug-threads=on'],
     ...machineArguments(spec),
     ...(spec.restore ? [] : kernelArguments(spec)),
     ...['-chardev', `socket,id=console,fd=${CONSOLE_FD}`, '-serial', 'chardev:console'],
@@ -82,7 +94,7 @@ function machineArguments(spec: QemuSpec): string[] {
   const machine =
     'microvm,acpi=on,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,auto-kernel-cmdline=off,memory-backend=ram';
   return [
-    ...['-accel', accelerator === 'kvm' ? 'kvm' : `tcg,thread=multi,tb-size=${TCG_CACHE_MIB}`],
+    ...['-accel', accelerator === 'kvm' ? 'kvm' : `tcg,thread=multi,tb-size=${tcgCacheMib(memoryMib)}`],
     ...['-cpu', CPU[accelerator], '-smp', String(vcpuCount), '-m', `${memoryMib}M`],
     ...['-machine', spec.restore ? `${machine},suppress-vmdesc=on` : machine],
     ...['-global', 'virtio-mmio.force-legacy=false'],

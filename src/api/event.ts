@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { OperationState } from './operation.ts';
 import { flag, type Route } from './route.ts';
-import { VmState } from './vm.ts';
+import { LastEnd, VmState } from './vm.ts';
 
 const base = {
   seq: z.int().describe('counts up by one from the start of the daemon'),
@@ -33,6 +33,13 @@ export const Event = z.discriminatedUnion('type', [
     ...vm,
     readyMs: z.number().describe('milliseconds since the start was asked for'),
     failedUnits: z.array(z.string()).describe('units of its init that failed while it booted'),
+  }),
+  z.object({
+    ...base,
+    type: z.literal('vm.ended'),
+    ...vm,
+    kind: LastEnd.shape.kind,
+    reason: z.string().describe('what nobody wanted, in a sentence'),
   }),
   z.object({ ...base, type: z.literal('vm.renamed'), ...vm, from: z.string() }),
   z.object({

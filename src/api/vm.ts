@@ -55,6 +55,18 @@ export const Vm = z.object({
   failedUnits: z.array(z.string()).describe('units of its init that failed while it booted'),
 });
 
+/** An end of a run that nobody wanted. */
+export const LastEnd = z.object({
+  at: z.iso.datetime().describe('when it was noticed'),
+  kind: z
+    .enum(['panic', 'reset', 'memory', 'vmm'])
+    .describe(
+      "the guest's kernel panicked; its processor was reset without a word; the host had no memory left; the VMM failed",
+    ),
+  why: z.string().describe('a sentence'),
+  lines: z.array(z.string()).describe('what was said last, by the guest or the VMM'),
+});
+
 export const VmDetail = Vm.extend({
   directory: z.string().describe('host directory with everything of this VM'),
   disks: z.array(
@@ -77,6 +89,7 @@ export const VmDetail = Vm.extend({
     .object({ hostname: z.string(), vcpus: z.int(), memoryMib: z.int() })
     .nullable()
     .describe('what the current run was started with; null when it does not run'),
+  lastEnd: LastEnd.nullable().describe('the last end of a run that nobody wanted; null when there was none'),
   restarts: z
     .object({ attempts: z.int(), nextAt: z.iso.datetime().nullable() })
     .nullable()
@@ -305,6 +318,7 @@ export const vmRoutes = {
       follow: flag,
       lines: z.coerce.number().int().nonnegative().optional(),
       source: z.enum(['console', 'vmm']).optional(),
+      previous: flag.describe('of the run before the last start'),
     }),
   },
   exec: {

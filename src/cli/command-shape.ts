@@ -102,7 +102,7 @@ export interface CommandShape {
   positionals: readonly Positional[];
   options: OptionSpecs;
   /** one sentence or more that help shows below the summary */
-  description?: string;
+  description: string | undefined;
   /** command lines without the leading `banger` */
   examples: readonly string[];
   /** what its positionals are, for completion; one that is missing here is made up by whoever types it */

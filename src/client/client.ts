@@ -49,7 +49,7 @@ interface LooseArgs {
   params?: Record<string, string>;
   query?: Record<string, unknown>;
   body?: unknown;
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 export function createClient(options: ClientOptions): Client {

@@ -1,9 +1,10 @@
 /** Starting bangerd when it is needed and nobody has: detached, with its log in a file. */
-import { mkdir, open, readFile, rename, stat } from 'node:fs/promises';
+import { open, readFile, rename, stat } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { dirname } from 'node:path';
 import { BangerError } from '../errors.ts';
 import { sleep } from '../system/abort.ts';
+import { ensurePrivateDirectory } from '../system/files.ts';
 import type { Argv, DetachedProcess, Runner } from '../system/runner.ts';
 import { DAEMON_MEMORY } from './daemon-env.ts';
 
@@ -102,7 +103,7 @@ interface Started {
 }
 
 async function launch(options: DaemonStartOptions): Promise<Started> {
-  await mkdir(dirname(options.logFile), { recursive: true, mode: 0o700 });
+  await ensurePrivateDirectory(dirname(options.logFile));
   const size = await sizeOf(options.logFile);
   if (size > MAX_LOG_BYTES) await rename(options.logFile, `${options.logFile}.1`);
   const log = await open(options.logFile, 'a', 0o600);

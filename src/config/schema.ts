@@ -74,20 +74,23 @@ export interface BundleConfig {
   rootfs?: string;
 }
 
-/** Settings of a new VM; what is unset comes from the bundle, see `vmDefaults`. */
-export interface VmConfig {
-  vcpus?: number;
+/** Everything a new VM is set to. */
+export interface VmDefaults {
+  vcpus: number;
   /** in `MiB` */
-  memoryMib?: number;
+  memoryMib: number;
   /** in `bytes` */
-  rootDiskBytes?: number;
+  rootDiskBytes: number;
   /** in `bytes` */
-  workDiskBytes?: number;
+  workDiskBytes: number;
   /** directory in the guest, see `workMountProblem` */
-  workMount?: string;
+  workMount: string;
   /** added to the kernel command line */
-  bootArgs?: string;
+  bootArgs: string;
 }
+
+/** Settings of a new VM; what is unset comes from the bundle, see `vmDefaults`. */
+export type VmConfig = { [K in keyof VmDefaults]?: VmDefaults[K] | undefined };
 
 export interface NetworkConfig {
   /** IPv4 range of the VMs in CIDR notation; `auto` takes the first usual one no route of this host covers */
@@ -126,8 +129,6 @@ export interface MetricsConfig {
 }
 
 /** Defaults of a new VM with nothing left open. */
-export type VmDefaults = Required<VmConfig>;
-
 /** What a VM gets when neither configuration nor bundle says otherwise. */
 const BUILT_IN_VM_DEFAULTS: VmDefaults = {
   vcpus: 1,
@@ -143,6 +144,6 @@ export function vmDefaults(config: Pick<Config, 'vm'>, bundleDefaults: VmConfig 
   return { ...BUILT_IN_VM_DEFAULTS, ...withoutUnset(bundleDefaults), ...withoutUnset(config.vm) };
 }
 
-function withoutUnset(values: VmConfig): VmConfig {
+function withoutUnset(values: VmConfig): Partial<VmDefaults> {
   return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
 }

@@ -122,6 +122,9 @@ export function describeTransition({ before, after }: VmTransition): EventFacts[
   if (before.name !== after.name) facts.push({ type: 'vm.renamed', ...vm, from: before.name });
   const fields = SETTINGS.filter((field) => before[field] !== after[field]);
   if (fields.length > 0) facts.push({ type: 'vm.changed', ...vm, fields });
+  if (after.lastEnd !== null && after.lastEnd.at !== before.lastEnd?.at) {
+    facts.push({ type: 'vm.ended', ...vm, kind: after.lastEnd.kind, reason: shorten(after.lastEnd.why) });
+  }
   if (before.phase !== after.phase) {
     const reason = after.failure === null ? null : shorten(after.failure);
     facts.push({ type: 'vm.state', ...vm, from: before.phase, to: after.phase, reason });

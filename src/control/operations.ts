@@ -6,12 +6,20 @@ import { asBangerError, BangerError, messageOf } from '../errors.ts';
 import type { OperationStore } from '../state/operations.ts';
 import { createEventLog, type EventLog } from './event-log.ts';
 
+/** How far a step is; what it cannot say is undefined. */
+export interface ProgressReport {
+  label: string;
+  detail?: string | undefined;
+  done?: number | undefined;
+  total?: number | undefined;
+}
+
 /** Reports from inside a running action. */
 export interface Progress {
   /** A step with a stable name began; `label` is for people. */
   step(step: string, label: string): void;
   /** The current step moved; `done` and `total` in the same unit. */
-  report(progress: { label: string; detail?: string; done?: number; total?: number }): void;
+  report(progress: ProgressReport): void;
   /** A line of output that some want to see. */
   line(line: string): void;
   warn(message: string): void;

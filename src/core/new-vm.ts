@@ -46,5 +46,6 @@ export function newVm(vm: NewVm): VmRecord {
     ready: null,
     run: null,
     restarts: null,
+    lastEnd: null,
   };
 }

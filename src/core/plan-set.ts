@@ -23,11 +23,14 @@ const FIXED_AT_START: ReadonlySet<keyof Settable> = new Set(['vcpus', 'memoryMib
 
 const SETTABLE = ['vcpus', 'memoryMib', 'nat', 'autostart', 'restartPolicy'] as const;
 
+/** What is undefined stays as it is. */
+export type Wanted = { [K in keyof Settable]?: Settable[K] | undefined };
+
 /**
  * Changes in the order of the settings; what has its value already is none.
  * @throws BangerError `invalid_input` when nothing was asked for
  */
-export function planSet(vm: VmRecord, wanted: Partial<Settable>): PlannedChange[] {
+export function planSet(vm: VmRecord, wanted: Wanted): PlannedChange[] {
   if (SETTABLE.every((setting) => wanted[setting] === undefined)) {
     throw new BangerError('invalid_input', `There is nothing to set for ${vm.name}.`, {
       hint: 'Say what, for example: banger vm set NAME --memory 2G   (all settings: banger vm set --help)',

@@ -1,7 +1,7 @@
 /** Whether a VM that ended by itself is started again, and when. */
 import type { RestartState, VmRecord } from './vm.ts';
 
-/** How a run ended that nobody asked to end; a guest that reboots is not one of them. */
+/** How a run ended that nobody asked to end; a guest that reboots is not one of them, see `nextReboot`. */
 export type RunEnd =
   /** the VMM died, or a start that the policy had asked for failed */
   | 'failure'
@@ -24,6 +24,16 @@ export function nextRestart(vm: Judged, end: RunEnd, now: Date): (RestartState &
   if (vm.restartPolicy === 'never' || (vm.restartPolicy === 'on-failure' && end !== 'failure')) return undefined;
   const before = ranStably(vm, now) ? 0 : (vm.restarts?.attempts ?? 0);
   return { attempts: before + 1, nextAt: new Date(now.getTime() + delayMs(before)).toISOString() };
+}
+
+/** Reboots in a row that are nobody's concern: installers and updates do two or three. */
+const QUICK_REBOOTS = 3;
+
+/** The next start of a guest that rebooted: at once, unless it does nothing else. Its policy has no say in it. */
+export function nextReboot(vm: Omit<Judged, 'restartPolicy'>, now: Date): RestartState {
+  const before = ranStably(vm, now) ? 0 : (vm.restarts?.attempts ?? 0);
+  const waits = before < QUICK_REBOOTS ? null : delayMs(before - QUICK_REBOOTS);
+  return { attempts: before + 1, nextAt: waits === null ? null : new Date(now.getTime() + waits).toISOString() };
 }
 
 /** Wait in `ms` after so many attempts. */

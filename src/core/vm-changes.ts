@@ -1,5 +1,6 @@
 /** What a VM's record says after each turn of its life: the only place where phases and what belongs to them change. */
 import { BangerError, messageOf } from '../errors.ts';
+import type { LastEnd } from './run-end.ts';
 import type { TimelineStep, VmRecord } from './vm.ts';
 
 /** Fields that change after creation. */
@@ -13,6 +14,11 @@ export function stopped(): VmChange {
 /** @param why a sentence for people */
 export function failed(why: string): VmChange {
   return { phase: 'failed', failure: why, startedAt: null, vmm: null };
+}
+
+/** It ended as nobody wanted it, which is kept until it happens again. */
+export function ended(lastEnd: LastEnd): VmChange {
+  return { ...failed(lastEnd.why), lastEnd };
 }
 
 export function starting(): VmChange {

@@ -1,4 +1,5 @@
 /** What banger knows of a VM: its record, and what is seen of it on the host. */
+import type { LastEnd } from './run-end.ts';
 
 /** What the daemon last decided about a VM; only `running` needs the host to agree. */
 export type VmPhase = 'creating' | 'stopped' | 'starting' | 'running' | 'stopping' | 'failed';
@@ -82,6 +83,8 @@ export interface VmRecord {
   run: RunValues | null;
   /** null when nothing was restarted since a person last started or stopped it */
   restarts: RestartState | null;
+  /** the last end of a run that nobody wanted, null when there was none */
+  lastEnd: LastEnd | null;
 }
 
 /** Host network device of a VM; derived from the id so that a leftover can be traced. */

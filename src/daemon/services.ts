@@ -1,6 +1,6 @@
 /** Wires the rooms together into one running banger. */
 import { createHash } from 'node:crypto';
-import { chmod, mkdir } from 'node:fs/promises';
+import { chmod } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { LoadedConfig } from '../config/load.ts';
 import type { Config } from '../config/schema.ts';
@@ -22,6 +22,7 @@ import { type Database, openDatabase } from '../state/database.ts';
 import { createOperationStore } from '../state/operations.ts';
 import { createSettings } from '../state/settings.ts';
 import { createStores } from '../state/stores.ts';
+import { ensurePrivateDirectory } from '../system/files.ts';
 import { withAdministratorPath } from '../system/host-facts.ts';
 import { createPrivileged } from '../system/privilege.ts';
 import { type Argv, createRunner } from '../system/runner.ts';
@@ -149,7 +150,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
 /** Private ones are for their owner alone: they hold keys, sockets and disks. */
 async function makeDirectories({ paths }: Config): Promise<void> {
   for (const directory of [paths.state, paths.run, join(paths.run, 'vmm'), paths.store, paths.cache, paths.bundles]) {
-    await mkdir(directory, { recursive: true, mode: 0o700 });
+    await ensurePrivateDirectory(directory);
   }
   await chmod(paths.run, 0o700);
 }

@@ -72,10 +72,15 @@ export async function* followFile(path: string, position: number, signal: AbortS
   }
 }
 
+/** The log of the run before. */
+export function previousLog(path: string): string {
+  return `${path}.previous`;
+}
+
 /** Starts a new log for a new run and keeps the one before it as `….previous`. */
 export async function rotateLog(path: string): Promise<void> {
   try {
-    if ((await stat(path)).size > 0) await rename(path, `${path}.previous`);
+    if ((await stat(path)).size > 0) await rename(path, previousLog(path));
   } catch (error) {
     if (systemCode(error) !== 'ENOENT') throw error;
   }

@@ -47,6 +47,7 @@ const SOCKET_FLAG = '--api-sock';
 export async function launchVmm(runner: Runner, options: LaunchOptions): Promise<RunningVmm> {
   // nothing unlinks the socket when a VMM ends, and the next one refuses to start on a left-over file
   await rm(options.socketPath, { force: true });
+  await rotateLog(options.vmmLog);
   await removeLog(options.vmmLog); // the VMM writes from offset 0 without truncating
   await rotateLog(options.consoleLog);
   await (await open(options.vmmLog, 'wx', 0o600)).close();

@@ -2,8 +2,8 @@
 
 export interface GuestCommand {
   argv: readonly string[];
-  env?: Readonly<Record<string, string>>;
-  cwd?: string;
+  env?: Readonly<Record<string, string>> | undefined;
+  cwd?: string | undefined;
 }
 
 /** POSIX sh; survives every byte but NUL. */

@@ -52,7 +52,8 @@ const json = <T>(name: string): Column<T> => ({
 });
 const orNull = <T>(column: Column<T>): Column<T | null> => ({
   name: column.name,
-  write: (value) => (value === null ? null : column.write(value)),
+  // a record that an older banger put into the trash lacks what came later
+  write: (value) => (value === null || value === undefined ? null : column.write(value)),
   read: (value) => (value === null ? null : column.read(value)),
 });
 
@@ -84,6 +85,7 @@ const COLUMNS: { [K in keyof VmRecord]: Column<VmRecord[K]> } = {
   ready: orNull(json<NonNullable<VmRecord['ready']>>('ready')),
   run: orNull(json<NonNullable<VmRecord['run']>>('run')),
   restarts: orNull(json<NonNullable<VmRecord['restarts']>>('restarts')),
+  lastEnd: orNull(json<NonNullable<VmRecord['lastEnd']>>('last_end')),
 };
 
 const FIELDS = Object.keys(COLUMNS) as (keyof VmRecord)[];

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { systemCode } from '../errors.ts';
+import { BangerError, messageOf, systemCode } from '../errors.ts';
 
 /** Writes a file so that a reader, or a crash, sees the old content or the new, never a part. */
 export async function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o644): Promise<void> {
@@ -26,12 +26,6 @@ export async function syncPath(path: string): Promise<void> {
   await file.sync();
 }
 
-/** Makes a directory and its parents; the directory itself is private to its owner. */
-export async function ensurePrivateDirectory(path: string): Promise<void> {
-  await mkdir(dirname(path), { recursive: true });
-  await mkdir(path, { recursive: true, mode: 0o700 });
-}
-
 export async function pathExists(path: string): Promise<boolean> {
   try {
     await stat(path);
@@ -39,5 +33,49 @@ export async function pathExists(path: string): Promise<boolean> {
   } catch (error) {
     if (systemCode(error) === 'ENOENT' || systemCode(error) === 'ENOTDIR') return false;
     throw error;
+  }
+}
+
+/**
+ * Makes a directory for its owner alone, and those above it that are missing. Step by step: Node's recursive mkdir never
+ * ends where the kernel says of a directory that it is there that nothing is in it and nothing can be made in it (/proc).
+ * @throws BangerError `host_unprepared` with the directory that cannot be made and why
+ */
+export async function ensurePrivateDirectory(path: string): Promise<void> {
+  const missing: string[] = [];
+  for (let at = path; !(await isThere(at)) && dirname(at) !== at; at = dirname(at)) missing.unshift(at);
+  for (const directory of missing) {
+    try {
+      await mkdir(directory, { mode: 0o700 });
+    } catch (error) {
+      if (systemCode(error) === 'EEXIST') continue; // there after all, or somebody else was first
+      throw new BangerError('host_unprepared', `The directory ${directory} cannot be made: ${reasonOf(error)}.`, {
+        cause: error,
+        hint: 'Have it made for this user, or keep everything elsewhere: BANGER_HOME=DIRECTORY',
+      });
+    }
+  }
+}
+
+/** What cannot be looked at is tried: the attempt says why it fails. */
+async function isThere(path: string): Promise<boolean> {
+  return await pathExists(path).catch(() => false);
+}
+
+function reasonOf(error: unknown): string {
+  switch (systemCode(error)) {
+    case 'EACCES':
+    case 'EPERM':
+      return 'this user may not write there';
+    case 'EROFS':
+      return 'the file system is read-only';
+    case 'ENOSPC':
+      return 'no space is left on the file system';
+    case 'ENOTDIR':
+      return 'what is above it is a file';
+    case 'ENOENT':
+      return 'nothing can be made there';
+    default:
+      return messageOf(error);
   }
 }

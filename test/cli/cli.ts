@@ -92,7 +92,7 @@ function scriptedClient(script: Script, options: ClientOptions): Client {
       options.onVersion?.(script.version ?? '0.1.0');
       const answer = script[route] as ((args: CallArgs<K>) => Answer<K> | Promise<Answer<K>>) | undefined;
       if (!answer) throw new Error(`no script for ${route}`);
-      return await answer(args);
+      return await answer(carried(args));
     },
     async stream(route, args) {
       if (script.unreachable) throw new BangerError('daemon_unreachable', 'No daemon answers.');
@@ -104,7 +104,7 @@ function scriptedClient(script: Script, options: ClientOptions): Client {
         return streamOf(watchEvents(args as unknown as CallArgs<'watchEvents'>), args.signal);
       }
       const { id = '' } = (args as unknown as { params: { id?: string } }).params;
-      if (route === 'logs' && script.logs) return script.logs(args as unknown as CallArgs<'logs'>);
+      if (route === 'logs' && script.logs) return script.logs(carried(args as unknown as CallArgs<'logs'>));
       const events = script.events?.[id];
       if (!events) throw new Error(`no script for ${route} ${id}`);
       return Readable.from(ndjson(typeof events === 'function' ? events() : events));
@@ -114,6 +114,11 @@ function scriptedClient(script: Script, options: ClientOptions): Client {
       return await script.exec(name, request, signal);
     },
   };
+}
+
+/** What of a call arrives at the daemon: as in JSON, what is undefined does not. */
+function carried<T extends { signal?: AbortSignal }>({ signal: _, ...parts }: T): T {
+  return JSON.parse(JSON.stringify(parts)) as T;
 }
 
 /** A stream that ends at once when it is called off, also while its source waits for ever. */

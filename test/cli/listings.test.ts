@@ -75,6 +75,7 @@ describe('vm show', () => {
     pending: null,
     current: null,
     restarts: null,
+    lastEnd: null,
     bootTimeline: [
       { step: 'clone-root-disk', startedMs: 0, durationMs: 100 },
       { step: 'create-tap', startedMs: 0, durationMs: 40 },
@@ -114,6 +115,15 @@ wait-for-ssh      3.8 s  |  ######################################|
     );
   });
 
+  it('shows what was said last before an end that nobody wanted', async () => {
+    const lines = ['[ 61.2] Kernel panic - not syncing: VFS', '[ 61.3] Rebooting in 1 seconds..'];
+    const why = 'The kernel of its guest panicked: VFS';
+    const lastEnd = { at: '2026-01-02T03:04:05.000Z', kind: 'panic' as const, why, lines };
+    const { stdout } = await cli('vm show web', { showVm: () => ({ ...detail, lastEnd }) });
+    const shown = `LAST END NOBODY WANTED  2026-01-02T03:04:05.000Z\n${why}\n  ${lines.join('\n  ')}\n\nLAST BOOT`;
+    assert.ok(stdout.includes(shown), stdout);
+  });
+
   it('says why a VM has failed, and leaves out what a stopped one has not', async () => {
     const stopped = {
       ...detail,
@@ -138,7 +148,8 @@ describe('logs', () => {
     };
     assert.equal((await cli('logs web', { logs })).stdout, 'Booting\n');
     await cli('logs web -f -n 20 --vmm', { logs });
-    assert.deepEqual(queries, [{}, { follow: true, lines: 20, source: 'vmm' }]);
+    await cli('logs web --previous', { logs });
+    assert.deepEqual(queries, [{}, { follow: true, lines: 20, source: 'vmm' }, { previous: true }]);
   });
 
   it('say so when the daemon goes away', async () => {

@@ -70,6 +70,18 @@ describe('events of a VM', () => {
     assert.ok(event?.type === 'vm.state' && (event.reason?.length ?? 0) <= 1000);
   });
 
+  it('tell of an end that nobody wanted, once', () => {
+    const lastEnd = { at: '2026-01-01T00:00:00.000Z', kind: 'panic' as const, why: 'It panicked.', lines: ['a', 'b'] };
+    const before = sampleVm({ phase: 'running' });
+    const after = sampleVm({ phase: 'failed', failure: lastEnd.why, lastEnd });
+    const { id, name: vm } = before;
+    assert.deepEqual(describeTransition({ before, after }), [
+      { type: 'vm.ended', vm, id, kind: 'panic', reason: 'It panicked.' },
+      { type: 'vm.state', vm, id, from: 'running', to: 'failed', reason: 'It panicked.' },
+    ]);
+    assert.deepEqual(describeTransition({ before: after, after: { ...after, bootMs: 7 } }), []);
+  });
+
   it('are none for a change of what follows from a start', () => {
     const change: Partial<VmRecord> = { startedAt: '2026-01-01T00:00:00.000Z', vmm: 'fcqemu', bootMs: 7 };
     assert.deepEqual(describeTransition({ before: sampleVm(), after: sampleVm(change) }), []);

@@ -60,7 +60,7 @@ describe('recorded processes', { skip }, () => {
       const directory = join(await tempDir(t), 'f');
       mkdirSync(directory);
       makeFixtures(directory, texts, false);
-      const end = await runVmm(args, {}, directory);
+      const end = await runVmm(args, {}, { cwd: directory });
       const said = end.stdout
         .replaceAll(VERSION, '$V')
         .replace(/^\d{4}-\S+ /gm, '$T ')

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { floatText, JsonFloat, sortedJson, structJson } from '../../fcqemu/json/number-text.ts';
+import { debugText } from '../../fcqemu/json/scanner.ts';
 import * as json from '../../fcqemu/json/schema.ts';
 
 const machine = json.struct('MachineConfig', {
@@ -193,6 +194,14 @@ describe('the JSON reader', () => {
         }
       }),
     );
+  });
+});
+
+describe('text in Rust’s debug form', () => {
+  it('escapes what cannot be seen, and nothing else', () => {
+    assert.equal(debugText('a "b"\\ \n\t\0\x7f'), '"a \\"b\\"\\\\ \\n\\t\\0\\u{7f}"');
+    assert.equal(debugText('\ufeff{}\u200b\u00a0\u2028'), '"\\u{feff}{}\\u{200b}\\u{a0}\\u{2028}"');
+    assert.equal(debugText("é ü 😀 '"), '"é ü 😀 \'"');
   });
 });
 

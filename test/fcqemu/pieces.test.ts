@@ -126,6 +126,12 @@ describe('QEMU’s arguments', () => {
     assert.deepEqual(values(qemuArguments({ ...spec, accelerator: 'kvm' }), '-cpu'), ['host']);
   });
 
+  it('give translated code room that grows with the memory of the guest', () => {
+    const cache = (memoryMib: number) =>
+      values(qemuArguments({ ...spec, memoryMib }), '-accel')[0]?.split('tb-size=')[1];
+    assert.deepEqual([128, 512, 1024, 5120, 65_536].map(cache), ['64', '64', '128', '640', '1024']);
+  });
+
   it('share the memory of a booted machine and map that of a restored one privately', () => {
     const backend = (args: string[]) => JSON.parse(values(args, '-object')[0] ?? '{}');
     assert.deepEqual(backend(qemuArguments(spec)), {

@@ -1,7 +1,7 @@
 /** vsock over one serial port: the protocol against an agent in this process, and the socket of a real VMM. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
+import { existsSync, writeFileSync } from 'node:fs';
 import { createConnection, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { type Duplex, duplexPair } from 'node:stream';
@@ -269,6 +269,73 @@ describe('a guest connection to the host', () => {
         .sort(),
       [1, 2],
     );
+  });
+});
+
+describe('the ports of the host', () => {
+  const told = (agent: FakeAgent, op: number) => agent.received(op).map(({ argument }) => argument);
+  const listenOn = async (t: TestContext, path: string) => {
+    const server = createServer((socket) => socket.destroy());
+    t.after(() => server.close());
+    server.listen(path);
+    await once(server, 'listening');
+    return server;
+  };
+
+  it('are told to an agent that wants to know, as they come and go', async (t) => {
+    const { path, agent } = await withEcho(t);
+    await listenOn(t, `${path}_5000`);
+    writeFileSync(`${path}_5001`, 'no socket');
+    for (const name of [`${path}_05`, `${path}_x`, `${path}_4294967296`, `${path}5_2`]) await listenOn(t, name);
+    agent.send(OP.hello, 0, 1);
+    await waitFor(() => told(agent, OP.listen).length > 0, 'the first port');
+    const late = await listenOn(t, `${path}_4294967295`);
+    await waitFor(() => told(agent, OP.listen).length > 1, 'the second port');
+    assert.deepEqual(told(agent, OP.listen), [5000, 4294967295]);
+    late.close();
+    await waitFor(() => told(agent, OP.unlisten).length > 0, 'the end of the second port');
+    assert.deepEqual(told(agent, OP.unlisten), [4294967295]);
+    // one that begins anew knows nothing
+    agent.send(OP.hello, 0, 1);
+    await waitFor(() => told(agent, OP.listen).length === 3, 'the first port again');
+    assert.deepEqual(told(agent, OP.listen), [5000, 4294967295, 5000]);
+  });
+
+  it('are not told to one that does not', async (t) => {
+    const { path, agent } = await withEcho(t);
+    await listenOn(t, `${path}_5000`);
+    await delay(100);
+    assert.deepEqual(told(agent, OP.listen), []);
+  });
+});
+
+describe('a guest program that closes its socket', () => {
+  it('has what it sent delivered, and the host connection closed', async (t) => {
+    const { path, agent } = await withEcho(t);
+    const sizeBytes = WINDOW_BYTES - 100;
+    agent.onFrame = ({ op, stream }) => {
+      if (op !== OP.connect) return;
+      agent.send(OP.accept, stream);
+      for (let left = sizeBytes; left > 0; left -= 50_000) {
+        agent.send(OP.data, stream, 0, Buffer.alloc(Math.min(left, 50_000), 'd'));
+      }
+      agent.send(OP.finish, stream);
+      agent.send(OP.reset, stream);
+    };
+    const socket = await connect(path, 'CONNECT 52\n');
+    socket.on('error', () => {});
+    let received = 0;
+    for await (const bytes of socket.iterator({ destroyOnReturn: false })) {
+      received += bytes.length;
+      // slow enough that the rest arrives before this is read
+      await delay(5);
+    }
+    assert.equal(received, sizeBytes + 'OK 1073741824\n'.length);
+    // nobody takes what is written now
+    await waitFor(() => {
+      socket.write('x');
+      return socket.destroyed || socket.errored !== null;
+    }, 'the end of the connection');
   });
 });
 

@@ -12,6 +12,7 @@ import type { DoctorReport } from '../../src/api/system.ts';
 import type { VmDetail } from '../../src/api/vm.ts';
 import { INSTALL_SUDOERS } from '../../src/preflight/checks/privilege.ts';
 import { createRunner, type RunResult } from '../../src/system/runner.ts';
+import { freePort } from '../support/free-port.ts';
 import { hostSkip } from '../support/host.ts';
 import { paced } from '../support/pace.ts';
 
@@ -33,10 +34,12 @@ describe('a user who is not root', { skip }, () => {
   let home = '';
   let banger = '';
   let uid = '';
+  let dnsPort = 0;
   let tunMode: number | undefined;
 
   before(async () => {
     // root's own directories may be closed to others, so the user gets copies of what it needs
+    dnsPort = await freePort();
     place = await mkdtemp('/tmp/bu-');
     await chmod(place, 0o755);
     home = join(place, 'home');
@@ -70,6 +73,7 @@ describe('a user who is not root', { skip }, () => {
   /** What a login of the user would run, with nothing of root's environment. */
   async function run(...args: string[]): Promise<RunResult> {
     const env = ['PATH=/usr/local/bin:/usr/bin:/bin', `HOME=${home}`, `BANGER_BUNDLE_DEFAULT=${home}/bundle`];
+    env.push(`BANGER_DNS_PORT=${dnsPort}`);
     const as = ['setpriv', '--reuid', user, '--regid', user, '--init-groups', '--', 'env', '-i', ...env] as const;
     const okExits = Array.from({ length: 256 }, (_, status) => status);
     return await root.run([...as, banger, ...args], { cwd: '/', timeoutMs: LIMIT.timeout, okExits });
@@ -134,7 +138,9 @@ describe('a user who is not root', { skip }, () => {
     assert.equal(await ok('ssh', 'web', 'id', '-u'), '0');
     const found = await ok('exec', '-n', 'web', '--', 'getent', 'hosts', 'api.web.vm');
     assert.deepEqual(found.split(/\s+/), [address, 'api.web.vm'], 'the guest finds names');
-    const [name] = (await root.run(['dig', '+short', '@127.0.0.1', '-p', '42069', 'web.vm'])).stdout.split('\n');
+    const [name] = (await root.run(['dig', '+short', '@127.0.0.1', '-p', String(dnsPort), 'web.vm'])).stdout.split(
+      '\n',
+    );
     assert.equal(name, address, 'the host finds names');
 
     await ok('stop', 'web');

@@ -89,6 +89,7 @@ describe('a database of an older banger', () => {
     const old = new DatabaseSync(path);
     old.exec(`
       ALTER TABLE images RENAME COLUMN digest TO sha256;
+      ALTER TABLE vms DROP COLUMN last_end;
       ALTER TABLE layers DROP COLUMN machine;
       ALTER TABLE layers DROP COLUMN unsynced_boot;
       ALTER TABLE vms DROP COLUMN ready;

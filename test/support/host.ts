@@ -17,6 +17,7 @@ import { type Client, createClient } from '../../src/client/client.ts';
 import { followOperation } from '../../src/client/follow-operation.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
+import { freePort } from './free-port.ts';
 import { pace, paced } from './pace.ts';
 
 const BANGER = join(import.meta.dirname, '../../dist/banger');
@@ -101,8 +102,6 @@ export class TestHost {
       ...Object.fromEntries(inherited),
       PATH,
       BANGER_HOME: home,
-      // hosts of tests that run side by side must not wait for each other's port
-      BANGER_DNS_PORT: String(20_000 + (createHash('sha256').update(home).digest().readUInt16BE(0) % 10_000)),
       BANGER_BUNDLE_DEFAULT: this.bundle,
       ...slowGuests(),
       ...env,
@@ -113,7 +112,9 @@ export class TestHost {
   static async create(options: TestHostOptions = {}): Promise<TestHost> {
     const home = await mkdtemp(options.prefix ?? '/tmp/bt-');
     const uplink = options.uplink ?? (await defaultDevice());
-    const env = { ...options.env, ...(options.uplink ? { BANGER_NETWORK_UPLINK: options.uplink } : {}) };
+    const uplinkEnv: Record<string, string> = options.uplink ? { BANGER_NETWORK_UPLINK: options.uplink } : {};
+    // others of this machine, and of tests that run side by side, have ports of their own
+    const env = { BANGER_DNS_PORT: String(await freePort()), ...options.env, ...uplinkEnv };
     return new TestHost(home, uplink, (await othersRun()) ? undefined : await forwardingOf(uplink), env);
   }
 

@@ -7,6 +7,7 @@ import { randomBytes } from 'node:crypto';
 import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createRunner, type RunResult } from '../../src/system/runner.ts';
+import { freePort } from './free-port.ts';
 import { paced } from './pace.ts';
 
 const DIST = join(import.meta.dirname, '../../dist');
@@ -22,7 +23,10 @@ export class OrdinaryUser {
   readonly rulesFile: string;
   readonly #place: string;
 
-  private constructor(name: string, place: string, uid: string) {
+  readonly #dnsPort: number;
+
+  private constructor(name: string, place: string, uid: string, dnsPort: number) {
+    this.#dnsPort = dnsPort;
     this.name = name;
     this.home = join(place, 'home');
     this.uid = uid;
@@ -43,13 +47,15 @@ export class OrdinaryUser {
     await root.run(['cp', '-a', '--sparse=always', process.env.BANGER_TEST_BUNDLE ?? '', join(home, 'bundle')]);
     await root.run(['useradd', '--no-create-home', '--home-dir', home, '--groups', groups.join(','), name]);
     await root.run(['chown', '-R', name, home]);
-    return new OrdinaryUser(name, place, (await root.run(['id', '-u', name])).stdout.trim());
+    const uid = (await root.run(['id', '-u', name])).stdout.trim();
+    return new OrdinaryUser(name, place, uid, await freePort());
   }
 
   /** What a login of the user would run; ends with any status. */
   async run(...args: string[]): Promise<RunResult> {
     const env = [
       ...['PATH=/usr/local/bin:/usr/bin:/bin', `HOME=${this.home}`, `BANGER_BUNDLE_DEFAULT=${this.home}/bundle`],
+      `BANGER_DNS_PORT=${this.#dnsPort}`,
       ...[`BANGER_LIMITS_BOOT_TIMEOUT=${paced(180)}s`, `BANGER_LIMITS_STOP_TIMEOUT=${paced(90)}s`],
     ];
     const as = ['setpriv', '--reuid', this.name, '--regid', this.name, '--init-groups', '--'] as const;

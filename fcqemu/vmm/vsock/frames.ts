@@ -4,7 +4,10 @@
  */
 
 export const OP = {
-  /** agent to host: ready; forget all streams. host to agent: the argument is the guest's context id */
+  /**
+   * agent to host: ready; forget all streams, and with the argument 1: tell the ports the host listens on.
+   * host to agent: the argument is the guest's context id
+   */
   hello: 1,
   /** opens a stream; the argument is the port. Streams opened by the host have even numbers */
   connect: 2,
@@ -19,6 +22,10 @@ export const OP = {
   credit: 7,
   /** host to agent: the machine was restored and all streams are gone; the agent answers with a hello */
   restored: 8,
+  /** host to agent: the argument is a port the host listens on from now on */
+  listen: 9,
+  /** host to agent: the argument is a port the host listens on no longer */
+  unlisten: 10,
 } as const;
 
 export interface Frame {

@@ -11,6 +11,9 @@ export const WINDOW_BYTES = 256 * 1024;
 /** Streams at a time, as in Firecracker. */
 const MAX_STREAMS = 1023;
 
+/** Argument of an agent's hello. */
+const WANTS_PORTS = 1;
+
 /** Time an agent has to accept a stream. */
 const ACCEPT_MS = 2000;
 
@@ -18,6 +21,8 @@ export interface MultiplexerOptions {
   guestCid: number;
   /** connects a stream the guest opens; rejects when nobody listens */
   onGuestConnect: (port: number) => Promise<Duplex>;
+  /** an agent has begun, with all streams of before gone; it may want to be told the ports of the host */
+  onAgent?: (wantsPorts: boolean) => void;
 }
 
 interface Pending {
@@ -70,6 +75,11 @@ export class Multiplexer {
     this.#send(OP.restored, 0);
   }
 
+  /** Tells the agent of a port of the host that is listened on, or no longer. */
+  announcePort(port: number, isOpen: boolean): void {
+    this.#send(isOpen ? OP.listen : OP.unlisten, 0, port);
+  }
+
   #send(op: number, stream: number, argument = 0, payload?: Buffer): void {
     this.#port.write(encodeFrame(op, stream, argument, payload));
   }
@@ -91,6 +101,7 @@ export class Multiplexer {
       this.#dropAll();
       this.#agentReady = true;
       this.#send(OP.hello, 0, this.#options.guestCid);
+      this.#options.onAgent?.(argument === WANTS_PORTS);
     } else if (op === OP.connect) {
       void this.#acceptFromGuest(id, argument);
     } else if (op === OP.accept) {
@@ -151,7 +162,10 @@ export function join(a: Duplex, b: Duplex): void {
   ] as const) {
     one.on('error', () => other.destroy());
     one.on('close', () => {
-      if (!one.readableEnded || !one.writableFinished) other.destroy();
+      if (one.readableEnded && one.writableFinished) return;
+      // what came before it broke is delivered
+      if (!one.readableEnded || other.writableFinished) other.destroy();
+      else other.once('finish', () => other.destroy());
     });
   }
 }
@@ -191,10 +205,11 @@ class GuestStream extends Duplex {
     }
   }
 
-  /** The other side ended it. */
+  /** The other side ended it, or both directions one after the other: then what it sent is still delivered. */
   abort(): void {
     this.#ended.aborted = true;
-    this.destroy();
+    if (this.#ended.there && !this.readableEnded) this.once('end', () => this.destroy());
+    else this.destroy();
   }
 
   /** What the reader took may be sent again; small amounts wait for more. */
@@ -217,6 +232,11 @@ class GuestStream extends Duplex {
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
     this.#blocked = undefined;
+    if (this.#ended.aborted) {
+      // nobody is there to take it
+      done();
+      return;
+    }
     const size = Math.min(chunk.length, this.#credit, MAX_PAYLOAD_BYTES);
     if (size > 0) {
       this.#credit -= size;

@@ -7,6 +7,7 @@ import { createConnection, createServer, type Server, type Socket } from 'node:n
 import type { Duplex } from 'node:stream';
 import { Fault, ioErrorDebug, ioErrorText } from '../../fault.ts';
 import { listenOn } from '../../unix-socket.ts';
+import { HostPorts } from './host-ports.ts';
 import { join, Multiplexer } from './multiplexer.ts';
 
 const PREFIX = 'Vsock config error: Cannot create backend for vsock device';
@@ -27,6 +28,7 @@ export class Vsock {
   #server: Server | undefined;
   #multiplexer: Multiplexer | undefined;
   #nextHostPort = FIRST_HOST_PORT;
+  #hostPorts: HostPorts | undefined;
 
   /** Binds the socket, as the PUT does; a second PUT replaces the first. @throws Fault */
   async put(config: StoredVsock): Promise<void> {
@@ -62,10 +64,18 @@ export class Vsock {
   attach(port: Duplex): void {
     const { config } = this;
     if (!config) return;
-    this.#multiplexer = new Multiplexer(port, {
+    const multiplexer = new Multiplexer(port, {
       guestCid: config.guest_cid,
       onGuestConnect: (number) => connectUnix(`${config.uds_path}_${number}`),
+      onAgent: (wantsPorts) => {
+        this.#hostPorts?.close();
+        this.#hostPorts = wantsPorts
+          ? new HostPorts(config.uds_path, (number, isOpen) => multiplexer.announcePort(number, isOpen))
+          : undefined;
+      },
     });
+    this.#multiplexer = multiplexer;
+    port.once('close', () => this.#hostPorts?.close());
   }
 
   /** Makes the agent of a restored machine begin anew. */

@@ -33,7 +33,7 @@ export interface BuildBundleRequest {
   /** name in bundle.json; default `debian-SUITE` */
   name?: string;
   /** size of the root file system; default 2 GiB, sparse */
-  sizeBytes?: number;
+  sizeBytes?: number | undefined;
   /** packages beside the base ones */
   packages?: readonly string[];
   /** default `x86_64` */
@@ -41,7 +41,7 @@ export interface BuildBundleRequest {
   /** apt sources used as written instead of the host's own */
   sourcesFile?: string;
   /** builds even when nothing changed */
-  force?: boolean;
+  force?: boolean | undefined;
 }
 
 /** Raised whenever the same inputs would make another bundle. */

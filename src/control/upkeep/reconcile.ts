@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { reconcile, type SeenVm } from '../../core/reconcile.ts';
 import type { VmRecord } from '../../core/vm.ts';
-import { failed, interrupted, stopped, stopping } from '../../core/vm-changes.ts';
+import { ended, failed, interrupted, stopped, stopping } from '../../core/vm-changes.ts';
 import { messageOf } from '../../errors.ts';
 import { describeVmm } from '../../firecracker/api.ts';
 import { findVmm, listVmms } from '../../firecracker/launch.ts';
@@ -17,6 +17,7 @@ import type { Life } from '../vm/life.ts';
 import { haltedProcess } from '../vm/problem.ts';
 import { recoverRebase } from '../vm/rebase.ts';
 import { discardVm, releaseVm } from '../vm/release.ts';
+import { guestEnd } from '../vm/run-end.ts';
 import { sweepImages } from './image-sweep.ts';
 import { clearInterruptedWork, endInterruptedDownloads } from './interrupted-work.ts';
 import type { Restarts } from './restarts.ts';
@@ -166,11 +167,19 @@ async function reconcileVm(host: Host, life: Life, restarts: Followed, vm: VmRec
       restarts.ended(vm, 'failure');
       return;
     }
-    case 'start-again':
+    case 'start-again': {
+      const end = await guestEnd(host, vm);
       await releaseVm(host, vm);
+      if (end.kind === 'panic') {
+        host.stores.vms.update(vm.id, ended({ at: host.now().toISOString(), ...end }));
+        restarts.ended(vm, 'failure');
+        return;
+      }
       host.stores.vms.update(vm.id, stopped());
-      restarts.startSoon(vm);
+      if (end.kind === 'poweroff') restarts.ended(vm, 'poweroff');
+      else restarts.startSoon(vm);
       return;
+    }
     case 'discard':
       await releaseVm(host, vm);
       await discardVm(host, vm);

@@ -1,5 +1,5 @@
 /** Starts VMs again that ended by themselves, as their policy says. The record is the plan; timers only follow it. */
-import { nextRestart, type RunEnd } from '../../core/restart.ts';
+import { nextReboot, nextRestart, type RunEnd } from '../../core/restart.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { messageOf } from '../../errors.ts';
 import type { Host } from '../host.ts';
@@ -18,6 +18,8 @@ export interface Restarts {
   startNow(vm: VmRecord): Promise<void>;
   /** The same without anybody who waits: what goes wrong is logged, and the next sweep looks again. */
   startSoon(vm: VmRecord): void;
+  /** Its guest rebooted: it is started again, later each time when it does nothing else. */
+  rebooted(vm: VmRecord): void;
   /** Takes up what an earlier daemon had planned or was at. */
   resume(): void;
   close(): void;
@@ -26,7 +28,15 @@ export interface Restarts {
 /** What planning restarts needs of the host. */
 type RestartHost = Pick<Host, 'stores' | 'operations' | 'log' | 'now'>;
 
-export function createRestarts(host: RestartHost, start: (vm: VmRecord) => Promise<StartOutcome>): Restarts {
+/**
+ * @param start starts a VM and says what came of it
+ * @param free frees what a run left, and has the VM stopped
+ */
+export function createRestarts(
+  host: RestartHost,
+  start: (vm: VmRecord) => Promise<StartOutcome>,
+  free: (vm: VmRecord) => Promise<void>,
+): Restarts {
   const timers = new Map<string, NodeJS.Timeout>();
   let closed = false;
 
@@ -68,12 +78,27 @@ export function createRestarts(host: RestartHost, start: (vm: VmRecord) => Promi
     if (outcome === 'failed') ended({ ...after, startedAt: null }, 'failure');
   }
 
+  async function rebooted(vm: VmRecord): Promise<void> {
+    const next = nextReboot(vm, host.now());
+    const { nextAt } = next;
+    if (nextAt !== null) {
+      host.log.warn({ vm: vm.name, ...next }, 'its guest reboots again and again; it has to wait');
+      await free(vm);
+    }
+    if (!host.stores.vms.findById(vm.id)) return;
+    host.stores.vms.update(vm.id, { restarts: next });
+    if (nextAt === null) await startNow(vm);
+    else if (!closed) arm(vm.id, nextAt);
+  }
+
+  const inBackground = (vm: VmRecord, work: Promise<void>) =>
+    void work.catch((error) => host.log.error({ vm: vm.name, error: messageOf(error) }, 'restart failed'));
+
   return {
     ended,
     startNow,
-    startSoon(vm) {
-      startNow(vm).catch((error) => host.log.error({ vm: vm.name, error: messageOf(error) }, 'restart failed'));
-    },
+    startSoon: (vm) => inBackground(vm, startNow(vm)),
+    rebooted: (vm) => inBackground(vm, rebooted(vm)),
     resume() {
       for (const vm of host.stores.vms.list()) {
         if (vm.restarts === null || (vm.phase !== 'stopped' && vm.phase !== 'failed')) continue;
@@ -91,6 +116,16 @@ export function createRestarts(host: RestartHost, start: (vm: VmRecord) => Promi
       closed = true;
     },
   };
+}
+
+/** Ends what is left of a run whose guest is gone, as an operation like any other. */
+export async function freeByPolicy(
+  { operations, stores }: Pick<Host, 'operations' | 'stores'>,
+  life: Pick<Life, 'stop'>,
+  { id }: VmRecord,
+): Promise<void> {
+  const name = stores.vms.findById(id)?.name;
+  if (name !== undefined) await operations.finished(life.stop(name, { timeoutMs: 0 }).id);
 }
 
 /** Starts a VM that nobody asks for at this moment, after what is going on with it. */

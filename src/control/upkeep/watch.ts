@@ -6,7 +6,7 @@ import { purgeTrash } from '../vm/trash.ts';
 import { startWithHost } from './autostart.ts';
 import { createHostWatch, WATCH_INTERVAL_MS } from './host-watch.ts';
 import { checkVmms, reconcileHost, sweepHost } from './reconcile.ts';
-import { createRestarts, startByPolicy } from './restarts.ts';
+import { createRestarts, freeByPolicy, startByPolicy } from './restarts.ts';
 
 /** How often host and records are compared. */
 const SWEEP_INTERVAL_MS = 30_000;
@@ -27,12 +27,16 @@ export interface Upkeep {
 export type Duties = Readonly<Record<string, () => Promise<void>>>;
 
 export function createUpkeep(host: Host, life: Life, others: Duties): Upkeep {
-  const restarts = createRestarts(host, (vm) => startByPolicy(host, life, vm));
+  const restarts = createRestarts(
+    host,
+    (vm) => startByPolicy(host, life, vm),
+    (vm) => freeByPolicy(host, life, vm),
+  );
   const hostWatch = createHostWatch(host, life, restarts);
   const timers: NodeJS.Timeout[] = [];
   const ending = new AbortController();
   life.onEnd((vm, end) => {
-    if (end === 'reboot') restarts.startSoon(vm);
+    if (end === 'reboot') restarts.rebooted(vm);
     else restarts.ended(vm, end);
   });
 

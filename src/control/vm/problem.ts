@@ -17,6 +17,9 @@ export function vmmProcess(host: Pick<Host, 'stores'>, vm: Pick<VmRecord, 'id'>)
   return vmm?.kind === 'vmm' ? vmm.identity?.pid : undefined;
 }
 
+/** How long an end that nobody wanted is told with the VM that runs again. */
+const TOLD_MS = 3_600_000;
+
 /** Null when nothing is, or the VM does not run. */
 export async function problemOf(host: Pick<Host, 'stores' | 'health'>, vm: VmRecord): Promise<string | null> {
   if (vm.phase !== 'running') return null;
@@ -33,6 +36,9 @@ export async function problemOf(host: Pick<Host, 'stores' | 'health'>, vm: VmRec
   }
   if (host.health.emulatedMeanwhile.has(vm.id)) {
     return `It is emulated: KVM had not shown by its start that guests run under it. See whether it does by now: banger doctor   and give it KVM: banger restart ${vm.name}`;
+  }
+  if (vm.lastEnd !== null && Date.now() - Date.parse(vm.lastEnd.at) < TOLD_MS) {
+    return `It was started again after ${vm.lastEnd.at}: ${vm.lastEnd.why} See: banger show ${vm.name}   banger logs ${vm.name} --previous`;
   }
   return null;
 }

@@ -1,5 +1,5 @@
 /** Changes the settings of a VM, at once where that can be done and otherwise for its next start. */
-import { type PlannedChange, planSet, type Settable } from '../../core/plan-set.ts';
+import { type PlannedChange, planSet, type Settable, type Wanted } from '../../core/plan-set.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
@@ -14,7 +14,7 @@ export interface SetVm {
 export async function setVm(
   host: Host,
   name: string,
-  wanted: Partial<Settable>,
+  wanted: Wanted,
   dryRun: boolean,
   progress: Progress,
 ): Promise<SetVm> {

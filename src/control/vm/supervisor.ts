@@ -1,17 +1,24 @@
 /** Keeps an eye on running VMs: a VMM that ends, a guest that reboots, a guest that powers off. */
+
+import type { LastEnd } from '../../core/run-end.ts';
 import type { VmRecord } from '../../core/vm.ts';
-import { failed } from '../../core/vm-changes.ts';
+import { ended } from '../../core/vm-changes.ts';
 import { watchVmm } from '../../firecracker/api.ts';
-import { followFile, limitLog, stripControls } from '../../firecracker/console.ts';
+import { followFile, lastLines, limitLog, stripControls } from '../../firecracker/console.ts';
 import { describeExit, findVmm } from '../../firecracker/launch.ts';
+import { vcpusStandStill } from '../../firecracker/vcpus.ts';
 import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
 import { apparentBytes } from '../../storage/disk.ts';
 import { vmFiles, vmmSocket } from '../../storage/layout.ts';
-import { expiry } from '../../system/abort.ts';
+import { expiry, sleep } from '../../system/abort.ts';
+import { readOomKills } from '../../system/oom-kills.ts';
+import { haltedBy } from '../../system/processes.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import type { Host } from '../host.ts';
+import { vmmProcess } from './problem.ts';
 import { followReadiness } from './readiness.ts';
 import { releaseVm } from './release.ts';
+import { guestEnd } from './run-end.ts';
 
 export interface Supervisor {
   /** Watches a VM that runs; `ended` is known only for a VMM this daemon started. */
@@ -39,6 +46,13 @@ const POWER_OFF = /reboot: (Power down|System halted)/;
 /** Longer than the last words, shorter than a boot: an earlier run's are in another file. */
 const LAST_WORDS_BYTES = 200;
 
+/** A guest that says it is off and is not at once may have disks to write out; after these looks the line was only a line. */
+const POWER_OFF_LOOKS = 10;
+const POWER_OFF_LOOK_MS = 500;
+
+/** Lines of a VMM's log that are kept with its end. */
+const KEPT_VMM_LINES = 10;
+
 /** When a VMM is looked at again whose socket closed although it lives. */
 const LOOK_AGAIN_MS = 2000;
 
@@ -47,15 +61,22 @@ const EXIT_STATUS_WAIT_MS = 1000;
 
 export function createSupervisor(host: Host, actions: SupervisorActions): Supervisor {
   const watched = new Map<string, () => void>();
+  /** as of the last sweep: one more when a VMM ends is the reason for it */
+  let oomKills: number | undefined;
+  void countOomKills();
+
+  async function countOomKills(): Promise<void> {
+    oomKills = await readOomKills();
+  }
 
   const unwatch = (vmId: string) => {
     watched.get(vmId)?.();
     watched.delete(vmId);
   };
 
-  async function onEnd(vmId: string, ended: DetachedProcess['ended'] | undefined): Promise<void> {
+  async function onEnd(vmId: string, vmmEnded: DetachedProcess['ended'] | undefined): Promise<void> {
     unwatch(vmId);
-    const exit = await Promise.race([ended, expiry(EXIT_STATUS_WAIT_MS)]);
+    const exit = await Promise.race([vmmEnded, expiry(EXIT_STATUS_WAIT_MS)]);
     // an operation on the VM (stop, kill, delete) ended it and does the rest itself, or leaves it to us by failing
     const active = host.operations.activeOn(host.stores.vms.findById(vmId)?.name ?? '');
     if (active) await host.operations.finished(active.id);
@@ -64,21 +85,46 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     if (!exit && (await findVmm(vmmSocket(host.config.paths.run, vmId)))) {
       // a socket that closes is not a process that ends: whoever deleted its file, the guest goes on
       await expiry(LOOK_AGAIN_MS);
-      if (!watched.has(vmId) && host.stores.vms.findById(vmId)?.phase === 'running') watch(vm, ended);
+      if (!watched.has(vmId) && host.stores.vms.findById(vmId)?.phase === 'running') watch(vm, vmmEnded);
       return;
     }
-    const files = vmFiles(host.config.paths.store, vm.id);
-    if (exit ? exit.code === 0 : await vmmExitedCleanly(files.vmmLog)) {
-      host.log.info({ vm: vm.name }, 'the guest rebooted');
-      actions.rebooted(vm);
-      return;
+    const { vmmLog } = vmFiles(host.config.paths.store, vm.id);
+    const inOrder = exit ? exit.code === 0 : await vmmExitedCleanly(vmmLog);
+    const end = inOrder ? await guestEnd(host, vm) : await judgeVmmEnd(vmmLog, exit);
+    host.log.info({ vm: vm.name, end: end.kind }, 'its run ended');
+    switch (end.kind) {
+      case 'reboot':
+        return actions.rebooted(vm);
+      case 'reset':
+        // a guest that asks for it by its processor alone looks the same
+        host.stores.vms.update(vm.id, { lastEnd: { at: host.now().toISOString(), ...end } });
+        return actions.rebooted(vm);
+      case 'poweroff':
+        // where a guest's power off ends its VMM
+        return actions.poweredOff(vm);
+      default: {
+        const lastEnd = { at: host.now().toISOString(), ...end };
+        host.log.warn({ vm: vm.name, why: end.why }, 'a run ended as nobody wanted');
+        await releaseVm(host, vm);
+        host.stores.vms.update(vm.id, ended(lastEnd));
+        actions.failed(vm);
+      }
     }
+  }
+
+  /** Why a VMM ended that its guest did not end. */
+  async function judgeVmmEnd(
+    vmmLog: string,
+    exit: { code: number | null; signal: NodeJS.Signals | null } | undefined,
+  ): Promise<Omit<LastEnd, 'at'>> {
+    const kills = await readOomKills();
+    const lines = await lastLines(vmmLog, KEPT_VMM_LINES);
     const how = exit ? ` (${describeExit(exit)})` : '';
-    const failure = `The VMM ended unexpectedly${how}.${await lastWords(files.vmmLog)}`;
-    host.log.warn({ vm: vm.name, failure }, 'VMM ended');
-    await releaseVm(host, vm);
-    host.stores.vms.update(vm.id, failed(failure));
-    actions.failed(vm);
+    if (kills !== undefined && oomKills !== undefined && kills > oomKills) {
+      const why = `The host had no memory left, and its kernel ended the VMM${how}.${await lastWords(vmmLog)}`;
+      return { kind: 'memory', why, lines };
+    }
+    return { kind: 'vmm', why: `The VMM ended unexpectedly${how}.${await lastWords(vmmLog)}`, lines };
   }
 
   async function followConsole(vm: VmRecord, consoleLog: string, signal: AbortSignal): Promise<void> {
@@ -88,6 +134,9 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     for await (const chunk of followFile(consoleLog, Math.max(0, size - LAST_WORDS_BYTES), signal)) {
       tail = (tail + chunk).slice(-LAST_WORDS_BYTES);
       if (!POWER_OFF.test(stripControls(tail))) continue;
+      tail = '';
+      // anybody in the guest can write that line; what it says is true when the guest's processors stand still
+      if (!(await hasPoweredOff(vm, signal))) continue;
       host.log.info({ vm: vm.name }, 'the guest powered off');
       unwatch(vm.id);
       const current = host.stores.vms.findById(vm.id); // it may have another name by now
@@ -96,24 +145,39 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     }
   }
 
-  function watch(vm: VmRecord, ended?: DetachedProcess['ended']): void {
+  /** One that was halted, as by SIGSTOP, stands still too: it is judged when it goes on. */
+  async function hasPoweredOff(vm: VmRecord, signal: AbortSignal): Promise<boolean> {
+    for (let looks = 0; looks < POWER_OFF_LOOKS && !signal.aborted; looks++) {
+      const pid = vmmProcess(host, vm);
+      if (pid === undefined) return false;
+      if (haltedBy(pid) === undefined && (await vcpusStandStill(pid, signal))) {
+        if (haltedBy(pid) === undefined) return true;
+      } else await sleep(POWER_OFF_LOOK_MS, signal);
+    }
+    return false;
+  }
+
+  function watch(vm: VmRecord, vmmEnded?: DetachedProcess['ended']): void {
     unwatch(vm.id);
     const abort = new AbortController();
     const stopWatching = watchVmm(vmmSocket(host.config.paths.run, vm.id), () => {
-      onEnd(vm.id, ended).catch((error) => host.log.error({ vm: vm.name, error: String(error) }, 'supervision failed'));
+      onEnd(vm.id, vmmEnded).catch((error) =>
+        host.log.error({ vm: vm.name, error: String(error) }, 'supervision failed'),
+      );
     });
     watched.set(vm.id, () => {
       abort.abort();
       stopWatching();
     });
     if (vm.ready === null) {
-      followReadiness(host, vm.id, ended === undefined, abort.signal).catch((error) =>
+      followReadiness(host, vm.id, vmmEnded === undefined, abort.signal).catch((error) =>
         host.log.error({ vm: vm.name, error: String(error) }, 'it is not known when the guest is ready'),
       );
     }
-    followConsole(vm, vmFiles(host.config.paths.store, vm.id).consoleLog, abort.signal).catch((error) =>
-      host.log.error({ vm: vm.name, error: String(error) }, 'the console cannot be followed'),
-    );
+    followConsole(vm, vmFiles(host.config.paths.store, vm.id).consoleLog, abort.signal).catch((error) => {
+      if (!abort.signal.aborted)
+        host.log.error({ vm: vm.name, error: String(error) }, 'the console cannot be followed');
+    });
   }
 
   return {
@@ -121,6 +185,7 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     unwatch,
     watches: (vmId) => watched.has(vmId),
     async limitLogs() {
+      await countOomKills();
       for (const vm of host.stores.vms.list()) {
         if (!watched.has(vm.id)) continue;
         const { consoleLog, vmmLog } = vmFiles(host.config.paths.store, vm.id);

@@ -70,6 +70,7 @@ export async function viewVmDetail(host: Host, vm: VmRecord): Promise<VmDetail> 
     vmmLog: files.vmmLog,
     pending: pendingValues(vm),
     current: vm.phase === 'running' ? vm.run : null,
+    lastEnd: vm.lastEnd,
     restarts: vm.phase === 'running' && ranStably(vm, host.now()) ? null : vm.restarts,
     bootTimeline: vm.bootTimeline,
   };

@@ -10,7 +10,7 @@ import type { Life } from '../../control/vm/life.ts';
 import { requireRunning } from '../../control/vm/problem.ts';
 import { viewVm, viewVmDetail, viewVmNow } from '../../control/vm/view.ts';
 import { BangerError } from '../../errors.ts';
-import { followFile, lastLines, stripControls } from '../../firecracker/console.ts';
+import { followFile, lastLines, previousLog, stripControls } from '../../firecracker/console.ts';
 import { GUEST_SSH_PORT, GUEST_USER } from '../../guest/ssh.ts';
 import { apparentBytes } from '../../storage/disk.ts';
 import { vmFiles } from '../../storage/layout.ts';
@@ -72,7 +72,8 @@ export function vmHandlers(host: Host, life: Life): VmHandlers {
     logs: async ({ params: { name }, query, reply, signal }) => {
       const { id } = vms.get(name);
       const files = vmFiles(config.paths.store, id);
-      const path = query.source === 'vmm' ? files.vmmLog : files.consoleLog;
+      const log = query.source === 'vmm' ? files.vmmLog : files.consoleLog;
+      const path = query.previous ? previousLog(log) : log;
       const position = await apparentBytes(path).catch(() => 0);
       const lines = await lastLines(path, query.lines ?? DEFAULT_LOG_LINES);
       reply.hijack();

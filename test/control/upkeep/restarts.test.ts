@@ -22,16 +22,25 @@ function setUp(t: TestContext, changes: Partial<VmRecord>, outcomes: StartOutcom
   vms.insert(vm);
   const host = { stores, now, log: quiet, operations: createOperations(createOperationStore(database), now) };
   const starts: string[] = [];
-  const restarts = createRestarts(host, async ({ name }) => {
-    starts.push(name);
-    return outcomes.shift() ?? 'running';
-  });
+  const freed: string[] = [];
+  const restarts = createRestarts(
+    host,
+    async ({ name }) => {
+      starts.push(name);
+      return outcomes.shift() ?? 'running';
+    },
+    async ({ id, name }) => {
+      freed.push(name);
+      vms.update(id, { phase: 'stopped', startedAt: null });
+    },
+  );
   t.after(() => restarts.close());
   return {
     vm,
     vms,
     restarts,
     starts,
+    freed,
     record: () => vms.findById(vm.id),
     async pass(ms: number) {
       t.mock.timers.tick(ms);
@@ -57,6 +66,38 @@ describe('restarts', () => {
     assert.deepEqual(record()?.restarts, { attempts: 3, nextAt: null });
     await pass(600_000);
     assert.equal(starts.length, 3);
+  });
+
+  it('of a guest that reboots come at once, and later each time when it does nothing else', async (t) => {
+    const { vm, vms, restarts, starts, freed, record, pass } = setUp(t, { phase: 'running', restartPolicy: 'never' });
+    const reboot = async () => {
+      vms.update(vm.id, { phase: 'running', startedAt: new Date().toISOString() });
+      const run = record() ?? vm;
+      await pass(5000);
+      restarts.rebooted(run);
+      await pass(0);
+    };
+    for (let times = 1; times <= 3; times++) await reboot();
+    assert.deepEqual([starts.length, freed.length], [3, 0]);
+    await reboot();
+    assert.deepEqual([starts.length, freed.length, record()?.phase], [3, 1, 'stopped']);
+    assert.deepEqual(record()?.restarts, { attempts: 4, nextAt: '2026-11-25T12:00:21.000Z' });
+    await pass(1000);
+    assert.equal(starts.length, 4);
+    await reboot();
+    await pass(1999);
+    assert.equal(starts.length, 4);
+    await pass(1);
+    assert.equal(starts.length, 5);
+
+    // one that ran for a minute begins a new count
+    vms.update(vm.id, { phase: 'running', startedAt: new Date().toISOString() });
+    const run = record() ?? vm;
+    await pass(61_000);
+    restarts.rebooted(run);
+    await pass(0);
+    assert.equal(starts.length, 6);
+    assert.deepEqual(record()?.restarts, { attempts: 1, nextAt: null });
   });
 
   it('do not come after a person stopped, deleted or started the VM meanwhile', async (t) => {

@@ -113,6 +113,7 @@ export class Instance {
 
   #panic({ message }: Panic): never {
     this.#end(-SIGABRT);
+    this.#log += `Firecracker panicked at PLACE:\n${message}\n`;
     throw new Error(`panic: ${message}`);
   }
 }

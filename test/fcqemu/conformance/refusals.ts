@@ -101,7 +101,7 @@ const MISSING_LOG_LINES = [
 const NOT_RECORDED = [/Artificially kick devices/, /If the VM was restored from snapshot/];
 
 /** A log, or a metrics file, without what may differ. */
-function comparableFile(text: string): string {
+export function comparableFile(text: string): string {
   const skipped = [...MISSING_LOG_LINES, ...NOT_RECORDED];
   return (
     text
@@ -135,6 +135,11 @@ export function differences({ name, steps, expected, unordered }: Sequence, actu
     found.push({ step, expected: wanted, actual: got });
   }
   return found;
+}
+
+/** Whether something of a sequence was refused, so that its log differs too. */
+export function isRefused({ name }: Sequence, actual: readonly string[]): boolean {
+  return actual.some(featureOf) || STEPS.some(({ steps }) => name in steps);
 }
 
 function featureOf(answer: string): FeatureRefusal | undefined {

@@ -20,6 +20,11 @@ const TAPS = {
   'fc-tun': 'mode tun',
 };
 
+/** @returns the command in front of programs that shall run where these taps are */
+export function namespaceWithTaps(t: TestContext): string[] {
+  return namespaceWith(t, TAPS);
+}
+
 /** Whether a sequence names taps. */
 export function needsTaps({ steps, prelude = [] }: Sequence): boolean {
   return JSON.stringify([steps, prelude]).includes('/network-interfaces');
@@ -34,7 +39,7 @@ export async function replay(
   const directory = await tempDir(t);
   const [input, output] = [join(directory, 'input'), join(directory, 'output')];
   writeFileSync(input, JSON.stringify({ sequences, texts } satisfies RunInput));
-  const prefix = sequences.some(needsTaps) ? namespaceWith(t, TAPS) : [];
+  const prefix = sequences.some(needsTaps) ? namespaceWithTaps(t) : [];
   const [program = '', ...args] = [...prefix, process.execPath, RUN, input, output];
   const { status, stderr } = spawnSync(program, args, { encoding: 'utf8' });
   assert.equal(status, 0, stderr);

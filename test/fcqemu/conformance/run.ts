@@ -98,6 +98,7 @@ async function look(step: Step, instance: Instance, expected: string): Promise<s
   if (Array.isArray(step)) return await exchange(step, instance);
   if ('raw' in step) return await rawExchange(step.raw, expected.length);
   if ('file' in step) return existsSync(step.file) ? readFileSync(step.file, 'latin1') : '<none>';
+  if ('signal' in step) throw new Error('signals are for processes');
   if ('exists' in step) return JSON.stringify(step.exists.map((name) => existsSync(name)));
   await delay(step.sleepMs);
   return '';

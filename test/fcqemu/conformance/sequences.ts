@@ -8,7 +8,13 @@ import { readFileSync } from 'node:fs';
 export type Request = [method: string, path: string, body?: string];
 
 /** A request, bytes that may be none, or something that is looked at. */
-export type Step = Request | { raw: string } | { file: string } | { exists: string[] } | { sleepMs: number };
+export type Step =
+  | Request
+  | { signal: NodeJS.Signals }
+  | { raw: string }
+  | { file: string }
+  | { exists: string[] }
+  | { sleepMs: number };
 
 export interface Sequence {
   name: string;

@@ -12,13 +12,23 @@ export function linuxSkipReason(): string | false {
   return bundleSkipReason() ?? guestSkipReason() ?? false;
 }
 
+export interface GuestOptions extends VmmOptions {
+  /** by their names in the guest's /fcqemu */
+  programs?: Record<string, Buffer>;
+}
+
 /** A VMM whose boot source is set; `script` is what the guest does. */
-export async function prepared(t: TestContext, script: string, options: VmmOptions = {}, bootArgs = ''): Promise<Vmm> {
+export async function prepared(
+  t: TestContext,
+  script: string,
+  { programs, ...options }: GuestOptions = {},
+  bootArgs = '',
+): Promise<Vmm> {
   const vmm = await startVmm(t, options);
   const bundle = testBundle() ?? '';
   await vmm.put('/boot-source', {
     kernel_image_path: join(bundle, 'vmlinux'),
-    initrd_path: await vmm.file('initrd', testInitrd(bundle, script)),
+    initrd_path: await vmm.file('initrd', testInitrd(bundle, script, programs)),
     boot_args: `console=ttyS0 quiet reboot=k panic=1 ${TEST_INIT_ARGUMENT} ${bootArgs}`,
   });
   return vmm;

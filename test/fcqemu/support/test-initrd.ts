@@ -9,6 +9,7 @@ import { basename, join } from 'node:path';
 const MODULES = [
   ...['virtio_ring', 'virtio', 'virtio_mmio', 'virtio_blk', 'failover', 'net_failover', 'virtio_net'],
   ...['virtio_console', 'rng-core', 'virtio-rng', 'virtio_balloon'],
+  ...['vsock', 'vmw_vsock_virtio_transport_common', 'vsock_loopback'],
 ];
 
 /** Tells the kernel to run the script instead of the bundle's init. */
@@ -29,8 +30,11 @@ export function bundleSkipReason(): string | undefined {
   return undefined;
 }
 
-/** @param script shell commands; `busybox` applets are available as such */
-export function testInitrd(bundle: string, script: string): Buffer {
+/**
+ * @param script shell commands; `busybox` applets are available as such
+ * @param programs by their names in /fcqemu
+ */
+export function testInitrd(bundle: string, script: string, programs: Record<string, Buffer> = {}): Buffer {
   const shell = '/bin/busybox'; // the bundle's own
   const modules = MODULES.flatMap((name) => globSync(`${bundle}/modules/*/kernel/**/${name}.ko`).slice(0, 1));
   const init = `#!${shell} sh
@@ -50,6 +54,7 @@ ${script}
     directory('fcqemu/modules'),
     file('fcqemu/init', Buffer.from(init), 0o755),
     ...modules.map((path) => file(`fcqemu/modules/${basename(path)}`, readFileSync(path), 0o644)),
+    ...Object.entries(programs).map(([name, content]) => file(`fcqemu/${name}`, content, 0o755)),
     entry('TRAILER!!!', 0, Buffer.alloc(0)),
   ];
   const own = readFileSync(join(bundle, 'initrd.img'));

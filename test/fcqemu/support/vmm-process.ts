@@ -60,8 +60,12 @@ export interface VmmOptions {
 }
 
 /** Runs the VMM to its end, for command lines that never serve. */
-export async function runVmm(args: string[], env: NodeJS.ProcessEnv = {}, cwd?: string): Promise<VmmEnd> {
-  return await endOf(spawnVmm(args, { env }, cwd));
+export async function runVmm(
+  args: string[],
+  env: NodeJS.ProcessEnv = {},
+  { cwd, prefix = [] }: { cwd?: string; prefix?: string[] } = {},
+): Promise<VmmEnd> {
+  return await endOf(spawnVmm(args, { env, prefix }, cwd));
 }
 
 export interface Vmm {

@@ -22,8 +22,8 @@ export default defineCommand({
   examples: ['bundle build', 'bundle build --suite trixie', 'bundle build --output ./bundle'],
   async run(ctx, { options }) {
     const body = {
-      ...(options.suite === undefined ? {} : { suite: options.suite }),
-      ...(options.name === undefined ? {} : { name: options.name }),
+      suite: options.suite,
+      name: options.name,
       ...(options.output === undefined ? {} : { output: resolve(ctx.terminal.cwd, options.output) }),
       ...(options.size === undefined ? {} : { rootDiskBytes: options.size }),
       ...(options.force ? { force: true } : {}),

@@ -16,7 +16,7 @@ export default defineCommand({
   async run(ctx, { args, options }) {
     const body = {
       source: resolve(ctx.terminal.cwd, args.file),
-      ...(options.name === undefined ? {} : { name: options.name }),
+      name: options.name,
       ...(options.force ? { force: true } : {}),
     };
     const { result } = await perform(ctx, `import ${args.file}`, () => ctx.api.call('importBundle', { body }));

@@ -22,8 +22,8 @@ export default defineCommand({
       });
     }
     const body = {
-      ...(options.work === undefined ? {} : { workBytes: options.work }),
-      ...(options.root === undefined ? {} : { rootBytes: options.root }),
+      workBytes: options.work,
+      rootBytes: options.root,
       online: options.online,
     };
     const { result } = await perform(ctx, `resize ${name}`, () =>

@@ -43,6 +43,8 @@ function describe(event: Event): string {
       return `${event.vm}: ${event.from} -> ${event.to}${event.reason === null ? '' : `: ${firstLine(event.reason)}`}`;
     case 'vm.ready':
       return `${event.vm}: ready after ${formatDuration(event.readyMs)}${event.failedUnits.length === 0 ? '' : `, failed: ${event.failedUnits.join(', ')}`}`;
+    case 'vm.ended':
+      return `${event.vm}: ${firstLine(event.reason)}`;
     case 'vm.renamed':
       return `${event.vm}: renamed, was ${event.from}`;
     case 'vm.changed':

@@ -42,7 +42,7 @@ export default defineCommand({
     const { name, kernel, initrd, bundle, force } = options;
     const body = {
       source: path(args.file),
-      ...(name === undefined ? {} : { name }),
+      name,
       ...(kernel === undefined ? {} : { kernel: path(kernel) }),
       ...(initrd === undefined ? {} : { initrd: path(initrd) }),
       ...(bundle === undefined ? {} : { bundle: bundleRef(ctx, bundle) }),

@@ -16,8 +16,8 @@ export default defineCommand({
   examples: ['image prune', 'image prune --keep-size 10G --dry-run', 'image prune --unused-for 7d'],
   async run(ctx, { options: { keepSize, unusedFor, all, dryRun } }) {
     const body = {
-      ...(keepSize === undefined ? {} : { keepBytes: keepSize }),
-      ...(unusedFor === undefined ? {} : { unusedForMs: unusedFor }),
+      keepBytes: keepSize,
+      unusedForMs: unusedFor,
       ...(all ? { all } : {}),
       ...(dryRun ? { dryRun } : {}),
     };

@@ -31,7 +31,7 @@ export default defineCommand({
       });
     }
     const body = {
-      ...(size === undefined ? {} : { sizeBytes: size }),
+      sizeBytes: size,
       ...(path === undefined ? {} : { path: resolve(path) }),
     };
     const { result } = await perform(ctx, undo ? 'undo storage' : 'init storage', () =>

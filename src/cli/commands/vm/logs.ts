@@ -8,18 +8,20 @@ export default defineCommand({
   options: {
     follow: { type: 'flag', short: 'f', help: 'go on with what comes, until Ctrl-C' },
     lines: { type: 'count', short: 'n', help: 'only the last lines' },
+    previous: { type: 'flag', short: 'p', help: 'of the run before the last start' },
     vmm: { type: 'flag', help: 'the log of the process that runs the VM instead' },
   },
   completes: { name: ['vm'] },
   data: false,
-  examples: ['logs web', 'logs web -n 20 -f', 'logs web --vmm'],
+  examples: ['logs web', 'logs web -n 20 -f', 'logs web --vmm', 'logs web --previous'],
   async run(ctx, { args, options }) {
     if (options.follow) ctx.terminal.endWithReader?.();
     const stream = await ctx.api.stream('logs', {
       params: { name: args.name },
       query: {
         ...(options.follow ? { follow: true } : {}),
-        ...(options.lines === undefined ? {} : { lines: options.lines }),
+        lines: options.lines,
+        ...(options.previous ? { previous: true } : {}),
         ...(options.vmm ? { source: 'vmm' } : {}),
       },
     });

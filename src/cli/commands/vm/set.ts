@@ -54,10 +54,10 @@ export default defineCommand({
       });
     }
     const body = {
-      ...(options.vcpus === undefined ? {} : { vcpus: options.vcpus }),
-      ...(options.memory === undefined ? {} : { memoryMib: options.memory }),
-      ...(options.nat === undefined ? {} : { nat: options.nat }),
-      ...(options.autostart === undefined ? {} : { autostart: options.autostart }),
+      vcpus: options.vcpus,
+      memoryMib: options.memory,
+      nat: options.nat,
+      autostart: options.autostart,
       // the parser takes none but these
       ...(options.restart === undefined ? {} : { restartPolicy: options.restart as RestartPolicy }),
       ...(options.dryRun ? { dryRun: true } : {}),

@@ -72,6 +72,11 @@ function renderVm(vm: VmDetail, paint: Paint, now: number): string {
     ]);
     parts.push(renderTable(['DISK', 'SIZE', 'ON HOST', 'FILE'], rows, paint));
   }
+  if (vm.lastEnd !== null) {
+    const { at, why, lines } = vm.lastEnd;
+    const said = lines.map((line) => `\n  ${paint('dim', line)}`).join('');
+    parts.push(`${paint('dim', `LAST END NOBODY WANTED  ${at}`)}\n${why}${said}`);
+  }
   if (vm.bootTimeline.length > 0) {
     const total = vm.bootMs === null ? 'not finished' : startTimes(vm);
     parts.push(`${paint('dim', `LAST BOOT  ${total}`)}\n${renderTimeline(vm.bootTimeline, paint)}`);

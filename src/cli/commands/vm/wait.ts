@@ -18,8 +18,8 @@ export default defineCommand({
   examples: ['wait web', 'wait web --for ready', 'wait web --for port=80 --timeout 2m', 'wait web --for stopped'],
   async run(ctx, { args: { name }, options }) {
     const query = {
-      ...(options.for === undefined ? {} : { for: options.for }),
-      ...(options.timeout === undefined ? {} : { timeoutMs: options.timeout }),
+      for: options.for,
+      timeoutMs: options.timeout,
     };
     return await ctx.api.call('waitVm', { params: { name }, query });
   },
