@@ -29,6 +29,12 @@ export const Event = z.discriminatedUnion('type', [
   }),
   z.object({
     ...base,
+    type: z.literal('vm.started-over'),
+    ...vm,
+    reason: z.string().describe('why it was taken for dead, in words that follow its name'),
+  }),
+  z.object({
+    ...base,
     type: z.literal('vm.ready'),
     ...vm,
     readyMs: z.number().describe('milliseconds since the start was asked for'),

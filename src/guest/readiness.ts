@@ -7,8 +7,11 @@ export interface ReadinessOptions {
   /** limit in `ms` for the first login */
   timeoutMs: number;
   signal?: AbortSignal;
-  /** says why waiting is pointless (the VMM died, the initrd failed); undefined = go on */
-  givenUp?: () => Promise<string | undefined>;
+  /**
+   * Says why waiting is pointless (the VMM died, the initrd failed); undefined = go on.
+   * @param answered whether the guest's network or its SSH server said something to the last try, be it no
+   */
+  givenUp?: (answered: boolean) => Promise<string | undefined>;
 }
 
 /** Port polls cost the guest one small packet. */
@@ -26,6 +29,7 @@ export async function waitForSsh(target: SshTarget, options: ReadinessOptions): 
   const deadline = performance.now() + options.timeoutMs;
   let nextCheck = performance.now() + GIVE_UP_CHECK_MS;
   let lastReason = 'nothing answered';
+  let answered = false;
   for (;;) {
     throwIfCancelled(options.signal);
     const left = deadline - performance.now();
@@ -36,6 +40,7 @@ export async function waitForSsh(target: SshTarget, options: ReadinessOptions): 
       throwIfCancelled(options.signal);
       if (!(error instanceof SshLoginError)) throw error;
       lastReason = error.message;
+      answered ||= error.answered;
       if (!error.temporary) {
         throw new BangerError('guest_failed', `${target.name} booted but refuses the login: ${error.message}.`, {
           cause: error,
@@ -45,7 +50,8 @@ export async function waitForSsh(target: SshTarget, options: ReadinessOptions): 
     }
     if (performance.now() >= nextCheck) {
       nextCheck = performance.now() + GIVE_UP_CHECK_MS;
-      const reason = await options.givenUp?.();
+      const reason = await options.givenUp?.(answered);
+      answered = false;
       if (reason) {
         throw new BangerError('guest_failed', `${target.name} did not boot: ${reason}`, {
           hint: `See its console: banger logs ${target.name}`,

@@ -50,10 +50,14 @@ export class SshLoginError extends Error {
   /** whether trying again can help */
   readonly temporary: boolean;
 
-  constructor(message: string, temporary: boolean, cause?: unknown) {
+  /** whether the guest said anything at all */
+  readonly answered: boolean;
+
+  constructor(message: string, temporary: boolean, cause?: unknown, answered = true) {
     super(message, { cause });
     this.name = 'SshLoginError';
     this.temporary = temporary;
+    this.answered = answered;
   }
 }
 
@@ -107,7 +111,7 @@ function dial(target: SshTarget, timeoutMs: number, signal: AbortSignal | undefi
   const socket = createConnection({ host: target.address, port: target.port, noDelay: true });
   const fail = (message: string, cause?: unknown) => {
     socket.destroy();
-    reject(new SshLoginError(message, true, cause));
+    reject(new SshLoginError(message, true, cause, answeredBy(cause)));
   };
   const onAbort = () => fail('cancelled');
   signal?.addEventListener('abort', onAbort, { once: true });
@@ -123,6 +127,11 @@ function dial(target: SshTarget, timeoutMs: number, signal: AbortSignal | undefi
   });
   if (signal?.aborted) onAbort();
   return promise;
+}
+
+/** A connection that is refused or reset was refused by somebody. */
+function answeredBy(cause: unknown): boolean {
+  return ['ECONNREFUSED', 'ECONNRESET'].includes(systemCode(cause) ?? '');
 }
 
 function dialFailure(error: Error, port: number): string {
@@ -158,6 +167,7 @@ async function login(
         wrongKey ? 'the guest shows another host key than the one it was given' : error.message,
         !denied,
         error,
+        error.level !== 'client-timeout',
       ),
     );
   });

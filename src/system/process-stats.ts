@@ -122,6 +122,13 @@ export async function readProcessStats(pid: number): Promise<ProcessStats | unde
   };
 }
 
+/** `ms` all threads of a process have waited for a processor; 0 where the kernel does not count that. */
+export async function readQueueWaitMs(pid: number): Promise<number> {
+  const threads = await readdir(`/proc/${pid}/task`).catch(() => []);
+  const texts = await Promise.all(threads.map((thread) => readProc(pid, `task/${thread}/schedstat`)));
+  return texts.reduce((sum, text) => sum + Number(text?.split(' ')[1] ?? 0) / 1e6, 0);
+}
+
 /** A process and all its descendants, itself first; empty when it has ended. */
 export async function readProcessTree(pid: number): Promise<ProcessStats[]> {
   const own = await readProcessStats(pid);

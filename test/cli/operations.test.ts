@@ -296,6 +296,46 @@ describe('run', () => {
     }
   });
 
+  describe('without any bundle', () => {
+    const failed = done({
+      state: 'failed',
+      error: { ...problem('not_found', 'There is no bundle yet.'), details: { bundles: 0 } },
+    });
+    const bundle = { name: 'debian-bookworm', directory: '/srv/bundles/debian-bookworm' };
+
+    it('makes the first one before, after saying so', async () => {
+      const asked: string[] = [];
+      const { status, stdout, stderr } = await cli('run web', {
+        runVm: () => {
+          asked.push('run');
+          return operation({ id: asked.includes('build') ? 'op3' : 'op1' });
+        },
+        buildBundle: ({ body }) => {
+          asked.push(`build ${JSON.stringify(body)}`, 'build');
+          return operation({ id: 'op2', kind: 'bundle.build' });
+        },
+        events: {
+          op1: [failed],
+          op2: [step('resolve packages'), done({ id: 'op2', result: bundle })],
+          op3: [done({ id: 'op3', result: { ...vm('web'), created: true, started: true } })],
+        },
+      });
+      assert.equal(status, 0, stderr);
+      assert.deepEqual(asked, ['run', 'build {}', 'build', 'run']);
+      assert.match(stderr, /no bundle yet.*Making one.*\nbundle build: resolve packages\ndebian-bookworm is ready in/s);
+      assert.match(stdout, /^web is running at /);
+    });
+
+    it('makes none with --no-build', async () => {
+      const { status, stderr } = await cli('run web --no-build', {
+        runVm: () => operation(),
+        events: { op1: [failed] },
+      });
+      assert.equal(status, 4);
+      assert.match(stderr, /There is no bundle yet/);
+    });
+  });
+
   it('is content with one that runs already', async () => {
     const script = {
       runVm: () => operation(),

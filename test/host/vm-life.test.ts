@@ -54,6 +54,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
           'workDiskMount',
         ],
         ...['address', 'mac', 'nat', 'autostart', 'restartPolicy', 'createdAt', 'startedAt', 'vmm', 'pid'],
+        ...['ready', 'bootMs', 'readyMs', 'failedUnits'],
       ]);
       assert.deepEqual([db.name, db.vcpus, db.nat, db.workDiskBytes], ['db', 2, false, 0]);
       assert.deepEqual([web.name, web.state, web.memoryMib, web.nat], ['web', 'running', 256, true]);
@@ -71,7 +72,10 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
       assert.equal(steps.at(-1), 'wait-for-ssh');
       const last = bootTimeline.at(-1);
       assert.ok(Math.abs(last.startedMs + last.durationMs - bootMs) < 100, 'the last step ends with the boot');
-      assert.match(await host.ok('show', 'web'), /LAST BOOT +\d+.*\npreflight[\s\S]*\nwait-for-ssh +\d/);
+      assert.match(
+        await host.ok('show', 'web'),
+        /LAST BOOT +login after \d.*, ready after \d.*\npreflight[\s\S]*\nwait-for-ssh +\d/,
+      );
     });
 
     it('have the processors, memory, disks and names they were given', LIMIT, async () => {

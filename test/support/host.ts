@@ -150,11 +150,11 @@ export class TestHost {
     return await this.ok('exec', '-n', name, '--', 'sh', '-c', script);
   }
 
-  /** Waits until systemd answers in a guest: the login does so earlier. */
+  /** Waits until what a guest leaves for after its boot is done, too. */
   async settled(name: string): Promise<void> {
     await this.guest(
       name,
-      'for i in $(seq 90); do systemctl is-system-running --wait 2>/dev/null | grep -q . && exit; sleep 1; done; exit 1',
+      'for i in $(seq 90); do systemctl is-active -q banger-rest.target && systemctl list-jobs | grep -q "No jobs" && exit; sleep 1; done; exit 1',
     );
   }
 

@@ -48,6 +48,8 @@ export async function locateBundle(catalog: string, name: string = DEFAULT_LINK)
       names.length === 0 ? 'There is no bundle yet.' : 'None of the bundles is the default.',
       {
         hint: names.length === 0 ? 'Make one: banger bundle build' : `Choose one: banger bundle use ${names[0]}`,
+        // what a client can put right by making the first
+        details: { bundles: names.length },
       },
     );
   }

@@ -16,6 +16,7 @@ import { formatSize, MIB } from '../../units.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { isFull } from '../store/space.ts';
+import { awaitInit } from '../vm/machine.ts';
 import { admitBuildVm, bootBuildVm, discardBuildVm } from './build-vm.ts';
 import { finishImage } from './finish.ts';
 import { type DebPlan, planDebs } from './host-packages.ts';
@@ -47,6 +48,9 @@ type Timings = ImageBuilt['steps'];
 
 /** What a build writes at least beside the copy of its base. */
 const BUILD_NEEDS_BYTES = 256 * MIB;
+
+/** A lean boot takes an emulated guest some seconds. */
+const INIT_LIMIT_MS = 120_000;
 
 /** A guest whose host disk is full stops in the middle of a write and never says why, so the host looks itself. */
 const SPACE_CHECK_MS = 2000;
@@ -191,9 +195,17 @@ async function buildInVm(
 
   const shares = await storeShares(directory, seedDrive);
   const before = build.how === 'revive' ? [wakeScript(host.now(), randomBytes(32))] : [];
-  const context: StepContext = { request, connection, distribution, debs, progress, signal, before };
+  let init: Promise<boolean> | undefined;
+  const initUp = async () => {
+    if (build.how !== 'boot' || init !== undefined) return void (await init);
+    init = awaitInit(host, vm.id, INIT_LIMIT_MS, signal);
+    if (!(await init))
+      progress.warn('The init of the temporary VM does not say that it is up; run lines go on without it.');
+  };
+  const context: StepContext = { request, connection, distribution, debs, progress, signal, initUp, before };
   let workMs = 0;
   const keep = async (count: number) => {
+    await initUp(); // a machine that goes on later goes on with it
     const work = { request, plan, connection, distribution, done: count, onlyBooted: count === done, workMs, shares };
     if (!(await keepLayer(host, vm, work, progress))) return;
     workMs = 0;

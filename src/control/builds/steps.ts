@@ -22,6 +22,8 @@ export interface StepContext {
   debs: DebPlan | undefined;
   progress: Progress;
   signal: AbortSignal;
+  /** resolves when the guest's init takes orders; the login comes earlier */
+  initUp: () => Promise<void>;
   /** shell commands that go before the next command and are taken from here: one of their own would cost a guest too much */
   before: string[];
 }
@@ -72,6 +74,7 @@ export async function performStep(step: BuildStep, context: StepContext): Promis
     case 'seed':
       return await unpack(step, context, 'true');
     case 'run':
+      await context.initUp();
       return await runLine(step, context);
   }
 }

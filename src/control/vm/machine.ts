@@ -1,10 +1,12 @@
 /** The steps of bringing a guest up that VMs on record and VMs of image builds share. */
 import { vmDefaults } from '../../config/schema.ts';
 import { gatewayOf } from '../../core/addresses.ts';
+import { type BootWord, createBootWordReader } from '../../core/boot-words.ts';
 import { tapName, type VmRecord } from '../../core/vm.ts';
+import { BangerError } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { bootArgs } from '../../firecracker/boot-args.ts';
-import { readTail, stripControls } from '../../firecracker/console.ts';
+import { followFile, readTail, stripControls } from '../../firecracker/console.ts';
 import { findVmm, launchVmm } from '../../firecracker/launch.ts';
 import { configurationRequests, type GuestDrive } from '../../firecracker/machine-config.ts';
 import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
@@ -13,9 +15,16 @@ import type { BootFiles } from '../../preflight/context.ts';
 import type { VmmChoice } from '../../preflight/vmm-choice.ts';
 import { vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { writeSeedDrive } from '../../storage/seed-drive.ts';
+import { throwIfCancelled } from '../../system/abort.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import type { Host } from '../host.ts';
 import { guestResolver } from '../network/guest-resolver.ts';
+import { watchLifeSigns } from './life-signs.ts';
+
+/** After this time without a word, a guest has an initrd that says nothing: it is ready since its first login. */
+const NO_WORD_MS = 10_000;
+
+type ReadyWord = Extract<BootWord, { kind: 'ready' }>;
 
 export interface LaunchedMachine {
   kind: VmmChoice['kind'];
@@ -121,22 +130,74 @@ export async function awaitLogin(
   signal: AbortSignal,
 ): Promise<SshConnection> {
   const files = vmFiles(host.config.paths.store, vm.id);
-  return await host.guests.firstLogin(vm, {
+  const signsOf = watchLifeSigns(host, vm);
+  let lifeless: string | undefined;
+  const login = host.guests.firstLogin(vm, {
     timeoutMs,
     signal,
-    givenUp: async () => {
+    givenUp: async (answered) => {
       // looked for before the console is read: a guest says why it failed and ends its VMM at once
       const lives = await findVmm(vmmSocket(host.config.paths.run, vm.id));
       const said = stripControls(await readTail(files.consoleLog, 64 * 1024));
       const failed = /banger-init: FAILED: .*|Kernel panic - not syncing: .*/.exec(said);
       if (failed) return failed[0];
-      return lives ? undefined : await whyVmmEnded(files.vmmLog);
+      if (!lives) return await whyVmmEnded(files.vmmLog);
+      lifeless = await signsOf(answered);
+      return lifeless === undefined ? undefined : `it ${lifeless}.`;
     },
   });
+  try {
+    return await login;
+  } catch (error) {
+    if (lifeless === undefined || !(error instanceof BangerError)) throw error;
+    throw error.reworded(error.message, { details: { lifeless } });
+  }
+}
+
+/** What a guest did not do that showed no sign of life; undefined for any other failure. */
+export function lifelessness(error: unknown): string | undefined {
+  const lifeless = error instanceof BangerError ? error.details?.lifeless : undefined;
+  return typeof lifeless === 'string' ? lifeless : undefined;
 }
 
 /** A guest that resets ends its VMM in good order; anything else is the VMM's own failure. */
 async function whyVmmEnded(vmmLog: string): Promise<string> {
   if (await vmmExitedCleanly(vmmLog)) return 'the guest reset before it answered.';
   return `the VMM ended.${await lastWords(vmmLog)}`;
+}
+
+/**
+ * Waits for a guest's word that it is ready, from the beginning of its run.
+ * @returns undefined for a guest that says nothing of the kind, and when `signal` is aborted
+ */
+export async function awaitReadyWord(host: Host, vmId: string, signal: AbortSignal): Promise<ReadyWord | undefined> {
+  const { consoleLog } = vmFiles(host.config.paths.store, vmId);
+  const read = createBootWordReader();
+  const silent = new AbortController();
+  const noWord = setTimeout(() => silent.abort(), NO_WORD_MS).unref();
+  let announced = false;
+  try {
+    for await (const chunk of followFile(consoleLog, 0, AbortSignal.any([signal, silent.signal]))) {
+      for (const word of read(stripControls(chunk))) {
+        if (word.kind === 'ready') return word;
+        if (word.kind === 'handover' && !announced) return undefined;
+        announced = true;
+        clearTimeout(noWord);
+      }
+    }
+    return undefined;
+  } finally {
+    clearTimeout(noWord);
+  }
+}
+
+/**
+ * Waits until the init of a guest that was logged in to takes orders, whatever VM it is.
+ * @returns false when that has not come within `limitMs`
+ */
+export async function awaitInit(host: Host, vmId: string, limitMs: number, signal: AbortSignal): Promise<boolean> {
+  const late = AbortSignal.timeout(limitMs);
+  await awaitReadyWord(host, vmId, AbortSignal.any([signal, late]));
+  throwIfCancelled(signal);
+  return !late.aborted;
 }

@@ -1,19 +1,15 @@
 /** When a guest is ready: learned from its console, kept in its record, waited for by starts and commands. */
 import type { Until } from '../../api/vm.ts';
-import { type BootWord, createBootWordReader } from '../../core/boot-words.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { becameReady } from '../../core/vm-changes.ts';
 import { BangerError } from '../../errors.ts';
 import { watchVmm } from '../../firecracker/api.ts';
-import { followFile, stripControls } from '../../firecracker/console.ts';
 import { askGuest } from '../../guest/ask.ts';
-import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { vmmSocket } from '../../storage/layout.ts';
 import { formatDuration } from '../../units.ts';
 import type { Host } from '../host.ts';
+import { awaitReadyWord } from './machine.ts';
 import { requireRunning } from './problem.ts';
-
-/** After this time without a word, a guest has an initrd that says nothing: it is ready since its first login. */
-const NO_WORD_MS = 10_000;
 
 /** How long a command waits before it says what for. */
 const SAY_AFTER_MS = 2000;
@@ -29,28 +25,12 @@ const STARTING = new Set(['vm.start', 'vm.run', 'vm.restart', 'vm.rebase']);
  * @param adopted whether it may have said so before anybody listened
  */
 export async function followReadiness(host: Host, vmId: string, adopted: boolean, signal: AbortSignal): Promise<void> {
-  const { consoleLog } = vmFiles(host.config.paths.store, vmId);
-  const settled = new AbortController();
-  const settle = (word?: Extract<BootWord, { kind: 'ready' }>) => {
-    settled.abort();
-    const vm = host.stores.vms.findById(vmId);
-    if (vm?.phase !== 'running' || vm.ready !== null) return;
-    const at = word && host.now();
-    const uptimeMs = adopted ? word?.uptimeMs : undefined;
-    host.stores.vms.update(vmId, becameReady(vm, { at, uptimeMs, failedUnits: word?.failedUnits ?? [] }));
-  };
-  const read = createBootWordReader();
-  let announced = false;
-  const noWord = setTimeout(() => settle(), NO_WORD_MS).unref();
-  signal.addEventListener('abort', () => clearTimeout(noWord), { once: true });
-  for await (const chunk of followFile(consoleLog, 0, AbortSignal.any([signal, settled.signal]))) {
-    for (const word of read(stripControls(chunk))) {
-      if (word.kind === 'ready') settle(word);
-      else if (word.kind === 'announced') announced = true;
-      else if (!announced) settle();
-      if (word.kind !== 'ready') clearTimeout(noWord);
-    }
-  }
+  const word = await awaitReadyWord(host, vmId, signal);
+  const vm = host.stores.vms.findById(vmId);
+  if (signal.aborted || vm?.phase !== 'running' || vm.ready !== null) return;
+  const at = word && host.now();
+  const uptimeMs = adopted ? word?.uptimeMs : undefined;
+  host.stores.vms.update(vmId, becameReady(vm, { at, uptimeMs, failedUnits: word?.failedUnits ?? [] }));
 }
 
 /**

@@ -19,7 +19,7 @@ import { growDisk } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
-import { awaitLogin, configureMachine, launchMachine, writeMachineSeed } from './machine.ts';
+import { awaitLogin, configureMachine, launchMachine, lifelessness, writeMachineSeed } from './machine.ts';
 import { releaseVm } from './release.ts';
 
 export interface StartedVm {
@@ -60,15 +60,32 @@ export async function startVm(
   const run = new StartRun(host, vm, boot, timeoutMs);
   try {
     await releaseVm(host, vm); // what an earlier run may have left
-    for (const stage of stages) {
-      const steps = stage.map((step) => async (either: AbortSignal) => {
-        const startedMs = performance.now() - began;
-        progress.step(step, STEP_LABELS[step]);
-        await run.perform(step, either);
-        timeline.push({ step, startedMs, durationMs: performance.now() - began - startedMs });
-      });
-      await sideBySide(signal, steps);
-      signal.throwIfAborted();
+    const attempt = async (plan: StartStep[][]) => {
+      for (const stage of plan) {
+        const steps = stage.map((step) => async (either: AbortSignal) => {
+          const startedMs = performance.now() - began;
+          progress.step(step, STEP_LABELS[step]);
+          await run.perform(step, either);
+          timeline.push({ step, startedMs, durationMs: performance.now() - began - startedMs });
+        });
+        await sideBySide(signal, steps);
+        signal.throwIfAborted();
+      }
+    };
+    try {
+      await attempt(stages);
+    } catch (error) {
+      const lifeless = lifelessness(error);
+      if (lifeless === undefined || signal.aborted) throw error;
+      // a machine that came up before comes up the next time; twice in a row is no accident
+      progress.warn(`${name} ${lifeless} while it was starting, and is started over, once.`);
+      host.log.warn({ vm: name, lifeless }, 'a guest without a sign of life is started over');
+      host.events.publish({ type: 'vm.started-over', vm: name, id: vm.id, reason: lifeless });
+      const startedMs = performance.now() - began;
+      await releaseVm(host, vm);
+      timeline.push({ step: 'start-over', startedMs: 0, durationMs: startedMs });
+      const again = { rootDiskExists: true, workDiskExists: await pathExists(files.workDisk), vmmAlive: false };
+      await attempt(planStart(vm, again));
     }
     const started = { at: host.now(), vmm: run.vmmKind, timeline, tookMs: performance.now() - began };
     host.stores.vms.update(vm.id, running(vm, started));

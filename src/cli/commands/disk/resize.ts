@@ -32,6 +32,9 @@ export default defineCommand({
     const disks = result as Disk[];
     for (const { role, apparentBytes } of disks)
       ctx.say(`The ${role} disk of ${name} has ${formatSize(apparentBytes)}`);
+    if (options.work !== undefined && !disks.some(({ role }) => role === 'work')) {
+      ctx.say(`The work disk of ${name} will have ${formatSize(options.work)}: its first start makes it`);
+    }
     return disks;
   },
 });

@@ -41,6 +41,8 @@ function describe(event: Event): string {
       return `${event.vm}: created`;
     case 'vm.state':
       return `${event.vm}: ${event.from} -> ${event.to}${event.reason === null ? '' : `: ${firstLine(event.reason)}`}`;
+    case 'vm.started-over':
+      return `${event.vm}: ${event.reason} while it was starting, and is started over`;
     case 'vm.ready':
       return `${event.vm}: ready after ${formatDuration(event.readyMs)}${event.failedUnits.length === 0 ? '' : `, failed: ${event.failedUnits.join(', ')}`}`;
     case 'vm.ended':
