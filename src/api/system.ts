@@ -17,7 +17,7 @@ export const CheckResult = z.object({
 });
 
 /** What the checks of one command are asked for by. */
-export const DoctorCommand = z.enum(['create', 'start', 'nat', 'ssh', 'build', 'resize']);
+export const DoctorCommand = z.enum(['create', 'start', 'nat', 'ssh', 'exec', 'build', 'bundle', 'resize']);
 
 export const DoctorReport = z.object({
   checks: z.array(CheckResult),

@@ -19,12 +19,33 @@ export type CheckBase = Pick<
   self: Argv;
 };
 
+/** Tells what was found that stops nothing, with what helps. */
+type Warn = (text: string) => void;
+
 export interface Checks {
   /**
-   * The checks of a start.
-   * @throws BangerError `preflight_failed` with every failure and its fix
+   * The checks of a creation.
+   * @param diskBytes what the root disk takes of the store at once
+   * @throws BangerError `preflight_failed` with every failure and its fix; so do all others here
    */
-  beforeStart(boot: BootFiles, vm: Pick<VmRecord, 'vcpus' | 'memoryMib' | 'nat'>): Promise<void>;
+  beforeCreate(boot: BootFiles, diskBytes: number, warn: Warn): Promise<void>;
+  /** The checks of a start. */
+  beforeStart(boot: BootFiles, vm: Pick<VmRecord, 'vcpus' | 'memoryMib' | 'nat'>, warn: Warn): Promise<void>;
+  /** The checks of an image build: those of a start, and what builds take besides. */
+  beforeImageBuild(
+    boot: BootFiles,
+    vm: Pick<VmRecord, 'vcpus' | 'memoryMib' | 'nat'>,
+    diskBytes: number,
+    warn: Warn,
+  ): Promise<void>;
+  /** The checks of a bundle build. */
+  beforeBundleBuild(warn: Warn): Promise<void>;
+  /** The checks of growing disks. */
+  beforeResize(diskBytes: number, warn: Warn): Promise<void>;
+  /** The checks of giving a VM the way to the outside. */
+  beforeNat(warn: Warn): Promise<void>;
+  /** The checks of a login by the system's ssh, or of a command by the daemon's own connection. */
+  beforeLogin(by: 'ssh' | 'exec'): Promise<void>;
   /** @throws BangerError `host_unprepared` when no VMM can run here */
   chooseVmm(boot: BootFiles): Promise<VmmChoice>;
   /** Every check, or those of one command; without boot files for the reason given. */
@@ -39,9 +60,14 @@ const DOCTOR_COMMANDS: Record<DoctorCommand, readonly PreflightCommand[]> = {
   start: ['vm-start', 'nat'],
   nat: ['nat'],
   ssh: ['ssh'],
-  build: ['image-build'],
+  exec: ['exec'],
+  build: ['vm-start', 'nat', 'image-build'],
+  bundle: ['bundle-build'],
   resize: ['disk-resize'],
 };
+
+/** What a person must hear with the action it is about, since nothing is stopped by it. */
+const TOLD_AT_ONCE = new Set(['nat.firewall', 'nat.names']);
 
 const NO_NEEDS: Needs = { vcpus: 0, memoryMib: 0, diskBytes: 0 };
 
@@ -53,11 +79,30 @@ export function createChecks(base: CheckBase): Checks {
     needs,
     fcqemu: besideBanger(base.self),
   });
+  /** Nothing that is asked here depends on a bundle. */
+  const noBoot = new BangerError('not_found', 'not asked');
+  const pass = async (
+    boot: BootFiles | BangerError,
+    needs: Partial<Needs>,
+    warn: Warn,
+    ...commands: [PreflightCommand, ...PreflightCommand[]]
+  ) => {
+    const results = await preflight(await context(boot, { ...NO_NEEDS, ...needs }), ...commands);
+    for (const { id, title, status, detail, fix } of results) {
+      if (status === 'warning' && TOLD_AT_ONCE.has(id)) warn(`${title}: ${detail}${fix ? `\n    fix: ${fix}` : ''}`);
+    }
+  };
+  const starting = (nat: boolean): PreflightCommand[] => (nat ? ['nat'] : []);
   return {
-    async beforeStart(boot, { vcpus, memoryMib, nat }) {
-      const needs = { vcpus, memoryMib, diskBytes: 0 };
-      await preflight(await context(boot, needs), 'vm-start', ...(nat ? (['nat'] as const) : []));
-    },
+    beforeCreate: (boot, diskBytes, warn) => pass(boot, { diskBytes }, warn, 'vm-create'),
+    beforeStart: (boot, { vcpus, memoryMib, nat }, warn) =>
+      pass(boot, { vcpus, memoryMib }, warn, 'vm-start', ...starting(nat)),
+    beforeImageBuild: (boot, { vcpus, memoryMib, nat }, diskBytes, warn) =>
+      pass(boot, { vcpus, memoryMib, diskBytes }, warn, 'image-build', 'vm-start', ...starting(nat)),
+    beforeBundleBuild: (warn) => pass(noBoot, {}, warn, 'bundle-build'),
+    beforeResize: (diskBytes, warn) => pass(noBoot, { diskBytes }, warn, 'disk-resize'),
+    beforeNat: (warn) => pass(noBoot, {}, warn, 'nat'),
+    beforeLogin: (by) => pass(noBoot, {}, () => {}, by),
     async chooseVmm(boot) {
       return await chooseVmm(await context(boot, NO_NEEDS));
     },

@@ -5,12 +5,28 @@ import { keysCheck } from './checks/keys.ts';
 import { forwardDropCheck, forwardingCheck, nameDropCheck, uplinkCheck } from './checks/nat.ts';
 import { poolCheck, rulesCheck, tapCheck } from './checks/network.ts';
 import { privilegeCheck } from './checks/privilege.ts';
-import { buildCheck, copyCheck, sshCheck, unpackCheck, workDiskCheck } from './checks/programs.ts';
+import {
+  archiveCheck,
+  buildCheck,
+  copyCheck,
+  imageReadCheck,
+  sshCheck,
+  unpackCheck,
+  workDiskCheck,
+} from './checks/programs.ts';
 import { diskSpaceCheck, memoryCheck } from './checks/resources.ts';
 import { kvmCheck, vmmCheck } from './checks/vmm.ts';
 import type { PreflightContext } from './context.ts';
 
-export type PreflightCommand = 'vm-create' | 'vm-start' | 'nat' | 'image-build' | 'disk-resize' | 'ssh';
+export type PreflightCommand =
+  | 'vm-create'
+  | 'vm-start'
+  | 'nat'
+  | 'bundle-build'
+  | 'image-build'
+  | 'disk-resize'
+  | 'ssh'
+  | 'exec';
 
 const BOOT = [bundleCheck, kernelCheck, initrdCheck, rootfsCheck];
 
@@ -34,11 +50,13 @@ const COMMANDS: Record<PreflightCommand, { purpose: string; checks: Check<Prefli
   },
   nat: {
     purpose: 'let a VM reach the outside',
-    checks: [uplinkCheck, forwardingCheck, forwardDropCheck(true), nameDropCheck],
+    checks: [uplinkCheck, forwardingCheck, forwardDropCheck, nameDropCheck],
   },
-  'image-build': { purpose: 'build a bundle', checks: [buildCheck, unpackCheck, diskSpaceCheck] },
+  'bundle-build': { purpose: 'build a bundle', checks: [buildCheck, unpackCheck, diskSpaceCheck] },
+  'image-build': { purpose: 'build an image', checks: [copyCheck, archiveCheck, imageReadCheck] },
   'disk-resize': { purpose: 'resize a disk', checks: [workDiskCheck, diskSpaceCheck] },
   ssh: { purpose: 'log in to a VM', checks: [sshCheck, keysCheck] },
+  exec: { purpose: 'run a command in a VM', checks: [keysCheck] },
 };
 
 /** The checks of a command, to be run by `runChecks`. */
@@ -62,6 +80,6 @@ export async function preflight(
 
 /** Every check there is, each once, in the order of the commands. */
 export function allChecks(): Check<PreflightContext>[] {
-  const commands = ['vm-start', 'vm-create', 'nat', 'ssh', 'image-build'] as const;
+  const commands = ['vm-start', 'vm-create', 'nat', 'ssh', 'image-build', 'bundle-build'] as const;
   return [...new Set(commands.flatMap((command) => COMMANDS[command].checks))];
 }

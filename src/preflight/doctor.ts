@@ -38,7 +38,7 @@ export async function runDoctor(context: PreflightContext, ...commands: Prefligh
   };
 }
 
-/** With a bundle in place, what only building another one needs is worth a warning. */
+/** With a bundle in place, what only building another one or an image needs is worth a warning. */
 function forgiveBuildOnly(checks: readonly Check<PreflightContext>[]): (result: CheckResult) => CheckResult {
   const elsewhere = new Set(
     (['vm-start', 'vm-create', 'nat', 'ssh'] as const).flatMap((command) => preflightFor(command)),
@@ -46,7 +46,7 @@ function forgiveBuildOnly(checks: readonly Check<PreflightContext>[]): (result: 
   const buildOnly = new Set(checks.filter((check) => !elsewhere.has(check)).map((check) => check.id));
   return (result) =>
     result.status === 'failed' && buildOnly.has(result.id)
-      ? { ...result, status: 'warning', detail: `${result.detail} Only needed to build bundles.` }
+      ? { ...result, status: 'warning', detail: `${result.detail} Only needed to build bundles and images.` }
       : result;
 }
 

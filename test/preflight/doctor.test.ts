@@ -76,7 +76,7 @@ describe('runDoctor', () => {
     assert.equal(build(await runDoctor(context))?.status, 'warning');
     const boot = new BangerError('not_found', 'There is no bundle.');
     assert.equal(build(await runDoctor({ ...context, boot }))?.status, 'failed');
-    assert.equal(build(await runDoctor(context, 'image-build'))?.status, 'failed');
+    assert.equal(build(await runDoctor(context, 'bundle-build'))?.status, 'failed');
   });
 
   it('runs the checks of some commands on request, each once', async (t) => {

@@ -91,7 +91,7 @@ export async function buildImage(
     if (present) return present;
     const done = options.noCache ? 0 : await cachedSteps(host, plan);
     progress.step('preflight', 'checking the host');
-    await host.checks.beforeStart(request.base.boot, fresh);
+    await host.checks.beforeImageBuild(request.base.boot, fresh, BUILD_NEEDS_BYTES, progress.warn);
     const { directory } = vmFiles(host.config.paths.store, fresh.id);
     await requireSpace(directory, BUILD_NEEDS_BYTES, `building ${request.name}`);
     const began = performance.now();

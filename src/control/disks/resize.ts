@@ -53,6 +53,7 @@ export async function resizeDisks(
   }
   const { directory, rootDisk, workDisk } = vmFiles(host.config.paths.store, vm.id);
   const growth = wanted.reduce((sum, { role, bytes }) => sum + bytes - recordedBytes(vm, role), 0);
+  await host.checks.beforeResize(Math.ceil(growth / TABLES_SHARE), progress.warn);
   await requireSpace(directory, growth / TABLES_SHARE, `larger disks of ${name}`);
   signal.throwIfAborted();
   for (const { role, bytes } of wanted) {

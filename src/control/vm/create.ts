@@ -10,8 +10,9 @@ import { BangerError } from '../../errors.ts';
 import { generateKeyPair } from '../../guest/keys.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { cloneThroughBase } from '../../storage/base-cache.ts';
-import { requireDiskSize } from '../../storage/disk.ts';
+import { allocatedBytes, requireDiskSize } from '../../storage/disk.ts';
 import { MIN_WORK_DISK_BYTES, readSuperblock } from '../../storage/ext4.ts';
+import { sharesBlocks } from '../../storage/file-system.ts';
 import { vmFiles } from '../../storage/layout.ts';
 import { formatSize, MIB } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
@@ -41,6 +42,7 @@ export async function createVm(
   const boot = await findBootFiles(host, request.image);
   const source = request.workDiskFrom === undefined ? undefined : await findWorkDisk(host, request.workDiskFrom);
   const shape = await decideShape(host, request, boot, source);
+  await host.checks.beforeCreate(boot, await costOfClone(host, boot), progress.warn);
   const hostKey = await generateKeyPair(request.name);
   signal.throwIfAborted();
 
@@ -93,6 +95,12 @@ export function requireImage(host: Pick<Host, 'stores'>, { imageId, name }: Boot
   throw new BangerError('not_found', `The image ${name} was deleted or replaced meanwhile.`, {
     hint: 'See what exists: banger image list',
   });
+}
+
+/** What a root disk takes of the store before anything is written to it, in bytes: nothing where clones share blocks. */
+async function costOfClone({ config }: Pick<Host, 'config'>, boot: BootFiles): Promise<number> {
+  if (await sharesBlocks(config.paths.store)) return 0;
+  return await allocatedBytes(boot.rootfs);
 }
 
 type Shape = Pick<VmRecord, 'vcpus' | 'memoryMib' | 'rootDiskBytes' | 'workDiskBytes' | 'workDiskMount'>;

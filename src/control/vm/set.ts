@@ -22,6 +22,8 @@ export async function setVm(
   const changes = planSet(vm, wanted);
   if (wanted.memoryMib !== undefined) requireHostMemory(name, wanted.memoryMib);
   if (dryRun || changes.length === 0) return { vm, changes };
+  // a stopped VM is checked when it starts
+  if (wanted.nat === true && vm.phase === 'running') await host.checks.beforeNat(progress.warn);
   const values = Object.fromEntries(changes.map(({ setting, to }) => [setting, to])) as Partial<Settable>;
   // a plan made under another policy is no plan any more
   host.stores.vms.update(vm.id, { ...values, ...(values.restartPolicy === undefined ? {} : { restarts: null }) });

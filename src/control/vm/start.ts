@@ -51,7 +51,7 @@ export async function startVm(
   const began = performance.now();
   progress.step('preflight', 'checking the host');
   const boot = await findVmBootFiles(host, vm);
-  await host.checks.beforeStart(boot, vm);
+  await host.checks.beforeStart(boot, vm, progress.warn);
   requireShortSocketPath(socketPath);
   await requireStoreSpace(host, vm, progress);
   const timeline: TimelineStep[] = [{ step: 'preflight', startedMs: 0, durationMs: performance.now() - began }];

@@ -22,7 +22,7 @@ type BundleHandlers = Pick<
   | 'adoptBundle'
 >;
 
-export function bundleHandlers(host: BundleHost & Pick<Host, 'operations' | 'system' | 'now'>): BundleHandlers {
+export function bundleHandlers(host: BundleHost & Pick<Host, 'operations' | 'system' | 'now' | 'checks'>): BundleHandlers {
   const { config, operations } = host;
   return {
     listBundles: async () => await viewBundles(config, host.stores.vms),
@@ -67,6 +67,7 @@ export function bundleHandlers(host: BundleHost & Pick<Host, 'operations' | 'sys
         kind: 'bundle.build',
         target: `bundle ${output}`,
         run: async (progress, signal) => {
+          await host.checks.beforeBundleBuild(progress.warn);
           const deps = {
             runner: host.system.runner,
             programs: config.programs,

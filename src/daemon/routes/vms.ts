@@ -59,6 +59,7 @@ export function vmHandlers(host: Host, life: Life): VmHandlers {
     sshAccess: async ({ params: { name } }) => {
       const vm = vms.get(name);
       requireRunning(vm);
+      await host.checks.beforeLogin('ssh');
       const { file, alias } = await writeKnownHosts(host, vm);
       return {
         user: GUEST_USER,
@@ -118,7 +119,11 @@ export async function serveExec(host: Host, name: string, stream: Duplex, head: 
   const { line, rest } = await readFirstLine(stream, head);
   if (rest.length > 0) stream.unshift(rest);
   const parsed = ExecRequest.safeParse(parseJson(line));
-  if (parsed.success) return await execInVm(host, host.stores.vms.get(name), parsed.data, stream);
+  if (parsed.success) {
+    const vm = host.stores.vms.get(name);
+    await host.checks.beforeLogin('exec');
+    return await execInVm(host, vm, parsed.data, stream);
+  }
   const problems = parsed.error.issues.map((issue) => `${issue.path.join('.') || 'request'}: ${issue.message}`);
   throw new BangerError('invalid_input', `The exec request is not valid: ${problems.join('; ')}.`);
 }

@@ -59,21 +59,20 @@ function forwardingFix(setting: string, uid: number): string {
   return asRoot(`sysctl -w ${setting}=1`, uid);
 }
 
-/** @param required whether packets that are dropped stop the action, or are only worth a warning */
-export function forwardDropCheck(required: boolean): Check<PreflightContext> {
-  return {
-    id: 'nat.firewall',
-    title: 'forwarded packets',
-    async run(context) {
-      const lookedFor = 'rules of Docker, ufw, firewalld and others that drop packets of VMs';
-      const uplink = await uplinkOf(context);
-      if (uplink === undefined) return notApplicable(lookedFor, 'There is no uplink.');
-      return await judge(context, lookedFor, required, (rulesets, paths) =>
-        findForwardDrops(rulesets, { ...paths, uplink }),
-      );
-    },
-  };
-}
+/**
+ * What is read in rules of others is a judgement, and it may be wrong: it is told and stops nothing. A VM whose packets are
+ * dropped still runs.
+ */
+export const forwardDropCheck: Check<PreflightContext> = {
+  id: 'nat.firewall',
+  title: 'forwarded packets',
+  async run(context) {
+    const lookedFor = 'rules of Docker, ufw, firewalld and others that drop packets of VMs';
+    const uplink = await uplinkOf(context);
+    if (uplink === undefined) return notApplicable(lookedFor, 'There is no uplink.');
+    return await judge(context, lookedFor, (rulesets, paths) => findForwardDrops(rulesets, { ...paths, uplink }));
+  },
+};
 
 /** VMs that cannot look up a name still run, and reach everything by address. */
 export const nameDropCheck: Check<PreflightContext> = {
@@ -82,7 +81,7 @@ export const nameDropCheck: Check<PreflightContext> = {
   async run(context) {
     const lookedFor = `rules that drop what VMs ask this host for names, on port ${GUEST_DNS_PORT}`;
     if (!context.config.dns.enabled) return notApplicable(lookedFor, 'dns.enabled is false.');
-    return await judge(context, lookedFor, false, (rulesets, paths) =>
+    return await judge(context, lookedFor, (rulesets, paths) =>
       findNameDrops(rulesets, { ...paths, port: GUEST_DNS_PORT }),
     );
   },
@@ -91,7 +90,6 @@ export const nameDropCheck: Check<PreflightContext> = {
 async function judge(
   context: PreflightContext,
   lookedFor: string,
-  required: boolean,
   find: (rulesets: Ruleset[], paths: Paths) => Drop[],
 ): Promise<CheckOutcome> {
   if (context.pool === undefined) return notApplicable(lookedFor, 'There is no address pool.');
@@ -106,7 +104,7 @@ async function judge(
     )
     .join('; ');
   const fix = [...new Set(drops.map((drop) => drop.fix))].join(' && ');
-  return required ? failed(lookedFor, `${detail}.`, fix) : warning(lookedFor, `${detail}.`, fix);
+  return warning(lookedFor, `${detail}.`, fix);
 }
 
 /** Every rule of the host; undefined when this user may not see them. */

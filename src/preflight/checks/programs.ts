@@ -24,6 +24,20 @@ export const sshCheck: Check<PreflightContext> = {
   run: (context) => programsOutcome(context, [context.config.programs.ssh]),
 };
 
+/** What carries kernel modules and files of a recipe into the VM of a build. */
+export const archiveCheck: Check<PreflightContext> = {
+  id: 'build.archives',
+  title: 'archives',
+  run: (context) => programsOutcome(context, [context.config.programs.tar]),
+};
+
+/** What reads the list of packages out of a finished image without mounting it. */
+export const imageReadCheck: Check<PreflightContext> = {
+  id: 'build.inspection',
+  title: 'looking into images',
+  run: (context) => programsOutcome(context, [context.config.programs.debugfs]),
+};
+
 /** What `banger bundle build` starts; see the bundle room. It works with the host's own apt. */
 export const buildCheck: Check<PreflightContext> = {
   id: 'image.programs',

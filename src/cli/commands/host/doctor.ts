@@ -19,7 +19,7 @@ const MARKS: Record<CheckResult['status'], { text: string; colour: Colour }> = {
 };
 
 /** What the checks of one command are asked for by; the same words as in the API. */
-const COMMANDS: readonly DoctorCommand[] = ['create', 'start', 'nat', 'ssh', 'build', 'resize'];
+const COMMANDS: readonly DoctorCommand[] = ['create', 'start', 'nat', 'ssh', 'exec', 'build', 'bundle', 'resize'];
 
 export default defineCommand({
   positionals: ['[command]'],
