@@ -16,6 +16,7 @@ import { createStores } from '../../src/state/stores.ts';
 import { kernelArch } from '../../src/system/host-facts.ts';
 import { bundleFiles, lacking, runner, sampleBundle } from '../bundle/sample-bundle.ts';
 import { hostSystem } from '../support/host-system.ts';
+import { PASSED_CHECKS } from '../support/passed-checks.ts';
 import { sampleVm } from '../support/sample-vm.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
@@ -38,7 +39,10 @@ async function place(t: TestContext, env: NodeJS.ProcessEnv = {}): Promise<Place
   const operations = createOperations(createOperationStore(database), now);
   const stores = createStores(database);
   stores.vms.insert(sampleVm({ image: 'one' }));
-  const handlers = bundleHandlers({ config, operations, stores, system: { ...hostSystem({}, 1000), runner }, now });
+  const checks = PASSED_CHECKS;
+  const handlers = bundleHandlers({
+    ...{ config, operations, stores, checks, system: { ...hostSystem({}, 1000), runner }, now },
+  });
   // the other routes are never called
   const server = createServer(handlers as Handlers, pino({ level: 'silent' }));
   t.after(() => server.close());

@@ -48,6 +48,7 @@ import {
   mortalDatabase,
 } from './effects.ts';
 import { type FakeVmm, startFakeVmm } from './fake-vmm.ts';
+import { PASSED_CHECKS } from './passed-checks.ts';
 import { sampleVm } from './sample-vm.ts';
 
 export const DISK_BYTES = 64 * 1024;
@@ -311,12 +312,7 @@ function createDaemon(given: {
       }),
     }),
     guests: { ...guests, firstLogin: () => login(place) },
-    checks: {
-      beforeStart: async () => {},
-      chooseVmm: async () => ({ kind: 'fcqemu', acceleration: 'tcg', program: ['vmm'], env: {}, reason: '' }),
-      doctor: () => assert.fail('nobody asks'),
-      sudoers: () => assert.fail('nobody asks'),
-    },
+    checks: PASSED_CHECKS,
     operations: createOperations(operationStore(), now),
     events: createEvents(now),
     health: { silent: new Set(), emulatedMeanwhile: new Set() },

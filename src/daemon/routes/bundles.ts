@@ -22,7 +22,9 @@ type BundleHandlers = Pick<
   | 'adoptBundle'
 >;
 
-export function bundleHandlers(host: BundleHost & Pick<Host, 'operations' | 'system' | 'now' | 'checks'>): BundleHandlers {
+export function bundleHandlers(
+  host: BundleHost & Pick<Host, 'operations' | 'system' | 'now' | 'checks'>,
+): BundleHandlers {
   const { config, operations } = host;
   return {
     listBundles: async () => await viewBundles(config, host.stores.vms),
