@@ -103,12 +103,13 @@ function machineArguments(spec: QemuSpec): string[] {
 }
 
 /**
- * A memfd, whose content a snapshot can copy from outside; after a restore a private mapping of the
- * snapshot's memory file, which all clones share until they write.
+ * Anonymous memory, in huge pages where the host has them: it is gone at once when QEMU is killed, and only then does
+ * the kernel close QEMU's taps. After a restore a private mapping of the snapshot's memory file, which all clones share
+ * until they write.
  */
 function memoryBackend({ memoryMib, restore }: QemuSpec): Record<string, unknown> {
   const common = { id: 'ram', size: memoryMib * 1024 * 1024 };
-  if (!restore) return { ...common, 'qom-type': 'memory-backend-memfd', share: true };
+  if (!restore) return { ...common, 'qom-type': 'memory-backend-ram' };
   return { ...common, 'qom-type': 'memory-backend-file', 'mem-path': `/proc/self/fd/${MEMORY_FD}`, share: false };
 }
 

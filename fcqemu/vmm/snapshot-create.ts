@@ -1,13 +1,11 @@
 /** `PUT /snapshot/create`: device state from QEMU, memory as a plain copy of the guest's RAM. */
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { constants } from 'node:fs';
 import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { ActionArguments } from '../api/actions.ts';
 import { Fault, ioErrorText, unsupported } from '../fault.ts';
-import { copyPrivateMemory, sharedMemoryPath } from './guest-memory.ts';
+import { copyMemory } from './guest-memory.ts';
 import type { MicroVm } from './micro-vm.ts';
 import { replaceFile } from './replace-file.ts';
 import { type SnapshotHeader, writeSnapshotFile } from './snapshot-file.ts';
@@ -31,12 +29,9 @@ export async function createSnapshot(
   }
   await createFile(params.mem_file_path, 'memory');
   try {
-    const shared = sharedMemoryPath(vm.pid);
     const bytes = header.machine.mem_size_mib * MIB;
     // the one that is there may be the memory of other machines, and of this one
-    await replaceFile(params.mem_file_path, (path) =>
-      shared === undefined ? copyPrivateMemory(vm, bytes, path) : copySparse(shared, path),
-    );
+    await replaceFile(params.mem_file_path, (path) => copyMemory(vm, bytes, !header.spec.restore, path));
   } catch (error) {
     throw new Fault(`${PREFIX}: Cannot write the guest memory to file: ${ioErrorText(error)}`);
   }
@@ -64,15 +59,4 @@ async function deviceState(vm: MicroVm): Promise<Buffer> {
   } finally {
     await rm(directory, { recursive: true, force: true });
   }
-}
-
-/** cp knows how to leave holes out; the file is as large as the guest's memory. */
-async function copySparse(from: string, to: string): Promise<void> {
-  const child = spawn('cp', ['--sparse=always', '--', from, to], { stdio: ['ignore', 'ignore', 'pipe'] });
-  let stderr = '';
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    stderr += text;
-  });
-  const [code] = (await once(child, 'close')) as [number | null];
-  if (code !== 0) throw new Error(stderr.trim() || `cp ended with ${code}`);
 }

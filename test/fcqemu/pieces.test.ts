@@ -132,13 +132,12 @@ describe('QEMU’s arguments', () => {
     assert.deepEqual([128, 512, 1024, 5120, 65_536].map(cache), ['64', '64', '128', '640', '1024']);
   });
 
-  it('share the memory of a booted machine and map that of a restored one privately', () => {
+  it('give a booted machine memory that a kill frees at once, and map that of a restored one privately', () => {
     const backend = (args: string[]) => JSON.parse(values(args, '-object')[0] ?? '{}');
     assert.deepEqual(backend(qemuArguments(spec)), {
       id: 'ram',
       size: 268435456,
-      'qom-type': 'memory-backend-memfd',
-      share: true,
+      'qom-type': 'memory-backend-ram',
     });
     const restored = qemuArguments({ ...spec, restore: true });
     assert.equal(backend(restored)['mem-path'], '/proc/self/fd/7');
