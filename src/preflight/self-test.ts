@@ -113,7 +113,11 @@ export async function kvmVerdict(options: SelfTestOptions): Promise<KvmVerdict> 
     if (nextMs === undefined) return { works: remembered.works, detail: remembered.detail, userMayOpen, tested: true };
     return undecided(remembered.detail, nextMs);
   }
-  const verdict = await test(options, userMayOpen, remembered?.silent ? limits.lastMs : limits.firstMs);
+  const verdict = await test(
+    options,
+    userMayOpen,
+    remembered?.silent ? Math.min(limits.firstMs * MORE_TIME, limits.lastMs) : limits.firstMs,
+  );
   const nextMs = nextTestMs(verdict, limits.lastMs);
   return nextMs === undefined
     ? { works: verdict.works, detail: verdict.detail, userMayOpen, tested: true }
