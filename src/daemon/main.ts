@@ -1,21 +1,19 @@
 /** bangerd: takes the lock, recovers what an earlier one left, serves the API until told to stop. */
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { Duplex } from 'node:stream';
-import type { FastifyBaseLogger, FastifyInstance } from 'fastify';
-import { encodeFrame, FRAME } from '../api/exec-frames.ts';
-import { toProblem } from '../api/problem.ts';
+import type { FastifyBaseLogger } from 'fastify';
 import { loadConfig } from '../config/load.ts';
 import { daemonLogFile, socketPath } from '../config/paths.ts';
 import type { Host } from '../control/host.ts';
 import { createStatsSampler } from '../control/stats/vm-stats.ts';
 import { createUpkeep } from '../control/upkeep/watch.ts';
 import { createLife } from '../control/vm/life.ts';
-import { asBangerError, BangerError, messageOf } from '../errors.ts';
+import { BangerError, messageOf } from '../errors.ts';
 import { MAX_SOCKET_PATH_BYTES } from '../storage/layout.ts';
 import { expiry } from '../system/abort.ts';
 import type { Argv } from '../system/runner.ts';
 import { VERSION } from '../version.ts';
+import { acceptExec } from './exec-upgrade.ts';
 import { catchStray } from './last-resort.ts';
 import { takeDaemonLock } from './lock.ts';
 import { createLog, limitDaemonLog } from './log.ts';
@@ -31,7 +29,7 @@ import { lifeHandlers } from './routes/life.ts';
 import { operationHandlers } from './routes/operations.ts';
 import { statsHandlers } from './routes/stats.ts';
 import { systemHandlers } from './routes/system.ts';
-import { serveExec, vmHandlers } from './routes/vms.ts';
+import { vmHandlers } from './routes/vms.ts';
 import { createServer } from './server.ts';
 import { createServices, type Services } from './services.ts';
 
@@ -140,52 +138,6 @@ async function openScrapes({ config, log }: Host, metrics: Metrics): Promise<Asy
     log.error({ error: messageOf(error) }, 'metrics are served on the socket only');
     return undefined;
   }
-}
-
-/** Exec needs a raw stream both ways: an upgraded connection, outside of fastify's request life. */
-function acceptExec(server: FastifyInstance, host: Host): ReadonlySet<Duplex> {
-  // upgraded connections are no longer the server's own: its close() would wait for them for ever
-  const open = new Set<Duplex>();
-  server.server.on('upgrade', (request, socket: Duplex, head: Buffer) => {
-    open.add(socket);
-    socket.once('close', () => open.delete(socket));
-    socket.on('error', () => {}); // a client that goes away; 'close' follows
-    const name = vmOfExec(request.url ?? '');
-    if (name === undefined || request.headers.upgrade !== 'banger-exec') {
-      refuseUpgrade(socket, new BangerError('not_found', `Nothing to upgrade to at ${request.url}.`));
-      return;
-    }
-    try {
-      host.stores.vms.get(name);
-    } catch (error) {
-      refuseUpgrade(socket, asBangerError(error));
-      return;
-    }
-    socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: banger-exec\r\n\r\n');
-    serveExec(host, name, socket, head).catch((error) => {
-      host.log.warn({ vm: name, error: messageOf(error) }, 'exec failed');
-      socket.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(asBangerError(error)))));
-    });
-  });
-  return open;
-}
-
-/** The VM an exec request is for; undefined when the address is another one or cannot be decoded. */
-function vmOfExec(url: string): string | undefined {
-  const encoded = /^\/v1\/vms\/([^/?]+)\/exec$/.exec(url)?.[1];
-  try {
-    return encoded === undefined ? undefined : decodeURIComponent(encoded);
-  } catch {
-    return undefined;
-  }
-}
-
-function refuseUpgrade(socket: Duplex, error: BangerError): void {
-  const body = JSON.stringify(toProblem(error));
-  socket.end(
-    `HTTP/1.1 ${error.httpStatus} Refused\r\nContent-Type: application/problem+json\r\n` +
-      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
-  );
 }
 
 function requireUsableSocketPath(path: string): void {
