@@ -4,7 +4,7 @@ import type { Operation, OperationEvent } from '../api/operation.ts';
 import { toProblem } from '../api/problem.ts';
 import { asBangerError, BangerError, messageOf } from '../errors.ts';
 import type { OperationStore } from '../state/operations.ts';
-import { createEventLog, type EventLog } from './event-log.ts';
+import { createOperationEvents, type OperationEvents } from './operation-events.ts';
 
 /** How far a step is; what it cannot say is undefined. */
 export interface ProgressReport {
@@ -70,7 +70,7 @@ export interface Operations {
 interface Live {
   operation: Operation;
   startedAt: number;
-  events: EventLog;
+  events: OperationEvents;
   wake: Set<() => void>;
   watchers: number;
   abort: AbortController;
@@ -211,7 +211,7 @@ export function createOperations(
       const entry: Live = {
         operation,
         startedAt: performance.now(),
-        events: createEventLog(MAX_EVENT_BYTES),
+        events: createOperationEvents(MAX_EVENT_BYTES),
         wake: new Set(),
         watchers: 0,
         abort: new AbortController(),

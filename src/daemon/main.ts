@@ -66,7 +66,7 @@ export async function runDaemon({ env, uid, self, signal }: DaemonOptions): Prom
 }
 
 async function serve(
-  { host, names, ballast }: Services,
+  { host, dnsService, ballast }: Services,
   socket: string,
   log: FastifyBaseLogger,
   signal: AbortSignal,
@@ -74,7 +74,7 @@ async function serve(
   const stop = new AbortController();
   const life = createLife(host);
   const upkeep = createUpkeep(host, life, {
-    'the zone': async () => names.refresh(),
+    'the zone': async () => dnsService.refresh(),
     'the log': async () => {
       if (await limitDaemonLog(daemonLogFile(host.config.paths))) log.warn('this log was cut: it had grown too large');
     },
@@ -90,13 +90,13 @@ async function serve(
       ...lifeHandlers(host),
       ...operationHandlers(host),
       ...bundleHandlers(host),
-      ...dnsHandlers(host, names),
+      ...dnsHandlers(host, dnsService),
       ...statsHandlers(host, sampler, metrics),
       ...eventHandlers(host),
       ...imageHandlers(host),
       ...imageBuildHandlers(host, life),
       ...diskHandlers(host),
-      ...systemHandlers(host, names, {
+      ...systemHandlers(host, dnsService, {
         startedAt: new Date(),
         socketPath: socket,
         shutdown: () => setImmediate(() => stop.abort()),
@@ -108,7 +108,7 @@ async function serve(
 
   // before the first client is served: what `banger ls` says must be true from the first answer on
   await upkeep.recover();
-  await names.start().catch((error) => log.error({ error: messageOf(error) }, 'names are not answered'));
+  await dnsService.start().catch((error) => log.error({ error: messageOf(error) }, 'names are not answered'));
   await rm(socket, { force: true }); // we hold the lock, so whoever made this file is gone
   await server.listen({ path: socket });
   await using _scrapes = await openScrapes(host, metrics);

@@ -7,7 +7,7 @@ import type { Config } from '../config/schema.ts';
 import { createChecks } from '../control/checks.ts';
 import { createEvents } from '../control/events.ts';
 import type { Host, Log } from '../control/host.ts';
-import { createNames, type Names } from '../control/network/dns-service.ts';
+import { createDnsService, type DnsService } from '../control/network/dns-service.ts';
 import { createHostNetwork } from '../control/network/host-network.ts';
 import { createOperations } from '../control/operations.ts';
 import { recoverStore } from '../control/store/image.ts';
@@ -31,7 +31,7 @@ import { decidePool } from './pool.ts';
 
 export interface Services extends AsyncDisposable {
   host: Host;
-  names: Names;
+  dnsService: DnsService;
   database: Database;
   ballast: Ballast;
 }
@@ -100,9 +100,9 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     holdsPool: () => claim.hold(),
   });
 
-  const names = createNames({ config, pool, vms, settings: createSettings(operationLog), log });
+  const dnsService = createDnsService({ config, pool, vms, settings: createSettings(operationLog), log });
   const guestDns = config.dns.enabled ? { gateway: gatewayOf(pool), port: GUEST_DNS_PORT } : undefined;
-  const onAttach = () => names.linkUp();
+  const onAttach = () => dnsService.linkUp();
   // root hears of rules from the kernel
   const canary = uid === 0 ? undefined : await openCanary();
   const guests = () => [...vms.list(), ...stores.buildVms.list()];
@@ -131,7 +131,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   };
   return {
     host,
-    names,
+    dnsService,
     database,
     ballast,
     async [Symbol.asyncDispose]() {
@@ -139,7 +139,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
       canary?.[Symbol.dispose]();
       await host.operations.shutdown();
       await host.guests[Symbol.asyncDispose]();
-      await names[Symbol.asyncDispose]();
+      await dnsService[Symbol.asyncDispose]();
       claim.release(); // the next daemon may be there before this process is gone
       operationLog.close();
       database.close();

@@ -19,7 +19,7 @@ import type { Log } from '../host.ts';
 
 const SERIAL_KEY = 'dns.serial';
 
-export interface Names extends AsyncDisposable {
+export interface DnsService extends AsyncDisposable {
   readonly zone: Zone;
   readonly server: DnsServerStatus;
   /** the resolver for VMs; it stands still until the first VM has a link, as there is no gateway before */
@@ -32,7 +32,7 @@ export interface Names extends AsyncDisposable {
   linkUp(): void;
 }
 
-export interface NamesDeps {
+export interface DnsServiceDeps {
   config: Pick<Config, 'dns'>;
   pool: Subnet;
   vms: Pick<VmStore, 'list' | 'onChange'>;
@@ -42,7 +42,7 @@ export interface NamesDeps {
 }
 
 /** Follows the records from now on; nothing is opened before `start`. */
-export function createNames({ config, pool, vms, settings, log }: NamesDeps): Names {
+export function createDnsService({ config, pool, vms, settings, log }: DnsServiceDeps): DnsService {
   const { dns } = config;
   const gateway = gatewayOf(pool);
   const zone = createZone({

@@ -23,7 +23,7 @@ import { BangerError } from '../../errors.ts';
 import { commandLine } from '../../system/runner.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
-import type { Names } from './dns-service.ts';
+import type { DnsService } from './dns-service.ts';
 
 /** The host itself; namespaces of tests have their own. */
 const ROOT = '/';
@@ -59,14 +59,14 @@ export async function planDns(host: ResolverHost, undo: boolean): Promise<DnsPla
  */
 export async function setUpDns(
   host: ResolverHost,
-  names: Names,
+  dnsService: DnsService,
   undo: boolean,
   progress: Progress,
   signal: AbortSignal,
 ): Promise<DnsSetupResult> {
   progress.step('detect', 'looking which resolver this host uses');
   const { resolver, route, plan } = await makePlan(host, undo);
-  if (!undo) requireListening(host, names);
+  if (!undo) requireListening(host, dnsService);
   const probeAddress = gatewayOf(host.network.pool);
   const prove = async (timeoutMs?: number) => {
     const limit = timeoutMs === undefined ? {} : { timeoutMs };
@@ -112,7 +112,7 @@ function routeTo({ dns: { zone, address, port } }: ResolverHost['config'], pool:
 }
 
 /** A resolver that asks where nobody answers makes every lookup of the zone slow. */
-function requireListening({ config }: ResolverHost, { server }: Names): void {
+function requireListening({ config }: ResolverHost, { server }: DnsService): void {
   if (!config.dns.enabled) {
     throw new BangerError('conflict', 'Names are switched off (dns.enabled = false).', {
       hint: 'Set dns.enabled = true, then: banger daemon stop && banger dns setup',

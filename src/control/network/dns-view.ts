@@ -4,19 +4,19 @@ import type { Config } from '../../config/schema.ts';
 import { explainName } from '../../dns/explain.ts';
 import type { ListenerStatus } from '../../dns/listener.ts';
 import type { QueryCounts } from '../../dns/server.ts';
-import type { Names } from './dns-service.ts';
+import type { DnsService } from './dns-service.ts';
 import { lookAtResolver, type ResolverHost } from './dns-setup.ts';
 
 /** What the daemon's own status says of them. */
-export function viewDnsSummary({ dns }: Pick<Config, 'dns'>, { zone, server }: Names): DnsSummary {
+export function viewDnsSummary({ dns }: Pick<Config, 'dns'>, { zone, server }: DnsService): DnsSummary {
   const { address, port, lastError } = server;
   const state = dns.enabled ? server.state : 'off';
   const problem = state === 'waiting' ? (lastError?.message ?? 'No reason is known.') : null;
   return { state, zone: zone.name, address, port, vms: zone.size, problem };
 }
 
-export async function viewDnsStatus(host: ResolverHost, names: Names): Promise<DnsStatus> {
-  const { zone, server, guests } = names;
+export async function viewDnsStatus(host: ResolverHost, dnsService: DnsService): Promise<DnsStatus> {
+  const { zone, server, guests } = dnsService;
   const { enabled } = host.config.dns;
   const { resolver, setUp } = await lookAtResolver(host);
   return {
@@ -33,7 +33,7 @@ export async function viewDnsStatus(host: ResolverHost, names: Names): Promise<D
 
 export async function viewExplanation(
   host: ResolverHost,
-  { zone, server }: Names,
+  { zone, server }: DnsService,
   name: string,
 ): Promise<DnsExplanation> {
   if (!host.config.dns.enabled) {

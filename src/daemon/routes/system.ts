@@ -2,7 +2,7 @@
 
 import { findBootFiles } from '../../control/bundles/boot-files.ts';
 import type { Host } from '../../control/host.ts';
-import type { Names } from '../../control/network/dns-service.ts';
+import type { DnsService } from '../../control/network/dns-service.ts';
 import { viewDnsSummary } from '../../control/network/dns-view.ts';
 import { storeSpace } from '../../control/store/space.ts';
 import { formatSubnet } from '../../core/addresses.ts';
@@ -19,7 +19,7 @@ export interface SystemActions {
   shutdown(): void;
 }
 
-export function systemHandlers(host: Host, names: Names, actions: SystemActions): SystemHandlers {
+export function systemHandlers(host: Host, dnsService: DnsService, actions: SystemActions): SystemHandlers {
   return {
     status: async () => {
       const vms = host.stores.vms.list();
@@ -32,7 +32,7 @@ export function systemHandlers(host: Host, names: Names, actions: SystemActions)
         pool: formatSubnet(host.network.pool),
         vms: { total: vms.length, running: vms.filter((vm) => vm.phase === 'running').length },
         operations: host.operations.runningCount(),
-        dns: viewDnsSummary(host.config, names),
+        dns: viewDnsSummary(host.config, dnsService),
         rssBytes: process.memoryUsage.rss(),
         store: await storeSpace(host),
       };

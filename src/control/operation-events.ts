@@ -1,7 +1,7 @@
 /** What an operation has said, within a limit of bytes: the oldest output goes first, its steps and warnings stay. */
 import type { OperationEvent } from '../api/operation.ts';
 
-export interface EventLog {
+export interface OperationEvents {
   readonly bytes: number;
   /** Adds an event, and takes the place of the one before it when both only say how far a step is. */
   push(event: OperationEvent): void;
@@ -23,7 +23,7 @@ const ENTRY_BYTES = 200;
 /** How much is left of what grew too large: making room for every single line would cost more than the line. */
 const KEPT_SHARE = 0.75;
 
-export function createEventLog(limitBytes: number): EventLog {
+export function createOperationEvents(limitBytes: number): OperationEvents {
   let entries: Entry[] = [];
   let bytes = 0;
   let lastPlace = 0;

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { OperationEvent } from '../../src/api/operation.ts';
-import { createEventLog, type EventLog } from '../../src/control/event-log.ts';
+import { createOperationEvents, type OperationEvents } from '../../src/control/operation-events.ts';
 
 const line = (text: string): OperationEvent => ({ type: 'log', line: text, atMs: 1 });
 const step = (name: string): OperationEvent => ({ type: 'step', step: name, label: name, atMs: 1 });
 
-function read(log: EventLog, from = 0): string[] {
+function read(log: OperationEvents, from = 0): string[] {
   const seen: string[] = [];
   for (let next = log.next(from); next; next = log.next(next.place)) {
     const { event } = next;
@@ -17,14 +17,14 @@ function read(log: EventLog, from = 0): string[] {
 
 describe('what an operation has said', () => {
   it('is all there while it is little', () => {
-    const log = createEventLog(10_000);
+    const log = createOperationEvents(10_000);
     for (const event of [step('one'), line('a'), line('b')]) log.push(event);
     assert.deepEqual(read(log), ['== one', 'a', 'b']);
     assert.deepEqual(read(log, 2), ['b']);
   });
 
   it('loses its oldest output first and says how much, once, where that was', () => {
-    const log = createEventLog(20_000);
+    const log = createOperationEvents(20_000);
     log.push(step('one'));
     for (let n = 1; n <= 500; n++) log.push(line(`line ${n}`));
     assert.ok(log.bytes <= 20_000, `${log.bytes} bytes`);
@@ -39,7 +39,7 @@ describe('what an operation has said', () => {
   });
 
   it('is short of megabytes whatever a guest prints', () => {
-    const log = createEventLog(1024 * 1024);
+    const log = createOperationEvents(1024 * 1024);
     for (let n = 0; n < 100; n++) log.push(line('x'.repeat(200_000)));
     assert.ok(log.bytes <= 1024 * 1024, `${log.bytes} bytes`);
     log.shrink(1000);
@@ -47,7 +47,7 @@ describe('what an operation has said', () => {
   });
 
   it('keeps only the last of what says how far a step is', () => {
-    const log = createEventLog(10_000);
+    const log = createOperationEvents(10_000);
     log.push(step('copy'));
     for (let done = 0; done < 1000; done++) log.push({ type: 'progress', label: 'copy', done, total: 1000, atMs: 1 });
     assert.deepEqual(read(log), ['== copy', 'progress']);
