@@ -108,9 +108,10 @@ export function createApiHandler({
   }
 
   function unexpectedFault(error: unknown): Fault {
-    const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    const text = error instanceof Error ? error.message : String(error);
     threadLog.error(`fcqemu failed: ${text}`);
-    return new Fault(`Internal VMM error: ${error instanceof Error ? error.message : String(error)}`);
+    if (error instanceof Error && error.stack !== undefined) threadLog.debug(error.stack);
+    return new Fault(`Internal VMM error: ${text}`);
   }
 
   function logLatency(action: Action, begin: number): void {

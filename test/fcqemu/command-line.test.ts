@@ -203,7 +203,7 @@ describe('the command line', { concurrency: 4 }, () => {
     assert.equal((await vmm.get('/')).state, 'Not started');
   });
 
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGUSR2', 'SIGALRM'] as const) {
     it(`dies by ${signal}`, async (t) => {
       const vmm = await startVmm(t);
       vmm.process.kill(signal);

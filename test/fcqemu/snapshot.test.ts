@@ -290,6 +290,15 @@ describe('a snapshot', { skip }, () => {
     await type(vmm, 'x');
   });
 
+  it('has files with the rights that the umask leaves', async (t) => {
+    const { state, memory } = await take(await source(t));
+    const rights = 0o666 & ~process.umask();
+    assert.deepEqual(
+      [state, memory].map((path) => statSync(path).mode & 0o777),
+      [rights, rights],
+    );
+  });
+
   it('has a version that can be asked for', async (t) => {
     const { state } = await take(await source(t));
     const own = await runVmm(['--snapshot-version']);

@@ -13,6 +13,9 @@ import { Vmm } from '../../../fcqemu/vmm/vmm.ts';
 
 const SIGABRT = 6;
 
+/** Thrown where a process would have aborted. */
+export class InstancePanic extends Error {}
+
 export class Instance {
   readonly #vmm: Vmm;
   readonly #directory: string;
@@ -114,6 +117,6 @@ export class Instance {
   #panic({ message }: Panic): never {
     this.#end(-SIGABRT);
     this.#log += `Firecracker panicked at PLACE:\n${message}\n`;
-    throw new Error(`panic: ${message}`);
+    throw new InstancePanic(message);
   }
 }

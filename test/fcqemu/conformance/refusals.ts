@@ -86,6 +86,10 @@ export const REFUSALS: Refusal[] = [
       '`Got a spurious notification from api thread`, `Failed to update balloon stats` tell of its own threads and queues',
   },
   {
+    what: 'how soon a process that fails is gone',
+    reason: 'its socket takes connections for some milliseconds more, and never answers them',
+  },
+  {
     what: 'signals that the caller ignores',
     reason: 'SIGINT and SIGQUIT end fcqemu even then, because Node gives every signal its default back when it starts',
   },

@@ -25,9 +25,10 @@ export function namespaceWithTaps(t: TestContext): string[] {
   return namespaceWith(t, TAPS);
 }
 
-/** Whether a sequence names taps. */
-export function needsTaps({ steps, prelude = [] }: Sequence): boolean {
-  return JSON.stringify([steps, prelude]).includes('/network-interfaces');
+/** Whether a sequence, or a file that it begins with, names taps. */
+export function needsTaps({ steps, prelude = [], options }: Sequence, texts: Record<string, string>): boolean {
+  const files = options.map((option) => texts[option] ?? '');
+  return JSON.stringify([steps, prelude, files]).includes('network-interfaces');
 }
 
 /** @returns answers and log of each sequence, in their order */
@@ -39,7 +40,7 @@ export async function replay(
   const directory = await tempDir(t);
   const [input, output] = [join(directory, 'input'), join(directory, 'output')];
   writeFileSync(input, JSON.stringify({ sequences, texts } satisfies RunInput));
-  const prefix = sequences.some(needsTaps) ? namespaceWithTaps(t) : [];
+  const prefix = sequences.some((sequence) => needsTaps(sequence, texts)) ? namespaceWithTaps(t) : [];
   const [program = '', ...args] = [...prefix, process.execPath, RUN, input, output];
   const { status, stderr } = spawnSync(program, args, { encoding: 'utf8' });
   assert.equal(status, 0, stderr);

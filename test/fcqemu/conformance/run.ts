@@ -18,7 +18,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { VERSION } from '../../../fcqemu/argv.ts';
 import { makeFixtures } from './fixtures.ts';
-import { Instance } from './instance.ts';
+import { Instance, InstancePanic } from './instance.ts';
 import { endedWith, formatAnswer, type Request, type Sequence, type Step } from './sequences.ts';
 
 export interface RunInput {
@@ -42,9 +42,12 @@ const CHECK_MS = 10;
 
 const [input = '', output = ''] = process.argv.slice(2);
 const { sequences, texts } = JSON.parse(readFileSync(input, 'utf8')) as RunInput;
-// a request that never ends is ended with its sequence
-process.on('uncaughtException', () => {});
-process.on('unhandledRejection', () => {});
+process.on('uncaughtException', (error) => {
+  // a request that never ends is ended with its sequence
+  if (error instanceof InstancePanic) return;
+  console.error(error);
+  process.exit(1);
+});
 const results: RunOutput[] = [];
 for (const sequence of sequences) results.push(await runSequence(sequence));
 writeFileSync(output, JSON.stringify(results));
