@@ -34,6 +34,7 @@ export const DaemonStatus = z.object({
   pool: z.string().describe('address pool, CIDR'),
   vms: z.object({ total: z.int(), running: z.int() }),
   operations: z.int().describe('operations running now'),
+  commands: z.int().describe('commands of `banger exec` running now'),
   dns: DnsSummary.describe('names of VMs on this host'),
   rssBytes: z.number(),
   store: z.object({

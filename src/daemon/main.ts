@@ -99,12 +99,13 @@ async function serve(
       ...systemHandlers(host, dnsService, {
         startedAt: new Date(),
         socketPath: socket,
+        commands: () => execConnections.size,
         shutdown: () => setImmediate(() => stop.abort()),
       }),
     },
     log,
   );
-  const execConnections = acceptExec(server, host);
+  const execConnections: ReadonlySet<Duplex> = acceptExec(server, host);
 
   // before the first client is served: what `banger ls` says must be true from the first answer on
   await upkeep.recover();

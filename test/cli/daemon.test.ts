@@ -19,6 +19,7 @@ describe('the daemon commands', () => {
     pool: '172.30.0.0/16',
     vms: { total: 3, running: 2 },
     operations: 0,
+    commands: 0,
     dns: { state: 'listening' as const, zone: 'vm', address: '127.0.0.1', port: 42_069, vms: 2, problem: null },
     rssBytes: 80 * 2 ** 20,
     store: { freeBytes: 2 ** 30, sizeBytes: 2 ** 34, state: 'low' as const },
@@ -49,6 +50,19 @@ describe('the daemon commands', () => {
     });
     assert.deepEqual([result.status, result.stdout], [0, 'The daemon is stopped; VMs that keep running: 2\n']);
     assert.equal(asked, 3);
+  });
+
+  it('tell of commands that lose their connection', async () => {
+    let asked = 0;
+    const { stderr } = await cli('daemon stop', {
+      status: () => {
+        asked += 1;
+        if (asked > 1) throw new BangerError('daemon_unreachable', 'gone');
+        return { ...status, commands: 2 };
+      },
+      shutdown: () => undefined,
+    });
+    assert.match(stderr, /warning: 2 commands of `banger exec` lost the connection/);
   });
 
   it('wait for the process too, which may live on when its socket is closed', async () => {

@@ -15,6 +15,8 @@ type SystemHandlers = Pick<Handlers, 'status' | 'shutdown' | 'doctor' | 'sudoers
 export interface SystemActions {
   startedAt: Date;
   socketPath: string;
+  /** how many commands clients run in VMs */
+  commands(): number;
   /** Ends the daemon after the answer has left. */
   shutdown(): void;
 }
@@ -32,6 +34,7 @@ export function systemHandlers(host: Host, dnsService: DnsService, actions: Syst
         pool: formatSubnet(host.network.pool),
         vms: { total: vms.length, running: vms.filter((vm) => vm.phase === 'running').length },
         operations: host.operations.runningCount(),
+        commands: actions.commands(),
         dns: viewDnsSummary(host.config, dnsService),
         rssBytes: process.memoryUsage.rss(),
         store: await storeSpace(host),

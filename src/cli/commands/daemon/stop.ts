@@ -21,6 +21,11 @@ export default defineCommand({
       return { stopped: false, pid: null };
     }
     await stopAndWait(ctx, status);
+    const { commands } = status;
+    if (commands > 0) {
+      const which = commands === 1 ? 'A command of `banger exec`' : `${commands} commands of \`banger exec\``;
+      ctx.warn(`${which} lost the connection; what does not end by that goes on in its VM, unseen.`);
+    }
     const { running } = status.vms;
     ctx.say(running === 0 ? 'The daemon is stopped.' : `The daemon is stopped; VMs that keep running: ${running}`);
     return { stopped: true, pid: status.pid };
