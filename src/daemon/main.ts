@@ -105,7 +105,7 @@ async function serve(
     },
     log,
   );
-  const execConnections: ReadonlySet<Duplex> = acceptExec(server, host);
+  const execConnections = acceptExec(server, host);
 
   // before the first client is served: what `banger ls` says must be true from the first answer on
   await upkeep.recover();
