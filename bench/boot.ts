@@ -1,13 +1,16 @@
 /**
- * Cold start to the first SSH command: `banger start` and one `ssh`, against Debian's debvm with the same memory,
- * processors and emulation, in turn in one run. Prints the median of each and the ratio.
+ * Cold start to the first SSH command and to the end of the boot: `banger start`, against Debian's debvm with the same
+ * memory, processors and emulation, in turn in one run. Prints the medians and the ratios. For the login a command is run
+ * by ssh; the boot is over when `systemctl is-system-running --wait` says so. Beside the seconds, the processor time of the
+ * emulator is told, which depends less on what else the machine does.
  *
  *   node bench/boot.ts BUNDLE_DIRECTORY [ROUNDS]
  *
  * Needs root, dist/banger (make build), and debvm from Debian's packages (apt-get install debvm).
  */
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { loadavg } from 'node:os';
 import { join, resolve } from 'node:path';
 
 const ROUNDS = Number(process.argv[3] ?? 3);
@@ -28,14 +31,38 @@ function seconds(since: number): number {
   return (performance.now() - since) / 1000;
 }
 
-function bangerRound(): number {
+interface Round {
+  /** seconds to the first command over SSH */
+  login: number;
+  /** seconds to the end of the boot */
+  ready: number;
+  /** seconds of processor time the emulator had used by then */
+  cpu: number;
+}
+
+/** Processor time of a process and all below it in seconds; the emulator is a child of what was started. */
+function cpuSeconds(pid: number): number {
+  const [, rest = ''] = readFileSync(`/proc/${pid}/stat`, 'utf8').split(/\) (?=\w )/);
+  const fields = rest.split(' ');
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean).map(Number);
+  const own = (Number(fields[11]) + Number(fields[12])) / 100;
+  return children.reduce((sum, child) => sum + cpuSeconds(child), own);
+}
+
+function bangerRound(): Round {
   const start = performance.now();
-  run('start', VM, '--quiet');
+  run('start', VM, '--quiet', '--until', 'reachable');
   const access = spawnSync(banger, ['ssh', VM, '--', 'true'], { env });
   if (access.status !== 0) throw new Error(`banger ssh ended with ${access.status}: ${access.stderr}`);
-  const took = seconds(start);
+  const login = seconds(start);
+  run('wait', VM, '--for', 'ready', '--timeout', '4m');
+  const ready = seconds(start);
+  const { pid } = JSON.parse(run('show', VM, '--json'));
+  const cpu = cpuSeconds(pid);
+  const state = run('exec', '-n', VM, '--', 'sh', '-c', 'systemctl is-system-running || true').trim();
+  if (state !== 'running') throw new Error(`the guest says "${state}" after it was ready`);
   run('stop', VM, '--quiet');
-  return took;
+  return { login, ready, cpu };
 }
 
 const key = join(work, 'id');
@@ -53,7 +80,7 @@ function createDebvmImage(): void {
   );
 }
 
-async function debvmRound(): Promise<number> {
+async function debvmRound(): Promise<Round> {
   const start = performance.now();
   // accel and cpu come after debvm's own and win: /dev/kvm may open although no guest runs under it
   const args = ['-i', image, '-s', DEBVM_PORT, '--', '-m', String(MEMORY_MIB), '-smp', '1', '-cpu', 'qemu64'];
@@ -68,17 +95,22 @@ async function debvmRound(): Promise<number> {
       if (seconds(start) * 1000 > LIMIT_MS) throw new Error('debvm did not answer SSH');
       await new Promise((wait) => setTimeout(wait, 50));
     }
-    return seconds(start);
+    const login = seconds(start);
+    while (!sshToDebvm('systemctl is-system-running --wait | grep -qE "running|degraded"')) {
+      if (seconds(start) * 1000 > LIMIT_MS) throw new Error('debvm did not come to the end of its boot');
+      await new Promise((wait) => setTimeout(wait, 500));
+    }
+    return { login, ready: seconds(start), cpu: vm.pid ? cpuSeconds(vm.pid) : Number.NaN };
   } finally {
     if (vm.pid) process.kill(-vm.pid, 'SIGKILL');
   }
 }
 
-function sshToDebvm(): boolean {
+function sshToDebvm(command = 'true'): boolean {
   const options = ['StrictHostKeyChecking=no', 'UserKnownHostsFile=/dev/null', 'BatchMode=yes', 'ConnectTimeout=20'];
   const flags = options.flatMap((option) => ['-o', option]);
   return (
-    spawnSync('ssh', [...flags, '-i', key, '-p', DEBVM_PORT, 'root@127.0.0.1', 'true'], { stdio: 'ignore' }).status ===
+    spawnSync('ssh', [...flags, '-i', key, '-p', DEBVM_PORT, 'root@127.0.0.1', command], { stdio: 'ignore' }).status ===
     0
   );
 }
@@ -92,17 +124,24 @@ try {
   mkdirSync(env.BANGER_HOME, { recursive: true });
   createDebvmImage();
   run('create', VM, '--vcpus', '1', '--memory', `${MEMORY_MIB}M`, '--quiet');
-  const ours: number[] = [];
-  const theirs: number[] = [];
+  const ours: Round[] = [];
+  const theirs: Round[] = [];
   for (let round = 0; round < ROUNDS; round++) {
     ours.push(bangerRound());
     theirs.push(await debvmRound());
-    console.log(`round ${round + 1}: banger ${ours.at(-1)?.toFixed(1)} s, debvm ${theirs.at(-1)?.toFixed(1)} s`);
+    const said = [ours.at(-1), theirs.at(-1)].map(
+      (each) =>
+        `login ${each?.login.toFixed(1)} s, ready ${each?.ready.toFixed(1)} s (${each?.cpu.toFixed(1)} s of processor)`,
+    );
+    console.log(`round ${round + 1}: banger ${said[0]}; debvm ${said[1]}; load ${loadavg()[0]?.toFixed(1)}`);
   }
-  const ratio = median(ours) / median(theirs);
-  console.log(
-    `median: banger ${median(ours).toFixed(1)} s, debvm ${median(theirs).toFixed(1)} s, ratio ${ratio.toFixed(2)}`,
-  );
+  for (const what of ['login', 'ready', 'cpu'] as const) {
+    const [mine, other] = [ours, theirs].map((rounds) => median(rounds.map((round) => round[what])));
+    const ratio = (mine ?? Number.NaN) / (other ?? Number.NaN);
+    console.log(
+      `median ${what}: banger ${mine?.toFixed(1)} s, debvm ${other?.toFixed(1)} s, ratio ${ratio.toFixed(2)}`,
+    );
+  }
 } finally {
   spawnSync(banger, ['rm', '--force', '--now', VM], { env, stdio: 'ignore' });
   spawnSync(banger, ['daemon', 'stop'], { env, stdio: 'ignore' });

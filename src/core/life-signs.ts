@@ -14,8 +14,10 @@ export interface LifeSample {
 
 /** The initrd waits for nothing longer than 5 s, and a server that accepts a connection says so at once. */
 const IDLE_MS = 20_000;
-/** A guest without anything to do uses less than a hundredth of a processor. */
+/** A VMM whose guest has nothing to do uses less than a hundredth of a processor. */
 const IDLE_SHARE = 0.02;
+/** One that wants a processor of a busy host waits nearly all the time; one that wakes up now and then, a little. */
+const STARVED_SHARE = 0.5;
 /** A first login takes an emulated guest 4 s of processor time, whatever else the host does. */
 const SPINNING_CPU_MS = 90_000;
 
@@ -29,9 +31,8 @@ export function createLifeWatch(): (sample: LifeSample) => string | undefined {
     if (!sign || sample.answered || sample.consoleBytes !== sign.consoleBytes) sign = sample;
     const quietMs = sample.atMs - sign.atMs;
     const cpuMs = sample.cpuMs - sign.cpuMs;
-    // one that waits for a processor of the host is not idle
-    const wantedMs = cpuMs + sample.waitedMs - sign.waitedMs;
-    if (quietMs >= IDLE_MS && wantedMs < quietMs * IDLE_SHARE) {
+    const starved = sample.waitedMs - sign.waitedMs >= quietMs * STARVED_SHARE;
+    if (quietMs >= IDLE_MS && cpuMs < quietMs * IDLE_SHARE && !starved) {
       return `did nothing for ${Math.round(quietMs / 1000)} s`;
     }
     if (cpuMs >= SPINNING_CPU_MS) return `computed for ${Math.round(cpuMs / 1000)} s without a word`;

@@ -18,7 +18,7 @@ function watch(seconds: number, aSecond: (second: number) => Partial<LifeSample>
 
 describe('a guest that is being started', () => {
   it('is given up when it does nothing any more: no output, no answer, no processor time', () => {
-    const dead = watch(180, (second) => (second < 3 ? { cpuMs: 900, consoleBytes: 40 } : { cpuMs: 1 }));
+    const dead = watch(180, (second) => (second < 3 ? { cpuMs: 900, consoleBytes: 40 } : { cpuMs: 4, waitedMs: 60 }));
     assert.deepEqual(dead, { second: 22, verdict: 'did nothing for 20 s' });
   });
 

@@ -15,7 +15,7 @@ import { requireRunning } from './problem.ts';
 const SAY_AFTER_MS = 2000;
 
 /** What a guest gets to name the units it still starts. */
-const ASK_LIMIT_MS = 5000;
+const ASK_LIMIT_MS = 20_000;
 
 /** Operations that end with a VM that runs. */
 const STARTING = new Set(['vm.start', 'vm.run', 'vm.restart', 'vm.rebase']);
