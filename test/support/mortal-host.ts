@@ -100,7 +100,8 @@ export interface Seen {
   odd: string[];
 }
 
-export interface MortalHost {
+/** Its processes and files are gone with it. */
+export interface MortalHost extends AsyncDisposable {
   config: Config;
   vm: VmRecord;
   vmms: FakeVmm[];
@@ -108,7 +109,6 @@ export interface MortalHost {
   stores: Host['stores'];
   daemon(dieBefore?: string): Daemon;
   see(daemon: Daemon): Seen;
-  close(): Promise<void>;
 }
 
 let current: { kernel: KernelFiles; dir: string } | undefined;
@@ -155,7 +155,7 @@ export async function mortalHost(): Promise<MortalHost> {
       return daemon;
     },
     see: (daemon) => see(config, stores, place, daemon, vm),
-    async close() {
+    async [Symbol.asyncDispose]() {
       for (const daemon of daemons) await daemon.drop();
       for (const vmm of place.vmms) await vmm.die();
       database.close();
@@ -355,7 +355,15 @@ function createDaemon(given: {
 }
 
 /** What a VM at rest has in its directory. */
-const USUAL = new Set(['root.ext4', 'work.ext4', 'seed.img', 'console.log', 'console.log.previous', 'vmm.log']);
+const USUAL = new Set([
+  'root.ext4',
+  'work.ext4',
+  'seed.img',
+  'console.log',
+  'console.log.previous',
+  'vmm.log',
+  'vmm.log.previous',
+]);
 
 function see(config: Config, stores: Host['stores'], place: Place, daemon: Daemon, vm: VmRecord): Seen {
   const { store, run } = config.paths;

@@ -170,14 +170,13 @@ async function aftermath(place: MortalHost): Promise<Seen> {
 
 /** Ways for a daemon to die: before each effect of what it does after its own recovery. */
 async function deaths(make: () => Promise<MortalHost>, act: (daemon: Daemon) => Promise<unknown>, end?: Seen) {
-  const place = await make();
+  await using place = await make();
   const daemon = place.daemon();
   if (end) await daemon.recover();
   const own = daemon.mortal.effects.length;
   await act(daemon);
   if (end) assert.deepEqual(place.see(daemon), end, 'when nobody dies');
   const effects = daemon.mortal.effects.slice(own).filter((each) => !each.startsWith('look '));
-  await place.close();
   return effects;
 }
 
@@ -192,7 +191,7 @@ describe('a daemon that dies', () => {
       const wrong: object[] = [];
       const reached = new Map<string, number>();
       for (const dieBefore of effects) {
-        const place = await prepare(given);
+        await using place = await prepare(given);
         const daemon = place.daemon(dieBefore);
         await daemon.recover();
         await doIt(daemon);
@@ -201,7 +200,6 @@ describe('a daemon that dies', () => {
         if (index < 0) wrong.push({ dieBefore, seen });
         const state = `${index}`;
         reached.set(state, (reached.get(state) ?? 0) + 1);
-        await place.close();
         crashes += 1;
       }
       t.diagnostic(`${name}: ${effects.length} deaths`);
@@ -212,9 +210,8 @@ describe('a daemon that dies', () => {
   for (const phase of PHASES) {
     it(`and left a VM ${phase}: the next one makes of it what is seen`, async () => {
       for (const sight of Object.keys(SIGHTS)) {
-        const place = await found(phase, sight);
+        await using place = await found(phase, sight);
         assert.deepEqual(await aftermath(place), expected(phase, sight), sight);
-        await place.close();
       }
     });
 
@@ -231,12 +228,11 @@ describe('a daemon that dies', () => {
           () => found(phase, sight),
           (daemon) => daemon.recover(),
         )) {
-          const place = await found(phase, sight);
+          await using place = await found(phase, sight);
           await place.daemon(dieBefore).recover();
           const seen = await aftermath(place).catch((error) => error as object);
           if (!ends.some((allowed) => JSON.stringify(allowed) === JSON.stringify(seen)))
             wrong.push({ sight, dieBefore, seen });
-          await place.close();
           count += 1;
         }
       }
