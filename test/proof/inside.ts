@@ -3,7 +3,16 @@
  * processor is run again, at most twice; nothing else is. Usage: node test/proof/inside.ts VMM OUTCOME FILE...
  */
 import { execFile, execFileSync, spawnSync } from 'node:child_process';
-import { accessSync, constants, globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  accessSync,
+  constants,
+  copyFileSync,
+  globSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { run } from 'node:test';
@@ -27,6 +36,9 @@ const WATCH_MS = 2000;
 /** The first guest under KVM may miss the time a self-test has; longer ones go on in the background then. */
 const DOCTOR_MS = 30_000;
 
+/** What a banger remembers of KVM, in its cache. */
+const VERDICT = 'kvm-self-test.json';
+
 const ROOT = resolve(import.meta.dirname, '../..');
 const BANGER = join(ROOT, 'dist/banger');
 const FCQEMU = join(ROOT, 'dist/fcqemu');
@@ -49,7 +61,9 @@ if ((vmm !== 'fcqemu' && vmm !== 'firecracker') || outcomeFile === undefined || 
 
 async function prove(vmm: ProofVmm, files: readonly string[]): Promise<Outcome> {
   const began = performance.now();
-  const acceleration = await accelerationOf(vmm);
+  const verdict = join(mkdtempSync(join(tmpdir(), 'verdict-')), VERDICT);
+  const acceleration = await accelerationOf(vmm, verdict);
+  process.env.BANGER_TEST_VERDICT = verdict;
   console.log(`== ${acceleration}; pace ${pace()}`);
   process.env.BANGER_TEST_PACE = String(pace());
   // tests of fcqemu by itself are of the one that is asked for
@@ -136,8 +150,11 @@ function faultLines(console: string): string {
   return lines.slice(Math.max(0, first - 2), first + 8).join('\n');
 }
 
-/** @throws Error unless banger runs guests here by `vmm` under KVM: everything else would prove nothing */
-async function accelerationOf(vmm: ProofVmm): Promise<string> {
+/**
+ * What banger says it runs guests by; why it does is copied to the file `verdict`.
+ * @throws Error unless that is `vmm` under KVM: everything else would prove nothing
+ */
+async function accelerationOf(vmm: ProofVmm, verdict: string): Promise<string> {
   accessSync('/dev/kvm', constants.R_OK | constants.W_OK);
   const home = mkdtempSync(join(tmpdir(), 'proof-'));
   const env = { ...process.env, BANGER_HOME: home, BANGER_BUNDLE_DEFAULT: process.env.BANGER_TEST_BUNDLE ?? '' };
@@ -146,7 +163,9 @@ async function accelerationOf(vmm: ProofVmm): Promise<string> {
     for (const deadline = performance.now() + paced(DOCTOR_MS); performance.now() < deadline; await sleep(1000)) {
       const { stdout, stderr } = await doctor(env);
       found = stdout === '' ? stderr.trim() : ((JSON.parse(stdout) as DoctorReport).summary.vmm ?? 'nothing');
-      if (found.startsWith(`${vmm}, KVM`)) return found;
+      if (!found.startsWith(`${vmm}, KVM`)) continue;
+      copyFileSync(join(home, 'cache', VERDICT), verdict);
+      return found;
     }
   } finally {
     spawnSync(BANGER, ['daemon', 'stop'], { env, stdio: 'ignore' });

@@ -6,8 +6,8 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { OperationEvent } from '../../src/api/operation.ts';
@@ -112,6 +112,7 @@ export class TestHost {
   static async create(options: TestHostOptions = {}): Promise<TestHost> {
     const home = await mkdtemp(options.prefix ?? '/tmp/bt-');
     const uplink = options.uplink ?? (await defaultDevice());
+    await bringVerdict(join(home, 'cache'));
     const uplinkEnv: Record<string, string> = options.uplink ? { BANGER_NETWORK_UPLINK: options.uplink } : {};
     // others of this machine, and of tests that run side by side, have ports of their own
     const env = { BANGER_DNS_PORT: String(await freePort()), ...options.env, ...uplinkEnv };
@@ -429,6 +430,17 @@ export function watchChild(child: ChildProcess, name: string, options: RunOption
       return false;
     });
   return { child, ended: promise, said, says };
+}
+
+/**
+ * Gives a new banger what is known of KVM here: `BANGER_TEST_VERDICT` names the file of another one. Without it every new one
+ * tests for itself, and where that takes long its first guests are emulated.
+ */
+export async function bringVerdict(cacheDirectory: string): Promise<void> {
+  const verdict = process.env.BANGER_TEST_VERDICT;
+  if (verdict === undefined) return;
+  await mkdir(cacheDirectory, { recursive: true, mode: 0o700 });
+  await copyFile(verdict, join(cacheDirectory, basename(verdict)));
 }
 
 /** What a person would set where guests take longer than banger expects. */

@@ -8,6 +8,7 @@ import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createRunner, type RunResult } from '../../src/system/runner.ts';
 import { freePort } from './free-port.ts';
+import { bringVerdict } from './host.ts';
 import { paced } from './pace.ts';
 
 const DIST = join(import.meta.dirname, '../../dist');
@@ -45,6 +46,7 @@ export class OrdinaryUser {
     await root.run(['install', '-m', '755', join(DIST, 'banger'), place]);
     await root.run(['ln', join(place, 'banger'), join(place, 'fcqemu')]);
     await root.run(['cp', '-a', '--sparse=always', process.env.BANGER_TEST_BUNDLE ?? '', join(home, 'bundle')]);
+    await bringVerdict(join(home, '.cache/banger'));
     await root.run(['useradd', '--no-create-home', '--home-dir', home, '--groups', groups.join(','), name]);
     await root.run(['chown', '-R', name, home]);
     const uid = (await root.run(['id', '-u', name])).stdout.trim();
