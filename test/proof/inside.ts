@@ -23,6 +23,7 @@ import type { DoctorReport } from '../../src/api/system.ts';
 import { messageOf } from '../../src/errors.ts';
 import { formatDuration } from '../../src/units.ts';
 import { pace, paced } from '../support/pace.ts';
+import { hangSeen, watchForHangs } from './hang-trace.ts';
 import { showsKnownFault } from './known-fault.ts';
 import type { Outcome, ProofVmm, ProvenTest, Repeat } from './outcome.ts';
 
@@ -64,6 +65,7 @@ async function prove(vmm: ProofVmm, files: readonly string[]): Promise<Outcome> 
   const verdict = join(mkdtempSync(join(tmpdir(), 'verdict-')), VERDICT);
   const acceleration = await accelerationOf(vmm, verdict);
   process.env.BANGER_TEST_VERDICT = verdict;
+  watchForHangs();
   console.log(`== ${acceleration}; pace ${pace()}`);
   process.env.BANGER_TEST_PACE = String(pace());
   // tests of fcqemu by itself are of the one that is asked for
@@ -103,7 +105,7 @@ async function runFile(file: string): Promise<FileResult> {
   const tests: ProvenTest[] = [];
   const said: string[] = [];
   const ended = new AbortController();
-  const seen = watchConsoles(ended.signal);
+  const seen = watchGuests(ended.signal);
   const stream = run({ files: [resolve(ROOT, file)], concurrency: FILES_AT_ONCE, timeout: paced(FILE_LIMIT_MS) });
   stream.on('test:pass', ({ name, skip, details }) => {
     if (details.type === 'suite' && skip === undefined) return;
@@ -120,28 +122,39 @@ async function runFile(file: string): Promise<FileResult> {
   for (const event of ['test:stdout', 'test:stderr'] as const) stream.on(event, ({ message }) => said.push(message));
   for await (const text of stream.compose(spec)) process.stdout.write(text);
   ended.abort();
-  const consoles = [...(await seen), ...said];
+  const { consoles, hang } = await seen;
   console.log(`== ${file} took ${formatDuration(performance.now() - began)}\n`);
-  const fault = consoles.find(showsKnownFault);
-  if (fault === undefined || tests.every(({ outcome }) => outcome !== 'failed')) return { tests };
-  return { tests, evidence: faultLines(fault) };
+  if (tests.every(({ outcome }) => outcome !== 'failed')) return { tests };
+  const fault = [...consoles, ...said].find(showsKnownFault);
+  const evidence = fault === undefined ? hang : faultLines(fault);
+  return evidence === undefined ? { tests } : { tests, evidence };
 }
 
-/** What the consoles of VMs said while the file ran, as far as it shows the known fault. */
-async function watchConsoles(signal: AbortSignal): Promise<string[]> {
-  const seen = new Map<string, string>();
+interface Seen {
+  /** consoles of VMs that show the known fault */
+  consoles: string[];
+  /** that a guest hung by it */
+  hang: string | undefined;
+}
+
+/** What was seen of guests while the file ran. */
+async function watchGuests(signal: AbortSignal): Promise<Seen> {
+  const consoles = new Map<string, string>();
+  let hang: string | undefined;
+  hangSeen(); // of the file before
   while (!signal.aborted) {
     for (const path of globSync(CONSOLES)) {
       try {
         const text = readFileSync(path, 'latin1');
-        if (showsKnownFault(text)) seen.set(path, text);
+        if (showsKnownFault(text)) consoles.set(path, text);
       } catch {
         // deleted since it was listed
       }
     }
+    hang = hangSeen() ?? hang;
     await sleep(paced(WATCH_MS), undefined, { signal }).catch(() => {});
   }
-  return [...seen.values()];
+  return { consoles: [...consoles.values()], hang: hangSeen() ?? hang };
 }
 
 function faultLines(console: string): string {

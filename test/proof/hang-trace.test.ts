@@ -1,0 +1,21 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { hangIn } from './hang-trace.ts';
+
+/** As the kernel of a rig wrote it while a guest hung. */
+const EXIT =
+  ' qemu-system-x86-1008    [001] .....  1477.374853: kvm_exit: vcpu 0 reason npf rip 0xffffffffc03e3dcc info1 0x000000020000000e info2 0x0000000105f96fe0 intr_info 0x80000b0e error_code 0x00000010';
+
+describe('a guest that stands in the code of KVM', () => {
+  it('hangs when it leaves there again and again, and the last time is the evidence', () => {
+    assert.equal(
+      hangIn(`# tracer: nop\n${`${EXIT}\n`.repeat(300)}`),
+      `a guest stands in KVM's own code:\n${EXIT.trim()}`,
+    );
+  });
+
+  it('is a module of its own at the same address when it leaves there now and then', () => {
+    assert.equal(hangIn(`${EXIT}\n${EXIT}\n`), undefined);
+    assert.equal(hangIn(''), undefined);
+  });
+});

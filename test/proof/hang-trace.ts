@@ -1,0 +1,43 @@
+/**
+ * The second form of the known fault, told by the kernel's own trace: QEMU's world switch leaves the state of the host in the
+ * guest's control block. KVM then enters a guest that stands in KVM's own code, whose page tables are the host's, and does so
+ * for ever: a nested page fault follows the other at the same place. No guest ever stands there.
+ */
+import { execFileSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+
+const TRACING = '/sys/kernel/tracing';
+const EVENT = `${TRACING}/events/kvm/kvm_exit`;
+/** SVM_EXIT_NPF of `arch/x86/include/uapi/asm/svm.h`. */
+const NESTED_PAGE_FAULT = 0x400;
+/** More than the length of the function, less than what lies between it and the end of its module. */
+const ENTRY_BYTES = 0x200n;
+/** A hung guest exits thousands of times a second; a module of a guest that lies at the same address does so once or twice. */
+const HUNG_EXITS = 200;
+
+/** Lets the kernel note the exits of hung guests from now on. */
+export function watchForHangs(): void {
+  if (!existsSync(EVENT)) execFileSync('mount', ['-t', 'tracefs', 'tracefs', TRACING]);
+  const symbol = /^([0-9a-f]+) \w __svm_vcpu_run\b/m.exec(readFileSync('/proc/kallsyms', 'latin1'))?.[1];
+  if (symbol === undefined) throw new Error('/proc/kallsyms has no __svm_vcpu_run: kvm_amd is not loaded');
+  const from = BigInt(`0x${symbol}`);
+  const there = `guest_rip >= 0x${from.toString(16)} && guest_rip < 0x${(from + ENTRY_BYTES).toString(16)}`;
+  writeFileSync(`${TRACING}/buffer_size_kb`, '128');
+  writeFileSync(`${EVENT}/filter`, `exit_reason == ${NESTED_PAGE_FAULT} && ${there}`);
+  writeFileSync(`${EVENT}/enable`, '1');
+  writeFileSync(`${TRACING}/trace`, '');
+  writeFileSync(`${TRACING}/tracing_on`, '1');
+}
+
+/** What was noted since the last call, as evidence; undefined when no guest hung. */
+export function hangSeen(): string | undefined {
+  const trace = readFileSync(`${TRACING}/trace`, 'latin1');
+  writeFileSync(`${TRACING}/trace`, '');
+  return hangIn(trace);
+}
+
+/** The last exit in a trace of a hung guest. */
+export function hangIn(trace: string): string | undefined {
+  const exits = trace.split('\n').filter((line) => /kvm_exit: .*reason npf rip 0x[0-9a-f]+/.test(line));
+  return exits.length < HUNG_EXITS ? undefined : `a guest stands in KVM's own code:\n${exits.at(-1)?.trim()}`;
+}
