@@ -68,6 +68,8 @@ export const LastEnd = z.object({
 });
 
 export const VmDetail = Vm.extend({
+  vmmVersion: z.string().nullable().describe('what its VMM calls itself; null when it does not run or is silent'),
+  vmmLimits: z.array(z.string()).describe('what this version of its VMM cannot do, and what is done instead'),
   directory: z.string().describe('host directory with everything of this VM'),
   disks: z.array(
     z.object({

@@ -4,6 +4,7 @@ import { BangerError, messageOf, systemCode } from '../errors.ts';
 import { type HttpAnswer, type HttpConnection, openConnection } from '../system/short-http.ts';
 import type { InstanceInfo } from './api-types.ts';
 import { describeInstance, type VmmRequest } from './requests.ts';
+import { parseVmmVersion, UNKNOWN_VERSION, type VmmVersion } from './versions.ts';
 
 /** Firecracker's own tests demand every call within 700 ms; a busy host and an emulated VMM get more. */
 const CALL_TIMEOUT_MS = 20_000;
@@ -37,6 +38,12 @@ export function connectVmm(socketPath: string): VmmApi {
       connection[Symbol.dispose]();
     },
   };
+}
+
+/** The version of the VMM at hand, whatever its program's file has become since it was started. */
+export async function versionOfVmm(api: VmmApi): Promise<VmmVersion> {
+  const { vmm_version } = (await api.send(describeInstance())) as InstanceInfo;
+  return parseVmmVersion(vmm_version) ?? { ...UNKNOWN_VERSION, text: vmm_version };
 }
 
 /**

@@ -1,5 +1,6 @@
 /** The requests that configure one VM, in the order a VMM must see them. */
 import { bootSource, drive, entropy, machineConfig, networkInterface, type VmmRequest } from './requests.ts';
+import { can, type VmmVersion } from './versions.ts';
 
 export interface GuestDrive {
   /** letters, digits and underscores: Firecracker refuses dashes */
@@ -20,11 +21,12 @@ export interface GuestMachine {
   drives: readonly GuestDrive[];
   tap: string;
   mac: string;
-  /** bytes */
+  /** bytes; the guest also reads it from its seed drive, for VMMs that cannot tell it */
   mtu: number;
 }
 
-export function configurationRequests(machine: GuestMachine): VmmRequest[] {
+/** @param version of the VMM at hand, which refuses a request with a field that it does not know */
+export function configurationRequests(machine: GuestMachine, version: VmmVersion): VmmRequest[] {
   return [
     machineConfig({ vcpu_count: machine.vcpus, mem_size_mib: machine.memoryMib }),
     bootSource({
@@ -43,7 +45,12 @@ export function configurationRequests(machine: GuestMachine): VmmRequest[] {
         cache_type: throwaway ? 'Unsafe' : 'Writeback',
       }),
     ),
-    networkInterface({ iface_id: 'eth0', host_dev_name: machine.tap, guest_mac: machine.mac, mtu: machine.mtu }),
+    networkInterface({
+      iface_id: 'eth0',
+      host_dev_name: machine.tap,
+      guest_mac: machine.mac,
+      ...(can(version, 'interfaceMtu') ? { mtu: machine.mtu } : {}),
+    }),
     entropy(),
   ];
 }

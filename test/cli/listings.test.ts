@@ -69,6 +69,8 @@ describe('vm show', () => {
     disks: [
       { role: 'root' as const, path: '/s/web/root.ext4', apparentBytes: 8 * 2 ** 30, allocatedBytes: 300 * 2 ** 20 },
     ],
+    vmmVersion: '1.16.1+fcqemu',
+    vmmLimits: [],
     tap: 'bgr0a1b2c3d',
     consoleLog: '/s/web/console.log',
     vmmLog: '/s/web/vmm.log',
@@ -98,7 +100,7 @@ memory       1 GiB
 autostart    no
 restart      never
 created      2026-01-02T03:04:05.000Z
-run by       fcqemu, process 4711
+run by       fcqemu 1.16.1, process 4711
 device       bgr0a1b2c3d, MAC 06:00:ac:1e:00:02
 directory    /s/web
 console log  /s/web/console.log
@@ -113,6 +115,12 @@ create-tap        40 ms  |#                                       |
 wait-for-ssh      3.8 s  |  ######################################|
 `,
     );
+  });
+
+  it('says what an older VMM cannot do', async () => {
+    const old = { ...detail, vmm: 'firecracker', vmmVersion: '1.13.1', vmmLimits: ['no this', 'no that'] };
+    const { stdout } = await cli('show web', { showVm: () => old });
+    assert.match(stdout, /^run by +firecracker 1\.13\.1, process 4711\nVMM limits +no this; no that$/m);
   });
 
   it('shows what was said last before an end that nobody wanted', async () => {

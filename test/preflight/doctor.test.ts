@@ -106,6 +106,21 @@ describe('runDoctor', () => {
     });
   });
 
+  it('names a Firecracker that nobody has tried, and what an older one cannot do', async (t) => {
+    const found = async (version: string) => {
+      const machine = await testMachine(t);
+      await machine.script('firecracker', `[ "$1" = --version ] && echo 'Firecracker v${version}' && exit\n${BOOTS}`);
+      const { checks } = await runDoctor(machine.context, 'vm-start');
+      const vmm = checks.find(({ id }) => id === 'vmm');
+      return `${vmm?.status}: ${vmm?.detail} ${vmm?.fix ?? ''}`;
+    };
+    assert.match(await found('1.16.1'), /^ok: VMs run on firecracker, under KVM\. Firecracker 1\.16\.1\. /);
+    assert.match(await found('1.13.1'), /^ok: .* Firecracker 1\.13\.1: it cannot be told the MTU .* themselves\. /);
+    assert.match(await found('1.9.0'), /^warning: .* older than 1\.10, .* Firecracker 1\.10 or later\.$/);
+    assert.match(await found('1.18.0'), /^ok: .* newer than 1\.16, the newest that banger was tried with\. /);
+    assert.match(await found('2.0.0'), /^warning: .* knows no release after 1\.x, .* or a newer banger\.$/);
+  });
+
   it('tests KVM again: what was wrong may have been put right', async (t) => {
     const machine = await testMachine(t);
     await runDoctor(machine.context, 'vm-start');

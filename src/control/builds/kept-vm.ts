@@ -10,7 +10,7 @@ import { vmDefaults } from '../../config/schema.ts';
 import { formatSubnet } from '../../core/addresses.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
-import { connectVmm } from '../../firecracker/api.ts';
+import { connectVmm, type VmmApi, versionOfVmm } from '../../firecracker/api.ts';
 import { createSnapshot, loadSnapshot, setState } from '../../firecracker/requests.ts';
 import { quote } from '../../guest/command.ts';
 import { waitForSsh } from '../../guest/readiness.ts';
@@ -35,6 +35,8 @@ export interface KeptMachine {
   distribution: Distribution;
   /** number of steps before it: without any its disk is of no use without it */
   done: number;
+  /** what the VMM that wrote it called itself; no other version reads its state */
+  vmmVersion: string;
   /** its disk, memory and state, which are of one moment */
   files: FileIdentity[];
   /** boot of the host it was made on, and goes on on */
@@ -48,6 +50,9 @@ export interface FileIdentity {
   inode: number;
   mtimeMs: number;
 }
+
+/** The files of a machine that is kept, and what the VMM that wrote them calls itself. */
+export type SavedMachine = MachineFiles & Pick<KeptMachine, 'vmmVersion'>;
 
 export interface RevivedMachine {
   vm: VmRecord;
@@ -80,7 +85,7 @@ export async function prepareToKeep({ now }: Pick<Host, 'now'>, connection: SshC
  * Writes the machine of a paused VM to files of its own directory.
  * @returns undefined where there is no room for it or the VMM cannot do that
  */
-export async function saveMachine(host: Host, vm: VmRecord): Promise<MachineFiles | undefined> {
+export async function saveMachine(host: Host, vm: VmRecord): Promise<SavedMachine | undefined> {
   const { directory } = vmFiles(host.config.paths.store, vm.id);
   const { bavail, bsize } = await statfs(directory);
   if (bavail * bsize < vm.memoryMib * MIB + RESERVE_BYTES) return undefined;
@@ -88,7 +93,8 @@ export async function saveMachine(host: Host, vm: VmRecord): Promise<MachineFile
   await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
   try {
     await api.send(createSnapshot({ snapshot_path: files.state, mem_file_path: files.memory }), SAVE_LIMIT_MS);
-    return files;
+    // asked of the one that runs: its program may have been replaced since it was started
+    return { ...files, vmmVersion: (await versionOfVmm(api)).text };
   } catch (error) {
     host.log.warn({ vm: vm.name, error: messageOf(error) }, 'the machine of a build could not be kept');
     for (const path of [files.memory, files.state]) await rm(path, { force: true });
@@ -103,10 +109,12 @@ export async function describeMachine(
   boot: BootFiles,
   distribution: Distribution,
   done: number,
+  vmmVersion: string,
   files: FileIdentity[],
 ): Promise<string> {
   const fits = await fitOf(host, vm, boot);
-  return JSON.stringify({ vm, distribution, done, files, bootId: await readBootId(), fits } satisfies KeptMachine);
+  const bootId = await readBootId();
+  return JSON.stringify({ vm, distribution, done, vmmVersion, files, bootId, fits } satisfies KeptMachine);
 }
 
 /** What files are, wherever they are moved. */
@@ -191,7 +199,7 @@ export async function reviveMachine(
 async function bringUp(
   host: Host,
   key: string,
-  { vm, files }: KeptMachine,
+  { vm, vmmVersion, files }: KeptMachine,
   boot: BootFiles,
   signal: AbortSignal,
 ): Promise<SshConnection> {
@@ -206,6 +214,7 @@ async function bringUp(
   await attachBuildVm(host, vm, boot, signal, takeDisk);
   {
     await using api = connectVmm(vmmSocket(config.paths.run, vm.id));
+    await requireVersion(api, vmmVersion);
     const mem_backend = { backend_type: 'File', backend_path: memory } as const;
     await api.send(loadSnapshot({ snapshot_path: state, mem_backend }));
     // other builds may replace them at any time, one after the other
@@ -219,6 +228,15 @@ async function bringUp(
   host.guests.keep(vm, connection);
   host.stores.layers.touch(key, host.now().toISOString());
   return connection;
+}
+
+/** @throws BangerError `conflict` when the VMM is another version than the one that wrote the state: none reads another's */
+export async function requireVersion(api: VmmApi, vmmVersion: string): Promise<void> {
+  const { text } = await versionOfVmm(api);
+  if (text === vmmVersion) return;
+  throw new BangerError('conflict', `Version ${vmmVersion} of the VMM wrote its state, and ${text} is here now.`, {
+    hint: 'Nothing is lost: the build boots a VM instead.',
+  });
 }
 
 /** By the server that was started for this, or by the ordinary one. */

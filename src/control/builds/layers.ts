@@ -9,7 +9,7 @@ import { cloneThroughBase } from '../../storage/base-cache.ts';
 import { cloneFile } from '../../storage/clone.ts';
 import { allocatedBytes } from '../../storage/disk.ts';
 import { growExt4 } from '../../storage/ext4.ts';
-import { layerFile, type MachineFiles, vmFiles } from '../../storage/layout.ts';
+import { layerFile, vmFiles } from '../../storage/layout.ts';
 import { pathExists, syncPath } from '../../system/files.ts';
 import type { Distribution } from '../../system/os-release.ts';
 import { readBootId } from '../../system/processes.ts';
@@ -24,6 +24,7 @@ import {
   limitMachines,
   placeMachine,
   prepareToKeep,
+  type SavedMachine,
   saveMachine,
 } from './kept-vm.ts';
 import type { BuildPlan, BuildRequest } from './plan.ts';
@@ -114,7 +115,7 @@ export async function keepLayer(host: Host, vm: VmRecord, work: LayerWork, progr
   const beforeLast = done === stepsBeforeLast(plan);
   if (!isWorthKeeping({ shares, workMs, copyBytes: await allocatedBytes(rootDisk), beforeLast })) return false;
   const copy = join(directory, 'layer.ext4');
-  let machine: MachineFiles | undefined;
+  let machine: SavedMachine | undefined;
   try {
     const withMachine = beforeLast && !needsDiskAtRest(plan, done) && (await prepareToKeep(host, connection));
     if (onlyBooted && !withMachine) return false;
@@ -150,7 +151,9 @@ export async function keepLayer(host: Host, vm: VmRecord, work: LayerWork, progr
     sizeBytes: await allocatedBytes(place),
     createdAt: now,
     usedAt: now,
-    machine: machine ? await describeMachine(host, vm, request.base.boot, work.distribution, done, files) : null,
+    machine: machine
+      ? await describeMachine(host, vm, request.base.boot, work.distribution, done, machine.vmmVersion, files)
+      : null,
     unsyncedBoot: await readBootId(),
   });
   void syncLayer(host, key);

@@ -4,7 +4,7 @@ import { gatewayOf } from '../../core/addresses.ts';
 import { type BootWord, createBootWordReader } from '../../core/boot-words.ts';
 import { tapName, type VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
-import { connectVmm } from '../../firecracker/api.ts';
+import { connectVmm, versionOfVmm } from '../../firecracker/api.ts';
 import { bootArgs } from '../../firecracker/boot-args.ts';
 import { followFile, readTail, stripControls } from '../../firecracker/console.ts';
 import { findVmm, launchVmm } from '../../firecracker/launch.ts';
@@ -104,7 +104,7 @@ export async function configureMachine(
     ...(hasWorkDisk ? [{ id: 'work', path: files.workDisk, readOnly: false }] : []),
   ];
   const devices = { root: '/dev/vda', seed: '/dev/vdb', work: hasWorkDisk ? '/dev/vdc' : undefined };
-  const requests = configurationRequests({
+  const machine = {
     vcpus: vm.vcpus,
     memoryMib: vm.memoryMib,
     kernel: boot.kernel,
@@ -114,9 +114,9 @@ export async function configureMachine(
     tap: tapName(vm.id),
     mac: vm.mac,
     mtu: await host.network.mtu(),
-  });
+  };
   await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
-  for (const request of requests) {
+  for (const request of configurationRequests(machine, await versionOfVmm(api))) {
     signal.throwIfAborted();
     await api.send(request);
   }

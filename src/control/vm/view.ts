@@ -3,8 +3,10 @@ import type { Vm, VmDetail } from '../../api/vm.ts';
 import { pendingValues } from '../../core/plan-set.ts';
 import { ranStably } from '../../core/restart.ts';
 import { tapName, type VmRecord } from '../../core/vm.ts';
+import { describeVmm } from '../../firecracker/api.ts';
+import { limitsOf, parseVmmVersion } from '../../firecracker/versions.ts';
 import { allocatedBytes, apparentBytes } from '../../storage/disk.ts';
-import { vmFiles } from '../../storage/layout.ts';
+import { vmFiles, vmmSocket } from '../../storage/layout.ts';
 import type { Host } from '../host.ts';
 import { problemOf } from './problem.ts';
 
@@ -45,6 +47,9 @@ export async function viewVmNow(host: Host, vm: VmRecord): Promise<Vm> {
   return { ...viewVm(host, vm), problem: await problemOf(host, vm) };
 }
 
+/** How long a VMM gets to say its version to somebody who looks, in `ms`. */
+const VERSION_LIMIT_MS = 1000;
+
 export async function viewVmDetail(host: Host, vm: VmRecord): Promise<VmDetail> {
   const files = vmFiles(host.config.paths.store, vm.id);
   const roles = [
@@ -63,6 +68,7 @@ export async function viewVmDetail(host: Host, vm: VmRecord): Promise<VmDetail> 
   );
   return {
     ...(await viewVmNow(host, vm)),
+    ...(await viewVmm(host, vm)),
     directory: files.directory,
     disks: disks.flat(),
     tap: tapName(vm.id),
@@ -74,4 +80,18 @@ export async function viewVmDetail(host: Host, vm: VmRecord): Promise<VmDetail> 
     restarts: vm.phase === 'running' && ranStably(vm, host.now()) ? null : vm.restarts,
     bootTimeline: vm.bootTimeline,
   };
+}
+
+/** What its VMM says of itself: the file it was started from may be another version by now. */
+async function viewVmm(host: Host, vm: VmRecord): Promise<Pick<VmDetail, 'vmmVersion' | 'vmmLimits'>> {
+  const unknown = { vmmVersion: null, vmmLimits: [] };
+  if (vm.phase !== 'running') return unknown;
+  try {
+    const said = await describeVmm(vmmSocket(host.config.paths.run, vm.id), VERSION_LIMIT_MS);
+    if (said === 'silent') return unknown;
+    const version = parseVmmVersion(said.vmm_version);
+    return { vmmVersion: said.vmm_version, vmmLimits: version ? limitsOf(version) : [] };
+  } catch {
+    return unknown; // it ends at this moment, or is halted: `problem` says so
+  }
 }

@@ -1,5 +1,13 @@
 /** The VMM and KVM: what would run a VM here, and why guests are emulated where they are. */
 import { BangerError } from '../../errors.ts';
+import {
+  binaryVersion,
+  limitsOf,
+  NEWEST_KNOWN,
+  OLDEST_KNOWN,
+  standingOf,
+  type VmmVersion,
+} from '../../firecracker/versions.ts';
 import { type Check, failed, notApplicable, ok, TRIAL_LIMIT_MS, warning } from '../check.ts';
 import { hasBoot, type PreflightContext } from '../context.ts';
 import { asRoot, installRepair } from '../fixes.ts';
@@ -7,9 +15,6 @@ import { chooseVmm, lookAtVmms, type VmmChoice } from '../vmm-choice.ts';
 
 /** Oldest QEMU whose microvm machine has all that fcqemu asks for. */
 const MIN_QEMU_MAJOR = 6;
-
-/** Oldest Firecracker that answers every request banger sends. */
-const MIN_FIRECRACKER = { major: 1, minor: 13 };
 
 export const vmmCheck: Check<PreflightContext> = {
   id: 'vmm',
@@ -22,9 +27,7 @@ export const vmmCheck: Check<PreflightContext> = {
       const how = choice.acceleration === 'kvm' ? 'under KVM' : 'emulated';
       const version = context.thorough ? await versionOf(context, choice) : undefined;
       const detail = `VMs run on ${choice.kind}, ${how}.${version ? ` ${version.text}.` : ''} ${choice.reason}`;
-      return version?.tooOld
-        ? warning(lookedFor, detail, `Install a newer version: ${version.tooOld}.`)
-        : ok(lookedFor, detail);
+      return version?.fix ? warning(lookedFor, detail, version.fix) : ok(lookedFor, detail);
     } catch (error) {
       if (!(error instanceof BangerError)) throw error;
       const program = error.details?.program;
@@ -69,25 +72,48 @@ function joinKvmGroup(uid: number): string {
   return `${asRoot('usermod -aG kvm "$USER"', uid)}, then log in again`;
 }
 
-interface VmmVersion {
-  /** e.g. `QEMU 7.2.22` */
+interface VersionFinding {
+  /** e.g. `QEMU 7.2.22`, with what it cannot do; a sentence without its full stop */
   text: string;
-  /** what is needed instead */
-  tooOld: string | undefined;
+  /** what to do about a version that nobody has tried */
+  fix: string | undefined;
 }
 
-async function versionOf({ runner, env }: PreflightContext, choice: VmmChoice): Promise<VmmVersion | undefined> {
-  const isQemu = choice.kind === 'fcqemu';
-  const program = isQemu ? choice.env.FCQEMU_QEMU : choice.program.at(-1);
+async function versionOf(context: PreflightContext, choice: VmmChoice): Promise<VersionFinding | undefined> {
+  const program = choice.kind === 'fcqemu' ? choice.env.FCQEMU_QEMU : choice.program.at(-1);
   if (program === undefined) return undefined;
+  if (choice.kind === 'fcqemu') return await versionOfQemu(context, program);
+  const version = await binaryVersion(context.runner, program, context.env);
+  return version && judgeFirecracker(version);
+}
+
+async function versionOfQemu({ runner, env }: PreflightContext, program: string): Promise<VersionFinding | undefined> {
   const { stdout } = await runner.run([program, '--version'], { env, timeoutMs: TRIAL_LIMIT_MS });
   const version = /(\d+)\.(\d+)(?:\.\d+)?/.exec(stdout);
   if (!version) return undefined;
-  const [text, major, minor] = version;
-  if (isQemu) {
-    return { text: `QEMU ${text}`, tooOld: Number(major) < MIN_QEMU_MAJOR ? `QEMU ${MIN_QEMU_MAJOR}.0` : undefined };
+  const old = Number(version[1]) < MIN_QEMU_MAJOR;
+  return { text: `QEMU ${version[0]}`, fix: old ? `Install a newer version: QEMU ${MIN_QEMU_MAJOR}.0.` : undefined };
+}
+
+/** What is to be known about running VMs on this version of Firecracker. */
+function judgeFirecracker(version: VmmVersion): VersionFinding {
+  const oldest = `${OLDEST_KNOWN.major}.${OLDEST_KNOWN.minor}`;
+  const newest = `${NEWEST_KNOWN.major}.${NEWEST_KNOWN.minor}`;
+  const text = [`Firecracker ${version.text}`, ...limitsOf(version)].join(': ');
+  switch (standingOf(version)) {
+    case 'known':
+      return { text, fix: undefined };
+    case 'newer':
+      return { text: `${text}, newer than ${newest}, the newest that banger was tried with`, fix: undefined };
+    case 'old':
+      return {
+        text: `${text}; it is older than ${oldest}, the oldest that banger was tried with, and may refuse to start VMs`,
+        fix: `Install a newer version: Firecracker ${oldest} or later.`,
+      };
+    case 'new-major':
+      return {
+        text: `${text}; banger knows no release after ${NEWEST_KNOWN.major}.x, and this one may refuse to start VMs`,
+        fix: `Install Firecracker ${newest}, or a newer banger.`,
+      };
   }
-  const { major: minMajor, minor: minMinor } = MIN_FIRECRACKER;
-  const old = Number(major) < minMajor || (Number(major) === minMajor && Number(minor) < minMinor);
-  return { text: `Firecracker ${text}`, tooOld: old ? `Firecracker ${minMajor}.${minMinor}` : undefined };
 }

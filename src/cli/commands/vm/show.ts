@@ -55,7 +55,8 @@ function renderVm(vm: VmDetail, paint: Paint, now: number): string {
     ['autostart', vm.autostart ? 'yes, with the host' : 'no'],
     ['restart', vm.restartPolicy],
     ['created', vm.createdAt],
-    ['run by', vm.vmm === null ? undefined : `${vm.vmm}${vm.pid === null ? '' : `, process ${vm.pid}`}`],
+    ['run by', runBy(vm)],
+    ['VMM limits', vm.vmmLimits.length === 0 ? undefined : vm.vmmLimits.join('; ')],
     ['device', vm.pid === null ? undefined : `${vm.tap}, MAC ${vm.mac}`],
     ['directory', vm.directory],
     ['console log', vm.consoleLog],
@@ -82,4 +83,11 @@ function renderVm(vm: VmDetail, paint: Paint, now: number): string {
     parts.push(`${paint('dim', `LAST BOOT  ${total}`)}\n${renderTimeline(vm.bootTimeline, paint)}`);
   }
   return parts.join('\n\n');
+}
+
+function runBy({ vmm, vmmVersion, pid }: VmDetail): string | undefined {
+  if (vmm === null) return undefined;
+  // fcqemu says the release it conforms to, with its own name after a plus
+  const version = vmmVersion === null ? '' : ` ${vmmVersion.replace('+fcqemu', '')}`;
+  return `${vmm}${version}${pid === null ? '' : `, process ${pid}`}`;
 }

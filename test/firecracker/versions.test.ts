@@ -1,0 +1,56 @@
+import assert from 'node:assert/strict';
+import { chmod, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { binaryVersion, limitsOf, parseVmmVersion, standingOf } from '../../src/firecracker/versions.ts';
+import { createRunner } from '../../src/system/runner.ts';
+import { tempDir } from '../support/temp-dir.ts';
+
+const parsed = (said: string) => {
+  const version = parseVmmVersion(said);
+  assert.ok(version, said);
+  return version;
+};
+
+describe('versions of Firecracker', () => {
+  it('are read from what programs and APIs say', () => {
+    assert.deepEqual(parsed('Firecracker v1.13.1\n'), { major: 1, minor: 13, patch: 1, text: '1.13.1' });
+    assert.equal(parsed('1.16.1+fcqemu').text, '1.16.1+fcqemu');
+    assert.equal(parsed('Firecracker v1.17.0-dev\n\n2026-01-02 exit_code=0').text, '1.17.0-dev');
+    assert.equal(parseVmmVersion('1'), undefined);
+    assert.equal(parseVmmVersion(''), undefined);
+  });
+
+  it('are known from 1.10 to 1.16.1, and others are named for what they are', () => {
+    const standing = (text: string) => standingOf(parsed(text));
+    assert.deepEqual(['1.10.0', '1.13.1', '1.16.1', '1.16.1+fcqemu'].map(standing), Array(4).fill('known'));
+    assert.deepEqual(['1.9.1', '0.25.2'].map(standing), ['old', 'old']);
+    assert.deepEqual(['1.16.2', '1.20.0', '2.0.0'].map(standing), ['newer', 'newer', 'new-major']);
+  });
+
+  it('have limits that are said', () => {
+    assert.deepEqual(limitsOf(parsed('1.16.0')), []);
+    assert.match(limitsOf(parsed('1.15.1')).join(), /MTU.*guests set it themselves/);
+  });
+});
+
+describe('binaryVersion', () => {
+  it('asks a program once, and again when the file was replaced', async (t) => {
+    const dir = await tempDir(t);
+    const path = join(dir, 'firecracker');
+    const log = join(dir, 'log');
+    const install = async (version: string) => {
+      await writeFile(`${path}.new`, `#!/bin/sh\necho asked >> ${log}\necho 'Firecracker v${version}'\n`);
+      await chmod(`${path}.new`, 0o755);
+      await rename(`${path}.new`, path);
+    };
+    const runner = createRunner(process.env);
+    const ask = async () => (await binaryVersion(runner, path, process.env))?.text;
+    await install('1.13.1');
+    assert.deepEqual([await ask(), await ask()], ['1.13.1', '1.13.1']);
+    await install('1.16.1');
+    assert.deepEqual([await ask(), await ask()], ['1.16.1', '1.16.1']);
+    const { stdout } = await runner.run(['cat', log]);
+    assert.equal(stdout, 'asked\nasked\n');
+  });
+});
