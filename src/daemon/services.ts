@@ -116,6 +116,11 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     network: createHostNetwork({
       ...{ config, runner, privileged, ledger, guests, pool, uid, table, guestDns, onAttach },
       canary,
+      onNoForwarding: (device, error) =>
+        log.warn(
+          { device, error: messageOf(error) },
+          'forwarding could not be switched on: VMs reach nothing behind it',
+        ),
     }),
     guests: createGuests(clientKey, clientKeyFile),
     checks,

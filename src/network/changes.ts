@@ -18,8 +18,8 @@ export interface HostChanges extends Disposable {
 /** Group 7 of linux/netfilter/nfnetlink.h: every change of packet rules, with the name of its table. */
 const NFTABLES = 1 << 6;
 
-/** Groups of linux/rtnetlink.h: 1 devices, 5 addresses, 7 routes, 24 forwarding, of IPv4. */
-const LINKS = (1 << 0) | (1 << 4) | (1 << 6) | (1 << 23);
+/** Groups of linux/rtnetlink.h: 1 devices, 5 addresses, 7 routes, 8 rules that choose among them, 24 forwarding, of IPv4. */
+const LINKS = (1 << 0) | (1 << 4) | (1 << 6) | (1 << 7) | (1 << 23);
 
 type Subscribe = typeof subscribeNetlink;
 

@@ -3,6 +3,12 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { systemCode } from '../errors.ts';
 import type { Privileged } from '../system/privilege.ts';
 
+/**
+ * What a device's switch is set to while VMs need it. Any number but 0 is on to the kernel, and people and programs write
+ * 1: so every banger of the host can tell what to put back, and what somebody else wanted since.
+ */
+export const LENT = '2';
+
 /** Name of the setting in `sysctl`'s own spelling with slashes, which survives dots in device names. */
 export function forwardingSetting(device: string): string {
   return `net/ipv4/conf/${device}/forwarding`;
@@ -31,6 +37,12 @@ export async function writeSetting(
 ): Promise<void> {
   const before = await readSetting(name);
   if (before === value || (before === undefined && absent === 'if-present')) return;
-  if (process.geteuid?.() === 0) await writeFile(`/proc/sys/${name}`, value);
-  else await privileged.run([sysctl, '-q', '-w', `${name}=${value}`]);
+  try {
+    if (process.geteuid?.() === 0) await writeFile(`/proc/sys/${name}`, value);
+    else await privileged.run([sysctl, '-q', '-w', `${name}=${value}`]);
+  } catch (error) {
+    // devices come and go while they are looked at
+    if (absent === 'if-present' && (await readSetting(name)) === undefined) return;
+    throw error;
+  }
 }

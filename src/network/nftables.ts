@@ -23,6 +23,8 @@ export interface FirewallRules {
   vmToVm: boolean;
   /** where DNS queries of VMs to their gateway are answered; without it they meet whatever the host has there */
   guestDns?: GuestDns | undefined;
+  /** devices whose forwarding is on for VMs alone: nothing else may pass from there through the host */
+  lent?: readonly string[] | undefined;
   /** port of 127.0.0.1 that nothing arrives at as long as the table is there, see canary.ts */
   canaryPort?: number | undefined;
 }
@@ -34,11 +36,14 @@ export interface GuestDns {
   port: number;
 }
 
+/** Taps of all bangers of the host. */
+const TAP_PATTERN = 'bgr-*';
+
 /** Cloud metadata services hand out credentials of the host; a guest has no business there. */
 const LINK_LOCAL = '169.254.0.0/16';
 
 /** The text for `nft -f -` that replaces the whole table. */
-export function renderRules({ table, members, vmToVm, guestDns, canaryPort }: FirewallRules): string {
+export function renderRules({ table, members, vmToVm, guestDns, lent = [], canaryPort }: FirewallRules): string {
   const pairs = members.map((member) => `"${member.tap}" . ${member.address}`);
   const taps = members.map((member) => `"${member.tap}"`);
   const nat = members.filter((member) => member.nat).map((member) => member.address);
@@ -48,6 +53,7 @@ table inet ${table} {
   set taps { type ifname;${elements(taps)} }
   set vms { type ifname . ipv4_addr;${elements(pairs)} }
   set nat { type ipv4_addr;${elements(nat)} }
+  set lent { type ifname;${elements(lent.map((device) => `"${device}"`))} }
   chain antispoof {
     type filter hook prerouting priority raw; policy accept;
     iifname @taps iifname . ip saddr @vms accept
@@ -61,6 +67,7 @@ table inet ${table} {
     iifname @taps drop
     oifname @taps ct state established,related accept
     oifname @taps drop
+    iifname @lent oifname != "${TAP_PATTERN}" drop
   }
   chain postrouting {
     type nat hook postrouting priority srcnat; policy accept;
@@ -134,7 +141,9 @@ export function isWhole(listed: string, rules: FirewallRules): boolean {
   const items = JSON.parse(listed) as { rule?: object; set?: { elem?: unknown[] } }[];
   const written = renderRules(rules).split('\n');
   const ruleCount = written.filter((line) => /^ {4}(?!type )/.test(line)).length;
-  const elementCount = rules.members.reduce((sum, { nat }) => sum + (nat ? 3 : 2), 0);
+  const elementCount = written
+    .map((line) => /^ {2}set .* elements = \{ (.*) \};/.exec(line)?.[1]?.split(', ').length ?? 0)
+    .reduce((sum, count) => sum + count, 0);
   return (
     items.filter(({ rule }) => rule).length === ruleCount &&
     items.reduce((sum, { set }) => sum + (set?.elem?.length ?? 0), 0) === elementCount

@@ -1,5 +1,6 @@
 /** The host's routes: which ranges are taken, which device leads outside, and the pool's own route. */
 import { parseSubnet, type Subnet } from '../core/addresses.ts';
+import { isTapName } from '../core/vm.ts';
 import type { Privileged } from '../system/privilege.ts';
 import type { Runner } from '../system/runner.ts';
 
@@ -15,7 +16,24 @@ interface IpRoute {
   dst: string;
   dev?: string;
   type?: string;
+  /** `main` is not named */
+  table?: string;
+  /** of a route with several ways */
+  nexthops?: { dev?: string }[];
 }
+
+interface IpRule {
+  priority: number;
+  /** address without its length */
+  dst?: string;
+  dstlen?: number;
+}
+
+/** Priorities of the kernel's own rules: local, main and default. */
+const KERNEL_RULES: readonly number[] = [0, 32_766, 32_767];
+
+/** Priority of banger's rule: before those of VPNs and people, after the host's own addresses. */
+const RULE_PRIORITY = '1';
 
 /** Marks banger's own routes (`ip route … proto`), so that they can be told from others. */
 const ROUTE_PROTOCOL = '119';
@@ -52,6 +70,66 @@ export async function findUplink(runner: Runner, ip: string, configured: string)
 async function defaultDevice(runner: Runner, ip: string): Promise<string | undefined> {
   const { stdout } = await runner.run([ip, '-j', '-4', 'route', 'show', 'default']);
   return (JSON.parse(stdout || '[]') as IpRoute[])[0]?.dev;
+}
+
+/** A device that packets to some destination leave by. */
+export interface Way {
+  device: string;
+  /** whether the main table's default route names it */
+  isDefault: boolean;
+}
+
+/**
+ * The devices that routes of any table lead to, those of the default route first; devices of VMs and loopback left out.
+ * Which of the tables counts for a packet is for the kernel to say: rules may ask for anything.
+ */
+export async function findWays(runner: Runner, ip: string): Promise<Way[]> {
+  const { stdout } = await runner.run([ip, '-j', '-4', 'route', 'show', 'table', 'all', 'type', 'unicast']);
+  const routes = JSON.parse(stdout || '[]') as IpRoute[];
+  const ways = new Map<string, boolean>();
+  for (const { dst, dev, nexthops, table = 'main' } of routes) {
+    for (const device of [dev, ...(nexthops ?? []).map((hop) => hop.dev)]) {
+      if (device === undefined || device === 'lo' || isTapName(device)) continue;
+      const isDefault = dst === 'default' && table === 'main';
+      ways.set(device, ways.get(device) === true || isDefault);
+    }
+  }
+  return [...ways]
+    .map(([device, isDefault]) => ({ device, isDefault }))
+    .sort((a, b) => Number(b.isDefault) - Number(a.isDefault));
+}
+
+/** What the rules of the host (`ip rule`) mean for packets to VMs. */
+export interface RuleState {
+  /** whether another rule may come before the main table, which has the routes to VMs */
+  others: boolean;
+  /** whether banger's own is there */
+  own: boolean;
+}
+
+export async function readRules(runner: Runner, ip: string, pool: string): Promise<RuleState> {
+  // a kernel without tables knows no rules, and needs none
+  const { stdout, exitCode } = await runner.run([ip, '-j', '-4', 'rule', 'show'], { okExits: [0, 1, 2] });
+  const rules = exitCode === 0 ? (JSON.parse(stdout || '[]') as IpRule[]) : [];
+  const isOwn = ({ priority, dst, dstlen }: IpRule) =>
+    String(priority) === RULE_PRIORITY && `${dst}/${dstlen ?? 32}` === pool;
+  return {
+    others: rules.some((rule) => !KERNEL_RULES.includes(rule.priority) && String(rule.priority) !== RULE_PRIORITY),
+    own: rules.some(isOwn),
+  };
+}
+
+/** Packets to VMs go by the main table, whatever rules others have for theirs. */
+export async function addPoolRule(privileged: Privileged, ip: string, pool: string): Promise<void> {
+  const rule = ['to', pool, 'lookup', 'main', 'priority', RULE_PRIORITY, 'protocol', ROUTE_PROTOCOL];
+  // exit 2 is "File exists"
+  await privileged.run([ip, 'rule', 'add', ...rule], { okExits: [0, 2] });
+}
+
+/** Removing a rule that is already gone succeeds. */
+export async function deletePoolRule(privileged: Privileged, ip: string, pool: string): Promise<void> {
+  const rule = ['to', pool, 'lookup', 'main', 'priority', RULE_PRIORITY, 'protocol', ROUTE_PROTOCOL];
+  await privileged.run([ip, 'rule', 'delete', ...rule], { okExits: [0, 2] });
 }
 
 /**

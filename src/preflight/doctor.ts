@@ -5,7 +5,7 @@ import { userInfo } from 'node:os';
 import { dirname } from 'node:path';
 import { detectResolver } from '../dns/resolver-detect.ts';
 import { isSetUp } from '../dns/resolver-setup.ts';
-import { findUplink } from '../network/routes.ts';
+import { findUplink, findWays } from '../network/routes.ts';
 import { sharesBlocks } from '../storage/file-system.ts';
 import { findProgram } from '../system/host-facts.ts';
 import { type PrivilegedProgram, STORAGE_PROGRAMS } from '../system/privileged-commands.ts';
@@ -123,7 +123,7 @@ export async function sudoersFor(context: PreflightContext): Promise<string> {
     programs,
     pool: pool ?? '172.30.0.0/16',
     table,
-    uplinks: await physicalDevices(),
+    uplinks: await outwardDevices(context),
     run: config.paths.run,
     store: config.paths.store,
     cache: config.paths.cache,
@@ -133,7 +133,13 @@ export async function sudoersFor(context: PreflightContext): Promise<string> {
   });
 }
 
-/** Network devices with hardware behind them: any of them may come to lead outside. */
+/** Devices that routes lead to, and those with hardware behind them: any of them may come to lead outside. */
+async function outwardDevices({ config, env, runner }: PreflightContext): Promise<string[]> {
+  const ip = await findProgram(config.programs.ip, env);
+  const ways = ip.found ? await findWays(runner, ip.path) : [];
+  return [...new Set([...ways.map(({ device }) => device), ...(await physicalDevices())])].sort();
+}
+
 async function physicalDevices(): Promise<string[]> {
   const devices: string[] = [];
   for (const name of await readdir('/sys/class/net')) {

@@ -111,7 +111,7 @@ function regexOf(placeholder: Placeholder, request: SudoersRequest): string {
     hostMac: `02:00(:${HEX}{2}){4}`,
     mtu: `${DIGIT}{3,5}`,
     uplink: '[A-Za-z0-9][A-Za-z0-9._-]{0,14}',
-    flag: '[01]',
+    flag: '[012]',
     pid: `${DIGIT}{1,7}`,
     vm: `${HEX}{8}`,
     loop: `${DIGIT}{1,4}`,
@@ -142,7 +142,7 @@ function globsOf(placeholder: Placeholder, request: SudoersRequest): string[] {
     case 'loop':
       return digits(1, 4);
     case 'flag':
-      return ['[01]'];
+      return ['[012]'];
     case 'uplink':
       return request.uplinks.map((name) => escapeWord(name));
     case 'address':

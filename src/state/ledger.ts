@@ -27,10 +27,12 @@ export type Resource =
       /** whether the VM ran before */
       ran: boolean;
     }
-  /** kernel setting of the host, with the value to put back */
-  | { kind: 'sysctl'; name: string; before: string }
+  /** kernel setting of the host, with the value to put back as long as it is what it was set to (1 when that is not told) */
+  | { kind: 'sysctl'; name: string; before: string; set?: string }
   /** route that keeps packets for stopped VMs inside the host */
   | { kind: 'pool-route'; name: string }
+  /** rule that has packets to VMs go by the main table, where other rules come before it */
+  | { kind: 'pool-rule'; name: string }
   /** disk that e2fsck or resize2fs works on, which outlive the daemon: nobody else may touch it meanwhile */
   | { kind: 'disk-work'; name: string }
   /** file with the file system of the store, mounted by a loop device */

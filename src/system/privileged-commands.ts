@@ -30,7 +30,7 @@ export type Placeholder =
   | 'table'
   /** network device that leads outside */
   | 'uplink'
-  /** 0 or 1 */
+  /** 0, 1 or 2 */
   | 'flag'
   | 'pid'
   /** id of a VM, 8 hexadecimal digits */
@@ -66,6 +66,8 @@ export const PRIVILEGED_COMMANDS: readonly PrivilegedCommand[] = [
   { program: 'ip', args: 'link delete dev {tap}' },
   { program: 'ip', args: 'route replace unreachable {pool} proto 119' },
   { program: 'ip', args: 'route delete unreachable {pool} proto 119' },
+  { program: 'ip', args: 'rule add to {pool} lookup main priority 1 protocol 119' },
+  { program: 'ip', args: 'rule delete to {pool} lookup main priority 1 protocol 119' },
   { program: 'nft', args: '-f -' },
   { program: 'nft', args: '-j list table inet {table}' },
   { program: 'nft', args: '-j list ruleset' },

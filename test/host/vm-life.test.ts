@@ -321,7 +321,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
       const begun = performance.now();
       assert.match(await host.ok('kill', 'web'), /web is stopped, hard/);
       assert.ok(performance.now() - begun < 5000);
-      assert.equal(await forwarding(), '1\n');
+      assert.equal(await forwarding(), '2\n');
       await otherPool('delete');
       await host.ok('daemon', 'stop');
       await host.daemon();

@@ -82,6 +82,7 @@ describe('changes that a real kernel tells', { skip }, () => {
       'table deleted': rules,
       'route deleted': links,
       'routes flushed': links,
+      'rule of others': links,
       'address deleted': links,
       'forwarding switched': links,
       'forwarding of all switched': links,

@@ -81,6 +81,9 @@ describe('renderSudoers', () => {
     ['nft', 'flush ruleset', false],
     ['sysctl', '-q -w net/ipv4/conf/bgr-0a1b2c3d/forwarding=1', true],
     ['sysctl', '-q -w net/ipv4/conf/eth0/forwarding=0', true],
+    ['sysctl', '-q -w net/ipv4/conf/eth0/forwarding=2', true],
+    ['ip', 'rule add to 172.30.0.0/16 lookup main priority 1 protocol 119', true],
+    ['ip', 'rule add to 0.0.0.0/0 lookup main priority 1 protocol 119', false],
     ['sysctl', '-q -w net/ipv4/conf/eth0/forwarding=1 kernel.core_pattern=|/tmp/x', false],
     ['sysctl', '-q -w kernel.core_pattern=|/tmp/x', false],
   ];

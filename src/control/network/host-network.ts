@@ -5,7 +5,7 @@ import { hostMacFor, tapName, type VmRecord } from '../../core/vm.ts';
 import type { Canary } from '../../network/canary.ts';
 import { followHostChanges, type HostChanges } from '../../network/changes.ts';
 import { findDrift, type Link } from '../../network/drift.ts';
-import { forwardingSetting, readSetting, writeSetting } from '../../network/forwarding.ts';
+import { forwardingSetting, LENT, readSetting, writeSetting } from '../../network/forwarding.ts';
 import {
   applyRules,
   type FirewallMember,
@@ -14,7 +14,16 @@ import {
   isWhole,
   readTable,
 } from '../../network/nftables.ts';
-import { addPoolRoute, deletePoolRoute, findUplink, otherPoolsInUse } from '../../network/routes.ts';
+import {
+  addPoolRoute,
+  addPoolRule,
+  deletePoolRoute,
+  deletePoolRule,
+  findUplink,
+  findWays,
+  otherPoolsInUse,
+  readRules,
+} from '../../network/routes.ts';
 import { createTap, deleteTap, setUpTap, type Tap } from '../../network/tap.ts';
 import { HOST_OWNER, type Ledger } from '../../state/ledger.ts';
 import { createMutex } from '../../system/mutex.ts';
@@ -39,6 +48,8 @@ export interface HostNetworkDeps {
   onAttach?: () => void;
   /** tells whether the table is there to a daemon that does not hear of rules */
   canary?: Canary | undefined;
+  /** told of a device behind which VMs reach nothing */
+  onNoForwarding?: (device: string, error: unknown) => void;
   /** how changes of the host become known */
   followChanges?: (table: string) => Promise<HostChanges>;
 }
@@ -77,6 +88,9 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
       .filter((vm) => vm.id !== leaving && ledger.of(vm.id).some((resource) => resource.kind === 'tap'))
       .map((vm) => ({ tap: tapName(vm.id), address: vm.address, nat: vm.nat }));
 
+  /** devices the rules let nobody but VMs through, as they were last written */
+  let walled = '';
+
   /** the table as the kernel showed it after it was written; unknown to a daemon that has not written it yet */
   let written: string | undefined;
 
@@ -114,17 +128,20 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     changes = undefined;
   }
 
-  const rulesFor = (leaving?: string): FirewallRules => ({
+  const rulesFor = async (leaving?: string): Promise<FirewallRules> => ({
     table: deps.table,
     members: members(leaving),
     vmToVm: deps.config.network.vmToVm,
     guestDns: deps.guestDns,
+    lent: await lentDevices(),
     canaryPort: deps.canary?.port,
   });
 
   async function writeRules(leaving?: string): Promise<void> {
     written = undefined;
-    await applyRules(privileged, nft, rulesFor(leaving));
+    const rules = await rulesFor(leaving);
+    await applyRules(privileged, nft, rules);
+    walled = String(rules.lent);
   }
 
   /** Whether the table had to be written: anybody may have flushed it, or only parts of it. */
@@ -138,7 +155,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
       await writeRules();
       const seen = await readTable(privileged, nft, deps.table);
       // whoever flushes again and again may have done so before it was read: that is not to be compared with from now on
-      if (seen !== undefined && isWhole(seen, rulesFor())) written = seen;
+      if (seen !== undefined && isWhole(seen, await rulesFor())) written = seen;
     }
     return !(first && present === written);
   }
@@ -169,6 +186,8 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
 
   async function mendDoubtful(): Promise<Mended> {
     const mended = { ...NOTHING_MENDED };
+    if (doubt.shared) await claimHost();
+    doubt.shared = false;
     if (rulesAreDoubtful()) {
       mended.rules = await mendRules();
       doubt.rules = false;
@@ -181,24 +200,61 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     return mended;
   }
 
-  async function enableForwarding(device: string): Promise<void> {
-    const name = forwardingSetting(device);
-    const before = await readSetting(name);
-    if (before === undefined || before === '1') return;
-    ledger.record(HOST_OWNER, { kind: 'sysctl', name, before });
-    await writeSetting(privileged, sysctl, name, '1');
+  /** Devices whose forwarding is on, or about to be, only because VMs need it. */
+  async function lentDevices(): Promise<string[]> {
+    const lent: string[] = [];
+    for (const { resource } of ledger.all()) {
+      if (resource.kind !== 'sysctl' || resource.set !== LENT) continue;
+      // whoever wrote 1 since wants it for more than VMs
+      if ((await readSetting(resource.name)) !== '1') lent.push(resource.name.split('/')[3] ?? '');
+    }
+    return lent.sort();
+  }
+
+  /** Switches forwarding on wherever the host's routes lead: answers come in there. */
+  async function lendForwarding(): Promise<void> {
+    const { uplink } = deps.config.network;
+    const ways = await findWays(deps.runner, ip);
+    if (uplink !== 'auto') ways.push({ device: uplink, isDefault: true });
+    const off: typeof ways = [];
+    for (const way of ways) {
+      const name = forwardingSetting(way.device);
+      const before = await readSetting(name);
+      // another banger's doing is this one's too: the last of them puts it back
+      if (before !== '0' && before !== LENT) continue;
+      ledger.record(HOST_OWNER, { kind: 'sysctl', name, before: '0', set: LENT });
+      if (before === '0') off.push(way);
+    }
+    // the wall first: nobody but VMs gets through meanwhile
+    if (members().length > 0 && String(await lentDevices()) !== walled) await writeRules();
+    for (const { device, isDefault } of off) {
+      try {
+        await writeSetting(privileged, sysctl, forwardingSetting(device), LENT, 'if-present');
+      } catch (error) {
+        if (isDefault) throw error;
+        deps.onNoForwarding?.(device, error);
+      }
+    }
+  }
+
+  /** Rules of others may lead packets to VMs elsewhere; without any the host is left without one of banger's. */
+  async function claimRules(): Promise<void> {
+    const rules = await readRules(deps.runner, ip, pool);
+    if (!rules.others || rules.own) return;
+    ledger.record(HOST_OWNER, { kind: 'pool-rule', name: pool });
+    await addPoolRule(privileged, ip, pool);
   }
 
   const uplinkNow = () => findUplink(deps.runner, ip, deps.config.network.uplink);
   const mtu = async () => (await uplinkNow())?.mtu ?? DEFAULT_MTU;
 
   async function claimHost(): Promise<void> {
-    const uplink = await uplinkNow();
     if (!ledger.all().some(({ resource }) => resource.kind === 'pool-route')) {
       ledger.record(HOST_OWNER, { kind: 'pool-route', name: pool });
       await addPoolRoute(privileged, ip, pool);
     }
-    if (uplink) await enableForwarding(uplink.device);
+    await claimRules();
+    await lendForwarding();
   }
 
   /** The host gets back what it had when the last VM has gone; of settings, when no other banger needs them. */
@@ -206,10 +262,11 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     for (const { owner, resource } of ledger.all()) {
       if (owner !== HOST_OWNER) continue;
       if (resource.kind === 'pool-route') await deletePoolRoute(privileged, ip, resource.name);
+      else if (resource.kind === 'pool-rule') await deletePoolRule(privileged, ip, resource.name);
       else if (resource.kind === 'sysctl') {
         if (await otherPoolsInUse(deps.runner, ip, pool)) continue; // asked again at the next reconcile
-        if ((await readSetting(resource.name)) === '1') {
-          await writeSetting(privileged, sysctl, resource.name, resource.before);
+        if ((await readSetting(resource.name)) === (resource.set ?? '1')) {
+          await writeSetting(privileged, sysctl, resource.name, resource.before, 'if-present');
         }
       } else continue;
       ledger.strike(resource.kind, resource.name);
@@ -221,8 +278,8 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     attach: (vm) =>
       mutex.run(async () => {
         const tap = tapName(vm.id);
-        await claimHost();
         ledger.record(vm.id, { kind: 'tap', name: tap });
+        await claimHost();
         // the rules first: the device must never be up without its anti-spoof entry
         await writeRules();
         await createTap(privileged, ip, await tapOf(vm));
@@ -247,7 +304,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     mend: () =>
       mutex.run(async () => {
         await listen();
-        if (!rulesAreDoubtful() && !doubt.links) return NOTHING_MENDED;
+        if (!rulesAreDoubtful() && !doubt.links && !doubt.shared) return NOTHING_MENDED;
         return members().length === 0 ? NOTHING_MENDED : await mendDoubtful();
       }),
 
@@ -259,8 +316,6 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
           return NOTHING_MENDED;
         }
         await listen();
-        if (doubt.shared) await claimHost();
-        doubt.shared = false;
         return await mendDoubtful();
       }),
 

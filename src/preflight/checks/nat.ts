@@ -3,7 +3,7 @@ import { access, constants, readFile } from 'node:fs/promises';
 import { BangerError } from '../../errors.ts';
 import { forwardingSetting, readSetting } from '../../network/forwarding.ts';
 import { GUEST_DNS_PORT } from '../../network/nftables.ts';
-import { findUplink } from '../../network/routes.ts';
+import { findUplink, findWays } from '../../network/routes.ts';
 import { findProgram } from '../../system/host-facts.ts';
 import type { Argv } from '../../system/runner.ts';
 import { type Check, type CheckOutcome, failed, notApplicable, ok, warning } from '../check.ts';
@@ -20,7 +20,10 @@ export const uplinkCheck: Check<PreflightContext> = {
     const { uplink } = context.config.network;
     const lookedFor = uplink === 'auto' ? 'the device of the default route' : `the device ${uplink}`;
     const found = await uplinkOf(context);
-    if (found !== undefined) return ok(lookedFor, found);
+    if (found !== undefined) {
+      const others = (await devicesOf(context)).filter((device) => device !== found);
+      return ok(lookedFor, others.length > 0 ? `${found}; other routes lead to ${others.join(', ')}` : found);
+    }
     if (uplink !== 'auto') {
       return failed(lookedFor, `There is no network device ${uplink}.`, 'Correct network.uplink; devices: ip -br link');
     }
@@ -34,23 +37,35 @@ export const forwardingCheck: Check<PreflightContext> = {
   title: 'forwarding',
   async run(context) {
     const { config, uid } = context;
-    const device = await uplinkOf(context);
-    if (device === undefined) return notApplicable('forwarding on the uplink', 'There is no uplink.');
-    const name = forwardingSetting(device);
-    const lookedFor = `/proc/sys/${name}`;
-    if ((await readSetting(name)) === '1') return ok(lookedFor, `${device} forwards packets`);
-    const later = `banger switches forwarding of ${device} on while VMs run`;
+    const devices = await devicesOf(context);
+    const names = devices.map(forwardingSetting);
+    const [name] = names;
+    if (name === undefined) return notApplicable('forwarding on the uplink', 'No route leads outside.');
+    const lookedFor = names.map((each) => `/proc/sys/${each}`).join(', ');
+    const off: string[] = [];
+    for (const device of devices) if ((await readSetting(forwardingSetting(device))) === '0') off.push(device);
+    const [first] = off;
+    if (first === undefined) return ok(lookedFor, `${devices.join(', ')} forward packets`);
+    const later = `banger switches forwarding of ${off.join(', ')} on while VMs run, for VMs alone`;
     if (uid !== 0) {
       const sysctl = await findProgram(config.programs.sysctl, context.env);
       return sysctl.found
         ? ok(lookedFor, later)
-        : failed(lookedFor, `${config.programs.sysctl} is not installed.`, forwardingFix(name, uid));
+        : failed(
+            lookedFor,
+            `${config.programs.sysctl} is not installed.`,
+            forwardingFix(forwardingSetting(first), uid),
+          );
     }
     try {
-      await access(`/proc/sys/${name}`, constants.W_OK);
+      await access(`/proc/sys/${forwardingSetting(first)}`, constants.W_OK);
       return ok(lookedFor, later);
     } catch {
-      return failed(lookedFor, 'Forwarding is off, and kernel settings are read-only here.', forwardingFix(name, uid));
+      return failed(
+        lookedFor,
+        'Forwarding is off, and kernel settings are read-only here.',
+        forwardingFix(forwardingSetting(first), uid),
+      );
     }
   },
 };
@@ -68,9 +83,11 @@ export const forwardDropCheck: Check<PreflightContext> = {
   title: 'forwarded packets',
   async run(context) {
     const lookedFor = 'rules of Docker, ufw, firewalld and others that drop packets of VMs';
-    const uplink = await uplinkOf(context);
-    if (uplink === undefined) return notApplicable(lookedFor, 'There is no uplink.');
-    return await judge(context, lookedFor, (rulesets, paths) => findForwardDrops(rulesets, { ...paths, uplink }));
+    const devices = await devicesOf(context);
+    if (devices.length === 0) return notApplicable(lookedFor, 'No route leads outside.');
+    return await judge(context, lookedFor, (rulesets, paths) =>
+      devices.flatMap((uplink) => findForwardDrops(rulesets, { ...paths, uplink })),
+    );
   },
 };
 
@@ -129,6 +146,16 @@ async function readLegacy({ env, privileged, uid }: PreflightContext): Promise<R
   if (!(await findProgram('iptables-legacy-save', env)).found) return undefined;
   const argv: Argv = ['iptables-legacy-save', '-t', 'filter'];
   return parseIptablesSave((await privileged.run(argv)).stdout);
+}
+
+/** Every device that packets of VMs may leave by, the uplink first. */
+async function devicesOf(context: PreflightContext): Promise<string[]> {
+  const { config, env, runner } = context;
+  const ip = await findProgram(config.programs.ip, env);
+  if (!ip.found) return [];
+  const uplink = await uplinkOf(context);
+  const ways = (await findWays(runner, ip.path)).map(({ device }) => device);
+  return [...new Set([...(uplink === undefined ? [] : [uplink]), ...ways])];
 }
 
 async function uplinkOf({ config, env, runner }: PreflightContext): Promise<string | undefined> {

@@ -28,6 +28,7 @@ async function place(t: TestContext, hearsRules = true) {
     },
     'ip route replace unreachable': {},
     'ip -j -4 route show': { stdout: '[]' },
+    'ip -j -4 rule show': { stdout: '[]' },
   });
   const heard = { rules: false, links: false };
   const canary = { arrives: false };
@@ -147,7 +148,7 @@ describe('a host that is kept as it should be', () => {
 
   it('asks for the uplink again when a device or route changed, not at every reconcile', async (t) => {
     const { network, heard, ran } = await place(t);
-    const asked = () => ran().filter((call) => call === 'ip -j -4 route show default').length;
+    const asked = () => ran().filter((call) => call === 'ip -j -4 route show table all type unicast').length;
     await network.reassert();
     assert.equal(asked(), 1);
     await network.reassert();

@@ -26,6 +26,7 @@ await after('table deleted', () => nft('delete', 'table', 'inet', TABLE));
 await after('ruleset flushed', () => nft('flush', 'ruleset'));
 await after('route deleted', () => ip('route', 'delete', '10.99.0.2/32'));
 await after('routes flushed', () => ip('route', 'flush', 'dev', TAP));
+await after('rule of others', () => ip('rule', 'add', 'to', '10.50.0.0/16', 'lookup', '100'));
 await after('address deleted', () => ip('address', 'delete', '10.99.0.1/32', 'dev', TAP));
 await after('forwarding switched', () => runner.run(['sysctl', '-q', '-w', `net/ipv4/conf/${TAP}/forwarding=1`]));
 await after('forwarding of all switched', () => runner.run(['sysctl', '-q', '-w', 'net/ipv4/ip_forward=1']));
