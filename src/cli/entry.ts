@@ -26,6 +26,7 @@ export const NOUNS: Record<string, string> = {
   disk: 'Disks of virtual machines, and work disks that were kept',
   storage: 'Where disks lie, and how much room there is',
   operation: 'Long actions: what runs now and what ran',
+  vmm: 'Firecracker, which runs virtual machines where KVM works',
   daemon: 'bangerd, which owns the virtual machines',
   config: 'Settings and where they come from',
 };

@@ -135,6 +135,14 @@ export function workMount(): Kind<string> {
   });
 }
 
+/** Where something is fetched from. */
+export function webAddress(): Kind<string> {
+  return textual('a URL that begins with http:// or https://', (given) => {
+    if (!URL.canParse(given) || !/^https?:$/.test(new URL(given).protocol)) throw invalid(`"${given}" is no such URL.`);
+    return given;
+  });
+}
+
 /** A program: looked up in PATH, or exactly this file. */
 export function program(): Kind<string> {
   return nameOrPath('a program name or its absolute path');

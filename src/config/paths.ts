@@ -36,6 +36,17 @@ export function daemonLogFile(paths: Pick<Paths, 'state'>): string {
   return join(paths.state, 'bangerd.log');
 }
 
+/** Name of Firecracker in PATH; where nothing else is set, one that banger installed stands in for it. */
+export const OWN_FIRECRACKER = 'firecracker';
+
+/** The link that names the release in use, beside the releases. */
+export const CURRENT_VMM = 'current';
+
+/** Releases of Firecracker that `banger vmm install` brought, one directory each. */
+export function installsDirectory(paths: Pick<PathsConfig, 'state'>): string {
+  return join(paths.state, 'vmm');
+}
+
 /** The daemon's Unix socket. */
 export function socketPath(paths: Pick<PathsConfig, 'run'>): string {
   return join(paths.run, 'bangerd.sock');

@@ -7,6 +7,7 @@ export interface Config {
   vmm: 'auto' | 'firecracker' | 'fcqemu';
   paths: PathsConfig;
   programs: ProgramsConfig;
+  releases: ReleasesConfig;
   bundle: BundleConfig;
   vm: VmConfig;
   network: NetworkConfig;
@@ -63,6 +64,12 @@ export interface ProgramsConfig {
   cp: string;
   sudo: string;
   mmdebstrap: string;
+}
+
+/** Where programs are fetched from. */
+export interface ReleasesConfig {
+  /** URL to which `/vVERSION/FILE` is added */
+  firecracker: string;
 }
 
 /** Which bundle VMs boot from; a single path given here replaces that part of it. */

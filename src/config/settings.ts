@@ -16,6 +16,7 @@ import {
   program,
   size,
   text,
+  webAddress,
   wholeNumber,
   workMount,
   yesOrNo,
@@ -129,6 +130,14 @@ const SETTINGS: SettingTree<Config> = {
     cp: tool('cp', 'Copies disks where the file system cannot share blocks'),
     sudo: tool('sudo', 'Asked for single programs when the user is not root'),
     mmdebstrap: tool('mmdebstrap', 'Makes the root file system of a bundle'),
+  },
+  releases: {
+    firecracker: always(
+      'releases.firecracker',
+      webAddress(),
+      'https://github.com/firecracker-microvm/firecracker/releases/download',
+      'Where `banger vmm install` fetches from: `/vVERSION/FILE` is added',
+    ),
   },
   bundle: {
     default: always('bundle.default', nameOrPath(), 'default', 'The bundle VMs boot from unless told otherwise'),

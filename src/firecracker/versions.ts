@@ -1,6 +1,7 @@
 /** Versions of Firecracker: how they are read, which ones banger knows, and what a request may hold for the one at hand. */
 import { stat } from 'node:fs/promises';
 import type { Runner } from '../system/runner.ts';
+import { FIRECRACKER_RELEASE } from '../version.ts';
 
 export interface VmmVersion {
   major: number;
@@ -15,7 +16,7 @@ type VersionStanding = 'known' | 'newer' | 'old' | 'new-major';
 
 /** Oldest and newest release whose answers to banger's requests are known. */
 export const OLDEST_KNOWN = { major: 1, minor: 10, patch: 0 };
-export const NEWEST_KNOWN = { major: 1, minor: 16, patch: 1 };
+export const NEWEST_KNOWN = knownRelease(FIRECRACKER_RELEASE);
 
 /** First release that takes what banger would like to send; others refuse the whole request because of it. */
 const SINCE = {
@@ -42,6 +43,11 @@ export function parseVmmVersion(said: string): VmmVersion | undefined {
   if (!match) return undefined;
   const [, text = '', major, minor, patch] = match;
   return { text, major: Number(major), minor: Number(minor), patch: Number(patch) };
+}
+
+function knownRelease(text: string): Numbers {
+  const [major = 0, minor = 0, patch = 0] = text.split('.').map(Number);
+  return { major, minor, patch };
 }
 
 type Numbers = Pick<VmmVersion, 'major' | 'minor' | 'patch'>;

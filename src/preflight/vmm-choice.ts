@@ -1,4 +1,7 @@
 /** Which VMM runs VMs here, and how fast: Firecracker under KVM where both work, fcqemu otherwise. */
+import { realpath } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CURRENT_VMM, installsDirectory, OWN_FIRECRACKER } from '../config/paths.ts';
 import { BangerError } from '../errors.ts';
 import { pathExists } from '../system/files.ts';
 import { type FoundProgram, findProgram } from '../system/host-facts.ts';
@@ -85,7 +88,7 @@ export function lookAtVmms(context: ChoiceContext): Promise<VmmFindings> {
 async function find(context: ChoiceContext): Promise<VmmFindings> {
   const { config, env } = context;
   const [firecracker, qemu, guard] = await Promise.all([
-    findProgram(config.programs.firecracker, env),
+    findFirecracker(context),
     findProgram(config.programs.qemu, env),
     findProgram(GUARD, env),
   ]);
@@ -96,6 +99,18 @@ async function find(context: ChoiceContext): Promise<VmmFindings> {
         ? { kind: 'qemu', path: qemu.path }
         : undefined;
   return { firecracker, qemu, guard, verdict: await testKvm(context, vmm) };
+}
+
+/** The one that settings or PATH name, else the one that banger installed. */
+async function findFirecracker({ config, env }: ChoiceContext): Promise<FoundProgram> {
+  const found = await findProgram(config.programs.firecracker, env);
+  if (found.found || config.programs.firecracker !== OWN_FIRECRACKER) return found;
+  const directory = installsDirectory(config.paths);
+  // the release's own path: a verdict about one is none about the next
+  const release = await realpath(join(directory, CURRENT_VMM)).catch(() => undefined);
+  if (release === undefined) return { found: false, why: `${found.why} and in ${directory}` };
+  const installed = await findProgram(join(release, OWN_FIRECRACKER), env);
+  return installed.found ? installed : { found: false, why: `${found.why} and in ${release}` };
 }
 
 async function testKvm(context: ChoiceContext, vmm: TestVmm | undefined): Promise<KvmVerdict> {
@@ -124,7 +139,7 @@ function firecrackerMissing({ config }: ChoiceContext, firecracker: FoundProgram
   return new BangerError(
     'host_unprepared',
     `vmm is "firecracker", but ${config.programs.firecracker} is not installed (looked ${firecracker.why}).`,
-    { hint: 'Set programs.firecracker to the binary, or vmm = "auto" to run on QEMU: BANGER_VMM=auto' },
+    { hint: 'Get it: banger vmm install   or run on QEMU instead: BANGER_VMM=auto' },
   );
 }
 

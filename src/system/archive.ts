@@ -6,7 +6,7 @@ import { createReadStream } from 'node:fs';
 import { open, rename, rm, statfs } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { pipeline, type Readable, Transform } from 'node:stream';
-import { createZstdDecompress } from 'node:zlib';
+import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { BangerError, systemCode } from '../errors.ts';
 import { formatSize } from '../units.ts';
 import { type ArchiveKind, checkEntries, parseListing } from './archive-entries.ts';
@@ -37,6 +37,7 @@ export const TRANSFER_TIMEOUT_MS = 30 * 60_000;
 const RESERVED_BYTES = 64 * 1024 * 1024;
 
 const ZSTD_MAGIC = 0xfd2fb528;
+const GZIP_MAGIC = 0x8b1f;
 
 /**
  * Writes an archive that appears whole or not at all.
@@ -117,7 +118,8 @@ async function withArchive<T>(
   const stop = new AbortController();
   const limit = byteLimit(roomBytes, () => tooLarge(file, roomBytes, kind));
   const source = createReadStream(file);
-  const stages = (await isZstd(file)) ? [source, createZstdDecompress(), limit] : [source, limit];
+  const unpack = await decompressor(file);
+  const stages = unpack ? [source, unpack, limit] : [source, limit];
   const finished = new Promise<void>((settle) => {
     pipeline(stages, (error) => {
       if (error && systemCode(error) !== 'ERR_STREAM_PREMATURE_CLOSE') {
@@ -171,8 +173,11 @@ function ownWords(cause: Error): string {
   return first.replace(/^\S+: /, '') || cause.message;
 }
 
-async function isZstd(file: string): Promise<boolean> {
+/** What makes a tar of it, by how it begins; undefined for a file that is not compressed. */
+async function decompressor(file: string): Promise<Transform | undefined> {
   await using handle = await open(file);
   const { buffer, bytesRead } = await handle.read(Buffer.alloc(4), 0, 4, 0);
-  return bytesRead === 4 && buffer.readUInt32LE(0) === ZSTD_MAGIC;
+  if (bytesRead < 4) return undefined;
+  if (buffer.readUInt32LE(0) === ZSTD_MAGIC) return createZstdDecompress();
+  return buffer.readUInt16LE(0) === GZIP_MAGIC ? createGunzip() : undefined;
 }

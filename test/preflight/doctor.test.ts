@@ -116,9 +116,28 @@ describe('runDoctor', () => {
     };
     assert.match(await found('1.16.1'), /^ok: VMs run on firecracker, under KVM\. Firecracker 1\.16\.1\. /);
     assert.match(await found('1.13.1'), /^ok: .* Firecracker 1\.13\.1: it cannot be told the MTU .* themselves\. /);
-    assert.match(await found('1.9.0'), /^warning: .* older than 1\.10, .* Firecracker 1\.10 or later\.$/);
+    assert.match(
+      await found('1.9.0'),
+      /^warning: .* older than 1\.10, .* banger vmm install, and the old one out of PATH$/,
+    );
     assert.match(await found('1.18.0'), /^ok: .* newer than 1\.16, the newest that banger was tried with\. /);
     assert.match(await found('2.0.0'), /^warning: .* knows no release after 1\.x, .* or a newer banger\.$/);
+  });
+
+  it('says what a Firecracker that is missing would bring, and how to get it', async (t) => {
+    const machine = await testMachine(t);
+    const found = async () => {
+      const { checks } = await runDoctor({ ...machine.context }, 'vm-start');
+      return checks.find(({ id }) => id === 'vmm')?.detail ?? '';
+    };
+    assert.match(await found(), / Firecracker would change nothing here: it needs KVM\.$/);
+    await machine.script('qemu-system-x86_64', BOOTS);
+    assert.match(
+      await found(),
+      / get it with: banger vmm install; without a network here: curl -LO https:.* --from firecracker-v/,
+    );
+    await machine.script('firecracker', BOOTS);
+    assert.doesNotMatch(await found(), /would/);
   });
 
   it('tests KVM again: what was wrong may have been put right', async (t) => {

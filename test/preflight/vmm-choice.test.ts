@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { mkdir, rename, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { BangerError } from '../../src/errors.ts';
 import { chooseVmm } from '../../src/preflight/vmm-choice.ts';
@@ -35,6 +37,18 @@ describe('chooseVmm', () => {
     const { context, script } = await testMachine(t, { env: { BANGER_VMM: 'fcqemu' } });
     await script('firecracker', BOOTS);
     assert.equal((await chooseVmm(context)).kind, 'fcqemu');
+  });
+
+  it('takes the Firecracker that banger installed where there is none in PATH', async (t) => {
+    const { context, home, script } = await testMachine(t);
+    const release = join(home, 'state', 'vmm', '1.16.1');
+    await mkdir(release, { recursive: true });
+    const installed = join(release, 'firecracker');
+    await rename(await script('firecracker', BOOTS), installed);
+    await symlink('1.16.1', join(home, 'state', 'vmm', 'current'));
+    assert.deepEqual((await chooseVmm({ ...context })).program, [installed]);
+    const inPath = await script('firecracker', BOOTS);
+    assert.deepEqual((await chooseVmm({ ...context })).program, [inPath]);
   });
 
   it('refuses to replace a Firecracker that is configured', async (t) => {

@@ -187,6 +187,24 @@ export const HOST_ENTRIES: readonly Entry<Command>[] = [
     load: () => import('../commands/operation/cancel.ts'),
   },
   {
+    path: 'vmm install',
+    aliases: [],
+    summary: 'Get a release of Firecracker',
+    load: () => import('../commands/vmm/install.ts'),
+  },
+  {
+    path: 'vmm list',
+    aliases: ['vmm ls'],
+    summary: 'List each Firecracker there is, and which one is used',
+    load: () => import('../commands/vmm/list.ts'),
+  },
+  {
+    path: 'vmm remove',
+    aliases: ['vmm rm'],
+    summary: 'Remove a Firecracker that banger installed',
+    load: () => import('../commands/vmm/remove.ts'),
+  },
+  {
     path: 'daemon status',
     aliases: [],
     summary: 'Show whether the daemon runs, and how',
