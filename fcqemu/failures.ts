@@ -65,7 +65,7 @@ export function describeFailure(error: unknown): { code: number; message: string
 
 /** `FILE:LINE:COLUMN` where an error was made. */
 export function placeOf({ stack }: Error): string {
-  return `fcqemu/${/([^/(\s]+:\d+:\d+)\)?$/m.exec(stack ?? '')?.[1] ?? 'main.ts:1:1'}`;
+  return `fcqemu/${/([^/(\s]{1,200}:\d{1,9}:\d{1,9})\)?$/m.exec(stack ?? '')?.[1] ?? 'main.ts:1:1'}`;
 }
 
 function exit(message: string, debug: string, code: number = EXIT.generic): Exit {

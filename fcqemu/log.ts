@@ -91,7 +91,7 @@ export class Log {
 /** `FILE:LINE` of the call that logged: the first frame outside this file. Readers expect a path with a slash. */
 function callerOf(stack: string | undefined): string {
   const frame = stack?.split('\n')[4] ?? '';
-  return `fcqemu/${/([^/(\s]+:\d+):\d+\)?$/.exec(frame)?.[1] ?? 'main:0'}`;
+  return `fcqemu/${/([^/(\s]{1,200}:\d{1,9}):\d{1,9}\)?$/.exec(frame)?.[1] ?? 'main:0'}`;
 }
 
 /** Wall clock minus monotonic clock in `ms`: the wall clock alone has no digits below a millisecond. */

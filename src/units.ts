@@ -14,7 +14,7 @@ const SIZE_FACTORS: Record<string, number> = { '': 1, b: 1, k: KIB, m: MIB, g: G
  * @throws BangerError `invalid_input` when the text is no size, is negative or is no whole number of bytes
  */
 export function parseSize(text: string): number {
-  const match = /^\s*(\d+(?:\.\d+)?)\s*([bkmgt]?)(i?b)?\s*$/i.exec(text);
+  const match = /^(\d+(?:\.\d+)?)\s*([bkmgt]?)(i?b)?$/i.exec(text.trim());
   const factor = match?.[2] === undefined ? undefined : SIZE_FACTORS[match[2].toLowerCase()];
   const bytes = match?.[1] === undefined || factor === undefined ? Number.NaN : Math.round(Number(match[1]) * factor);
   if (!Number.isSafeInteger(bytes)) {
@@ -50,7 +50,7 @@ export function parseDuration(text: string): number {
     throw new BangerError('invalid_input', `"${text}" is not a duration.`, { hint: 'Write it as 30s, 2m or 1h30m.' });
   }
   let total = 0;
-  for (const [, amount, unit] of trimmed.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d)/g)) {
+  for (const [, amount, unit] of trimmed.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d)/gy)) {
     total += Number(amount) * (DURATION_MS[unit ?? ''] ?? 0);
   }
   return Math.round(total);

@@ -90,7 +90,7 @@ export function helpWidth(output: Output): number {
 export function usageError(error: CommanderError, helpCommand: string): BangerError {
   const [first = '', suggestion] = error.message.replace(/^error: /, '').split('\n');
   const message = first.charAt(0).toUpperCase() + first.slice(1).replace(/\.$/, '').replaceAll("'", '`');
-  const meant = /Did you mean (?:one of )?(.+)\?\)/.exec(suggestion ?? '')?.[1];
+  const meant = /Did you mean (?:one of )?(.{1,500})\?\)/.exec(suggestion ?? '')?.[1];
   return new BangerError('invalid_input', `${message}.`, {
     hint: meant === undefined ? helpCommand : `Did you mean ${meant}? See: ${helpCommand}`,
   });

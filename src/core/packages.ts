@@ -29,6 +29,9 @@ export function parsePackageList(text: string): InstalledPackage[] {
   });
 }
 
+/** What is read of a dpkg database. */
+const DPKG_FIELDS: ReadonlySet<string> = new Set(['Package', 'Version', 'Architecture', 'Status']);
+
 /** The list as it lies beside an image: one `name version arch` a line, sorted. */
 export function formatPackageList(packages: readonly InstalledPackage[]): string {
   return [...packages]
@@ -42,14 +45,26 @@ export function formatPackageList(packages: readonly InstalledPackage[]): string
  * leading space. Removed packages whose configuration stayed are not installed.
  */
 export function parseDpkgStatus(text: string): InstalledPackage[] {
-  return text.split(/\n\s*\n/).flatMap((stanza) => {
-    const field = (key: string) => new RegExp(`^${key}:[ \t]*(\\S.*?)[ \t]*$`, 'm').exec(stanza)?.[1];
-    const name = field('Package');
-    const version = field('Version');
-    const arch = field('Architecture');
-    const installed = field('Status')?.endsWith(' installed') ?? false;
-    return installed && name && version && arch ? [{ name, version, arch }] : [];
-  });
+  const packages: InstalledPackage[] = [];
+  const fields = new Map<string, string>();
+  const end = () => {
+    const name = fields.get('Package');
+    const version = fields.get('Version');
+    const arch = fields.get('Architecture');
+    if (fields.get('Status')?.endsWith(' installed') && name && version && arch) packages.push({ name, version, arch });
+    fields.clear();
+  };
+  for (const line of text.split('\n')) {
+    if (line.trim() === '') {
+      if (fields.size > 0) end();
+      continue;
+    }
+    const colon = line.indexOf(':');
+    const key = colon < 0 ? '' : line.slice(0, colon);
+    if (DPKG_FIELDS.has(key) && !fields.has(key)) fields.set(key, line.slice(colon + 1).trim());
+  }
+  end();
+  return packages;
 }
 
 /**

@@ -96,13 +96,13 @@ async function dnsmasqConfigDir(root: string, args: readonly string[] = []): Pro
     if (value !== undefined) return value.split(',')[0]?.replace(/\/$/, '');
   }
   const main = await readIn(root, '/etc/dnsmasq.conf');
-  return /^\s*conf-dir\s*=\s*([^,\s]+?)\/?(?:[,\s]|$)/m.exec(main ?? '')?.[1];
+  return /^[ \t]{0,8}conf-dir[ \t]{0,8}=[ \t]{0,8}([^,\s]+?)\/?(?:[,\s]|$)/m.exec(main ?? '')?.[1];
 }
 
 /** Directory of the files unbound's main file includes. */
 async function unboundConfigDir(root: string): Promise<string | undefined> {
   const main = await readIn(root, '/etc/unbound/unbound.conf');
-  for (const match of (main ?? '').matchAll(/^\s*include(?:-toplevel)?:\s*"?([^"\s]+)"?/gm)) {
+  for (const match of (main ?? '').matchAll(/^[ \t]{0,8}include(?:-toplevel)?:\s*"?([^"\s]+)"?/gm)) {
     const pattern = match[1] ?? '';
     if (pattern.endsWith('/*.conf')) return dirname(resolve('/etc/unbound', pattern));
   }
@@ -152,7 +152,7 @@ async function entriesOf(root: string, path: string): Promise<string[]> {
 
 /** Whether getaddrinfo asks systemd-resolved before it reads resolv.conf. */
 async function nssAsksResolved(root: string): Promise<boolean> {
-  const hosts = /^\s*hosts:(.*)$/m.exec((await readIn(root, '/etc/nsswitch.conf')) ?? '')?.[1] ?? '';
+  const hosts = /^[ \t]{0,8}hosts:(.*)$/m.exec((await readIn(root, '/etc/nsswitch.conf')) ?? '')?.[1] ?? '';
   const services = hosts.trim().split(/\s+/);
   const resolved = services.indexOf('resolve');
   const dns = services.indexOf('dns');

@@ -103,8 +103,9 @@ function noAnswer({ method, path }: VmmRequest, cause: unknown): BangerError {
  * string, which no JSON parser takes.
  */
 export function faultMessage(answer: Pick<HttpAnswer, 'status' | 'text'>): string {
-  const match = /"(?:fault_message|error)"\s*:\s*"([\s\S]*)"\s*\}/.exec(answer.text);
-  const raw = match?.[1];
-  if (raw === undefined) return `status ${answer.status}${answer.text ? `: ${answer.text.trim().slice(0, 500)}` : ''}`;
+  const before = /"(?:fault_message|error)"\s{0,8}:\s{0,8}"/.exec(answer.text);
+  const end = answer.text.lastIndexOf('"');
+  const raw = before && answer.text.slice(before.index + before[0].length, Math.max(end, 0));
+  if (!raw) return `status ${answer.status}${answer.text ? `: ${answer.text.trim().slice(0, 500)}` : ''}`;
   return raw.replaceAll('\\"', '"').replaceAll('\\n', ' ').replaceAll('\n', ' ').trim();
 }

@@ -41,7 +41,6 @@ export function stripControls(text: string): string {
     text
       // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what this removes
       .replace(/\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[@-_a-z]/g, '')
-      .replace(/\r+\n/g, '\n')
       // biome-ignore lint/suspicious/noControlCharactersInRegex: see above
       .replace(/[\x00-\x08\x0b-\x1f\x7f]/g, '')
   );

@@ -73,7 +73,7 @@ export function knownHosts(vms: readonly { alias: string; hostKeyPublic: string 
 /** `SHA256:…` fingerprint as OpenSSH prints it. */
 export function fingerprint(publicKey: string): string {
   const digest = createHash('sha256').update(keyBlob(publicKey)).digest('base64');
-  return `SHA256:${digest.replace(/=+$/, '')}`;
+  return `SHA256:${digest.replace(/={1,2}$/, '')}`;
 }
 
 /** Binary form of a public key, as the SSH protocol sends it. */

@@ -21,28 +21,55 @@ export type Reach = 'network' | 'loopback' | 'other';
 export const LISTENERS_COMMAND =
   'if command -v ss > /dev/null; then ss -Hltnp; else cat /proc/net/tcp; cat /proc/net/tcp6 2> /dev/null || :; fi';
 
+/** More sockets, or processes on one, are nothing a person reads. */
+const MAX_LISTENERS = 10_000;
+const MAX_PROCESSES = 1000;
+
 /** State `TCP_LISTEN` (include/net/tcp_states.h). */
 const LISTEN = '0A';
 
+/** The text is the guest's: whatever it is, reading it takes time in proportion to its length. */
 export function parseListeners(text: string): Listener[] {
-  return text.split('\n').flatMap((line) => parseSsLine(line) ?? parseProcLine(line) ?? []);
+  const found: Listener[] = [];
+  for (const line of text.split('\n')) {
+    const listener = parseSsLine(line) ?? parseProcLine(line);
+    if (listener) found.push(listener);
+    if (found.length === MAX_LISTENERS) break;
+  }
+  return found;
 }
 
 /** `LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=1,fd=3))` */
 function parseSsLine(line: string): Listener | undefined {
-  const match = /^LISTEN\s+\d+\s+\d+\s+(\S+):(\d+)\s+\S+(?:\s+(.*))?$/.exec(line.trim());
-  if (match?.[1] === undefined) return undefined;
-  const port = Number(match[2]);
+  if (!line.startsWith('LISTEN')) return undefined;
+  const [, queued = '', limit = '', local = '', peer] = line.split(/\s+/, 5);
+  const colon = local.lastIndexOf(':');
+  const port = local.slice(colon + 1);
+  if (peer === undefined || colon < 1 || ![queued, limit, port].every((number) => /^\d{1,10}$/.test(number))) {
+    return undefined;
+  }
   // `%eth0` is the device a socket is bound to
-  const address = match[1].replace(/^\[(.*)\]/, '$1').replace(/%.*$/, '');
-  return isPort(port) ? { address, port, processes: parseUsers(match[3] ?? '') } : undefined;
+  const [address = ''] = local
+    .slice(0, colon)
+    .replace(/^\[|\]/g, '')
+    .split('%', 1);
+  const users = line.indexOf('users:(');
+  if (!isPort(Number(port)) || !/^[*0-9a-f.:]{1,45}$/.test(address)) return undefined;
+  return { address, port: Number(port), processes: users < 0 ? [] : parseUsers(line.slice(users)) };
 }
 
 /** `users:(("nginx",pid=7,fd=6),("nginx",pid=8,fd=6))`; a name may hold quotes, so its pid ends it. */
 function parseUsers(text: string): ListeningProcess[] {
   const found = new Map<number, ListeningProcess>();
-  for (const [, name = '', pid] of text.matchAll(/\("(.*?)",pid=(\d+),fd=\d+\)/g)) {
-    found.set(Number(pid), { name: printable(name), pid: Number(pid) });
+  const tail = /",pid=(\d{1,10}),fd=\d{1,10}\)/g;
+  let start = text.indexOf('("');
+  while (start >= 0 && found.size < MAX_PROCESSES) {
+    tail.lastIndex = start + 2;
+    const end = tail.exec(text);
+    if (!end) break;
+    const pid = Number(end[1]);
+    found.set(pid, { name: printable(text.slice(start + 2, end.index)), pid });
+    start = text.indexOf('("', tail.lastIndex);
   }
   return [...found.values()];
 }
@@ -84,5 +111,5 @@ function isPort(port: number): boolean {
 
 /** A guest's names are shown on the host's terminal. */
 function printable(text: string): string {
-  return text.replace(/[^\x20-\x7e]/g, '?').slice(0, 64);
+  return text.slice(0, 64).replace(/[^\x20-\x7e]/g, '?');
 }

@@ -28,10 +28,10 @@ const CAUSES: [RegExp, (thing: string) => string][] = [
     /Package '?(\S+?)'? has no installation candidate/,
     (name) => `the package ${name} has no candidate for installation`,
   ],
-  [/Version '(.+?)' for '(.+?)' was not found/, (version) => `there is no such version: ${version}`],
-  [/^\s*(\S+) \(no such package\)/m, (name) => `there is no package ${name}`],
+  [/Version '(.{1,200}?)' for '(.{1,200}?)' was not found/, (version) => `there is no such version: ${version}`],
+  [/(\S{1,200}) \(no such package\)/, (name) => `there is no package ${name}`],
   [
-    /(?:Unable to find a match|No match for argument|target not found|No provider of|'(?=\S+' not found in package names)):?\s*'?([^\s']+)/,
+    /(?:Unable to find a match|No match for argument|target not found|No provider of|'(?=\S{1,200}' not found in package names)):?\s{0,8}'?([^\s']+)/,
     (name) => `there is no package ${name}`,
   ],
   [

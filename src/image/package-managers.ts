@@ -64,8 +64,10 @@ const MANAGERS: Record<PackageManager['name'], PackageManager> = {
     list: 'apk list --installed',
     // busybox-1.36.1-r5 x86_64 {busybox} (GPL-2.0-only) [installed]
     parse(line) {
-      const [, name, version, arch] = /^(\S+)-(\d\S*-r\d+) (\S+) /.exec(line) ?? [];
-      return name === undefined ? undefined : `${name} ${version} ${arch}`;
+      const [whole = '', arch, origin] = line.split(' ', 3);
+      const version = /(?<=[^-])-(\d[^-]*-r\d{1,9})$/.exec(whole);
+      if (!version || origin === undefined) return undefined;
+      return `${whole.slice(0, version.index)} ${version[1]} ${arch}`;
     },
     caches: ['/var/cache/apk/*'],
   },

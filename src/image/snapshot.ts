@@ -44,7 +44,7 @@ export async function snapshotFiles(entries: readonly FileEntry[], options: Snap
     const many = GLOB.test(entry.source) || entry.target.endsWith('/');
     for (const source of sources) {
       const facts = await follow(source, entry.source);
-      const target = entry.target.replace(/\/+$/, '');
+      const target = entry.target.replace(/(?<!\/)\/+$/, '');
       const place =
         many && !(facts.isDirectory() && !GLOB.test(entry.source)) ? `${target}/${basename(source)}` : target;
       await taker.take(source, place, entry, facts, entry.source);

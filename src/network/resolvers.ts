@@ -16,5 +16,5 @@ export async function hostNameservers(files: readonly string[] = RESOLV_CONF_FIL
 
 /** Servers of a resolv.conf text in their order. */
 function parseNameservers(text: string): string[] {
-  return [...text.matchAll(/^\s*nameserver\s+(\S+)/gm)].map((match) => match[1] ?? '');
+  return [...text.matchAll(/^[ \t]{0,8}nameserver[ \t]+(\S+)/gm)].map((match) => match[1] ?? '');
 }

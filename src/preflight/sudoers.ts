@@ -31,7 +31,9 @@ export interface SudoersRequest {
 
 /** Whether a sudo of this version (`sudo -V`) matches arguments by regular expressions. */
 export function knowsRegularExpressions(versionText: string): boolean {
-  const [major = 0, minor = 0, patch = 0] = (/(\d+)\.(\d+)\.(\d+)/.exec(versionText) ?? []).slice(1).map(Number);
+  const [major = 0, minor = 0, patch = 0] = (/(\d{1,9})\.(\d{1,9})\.(\d{1,9})/.exec(versionText) ?? [])
+    .slice(1)
+    .map(Number);
   return major > 1 || (major === 1 && (minor > 9 || (minor === 9 && patch >= 10)));
 }
 

@@ -81,6 +81,8 @@ async function whyNotExecutable(path: string): Promise<string | undefined> {
     await access(path, constants.X_OK);
     return undefined;
   } catch (error) {
-    return messageOf(error).replace(/^[A-Z]+: |,.*$/g, '');
+    return messageOf(error)
+      .replace(/^[A-Z]+: /, '')
+      .split(',', 1)[0];
   }
 }

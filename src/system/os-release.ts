@@ -51,7 +51,7 @@ export function parseOsRelease(text: string): Distribution {
   const id = fields.get('ID') ?? 'linux';
   const related = [id, ...(fields.get('ID_LIKE') ?? '').split(/\s+/)];
   // openSUSE has one ID per product: opensuse-leap, opensuse-tumbleweed, …
-  const names = related.flatMap((name) => [name, name.replace(/-.*$/, '')]);
+  const names = related.flatMap((name) => [name, name.split('-', 1)[0] ?? '']);
   return {
     family: names.map((name) => FAMILIES[name]).find((family) => family !== undefined) ?? 'unknown',
     id,

@@ -112,9 +112,12 @@ function moduleAt(path: string): KernelModule {
 function parseSoftPre(text: string): Map<string, string[]> {
   const softPre = new Map<string, string[]>();
   for (const line of text.split('\n')) {
-    const match = /^softdep\s+(\S+)\s+(.*)$/.exec(line);
-    const pre = /\bpre:\s*(.*?)\s*(?:\bpost:|$)/.exec(match?.[2] ?? '')?.[1];
-    if (match?.[1] && pre) softPre.set(moduleName(match[1]), words(pre).map(moduleName));
+    const [keyword, name, ...rest] = words(line);
+    const from = rest.indexOf('pre:');
+    if (keyword !== 'softdep' || name === undefined || from < 0) continue;
+    const post = rest.indexOf('post:', from);
+    const pre = rest.slice(from + 1, post < 0 ? undefined : post);
+    if (pre.length > 0) softPre.set(moduleName(name), pre.map(moduleName));
   }
   return softPre;
 }

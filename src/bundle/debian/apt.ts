@@ -124,8 +124,8 @@ export async function resolveDependency(
 ): Promise<ArchivePackage> {
   const { stdout } = await runner.run(['apt-cache', 'show', '--no-all-versions', metapackage], { env: apt.env });
   const depends = /^Depends: (.*)$/m.exec(stdout)?.[1] ?? '';
-  for (const dependency of depends.split(/\s*,\s*/)) {
-    const match = /^(\S+)(?: \(= (\S+)\))?$/.exec(dependency);
+  for (const dependency of depends.split(',')) {
+    const match = /^(\S+)(?: \(= (\S+)\))?$/.exec(dependency.trim());
     if (match?.[1] && match[2] && pattern.test(match[1])) return { name: match[1], version: match[2] };
   }
   throw new BangerError('command_failed', `The package ${metapackage} names no kernel it stands for.`, {
@@ -181,7 +181,7 @@ async function hostApt(runner: Runner): Promise<HostApt> {
 async function sourcesText(request: AptRequest, host: HostApt): Promise<string> {
   if (request.sourcesFile !== undefined) {
     const text = await readFile(request.sourcesFile, 'utf8');
-    const stanzas = /^\s*deb(\s|$)/m.test(text) ? parseOneLine(text) : parseDeb822(text);
+    const stanzas = /^[ \t]{0,8}deb(\s|$)/m.test(text) ? parseOneLine(text) : parseDeb822(text);
     if (stanzas.length > 0) return formatSources(stanzas);
     throw new BangerError('invalid_input', `${request.sourcesFile} holds no apt source.`, {
       hint: 'Write it in the format of sources.list(5).',

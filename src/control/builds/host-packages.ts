@@ -8,6 +8,7 @@ import { stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { type Apt, prepareApt, updateLists } from '../../bundle/debian/apt.ts';
 import { parseDeb822, parseOneLine, type SourceStanza } from '../../bundle/debian/apt-sources.ts';
+import { parseDpkgStatus } from '../../core/packages.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { causeOf } from '../../image/failures.ts';
 import { DEB_DIRECTORY } from '../../image/identity.ts';
@@ -80,7 +81,7 @@ async function readGuest({ runner, debugfs, rootDisk, signal }: DebRequest): Pro
       .map((match) => match[1] ?? '')
       .filter((name) => name !== '.' && name !== '..');
   const status = await ask('cat /var/lib/dpkg/status');
-  const arch = /^Package: dpkg\n(?:[^\n]+\n)*?Architecture: (\S+)$/m.exec(status)?.[1];
+  const arch = parseDpkgStatus(status).find(({ name }) => name === 'dpkg')?.arch;
   if (arch === undefined) return undefined;
   const foreign = (await ask('cat /var/lib/dpkg/arch')).split('\n').filter((line) => line !== '' && line !== arch);
   const pins =

@@ -140,13 +140,13 @@ function requireFree(host: ImportHost, name: string, force: boolean | undefined)
 
 /** `/tmp/My Root.ext4` → `my-root`. */
 function nameOfFile(source: string): string {
-  const stem = basename(source).replace(/(\.(ext4|img|raw|tar|zst|rootfs))+$/i, '');
+  const stem = basename(source).replace(/(\.(ext4|img|raw|tar|zst|rootfs)){1,8}$/i, '');
   return stem
     .toLowerCase()
     .replace(/[^a-z0-9]+/g, '-')
-    .replace(/^-+|-+$/g, '')
+    .replace(/^-|-$/g, '')
     .slice(0, 63)
-    .replace(/-+$/, '');
+    .replace(/-$/, '');
 }
 
 async function makeDurable(directory: string, files: readonly string[]): Promise<void> {

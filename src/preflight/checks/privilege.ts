@@ -107,7 +107,7 @@ async function exampleOf({ program, args }: PrivilegedCommand, context: Prefligh
   const pool = context.pool ?? '172.30.0.0/16';
   const examples: Record<Placeholder, string> = {
     tap: SAMPLE_TAP,
-    address: pool.replace(/\d+\/\d+$/, '2'),
+    address: pool.replace(/\d{1,3}\/\d{1,3}$/, '2'),
     gateway: gatewayOf(parseSubnet(pool)),
     pool,
     mac: '06:00:00:00:00:00',

@@ -104,7 +104,7 @@ async function versionOf(context: PreflightContext, choice: VmmChoice): Promise<
 
 async function versionOfQemu({ runner, env }: PreflightContext, program: string): Promise<VersionFinding | undefined> {
   const { stdout } = await runner.run([program, '--version'], { env, timeoutMs: TRIAL_LIMIT_MS });
-  const version = /(\d+)\.(\d+)(?:\.\d+)?/.exec(stdout);
+  const version = /(\d{1,9})\.(\d{1,9})(?:\.\d{1,9})?/.exec(stdout);
   if (!version) return undefined;
   const old = Number(version[1]) < MIN_QEMU_MAJOR;
   return { text: `QEMU ${version[0]}`, fix: old ? `Install a newer version: QEMU ${MIN_QEMU_MAJOR}.0.` : undefined };

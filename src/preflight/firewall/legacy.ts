@@ -30,7 +30,7 @@ export function parseIptablesSave(text: string): Ruleset {
         rules: [],
       });
     }
-    const rule = /^-A (\S+) ?(.*)$/.exec(line);
+    const rule = /^-A (\S+)(?: (.*))?$/.exec(line);
     if (rule) chains.get(rule[1] ?? '')?.rules.push(parseRule(splitArguments(rule[2] ?? '')));
   }
   return { chains: [...chains.values()], sets: new Map(), backend: 'iptables-legacy' };

@@ -80,7 +80,7 @@ async function placeOf(ctx: Context, word: string, sides: Map<string | undefined
 
 /** What a copy in a directory is called; `.` for what a path that ends in `.` holds, and for all of a home directory. */
 function lastName({ written, path }: Place): string {
-  return /(?:^|[/:])\.{0,2}\/*$/.test(written) ? '.' : basename(path);
+  return /(?:^|[/:])\.{0,2}\/{0,64}$/.test(written) ? '.' : basename(path);
 }
 
 interface CopyOptions {
