@@ -137,7 +137,7 @@ async function prepareRelease(
   const archive = from ?? join(work, name);
   const sums = from === undefined ? join(work, `${name}.sha256.txt`) : `${from}.sha256.txt`;
   if (from === undefined) {
-    const url = `${releaseUrl.replace(/\/+$/, '')}/v${version}/${name}`;
+    const url = `${releaseUrl.replace(/(?<!\/)\/+$/, '')}/v${version}/${name}`;
     talk(`Fetching ${url}`);
     await fetchOrExplain(`${url}.sha256.txt`, sums, SUMS_LIMIT, url);
     await fetchOrExplain(url, archive, ARCHIVE_LIMIT, url);
