@@ -21,6 +21,7 @@ export type WordKind =
   | 'image'
   | 'bundle'
   | 'operation'
+  | 'vmm-release'
   | 'file'
   | 'directory';
 

@@ -20,11 +20,13 @@ const ANSWERS: Record<keyof typeof QUESTIONS, string> = {
   image: 'dev dev-old',
   bundle: 'debian-bookworm',
   operation: '3f2a',
+  'vmm-release': '1.13.1 1.16.1',
 };
 
 /** What every shell offers where the cursor is at the end of a line; slashes and colons at the end of a word left out. */
 const OFFERS: Record<string, string[]> = {
   'banger st': ['start', 'stats', 'stop', 'storage'],
+  'banger vmm remove 1.1': ['1.13.1', '1.16.1'],
   'banger daemon s': ['start', 'status', 'stop'],
   'banger --quiet daemon r': ['run'],
   // VMs
@@ -261,20 +263,24 @@ describe('what completion asks', () => {
     image: 'dev\n',
     bundle: 'debian-bookworm\n',
     operation: '3f2a\n',
+    'vmm-release': '1.13.1\n1.16.1\n',
   };
 
-  it('is answered with one name a line, each once', async () => {
+  it('is answered with one name a line, each once', async (t) => {
+    const home = await tempDir(t);
+    for (const version of ['1.16.1', '1.13.1']) await mkdir(join(home, 'state', 'vmm', version), { recursive: true });
     for (const [kind, question] of Object.entries(QUESTIONS)) {
-      const { stdout } = await cli(question.replace('banger ', ''), script);
+      const { stdout } = await cli(question.replace('banger ', ''), script, { env: { BANGER_HOME: home } });
       assert.equal(stdout, names[kind as keyof typeof names], question);
     }
     assert.equal((await cli('disk list --names', script)).stdout, 'web\nold-web\n');
   });
 
-  it('starts no daemon, and is answered with nothing where none runs', async () => {
+  it('starts no daemon, and is answered with nothing where none runs', async (t) => {
+    const env = { BANGER_HOME: await tempDir(t) };
     for (const question of Object.values(QUESTIONS)) {
       const silent = { status: 0, stdout: '', stderr: '' };
-      assert.deepEqual(await cli(question.replace('banger ', ''), { unreachable: true }), silent, question);
+      assert.deepEqual(await cli(question.replace('banger ', ''), { unreachable: true }, { env }), silent, question);
     }
   });
 });

@@ -2,17 +2,23 @@ import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { chmod, mkdir, readdir, readFile, readlink, rm, symlink, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, readlink, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { findProgram, kernelArch } from '../../src/system/host-facts.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { cli } from './cli.ts';
 
 const arch = kernelArch(process.arch);
 const nameOf = (version: string) => `firecracker-v${version}-${arch}.tgz`;
+
+/** Bytes of a file, 0 when there is none. */
+async function sizeOf(path: string): Promise<number> {
+  return (await stat(path).catch(() => undefined))?.size ?? 0;
+}
 
 interface ReleaseOptions {
   /** what its firecracker says instead of its version */
@@ -163,6 +169,42 @@ describe('vmm install', () => {
     assert.equal(missing.status, 4);
     assert.ok(missing.stderr.includes(`There is no ${url}/v1.99.0/${nameOf('1.99.0')}.sha256.txt.`), missing.stderr);
     assert.equal((await banger('vmm install ../../x')).status, 2);
+  });
+
+  it('counts for nothing when it is killed while it fetches, and the next one works', async (t) => {
+    const { banger, release, store, env } = await setUp(t);
+    const path = await release('1.16.1');
+    const archive = await readFile(path);
+    const sums = await readFile(`${path}.sha256.txt`);
+    const half = createServer((request, response) => {
+      if (request.url?.endsWith('.txt')) return void response.end(sums);
+      response.writeHead(200, { 'content-length': archive.length });
+      response.write(archive.subarray(0, 100));
+    });
+    half.listen(0, '127.0.0.1');
+    await once(half, 'listening');
+    t.after(() => {
+      half.closeAllConnections();
+      half.close();
+    });
+    const url = `http://127.0.0.1:${(half.address() as AddressInfo).port}`;
+    const program = join(import.meta.dirname, '../../bin/banger.ts');
+    const child = spawn(process.execPath, [program, 'vmm', 'install'], {
+      env: { ...env, BANGER_RELEASES_FIRECRACKER: url },
+      stdio: 'ignore',
+    });
+    const ended = once(child, 'exit');
+    t.after(() => child.kill('SIGKILL'));
+    for (let seen = 0; seen < 100; await sleep(20)) {
+      assert.equal(child.exitCode, null);
+      const [work = ''] = await readdir(store).catch(() => []);
+      seen = await sizeOf(join(store, work, nameOf('1.16.1')));
+    }
+    child.kill('SIGKILL');
+    await ended;
+    assert.equal(JSON.parse((await banger('vmm list --json')).stdout).length, 0);
+    assert.equal((await banger('vmm install')).status, 0);
+    assert.deepEqual(await readdir(store), ['1.16.1', 'current']);
   });
 
   it('takes away what one that was killed has left, and nothing of one that works', async (t) => {

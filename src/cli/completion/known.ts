@@ -41,6 +41,7 @@ export const QUESTIONS = {
   image: 'banger image list --names',
   bundle: 'banger bundle list --names',
   operation: 'banger operation list --ids',
+  'vmm-release': 'banger vmm list --names',
 } as const satisfies Partial<Record<WordKind, string>>;
 
 export async function describeCommands(commands: readonly Entry[]): Promise<Known[]> {

@@ -5,6 +5,7 @@ import { releaseVersion, removeRelease } from '../../shared/vmm-releases.ts';
 
 export default defineCommand({
   positionals: ['version'],
+  completes: { version: ['vmm-release'] },
   description: 'VMs that run keep what they were started with. The newest of the others is used from then on.',
   examples: ['vmm remove 1.13.1'],
   async run(ctx, { args }) {
