@@ -106,6 +106,8 @@ export interface NetworkConfig {
   uplink: string;
   /** whether VMs of this host may talk to each other */
   vmToVm: boolean;
+  /** whether VMs may reach what listens on this host, besides its answers to names and echo */
+  vmToHost: boolean;
   /** DNS servers for guests; empty means banger's own listener */
   nameservers: string[];
 }

@@ -164,9 +164,15 @@ const SETTINGS: SettingTree<Config> = {
       'network.uplink',
       networkInterface(),
       'auto',
-      'Interface to the outside; `auto` is the one of the default route',
+      'Interface VMs get their MTU from; `auto` is the one of the default route. VMs reach what the host reaches, by whichever',
     ),
     vmToVm: always('network.vm_to_vm', yesOrNo(), true, 'Whether VMs of this host may talk to each other'),
+    vmToHost: always(
+      'network.vm_to_host',
+      yesOrNo(),
+      false,
+      'Whether VMs reach what listens on this host, by any of its addresses; without it names and ping alone',
+    ),
     nameservers: always(
       'network.nameservers',
       listOf(address()),

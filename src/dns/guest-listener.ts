@@ -24,6 +24,8 @@ export interface GuestListenerOptions
   zone: Zone;
   /** whether a source address belongs to one of banger's VMs */
   isVm(address: string): boolean;
+  /** whether a VM may ask for names outside the zone: queries are a way out, also for one that has no other */
+  mayAskOutside?(address: string): boolean;
 }
 
 export interface GuestListenerStatus extends ListenerStatus {
@@ -94,7 +96,7 @@ export class GuestListener implements AsyncDisposable {
 
   #onDatagram(message: Buffer, from: RemoteInfo): void {
     const result = this.#count(answer(this.#options.zone, message, 'udp', this.#reply));
-    if (result === 'outside' && wantsRecursion(message)) {
+    if (result === 'outside' && wantsRecursion(message) && this.#mayAskOutside(from.address)) {
       // a client that cannot be answered any more is its own affair
       this.#passOn(message, 'udp', from.address, (response) => this.#listener.send(response, from)).catch(() => {});
     } else if (this.#reply.length > 0) {
@@ -107,7 +109,7 @@ export class GuestListener implements AsyncDisposable {
   #onStream(query: TcpQuery): void {
     const reply = this.#reply;
     const result = this.#count(answerStream(this.#options.zone, query, reply));
-    if (result === 'outside' && wantsRecursion(query.message)) {
+    if (result === 'outside' && wantsRecursion(query.message) && this.#mayAskOutside(query.peer)) {
       const message = Buffer.from(query.message);
       const passed = this.#passOn(message, 'tcp', query.peer, query.respond);
       passed.catch(() => {}).finally(() => query.respond(undefined));
@@ -136,6 +138,11 @@ export class GuestListener implements AsyncDisposable {
     } else {
       this.#forwarded.busy++;
     }
+  }
+
+  /** Others get the zone's own answer, REFUSED. */
+  #mayAskOutside(address: string): boolean {
+    return this.#options.mayAskOutside?.(address) ?? true;
   }
 
   #count(result: QueryResult): QueryResult {

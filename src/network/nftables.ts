@@ -21,6 +21,8 @@ export interface FirewallRules {
   members: readonly FirewallMember[];
   /** whether VMs may talk to each other */
   vmToVm: boolean;
+  /** whether VMs may reach services of the host */
+  vmToHost?: boolean | undefined;
   /** where DNS queries of VMs to their gateway are answered; without it they meet whatever the host has there */
   guestDns?: GuestDns | undefined;
   /** devices whose forwarding is on for VMs alone: nothing else may pass from there through the host */
@@ -39,11 +41,27 @@ export interface GuestDns {
 /** Taps of all bangers of the host. */
 const TAP_PATTERN = 'bgr-*';
 
-/** Cloud metadata services hand out credentials of the host; a guest has no business there. */
-const LINK_LOCAL = '169.254.0.0/16';
+/**
+ * Cloud metadata services hand out credentials of the host; a guest has no business there. Link-local for most,
+ * 168.63.129.16 for Azure's platform, 100.100.100.200 for Alibaba Cloud.
+ */
+const METADATA = '{ 169.254.0.0/16, 168.63.129.16, 100.100.100.200 }';
+
+/** Connections one VM may have under way; the kernel's table of them, often 262,144 entries, is everybody's. */
+const MAX_FLOWS = 4096;
+/** Devices with VMs that are counted at a time. */
+const MAX_COUNTED = 65_535;
 
 /** The text for `nft -f -` that replaces the whole table. */
-export function renderRules({ table, members, vmToVm, guestDns, lent = [], canaryPort }: FirewallRules): string {
+export function renderRules({
+  table,
+  members,
+  vmToVm,
+  vmToHost = false,
+  guestDns,
+  lent = [],
+  canaryPort,
+}: FirewallRules): string {
   const pairs = members.map((member) => `"${member.tap}" . ${member.address}`);
   const taps = members.map((member) => `"${member.tap}"`);
   const nat = members.filter((member) => member.nat).map((member) => member.address);
@@ -53,6 +71,7 @@ table inet ${table} {
   set taps { type ifname;${elements(taps)} }
   set vms { type ifname . ipv4_addr;${elements(pairs)} }
   set nat { type ipv4_addr;${elements(nat)} }
+  set flows { type ifname; size ${MAX_COUNTED}; flags dynamic; }
   set lent { type ifname;${elements(lent.map((device) => `"${device}"`))} }
   chain antispoof {
     type filter hook prerouting priority raw; policy accept;
@@ -61,7 +80,8 @@ table inet ${table} {
   }
   chain forward {
     type filter hook forward priority filter; policy accept;
-    iifname @taps ip daddr ${LINK_LOCAL} drop
+    iifname @taps ip daddr ${METADATA} drop
+    ${FLOW_LIMIT}
     iifname @taps oifname @taps ${vmToVm ? 'accept' : 'drop'}
     iifname @taps ip saddr @nat accept
     iifname @taps drop
@@ -73,21 +93,50 @@ table inet ${table} {
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr @nat oifname != @taps masquerade
   }
-${guestDns ? guestDnsChains(guestDns) : ''}${canaryPort ? canaryChain(canaryPort) : ''}}
+  chain input {
+    type filter hook input priority filter; policy accept;
+${inputRules(vmToHost, guestDns)}  }
+${guestDns ? guestDnsChain(guestDns) : ''}${canaryPort ? canaryChain(canaryPort) : ''}}
+table arp ${table}
+delete table arp ${table}
+table arp ${table} {
+  set taps { type ifname;${elements(taps)} }
+  set vms { type ifname . ipv4_addr;${elements(pairs)} }
+  chain input {
+    type filter hook input priority filter; policy accept;
+    iifname @taps iifname . arp saddr ip @vms accept
+    iifname @taps drop
+  }
+}
 `;
 }
 
+const FLOW_LIMIT = `iifname @taps ct state new add @flows { iifname ct count over ${MAX_FLOWS} } drop`;
+
+/** What VMs reach of the host itself: answers to what it began, echo and names; the rest where it is wanted. */
+function inputRules(vmToHost: boolean, guestDns: GuestDns | undefined): string {
+  const names = ['udp', 'tcp'].flatMap((protocol) => {
+    if (!guestDns) return [`iifname @taps ${protocol} dport 53 accept`];
+    const asked = `ip daddr ${guestDns.gateway} ${protocol} dport ${guestDns.port}`;
+    return [`iifname != @taps ${asked} drop`, `iifname @taps ${asked} accept`];
+  });
+  const rules = [
+    'iifname @taps ct state established,related accept',
+    `iifname @taps ip daddr ${METADATA} drop`,
+    FLOW_LIMIT,
+    ...names,
+    'iifname @taps icmp type echo-request accept',
+    vmToHost ? 'iifname @taps accept' : 'iifname @taps reject with icmpx admin-prohibited',
+  ];
+  return rules.map((rule) => `    ${rule}\n`).join('');
+}
+
 /** Port 53 of the gateway, seen by VMs, is another one on the host, which nobody but VMs reaches. */
-function guestDnsChains({ gateway, port }: GuestDns): string {
+function guestDnsChain({ gateway, port }: GuestDns): string {
   return `  chain guestdns {
     type nat hook prerouting priority dstnat; policy accept;
     iifname @taps ip daddr ${gateway} udp dport 53 dnat ip to ${gateway}:${port}
     iifname @taps ip daddr ${gateway} tcp dport 53 dnat ip to ${gateway}:${port}
-  }
-  chain input {
-    type filter hook input priority filter; policy accept;
-    iifname != @taps ip daddr ${gateway} udp dport ${port} drop
-    iifname != @taps ip daddr ${gateway} tcp dport ${port} drop
   }
 `;
 }
@@ -100,11 +149,13 @@ function canaryChain(port: number): string {
 `;
 }
 
-/** Replaces the table in one transaction; without members the table is removed. */
+/** Replaces both tables, of IP and of ARP, in one transaction; without members they are removed. */
 export async function applyRules(privileged: Privileged, nft: string, rules: FirewallRules): Promise<void> {
   // naming a table before deleting it makes the deletion succeed where there is none
-  const text =
-    rules.members.length > 0 ? renderRules(rules) : `table inet ${rules.table}\ndelete table inet ${rules.table}\n`;
+  const removed = ['inet', 'arp'].map(
+    (family) => `table ${family} ${rules.table}\ndelete table ${family} ${rules.table}\n`,
+  );
+  const text = rules.members.length > 0 ? renderRules(rules) : removed.join('');
   try {
     await privileged.run([nft, '-f', '-'], { input: text });
   } catch (error) {
@@ -117,19 +168,26 @@ export async function applyRules(privileged: Privileged, nft: string, rules: Fir
 }
 
 /**
- * What the kernel has of the table, in a form that is the same text as long as nothing in it changes; undefined
+ * What the kernel has of both tables, in a form that is the same text as long as nothing in it changes; undefined
  * when there is no such table.
  */
 export async function readTable(privileged: Privileged, nft: string, table: string): Promise<string | undefined> {
-  const listed = await privileged.run([nft, '-j', 'list', 'table', 'inet', table], { okExits: [0, 1] });
-  return listed.exitCode === 0 ? canonicalTable(listed.stdout) : undefined;
+  const list = (family: string) => privileged.run([nft, '-j', 'list', 'table', family, table], { okExits: [0, 1] });
+  const listed = await list('inet');
+  if (listed.exitCode !== 0) return undefined;
+  const arp = await list('arp');
+  return canonicalTable([listed.stdout, ...(arp.exitCode === 0 ? [arp.stdout] : [])]);
 }
 
 /** A listing without handles and version, which differ each time, and with the elements of sets in order. */
-function canonicalTable(listing: string): string {
-  const { nftables } = JSON.parse(listing) as { nftables: object[] };
-  const items = nftables.filter((item) => !('metainfo' in item));
-  return JSON.stringify(items, (key, value) => {
+function canonicalTable(listings: string[]): string {
+  const items = listings.flatMap((listing) => {
+    const { nftables } = JSON.parse(listing) as { nftables: { set?: { flags?: string[] } }[] };
+    return nftables.filter((item) => !('metainfo' in item));
+  });
+  // the kernel fills a dynamic set as packets come
+  const own = items.map((item) => (item.set?.flags?.includes('dynamic') ? { set: { ...item.set, elem: [] } } : item));
+  return JSON.stringify(own, (key, value) => {
     if (key === 'handle') return undefined;
     if (key !== 'elem' || !Array.isArray(value)) return value;
     return value.map((element) => JSON.stringify(element)).sort();

@@ -70,6 +70,7 @@ export const PRIVILEGED_COMMANDS: readonly PrivilegedCommand[] = [
   { program: 'ip', args: 'rule delete to {pool} lookup main priority 1 protocol 119' },
   { program: 'nft', args: '-f -' },
   { program: 'nft', args: '-j list table inet {table}' },
+  { program: 'nft', args: '-j list table arp {table}' },
   { program: 'nft', args: '-j list ruleset' },
   { program: 'sysctl', args: '-q -w net/ipv4/conf/{tap}/forwarding={flag}' },
   { program: 'sysctl', args: '-q -w net/ipv4/conf/{uplink}/forwarding={flag}' },

@@ -16,7 +16,7 @@ describe('loadConfig', () => {
     assert.equal(config.paths.store, join(home, 'state/store'));
     assert.equal(config.programs.qemu, 'qemu-system-x86_64');
     assert.deepEqual(config.vm, {});
-    assert.deepEqual(config.network, { pool: 'auto', uplink: 'auto', vmToVm: true, nameservers: [] });
+    assert.deepEqual(config.network, { pool: 'auto', uplink: 'auto', vmToVm: true, vmToHost: false, nameservers: [] });
     assert.deepEqual(config.dns, { enabled: true, address: '127.0.0.1', port: 42069, zone: 'vm', ttlSeconds: 10 });
     assert.deepEqual(warnings, []);
     assert.deepEqual(origins.get('vmm'), { source: 'built-in' });

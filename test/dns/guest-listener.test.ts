@@ -47,6 +47,18 @@ function answersOf(packet: DecodedPacket | undefined): string[] | undefined {
 }
 
 describe('the guest listener', () => {
+  it('refuses a VM without NAT what is not in the zone: no query leaves the host', async () => {
+    await using upstream = await startUpstream(addressOf('192.0.2.7'));
+    await using guests = await startGuests([upstream], { mayAskOutside: (address) => address !== '127.0.0.1' });
+    for (const ask of [askUdp, askTcp]) {
+      assert.deepEqual(answersOf(await ask(guests.status, query({ name: 'db.vm' }))), ['db.vm A 172.30.1.3']);
+      const other = await ask(guests.status, FOREIGN);
+      assert.equal(other && rcodeOf(other), 'REFUSED');
+      assert.equal(other?.id, 4711);
+    }
+    assert.deepEqual(guests.status.forwarded, { answered: 0, failed: 0, busy: 0 });
+  });
+
   it('answers names of VMs itself and the rest as the host would', async () => {
     await using upstream = await startUpstream(addressOf('192.0.2.7'));
     await using guests = await startGuests([upstream]);

@@ -23,7 +23,9 @@ describe('a hostile guest', { skip: hostSkip('debugfs') }, () => {
 
   before(async () => {
     const bundle = await leanBundle(process.env.BANGER_TEST_BUNDLE ?? '', join(import.meta.dirname, '../../.dev'));
-    host = await TestHost.create({ env: { BANGER_BUNDLE_DEFAULT: bundle, BANGER_DNS_ENABLED: 'false' } });
+    host = await TestHost.create({
+      env: { BANGER_BUNDLE_DEFAULT: bundle, BANGER_DNS_ENABLED: 'false', BANGER_NETWORK_VM_TO_HOST: 'true' },
+    });
     await host.daemon();
     await Promise.all([host.ok('run', 'evil', '--work-disk', '32M'), host.ok('run', 'good')]);
   });

@@ -31,12 +31,24 @@ describe('renderRules', () => {
     assert.match(renderRules({ table: 'banger', members: [web], vmToVm: false }), /iifname @taps oifname @taps drop/);
   });
 
+  it('lets VMs ping the host and reach none of its services, unless that is wanted', () => {
+    const input = (vmToHost?: boolean) => {
+      const text = renderRules({ table: 'banger', members: [web], vmToVm: true, vmToHost });
+      const [, rest = ''] = text.split('chain input {\n');
+      return (rest.split('\n  }')[0] ?? '').split('\n').map((line) => line.trim());
+    };
+    assert.ok(input().includes('iifname @taps icmp type echo-request accept'));
+    assert.equal(input().at(-1), 'iifname @taps reject with icmpx admin-prohibited');
+    assert.equal(input(true).at(-1), 'iifname @taps accept');
+  });
+
   it('leads DNS queries of VMs to another port, which nobody else reaches', () => {
     const guestDns = { gateway: '172.30.0.1', port: 42_053 };
     const text = renderRules({ table: 'banger', members: [web], vmToVm: true, guestDns });
     for (const protocol of ['udp', 'tcp']) {
       assert.ok(text.includes(`iifname @taps ip daddr 172.30.0.1 ${protocol} dport 53 dnat ip to 172.30.0.1:42053\n`));
       assert.ok(text.includes(`iifname != @taps ip daddr 172.30.0.1 ${protocol} dport 42053 drop\n`));
+      assert.ok(text.includes(`iifname @taps ip daddr 172.30.0.1 ${protocol} dport 42053 accept\n`));
     }
     assert.doesNotMatch(renderRules({ table: 'banger', members: [web], vmToVm: true }), /dnat|42053/);
   });

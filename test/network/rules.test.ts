@@ -14,8 +14,8 @@ describe('the packet rules in a real kernel', { skip }, () => {
     const { stdout } = await run('unshare', ['--net', process.execPath, scenario], { timeout: 60_000 });
     const seen = JSON.parse(stdout);
     assert.equal(seen.many.rules, seen.one.rules);
-    assert.deepEqual(seen.one.elements, { taps: 1, vms: 1, nat: 1, lent: 0 });
-    assert.deepEqual(seen.many.elements, { taps: 500, vms: 500, nat: 500, lent: 0 });
+    assert.deepEqual(seen.one.elements, { taps: 1, vms: 1, nat: 1, flows: 0, lent: 0 });
+    assert.deepEqual(seen.many.elements, { taps: 500, vms: 500, nat: 500, flows: 0, lent: 0 });
     assert.equal(seen.same, true, 'writing the same again changes nothing that is compared');
     assert.deepEqual(seen.noticed, {
       ruleset: true,
@@ -23,6 +23,7 @@ describe('the packet rules in a real kernel', { skip }, () => {
       chain: true,
       element: true,
       addition: true,
+      arp: true,
       nothing: false,
       foreign: false,
     });

@@ -54,16 +54,24 @@ export function createDnsService({ config, pool, vms, settings, log }: DnsServic
     previousSerial: Number(settings.get(SERIAL_KEY) ?? 0),
   });
   const server = new DnsServer({ zone, address: dns.address, port: dns.port, findHolder: findPortHolder });
+  /** addresses of VMs without NAT; made anew after any change of a record */
+  let closed: Set<string> | undefined;
+  const withoutNat = () => {
+    closed ??= new Set(vms.list().flatMap(({ nat, address }) => (nat ? [] : [address])));
+    return closed;
+  };
   const guests = new GuestListener({
     zone,
     address: gateway,
     port: GUEST_DNS_PORT,
     // packet rules let VMs alone through to this port, each with its own address
     isVm: (address) => address !== gateway && overlaps(pool, { base: parseAddress(address), prefix: 32 }),
+    mayAskOutside: (address) => !withoutNat().has(address),
     upstreams: followResolvConf(),
     findHolder: findPortHolder,
   });
   const unfollow = vms.onChange(({ before, after }) => {
+    closed = undefined;
     if (apply(zone, before, after)) keepSerialSoon();
   });
   let started = false;

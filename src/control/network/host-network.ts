@@ -132,6 +132,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     table: deps.table,
     members: members(leaving),
     vmToVm: deps.config.network.vmToVm,
+    vmToHost: deps.config.network.vmToHost,
     guestDns: deps.guestDns,
     lent: await lentDevices(),
     canaryPort: deps.canary?.port,

@@ -67,7 +67,10 @@ export const rulesCheck: Check<PreflightContext> = {
       const detail = `The kernel refused a trial of banger's rules: ${refusal}`;
       return failed(lookedFor, detail, asRoot(LOAD_NFT.argv.join(' '), context.uid), LOAD_NFT);
     }
-    return ok(lookedFor, "the kernel takes banger's rules");
+    const reached = context.config.network.vmToHost
+      ? 'VMs reach every service of this host'
+      : 'of this host VMs reach names and ping, no service (network.vm_to_host)';
+    return ok(lookedFor, `the kernel takes banger's rules; ${reached}`);
   },
 };
 

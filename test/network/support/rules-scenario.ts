@@ -53,6 +53,7 @@ console.log(
       table: await noticed('flush', 'table', 'inet', TABLE),
       chain: await noticed('flush', 'chain', 'inet', TABLE, 'antispoof'),
       element: await noticed('delete', 'element', 'inet', TABLE, 'nat', '{ 172.30.0.2 }'),
+      arp: await noticed('flush', 'table', 'arp', TABLE),
       addition: await noticed('insert', 'rule', 'inet', TABLE, 'antispoof', 'accept'),
       nothing: await noticed('list', 'tables'),
       foreign: await noticed('add', 'table', 'inet', 'other'),
