@@ -2,8 +2,12 @@ import assert from 'node:assert/strict';
 import { chmod, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { messageOf } from '../../src/errors.ts';
+import { connectVmm, versionOfVmm } from '../../src/firecracker/api.ts';
+import { configurationRequests } from '../../src/firecracker/machine-config.ts';
 import { binaryVersion, limitsOf, parseVmmVersion, standingOf } from '../../src/firecracker/versions.ts';
 import { createRunner } from '../../src/system/runner.ts';
+import { firecrackerBin, startVmm } from '../fcqemu/support/vmm-process.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
 const parsed = (said: string) => {
@@ -52,5 +56,23 @@ describe('binaryVersion', () => {
     assert.deepEqual([await ask(), await ask()], ['1.16.1', '1.16.1']);
     const { stdout } = await runner.run(['cat', log]);
     assert.equal(stdout, 'asked\nasked\n');
+  });
+});
+
+describe('fcqemu', { skip: firecrackerBin ? 'FIRECRACKER_BIN stands for it' : false }, () => {
+  it('is the release it conforms to', async (t) => {
+    const vmm = await startVmm(t);
+    await using api = connectVmm(vmm.socket);
+    const version = await versionOfVmm(api);
+    assert.deepEqual([version.text, standingOf(version), limitsOf(version)], ['1.16.1+fcqemu', 'known', []]);
+    const machine = {
+      ...{ vcpus: 1, memoryMib: 128, kernel: '/k', initrd: undefined, bootArgs: '', drives: [] },
+      ...{ tap: 'tap0', mac: '06:00:00:00:00:01', mtu: 1500 },
+    };
+    for (const request of configurationRequests(machine, version)) {
+      const answer = await api.send(request).then(() => '', messageOf);
+      // files and devices of this machine do not matter here: the form of the request does
+      assert.doesNotMatch(answer, /deserializing|unknown field/);
+    }
   });
 });

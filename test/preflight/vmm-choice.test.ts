@@ -55,7 +55,8 @@ describe('chooseVmm', () => {
     const { context, script } = await testMachine(t, { env: { BANGER_VMM: 'firecracker' } });
     await assert.rejects(chooseVmm({ ...context }), {
       code: 'host_unprepared',
-      message: /vmm is "firecracker", but firecracker is not installed \(looked in PATH/,
+      message: /vmm is "firecracker", but firecracker is not installed \(looked in PATH .* and in .*vmm\)/,
+      hint: 'Get it: banger vmm install   or run on QEMU instead: BANGER_VMM=auto',
     });
     await script('firecracker', REFUSES);
     await assert.rejects(chooseVmm({ ...context }), {

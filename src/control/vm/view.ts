@@ -43,14 +43,17 @@ export function viewVm(host: Pick<Host, 'stores'>, vm: VmRecord): Vm {
 }
 
 /** With what is wrong with it at this moment. */
-export async function viewVmNow(host: Host, vm: VmRecord): Promise<Vm> {
+export async function viewVmNow(host: Pick<Host, 'stores' | 'health'>, vm: VmRecord): Promise<Vm> {
   return { ...viewVm(host, vm), problem: await problemOf(host, vm) };
 }
 
 /** How long a VMM gets to say its version to somebody who looks, in `ms`. */
 const VERSION_LIMIT_MS = 1000;
 
-export async function viewVmDetail(host: Host, vm: VmRecord): Promise<VmDetail> {
+export async function viewVmDetail(
+  host: Pick<Host, 'config' | 'stores' | 'health' | 'now'>,
+  vm: VmRecord,
+): Promise<VmDetail> {
   const files = vmFiles(host.config.paths.store, vm.id);
   const roles = [
     ['root', files.rootDisk],
@@ -83,11 +86,14 @@ export async function viewVmDetail(host: Host, vm: VmRecord): Promise<VmDetail> 
 }
 
 /** What its VMM says of itself: the file it was started from may be another version by now. */
-async function viewVmm(host: Host, vm: VmRecord): Promise<Pick<VmDetail, 'vmmVersion' | 'vmmLimits'>> {
+async function viewVmm(
+  { config }: Pick<Host, 'config'>,
+  vm: VmRecord,
+): Promise<Pick<VmDetail, 'vmmVersion' | 'vmmLimits'>> {
   const unknown = { vmmVersion: null, vmmLimits: [] };
   if (vm.phase !== 'running') return unknown;
   try {
-    const said = await describeVmm(vmmSocket(host.config.paths.run, vm.id), VERSION_LIMIT_MS);
+    const said = await describeVmm(vmmSocket(config.paths.run, vm.id), VERSION_LIMIT_MS);
     if (said === 'silent') return unknown;
     const version = parseVmmVersion(said.vmm_version);
     return { vmmVersion: said.vmm_version, vmmLimits: version ? limitsOf(version) : [] };

@@ -1,0 +1,52 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { mkdir } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { dirname, join } from 'node:path';
+import { describe, it, type TestContext } from 'node:test';
+import { loadConfig } from '../../../src/config/load.ts';
+import { viewVmDetail } from '../../../src/control/vm/view.ts';
+import { openDatabase } from '../../../src/state/database.ts';
+import { createStores } from '../../../src/state/stores.ts';
+import { vmmSocket } from '../../../src/storage/layout.ts';
+import { sampleVm } from '../../support/sample-vm.ts';
+import { tempDir } from '../../support/temp-dir.ts';
+
+/** A VM whose VMM says that it is this version; none answers for `undefined`. */
+async function viewOf(t: TestContext, version: string | undefined, phase: 'running' | 'stopped' = 'running') {
+  const home = await tempDir(t);
+  const { config } = await loadConfig({ env: { BANGER_HOME: home, PATH: join(home, 'bin') }, uid: 0 });
+  const vm = sampleVm({ phase, startedAt: phase === 'running' ? new Date().toISOString() : null });
+  const socket = vmmSocket(config.paths.run, vm.id);
+  await mkdir(dirname(socket), { recursive: true });
+  if (version !== undefined) {
+    const server = createServer((_request, response) => {
+      response.end(JSON.stringify({ id: 'x', state: 'Running', vmm_version: version, app_name: 'Firecracker' }));
+    });
+    server.listen(socket);
+    await once(server, 'listening');
+    t.after(() => {
+      server.closeAllConnections();
+      server.close();
+    });
+  }
+  const stores = createStores(openDatabase(':memory:'));
+  const health = { silent: new Set<string>(), emulatedMeanwhile: new Set<string>() };
+  return await viewVmDetail({ config, stores, health, now: () => new Date() }, vm);
+}
+
+describe('a VM in full', () => {
+  it('has the version of its VMM, and what that cannot do', async (t) => {
+    const old = await viewOf(t, '1.13.1');
+    assert.equal(old.vmmVersion, '1.13.1');
+    assert.match(old.vmmLimits.join(), /^it cannot be told the MTU .* so guests set it themselves$/);
+    const today = await viewOf(t, '1.16.1+fcqemu');
+    assert.deepEqual([today.vmmVersion, today.vmmLimits], ['1.16.1+fcqemu', []]);
+  });
+
+  it('has none where no VMM answers', async (t) => {
+    for (const view of [await viewOf(t, undefined), await viewOf(t, '1.13.1', 'stopped')]) {
+      assert.deepEqual([view.vmmVersion, view.vmmLimits], [null, []]);
+    }
+  });
+});
