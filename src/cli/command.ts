@@ -10,6 +10,7 @@ import type {
   RawInput,
 } from './command-shape.ts';
 import type { Context } from './context.ts';
+import { plainData } from './output/plain-text.ts';
 
 export interface CommandSpec<P extends readonly Positional[], O extends OptionSpecs, D> {
   positionals?: P;
@@ -54,7 +55,7 @@ export function defineCommand<
       if (data === undefined) return;
       if (ctx.json) ctx.print(JSON.stringify(data, null, 2));
       else if (spec.print) {
-        const text = spec.print(data, ctx, typed.options);
+        const text = spec.print(plainData(data), ctx, typed.options);
         if (text !== '') ctx.print(text);
       }
     },

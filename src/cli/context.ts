@@ -6,6 +6,7 @@ import { VERSION } from '../version.ts';
 import type { Entry } from './entry.ts';
 import { renderError } from './output/error.ts';
 import { createPaint, type Paint } from './output/paint.ts';
+import { plainJson, plainPainted, plainText } from './output/plain-text.ts';
 import type { ProgressView } from './output/progress.ts';
 import { type Interrupts, watchInterrupts } from './shared/interrupts.ts';
 import type { Terminal } from './terminal.ts';
@@ -54,6 +55,7 @@ export function createContext(terminal: Terminal, options: ContextOptions): Cont
   const paths = resolvePaths(terminal.env, terminal.uid);
   const paint = createPaint(terminal.stdout, terminal.env);
   const paintErrors = createPaint(terminal.stderr, terminal.env);
+  const coloured = paint('dim', 'x') !== 'x';
   let view: ProgressView | undefined;
   let interrupts: (Interrupts & Disposable) | undefined;
   let versionSeen = false;
@@ -69,14 +71,17 @@ export function createContext(terminal: Terminal, options: ContextOptions): Cont
     api: clientOf(() => startDaemonFor(ctx)),
     runningApi: clientOf(undefined),
     status: 0,
-    print: (text) => write(terminal.stdout, `${text}\n`),
+    print(text) {
+      const shown = options.json ? plainJson(text) : coloured ? plainPainted(text) : plainText(text);
+      write(terminal.stdout, `${shown}\n`);
+    },
     say: (text) => {
-      if (!options.json && !options.quiet) write(terminal.stdout, `${text}\n`);
+      if (!options.json && !options.quiet) write(terminal.stdout, `${plainText(text)}\n`);
     },
     talk: (text) => {
-      if (!options.quiet) write(terminal.stderr, `${text}\n`);
+      if (!options.quiet) write(terminal.stderr, `${plainText(text)}\n`);
     },
-    warn: (text) => write(terminal.stderr, `${paintErrors('yellow', 'banger: warning:')} ${text}\n`),
+    warn: (text) => write(terminal.stderr, `${paintErrors('yellow', 'banger: warning:')} ${plainText(text)}\n`),
     fail: (error) => {
       write(terminal.stderr, renderError(error, paintErrors));
       ctx.status ||= error.exitStatus;

@@ -1,6 +1,7 @@
 /** How an error looks on a terminal: what happened, then the next command. */
 import type { BangerError } from '../../errors.ts';
 import type { Paint } from './paint.ts';
+import { plainData, plainText } from './plain-text.ts';
 
 interface FailedCheck {
   title: string;
@@ -10,18 +11,20 @@ interface FailedCheck {
 }
 
 export function renderError(error: BangerError, paint: Paint): string {
-  const checks = failedChecks(error);
+  const checks = plainData(failedChecks(error));
   // the message lists them too, for who has nothing but the message
-  const message = checks.length > 0 ? error.message.split('\n', 1)[0] : error.message;
+  const message = plainText(checks.length > 0 ? (error.message.split('\n', 1)[0] ?? '') : error.message);
   const lines = [`${paint('red', 'banger:')} ${message}`];
   for (const check of checks) {
     const where = check.lookedFor === undefined ? '' : ` (looked for ${check.lookedFor})`;
     lines.push(`  ${paint('red', '✘')} ${check.title}: ${check.detail}${where}`);
     if (check.fix !== undefined) lines.push(`    ${paint('dim', 'fix:')} ${check.fix}`);
   }
-  if (error.hint !== undefined) lines.push(renderHint(error.hint, paint));
+  if (error.hint !== undefined) lines.push(renderHint(plainText(error.hint), paint));
   // only a bug has no explanation of its own; its origin is what a report needs
-  if (error.code === 'internal' && error.cause instanceof Error && error.cause.stack) lines.push(error.cause.stack);
+  if (error.code === 'internal' && error.cause instanceof Error && error.cause.stack) {
+    lines.push(plainText(error.cause.stack));
+  }
   return `${lines.join('\n')}\n`;
 }
 

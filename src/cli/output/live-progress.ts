@@ -6,6 +6,7 @@ import { createLogUpdate } from 'log-update';
 import { formatDuration } from '../../units.ts';
 import type { Output } from '../terminal.ts';
 import type { Paint } from './paint.ts';
+import { plainLine } from './plain-text.ts';
 import { fractionOf, type Progress, type ProgressView } from './progress.ts';
 
 export interface LiveOptions {
@@ -128,10 +129,9 @@ function elapsed(ms: number): string {
   return ms < 60_000 ? `${(ms / 1000).toFixed(1)} s` : formatDuration(ms);
 }
 
-/** Guests print control sequences; on a status line they would move the cursor. */
+/** A status line is one line. */
 function clip(text: string, columns: number): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is taken out
-  const plain = text.replace(/\u001b\[[0-9;?]*[A-Za-z]|[\u0000-\u001f\u007f]/g, '');
+  const plain = plainLine(text);
   if (plain.length <= columns) return plain;
   return columns < 2 ? '' : `${plain.slice(0, columns - 1)}~`;
 }

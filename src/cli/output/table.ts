@@ -4,6 +4,7 @@
  * shown in tables here is ASCII: names, numbers, paths.
  */
 import type { Paint } from './paint.ts';
+import { plainLine } from './plain-text.ts';
 
 /** A cell; a function of it paints after the width is known. */
 export type Cell = string | { text: string; paint: (padded: string) => string };
@@ -32,5 +33,5 @@ export function renderFields(fields: readonly (readonly [string, string])[], pai
 }
 
 function textOf(cell: Cell): string {
-  return typeof cell === 'string' ? cell : cell.text;
+  return plainLine(typeof cell === 'string' ? cell : cell.text);
 }

@@ -5,6 +5,7 @@ import { createFrameDecoder, encodeFrame, FRAME, type Frame } from '../../api/ex
 import type { Problem } from '../../api/operation.ts';
 import { fromProblem } from '../../api/problem.ts';
 import { BangerError, messageOf } from '../../errors.ts';
+import { plainText } from '../output/plain-text.ts';
 import type { Output, Terminal } from '../terminal.ts';
 
 /** What the command is told of instead of us. */
@@ -73,7 +74,7 @@ export async function runExec(terminal: ExecEnds, connection: Duplex, options: E
         writeOutput(terminal.stderr, frame.payload, connection);
         break;
       case FRAME.notice:
-        terminal.stderr.write(`banger: ${frame.payload.toString('utf8')}${options.tty ? '\r' : ''}\n`);
+        terminal.stderr.write(`banger: ${plainText(frame.payload.toString('utf8'))}${options.tty ? '\r' : ''}\n`);
         break;
       case FRAME.exit:
         settle(JSON.parse(frame.payload.toString('utf8')));

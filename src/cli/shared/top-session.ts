@@ -2,6 +2,7 @@
 import { emitKeypressEvents } from 'node:readline';
 import type { StatsFrame } from '../../api/stats.ts';
 import type { Paint } from '../output/paint.ts';
+import { plainData } from '../output/plain-text.ts';
 import { pageSize, renderTop, type ScreenSize, type SortKey, type TopState } from '../output/top-view.ts';
 import type { Input, Output } from '../terminal.ts';
 
@@ -69,7 +70,7 @@ export async function runTop(
   stdout.write(ENTER_SCREEN);
   try {
     for await (const frame of frames) {
-      state = { sort: 'cpu', reversed: false, offset: 0, ...state, previous: state?.frame, frame };
+      state = { sort: 'cpu', reversed: false, offset: 0, ...state, previous: state?.frame, frame: plainData(frame) };
       change({});
     }
   } finally {

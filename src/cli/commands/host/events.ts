@@ -4,6 +4,7 @@ import { readLines } from '../../../client/watch.ts';
 import { formatDuration } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import type { Paint } from '../../output/paint.ts';
+import { plainData } from '../../output/plain-text.ts';
 
 export default defineCommand({
   options: {
@@ -26,7 +27,7 @@ export default defineCommand({
       ...(options.since === undefined ? {} : { since: new Date(Date.now() - options.since).toISOString() }),
     };
     for await (const event of readLines(ctx.api, 'watchEvents', { query }, leave.signal)) {
-      ctx.print(ctx.json ? JSON.stringify(event) : renderEvent(event, ctx.paint));
+      ctx.print(ctx.json ? JSON.stringify(event) : renderEvent(plainData(event), ctx.paint));
     }
   },
 });

@@ -4,6 +4,7 @@ import { BangerError } from '../../../errors.ts';
 import { formatDuration } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import type { Context } from '../../context.ts';
+import { plainData } from '../../output/plain-text.ts';
 import { renderStats } from '../../output/stats-table.ts';
 
 /** The daemon takes no shorter one: a sample asks every guest. */
@@ -48,7 +49,7 @@ async function watch(ctx: Context, query: { names?: string; intervalMs?: number 
   void ctx.interrupts().first.then(() => leave.abort());
   using show = await createShow(ctx);
   for await (const { at, vms } of readLines(ctx.api, 'watchStats', { query }, leave.signal)) {
-    show.frame(ctx.json ? JSON.stringify({ at, vms }) : renderStats(vms, ctx.paint));
+    show.frame(ctx.json ? JSON.stringify({ at, vms }) : renderStats(plainData(vms), ctx.paint));
   }
 }
 

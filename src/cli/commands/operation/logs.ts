@@ -2,6 +2,7 @@
 import type { OperationEvent } from '../../../api/operation.ts';
 import { readJsonLines } from '../../../system/json-lines.ts';
 import { defineCommand } from '../../command.ts';
+import { plainText } from '../../output/plain-text.ts';
 
 export default defineCommand({
   positionals: ['id'],
@@ -15,7 +16,7 @@ export default defineCommand({
     const stream = await ctx.api.stream('operationEvents', { params: { id }, query: { follow: options.follow } });
     for await (const value of readJsonLines(stream)) {
       const text = textOf(value as OperationEvent);
-      if (text !== undefined) ctx.print(text);
+      if (text !== undefined) ctx.print(plainText(text));
     }
   },
 });

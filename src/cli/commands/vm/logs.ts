@@ -2,6 +2,7 @@
 import { pipeline } from 'node:stream/promises';
 import { BangerError, messageOf } from '../../../errors.ts';
 import { defineCommand } from '../../command.ts';
+import { plainText } from '../../output/plain-text.ts';
 
 export default defineCommand({
   positionals: ['name'],
@@ -26,7 +27,7 @@ export default defineCommand({
       },
     });
     try {
-      await pipeline(stream, ctx.terminal.stdout, { end: false });
+      await pipeline(stream.setEncoding('utf8'), plainly, ctx.terminal.stdout, { end: false });
     } catch (error) {
       throw new BangerError('daemon_unreachable', `The daemon went away: ${messageOf(error)}.`, {
         cause: error,
@@ -35,3 +36,8 @@ export default defineCommand({
     }
   },
 });
+
+/** The daemon leaves out what VMs' logs hold of terminal control; what is told here is plain whatever the daemon does. */
+async function* plainly(chunks: AsyncIterable<string>): AsyncGenerator<string> {
+  for await (const chunk of chunks) yield plainText(chunk);
+}
