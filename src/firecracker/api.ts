@@ -4,7 +4,7 @@ import { BangerError, messageOf, systemCode } from '../errors.ts';
 import { type HttpAnswer, type HttpConnection, openConnection } from '../system/short-http.ts';
 import type { InstanceInfo } from './api-types.ts';
 import { describeInstance, type VmmRequest } from './requests.ts';
-import { parseVmmVersion, UNKNOWN_VERSION, type VmmVersion } from './versions.ts';
+import { parseVmmVersion, standingOf, UNKNOWN_VERSION, type VmmVersion } from './versions.ts';
 
 /** Firecracker's own tests demand every call within 700 ms; a busy host and an emulated VMM get more. */
 const CALL_TIMEOUT_MS = 20_000;
@@ -44,6 +44,15 @@ export function connectVmm(socketPath: string): VmmApi {
 export async function versionOfVmm(api: VmmApi): Promise<VmmVersion> {
   const { vmm_version } = (await api.send(describeInstance())) as InstanceInfo;
   return parseVmmVersion(vmm_version) ?? { ...UNKNOWN_VERSION, text: vmm_version };
+}
+
+/** A refusal by a version that nobody has tried says so: that is likely why. */
+export function explainRefusal(error: unknown, version: VmmVersion): unknown {
+  const untried = ['old', 'new-major'].includes(standingOf(version));
+  if (!untried || !(error instanceof BangerError) || error.details?.status === undefined) return error;
+  return error.reworded(`${error.message} (This is version ${version.text}, which banger was never tried with.)`, {
+    hint: 'Take it out of PATH and get one that is known: banger vmm install',
+  });
 }
 
 /**

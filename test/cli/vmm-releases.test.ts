@@ -114,8 +114,10 @@ describe('vmm install', () => {
   });
 
   it('installs from a file with its checksum beside it', async (t) => {
-    const { banger, release, store, asked } = await setUp(t);
+    const { banger, release, store, asked, served } = await setUp(t);
     await release('1.14.0');
+    const sums = join(served, `${nameOf('1.14.0')}.sha256.txt`);
+    await writeFile(sums, (await readFile(sums, 'utf8')).slice(0, 64)); // the sum alone is enough
     const { status, stderr } = await banger(`vmm install --from ${nameOf('1.14.0')}`);
     assert.deepEqual([status, asked, await readlink(join(store, 'current'))], [0, [], '1.14.0'], stderr);
   });
@@ -169,6 +171,9 @@ describe('vmm install', () => {
     assert.equal(missing.status, 4);
     assert.ok(missing.stderr.includes(`There is no ${url}/v1.99.0/${nameOf('1.99.0')}.sha256.txt.`), missing.stderr);
     assert.equal((await banger('vmm install ../../x')).status, 2);
+    const unnamed = await banger('vmm install --from /some/release.tgz');
+    assert.equal(unnamed.status, 2);
+    assert.match(unnamed.stderr, /banger vmm install VERSION --from \/some\/release\.tgz/);
   });
 
   it('counts for nothing when it is killed while it fetches, and the next one works', async (t) => {

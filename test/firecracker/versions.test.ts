@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { chmod, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { messageOf } from '../../src/errors.ts';
-import { connectVmm, versionOfVmm } from '../../src/firecracker/api.ts';
+import { BangerError, messageOf } from '../../src/errors.ts';
+import { connectVmm, explainRefusal, versionOfVmm } from '../../src/firecracker/api.ts';
 import { configurationRequests } from '../../src/firecracker/machine-config.ts';
 import { binaryVersion, limitsOf, parseVmmVersion, standingOf } from '../../src/firecracker/versions.ts';
 import { createRunner } from '../../src/system/runner.ts';
@@ -56,6 +56,21 @@ describe('binaryVersion', () => {
     assert.deepEqual([await ask(), await ask()], ['1.16.1', '1.16.1']);
     const { stdout } = await runner.run(['cat', log]);
     assert.equal(stdout, 'asked\nasked\n');
+  });
+});
+
+describe('a refusal', () => {
+  const refusal = new BangerError('vmm_failed', 'The VMM refused PUT /entropy: no', { details: { status: 400 } });
+  const explained = (error: unknown, version: string) => messageOf(explainRefusal(error, parsed(version)));
+
+  it('by a version that nobody has tried says so', () => {
+    assert.match(explained(refusal, '1.3.0'), /^The VMM refused PUT \/entropy: no \(This is version 1\.3\.0, which/);
+    assert.match(explained(refusal, '2.0.0'), /This is version 2\.0\.0/);
+  });
+
+  it('by any other, and any other failure, is left as it is', () => {
+    assert.equal(explained(refusal, '1.13.1'), refusal.message);
+    assert.equal(explained(new BangerError('vmm_failed', 'gone'), '1.3.0'), 'gone');
   });
 });
 

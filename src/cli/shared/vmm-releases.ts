@@ -196,8 +196,8 @@ async function compare(archive: string, sums: string, name: string): Promise<voi
       hint: `Put the release's file beside it: ${sums}`,
     });
   });
-  const lines = text.split('\n').map((line) => /^([0-9a-f]{64})\s+\*?(\S+)\s*$/i.exec(line));
-  const wanted = lines.find((line) => line !== null && basename(line[2] ?? '') === name)?.[1]?.toLowerCase();
+  const lines = text.split('\n').map((line) => /^([0-9a-f]{64})(?:\s+\*?(\S+))?\s*$/i.exec(line));
+  const wanted = lines.find((line) => line !== null && basename(line[2] ?? name) === name)?.[1]?.toLowerCase();
   if (wanted === undefined) {
     throw new BangerError('corrupt', `${sums} holds no SHA-256 checksum of ${name}.`, {
       hint: 'The archive keeps the name it has in the release.',

@@ -4,7 +4,7 @@ import { gatewayOf } from '../../core/addresses.ts';
 import { type BootWord, createBootWordReader } from '../../core/boot-words.ts';
 import { tapName, type VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
-import { connectVmm, versionOfVmm } from '../../firecracker/api.ts';
+import { connectVmm, explainRefusal, versionOfVmm } from '../../firecracker/api.ts';
 import { bootArgs } from '../../firecracker/boot-args.ts';
 import { followFile, readTail, stripControls } from '../../firecracker/console.ts';
 import { findVmm, launchVmm } from '../../firecracker/launch.ts';
@@ -116,9 +116,12 @@ export async function configureMachine(
     mtu: await host.network.mtu(),
   };
   await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
-  for (const request of configurationRequests(machine, await versionOfVmm(api))) {
+  const version = await versionOfVmm(api);
+  for (const request of configurationRequests(machine, version)) {
     signal.throwIfAborted();
-    await api.send(request);
+    await api.send(request).catch((error) => {
+      throw explainRefusal(error, version);
+    });
   }
 }
 

@@ -1,5 +1,6 @@
 /** `banger vmm install`: a release of Firecracker, fetched or from a file, compared with its checksum and tried. */
 import { resolve } from 'node:path';
+import { BangerError } from '../../../errors.ts';
 import { FIRECRACKER_RELEASE } from '../../../version.ts';
 import { defineCommand } from '../../command.ts';
 import { releaseStore } from '../../shared/release-store.ts';
@@ -23,8 +24,7 @@ export default defineCommand({
   examples: ['vmm install', 'vmm install 1.13.1', 'vmm install --from firecracker-v1.16.1-x86_64.tgz'],
   async run(ctx, { args, options }) {
     const from = options.from === undefined ? undefined : resolve(ctx.terminal.cwd, options.from);
-    const named = args.version ?? (from === undefined ? undefined : versionOfArchive(from));
-    const version = releaseVersion(named ?? FIRECRACKER_RELEASE);
+    const version = releaseVersion(args.version ?? versionToInstall(from));
     const store = await releaseStore(ctx);
     const { release, isNew } = await installRelease(store, version, from, ctx.talk);
     ctx.say(`Firecracker ${version} is ${isNew ? 'ready' : 'there already'} in ${release.directory}`);
@@ -33,3 +33,13 @@ export default defineCommand({
     return release;
   },
 });
+
+/** @throws BangerError `invalid_input` for a file whose name does not say what it is */
+function versionToInstall(from: string | undefined): string {
+  if (from === undefined) return FIRECRACKER_RELEASE;
+  const version = versionOfArchive(from);
+  if (version !== undefined) return version;
+  throw new BangerError('invalid_input', `The name of ${from} says no version of Firecracker.`, {
+    hint: `Say it: banger vmm install VERSION --from ${from}`,
+  });
+}
