@@ -7,6 +7,7 @@ import { ExecRequest } from '../api/vm.ts';
 import type { Host } from '../control/host.ts';
 import { execInVm } from '../control/vm/exec.ts';
 import { asBangerError, BangerError, messageOf } from '../errors.ts';
+import { refusalOfBrowser } from './browsers.ts';
 
 /** An exec request names a command; arguments are limited by the guest's kernel to 2 MiB. */
 const MAX_EXEC_REQUEST_BYTES = 2 * 1024 * 1024;
@@ -25,6 +26,11 @@ export function acceptExec(server: FastifyInstance, host: Host): ReadonlySet<Dup
     open.add(socket);
     socket.once('close', () => open.delete(socket));
     socket.on('error', () => {}); // a client that goes away; 'close' follows
+    const refusal = refusalOfBrowser(request.headers);
+    if (refusal) {
+      refuseUpgrade(socket, refusal);
+      return;
+    }
     const name = vmOfExec(request.url ?? '');
     if (name === undefined || request.headers.upgrade !== 'banger-exec') {
       refuseUpgrade(socket, new BangerError('not_found', `Nothing to upgrade to at ${request.url}.`));

@@ -1,6 +1,7 @@
 /** `/metrics` over TCP, for a Prometheus that cannot use the daemon's socket: this machine only, nothing else served. */
 import { createServer } from 'node:http';
 import { BangerError, messageOf } from '../errors.ts';
+import { refusalOfBrowser } from './browsers.ts';
 import type { Metrics } from './metrics.ts';
 
 const LOOPBACK = '127.0.0.1';
@@ -18,7 +19,7 @@ const MAX_CONNECTIONS = 16;
 export async function listenForScrapes(port: number, metrics: Pick<Metrics, 'scrape'>): Promise<AsyncDisposable> {
   const server = createServer((request, response) => {
     const ourName = OWN_NAMES.has((request.headers.host ?? '').replace(/:\d+$/, ''));
-    if (!ourName) return void response.writeHead(421).end();
+    if (!ourName || refusalOfBrowser(request.headers)) return void response.writeHead(421).end();
     if (request.url !== '/metrics') return void response.writeHead(404).end();
     if (request.method !== 'GET') return void response.writeHead(405).end();
     metrics.scrape().then(

@@ -11,6 +11,7 @@ import { contract, type Route, type RouteName } from '../api/contract.ts';
 import { toProblem } from '../api/problem.ts';
 import { asBangerError, BangerError, messageOf } from '../errors.ts';
 import { VERSION } from '../version.ts';
+import { refusalOfBrowser } from './browsers.ts';
 import { openApiDocument } from './openapi.ts';
 
 type Parsed<T> = T extends z.ZodType ? z.output<T> : undefined;
@@ -44,6 +45,10 @@ export function createServer(handlers: Handlers, logger: FastifyBaseLogger): Fas
   acceptEmptyJson(server);
   // a connection that cannot be accepted, for want of descriptors for example, is no reason to end
   server.server.on('error', (error) => logger.error({ error: messageOf(error) }, 'the socket has an error'));
+  server.addHook('onRequest', async (request) => {
+    const refusal = refusalOfBrowser(request.headers);
+    if (refusal) throw refusal;
+  });
   server.addHook('onSend', async (_request, reply) => {
     reply.header('x-banger-version', VERSION);
   });
