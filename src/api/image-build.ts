@@ -16,6 +16,7 @@ export const ImageBuild = z.strictObject({
   run: z.array(z.string().min(1)).optional().describe('lines run after those of the recipe'),
   sizeBytes: z.int().positive().optional().describe('size of the root disk'),
   settings: z.array(z.string()).optional().describe('`key=value` texts laid over the recipe, values in TOML'),
+  allowOutside: z.boolean().optional().describe('let the recipe read files outside its directory'),
   noCache: z.boolean().optional().describe('do every step again'),
   keep: z.boolean().optional().describe('leave the VM when a step fails'),
   detach: z.boolean().optional().describe('go on when the client leaves'),
@@ -42,6 +43,7 @@ export const ImageBuilt = z.object({
 export const RecipeCheck = z.object({
   name: z.string(),
   base: z.string(),
+  outside: z.array(z.string()).describe('what it names outside its directory, which was allowed'),
   steps: z.array(z.object({ step: z.string(), cached: z.boolean() })),
 });
 

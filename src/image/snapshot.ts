@@ -3,14 +3,15 @@
  * does not mix into it, and what goes into a layer's key is what goes into the guest.
  */
 import { createHash } from 'node:crypto';
-import { createReadStream, createWriteStream, type Stats } from 'node:fs';
-import { glob, lstat, mkdir, readdir, readFile, readlink, stat } from 'node:fs/promises';
+import { constants, createWriteStream, type Stats } from 'node:fs';
+import { glob, lstat, mkdir, open, readdir, readFile, readlink, stat } from 'node:fs/promises';
 import { basename, dirname, isAbsolute, join, resolve } from 'node:path';
 import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
 import { throwIfCancelled } from '../system/abort.ts';
 import type { FileEntry } from './recipe.ts';
+import { GLOB, realSource } from './recipe-wall.ts';
 import type { ArchiveItem } from './tar-stream.ts';
 
 export interface Snapshot {
@@ -24,11 +25,10 @@ export interface SnapshotOptions {
   base: string;
   /** directory for the copies; made when something is copied */
   target: string;
+  /** directory that sources must lie in, links followed; undefined for anywhere on the host */
+  within?: string | undefined;
   signal?: AbortSignal;
 }
-
-/** Globs are told from names by these. */
-const GLOB = /[*?[\]{}]/;
 
 /** More than any recipe copies on purpose; a loop of mounts ends here. */
 const MAX_ITEMS = 200_000;
@@ -42,11 +42,12 @@ export async function snapshotFiles(entries: readonly FileEntry[], options: Snap
   for (const entry of entries) {
     const sources = await findSources(entry.source, options.base);
     const many = GLOB.test(entry.source) || entry.target.endsWith('/');
-    for (const source of sources) {
-      const facts = await follow(source, entry.source);
+    for (const found of sources) {
+      const facts = await follow(found, entry.source);
+      const source = await realSource(found, entry.source, options.within);
       const target = entry.target.replace(/(?<!\/)\/+$/, '');
       const place =
-        many && !(facts.isDirectory() && !GLOB.test(entry.source)) ? `${target}/${basename(source)}` : target;
+        many && !(facts.isDirectory() && !GLOB.test(entry.source)) ? `${target}/${basename(found)}` : target;
       await taker.take(source, place, entry, facts, entry.source);
     }
   }
@@ -55,8 +56,9 @@ export async function snapshotFiles(entries: readonly FileEntry[], options: Snap
 
 /** The content of one directory, owned by root, at a place in the guest. */
 export async function snapshotTree(directory: string, target: string, options: SnapshotOptions): Promise<Snapshot> {
-  const source = resolve(options.base, directory);
-  const facts = await follow(source, directory);
+  const named = resolve(options.base, directory);
+  const facts = await follow(named, directory);
+  const source = await realSource(named, directory, options.within);
   if (!facts.isDirectory()) {
     throw new BangerError('invalid_input', `work_disk_seed: ${directory} is no directory.`);
   }
@@ -67,9 +69,10 @@ export async function snapshotTree(directory: string, target: string, options: S
 }
 
 /** A program that is run in the guest, read once: a text as a rule. */
-export async function readScript(script: string, base: string): Promise<Buffer> {
-  const path = resolve(base, script);
-  await follow(path, script);
+export async function readScript(script: string, base: string, within?: string): Promise<Buffer> {
+  const named = resolve(base, script);
+  await follow(named, script);
+  const path = await realSource(named, script, within);
   const content = await readFile(path).catch((error) => {
     throw unreadable(error, path, script);
   });
@@ -228,7 +231,7 @@ function loopError(path: string, named: string): BangerError {
 async function copyHashed(
   source: string,
   copy: string,
-  { target, signal }: SnapshotOptions,
+  { target, within, signal }: SnapshotOptions,
 ): Promise<{ digest: string; size: number }> {
   await mkdir(target, { recursive: true, mode: 0o700 });
   const hash = createHash('sha256');
@@ -241,6 +244,11 @@ async function copyHashed(
     },
   });
   const options = signal ? { signal } : {};
-  await pipeline(createReadStream(source), tap, createWriteStream(copy, { mode: 0o600 }), options);
+  // it was no link when it was looked at
+  const input = await open(
+    source,
+    within === undefined ? constants.O_RDONLY : constants.O_RDONLY | constants.O_NOFOLLOW,
+  );
+  await pipeline(input.createReadStream(), tap, createWriteStream(copy, { mode: 0o600 }), options);
   return { digest: hash.digest('hex'), size };
 }

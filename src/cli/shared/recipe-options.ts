@@ -23,6 +23,7 @@ export const RECIPE_OPTIONS = {
   },
   run: { type: 'list', short: 'r', placeholder: 'line', help: 'line to run in it; may be given again' },
   size: { type: 'size', help: 'size of the root disk', default: "the recipe's, else the base's" },
+  allowOutside: { type: 'flag', help: 'let the recipe read files of this host outside its directory' },
   set: { type: 'list', placeholder: 'key=value', help: 'lay a value over the recipe; may be given again' },
 } as const satisfies OptionSpecs;
 
@@ -38,6 +39,7 @@ export function recipeRequest(ctx: Context, recipe: string | undefined, options:
     ...(options.packages.length > 0 ? { packageFiles: options.packages } : {}),
     ...(options.run.length > 0 ? { run: options.run } : {}),
     ...(options.size === undefined ? {} : { sizeBytes: options.size }),
+    ...(options.allowOutside ? { allowOutside: true } : {}),
     ...(options.set.length > 0 ? { settings: options.set } : {}),
   };
 }

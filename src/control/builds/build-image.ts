@@ -64,7 +64,7 @@ export async function validateRecipe(host: Host, body: ImageBuild): Promise<Reci
     const plan = await planSteps(request, snapshotDirectory(host, vm));
     const done = await cachedSteps(host, plan);
     const steps = plan.steps.map(({ label }, index) => ({ step: label, cached: index < done }));
-    return { name: request.name, base: request.base.name, steps };
+    return { name: request.name, base: request.base.name, outside: request.outside, steps };
   } finally {
     await discardBuildVm(host, vm);
   }

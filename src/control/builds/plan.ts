@@ -16,12 +16,14 @@ import {
   type RecipeValues,
   readToml,
 } from '../../image/recipe.ts';
-import { readScript, snapshotFiles, snapshotTree } from '../../image/snapshot.ts';
+import { outsideError, outsideNames, realSource } from '../../image/recipe-wall.ts';
+import { readScript, type SnapshotOptions, snapshotFiles, snapshotTree } from '../../image/snapshot.ts';
 import type { ArchiveItem } from '../../image/tar-stream.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { readSuperblock } from '../../storage/ext4.ts';
 import { imageFiles } from '../../storage/layout.ts';
 import { verityDigest } from '../../storage/verity.ts';
+import { pathExists } from '../../system/files.ts';
 import { kernelArch } from '../../system/host-facts.ts';
 import { formatSize, MIB, parseDuration, parseSize } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
@@ -44,6 +46,10 @@ export interface BuildRequest {
   recipe: Recipe;
   /** where relative paths begin */
   directory: string;
+  /** directory that all it reads must lie in; undefined when it may read any file */
+  within: string | undefined;
+  /** what it names outside of its directory, which was allowed */
+  outside: string[];
   packages: string[];
   base: BuildBase;
   sizeBytes: number;
@@ -80,8 +86,14 @@ export async function resolveBuild(host: Host, request: ImageBuild): Promise<Bui
   const raw = request.recipe === undefined ? {} : readToml(await readGiven(request.recipe, 'recipe'), path);
   const recipe = checkRecipe(layOver(raw, request), path);
   const name = recipe.name ?? nameOfFile(request.recipe);
+  // what the command line itself says is its own
+  const outside = request.recipe === undefined ? [] : await outsideNames(recipe, directory);
+  if (outside.length > 0 && !request.allowOutside) throw outsideError(outside, directory);
+  const within = request.recipe === undefined || request.allowOutside ? undefined : directory;
   const listed = await Promise.all(
-    recipe.package_files.map(async (file) => await readPackageFile(resolve(directory, file))),
+    recipe.package_files.map(
+      async (file) => await readPackageFile(await ownFile(resolve(directory, file), file, within)),
+    ),
   );
   const given = await Promise.all(
     (request.packageFiles ?? []).map(async (file) => await readPackageFile(resolve(request.directory, file))),
@@ -100,6 +112,8 @@ export async function resolveBuild(host: Host, request: ImageBuild): Promise<Bui
     name,
     recipe,
     directory,
+    within,
+    outside,
     packages: [...new Set([...recipe.packages, ...listed.flat(), ...given.flat()])].sort(),
     base,
     sizeBytes: Math.ceil(sizeBytes / MIB) * MIB,
@@ -113,9 +127,10 @@ export async function resolveBuild(host: Host, request: ImageBuild): Promise<Bui
  * @throws BangerError as `snapshotFiles` does
  */
 export async function planSteps(request: BuildRequest, snapshotDir: string, signal?: AbortSignal): Promise<BuildPlan> {
-  const { recipe, directory, packages } = request;
+  const { recipe, directory, within, packages } = request;
   const options = (target: string) => ({
     base: directory,
+    within,
     target: resolve(snapshotDir, target),
     ...(signal ? { signal } : {}),
   });
@@ -131,7 +146,7 @@ export async function planSteps(request: BuildRequest, snapshotDir: string, sign
   }
   for (const [index, line] of recipe.run.entries()) {
     const script = typeof line !== 'string';
-    const text = script ? await readScript(line.script, directory) : line;
+    const text = script ? await readScript(line.script, directory, within) : line;
     const what = script ? line.script : (line.trim().split('\n')[0] ?? '');
     const label = `run ${index + 1}: ${what.length > 60 ? `${what.slice(0, 59)}…` : what}`;
     const content = typeof text === 'string' || isUtf8(text) ? text.toString() : text.toString('base64');
@@ -148,10 +163,7 @@ export async function planSteps(request: BuildRequest, snapshotDir: string, sign
   return { steps, baseKey: base, keys, recipeKey: stepKey(keys.at(-1) ?? base, finish) };
 }
 
-async function moduleStep(
-  { recipe, base }: BuildRequest,
-  options: { base: string; target: string },
-): Promise<BuildStep> {
+async function moduleStep({ recipe, base }: BuildRequest, options: SnapshotOptions): Promise<BuildStep> {
   const tree = base.bundle?.modules;
   if (tree === undefined) {
     throw new BangerError('invalid_input', `The base ${base.name} has no tree of kernel modules beside it.`, {
@@ -161,7 +173,9 @@ async function moduleStep(
   const release = basename(tree);
   const place = `/lib/modules/${release}`;
   const entry = { owner: 'root:root', target: place };
-  const whole = recipe.modules ? await snapshotFiles([{ ...entry, source: tree }], options) : undefined;
+  const whole = recipe.modules
+    ? await snapshotFiles([{ ...entry, source: tree }], { ...options, within: undefined })
+    : undefined;
   const extra = await snapshotFiles(
     recipe.extra_modules.map((source) => ({ ...entry, source, target: `${place}/extra/`, mode: '0644' })),
     { ...options, target: `${options.target}-extra` },
@@ -192,6 +206,11 @@ function nameOfFile(recipe: string | undefined): string {
   const name = recipe === undefined ? '' : basename(recipe, extname(recipe)).toLowerCase();
   if (/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/.test(name)) return name;
   throw new BangerError('invalid_input', 'The image has no name.', { hint: 'Give it one: --name dev' });
+}
+
+/** A missing file is told of by whoever reads it. */
+async function ownFile(path: string, named: string, within: string | undefined): Promise<string> {
+  return (await pathExists(path)) ? await realSource(path, named, within) : path;
 }
 
 async function readPackageFile(path: string): Promise<string[]> {

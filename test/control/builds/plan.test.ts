@@ -25,4 +25,20 @@ describe('the base of an image build', { skip }, () => {
     place.database.prepare('UPDATE images SET digest = ?').run(`sha256:${'ab'.repeat(32)}`);
     assert.equal(await digestOfBase(), 'ab'.repeat(32));
   });
+
+  it('reads no file outside its directory unless that is allowed, and says which', async (t) => {
+    const place = await imagePlace(t);
+    const host = place.host as unknown as Host;
+    await mkdir(join(place.dir, 'recipe'));
+    const recipe = join(place.dir, 'recipe/evil.toml');
+    await writeFile(join(place.dir, 'secret'), 'root is here');
+    await writeFile(recipe, 'package_files = ["../secret"]\n');
+    const refused = await resolveBuild(host, { directory: place.dir, recipe }).catch((error) => error);
+    assert.match(refused.message, /outside its directory .*recipe: \.\.\/secret\.$/);
+    assert.match(refused.hint, /--allow-outside/);
+    await assert.rejects(
+      resolveBuild(host, { directory: place.dir, recipe, allowOutside: true }),
+      /is no package name/,
+    );
+  });
 });
