@@ -18,14 +18,14 @@ const CAUSES: [RegExp, (thing: string) => string][] = [
     () => 'the disk is full: give the image more with size (or --size)',
   ],
   [
-    /^tar: (.+): Cannot open: (?:File exists|Is a directory)$/m,
+    /^tar: (.{1,1000}): Cannot open: (?:File exists|Is a directory)$/m,
     (path) => `/${path} is a directory in the image: a target that ends with / puts files into it`,
   ],
   [/^su: user (\S+) does not exist/m, (name) => `there is no user ${name} in the image`],
   [/Unable to locate package (\S+)/, (name) => `there is no package ${name}`],
-  [/Couldn't find any package by (?:glob|regex) '(.+?)'/, (name) => `there is no package ${name}`],
+  [/Couldn't find any package by (?:glob|regex) '(.{1,200}?)'/, (name) => `there is no package ${name}`],
   [
-    /Package '?(\S+?)'? has no installation candidate/,
+    /Package '?(\S{1,200}?)'? has no installation candidate/,
     (name) => `the package ${name} has no candidate for installation`,
   ],
   [/Version '(.{1,200}?)' for '(.{1,200}?)' was not found/, (version) => `there is no such version: ${version}`],
@@ -35,7 +35,7 @@ const CAUSES: [RegExp, (thing: string) => string][] = [
     (name) => `there is no package ${name}`,
   ],
   [
-    /The repository '(.+?)' (?:does not have a Release file|no longer has a Release file|is not signed)/,
+    /The repository '(.{1,200}?)' (?:does not have a Release file|no longer has a Release file|is not signed)/,
     (archive) => `there is no archive of packages that can be used at ${archive}`,
   ],
   [

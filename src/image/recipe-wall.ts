@@ -11,7 +11,7 @@ export const GLOB = /[*?[\]{}]/;
 const MAX_NAMED = 20;
 
 /** Whether a path, links followed by the caller, is a directory or lies in it. */
-export function isWithin(path: string, directory: string): boolean {
+function isWithin(path: string, directory: string): boolean {
   const way = relative(directory, path);
   return way === '' || !(way === '..' || way.startsWith(`..${sep}`) || isAbsolute(way));
 }
