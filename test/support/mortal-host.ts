@@ -394,8 +394,9 @@ function see(config: Config, stores: Host['stores'], place: Place, daemon: Daemo
     watched: record !== undefined && daemon.life.watches(record.id),
     devices: [...place.devices].map((name) => (owned && name === tapName(owned.id) ? 'tap' : name)),
     routes: [...place.routes.values()].map((by) => (owned && by === tapName(owned.id) ? 'tap' : by)).sort(),
-    rules: [...place.rules.matchAll(/"(bgr-[^"]+)" \. /g)].map(([, tap]) =>
-      owned && tap === tapName(owned.id) ? 'tap' : String(tap),
+    // each once: a device is in more than one set
+    rules: [...new Set(Array.from(place.rules.matchAll(/"(bgr-[^"]+)" \. /g), ([, tap]) => String(tap)))].map((tap) =>
+      owned && tap === tapName(owned.id) ? 'tap' : tap,
     ),
     ledger: stores.ledger
       .all()
