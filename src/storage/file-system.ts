@@ -1,12 +1,14 @@
 /** The file system of the store: its kind, its room, whether it shares blocks, and what takes its space. */
 import { randomBytes } from 'node:crypto';
-import { constants, copyFile, lstat, opendir, readFile, rm, statfs, writeFile } from 'node:fs/promises';
+import { constants, copyFile, lstat, opendir, readdir, readFile, rm, statfs, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { systemCode } from '../errors.ts';
 
+const PROBE = '.banger-probe-';
+
 /** Tries what a clone would do, with two files of a byte; undefined when this user may not write there. */
 export async function sharesBlocks(directory: string): Promise<boolean | undefined> {
-  const source = join(directory, `.banger-probe-${randomBytes(4).toString('hex')}`);
+  const source = join(directory, `${PROBE}${randomBytes(4).toString('hex')}`);
   const target = `${source}.clone`;
   try {
     await writeFile(source, 'x', { flag: 'wx' });
@@ -18,6 +20,15 @@ export async function sharesBlocks(directory: string): Promise<boolean | undefin
     await rm(source, { force: true });
     await rm(target, { force: true });
   }
+}
+
+/** For the start of a daemon, when nobody tries: removes the files of a try that was killed. */
+export async function removeProbes(directory: string): Promise<void> {
+  const names = await readdir(directory).catch((error) => {
+    if (systemCode(error) === 'ENOENT') return []; // nothing was ever stored
+    throw error;
+  });
+  for (const name of names) if (name.startsWith(PROBE)) await rm(join(directory, name), { force: true });
 }
 
 /** Size and room in bytes, of the nearest parent for a directory that is not made yet. */

@@ -8,6 +8,7 @@ import { describeVmm } from '../../firecracker/api.ts';
 import { findVmm, listVmms } from '../../firecracker/launch.ts';
 import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
 import { endSelfTests } from '../../preflight/self-test.ts';
+import { removeProbes } from '../../storage/file-system.ts';
 import { forgetShared } from '../../storage/kept-disks.ts';
 import { vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { readBootId } from '../../system/processes.ts';
@@ -50,6 +51,7 @@ export async function reconcileHost(host: Host, life: Life, restarts: Followed):
   );
   const { cache, store } = host.config.paths;
   await attempt(host, 'ending downloads of an earlier daemon', () => endInterruptedDownloads(host));
+  await attempt(host, 'removing tries of the file system', () => removeProbes(store));
   await attempt(host, 'freeing what no VM owns', () => freeOwnerless(host));
   await attempt(host, 'looking after images', () => sweepImages(host));
   const { privileged } = host.system;
