@@ -99,18 +99,26 @@ function endGroup(pid: number): void {
 
 /** The VMM that serves this socket: known by its arguments, even to a daemon that did not start it. */
 export async function findVmm(socketPath: string): Promise<ProcessIdentity | undefined> {
+  return (await findVmms(socketPath))[0];
+}
+
+/** All that claim to, the newest first: of several each may have the VM's disks open. */
+export async function findVmms(socketPath: string): Promise<ProcessIdentity[]> {
   // the flag too: a curl that looks at the socket is no VMM
-  const candidates = await findProcesses((argv) => argv[argv.indexOf(SOCKET_FLAG) + 1] === socketPath);
+  const candidates = await findProcesses(
+    (argv) => argv.includes(SOCKET_FLAG) && argv[argv.indexOf(SOCKET_FLAG) + 1] === socketPath,
+  );
+  const found: ProcessIdentity[] = [];
   for (const candidate of candidates.reverse()) {
-    if (!(await isSudo(candidate.pid))) return candidate; // sudo waits as the parent of what it ran
+    if (!(await isSudo(candidate.pid))) found.push(candidate); // sudo waits as the parent of what it ran
   }
-  return undefined;
+  return found;
 }
 
 /** A VMM with the socket it serves. */
 export type ServingVmm = ProcessIdentity & { socketPath: string };
 
-/** Every VMM that serves a socket in this directory, whoever it belongs to, by one look at the processes. */
+/** Every VMM of this user and root that serves a socket in this directory, by one look at the processes. */
 export async function listVmms(directory: string): Promise<ServingVmm[]> {
   const sockets = new Map<number, string>();
   const candidates = await findProcesses((argv, pid) => {

@@ -103,7 +103,10 @@ export function findProcessesByArgument(argument: string): Promise<ProcessIdenti
   return findProcesses((argv) => argv.includes(argument));
 }
 
-/** Processes other than this one whose command line is wanted, oldest first. */
+/**
+ * Processes of this user and of root, other than this one, whose command line is wanted, oldest first. Anybody may write
+ * anything into the command line of their own processes.
+ */
 export async function findProcesses(
   wanted: (argv: readonly string[], pid: number) => boolean,
 ): Promise<ProcessIdentity[]> {
@@ -113,10 +116,21 @@ export async function findProcesses(
     if (!Number.isSafeInteger(pid) || pid === process.pid) continue;
     const commandLine = await readProcFile(pid, 'cmdline');
     if (!commandLine || !wanted(commandLine.split('\0'), pid)) continue;
+    if (!(await isTrusted(pid))) continue;
     const identity = await identifyProcess(pid);
     if (identity) found.push(identity);
   }
   return found.sort((a, b) => a.startTicks - b.startTicks);
+}
+
+/** Whether a process belongs to this user or root by all its ids; the owner of /proc/PID says root of any that is not dumpable. */
+async function isTrusted(pid: number): Promise<boolean> {
+  const status = await readProcFile(pid, 'status');
+  const ids = /^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$/m
+    .exec(status ?? '')
+    ?.slice(1)
+    .map(Number);
+  return ids?.every((id) => id === 0 || id === process.geteuid?.()) ?? false;
 }
 
 /**

@@ -5,7 +5,14 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { BangerError } from '../../src/errors.ts';
-import { describeExit, findVmm, type LaunchOptions, launchVmm } from '../../src/firecracker/launch.ts';
+import {
+  describeExit,
+  findVmm,
+  findVmms,
+  type LaunchOptions,
+  launchVmm,
+  listVmms,
+} from '../../src/firecracker/launch.ts';
 import { endProcess, findProcessesByArgument } from '../../src/system/processes.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { tempDir } from '../support/temp-dir.ts';
@@ -54,6 +61,25 @@ describe('launching a VMM', () => {
     assert.equal(await readFile(`${launch.consoleLog}.previous`, 'utf8'), 'an earlier run\n');
     await endProcess(identity, { graceMs: 1000 });
     assert.deepEqual(await ended, { code: null, signal: 'SIGTERM' });
+    assert.equal(await findVmm(launch.socketPath), undefined);
+  });
+
+  it('believes no process of another user about the socket it serves', async (t) => {
+    if (process.getuid?.() !== 0) return t.skip('another user needs root');
+    const launch = await options(t, 'ready');
+    const { identity } = await launchVmm(runner, launch);
+    // younger than the VMM, as one that wants to be taken for it is
+    const words = ['-c', 'echo ready; sleep 60; true', 'sh', '--api-sock', launch.socketPath];
+    const liar = spawn('sh', words, { uid: 65_534, gid: 65_534, cwd: '/', stdio: ['ignore', 'pipe', 'ignore'] });
+    t.after(() => liar.kill('SIGKILL'));
+    await once(liar.stdout, 'data');
+    assert.deepEqual(await findVmms(launch.socketPath), [identity]);
+    assert.deepEqual(
+      (await listVmms(join(launch.socketPath, '..'))).map(({ pid }) => pid),
+      [identity.pid],
+    );
+    assert.deepEqual(await findProcessesByArgument(launch.socketPath), [identity]);
+    await endProcess(identity, { graceMs: 1000 });
     assert.equal(await findVmm(launch.socketPath), undefined);
   });
 

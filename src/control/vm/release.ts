@@ -5,9 +5,9 @@
 import { rm } from 'node:fs/promises';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
-import { findVmm } from '../../firecracker/launch.ts';
+import { findVmms } from '../../firecracker/launch.ts';
 import { vmFiles } from '../../storage/layout.ts';
-import { endProcess, haltedBy } from '../../system/processes.ts';
+import { endProcess, haltedBy, isAlive, type ProcessIdentity } from '../../system/processes.ts';
 import type { Host } from '../host.ts';
 
 /** A VMM dies by SIGTERM at once; a wedged one gets no more than this before SIGKILL. */
@@ -22,15 +22,20 @@ export async function releaseVm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>): 
   host.health.silent.delete(vm.id);
   host.health.emulatedMeanwhile.delete(vm.id);
   for (const resource of host.stores.ledger.of(vm.id)) {
-    if (resource.kind === 'vmm') await endVmm(host, vm, resource.name);
+    if (resource.kind === 'vmm') await endVmms(host, vm, resource);
   }
   await host.network.detach(vm);
 }
 
-async function endVmm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>, socketPath: string): Promise<void> {
-  // by socket, not by recorded pid: right too when the daemon died before it could write the pid down
-  const identity = await findVmm(socketPath);
-  if (identity) {
+async function endVmms(
+  host: Host,
+  vm: Pick<VmRecord, 'id' | 'name'>,
+  { name: socketPath, identity: known }: { name: string; identity?: ProcessIdentity },
+): Promise<void> {
+  // the one that was written down, and whatever serves its socket: the daemon may have died before it could write
+  const recorded = known && (await isAlive(known)) ? [known] : [];
+  const found = (await findVmms(socketPath)).filter(({ pid }) => pid !== recorded[0]?.pid);
+  for (const identity of [...recorded, ...found]) {
     const gone = await endProcess(identity, {
       // one that is halted does not hear SIGTERM
       graceMs: haltedBy(identity.pid) === undefined ? VMM_GRACE_MS : 0,

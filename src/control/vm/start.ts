@@ -19,6 +19,7 @@ import { growDisk } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
+import { requireFreeDisks } from './free-disks.ts';
 import { awaitLogin, configureMachine, launchMachine, lifelessness, writeMachineSeed } from './machine.ts';
 import { releaseVm } from './release.ts';
 
@@ -53,6 +54,7 @@ export async function startVm(
   const boot = await findVmBootFiles(host, vm);
   await host.checks.beforeStart(boot, vm, progress.warn);
   requireShortSocketPath(socketPath);
+  await requireFreeDisks(host, vm);
   await requireStoreSpace(host, vm, progress);
   const timeline: TimelineStep[] = [{ step: 'preflight', startedMs: 0, durationMs: performance.now() - began }];
 
