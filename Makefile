@@ -5,10 +5,11 @@ PREFIX ?= /usr/local
 # bundles and homes of demo and tests; nothing outside of it is written
 DEV := $(CURDIR)/.dev
 
-UNIT_TESTS = $(filter-out test/host/%,$(filter-out $(HOST_TESTS),$(sort $(wildcard test/*.test.ts test/*/*.test.ts test/*/*/*.test.ts))))
-HOST_TESTS = $(wildcard test/host/*.test.ts test/*/host/*.test.ts)
-# the rig is not built inside of itself
-PROOF_TESTS = $(filter-out test/proof/host/rig.test.ts,$(HOST_TESTS))
+UNIT_TESTS = $(filter-out test/host/%,$(filter-out $(HOST_TESTS) $(RIG_TESTS),$(sort $(wildcard test/*.test.ts test/*/*.test.ts test/*/*/*.test.ts))))
+# a host with a working KVM is made for them, which takes long, and they may meet a fault of its emulated processor
+RIG_TESTS = test/proof/host/rig.test.ts
+HOST_TESTS = $(filter-out $(RIG_TESTS),$(wildcard test/host/*.test.ts test/*/host/*.test.ts))
+PROOF_TESTS = $(HOST_TESTS)
 
 # program:package pairs, and what Node is linked against; nodejs and npm only when there is no npm at all
 NEEDED := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap nft:nftables ip:iproute2 mke2fs:e2fsprogs \
@@ -23,7 +24,7 @@ run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --re
 # what the executable is made of
 SOURCES := $(shell find src bin fcqemu helpers scripts -type f) package.json package-lock.json tsconfig.json
 
-.PHONY: demo test unit host-test proof chaos check format build install clean deps host-deps test-deps
+.PHONY: demo test unit host-test proof proof-short chaos check format build install clean deps host-deps test-deps
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
@@ -47,6 +48,10 @@ host-test: test-deps build ## host tests alone
 proof: test-deps build ## host tests in a VM with a working KVM: TESTS, FIRECRACKER_BIN, JAILER_BIN; see docs/proof.md
 	node scripts/test-bundle.ts $(DEV)
 	BANGER_TEST_BUNDLE=$(DEV)/bundle node test/proof/main.ts $(DEV) $(or $(TESTS),$(PROOF_TESTS))
+
+proof-short: test-deps build ## the life of a VM under a working KVM, in a VM that is made for it; FIRECRACKER_BIN, JAILER_BIN
+	node scripts/test-bundle.ts $(DEV)
+	BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --limit 1800 --report $(DEV)/proof-tests.txt $(RIG_TESTS)
 
 chaos: test-deps build ## random work and accidents for a long time: CHAOS_SEED, CHAOS_RUNS, CHAOS_COMMANDS, CHAOS_SHRINK_MINUTES
 	node scripts/test-bundle.ts $(DEV)

@@ -12,7 +12,7 @@ import type { BootFiles } from '../../preflight/context.ts';
 import { cloneThroughBase } from '../../storage/base-cache.ts';
 import { allocatedBytes, requireDiskSize } from '../../storage/disk.ts';
 import { MIN_WORK_DISK_BYTES, readSuperblock } from '../../storage/ext4.ts';
-import { sharesBlocks } from '../../storage/file-system.ts';
+import { mountOf } from '../../storage/file-system.ts';
 import { vmFiles } from '../../storage/layout.ts';
 import { formatSize, MIB } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
@@ -97,10 +97,16 @@ export function requireImage(host: Pick<Host, 'stores'>, { imageId, name }: Boot
   });
 }
 
-/** What a root disk takes of the store before anything is written to it, in bytes: nothing where clones share blocks. */
+/** File systems whose clones share blocks, unless they were made without that. */
+const SHARING = new Set(['xfs', 'btrfs', 'bcachefs']);
+
+/**
+ * What a root disk takes of the store before anything is written to it, in bytes. The kind of file system is asked and
+ * nothing is tried: a trial would leave its files behind when the daemon dies.
+ */
 async function costOfClone({ config }: Pick<Host, 'config'>, boot: BootFiles): Promise<number> {
-  if (await sharesBlocks(config.paths.store)) return 0;
-  return await allocatedBytes(boot.rootfs);
+  const mount = await mountOf(config.paths.store);
+  return mount && SHARING.has(mount.type) ? 0 : await allocatedBytes(boot.rootfs);
 }
 
 type Shape = Pick<VmRecord, 'vcpus' | 'memoryMib' | 'rootDiskBytes' | 'workDiskBytes' | 'workDiskMount'>;
