@@ -1,7 +1,7 @@
 /** A VMM that runs no guest: a process that is found by its arguments, and a socket that answers as Firecracker does. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { appendFileSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, existsSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { dirname, join } from 'node:path';
 import { READY_LINE } from '../../src/core/boot-words.ts';
@@ -99,8 +99,11 @@ async function endOf(child: ChildProcess): Promise<{ code: number | null; signal
 
 /** Nothing unlinks the socket of a VMM that ends, and Node's server does. */
 function close(server: Server, socketPath: string): void {
+  // whoever saw the process end may have removed it already
+  const isThere = existsSync(socketPath);
   server.closeAllConnections();
   server.close();
+  if (!isThere) return;
   try {
     writeFileSync(socketPath, '');
   } catch {
