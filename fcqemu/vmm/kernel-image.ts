@@ -2,7 +2,7 @@
  * Looks into kernel and initrd before QEMU does, in the order and with the words of Firecracker's loader. QEMU boots
  * a bzImage too, which that one refuses, and needs a PVH entry point, which that one does not.
  */
-import { closeSync, openSync, readSync, statSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, readSync, statSync } from 'node:fs';
 import { ioErrorDebug, ioErrorText } from '../fault.ts';
 
 /** `XEN_ELFNOTE_PHYS32_ENTRY`: the 32-bit entry point of the PVH boot protocol. */
@@ -16,7 +16,7 @@ const LITTLE_ENDIAN = 1;
 /** Where `HdrS` stands in a bzImage. */
 const BZIMAGE_MAGIC_AT = 0x202;
 /** notes are a few hundred bytes; anything longer is no kernel */
-const MAX_NOTES_BYTES = 1024 * 1024;
+const MAX_NOTES_BYTES = 1024n * 1024n;
 /** Kernels are entered above the first megabyte. */
 const LOWEST_ENTRY = 0x10_0000n;
 /** Guest memory goes on at 4 GiB where it is interrupted at 3. */
@@ -126,7 +126,10 @@ function elfHeader(fd: number): Buffer | ElfProblem {
 
 function programHeaders(fd: number, header: Buffer): Segment[] | undefined {
   const count = header.readUInt16LE(56);
-  const table = readAt(fd, Number(header.readBigUInt64LE(32)), PROGRAM_HEADER_BYTES * count);
+  const offset = header.readBigUInt64LE(32);
+  // what a header claims is looked for in the file before room is made for it
+  if (offset + BigInt(PROGRAM_HEADER_BYTES * count) > BigInt(fstatSync(fd).size)) return undefined;
+  const table = readAt(fd, Number(offset), PROGRAM_HEADER_BYTES * count);
   if (table.length < PROGRAM_HEADER_BYTES * count) return undefined;
   return Array.from({ length: count }, (_, index) => {
     const at = index * PROGRAM_HEADER_BYTES;
@@ -141,7 +144,9 @@ function programHeaders(fd: number, header: Buffer): Segment[] | undefined {
 
 function hasPvhNote(fd: number, { type, offset, size }: Segment): boolean {
   if (type !== PT_NOTE) return false;
-  const notes = readAt(fd, Number(offset), Math.min(Number(size), MAX_NOTES_BYTES));
+  const room = BigInt(fstatSync(fd).size) - offset;
+  if (room <= 0n) return false;
+  const notes = readAt(fd, Number(offset), Number([size, room, MAX_NOTES_BYTES].reduce((a, b) => (a < b ? a : b))));
   const aligned = (length: number) => (length + 3) & ~3;
   for (let at = 0; at + 12 <= notes.length; ) {
     const nameSize = notes.readUInt32LE(at);

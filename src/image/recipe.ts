@@ -97,7 +97,7 @@ export type RecipeValues = Record<string, unknown>;
  */
 export function readToml(text: string, path: string): RecipeValues {
   try {
-    return parseToml(text);
+    return parseToml(text, { unsafeKeyBehaviour: 'throw' });
   } catch (error) {
     if (!(error instanceof TomlError)) throw error;
     throw new BangerError('invalid_input', `${path}, line ${error.line}: ${error.message.split('\n')[0]}.`, {
@@ -137,6 +137,11 @@ export function applySettings(raw: RecipeValues, settings: readonly string[]): R
       throw new BangerError('invalid_input', `--set ${setting}: this is no key=value.`, { hint: '--set size=4GiB' });
     }
     const keys = path.split('.');
+    // every object has these already, and they are not its own
+    const inherited = keys.find((key) => key in Object.prototype);
+    if (inherited !== undefined) {
+      throw new BangerError('invalid_input', `--set ${setting}: ${inherited} is no key.`, { hint: '--set size=4GiB' });
+    }
     let table = result;
     for (const key of keys.slice(0, -1)) {
       table[key] ??= {};
@@ -158,7 +163,7 @@ export function recipeJsonSchema(): Record<string, unknown> {
 
 function tomlValue(text: string): unknown {
   try {
-    return parseToml(`value = ${text}`).value;
+    return parseToml(`value = ${text}`, { unsafeKeyBehaviour: 'throw' }).value;
   } catch {
     return text;
   }

@@ -24,26 +24,58 @@ export interface ArchiveEntry {
   target: string | undefined;
 }
 
-const KINDS: Record<string, ArchiveEntry['kind']> = { '-': 'file', d: 'directory', l: 'link', h: 'hardlink' };
+const KINDS = new Map<string, ArchiveEntry['kind']>([
+  ['-', 'file'],
+  ['d', 'directory'],
+  ['l', 'link'],
+  ['h', 'hardlink'],
+]);
+
+/** Kind and mode, owner, size or device, time, name and target. */
+const LINE =
+  /^(\S)\S{9}[.+]? {1,99}[0-9/]{3,30} {1,99}(\d{1,20})(?:,\d{1,20})? {1,99}\d{4,12}-\d\d-\d\d \d\d:\d\d:[\d.]{2,20} ("(?:[^"\\]|\\.)*")(?:( -> | link to )("(?:[^"\\]|\\.)*"))?$/;
+
+const ESCAPES = new Map([
+  ['n', '\n'],
+  ['t', '\t'],
+  ['r', '\r'],
+  ['a', '\x07'],
+  ['b', '\b'],
+  ['f', '\f'],
+  ['v', '\v'],
+]);
+
+const NOT_LATIN1 = /[^\0-\xff]/;
+
+/** How tar is asked for a list in which no name can look like something else. */
+export const LISTING_OPTIONS = ['--list', '--verbose', '--numeric-owner', '--full-time', '--quoting-style=c'] as const;
+
+/** A list of as many entries as there may be, with the longest paths that anything has; more is not read. */
+export const MAX_LISTING_BYTES = 32 * 1024 * 1024;
 
 /** Nothing banger exports comes near these; they bound what listing and hashing cost. */
 const MAX_ENTRIES = 200_000;
 const MAX_APPARENT_BYTES = 1024 ** 4;
 
 /**
- * Reads the output of `tar --list --verbose --numeric-owner --full-time --quoting-style=escape`.
+ * Reads the output of tar with `LISTING_OPTIONS`: names and targets are in quotes, as C writes them.
  * @throws BangerError `corrupt` when a line is none of an entry
  */
 export function parseListing(text: string): ArchiveEntry[] {
   const entries: ArchiveEntry[] = [];
   for (const line of text.split('\n')) {
     if (line === '') continue;
-    const match = /^(\S)\S{9}[.+]? +\S+ +(\d+)(,\d+)? +\d{4}-\d\d-\d\d \d\d:\d\d:\S+ (.+)$/.exec(line);
-    if (!match) throw new BangerError('corrupt', `The archive has an entry tar describes as ${JSON.stringify(line)}.`);
-    const kind = KINDS[match[1] ?? ''] ?? 'special';
-    const separator = kind === 'link' ? ' -> ' : kind === 'hardlink' ? ' link to ' : undefined;
-    const [name = '', target] = separator === undefined ? [match[4]] : splitOnce(match[4] ?? '', separator);
-    entries.push({ kind, path: name.replace(/^(\.\/)+/, '').replace(/\/$/, ''), size: Number(match[2]), target });
+    const match = LINE.exec(line);
+    const kind = KINDS.get(match?.[1] ?? '') ?? 'special';
+    const between = kind === 'link' ? ' -> ' : kind === 'hardlink' ? ' link to ' : undefined;
+    if (!match || match[4] !== between) {
+      throw new BangerError('corrupt', `The archive has an entry tar describes as ${JSON.stringify(line)}.`);
+    }
+    const path = unquote(match[3] ?? '')
+      .replace(/^(\.\/)+/, '')
+      .replace(/\/$/, '');
+    const target = match[5] === undefined ? undefined : unquote(match[5]);
+    entries.push({ kind, path, size: Number(match[2]), target });
   }
   return entries;
 }
@@ -87,7 +119,13 @@ export function leadsOut(path: string, target: string): boolean {
   return led === '..' || led.startsWith('../');
 }
 
-function splitOnce(text: string, separator: string): [string, string | undefined] {
-  const at = text.indexOf(separator);
-  return at < 0 ? [text, undefined] : [text.slice(0, at), text.slice(at + separator.length)];
+/** A text in quotes as C writes it; what is no ASCII is there as octal bytes. */
+function unquote(text: string): string {
+  const bytes = text
+    .slice(1, -1)
+    .replace(/\\([0-7]{3}|.)/g, (_, code: string) =>
+      code.length === 3 ? String.fromCharCode(Number.parseInt(code, 8)) : (ESCAPES.get(code) ?? code),
+    );
+  // tar writes bytes above ASCII as they are where the locale knows them
+  return NOT_LATIN1.test(bytes) ? bytes : Buffer.from(bytes, 'latin1').toString('utf8');
 }

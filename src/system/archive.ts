@@ -9,7 +9,7 @@ import { pipeline, type Readable, Transform } from 'node:stream';
 import { createGunzip, createZstdDecompress } from 'node:zlib';
 import { BangerError, systemCode } from '../errors.ts';
 import { formatSize } from '../units.ts';
-import { type ArchiveKind, checkEntries, parseListing } from './archive-entries.ts';
+import { type ArchiveKind, checkEntries, LISTING_OPTIONS, MAX_LISTING_BYTES, parseListing } from './archive-entries.ts';
 import { pathExists } from './files.ts';
 import type { Runner } from './runner.ts';
 
@@ -85,11 +85,14 @@ export async function unpackArchive(deps: ArchiveDeps, file: string, into: strin
   const limits = { roomBytes, signal: deps.signal, kind };
   const { tar } = deps.programs;
   const listed = await withArchive(file, limits, (input, signal) =>
-    deps.runner.run(
-      [tar, ...['--list', '--verbose', '--numeric-owner', '--full-time', '--quoting-style=escape', '--file=-']],
-      { timeoutMs: TRANSFER_TIMEOUT_MS, signal, input },
-    ),
+    deps.runner.run([tar, ...LISTING_OPTIONS, '--file=-'], { timeoutMs: TRANSFER_TIMEOUT_MS, signal, input }),
   );
+  // the runner keeps no more, and what it does not keep is not looked at
+  if (Buffer.byteLength(listed.stdout) >= MAX_LISTING_BYTES) {
+    throw new BangerError('corrupt', `${file} has too many entries: this is no ${kind.noun}.`, {
+      hint: `Import only archives made by: ${kind.madeBy}`,
+    });
+  }
   const top = checkEntries(parseListing(listed.stdout), file, kind);
   await withArchive(file, limits, (input, signal) =>
     deps.runner.run(

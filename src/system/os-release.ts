@@ -53,7 +53,10 @@ export function parseOsRelease(text: string): Distribution {
   // openSUSE has one ID per product: opensuse-leap, opensuse-tumbleweed, …
   const names = related.flatMap((name) => [name, name.split('-', 1)[0] ?? '']);
   return {
-    family: names.map((name) => FAMILIES[name]).find((family) => family !== undefined) ?? 'unknown',
+    family:
+      names
+        .map((name) => (Object.hasOwn(FAMILIES, name) ? FAMILIES[name] : undefined))
+        .find((family) => family !== undefined) ?? 'unknown',
     id,
     name: fields.get('PRETTY_NAME') ?? fields.get('NAME') ?? 'Linux',
     version: fields.get('VERSION_ID'),

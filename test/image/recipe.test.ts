@@ -83,3 +83,16 @@ describe('a list kept in a file', () => {
     assert.deepEqual(normalizedLines(''), []);
   });
 });
+
+describe('keys that every object has', () => {
+  it('are none that --set or a recipe may give, and change no other object', () => {
+    for (const key of ['__proto__.polluted', '__proto__', 'env.__proto__.polluted', 'constructor.prototype.polluted']) {
+      assert.throws(() => applySettings({}, [`${key}=1`]), { code: 'invalid_input', message: /is no key/ }, key);
+    }
+    assert.throws(() => readToml('[__proto__]\npolluted = 1', 'x.toml'), { code: 'invalid_input' });
+    assert.throws(() => readToml('[env]\n__proto__ = "x"', 'x.toml'), { code: 'invalid_input' });
+    const laid = applySettings({}, ['env={ __proto__ = { polluted = 1 } }']);
+    assert.equal(typeof laid.env, 'string');
+    assert.equal(Reflect.get({}, 'polluted'), undefined);
+  });
+});

@@ -3,8 +3,16 @@ import { describe, it } from 'node:test';
 import { checkEntries, parseListing } from '../../src/system/archive-entries.ts';
 
 const BUNDLE = { noun: 'bundle', manifest: 'bundle.json', madeBy: 'banger bundle export', setting: 'paths.bundles' };
-const line = (mode: string, name: string, size = '10') =>
-  `${mode} 0/0 ${size.padStart(12)} 2026-01-02 03:04:05.000000000 ${name}`;
+/** As tar writes it: names that hold no arrow are put into quotes here. */
+const line = (mode: string, name: string, size = '10') => {
+  const quoted = name.startsWith('"')
+    ? name
+    : name
+        .split(/( -> | link to )/)
+        .map((part, index) => (index % 2 === 0 ? JSON.stringify(part) : part))
+        .join('');
+  return `${mode} 0/0 ${size.padStart(12)} 2026-01-02 03:04:05.000000000 ${quoted}`;
+};
 const check = (...lines: string[]) =>
   checkEntries(parseListing([line('-rw-r--r--', 'b/bundle.json'), ...lines, ''].join('\n')), 'x.tar.zst', BUNDLE);
 
@@ -28,6 +36,25 @@ describe("an archive's list of entries", () => {
 
   it('with a line that is none of an entry is refused', () => {
     assert.throws(() => parseListing('drwx what is this'), { code: 'corrupt' });
+  });
+
+  it('is read right whatever a name looks like', () => {
+    const text = [
+      line('lrwxrwxrwx', '"b/a -> x" -> "/etc"', '0'),
+      line('lrwxrwxrwx', '"b/q\\" -> \\"x" -> "y\\\\"', '0'),
+      line('-rw-r--r--', '"b/gr\\303\\274n\\nline\\t"'),
+    ].join('\n');
+    assert.deepEqual(
+      parseListing(text).map(({ path, target }) => [path, target]),
+      [
+        ['b/a -> x', '/etc'],
+        ['b/q" -> "x', 'y\\'],
+        ['b/grün\nline\t', undefined],
+      ],
+    );
+    assert.throws(() => check(line('lrwxrwxrwx', '"b/a -> x" -> "/etc"', '0')), /link to \/etc, outside/);
+    assert.throws(() => parseListing(line('-rw-r--r--', '"b/a" -> "/etc"')), { code: 'corrupt' });
+    assert.throws(() => parseListing(line('lrwxrwxrwx', '"b/a"')), { code: 'corrupt' });
   });
 
   it('tells where bundle.json lies', () => {

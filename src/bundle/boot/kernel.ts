@@ -25,6 +25,12 @@ const PT_NOTE = 4;
 /** Address where a PVH loader enters the kernel; Linux: include/xen/interface/elfnote.h. */
 const XEN_ELFNOTE_PHYS32_ENTRY = 18;
 
+/** Size of a program header of 64 bits (ELF-64 object file format). */
+const PROGRAM_HEADER_BYTES = 56;
+
+/** Kernels have a handful; their table is read as a whole. */
+const MAX_PROGRAM_HEADERS = 256;
+
 /** A kernel's notes take a few hundred bytes; a larger segment is not read. */
 const MAX_NOTE_BYTES = 64 * 1024;
 
@@ -76,7 +82,10 @@ async function inspectElf(file: FileHandle, header: Buffer, sizeBytes: number): 
   const tableOffset = Number(header.readBigUInt64LE(32));
   const entrySize = header.readUInt16LE(54);
   const entries = header.readUInt16LE(56);
-  if (entries === 0 || entrySize < 56) return unusable('an ELF file without program headers');
+  if (entries === 0 || entrySize < PROGRAM_HEADER_BYTES) return unusable('an ELF file without program headers');
+  if (entrySize > PROGRAM_HEADER_BYTES || entries > MAX_PROGRAM_HEADERS) {
+    return unusable('an ELF file with headers that no kernel has');
+  }
   const tableEnd = tableOffset + entrySize * entries;
   if (tableEnd > sizeBytes) return { kind: 'truncated', sizeBytes, neededBytes: tableEnd };
 

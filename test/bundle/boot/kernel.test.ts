@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { inspectKernel, kernelProblem } from '../../../src/bundle/boot/kernel.ts';
@@ -54,6 +54,27 @@ describe('inspecting a kernel', () => {
     assert.equal(await problem(elfKernel({ machine: 3 })), 'is no kernel: it is an ELF file for machine 3');
     assert.equal(await problem(elfKernel().subarray(0, 300)), 'is cut short: it has 300 of 4312 bytes');
     assert.match((await problem(bzImage(Buffer.alloc(100)))) ?? '', /must be an uncompressed ELF file/);
+  });
+
+  it('makes no room for what headers only claim', async (t) => {
+    const dir = await tempDir(t);
+    const path = join(dir, 'kernel');
+    const header = Buffer.alloc(512);
+    elfKernel().copy(header, 0, 0, 64);
+    header.writeBigUInt64LE(64n, 32);
+    header.writeUInt16LE(0x7fff, 54);
+    header.writeUInt16LE(0xffff, 56);
+    await writeFile(path, header);
+    // a sparse file takes no more of the disk than its 512 bytes
+    await truncate(path, 2 ** 32);
+    const before = process.memoryUsage().rss;
+    const found = await inspectKernel(path);
+    assert.deepEqual(found, {
+      kind: 'unusable',
+      reason: 'an ELF file with headers that no kernel has',
+      sizeBytes: 2 ** 32,
+    });
+    assert(process.memoryUsage().rss - before < 100 * 1024 * 1024, 'the table is read as large as it claims to be');
   });
 
   it('refuses a directory, and says that a missing file is missing', async (t) => {
