@@ -2,6 +2,7 @@
 import { createConnection, type Socket } from 'node:net';
 import type { Algorithms, Client, ClientChannel } from 'ssh2';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
+import { MIB } from '../units.ts';
 
 /** User banger logs in as, and the port it logs in on. */
 export const GUEST_USER = 'root';
@@ -44,6 +45,20 @@ const exits = new WeakMap<ClientChannel, CommandExit>();
 export function exitOf(channel: ClientChannel): CommandExit | undefined {
   return exits.get(channel);
 }
+
+const breaches = new WeakMap<ClientChannel, string>();
+
+/** What the guest did that its connection was closed for; undefined for any other end. */
+export function breachOf(channel: ClientChannel): string | undefined {
+  return breaches.get(channel);
+}
+
+/**
+ * What a guest may make this process keep. ssh2 grants 2 MiB for each channel and does not hold a guest to it; some of what
+ * was granted may be granted again while one of two outputs is read. Requests of the guest are answered whether it reads or not.
+ */
+const MAX_UNREAD_BYTES = 8 * MIB;
+const MAX_UNSENT_BYTES = 32 * MIB;
 
 /** Why a login did not come about: the guest is not there yet, or it is and says no. */
 export class SshLoginError extends Error {
@@ -208,6 +223,14 @@ function wrap(client: Client, target: SshTarget, socket: Socket): SshConnection 
     closed = true;
   });
   client.on('error', () => {}); // 'close' follows and is what owners listen to
+  const channels = new Set<ClientChannel>();
+  // whatever grows here grows by what the guest sends
+  socket.on('data', () => {
+    const breach = breachBy(channels, socket);
+    if (breach === undefined) return;
+    for (const channel of channels) breaches.set(channel, breach);
+    client.destroy();
+  });
   return {
     get closed() {
       return closed;
@@ -232,6 +255,8 @@ function wrap(client: Client, target: SshTarget, socket: Socket): SshConnection 
           client.exec(command, pty ? { pty } : {}, (error, channel) => {
             clearTimeout(timer);
             if (error) return refuse(error);
+            channels.add(channel);
+            channel.once('close', () => channels.delete(channel));
             channel.on('error', () => {}); // 'close' follows, also where nobody else listens
             if (late) return channel.close();
             channel.once('exit', (code: number | null, signal?: string) => exits.set(channel, { code, signal }));
@@ -252,4 +277,12 @@ function wrap(client: Client, target: SshTarget, socket: Socket): SshConnection 
       clearTimeout(timer);
     },
   };
+}
+
+function breachBy(channels: ReadonlySet<ClientChannel>, socket: Socket): string | undefined {
+  for (const channel of channels) {
+    if (channel.readableLength + channel.stderr.readableLength > MAX_UNREAD_BYTES)
+      return 'sent more than it was granted';
+  }
+  return socket.writableLength > MAX_UNSENT_BYTES ? 'asked on and on and read no answers' : undefined;
 }

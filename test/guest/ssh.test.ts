@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { type AddressInfo, createServer } from 'node:net';
+import { type AddressInfo, createServer, type Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 import { BangerError } from '../../src/errors.ts';
 import { generateKeyPair, keyBlob } from '../../src/guest/keys.ts';
 import { waitForSsh } from '../../src/guest/readiness.ts';
-import { connectSsh, SshLoginError } from '../../src/guest/ssh.ts';
+import { breachOf, connectSsh, SshLoginError } from '../../src/guest/ssh.ts';
+import { MIB } from '../../src/units.ts';
 import { sshGuest } from './ssh-guest.ts';
 
 async function loginError(promise: Promise<unknown>): Promise<SshLoginError> {
@@ -33,6 +34,51 @@ describe('an SSH connection', () => {
     await using connection = await connectSsh(target, 5000);
     assert.equal(await text(await connection.exec('uname -a')), 'uname -a');
     assert.equal(connection.closed, false);
+  });
+
+  for (const output of ['stdout', 'stderr'] as const) {
+    it(`is closed when the guest sends more than it was granted, by ${output}`, async (t) => {
+      const { target } = await sshGuest(
+        t,
+        () => true,
+        (_command, channel) => {
+          // packets that no window is a multiple of: ssh2 stops at a window of exactly 0
+          const lies = { window: Number.MAX_SAFE_INTEGER, packetSize: 30_011 };
+          Object.assign((channel as unknown as { outgoing: object }).outgoing, lies);
+          (output === 'stdout' ? channel : channel.stderr).write(Buffer.alloc(64 * MIB));
+        },
+      );
+      const connection = await connectSsh(target, 5000);
+      const channel = await connection.exec('flood');
+      const closed = Promise.withResolvers<void>();
+      connection.onClose(closed.resolve);
+      await closed.promise;
+      assert.equal(breachOf(channel), 'sent more than it was granted');
+      assert.ok(channel.readableLength + channel.stderr.readableLength < 10 * MIB);
+    });
+  }
+
+  it('is closed when the guest lets answers pile up', async (t) => {
+    const { target } = await sshGuest(
+      t,
+      () => true,
+      (_command, channel) => {
+        // a guest that reads nothing any more, and still talks
+        const { _client } = channel as unknown as { _client: { _sock: Socket } };
+        _client._sock.pause();
+        const talk = setInterval(() => channel.write('.'), 50);
+        _client._sock.once('close', () => clearInterval(talk));
+      },
+    );
+    const connection = await connectSsh(target, 5000);
+    const channel = await connection.exec('talk');
+    channel.resume();
+    Object.assign((channel as unknown as { outgoing: object }).outgoing, { window: Number.MAX_SAFE_INTEGER });
+    const closed = Promise.withResolvers<void>();
+    connection.onClose(closed.resolve);
+    channel.write(Buffer.alloc(64 * MIB));
+    await closed.promise;
+    assert.equal(breachOf(channel), 'asked on and on and read no answers');
   });
 
   it('is refused for good when the guest shows another host key, or knows not ours', async (t) => {

@@ -10,6 +10,7 @@ import type { VmRecord } from '../../core/vm.ts';
 import { asBangerError, BangerError, messageOf } from '../../errors.ts';
 import { type BeginReader, createBeginReader, sessionCommand, signalSession } from '../../guest/command.ts';
 import { runScript } from '../../guest/run-script.ts';
+import { breachOf } from '../../guest/ssh.ts';
 import { sleep } from '../../system/abort.ts';
 import type { Host } from '../host.ts';
 import { awaitUsable } from './readiness.ts';
@@ -147,8 +148,10 @@ function pump(
       const rest = begin.end();
       if (rest.length > 0) stream.write(encodeFrame(FRAME.stdout, rest));
       const exit = { code: code ?? null, signal: signal ?? null };
+      const breach = breachOf(channel);
       const neverBegan = exit.code !== null && begin.pid === undefined;
-      if (neverBegan) stream.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(notBegun(vm, exit.code)))));
+      if (breach !== undefined) stream.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(broken(vm, breach)))));
+      else if (neverBegan) stream.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(notBegun(vm, exit.code)))));
       else stream.end(encodeFrame(FRAME.exit, JSON.stringify(exit)));
     }
     resolve();
@@ -163,6 +166,13 @@ function pump(
   if (gone.aborted) onGone();
   else gone.addEventListener('abort', onGone, { once: true });
   return promise;
+}
+
+/** A guest that is held to SSH's limits, and was not. */
+function broken(vm: VmRecord, breach: string): BangerError {
+  return new BangerError('guest_failed', `The SSH server of ${vm.name} ${breach}; the connection was closed.`, {
+    hint: `See what the guest says: banger logs ${vm.name}`,
+  });
 }
 
 /** The login shell, or the start-up files it read, ended before the command. */
