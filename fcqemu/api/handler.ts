@@ -191,6 +191,8 @@ const COUNTERS: Partial<Record<Method, Record<string, string>>> = {
 function counterOf({ method, path, body }: HttpRequest): { group: string; name: string } | undefined {
   // those with a body where none is expected, or without one, are not read at all
   if ((body === undefined) !== (method === 'GET')) return undefined;
-  const name = COUNTERS[method]?.[path.replace(/^\/+/, '').split('/')[0] ?? ''];
+  const counters = COUNTERS[method] ?? {};
+  const section = path.replace(/^\/+/, '').split('/')[0] ?? '';
+  const name = Object.hasOwn(counters, section) ? counters[section] : undefined;
   return name === undefined ? undefined : { group: `${method.toLowerCase()}_api_requests`, name };
 }

@@ -82,3 +82,7 @@ describe('the cause of a failed step', () => {
 
   it('is none where nothing is recognised', () => assert.equal(causeOf(['all is well', '']), undefined));
 });
+
+it('a distribution that calls itself as what every object has is an unknown one', () => {
+  assert.equal(parseOsRelease('ID=constructor\nID_LIKE="toString __proto__"').family, 'unknown');
+});

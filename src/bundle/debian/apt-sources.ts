@@ -86,7 +86,8 @@ export function parseOneLine(text: string): SourceStanza[] {
       const equals = option.indexOf('=');
       if (equals <= 0) continue;
       const name = option.slice(0, equals);
-      stanza.set(OPTION_FIELDS[name] ?? titleCase(name), option.slice(equals + 1).replaceAll(',', ' '));
+      const field = Object.hasOwn(OPTION_FIELDS, name) ? OPTION_FIELDS[name] : undefined;
+      stanza.set(field ?? titleCase(name), option.slice(equals + 1).replaceAll(',', ' '));
     }
     stanzas.push(stanza);
   }

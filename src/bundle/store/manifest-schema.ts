@@ -6,7 +6,12 @@ export const SCHEMA_VERSION = 1;
 
 const ARCHITECTURES = ['x86_64', 'aarch64'] as const;
 
-const FilePath = z.string().min(1).max(1024).describe('path relative to the bundle, without `..`');
+const FilePath = z
+  .string()
+  .min(1)
+  .max(1024)
+  .refine((path) => !(path in Object.prototype), 'is a name that every object has')
+  .describe('path relative to the bundle, without `..`');
 const Sha256 = z.string().regex(/^[0-9a-f]{64}$/, 'expected 64 hexadecimal digits');
 const Bytes = z.int().min(0);
 const Size = z.string().regex(/^\d+(\.\d+)?([KMGT](i?B)?)?$/, 'expected a size such as 2GiB');

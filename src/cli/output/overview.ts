@@ -95,7 +95,7 @@ function commandTree(): CommanderCommand {
 }
 
 function unknown(error: CommanderError, noun: string | undefined): BangerError {
-  const prefix = noun !== undefined && noun in NOUNS ? `banger ${noun}` : 'banger';
+  const prefix = noun !== undefined && Object.hasOwn(NOUNS, noun) ? `banger ${noun}` : 'banger';
   if (error.code !== 'commander.unknownCommand') return usageError(error, `${prefix} --help`);
   const meant = /Did you mean (?:one of )?(.{1,500})\?\)/.exec(error.message)?.[1];
   const word = /unknown command '(.*)'/.exec(error.message)?.[1] ?? '';

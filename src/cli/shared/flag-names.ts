@@ -24,7 +24,7 @@ const UNITS: Readonly<Record<string, string>> = {
 /** A refusal of the daemon in the words of the command line: it begins every sentence with the field. */
 export function inFlags(error: BangerError): BangerError {
   const message = error.message.replace(/(^|; )(\w+) (?=must |is )/g, (whole, before: string, field: string) => {
-    const flag = VM_FLAGS[field];
+    const flag = Object.hasOwn(VM_FLAGS, field) ? VM_FLAGS[field] : undefined;
     return flag === undefined ? whole : `${before}${flag}${UNITS[field] ?? ''} `;
   });
   if (message === error.message) return error;

@@ -79,7 +79,8 @@ function translate(option: string, value: string, negated: boolean): Expression 
       // the options that follow say what is matched; a match without any known one stays unknown
       return KNOWN_MATCHES.has(value) ? undefined : { xt: { type: 'match', name: value } };
     case '-j':
-      return VERDICTS[value] ?? (PASSING_TARGETS.has(value) ? undefined : { jump: { target: value } });
+      if (Object.hasOwn(VERDICTS, value)) return VERDICTS[value];
+      return PASSING_TARGETS.has(value) ? undefined : { jump: { target: value } };
     case '-g':
       return { goto: { target: value } };
     default:

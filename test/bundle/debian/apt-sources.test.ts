@@ -136,3 +136,9 @@ Components: main
     assert.deepEqual(await readSources({ list: join(dir, 'none'), parts: join(dir, 'none.d') }), []);
   });
 });
+
+it('options of sources that are called as what every object has are options like others', () => {
+  const [stanza] = parseOneLine('deb [constructor=x] http://archive.example/debian bookworm main');
+  assert(stanza && [...stanza.keys()].every((name) => typeof name === 'string'));
+  assert.equal(stanza?.get('Constructor'), 'x');
+});

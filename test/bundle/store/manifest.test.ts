@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdir, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
-import { readBundle, readManifest, writeManifest } from '../../../src/bundle/store/manifest.ts';
+import { parseManifest, readBundle, readManifest, writeManifest } from '../../../src/bundle/store/manifest.ts';
 import { bundleJsonSchema } from '../../../src/bundle/store/manifest-schema.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 import { lacking, RELEASE, runner, sampleBundle } from '../sample-bundle.ts';
@@ -35,6 +35,16 @@ describe('bundle.json', { skip: lacking('mke2fs') }, () => {
     await sampleBundle(join(dir, 'b'));
     await symlink('b', join(dir, 'default'));
     assert.equal((await readBundle(join(dir, 'default'))).kernel, join(dir, 'b/vmlinux'));
+  });
+
+  it('names no file by what every object has: such a name would have a checksum without one', async (t) => {
+    const manifest = await sampleBundle(join(await tempDir(t), 'b'));
+    for (const rootfs of ['constructor', '__proto__', 'toString']) {
+      await assert.rejects(parseManifest(JSON.stringify({ ...manifest, rootfs }), 'bundle.json'), {
+        code: 'corrupt',
+        message: /rootfs.*is a name that every object has/,
+      });
+    }
   });
 
   it('is missing: the error names the command that makes a bundle', async (t) => {
