@@ -24,16 +24,15 @@ export async function askGuest(connection: SshConnection, command: string, timeo
   const asked = connection.exec(command).then((channel) => {
     const chunks: Buffer[] = [];
     let bytes = 0;
-    let code: number | null = null;
     channel.on('data', (chunk: Buffer) => {
       if (bytes < MAX_ANSWER_BYTES) chunks.push(chunk);
       bytes += chunk.length;
     });
     channel.stderr.resume();
-    channel.once('exit', (status: number | null) => {
-      code = status;
-    });
-    channel.once('close', () => resolve({ code, stdout: Buffer.concat(chunks).toString('utf8') }));
+    // 'close' repeats what 'exit' said, which may have come before anybody could listen
+    channel.once('close', (code?: number | null) =>
+      resolve({ code: code ?? null, stdout: Buffer.concat(chunks).toString('utf8') }),
+    );
   });
   asked.catch(reject);
   try {

@@ -25,11 +25,12 @@ export async function runScript(connection: SshConnection, script: string, timeo
     if (output.length < MAX_OUTPUT_BYTES) output += chunk.toString('utf8');
   };
   channel.on('data', gather).stderr.on('data', gather);
-  channel.on('exit', (code: number | null) => {
-    exitCode = code;
-  });
   channel.on('error', () => {}); // 'close' follows
-  channel.once('close', () => resolve());
+  // it repeats what 'exit' said, which may have come before anybody could listen
+  channel.once('close', (code?: number | null) => {
+    exitCode = code ?? null;
+    resolve();
+  });
   channel.end();
   await promise;
   clearTimeout(timer);

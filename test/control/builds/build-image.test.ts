@@ -1,0 +1,73 @@
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import type { ServerChannel } from 'ssh2';
+import { buildImage } from '../../../src/control/builds/build-image.ts';
+import { finishImage } from '../../../src/control/builds/finish.ts';
+import type { BuildPlan, BuildRequest } from '../../../src/control/builds/plan.ts';
+import type { StepContext } from '../../../src/control/builds/steps.ts';
+import { BangerError } from '../../../src/errors.ts';
+import { connectSsh } from '../../../src/guest/ssh.ts';
+import { checkRecipe } from '../../../src/image/recipe.ts';
+import { sshGuest } from '../../guest/ssh-guest.ts';
+import { mortalHost } from '../../support/mortal-host.ts';
+
+const silent = { step: () => {}, report: () => {}, warn: () => {}, line: () => {} };
+const never = new AbortController().signal;
+
+describe('an image build', () => {
+  it('that this host cannot do is refused before a VM is made, and leaves nothing', async () => {
+    await using place = await mortalHost();
+    const { host } = place.daemon();
+    const refusal = new BangerError('preflight_failed', 'One thing is missing to build an image; nothing was touched.');
+    const refusing = { ...host, checks: { ...host.checks, beforeImageBuild: () => Promise.reject(refusal) } };
+    const options = { noCache: true, keep: false, onKept: () => assert.fail('nothing is kept'), again: undefined };
+    await assert.rejects(buildImage(refusing, sampleRequest(), options, silent, never), refusal);
+    assert.deepEqual(host.stores.buildVms.list(), []);
+    assert.deepEqual(host.stores.ledger.all(), []);
+    assert.deepEqual(await readdir(join(host.config.paths.store, 'vms')).catch(() => []), []);
+  });
+
+  it('whose guest cannot be cleaned ends with what that guest said', async (t) => {
+    await using place = await mortalHost();
+    const { host } = place.daemon();
+    const fails = (_command: string, channel: ServerChannel) => {
+      const child = spawn('sh', ['-c', 'echo the disk is read-only; exit 7'], { stdio: ['ignore', 'pipe', 'ignore'] });
+      child.stdout.on('data', (chunk: Buffer) => channel.write(chunk));
+      child.once('close', (code) => {
+        channel.exit(code ?? 255);
+        channel.end();
+      });
+    };
+    const { target } = await sshGuest(t, () => true, fails);
+    await using connection = await connectSsh(target, 5000);
+    const context = {
+      ...{ request: sampleRequest(), connection, debs: undefined, progress: silent, signal: never, before: [] },
+      distribution: { family: 'unknown', id: 'none', name: 'none', version: '' },
+    } as unknown as StepContext;
+    const finished = finishImage(host, place.vm, 'ffffffff', {} as BuildPlan, context);
+    await assert.rejects(
+      finished,
+      (error: BangerError) => /clean/.test(error.message) && /read-only/.test(error.message),
+    );
+    assert.ok(!host.stores.images.list().some(({ id }) => id === 'ffffffff'), 'no image came of it');
+  });
+});
+
+function sampleRequest(): BuildRequest {
+  const recipe = checkRecipe({ name: 'tools' }, 'tools.toml');
+  const boot = {
+    name: 'base',
+    kernel: '/nowhere/vmlinux',
+    initrd: undefined,
+    rootfs: '/nowhere/rootfs.ext4',
+    defaults: {},
+  };
+  return {
+    ...{ name: 'tools', recipe, directory: '/nowhere', within: '/nowhere', outside: [], packages: [] },
+    base: { name: 'base', arch: 'x86_64', digest: 'ab', boot },
+    ...{ sizeBytes: 2 ** 31, memoryMib: 512, runTimeoutMs: 60_000 },
+  } as unknown as BuildRequest;
+}
