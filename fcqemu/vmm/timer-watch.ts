@@ -24,6 +24,8 @@ export type TimerState = 'unused' | 'measuring' | 'right' | 'wrong' | 'beyond';
 
 /** A kernel ticks for half a second before it changes to one-shot timers. */
 const POLL_MS = 20;
+/** The same while the guest's processor does nothing, and so nothing to its timer. */
+const IDLE_POLL_MS = 250;
 /** Later no kernel is at this point any more, or it is none that we know. */
 const WATCHED_MS = 120_000;
 /** Machines that are started over so often are on a host on which nothing helps. */
@@ -60,13 +62,25 @@ async function watch(vm: WatchedVm, log: Pick<ThreadLog, 'warn'>): Promise<void>
   const cpuMs = () => threadCpuMs(vm.pid, cpu?.['thread-id'] ?? 0);
   const end = performance.now() + WATCHED_MS;
   let measuringSince: number | undefined;
+  let waitMs = POLL_MS;
+  let unusedAt: number | undefined;
   for (let resets = 0; performance.now() < end; ) {
-    await sleep(POLL_MS, undefined, { ref: false });
+    await sleep(waitMs, undefined, { ref: false });
     if (vm.paused) continue;
+    // a CPU that has not run since has not touched its timer either
+    if (unusedAt === cpuMs()) {
+      waitMs = Math.min(waitMs * 2, IDLE_POLL_MS);
+      continue;
+    }
+    waitMs = POLL_MS;
+    unusedAt = undefined;
     const timer = parseApicTimer(await ask(vm, 'info lapic'));
     const state = timer && timerState(timer);
     if (state === undefined || state === 'beyond' || state === 'right') return;
-    if (state === 'unused') continue;
+    if (state === 'unused') {
+      unusedAt = cpuMs();
+      continue;
+    }
     if (state === 'measuring') {
       measuringSince ??= cpuMs();
       if (cpuMs() - measuringSince < MEASURING_CPU_MS && !/\bHLT=1\b/.test(await ask(vm, 'info registers'))) continue;
