@@ -171,9 +171,15 @@ function collect(child: ChildProcess, argv: Argv, options: RunOptions): Promise<
   child.once('exit', (code, signal) => {
     exit = { code, signal };
     if (ending) killRest();
-    else quiet = setTimeout(finish, QUIET_MS);
+    else quiet = setTimeout(onQuiet, QUIET_MS);
   });
   child.once('close', finish);
+
+  function onQuiet() {
+    // a reader that is slow keeps it quiet, and not a program that was left behind
+    if (options.output?.writableNeedDrain) heard();
+    else finish();
+  }
 
   function finish() {
     for (const each of [timer, settling, quiet]) clearTimeout(each);
