@@ -33,7 +33,7 @@ export interface LayerStore {
   /** Notes that its disk survives a power cut. */
   synced(key: string): void;
   /** Forgets the machine of a layer, whose disk stays. Its files are the caller's. */
-  forgetMachine(key: string): void;
+  forgetKeptVm(key: string): void;
   /** Forgets a layer; one that is not there succeeds. Its files are the caller's. */
   remove(key: string): void;
 }
@@ -47,7 +47,7 @@ export function createLayerStore(database: Database): LayerStore {
   );
   const touch = database.prepare('UPDATE layers SET used_at = ? WHERE key = ?');
   const synced = database.prepare('UPDATE layers SET unsynced_boot = NULL WHERE key = ?');
-  const forgetMachine = database.prepare('UPDATE layers SET machine = NULL WHERE key = ?');
+  const forgetKeptVm = database.prepare('UPDATE layers SET machine = NULL WHERE key = ?');
   const remove = database.prepare('DELETE FROM layers WHERE key = ?');
   return {
     list: () => all.all().map(fromRow),
@@ -59,7 +59,7 @@ export function createLayerStore(database: Database): LayerStore {
       void insert.run(key, parent, base, step, sizeBytes, createdAt, usedAt, machine, unsyncedBoot),
     touch: (key, usedAt) => void touch.run(usedAt, key),
     synced: (key) => void synced.run(key),
-    forgetMachine: (key) => void forgetMachine.run(key),
+    forgetKeptVm: (key) => void forgetKeptVm.run(key),
     remove: (key) => void remove.run(key),
   };
 }

@@ -72,7 +72,7 @@ export function layerFile(store: string, key: string): string {
 }
 
 /** A VM as it stood when the disk of a layer was kept. */
-export interface MachineFiles {
+export interface KeptVmFiles {
   /** the guest's memory */
   memory: string;
   /** state of CPUs and devices, in the VMM's own form */
@@ -80,13 +80,13 @@ export interface MachineFiles {
 }
 
 /** The machine kept beside a layer, where there is one. */
-export function layerMachine(store: string, key: string): MachineFiles {
+export function layerKeptVm(store: string, key: string): KeptVmFiles {
   const path = join(store, 'layers', key);
   return { memory: `${path}.memory`, state: `${path}.vmstate` };
 }
 
 /** Every file a layer may have. */
 export function layerFiles(store: string, key: string): string[] {
-  const { memory, state } = layerMachine(store, key);
+  const { memory, state } = layerKeptVm(store, key);
   return [layerFile(store, key), memory, state];
 }

@@ -16,11 +16,11 @@ import { formatSize, MIB } from '../../units.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { isFull } from '../store/space.ts';
-import { awaitInit } from '../vm/machine.ts';
+import { awaitInit } from '../vm/boot.ts';
 import { admitBuildVm, bootBuildVm, discardBuildVm } from './build-vm.ts';
 import { finishImage } from './finish.ts';
 import { type DebPlan, planDebs } from './host-packages.ts';
-import { forgetMachine, reviveMachine } from './kept-vm.ts';
+import { forgetKeptVm, reviveKeptVm } from './kept-vm.ts';
 import {
   cachedSteps,
   keepLayer,
@@ -111,7 +111,7 @@ export async function buildImage(
     // what was called off, or ran into a full disk, fails everywhere at once: the reason comes first
     await watchSpace(host, fresh, full, isFull(error));
     const unusable = asBangerError(error).details?.wake === false;
-    if (goesOnFrom !== undefined && unusable) await forgetMachine(host, goesOnFrom);
+    if (goesOnFrom !== undefined && unusable) await forgetKeptVm(host, goesOnFrom);
     const cause = either.aborted && either.reason instanceof Error ? either.reason : error;
     if (!options.keep || unusable || either.aborted || host.guests.peek(vm) === undefined) throw cause;
     keepVm(host, vm, request);
@@ -150,7 +150,7 @@ async function goOn(
   const key = keyAfter(plan, done);
   if (needsDiskAtRest(plan, done) || !host.stores.layers.find(key)?.machine) return undefined;
   progress.step('revive', `going on after: ${plan.steps[done - 1]?.label ?? `the boot of ${request.base.name}`}`);
-  const revived = await reviveMachine(host, key, request.base.boot, fresh, signal);
+  const revived = await reviveKeptVm(host, key, request.base.boot, fresh, signal);
   return revived && { ...revived, debs: undefined, how: 'revive' };
 }
 

@@ -16,8 +16,8 @@ import { vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { sideBySide } from '../../system/abort.ts';
 import { waitForEnd } from '../../system/processes.ts';
 import type { Host } from '../host.ts';
+import { awaitLogin, configureVm, launchVm, writeVmSeed } from '../vm/boot.ts';
 import { newVmId } from '../vm/identity.ts';
-import { awaitLogin, configureMachine, launchMachine, writeMachineSeed } from '../vm/machine.ts';
 import { releaseVm } from '../vm/release.ts';
 
 /**
@@ -129,7 +129,7 @@ export async function bootBuildVm(
   signal: AbortSignal,
 ): Promise<SshConnection> {
   await attachBuildVm(host, vm, boot, signal);
-  await configureMachine(host, vm, boot, signal, { extraArgs: LEAN_ARGS, throwaway: true });
+  await configureVm(host, vm, boot, signal, { extraArgs: LEAN_ARGS, throwaway: true });
   {
     await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
     await api.send(action('InstanceStart'));
@@ -151,10 +151,10 @@ export async function attachBuildVm(
   await makeDirectory(host, vm); // a machine that goes on has none yet
   await sideBySide(signal, [
     also,
-    () => writeMachineSeed(host, vm, LEAN_FILES),
+    () => writeVmSeed(host, vm, LEAN_FILES),
     () => host.network.attach(vm),
     async (either) => {
-      vm.vmm = (await launchMachine(host, vm, boot, either)).kind;
+      vm.vmm = (await launchVm(host, vm, boot, either)).kind;
     },
   ]);
 }

@@ -1,5 +1,5 @@
 /**
- * Machines of image builds, kept: a VM as it stood between two steps, its memory beside its disk. The next build goes on in
+ * Kept VMs of image builds: a VM as it stood between two steps, its memory beside its disk. The next build goes on in
  * it, where a boot and the login preparing the guest would take an emulated one six seconds.
  */
 import { createHash, randomBytes } from 'node:crypto';
@@ -19,18 +19,18 @@ import type { SshConnection } from '../../guest/ssh.ts';
 import { prepareScript, WAKE_PORT } from '../../guest/wake.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { cloneFile } from '../../storage/clone.ts';
-import { layerFile, layerFiles, layerMachine, type MachineFiles, vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { type KeptVmFiles, layerFile, layerFiles, layerKeptVm, vmFiles, vmmSocket } from '../../storage/layout.ts';
 import type { Distribution } from '../../system/os-release.ts';
 import { readBootId } from '../../system/processes.ts';
 import { MIB } from '../../units.ts';
 import { VERSION } from '../../version.ts';
 import type { Host } from '../host.ts';
 import { guestResolver } from '../network/guest-resolver.ts';
-import { awaitLogin } from '../vm/machine.ts';
+import { awaitLogin } from '../vm/boot.ts';
 import { attachBuildVm, discardBuildVm, LEAN_ARGS } from './build-vm.ts';
 
-/** What a layer's record says of its machine. */
-export interface KeptMachine {
+/** What a layer's record says of its kept VM. */
+export interface KeptVm {
   vm: VmRecord;
   distribution: Distribution;
   /** number of steps before it: without any its disk is of no use without it */
@@ -51,10 +51,10 @@ export interface FileIdentity {
   mtimeMs: number;
 }
 
-/** The files of a machine that is kept, and what the VMM that wrote them calls itself. */
-export type SavedMachine = MachineFiles & Pick<KeptMachine, 'vmmVersion'>;
+/** The files of a kept VM, and what the VMM that wrote them calls itself. */
+export type SavedVm = KeptVmFiles & Pick<KeptVm, 'vmmVersion'>;
 
-export interface RevivedMachine {
+export interface RevivedVm {
   vm: VmRecord;
   connection: SshConnection;
   distribution: Distribution;
@@ -82,10 +82,10 @@ export async function prepareToKeep({ now }: Pick<Host, 'now'>, connection: SshC
 }
 
 /**
- * Writes the machine of a paused VM to files of its own directory.
+ * Writes a paused VM to files of its own directory.
  * @returns undefined where there is no room for it or the VMM cannot do that
  */
-export async function saveMachine(host: Host, vm: VmRecord): Promise<SavedMachine | undefined> {
+export async function saveKeptVm(host: Host, vm: VmRecord): Promise<SavedVm | undefined> {
   const { directory } = vmFiles(host.config.paths.store, vm.id);
   const { bavail, bsize } = await statfs(directory);
   if (bavail * bsize < vm.memoryMib * MIB + RESERVE_BYTES) return undefined;
@@ -96,14 +96,14 @@ export async function saveMachine(host: Host, vm: VmRecord): Promise<SavedMachin
     // asked of the one that runs: its program may have been replaced since it was started
     return { ...files, vmmVersion: (await versionOfVmm(api)).text };
   } catch (error) {
-    host.log.warn({ vm: vm.name, error: messageOf(error) }, 'the machine of a build could not be kept');
+    host.log.warn({ vm: vm.name, error: messageOf(error) }, 'the VM of a build could not be kept');
     for (const path of [files.memory, files.state]) await rm(path, { force: true });
     return undefined;
   }
 }
 
-/** What the record of a layer is to say of the machine of this VM. */
-export async function describeMachine(
+/** What the record of a layer is to say of this VM. */
+export async function describeKeptVm(
   host: Host,
   vm: VmRecord,
   boot: BootFiles,
@@ -114,7 +114,7 @@ export async function describeMachine(
 ): Promise<string> {
   const fits = await fitOf(host, vm, boot);
   const bootId = await readBootId();
-  return JSON.stringify({ vm, distribution, done, vmmVersion, files, bootId, fits } satisfies KeptMachine);
+  return JSON.stringify({ vm, distribution, done, vmmVersion, files, bootId, fits } satisfies KeptVm);
 }
 
 /** What files are, wherever they are moved. */
@@ -127,54 +127,54 @@ export async function identityOf(paths: readonly string[]): Promise<FileIdentity
   );
 }
 
-/** Puts the files of a machine beside its layer, whose record must name none meanwhile. */
-export async function placeMachine(host: Host, key: string, files: MachineFiles): Promise<void> {
-  const place = layerMachine(host.config.paths.store, key);
+/** Puts the files of a kept VM beside its layer, whose record must name none meanwhile. */
+export async function placeKeptVm(host: Host, key: string, files: KeptVmFiles): Promise<void> {
+  const place = layerKeptVm(host.config.paths.store, key);
   await rename(files.memory, place.memory);
   await rename(files.state, place.state);
 }
 
-/** Removes the machine of a layer; its disk stays where a build can begin from that alone. */
-export async function forgetMachine(host: Pick<Host, 'config' | 'stores'>, key: string): Promise<void> {
+/** Removes the kept VM of a layer; its disk stays where a build can begin from that alone. */
+export async function forgetKeptVm(host: Pick<Host, 'config' | 'stores'>, key: string): Promise<void> {
   const { store } = host.config.paths;
   const machine = host.stores.layers.find(key)?.machine ?? null;
-  const whole = machine !== null && (JSON.parse(machine) as KeptMachine).done === 0;
+  const whole = machine !== null && (JSON.parse(machine) as KeptVm).done === 0;
   if (whole) host.stores.layers.remove(key);
-  else host.stores.layers.forgetMachine(key);
-  const { memory, state } = layerMachine(store, key);
+  else host.stores.layers.forgetKeptVm(key);
+  const { memory, state } = layerKeptVm(store, key);
   for (const path of whole ? layerFiles(store, key) : [memory, state]) await rm(path, { force: true });
 }
 
-/** Removes the machines of earlier boots of this host, which cannot go on. */
-export async function forgetOldMachines(host: Pick<Host, 'config' | 'stores'>): Promise<void> {
+/** Removes the kept VMs of earlier boots of this host, which cannot go on. */
+export async function forgetOldKeptVms(host: Pick<Host, 'config' | 'stores'>): Promise<void> {
   const bootId = await readBootId();
   for (const { key, machine } of host.stores.layers.list()) {
-    if (machine !== null && (JSON.parse(machine) as KeptMachine).bootId !== bootId) await forgetMachine(host, key);
+    if (machine !== null && (JSON.parse(machine) as KeptVm).bootId !== bootId) await forgetKeptVm(host, key);
   }
 }
 
-/** Removes the longest unused machines beyond those that are worth their room. */
-export async function limitMachines(host: Pick<Host, 'config' | 'stores'>): Promise<void> {
+/** Removes the longest unused kept VMs beyond those that are worth their room. */
+export async function limitKeptVms(host: Pick<Host, 'config' | 'stores'>): Promise<void> {
   const kept = host.stores.layers.list().filter(({ machine }) => machine !== null);
-  for (const { key } of kept.slice(0, -KEPT_MACHINES)) await forgetMachine(host, key);
+  for (const { key } of kept.slice(0, -KEPT_MACHINES)) await forgetKeptVm(host, key);
 }
 
 /**
- * Goes on in the machine kept beside a layer, if there is one that can go on here and now.
- * @param instead the VM of this build, which gives its address up where the machine has that one
+ * Goes on in the VM kept beside a layer, if there is one that can go on here and now.
+ * @param instead the VM of this build, which gives its address up where the kept one has it
  * @returns undefined when the build has to boot: there is none, it is in use, or it did not come up and is forgotten
  * @throws whatever `signal` was aborted with
  */
-export async function reviveMachine(
+export async function reviveKeptVm(
   host: Host,
   key: string,
   boot: BootFiles,
   instead: VmRecord,
   signal: AbortSignal,
-): Promise<RevivedMachine | undefined> {
+): Promise<RevivedVm | undefined> {
   const record = host.stores.layers.find(key)?.machine ?? null;
   if (record === null) return undefined;
-  const kept = JSON.parse(record) as KeptMachine;
+  const kept = JSON.parse(record) as KeptVm;
   const { vm, distribution, bootId, fits } = kept;
   // it may fit another build: one of another name, or with more memory
   if (bootId !== (await readBootId()) || fits !== (await fitOf(host, instead, boot))) return undefined;
@@ -190,8 +190,8 @@ export async function reviveMachine(
   } catch (error) {
     await discardBuildVm(host, vm);
     signal.throwIfAborted();
-    host.log.warn({ layer: key, error: messageOf(error) }, 'a kept machine did not go on; a VM is booted instead');
-    await forgetMachine(host, key);
+    host.log.warn({ layer: key, error: messageOf(error) }, 'a kept VM did not go on; a new one is booted');
+    await forgetKeptVm(host, key);
     return undefined;
   }
 }
@@ -199,14 +199,14 @@ export async function reviveMachine(
 async function bringUp(
   host: Host,
   key: string,
-  { vm, vmmVersion, files }: KeptMachine,
+  { vm, vmmVersion, files }: KeptVm,
   boot: BootFiles,
   signal: AbortSignal,
 ): Promise<SshConnection> {
   const { config } = host;
   const { runner } = host.system;
   const { store } = config.paths;
-  const { memory, state } = layerMachine(store, key);
+  const { memory, state } = layerKeptVm(store, key);
   const { rootDisk } = vmFiles(store, vm.id);
   const takeDisk = async () => {
     await cloneFile(runner, config.programs.cp, layerFile(store, key), rootDisk, 0, signal);
@@ -249,12 +249,12 @@ async function login(host: Host, vm: VmRecord, signal: AbortSignal): Promise<Ssh
   }
 }
 
-function ownFiles(host: Host, vm: VmRecord): MachineFiles {
+function ownFiles(host: Host, vm: VmRecord): KeptVmFiles {
   const { directory } = vmFiles(host.config.paths.store, vm.id);
   return { memory: join(directory, 'memory'), state: join(directory, 'vmstate') };
 }
 
-/** A machine goes on only in the same VMM, on the same boot of the same host, as the same kernel would be booted now. */
+/** A kept VM goes on only in the same VMM, on the same boot of the same host, as the same kernel would be booted now. */
 async function fitOf(host: Host, { name, vcpus, memoryMib }: VmRecord, boot: BootFiles): Promise<string> {
   const { kind, acceleration, program } = await host.checks.chooseVmm(boot);
   const identify = async (path: string) => {

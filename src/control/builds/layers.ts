@@ -18,14 +18,14 @@ import type { Progress } from '../operations.ts';
 import { isFull } from '../store/space.ts';
 import { whilePaused } from './build-vm.ts';
 import {
-  describeMachine,
-  forgetMachine,
+  describeKeptVm,
+  forgetKeptVm,
   identityOf,
-  limitMachines,
-  placeMachine,
+  limitKeptVms,
+  placeKeptVm,
   prepareToKeep,
-  type SavedMachine,
-  saveMachine,
+  type SavedVm,
+  saveKeptVm,
 } from './kept-vm.ts';
 import type { BuildPlan, BuildRequest } from './plan.ts';
 
@@ -115,14 +115,14 @@ export async function keepLayer(host: Host, vm: VmRecord, work: LayerWork, progr
   const beforeLast = done === stepsBeforeLast(plan);
   if (!isWorthKeeping({ shares, workMs, copyBytes: await allocatedBytes(rootDisk), beforeLast })) return false;
   const copy = join(directory, 'layer.ext4');
-  let machine: SavedMachine | undefined;
+  let machine: SavedVm | undefined;
   try {
-    const withMachine = beforeLast && !needsDiskAtRest(plan, done) && (await prepareToKeep(host, connection));
-    if (onlyBooted && !withMachine) return false;
+    const withKeptVm = beforeLast && !needsDiskAtRest(plan, done) && (await prepareToKeep(host, connection));
+    if (onlyBooted && !withKeptVm) return false;
     progress.step('keep', 'keeping what is done for the next build');
     await whilePaused(host, vm, connection, async () => {
       await cloneFile(host.system.runner, host.config.programs.cp, rootDisk, copy);
-      if (withMachine) machine = await saveMachine(host, vm);
+      if (withKeptVm) machine = await saveKeptVm(host, vm);
     });
   } catch (error) {
     // the image is what was asked for, a layer only makes the next one sooner
@@ -138,9 +138,9 @@ export async function keepLayer(host: Host, vm: VmRecord, work: LayerWork, progr
   const files = machine ? await identityOf([copy, machine.memory, machine.state]) : [];
   const place = layerFile(host.config.paths.store, key);
   await mkdir(dirname(place), { recursive: true, mode: 0o700 });
-  await forgetMachine(host, key); // its memory belongs to the disk that is replaced now
+  await forgetKeptVm(host, key); // its memory belongs to the disk that is replaced now
   await rename(copy, place);
-  if (machine) await placeMachine(host, key, machine);
+  if (machine) await placeKeptVm(host, key, machine);
   const now = host.now().toISOString();
   // the file first: another build forgets a record without one; a file without a record is swept by the next daemon
   host.stores.layers.insert({
@@ -152,12 +152,12 @@ export async function keepLayer(host: Host, vm: VmRecord, work: LayerWork, progr
     createdAt: now,
     usedAt: now,
     machine: machine
-      ? await describeMachine(host, vm, request.base.boot, work.distribution, done, machine.vmmVersion, files)
+      ? await describeKeptVm(host, vm, request.base.boot, work.distribution, done, machine.vmmVersion, files)
       : null,
     unsyncedBoot: await readBootId(),
   });
   void syncLayer(host, key);
-  await limitMachines(host);
+  await limitKeptVms(host);
   return true;
 }
 

@@ -19,7 +19,7 @@ import { disksOf } from './view.ts';
 
 type Role = 'root' | 'work';
 
-/** Name of each disk in the guest; the order is that of `vm/machine.ts`. */
+/** Name of each disk in the guest; the order is that of `vm/boot.ts`. */
 const GUEST_DEVICES: Record<Role, string> = { root: 'vda', work: 'vdc' };
 
 /** The tables of new groups: resize2fs writes 1 MiB for 92 GiB, and a guest more of them in time. */

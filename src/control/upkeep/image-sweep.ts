@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path';
 import { messageOf, systemCode } from '../../errors.ts';
 import { imageFiles, layerFile } from '../../storage/layout.ts';
 import { endProcess, findProcesses } from '../../system/processes.ts';
-import { forgetOldMachines } from '../builds/kept-vm.ts';
+import { forgetOldKeptVms } from '../builds/kept-vm.ts';
 import type { Host } from '../host.ts';
 import { type ImageHost, isNeeded } from '../images/catalogue.ts';
 import { EXPORT_SUFFIX } from '../images/export.ts';
@@ -18,7 +18,7 @@ const LAYER_FILE = /^([0-9a-f]{64})\.(ext4|memory|vmstate)$/;
  * an image that was replaced left for its VMs stays while there are any.
  */
 export async function sweepImages(host: ImageHost & Pick<Host, 'log'>): Promise<void> {
-  await forgetOldMachines(host);
+  await forgetOldKeptVms(host);
   await sweepLayers(host);
   const store = dirname(imageFiles(host.config.paths.store, '0').directory);
   for (const name of await namesIn(store)) {

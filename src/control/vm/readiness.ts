@@ -8,7 +8,7 @@ import { askGuest } from '../../guest/ask.ts';
 import { vmmSocket } from '../../storage/layout.ts';
 import { formatDuration } from '../../units.ts';
 import type { Host } from '../host.ts';
-import { awaitReadyWord } from './machine.ts';
+import { awaitReadyWord } from './boot.ts';
 import { requireRunning } from './problem.ts';
 
 /** How long a command waits before it says what for. */

@@ -19,8 +19,8 @@ import { growDisk } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
+import { awaitLogin, configureVm, launchVm, lifelessness, writeVmSeed } from './boot.ts';
 import { requireFreeDisks } from './free-disks.ts';
-import { awaitLogin, configureMachine, launchMachine, lifelessness, writeMachineSeed } from './machine.ts';
 import { releaseVm } from './release.ts';
 
 export interface StartedVm {
@@ -135,13 +135,13 @@ class StartRun {
         );
         return;
       case 'write-seed-drive':
-        return await writeMachineSeed(this.#host, this.#vm);
+        return await writeVmSeed(this.#host, this.#vm);
       case 'attach-network':
         return await this.#host.network.attach(this.#vm);
       case 'launch-vmm':
         return await this.#launch(signal);
       case 'configure-vmm':
-        return await configureMachine(this.#host, this.#vm, this.#boot, signal);
+        return await configureVm(this.#host, this.#vm, this.#boot, signal);
       case 'boot-guest': {
         await using api = connectVmm(this.#socketPath);
         await api.send(action('InstanceStart'));
@@ -162,7 +162,7 @@ class StartRun {
   }
 
   async #launch(signal: AbortSignal): Promise<void> {
-    const { kind, ended } = await launchMachine(this.#host, this.#vm, this.#boot, signal);
+    const { kind, ended } = await launchVm(this.#host, this.#vm, this.#boot, signal);
     this.vmmKind = kind;
     this.ended = ended;
   }

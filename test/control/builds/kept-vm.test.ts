@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { chmod, mkdir, readdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
-import { forgetMachine, forgetOldMachines, limitMachines } from '../../../src/control/builds/kept-vm.ts';
+import { forgetKeptVm, forgetOldKeptVms, limitKeptVms } from '../../../src/control/builds/kept-vm.ts';
 import { sweepImages } from '../../../src/control/upkeep/image-sweep.ts';
 import { parseSubnet } from '../../../src/core/addresses.ts';
 import { macFor, type VmRecord } from '../../../src/core/vm.ts';
@@ -69,7 +69,7 @@ describe('kept machines', () => {
 
   it('are no more than three, the last used ones; disks stay', async (t) => {
     const { host, files } = await layersWith(t, { done: 1 });
-    await limitMachines(host);
+    await limitKeptVms(host);
     const [a = '', b = '', ...others] = keys;
     assert.deepEqual(await files(), [`${a}.ext4`, `${b}.ext4`, ...others.flatMap(whole)]);
     assert.deepEqual(
@@ -80,14 +80,14 @@ describe('kept machines', () => {
 
   it('take the disk with them that is of no use alone', async (t) => {
     const { host, files } = await layersWith(t, { done: 0 });
-    await forgetMachine(host, keys[0] ?? '');
+    await forgetKeptVm(host, keys[0] ?? '');
     assert.deepEqual(await files(), keys.slice(1).flatMap(whole));
     assert.equal(host.stores.layers.find(keys[0] ?? ''), undefined);
   });
 
   it('do not outlive the boot of the host they were made on', async (t) => {
     const { host, files } = await layersWith(t, { done: 1, bootId: await readBootId() });
-    await forgetOldMachines(host);
+    await forgetOldKeptVms(host);
     assert.deepEqual(await files(), keys.flatMap(whole));
     const old = await layersWith(t, { done: 1, bootId: 'another' });
     await sweepImages(old.host);
@@ -99,7 +99,7 @@ describe('kept machines', () => {
 
   it('whose record does not know them are swept', async (t) => {
     const { host, files } = await layersWith(t, { done: 1, bootId: await readBootId() });
-    host.stores.layers.forgetMachine(keys[0] ?? '');
+    host.stores.layers.forgetKeptVm(keys[0] ?? '');
     host.stores.layers.remove(keys[1] ?? '');
     await sweepImages(host);
     assert.deepEqual(await files(), [`${keys[0]}.ext4`, ...keys.slice(2).flatMap(whole)]);

@@ -26,14 +26,14 @@ const NO_WORD_MS = 10_000;
 
 type ReadyWord = Extract<BootWord, { kind: 'ready' }>;
 
-export interface LaunchedMachine {
+export interface LaunchedVm {
   kind: VmmChoice['kind'];
   /** how the VMM process ends */
   ended: DetachedProcess['ended'];
 }
 
 /** Writes the seed drive; `files` by absolute path are laid over the guest's root. */
-export async function writeMachineSeed(
+export async function writeVmSeed(
   host: Host,
   vm: VmRecord,
   files: Readonly<Record<string, string>> = {},
@@ -54,12 +54,7 @@ export async function writeMachineSeed(
 }
 
 /** Launches the VMM that fits this host; it is in the ledger before it exists. */
-export async function launchMachine(
-  host: Host,
-  vm: VmRecord,
-  boot: BootFiles,
-  signal: AbortSignal,
-): Promise<LaunchedMachine> {
+export async function launchVm(host: Host, vm: VmRecord, boot: BootFiles, signal: AbortSignal): Promise<LaunchedVm> {
   const vmm = await host.checks.chooseVmm(boot);
   const files = vmFiles(host.config.paths.store, vm.id);
   const socketPath = vmmSocket(host.config.paths.run, vm.id);
@@ -81,7 +76,7 @@ export async function launchMachine(
   return { kind: vmm.kind, ended: running.ended };
 }
 
-export interface MachineOptions {
+export interface VmBootOptions {
   /** added to the kernel command line */
   extraArgs?: string;
   /** whether its root disk is lost in a crash anyway */
@@ -89,12 +84,12 @@ export interface MachineOptions {
 }
 
 /** Tells the VMM everything about the machine. */
-export async function configureMachine(
+export async function configureVm(
   host: Host,
   vm: VmRecord,
   boot: BootFiles,
   signal: AbortSignal,
-  { extraArgs = '', throwaway = false }: MachineOptions = {},
+  { extraArgs = '', throwaway = false }: VmBootOptions = {},
 ): Promise<void> {
   const files = vmFiles(host.config.paths.store, vm.id);
   const hasWorkDisk = vm.workDiskBytes > 0;
