@@ -170,7 +170,7 @@ describe('an image build', { skip: hostSkip('debugfs') }, () => {
     const damaged = await build(await recipe('single', text('three')));
     assert.equal(done(damaged)[0], 'boot');
     assert.equal(await fileIn(damaged.id, '/opt-mark'), 'three\n');
-    assert.match(await readFile(join(host.home, 'state/bangerd.log'), 'utf8'), /a kept machine did not go on/);
+    assert.match(await readFile(join(host.home, 'state/bangerd.log'), 'utf8'), /a kept VM did not go on/);
     assert.equal(done(await build(await recipe('single', text('four'))))[0], 'revive');
     await host.assertQuiet('of a machine that could not go on');
   });
