@@ -42,7 +42,8 @@ describe('a banger that is asked for', { skip: hostSkip('setpriv', 'debugfs', 't
   it('names that are no DNS label says what one is', LIMIT, async () => {
     for (const name of ['Web', 'web-', 'a b', 'web.vm', '../web', 'grün', 'a'.repeat(64), '']) {
       await host.fails(2, ['create', name], [/DNS label|name/]);
-      await host.fails(2, ['run', name], [/DNS label|name/]);
+      // one that is a label in another spelling is that VM, as in DNS
+      if (name !== 'Web' && name !== 'web.vm') await host.fails(2, ['run', name], [/DNS label|name/]);
     }
     assert.equal(await host.ok('ls', '--names'), '');
   });
