@@ -106,7 +106,7 @@ describe('bangerd', { skip: daemonSkip() }, () => {
   it('refuses commands for VMs that are not there, over the upgraded connection too', LIMIT, async () => {
     await host.fails(4, ['exec', 'nosuch', '--', 'true'], [/There is no VM named "nosuch"/, /banger ls/]);
     const upgrade = (path: string, protocol = 'banger-exec') =>
-      talk(`POST ${path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: ${protocol}\r\n\r\n`);
+      talk(`POST ${path} HTTP/1.1\r\nHost: banger\r\nConnection: Upgrade\r\nUpgrade: ${protocol}\r\n\r\n`);
     assert.match(await upgrade('/v1/vms/nosuch/exec'), /^HTTP\/1\.1 404 [\s\S]*no VM named/);
     assert.match(await upgrade('/v1/vms'), /^HTTP\/1\.1 404 /);
     assert.match(await upgrade('/v1/vms/nosuch/exec', 'websocket'), /^HTTP\/1\.1 404 /);
