@@ -15,7 +15,7 @@ import { commandLine } from '../../system/runner.ts';
 import { formatSize, MIB } from '../../units.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
-import { isFull } from '../store/space.ts';
+import { costOfClone, isFull } from '../store/space.ts';
 import { awaitInit } from '../vm/boot.ts';
 import { admitBuildVm, bootBuildVm, discardBuildVm } from './build-vm.ts';
 import { finishImage } from './finish.ts';
@@ -91,7 +91,8 @@ export async function buildImage(
     if (present) return present;
     const done = options.noCache ? 0 : await cachedSteps(host, plan);
     progress.step('preflight', 'checking the host');
-    await host.checks.beforeImageBuild(request.base.boot, fresh, BUILD_NEEDS_BYTES, progress.warn);
+    const { boot } = request.base;
+    await host.checks.beforeImageBuild(boot, fresh, await costOfClone(host, boot.rootfs), progress.warn);
     const { directory } = vmFiles(host.config.paths.store, fresh.id);
     await requireSpace(directory, BUILD_NEEDS_BYTES, `building ${request.name}`);
     const began = performance.now();

@@ -3,7 +3,8 @@ import { dirname } from 'node:path';
 import { type SpaceState, spaceState } from '../../core/store-space.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf, systemCode } from '../../errors.ts';
-import { spaceOf } from '../../storage/file-system.ts';
+import { allocatedBytes } from '../../storage/disk.ts';
+import { mountOf, spaceOf } from '../../storage/file-system.ts';
 import { formatSize } from '../../units.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
@@ -42,6 +43,19 @@ export async function requireStoreSpace(host: Host, vm: VmRecord, progress: Prog
     );
   }
   if (state === 'low') progress.warn(`The store is nearly full: ${room}. See: banger storage show`);
+}
+
+/** File systems whose clones share blocks, unless they were made without that. */
+const SHARING = new Set(['xfs', 'btrfs', 'bcachefs']);
+
+/**
+ * What a root disk takes of the store before anything is written to it, in bytes. The kind of file system is asked and
+ * nothing is tried: a trial would leave its files behind when the daemon dies.
+ */
+export async function costOfClone({ config }: Pick<Host, 'config'>, rootfs: string): Promise<number> {
+  const mount = await mountOf(config.paths.store);
+  if (mount && SHARING.has(mount.type)) return 0;
+  return await allocatedBytes(rootfs).catch(() => 0); // that it is gone is told by a check of its own
 }
 
 /** Whether a write of the daemon's own, or of a program it ran, came to the end of a disk of this host. */

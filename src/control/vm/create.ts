@@ -10,15 +10,15 @@ import { BangerError } from '../../errors.ts';
 import { generateKeyPair } from '../../guest/keys.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { cloneThroughBase } from '../../storage/base-cache.ts';
-import { allocatedBytes, requireDiskSize } from '../../storage/disk.ts';
+import { requireDiskSize } from '../../storage/disk.ts';
 import { MIN_WORK_DISK_BYTES, readSuperblock } from '../../storage/ext4.ts';
-import { mountOf } from '../../storage/file-system.ts';
 import { vmFiles } from '../../storage/layout.ts';
 import { formatSize, MIB } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
 import { adoptWorkDisk, findWorkDisk, settleKept, type WorkDiskSource } from '../disks/keep.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
+import { costOfClone } from '../store/space.ts';
 import { freeAddress, newVmId } from './identity.ts';
 import { requireHostMemory } from './limits.ts';
 import { discardVm } from './release.ts';
@@ -42,7 +42,7 @@ export async function createVm(
   const boot = await findBootFiles(host, request.image);
   const source = request.workDiskFrom === undefined ? undefined : await findWorkDisk(host, request.workDiskFrom);
   const shape = await decideShape(host, request, boot, source);
-  await host.checks.beforeCreate(boot, await costOfClone(host, boot), progress.warn);
+  await host.checks.beforeCreate(boot, await costOfClone(host, boot.rootfs), progress.warn);
   const hostKey = await generateKeyPair(request.name);
   signal.throwIfAborted();
 
@@ -95,18 +95,6 @@ export function requireImage(host: Pick<Host, 'stores'>, { imageId, name }: Boot
   throw new BangerError('not_found', `The image ${name} was deleted or replaced meanwhile.`, {
     hint: 'See what exists: banger image list',
   });
-}
-
-/** File systems whose clones share blocks, unless they were made without that. */
-const SHARING = new Set(['xfs', 'btrfs', 'bcachefs']);
-
-/**
- * What a root disk takes of the store before anything is written to it, in bytes. The kind of file system is asked and
- * nothing is tried: a trial would leave its files behind when the daemon dies.
- */
-async function costOfClone({ config }: Pick<Host, 'config'>, boot: BootFiles): Promise<number> {
-  const mount = await mountOf(config.paths.store);
-  return mount && SHARING.has(mount.type) ? 0 : await allocatedBytes(boot.rootfs);
 }
 
 type Shape = Pick<VmRecord, 'vcpus' | 'memoryMib' | 'rootDiskBytes' | 'workDiskBytes' | 'workDiskMount'>;
