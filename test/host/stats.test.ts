@@ -114,7 +114,7 @@ describe('statistics of a VM', { skip: hostSkip() }, () => {
       );
     assert.equal(value('banger_vms{state="running"}'), 1);
     assert.equal(value('banger_vm_boots_total{result="succeeded"}'), 1);
-    assert.equal(value('banger_operations_total{kind="vm.start",state="succeeded"}'), 1);
+    assert.equal(value('banger_operations_total{kind="vm.run",state="succeeded"}'), 1);
     assert.ok(value('banger_vm_cpu_seconds_total{vm="web"}') > 1);
     assert.ok(value('banger_vm_network_sent_bytes_total{vm="web"}') > 2 * MIB);
   });
@@ -129,7 +129,7 @@ describe('statistics of a VM', { skip: hostSkip() }, () => {
     await host.fails(5, ['ports', 'web'], [/web is not running \(stopped\)/, /banger start web/]);
     await host.ok('start', '-q', 'web');
     await follower.says(
-      /"vm\.start","target":"web","state":"succeeded"[\s\S]*"vm\.start","target":"web","state":"succeeded"/,
+      /"vm\.run","target":"web","state":"succeeded"[\s\S]*"vm\.start","target":"web","state":"succeeded"/,
     );
     follower.child.kill('SIGINT');
     const { status, stdout } = await follower.ended;
