@@ -14,6 +14,8 @@ export interface LaunchOptions {
   program: Argv;
   /** `--id`: letters, digits and dashes */
   id: string;
+  /** where it works: relative paths that it is told begin here */
+  directory: string;
   socketPath: string;
   consoleLog: string;
   vmmLog: string;
@@ -60,7 +62,7 @@ export async function launchVmm(runner: Runner, options: LaunchOptions): Promise
   const started = await runner.startDetached(
     [...options.program, SOCKET_FLAG, options.socketPath, '--id', options.id, '--log-path', options.vmmLog],
     // standard error joins the console: it is where a VMM says why it could not even read its arguments
-    { stdout: consoleFile.fd, stderr: consoleFile.fd, env: options.env },
+    { stdout: consoleFile.fd, stderr: consoleFile.fd, env: options.env, cwd: options.directory },
   );
   let exit: Awaited<DetachedProcess['ended']> | undefined;
   const ended = started.ended.then((how) => {

@@ -9,8 +9,11 @@ import type { Database } from './database.ts';
 export type Resource =
   /** host network device, with the address and route it carries */
   | { kind: 'tap'; name: string }
-  /** VMM, found again by its API socket even when the daemon died before it learnt the pid */
-  | { kind: 'vmm'; name: string; identity?: ProcessIdentity; privileged?: boolean }
+  /**
+   * VMM, found again by its API socket even when the daemon died before it learnt the pid; `directory` is where it works,
+   * missing for those of earlier bangers, whose drives have absolute paths
+   */
+  | { kind: 'vmm'; name: string; identity?: ProcessIdentity; directory?: string }
   /** directory with the VM's disks, seed and logs */
   | { kind: 'directory'; name: string }
   /**

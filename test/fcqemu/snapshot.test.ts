@@ -8,6 +8,7 @@ import {
   openSync,
   readdirSync,
   readFileSync,
+  readlinkSync,
   readSync,
   renameSync,
   statSync,
@@ -57,6 +58,13 @@ const loadBody = ({ state, memory }: Snapshot, more: object = {}) => ({
   mem_backend: { backend_type: 'File', backend_path: memory },
   ...more,
 });
+
+/** Disk images that the QEMU of a VMM has open. */
+function openImages({ process: { pid } }: Vmm): string[] {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'latin1').split(' ').filter(Boolean);
+  const links = children.flatMap((child) => readdirSync(`/proc/${child}/fd`).map((fd) => `/proc/${child}/fd/${fd}`));
+  return links.map((link) => readlinkSync(link)).filter((path) => path.endsWith('.img'));
+}
 
 async function type(vmm: Vmm, text: string): Promise<void> {
   vmm.process.stdin?.write(text);
@@ -219,6 +227,32 @@ describe('a snapshot', { skip }, () => {
     assert.deepEqual(await clone.get('/vm/config'), before);
     assert.equal((await clone.get('/balloon/statistics')).target_mib, 0);
     await clone.patch('/drives/a', { drive_id: 'a', path_on_host: await clone.file('third', Buffer.alloc(512)) });
+  });
+
+  it('of a machine that was told relative paths names no place: each clone opens the files of its own directory', async (t) => {
+    const original = await source(t, async (vmm) => {
+      await vmm.file('root.img', Buffer.alloc(4096, 'a'));
+      await vmm.put('/drives/root', { drive_id: 'root', is_root_device: false, path_on_host: 'root.img' });
+    });
+    await original.patch('/vm', { state: 'Paused' });
+    await original.put('/snapshot/create', { snapshot_path: 'state', mem_file_path: 'memory' });
+    const ofOriginal = { state: join(original.dir, 'state'), memory: join(original.dir, 'memory') };
+    for (const generation of ['child', 'grandchild']) {
+      const clone = await startVmm(t, { stdin: 'pipe' });
+      await clone.file('root.img', Buffer.alloc(4096, 'b'));
+      await clone.put('/snapshot/load', loadBody(ofOriginal));
+      assert.deepEqual(openImages(clone), [join(clone.dir, 'root.img')], generation);
+      assert.equal(
+        (await clone.get<{ drives: { path_on_host: string }[] }>('/vm/config')).drives[0]?.path_on_host,
+        'root.img',
+      );
+      await clone.patch('/vm', { state: 'Resumed' });
+      await type(clone, '1');
+      // a second generation is as free of places as the first
+      await clone.patch('/vm', { state: 'Paused' });
+      await clone.put('/snapshot/create', { snapshot_path: 'state', mem_file_path: 'memory' });
+      for (const name of ['state', 'memory']) copyFileSync(join(clone.dir, name), join(original.dir, name));
+    }
   });
 
   it('leaves a machine whose drives can still be changed', async (t) => {

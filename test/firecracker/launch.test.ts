@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile, readlink, realpath, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { BangerError } from '../../src/errors.ts';
@@ -27,6 +27,7 @@ async function options(t: TestContext, behaviour: FakeBehaviour): Promise<Launch
   return {
     program: await fakeVmm(dir, behaviour),
     id: 'banger-5f3a9c01',
+    directory: dir,
     socketPath,
     consoleLog: join(dir, 'console.log'),
     vmmLog: join(dir, 'vmm.log'),
@@ -58,6 +59,7 @@ describe('launching a VMM', () => {
     await writeFile(launch.consoleLog, 'an earlier run\n');
     const { identity, ended } = await launchVmm(runner, launch);
     assert.deepEqual(await findVmm(launch.socketPath), identity);
+    assert.equal(await readlink(`/proc/${identity.pid}/cwd`), await realpath(launch.directory));
     assert.equal(await readFile(`${launch.consoleLog}.previous`, 'utf8'), 'an earlier run\n');
     await endProcess(identity, { graceMs: 1000 });
     assert.deepEqual(await ended, { code: null, signal: 'SIGTERM' });

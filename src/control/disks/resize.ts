@@ -1,4 +1,5 @@
 /** Grows the disks of a VM: of a stopped one with e2fsck and resize2fs, of a running one through VMM and guest. */
+import { basename, dirname } from 'node:path';
 import type { Disk, DiskResize } from '../../api/disk.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, systemCode } from '../../errors.ts';
@@ -137,7 +138,9 @@ async function lengthen(path: string, bytes: number): Promise<void> {
 async function growOnline(host: Host, vm: VmRecord, role: Role, path: string): Promise<void> {
   const later = `The disk has its new size; its file system grows at the next start: banger restart ${vm.name}`;
   await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
-  await api.send(updateDrive({ drive_id: role, path_on_host: path }));
+  const vmm = host.stores.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
+  const relative = vmm?.kind === 'vmm' && vmm.directory === dirname(path);
+  await api.send(updateDrive({ drive_id: role, path_on_host: relative ? basename(path) : path }));
   const device = GUEST_DEVICES[role];
   const connection = await host.guests.get(vm);
   const blocks = Math.floor((await apparentBytes(path)) / (await readSuperblock(path)).blockBytes);

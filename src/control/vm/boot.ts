@@ -1,4 +1,5 @@
 /** The steps of bringing a guest up that VMs on record and VMs of image builds share. */
+import { basename } from 'node:path';
 import { vmDefaults } from '../../config/schema.ts';
 import { gatewayOf } from '../../core/addresses.ts';
 import { type BootWord, createBootWordReader } from '../../core/boot-words.ts';
@@ -58,10 +59,12 @@ export async function launchVm(host: Host, vm: VmRecord, boot: BootFiles, signal
   const vmm = await host.checks.chooseVmm(boot);
   const files = vmFiles(host.config.paths.store, vm.id);
   const socketPath = vmmSocket(host.config.paths.run, vm.id);
-  host.stores.ledger.record(vm.id, { kind: 'vmm', name: socketPath });
+  const vmmEntry = { kind: 'vmm', name: socketPath, directory: files.directory } as const;
+  host.stores.ledger.record(vm.id, vmmEntry);
   const running = await launchVmm(host.system.runner, {
     program: vmm.program,
     id: `banger-${vm.id}`,
+    directory: files.directory,
     socketPath,
     consoleLog: files.consoleLog,
     vmmLog: files.vmmLog,
@@ -71,7 +74,7 @@ export async function launchVm(host: Host, vm: VmRecord, boot: BootFiles, signal
     },
     signal,
   });
-  host.stores.ledger.record(vm.id, { kind: 'vmm', name: socketPath, identity: running.identity });
+  host.stores.ledger.record(vm.id, { ...vmmEntry, identity: running.identity });
   if (vmm.undecided) host.health.emulatedMeanwhile.add(vm.id);
   return { kind: vmm.kind, ended: running.ended };
 }
@@ -93,10 +96,11 @@ export async function configureVm(
 ): Promise<void> {
   const files = vmFiles(host.config.paths.store, vm.id);
   const hasWorkDisk = vm.workDiskBytes > 0;
+  // named as seen from the VM's directory, where its VMM works: so is what it saves of itself
   const drives: GuestDrive[] = [
-    { id: 'root', path: files.rootDisk, readOnly: false, throwaway },
-    { id: 'seed', path: files.seedDrive, readOnly: true },
-    ...(hasWorkDisk ? [{ id: 'work', path: files.workDisk, readOnly: false }] : []),
+    { id: 'root', path: basename(files.rootDisk), readOnly: false, throwaway },
+    { id: 'seed', path: basename(files.seedDrive), readOnly: true },
+    ...(hasWorkDisk ? [{ id: 'work', path: basename(files.workDisk), readOnly: false }] : []),
   ];
   const devices = { root: '/dev/vda', seed: '/dev/vdb', work: hasWorkDisk ? '/dev/vdc' : undefined };
   const machine = {

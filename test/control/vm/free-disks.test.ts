@@ -64,7 +64,7 @@ describe('a release', () => {
     const socketPath = join(dir, 'vm.sock');
     const start = async (path: string, log: string) =>
       await launchVmm(createRunner(), {
-        ...{ program: await fakeVmm(dir, 'ready'), id: 'banger-5f3a9c01', socketPath: path },
+        ...{ program: await fakeVmm(dir, 'ready'), id: 'banger-5f3a9c01', directory: dir, socketPath: path },
         ...{ consoleLog: join(dir, `${log}.console`), vmmLog: join(dir, log), env: process.env },
         takeSocket: async () => assert.fail('the socket is ours'),
       });
