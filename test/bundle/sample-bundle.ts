@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeCpio } from '../../src/bundle/boot/cpio.ts';
-import { sumFile, sumTree } from '../../src/bundle/store/checksum.ts';
+import { sumDisk, sumFile, sumTree } from '../../src/bundle/store/checksum.ts';
 import { type BundleManifest, STANDARD_DEFAULTS, writeManifest } from '../../src/bundle/store/manifest.ts';
 import { createRunner } from '../../src/system/runner.ts';
 
@@ -120,12 +120,11 @@ export async function sampleBundle(
 ): Promise<BundleManifest> {
   await bundleFiles(dir);
   const files: BundleManifest['files'] = {};
-  for (const path of ['vmlinux', 'initrd.img', 'rootfs.ext4', 'rootfs.packages']) {
-    files[path] = await sumFile(join(dir, path));
-  }
+  for (const path of ['vmlinux', 'initrd.img', 'rootfs.packages']) files[path] = await sumFile(join(dir, path));
+  files['rootfs.ext4'] = await sumDisk(join(dir, 'rootfs.ext4'));
   const modules = `modules/${RELEASE}`;
   const manifest = change({
-    schema: 1,
+    schema: 2,
     name: 'sample',
     arch: 'x86_64',
     created: '2026-01-02T03:04:05.000Z',

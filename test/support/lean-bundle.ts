@@ -17,7 +17,7 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { sumFile, sumTree } from '../../src/bundle/store/checksum.ts';
+import { sumDisk, sumFile, sumTree } from '../../src/bundle/store/checksum.ts';
 import { type BundleManifest, readBundle, STANDARD_DEFAULTS, writeManifest } from '../../src/bundle/store/manifest.ts';
 import { createRunner } from '../../src/system/runner.ts';
 
@@ -45,8 +45,11 @@ while :; do sleep 3600 & wait $!; done
 /** Makes it below `directory` unless it is there; returns where it is. */
 export async function leanBundle(from: string, directory: string): Promise<string> {
   const full = await readBundle(from);
-  const kernelSum = full.manifest.files[full.manifest.kernel]?.sha256 ?? '';
-  const rootSum = full.manifest.files[full.manifest.rootfs]?.sha256 ?? '';
+  const sumOf = (path: string) => {
+    const sum = full.manifest.files[path];
+    return sum === undefined ? '' : 'sha256' in sum ? sum.sha256 : sum.fsverity;
+  };
+  const [kernelSum, rootSum] = [sumOf(full.manifest.kernel), sumOf(full.manifest.rootfs)];
   const ownSum = (await sumFile(import.meta.filename)).sha256;
   const target = join(directory, `lean-${[kernelSum, rootSum, ownSum].map((sum) => sum.slice(0, 6)).join('')}`);
   if (existsSync(join(target, 'bundle.json'))) return target;
@@ -57,14 +60,14 @@ export async function leanBundle(from: string, directory: string): Promise<strin
       await linkOrCopy(join(from, file), join(work, file));
     await makeRoot(full.rootfs, join(work, 'tree'), join(work, 'rootfs.ext4'));
     const files: BundleManifest['files'] = {};
-    for (const file of [full.manifest.kernel, full.manifest.initrd, 'rootfs.ext4'])
-      files[file] = await sumFile(join(work, file));
+    for (const file of [full.manifest.kernel, full.manifest.initrd]) files[file] = await sumFile(join(work, file));
+    files['rootfs.ext4'] = await sumDisk(join(work, 'rootfs.ext4'));
     const modules = `modules/${full.manifest.modules?.split('/').at(-1) ?? 'none'}`;
     await mkdir(join(work, modules), { recursive: true });
     await writeFile(join(work, modules, 'modules.dep'), '');
-    const { schema, arch, created, kernel, initrd } = full.manifest;
+    const { arch, created, kernel, initrd } = full.manifest;
     await writeManifest(work, {
-      ...{ schema, name: 'lean', arch, created, kernel, initrd, modules, rootfs: 'rootfs.ext4', helpers: [], files },
+      ...{ schema: 2, name: 'lean', arch, created, kernel, initrd, modules, rootfs: 'rootfs.ext4', helpers: [], files },
       defaults: { ...STANDARD_DEFAULTS, memoryMib: 192, rootDiskSize: '256MiB', workDiskSize: '256MiB' },
       trees: { [modules]: await sumTree(join(work, modules)) },
     });

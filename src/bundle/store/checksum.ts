@@ -1,16 +1,32 @@
-/** Checksums of a bundle's files and of its module tree. */
+/**
+ * Checksums of a bundle's files and of its module tree. Disk images, which are mostly holes, have the fs-verity digest and
+ * those of their parts; everything else, and all of older bundles, has the SHA-256 that `sha256sum` prints.
+ */
 import { createHash } from 'node:crypto';
 import { open, opendir, readlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { throwIfCancelled } from '../../system/abort.ts';
+import { PART_BYTES, partedDigest } from '../../system/verity.ts';
+import { MIB } from '../../units.ts';
 
-export interface FileSum {
+export interface PlainSum {
   sha256: string;
   /** bytes */
   size: number;
 }
 
-export interface TreeSum extends FileSum {
+export interface DiskSum {
+  /** fs-verity digest, in hexadecimal */
+  fsverity: string;
+  /** bytes */
+  size: number;
+  /** digest of each part by its offset, see `PartedDigest`; undefined where they are not known */
+  parts?: Record<string, string> | undefined;
+}
+
+export type FileSum = PlainSum | DiskSum;
+
+export interface TreeSum extends PlainSum {
   /** files, directories and links */
   entries: number;
 }
@@ -24,8 +40,55 @@ export interface SumOptions {
 /** Holes of a disk image cost the kernel as much as the hash; in pieces of this size the two go on side by side. */
 const CHUNK_BYTES = 4 * 1024 * 1024;
 
+/** Digest of a disk image; holes cost nothing. */
+export async function sumDisk(path: string, options: SumOptions = {}): Promise<DiskSum & { parts: object }> {
+  const { digest, size, parts } = await partedDigest(path, options);
+  return { fsverity: digest, size, parts };
+}
+
+/**
+ * Reads a file to its end and compares it with a sum of either kind, but for the size.
+ * @param document where the sum is from, for the text
+ * @returns undefined when it is the same; otherwise a text like "checksum is X, bundle.json says Y", without a full stop
+ */
+export async function sumProblem(
+  path: string,
+  wanted: FileSum,
+  document: string,
+  options: SumOptions = {},
+): Promise<string | undefined> {
+  if ('sha256' in wanted) {
+    const { sha256 } = await sumFile(path, options);
+    return sha256 === wanted.sha256 ? undefined : `checksum is ${sha256}, ${document} says ${wanted.sha256}`;
+  }
+  const found = await sumDisk(path, options);
+  if (found.fsverity === wanted.fsverity) return undefined;
+  const where = found.size === wanted.size && wanted.parts ? differentParts(found.parts, wanted.parts, found.size) : [];
+  const place = where.length === 0 ? '' : `; it differs in ${where.join(', ')}`;
+  return `checksum is ${found.fsverity}, ${document} says ${wanted.fsverity}${place}`;
+}
+
+type Parts = Readonly<Record<string, string>>;
+
+/** Ranges of parts that differ, in order and joined where they touch, such as "64 to 192 MiB". */
+function differentParts(found: Parts, wanted: Parts, sizeBytes: number): string[] {
+  const offsets = [...new Set([...Object.keys(found), ...Object.keys(wanted)])]
+    .filter((offset) => found[offset] !== wanted[offset])
+    .map(Number)
+    .sort((a, b) => a - b);
+  const ranges: { start: number; end: number }[] = [];
+  for (const start of offsets) {
+    const last = ranges.at(-1);
+    if (last?.end === start) last.end += PART_BYTES;
+    else ranges.push({ start, end: start + PART_BYTES });
+  }
+  return ranges.map(({ start, end }) => {
+    return end < sizeBytes ? `${start / MIB} to ${end / MIB} MiB` : `${start / MIB} MiB to its end`;
+  });
+}
+
 /** SHA-256 and size of a file. */
-export async function sumFile(path: string, options: SumOptions = {}): Promise<FileSum> {
+export async function sumFile(path: string, options: SumOptions = {}): Promise<PlainSum> {
   await using file = await open(path);
   const hash = createHash('sha256');
   // one byte more than a small file has, so that its end is found by the second read

@@ -3,7 +3,7 @@ import { readdir, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { BangerError, systemCode } from '../../errors.ts';
 import { inspectKernel, type KernelArch } from '../boot/kernel.ts';
-import { type SumOptions, sumFile, sumTree } from './checksum.ts';
+import { type SumOptions, sumDisk, sumFile, sumTree } from './checksum.ts';
 import {
   type Bundle,
   type BundleManifest,
@@ -42,7 +42,10 @@ export async function adoptBundle(dir: string, options: SumOptions = {}): Promis
   }
   const { manifest } = await readLegacy(dir);
   const files: BundleManifest['files'] = {};
-  for (const path of filesOf(manifest)) files[path] = await sumFile(join(dir, path), options);
+  for (const path of filesOf(manifest)) {
+    const sum = path === manifest.rootfs ? sumDisk : sumFile;
+    files[path] = await sum(join(dir, path), options);
+  }
   const trees: BundleManifest['trees'] = {};
   if (manifest.modules !== undefined) trees[manifest.modules] = await sumTree(join(dir, manifest.modules), options);
   await writeManifest(dir, { ...manifest, files, trees });
@@ -73,7 +76,7 @@ async function readLegacy(dir: string): Promise<Bundle> {
   }
   const modules = await findModules(dir);
   const manifest: BundleManifest = {
-    schema: 1,
+    schema: 2,
     name: nameFor(dir),
     arch: await archOf(join(dir, kernel)),
     created: (await stat(join(dir, ROOTFS))).mtime.toISOString(),

@@ -1,8 +1,11 @@
 /** The zod schema of bundle.json; imported only where one is read or written, since zod takes time to load. */
 import { z } from 'zod';
 
-/** The version of bundle.json this banger reads and writes. */
-export const SCHEMA_VERSION = 1;
+/** The version of bundle.json this banger writes. */
+export const SCHEMA_VERSION = 2;
+
+/** Versions it reads; 1 knows no digests of parts. */
+export const READ_VERSIONS = [1, SCHEMA_VERSION] as const;
 
 const ARCHITECTURES = ['x86_64', 'aarch64'] as const;
 
@@ -32,7 +35,22 @@ const Defaults = z
   })
   .describe('what a VM gets unless configuration or flags say otherwise');
 
-const FileSum = z.strictObject({ sha256: Sha256, size: Bytes.describe('bytes') });
+const FileSum = z.union(
+  [
+    z.strictObject({ sha256: Sha256, size: Bytes.describe('bytes') }),
+    z.strictObject({
+      fsverity: Sha256.describe('fs-verity digest: SHA-256, blocks of 4096 bytes, no salt'),
+      size: Bytes.describe('bytes'),
+      parts: z
+        .record(z.string().regex(/^\d{1,16}$/, 'expected an offset in bytes'), Sha256)
+        .optional()
+        .describe(
+          'fs-verity digest of each part of 64 MiB as a file of its own, by its offset; none for parts of zeros',
+        ),
+    }),
+  ],
+  { error: 'expected a size, and a checksum as sha256 or fsverity' },
+);
 
 const TreeSum = z.strictObject({
   sha256: Sha256.describe('digest over the sorted entries of the tree'),
@@ -43,7 +61,7 @@ const TreeSum = z.strictObject({
 export const BundleManifest = z
   .strictObject({
     $schema: z.string().optional(),
-    schema: z.literal(SCHEMA_VERSION).describe('version of this format'),
+    schema: z.literal(READ_VERSIONS).describe('version of this format'),
     name: BundleName,
     arch: z.enum(ARCHITECTURES),
     created: z.iso.datetime(),

@@ -38,8 +38,8 @@ export interface Bundle {
   notice: string | undefined;
 }
 
-/** A manifest is a few KiB; anything larger is not one. */
-const MAX_MANIFEST_BYTES = 1024 * 1024;
+/** A manifest is a few KiB and 80 bytes for each 64 MiB of data; anything larger is not one. */
+const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
 
 /**
  * Reads a directory's bundle.json and checks that what it names is there, in the sizes it says.
@@ -61,7 +61,7 @@ export async function readManifest(path: string): Promise<BundleManifest> {
  * @throws BangerError `corrupt`
  */
 export async function parseManifest(text: string, path: string): Promise<BundleManifest> {
-  const { BundleManifest, SCHEMA_VERSION, manifestProblems } = await import('./manifest-schema.ts');
+  const { BundleManifest, READ_VERSIONS, SCHEMA_VERSION, manifestProblems } = await import('./manifest-schema.ts');
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -69,10 +69,10 @@ export async function parseManifest(text: string, path: string): Promise<BundleM
     throw new BangerError('corrupt', `${path} is not JSON.`, { cause: error, hint: REBUILD_HINT });
   }
   const version = typeof value === 'object' && value !== null && 'schema' in value ? value.schema : undefined;
-  if (typeof version === 'number' && version !== SCHEMA_VERSION) {
+  if (typeof version === 'number' && !READ_VERSIONS.some((known) => known === version)) {
     throw new BangerError(
       'corrupt',
-      `${path} has schema version ${version}; this banger reads version ${SCHEMA_VERSION}.`,
+      `${path} has schema version ${version}; this banger reads version ${READ_VERSIONS.join(' or ')}.`,
       {
         hint: version > SCHEMA_VERSION ? 'Install a newer banger.' : REBUILD_HINT,
       },

@@ -6,9 +6,9 @@ import { formatSize } from '../../units.ts';
 import { looksLikeInitrd } from '../boot/initrd-file.ts';
 import { inspectKernel, type KernelArch, kernelProblem } from '../boot/kernel.ts';
 import { inspectRootfs, rootfsProblem } from '../debian/rootfs-image.ts';
-import { listTree, type SumOptions, sumFile, sumTree } from './checksum.ts';
+import { listTree, type SumOptions, sumProblem, sumTree } from './checksum.ts';
 import { loadBundle } from './legacy-layout.ts';
-import type { Bundle } from './manifest.ts';
+import { type Bundle, MANIFEST_FILE } from './manifest.ts';
 
 export interface BundleCheck {
   /** field of bundle.json it is about, e.g. `kernel` or `files.vmlinux` */
@@ -81,15 +81,16 @@ async function sumChecks(bundle: Bundle, options: SumOptions): Promise<BundleChe
     return [{ field: 'files', ok: true, detail: `No checksums to compare. ${bundle.notice ?? ''}`.trim() }];
   const checks: BundleCheck[] = [];
   for (const [path, wanted] of Object.entries(bundle.manifest.files)) {
-    const { sha256 } = await sumFile(join(bundle.dir, path), options);
-    checks.push(compared(`files.${path}`, sha256, wanted.sha256));
+    const problem = await sumProblem(join(bundle.dir, path), wanted, MANIFEST_FILE, options);
+    checks.push(compared(`files.${path}`, problem));
   }
   for (const [path, wanted] of Object.entries(bundle.manifest.trees)) {
     const stray = await strayEntry(join(bundle.dir, path));
     const { sha256 } = await sumTree(join(bundle.dir, path), options);
+    const same = sha256 === wanted.sha256;
     checks.push(
       stray === undefined
-        ? compared(`trees.${path}`, sha256, wanted.sha256)
+        ? compared(`trees.${path}`, same ? undefined : `checksum is ${sha256}, ${MANIFEST_FILE} says ${wanted.sha256}`)
         : {
             field: `trees.${path}`,
             ok: false,
@@ -100,9 +101,9 @@ async function sumChecks(bundle: Bundle, options: SumOptions): Promise<BundleChe
   return checks;
 }
 
-function compared(field: string, found: string, wanted: string): BundleCheck {
-  const ok = found === wanted;
-  return { field, ok, detail: ok ? 'The checksum is right.' : `The checksum is ${found}, bundle.json says ${wanted}.` };
+function compared(field: string, problem: string | undefined): BundleCheck {
+  const ok = problem === undefined;
+  return { field, ok, detail: ok ? 'The checksum is right.' : `The ${problem}.` };
 }
 
 /** The first entry of a tree that is a device or a link out of it. */

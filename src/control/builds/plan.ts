@@ -4,6 +4,7 @@ import { readFile } from 'node:fs/promises';
 import { basename, dirname, extname, resolve } from 'node:path';
 import type { ImageBuild } from '../../api/image-build.ts';
 import { openBundle } from '../../bundle/store/catalogue.ts';
+import type { FileSum } from '../../bundle/store/checksum.ts';
 import type { Bundle } from '../../bundle/store/manifest.ts';
 import { BangerError, messageOf, systemCode } from '../../errors.ts';
 import { baseKey, chainKeys, type KeyedStep, stepKey } from '../../image/layers.ts';
@@ -22,9 +23,9 @@ import type { ArchiveItem } from '../../image/tar-stream.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { readSuperblock } from '../../storage/ext4.ts';
 import { imageFiles } from '../../storage/layout.ts';
-import { verityDigest } from '../../storage/verity.ts';
 import { pathExists } from '../../system/files.ts';
 import { kernelArch } from '../../system/host-facts.ts';
+import { VERITY_PREFIX, verityDigest } from '../../system/verity.ts';
 import { formatSize, MIB, parseDuration, parseSize } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
 import type { Host } from '../host.ts';
@@ -34,7 +35,7 @@ export interface BuildBase {
   /** how the base is called in records */
   name: string;
   arch: string;
-  /** of the root file system: a bundle's SHA-256, else what images are known by */
+  /** of the root file system: what images are known by, or an older bundle's SHA-256 */
   digest: string;
   /** bundle that holds the kernel's modules, if one is there */
   bundle: Bundle | undefined;
@@ -272,8 +273,13 @@ async function bundleBase(host: Host, name: string | undefined): Promise<BuildBa
   const boot = await findBootFiles(host, name);
   const bundle = await openBundle(host.config.paths.bundles, name ?? host.config.bundle.default);
   const sum = bundle.manifest.files[bundle.manifest.rootfs];
-  const digest = boot.rootfs === bundle.rootfs && sum ? sum.sha256 : await verityDigest(boot.rootfs);
+  const digest = boot.rootfs === bundle.rootfs && sum ? digestOf(sum) : await verityDigest(boot.rootfs);
   return { boot, name: boot.name, arch: bundle.manifest.arch, digest, bundle };
+}
+
+/** As images have it; the plain sum of an older bundle makes the keys it always made, so its layers stay of use. */
+function digestOf(sum: FileSum): string {
+  return 'sha256' in sum ? sum.sha256 : `${VERITY_PREFIX}${sum.fsverity}`;
 }
 
 /** Said before anything is booted: a guest without an SSH server would only be noticed by its silence. */

@@ -15,7 +15,7 @@ import {
   type WorkDir,
 } from '../../bundle/debian/work-dir.ts';
 import type { BundleProgress } from '../../bundle/progress.ts';
-import { listTree, sumFile, sumTree } from '../../bundle/store/checksum.ts';
+import { listTree, sumDisk, sumFile, sumTree } from '../../bundle/store/checksum.ts';
 import {
   type Bundle,
   type BundleArch,
@@ -39,6 +39,8 @@ import {
 } from './plan.ts';
 
 export type { BuildBundleDeps, BuildBundleRequest } from './plan.ts';
+
+const ROOTFS = 'rootfs.ext4';
 
 export interface BuildBundleResult {
   bundle: Bundle;
@@ -182,7 +184,7 @@ async function makeRoot(build: Build, dir: WorkDir, modules: string): Promise<vo
       sizeBytes: plan.sizeBytes,
       root: dir.root,
       scratch: dir.scratch,
-      image: join(dir.result, 'rootfs.ext4'),
+      image: join(dir.result, ROOTFS),
       manifest: join(dir.result, 'rootfs.packages'),
     },
   );
@@ -190,21 +192,22 @@ async function makeRoot(build: Build, dir: WorkDir, modules: string): Promise<vo
 
 async function describe(build: Build, dir: WorkDir, modules: string, helpers: string[]): Promise<void> {
   const { plan, progress, signal } = build;
-  const paths = ['vmlinux', 'initrd.img', 'rootfs.ext4', 'rootfs.packages', ...helpers];
+  const paths = ['vmlinux', 'initrd.img', ROOTFS, 'rootfs.packages', ...helpers];
   const options = { ...(signal ? { signal } : {}), onBytes: await followSums(dir, paths, progress) };
   const files: BundleManifest['files'] = {};
   for (const path of paths) {
-    files[path] = await sumFile(join(dir.result, path), options);
+    const sum = path === ROOTFS ? sumDisk : sumFile;
+    files[path] = await sum(join(dir.result, path), options);
   }
   await writeManifest(dir.result, {
-    schema: 1,
+    schema: 2,
     name: plan.name,
     arch: plan.arch,
     created: build.now().toISOString(),
     kernel: 'vmlinux',
     initrd: 'initrd.img',
     modules,
-    rootfs: 'rootfs.ext4',
+    rootfs: ROOTFS,
     packages: 'rootfs.packages',
     defaults: STANDARD_DEFAULTS,
     helpers,

@@ -17,20 +17,19 @@ export const IMAGE_ARCHIVE: ArchiveKind = {
 export const IMAGE_MEMBERS = { rootfs: 'rootfs.ext4', kernel: 'vmlinux', initrd: 'initrd.img' } as const;
 export const PACKAGES_MEMBER = 'rootfs.packages';
 
-/** A recipe is a few KiB; a description as long as a disk is not read into memory. */
-const MAX_MANIFEST_BYTES = 1024 * 1024;
+/** A recipe is a few KiB, a part of a disk 80 bytes; a description as long as a disk is not read into memory. */
+const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
 
 /** Raised when an older banger could not make sense of what is written. */
-const FORMAT_VERSION = 1;
+const FORMAT_VERSION = 2;
 
-const FileSum = z.object({
-  sha256: z.string().regex(/^[0-9a-f]{64}$/, 'must be 64 hexadecimal digits'),
-  size: z.int().nonnegative(),
-});
+const Hex = z.string().regex(/^[0-9a-f]{64}$/, 'must be 64 hexadecimal digits');
+const FileSum = z.object({ sha256: Hex, size: z.int().nonnegative() });
+const DiskSum = z.object({ fsverity: Hex, size: z.int().nonnegative(), parts: z.record(z.string(), Hex).optional() });
 
 /** Unknown fields are passed over: a later banger may add some without raising the version. */
 export const ImageManifest = z.object({
-  version: z.literal(FORMAT_VERSION),
+  version: z.literal([1, FORMAT_VERSION]),
   name: z.string().regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, 'must be a DNS label'),
   arch: z.enum(['x86_64', 'aarch64']),
   base: z.string().min(1).max(4096),
@@ -38,7 +37,8 @@ export const ImageManifest = z.object({
   recipeKey: z.string().nullable(),
   createdAt: z.iso.datetime(),
   files: z.object({
-    [IMAGE_MEMBERS.rootfs]: FileSum,
+    // format 1 has the plain sum of every file
+    [IMAGE_MEMBERS.rootfs]: z.union([FileSum, DiskSum], { error: 'must have sha256 or fsverity, and size' }),
     [IMAGE_MEMBERS.kernel]: FileSum,
     [IMAGE_MEMBERS.initrd]: FileSum,
     [PACKAGES_MEMBER]: FileSum.optional(),
@@ -70,7 +70,7 @@ export async function readManifest(path: string, archive: string): Promise<Image
   const version = z.object({ version: z.number() }).safeParse(value);
   if (version.success && version.data.version > FORMAT_VERSION) {
     throw new BangerError('conflict', `${archive} was written by a newer banger (format ${version.data.version}).`, {
-      hint: `This banger reads format ${FORMAT_VERSION}: install a newer one.`,
+      hint: `This banger reads formats up to ${FORMAT_VERSION}: install a newer one.`,
     });
   }
   const parsed = ImageManifest.safeParse(value);

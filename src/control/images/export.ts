@@ -2,13 +2,13 @@
 import { mkdir, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ImageFile } from '../../api/image.ts';
-import { type FileSum, sumFile } from '../../bundle/store/checksum.ts';
+import { sumDisk, sumFile } from '../../bundle/store/checksum.ts';
 import { BangerError } from '../../errors.ts';
 import type { ImageRecord } from '../../state/images.ts';
 import { imageFiles } from '../../storage/layout.ts';
-import { verityDigest } from '../../storage/verity.ts';
 import { packArchive } from '../../system/archive.ts';
 import { pathExists } from '../../system/files.ts';
+import { VERITY_PREFIX } from '../../system/verity.ts';
 import { countBytes } from '../bundles/support.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
@@ -60,20 +60,22 @@ async function sumMembers(
   progress: Progress,
   signal: AbortSignal,
 ): Promise<ImageManifest['files']> {
-  const onBytes = countBytes(progress, SUMMING.label, undefined);
-  const sum = async (member: string): Promise<FileSum> => {
-    if (await pathExists(join(directory, member))) return await sumFile(join(directory, member), { signal, onBytes });
+  const options = { signal, onBytes: countBytes(progress, SUMMING.label, undefined) };
+  const find = async (member: string): Promise<string> => {
+    if (await pathExists(join(directory, member))) return join(directory, member);
     throw changed(image, `${member} is gone`);
   };
+  const sum = async (member: string) => await sumFile(await find(member), options);
+  const disk = await sumDisk(await find(IMAGE_MEMBERS.rootfs), options);
   const files: ImageManifest['files'] = {
-    [IMAGE_MEMBERS.rootfs]: await sum(IMAGE_MEMBERS.rootfs),
+    [IMAGE_MEMBERS.rootfs]: disk,
     [IMAGE_MEMBERS.kernel]: await sum(IMAGE_MEMBERS.kernel),
     [IMAGE_MEMBERS.initrd]: await sum(IMAGE_MEMBERS.initrd),
   };
   // records of older bangers have the sum of the whole file
   const digest = image.digest.startsWith('sha256:')
-    ? `sha256:${files[IMAGE_MEMBERS.rootfs].sha256}`
-    : await verityDigest(join(directory, IMAGE_MEMBERS.rootfs), { signal });
+    ? `sha256:${(await sum(IMAGE_MEMBERS.rootfs)).sha256}`
+    : `${VERITY_PREFIX}${disk.fsverity}`;
   if (digest !== image.digest) throw changed(image, `the digest of ${IMAGE_MEMBERS.rootfs} is another one`);
   const hasPackages = await pathExists(join(directory, PACKAGES_MEMBER));
   return hasPackages ? { ...files, [PACKAGES_MEMBER]: await sum(PACKAGES_MEMBER) } : files;

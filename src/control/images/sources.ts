@@ -6,7 +6,7 @@ import { looksLikeInitrd } from '../../bundle/boot/initrd-file.ts';
 import { inspectKernel, kernelProblem } from '../../bundle/boot/kernel.ts';
 import { extractVmlinux } from '../../bundle/boot/vmlinux.ts';
 import { inspectRootfs, rootfsProblem } from '../../bundle/debian/rootfs-image.ts';
-import { type FileSum, sumFile } from '../../bundle/store/checksum.ts';
+import { type FileSum, type SumOptions, sumProblem } from '../../bundle/store/checksum.ts';
 import { formatPackageList } from '../../core/packages.ts';
 import { BangerError, messageOf, systemCode } from '../../errors.ts';
 import type { ImageRecord } from '../../state/images.ts';
@@ -14,8 +14,8 @@ import { cloneFile } from '../../storage/clone.ts';
 import { apparentBytes } from '../../storage/disk.ts';
 import { checkExt4 } from '../../storage/ext4.ts';
 import { foreignKind } from '../../storage/file-kind.ts';
-import { verityDigest } from '../../storage/verity.ts';
 import { unpackArchive } from '../../system/archive.ts';
+import { VERITY_PREFIX, verityDigest } from '../../system/verity.ts';
 import { bundleBootFiles } from '../bundles/access.ts';
 import { countBytes, hostArch } from '../bundles/support.ts';
 import type { Host } from '../host.ts';
@@ -84,7 +84,7 @@ export async function fromArchive(work: ImportWork): Promise<FoundImage> {
   for (const { member, sum } of sums) {
     const path = join(from, member);
     await requireFile(path, request.source);
-    const problem = differs(await sumFile(path, { signal, onBytes }), sum);
+    const problem = await differs(path, sum, { signal, onBytes });
     if (problem !== undefined) wrong.push(`${member}: ${problem}`);
   }
   if (wrong.length > 0) throw refused(request.source, wrong);
@@ -93,13 +93,16 @@ export async function fromArchive(work: ImportWork): Promise<FoundImage> {
   await requireRootfs(result, request.source);
   if (manifest.arch !== hostArch()) throw refused(request.source, [`it is for ${manifest.arch}`]);
   const { name, arch, base, recipe, recipeKey, createdAt, files } = manifest;
-  const { size: sizeBytes } = files[IMAGE_MEMBERS.rootfs];
-  const digest = await verityDigest(join(result, IMAGE_MEMBERS.rootfs), { signal });
+  const disk = files[IMAGE_MEMBERS.rootfs];
+  const digest =
+    'fsverity' in disk
+      ? `${VERITY_PREFIX}${disk.fsverity}`
+      : await verityDigest(join(result, IMAGE_MEMBERS.rootfs), { signal });
   return {
     result,
     files: sums.map(({ member }) => join(result, member)),
     ...{ name, createdAt },
-    record: { arch, base, digest, sizeBytes, recipe, recipeKey },
+    record: { arch, base, digest, sizeBytes: disk.size, recipe, recipeKey },
   };
 }
 
@@ -212,10 +215,12 @@ async function requireInput(path: string, what: string): Promise<void> {
     : new BangerError('not_found', `The ${what} ${path} does not exist.`);
 }
 
-function differs(found: FileSum, wanted: FileSum): string | undefined {
-  if (found.size !== wanted.size) return `it has ${found.size} bytes, ${IMAGE_MANIFEST} says ${wanted.size}`;
-  if (found.sha256 !== wanted.sha256) return `its checksum is ${found.sha256}, ${IMAGE_MANIFEST} says ${wanted.sha256}`;
-  return undefined;
+/** @returns in what a file is another than `image.json` says, without a full stop */
+async function differs(path: string, wanted: FileSum, options: SumOptions): Promise<string | undefined> {
+  const { size } = await stat(path);
+  if (size !== wanted.size) return `it has ${size} bytes, ${IMAGE_MANIFEST} says ${wanted.size}`;
+  const problem = await sumProblem(path, wanted, IMAGE_MANIFEST, options);
+  return problem && `its ${problem}`;
 }
 
 function refused(

@@ -67,7 +67,7 @@ describe('bundle.json', { skip: lacking('mke2fs') }, () => {
     const dir = await edited(t, (json) => Object.assign(json, { schema: 7, colour: 'red' }));
     await assert.rejects(readBundle(dir), {
       code: 'corrupt',
-      message: /schema version 7; this banger reads version 1/,
+      message: /schema version 7; this banger reads version 1 or 2/,
       hint: /newer banger/,
     });
   });
@@ -84,6 +84,13 @@ describe('bundle.json', { skip: lacking('mke2fs') }, () => {
       }
       return true;
     });
+  });
+
+  it('with a checksum of no kind, or of two, is refused with the file it is of', async (t) => {
+    for (const sum of [{ size: 1 }, { sha256: 'ab'.repeat(32), fsverity: 'ab'.repeat(32), size: 1 }]) {
+      const dir = await edited(t, (json) => Object.assign(json.files as object, { 'rootfs.ext4': sum }));
+      await assert.rejects(readBundle(dir), { code: 'corrupt', message: /field "files.rootfs.ext4(\.\w+)?": / });
+    }
   });
 
   it('with an unknown field is refused with its name', async (t) => {

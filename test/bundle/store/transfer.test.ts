@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { mkdir, readdir, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
-import { sumFile } from '../../../src/bundle/store/checksum.ts';
+import { sumDisk, sumFile } from '../../../src/bundle/store/checksum.ts';
 import { type BundleManifest, readBundle, writeManifest } from '../../../src/bundle/store/manifest.ts';
 import { exportBundle, type ImportRequest, importBundle } from '../../../src/bundle/store/transfer.ts';
 import { tempDir } from '../../support/temp-dir.ts';
@@ -67,6 +67,15 @@ describe('a bundle as one file', { skip: lacking('mke2fs', 'tar', 'zstd') }, () 
     assert.deepEqual(await readdir(p.catalog), ['sample']);
   });
 
+  it('of an older banger, with plain sums alone, is taken too', async (t) => {
+    const p = await place(t);
+    const files = { ...(await readBundle(p.bundle)).manifest.files };
+    files['rootfs.ext4'] = await sumFile(join(p.bundle, 'rootfs.ext4'));
+    await writeManifest(p.bundle, { ...(await readBundle(p.bundle)).manifest, schema: 1, files });
+    await exportBundle(deps, p.bundle, p.file);
+    assert.equal((await p.import()).manifest.schema, 1);
+  });
+
   it('keeps sparse files sparse, in the archive and after it', async (t) => {
     const p = await place(t);
     await runner.run(['mke2fs', '-q', '-F', '-t', 'ext4', join(p.bundle, 'rootfs.ext4'), '256M']);
@@ -127,7 +136,7 @@ async function sampleManifest(p: Place): Promise<BundleManifest> {
   const path = join(p.bundle, 'rootfs.ext4');
   const { readManifest } = await import('../../../src/bundle/store/manifest.ts');
   const manifest = await readManifest(join(p.bundle, 'bundle.json'));
-  return { ...manifest, files: { ...manifest.files, 'rootfs.ext4': await sumFile(path) } };
+  return { ...manifest, files: { ...manifest.files, 'rootfs.ext4': await sumDisk(path) } };
 }
 
 describe('an import is refused, and leaves nothing,', { skip: lacking('mke2fs', 'tar', 'zstd') }, () => {

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
-import { open, rm, symlink, writeFile } from 'node:fs/promises';
+import { open, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { inspectRootfs, rootfsProblem } from '../../../src/bundle/debian/rootfs-image.ts';
-import { sumFile, sumTree } from '../../../src/bundle/store/checksum.ts';
-import { readBundle, writeManifest } from '../../../src/bundle/store/manifest.ts';
+import { sumDisk, sumFile, sumTree } from '../../../src/bundle/store/checksum.ts';
+import { readBundle, readManifest, writeManifest } from '../../../src/bundle/store/manifest.ts';
 import { verifyBundle } from '../../../src/bundle/store/verify.ts';
+import { MIB } from '../../../src/units.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 import { elfKernel, lacking, RELEASE, runner, sampleBundle } from '../sample-bundle.ts';
 
@@ -33,6 +34,16 @@ async function flipByte(path: string, position: number): Promise<void> {
   await file.write(buffer, 0, 1, position);
 }
 
+/** The first offset from here on where 8 KiB are zeros. */
+async function holeIn(path: string, from: number): Promise<number> {
+  await using file = await open(path);
+  const zeros = Buffer.alloc(8192);
+  for (let at = from; ; at += 8192) {
+    const { buffer } = await file.read(Buffer.alloc(8192), 0, 8192, at);
+    if (buffer.equals(zeros)) return at;
+  }
+}
+
 describe('verifying a bundle', { skip: lacking('mke2fs') }, () => {
   const sample = async (t: TestContext) => {
     const dir = join(await tempDir(t), 'b');
@@ -51,6 +62,39 @@ describe('verifying a bundle', { skip: lacking('mke2fs') }, () => {
       assert.deepEqual(await failures(dir), [`files.${path}`]);
     });
   }
+
+  it('compares a bundle with the plain sums of older ones', async (t) => {
+    const dir = await sample(t);
+    const path = join(dir, 'rootfs.ext4');
+    const { manifest } = await readBundle(dir);
+    const files = { ...manifest.files, 'rootfs.ext4': await sumFile(path) };
+    await writeManifest(dir, { ...manifest, schema: 1, files });
+    assert.deepEqual(await failures(dir), []);
+    await flipByte(path, 5000);
+    assert.deepEqual(await failures(dir), ['files.rootfs.ext4']);
+  });
+
+  it('says which parts of a disk image differ, and takes a hole that was filled with zeros for the same', async (t) => {
+    const dir = await sample(t);
+    const path = join(dir, 'rootfs.ext4');
+    await truncate(path, 0);
+    await runner.run(['mke2fs', '-q', '-F', '-t', 'ext4', path, '420M']);
+    const manifest = await readManifest(join(dir, 'bundle.json'));
+    await writeManifest(dir, { ...manifest, files: { ...manifest.files, 'rootfs.ext4': await sumDisk(path) } });
+    assert.deepEqual(await failures(dir), []);
+    const hole = await holeIn(path, 70 * MIB);
+    await using file = await open(path, 'r+');
+    await file.write(Buffer.alloc(8192), 0, 8192, hole);
+    assert.deepEqual(await failures(dir), [], 'zeros are what a hole is');
+    for (const offset of [100, 200, 250]) await flipByte(path, offset * MIB + 17);
+    await flipByte(path, 420 * MIB - 1);
+    const { checks } = await verifyBundle(dir, { arch: 'x86_64' });
+    const { detail } = checks.find(({ field }) => field === 'files.rootfs.ext4') ?? {};
+    assert.match(
+      detail ?? '',
+      /^The checksum is \w{64}, bundle.json says \w{64}; it differs in 64 to 128 MiB, 192 to 256 MiB, 384 MiB to its end\.$/,
+    );
+  });
 
   it('finds what was changed, added, removed or linked out in the module tree', async (t) => {
     const dir = await sample(t);

@@ -163,7 +163,8 @@ describe('building a bundle', { skip: lacking('mke2fs', 'debugfs') }, () => {
     );
     const sums = p.events.filter((event) => event.phase === 'compute checksums');
     assert.equal(sums.at(-1)?.done, sums.at(-1)?.total);
-    assert.ok(sums.length > 20 && sums.length <= 101, `${sums.length} events`);
+    // few of this small root: holes are passed over at once
+    assert.ok(sums.length > 2 && sums.length <= 101, `${sums.length} events`);
   });
 });
 

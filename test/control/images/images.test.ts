@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdir, readdir, readFile, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, it } from 'node:test';
 import { gzipSync } from 'node:zlib';
@@ -19,8 +19,8 @@ import { importImage } from '../../../src/control/images/import.ts';
 import { pruneImages } from '../../../src/control/images/prune.ts';
 import { sweepImages } from '../../../src/control/upkeep/image-sweep.ts';
 import { imageFiles, layerFile } from '../../../src/storage/layout.ts';
-import { verityDigest } from '../../../src/storage/verity.ts';
 import { readBootId } from '../../../src/system/processes.ts';
+import { verityDigest } from '../../../src/system/verity.ts';
 import { bzImage, elfKernel, lacking } from '../../bundle/sample-bundle.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
 import { type ImagePlace, imagePlace } from './image-host.ts';
@@ -171,6 +171,30 @@ describe('an image as one file', { skip }, () => {
     assert.equal((await viewImageDetail(place.host, 'x')).recipe, '{');
   });
 
+  it('with the plain sums of an older banger comes back with the digest that it has today', async (t) => {
+    const place = await imagePlace(t);
+    const { image, file } = await exported(place);
+    await repack(place, file, async (top) => {
+      const path = join(top, 'image.json');
+      const manifest = JSON.parse(await readFile(path, 'utf8'));
+      assert.deepEqual(Object.keys(manifest.files['rootfs.ext4']), ['fsverity', 'size', 'parts']);
+      manifest.files['rootfs.ext4'] = await sumFile(join(top, 'rootfs.ext4'));
+      await writeFile(path, JSON.stringify({ ...manifest, version: 1 }));
+    });
+    assert.equal((await place.import({ source: file, name: 'old' })).digest, image.digest);
+  });
+
+  it('whose root file system was changed on the way is refused', async (t) => {
+    const place = await imagePlace(t);
+    const { file } = await exported(place);
+    await repack(place, file, async (top) => {
+      await using rootfs = await open(join(top, 'rootfs.ext4'), 'r+');
+      await rootfs.write('x', 1_000_000);
+    });
+    const refused = { code: 'corrupt', message: /rootfs.ext4: its checksum is \w{64}, image.json says \w{64}/ };
+    await assert.rejects(place.import({ source: file, name: 'x' }), refused);
+  });
+
   it('is not written when the image changed since it was made', async (t) => {
     const place = await imagePlace(t);
     const image = await place.import({ name: 'dev' });
@@ -213,7 +237,7 @@ describe('an image as one file', { skip }, () => {
     ['a link out', (top: string) => symlink('/etc', join(top, 'etc')), /outside the image/],
     ['a description that is none', (top: string) => writeFile(join(top, 'image.json'), '{"version": 1}'), /"files"/],
     ['a description of rubbish', (top: string) => writeFile(join(top, 'image.json'), '{'), /no JSON/],
-    ['a later format', (top: string) => writeFile(join(top, 'image.json'), '{"version": 2}'), /newer banger/],
+    ['a later format', (top: string) => writeFile(join(top, 'image.json'), '{"version": 3}'), /newer banger/],
     ['no description', (top: string) => rm(join(top, 'image.json')), /holds no image.json/],
   ] as const) {
     it(`with ${what} is refused and leaves nothing`, async (t) => {

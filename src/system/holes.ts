@@ -1,5 +1,5 @@
 /** Where a sparse file holds data: the file system knows (lseek(2), `SEEK_DATA`), so that holes need not be read. */
-import { loadLibc } from '../system/libc.ts';
+import { loadLibc } from './libc.ts';
 
 /** `SEEK_DATA` and `SEEK_HOLE` of Linux' unistd.h. */
 const SEEK_DATA = 3;

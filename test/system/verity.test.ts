@@ -5,8 +5,8 @@ import { truncateSync } from 'node:fs';
 import { open, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
-import { type DataRange, dataRanges, loadSeek, type Seek } from '../../src/storage/holes.ts';
-import { verityDigest } from '../../src/storage/verity.ts';
+import { type DataRange, dataRanges, loadSeek, type Seek } from '../../src/system/holes.ts';
+import { PART_BYTES, partedDigest, verityDigest } from '../../src/system/verity.ts';
 import { MIB } from '../../src/units.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
 import { tempDir } from '../support/temp-dir.ts';
@@ -69,6 +69,39 @@ describe('the fs-verity digest of a file', () => {
       assert.equal(await verityDigest(path), `fsverity-sha256:${hex}`);
     });
   }
+
+  it('has the digests of its parts of 64 MiB, as if each were a file, but for those of zeros', async (t) => {
+    const what = randomBytes(70_000);
+    for (const tail of [1, BLOCK, BLOCK + 1, 512 * 1024, 512 * 1024 + 1, 3 * MIB + 5, PART_BYTES]) {
+      const bytes = 4 * PART_BYTES + tail;
+      const path = await sparse(t, bytes, [PART_BYTES - 40_000, 3 * PART_BYTES + 5 * MIB, bytes - 1], what);
+      await truncate(path, bytes);
+      const { digest, size, parts } = await partedDigest(path);
+      assert.deepEqual([`fsverity-sha256:${digest}`, size], [await verityDigest(path), bytes]);
+      const expected: Record<string, string> = {};
+      for (const index of [0, 1, 3, 4]) {
+        const part = join(await tempDir(t), 'part');
+        const argv = [`if=${path}`, `of=${part}`, `bs=${PART_BYTES}`, `skip=${index}`, 'count=1', 'conv=sparse'];
+        execFileSync('dd', argv, { stdio: 'ignore' });
+        expected[index * PART_BYTES] = (await partedDigest(part)).digest;
+      }
+      assert.deepEqual(parts, expected, `with ${tail} bytes at the end`);
+      assert.deepEqual((await partedDigest(path, { seek: blind })).parts, expected);
+    }
+  });
+
+  it('has no parts when it is one itself', async (t) => {
+    for (const bytes of [0, 1, 9 * MIB, PART_BYTES]) {
+      assert.deepEqual((await partedDigest(await sparse(t, bytes, [], Buffer.alloc(0)))).parts, {});
+    }
+  });
+
+  it('has the digests of parts behind a hole of many levels', async (t) => {
+    const at = 17 * 1024 * MIB + 3 * MIB;
+    const path = await sparse(t, at + 5 * MIB, [5, at], Buffer.from('data'));
+    const { parts } = await partedDigest(path);
+    assert.deepEqual(Object.keys(parts).map(Number), [0, 17 * 1024 * MIB]);
+  });
 
   it('is the same where holes cannot be asked for, and where they are written out', async (t) => {
     const bytes = 9 * MIB + 4321;
