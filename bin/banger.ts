@@ -35,7 +35,7 @@ const terminal: Terminal = {
   },
   async runInteractive(argv, options) {
     const { runInteractive } = await import('../src/cli/shared/interactive.ts');
-    return await runInteractive(argv, terminal.env, terminal.onSignal, options?.output);
+    return await runInteractive(argv, { ...terminal.env, ...options?.env }, terminal.onSignal, options?.output);
   },
   async runDaemon() {
     setProcessName('bangerd');

@@ -176,6 +176,10 @@ export const SshAccess = z.object({
   identityFile: z.string(),
   knownHostsFile: z.string(),
   hostKeyAlias: z.string(),
+  term: z
+    .string()
+    .nullable()
+    .describe('terminal to log in with where one was asked about: that one, or another if the guest does not know it'),
 });
 
 /** First line a client sends on an upgraded exec connection. */
@@ -308,6 +312,7 @@ export const vmRoutes = {
     url: '/v1/vms/:name/ssh',
     summary: 'How to reach the VM over SSH',
     params: named,
+    query: z.object({ term: z.string().max(64).optional().describe('terminal of whoever logs in') }),
     response: SshAccess,
   },
   logs: {

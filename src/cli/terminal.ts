@@ -18,6 +18,13 @@ export interface Input extends Readable {
   setRawMode?: (raw: boolean) => unknown;
 }
 
+export interface InteractiveOptions {
+  /** where its standard output goes; `stdout` by default */
+  output?: 'stdout' | 'stderr';
+  /** variables it gets besides those of this process */
+  env?: Readonly<Record<string, string>>;
+}
+
 export interface Terminal {
   stdin: Input;
   stdout: Output;
@@ -32,11 +39,8 @@ export interface Terminal {
   onSignal(signal: NodeJS.Signals, handler: () => void): Disposable;
   /** ends this process when whoever reads its output has left: `logs -f | head -1` must not wait for the next line */
   endWithReader?(): void;
-  /**
-   * runs a program on this terminal and returns its exit status, 128 + number after a signal; with `stderr`
-   * what it writes to standard output goes there too
-   */
-  runInteractive(argv: Argv, options?: { output?: 'stdout' | 'stderr' }): Promise<number>;
+  /** runs a program on this terminal and returns its exit status, 128 + number after a signal */
+  runInteractive(argv: Argv, options?: InteractiveOptions): Promise<number>;
   /** becomes the daemon; resolves when it has stopped, by request or signal */
   runDaemon(): Promise<void>;
   /** makes the client of the daemon; the real one by default */

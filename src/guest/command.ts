@@ -23,10 +23,19 @@ const BEGIN = '\x1ebanger-exec';
 /** The same for printf in the guest's shell. */
 const BEGIN_ESCAPED = BEGIN.replace('\x1e', '\\036');
 
-/** Takes a terminal that every terminfo has where the guest does not know the client's, and leaves it where it has none at all. */
-const KNOWN_TERMINAL = `d= k=; for i in /etc/terminfo /lib/terminfo /usr/lib/terminfo /usr/share/terminfo; do
-[ -d "$i" ] && d=1; [ -e "$i/\${TERM%"\${TERM#?}"}/$TERM" ] && k=1; done
-[ -z "$d" ] || [ -n "$k" ] || TERM=xterm-256color; export TERM; `;
+/**
+ * Takes the first terminal that the guest knows where it does not know the client's, and leaves that where it has no
+ * terminfo at all.
+ */
+const KNOWN_TERMINAL = `d= k=; for t in "$TERM" xterm-256color xterm vt100; do case $t in */*) continue;; esac
+for i in "$HOME/.terminfo" /etc/terminfo /lib/terminfo /usr/lib/terminfo /usr/share/terminfo; do
+[ -d "$i" ] && d=1; [ -z "$k" ] && [ -e "$i/\${t%"\${t#?}"}/$t" ] && k=$t; done; done
+[ -z "$d" ] || TERM=\${k:-xterm-256color}; export TERM; `;
+
+/** Prints the terminal to take for one that the guest may not know. */
+export function terminalCommand(term: string): string {
+  return `exec sh -c ${quote(`TERM=$1; ${KNOWN_TERMINAL}printf %s "$TERM"`)} sh ${quote(term)}`;
+}
 
 /**
  * A command that says its process id before it begins, so that its session is known however it changes its environment

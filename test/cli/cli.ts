@@ -6,7 +6,7 @@ import type { Operation, OperationEvent } from '../../src/api/operation.ts';
 import type { StatsFrame } from '../../src/api/stats.ts';
 import type { Vm } from '../../src/api/vm.ts';
 import { main } from '../../src/cli/main.ts';
-import type { Output, Terminal } from '../../src/cli/terminal.ts';
+import type { InteractiveOptions, Output, Terminal } from '../../src/cli/terminal.ts';
 import type { Client, ClientOptions } from '../../src/client/client.ts';
 import { BangerError } from '../../src/errors.ts';
 import type { Argv } from '../../src/system/runner.ts';
@@ -35,7 +35,7 @@ export interface CliOptions {
   /** gets what takes standard output */
   onStdout?: (stdout: Output) => void;
   /** exit status of a program that takes over the terminal; it sees the arguments */
-  program?: (argv: Argv, output?: 'stdout' | 'stderr') => number | Promise<number>;
+  program?: (argv: Argv, options?: InteractiveOptions) => number | Promise<number>;
   runDaemon?: () => Promise<void>;
   /** gets the function that sends this command line a signal, once it listens for some */
   signals?: (send: (signal: NodeJS.Signals) => void) => void;
@@ -74,7 +74,7 @@ export async function cli(
       if (handlers.size === 2) options.signals?.(send);
       return { [Symbol.dispose]: () => void known.delete(handler) };
     },
-    runInteractive: async (program, choice) => (await options.program?.(program, choice?.output)) ?? 0,
+    runInteractive: async (program, choice) => (await options.program?.(program, choice)) ?? 0,
     runDaemon: async () => await options.runDaemon?.(),
     createClient: (clientOptions) => scriptedClient(script, clientOptions),
   };

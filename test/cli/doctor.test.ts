@@ -70,7 +70,7 @@ Checks that failed: 1
           },
         },
         {
-          program: (argv, output) => {
+          program: (argv, { output = 'stdout' } = {}) => {
             ran.push(`${argv.join(' ')} > ${output}`);
             return outcome;
           },

@@ -246,6 +246,30 @@ describe('a long action', () => {
     }
   });
 
+  it('lets go of a VM at Ctrl-C that another client has started and that is not ready yet', async () => {
+    const { signals, sender } = signaller();
+    const asked = Promise.withResolvers<void>();
+    const result = cli(
+      'start web',
+      {
+        startVm: () => operation({ joined: true }),
+        waitVm: ({ query }) => {
+          assert.deepEqual(query, { for: 'ready' });
+          asked.resolve();
+          return new Promise(() => {});
+        },
+        events: { op1: [done({ result: vm('web', { ready: false, readyMs: null }) })] },
+      },
+      { signals },
+    );
+    const send = await sender;
+    await asked.promise;
+    send('SIGINT');
+    const { status, stdout, stderr } = await result;
+    assert.deepEqual([status, stdout], [130, '']);
+    assert.match(stderr, /^banger: web runs and is not ready yet; another client .*\n.*banger wait web --for ready$/m);
+  });
+
   it('counts as done when it ended before Ctrl-C reached it', async () => {
     const { signals, sender } = signaller();
     const asked = Promise.withResolvers<void>();
@@ -370,6 +394,29 @@ describe('the other actions on VMs', () => {
     assert.deepEqual(JSON.parse((await cli('rm web --json', script)).stdout), [
       { name: 'web', deleted: true, keptForMs: 0, keptWorkDisk: null },
     ]);
+  });
+
+  it('say what becomes of a work disk that was never made', async () => {
+    const disk = { vm: 'web', name: null, mount: '/', allocatedBytes: 0 };
+    const root = { ...disk, role: 'root', path: '/s/root.ext4', apparentBytes: 8 * 2 ** 30 };
+    const work = { ...disk, role: 'work', path: '/s/work.ext4', apparentBytes: 20 * 2 ** 30 };
+    const said = async (words: string, result: unknown) => {
+      const bodies: unknown[] = [];
+      const resizeDisks = ({ body }: { body: unknown }) => {
+        bodies.push(body);
+        return operation();
+      };
+      const { status, stdout } = await cli(words, { resizeDisks, events: { op1: [done({ result })] } });
+      assert.equal(status, 0);
+      return { bodies, stdout };
+    };
+    assert.deepEqual(await said('disk resize web --work 20G', [root]), {
+      bodies: [{ workBytes: 20 * 2 ** 30, online: false }],
+      stdout: 'The root disk of web has 8 GiB\nThe work disk of web will have 20 GiB: its first start makes it\n',
+    });
+    const both = 'The root disk of web has 8 GiB\nThe work disk of web has 20 GiB\n';
+    assert.equal((await said('disk resize web --work 20G', [root, work])).stdout, both);
+    assert.equal((await said('disk resize web --root 8G', [root])).stdout, 'The root disk of web has 8 GiB\n');
   });
 
   it('pass --force and --timeout on', async () => {

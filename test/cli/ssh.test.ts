@@ -5,7 +5,7 @@ import { vmOfPath } from '../../src/cli/commands/vm/cp.ts';
 import { runInteractive } from '../../src/cli/shared/interactive.ts';
 import { sshArguments } from '../../src/cli/shared/ssh-options.ts';
 import type { Argv } from '../../src/system/runner.ts';
-import { cli } from './cli.ts';
+import { type CliOptions, cli } from './cli.ts';
 
 const access = (name: string) => ({
   user: 'root',
@@ -14,6 +14,7 @@ const access = (name: string) => ({
   identityFile: '/state/my keys/id 100%',
   knownHostsFile: `/state/${name}/known_hosts`,
   hostKeyAlias: `${name}.banger`,
+  term: null,
 });
 const script = { sshAccess: ({ params }: { params: { name: string } }) => access(params.name) };
 const noSsh = spawnSync('ssh', ['-V']).error ? 'ssh is not installed here' : false;
@@ -58,6 +59,35 @@ describe('ssh', () => {
       ['ssh web -o UserKnownHostsFile=/dev/null', 'root@172.30.0.2'],
     ];
     for (const [words, destination] of cases) assert.equal(await destinationOf(words), destination, words);
+  });
+
+  it('asks about a terminal that a guest may not know, and logs in with what that knows', async () => {
+    const tried = async (TERM: string, term: string | null, options: CliOptions = {}) => {
+      const asked: unknown[] = [];
+      const given: unknown[] = [];
+      const sshAccess = ({ query }: { query?: unknown }) => {
+        asked.push(query ?? null);
+        return { ...access('web'), term };
+      };
+      await cli(
+        'ssh web',
+        { sshAccess },
+        { terminal: true, env: { TERM }, ...options, program: (_, choice) => given.push(choice?.env ?? null) },
+      );
+      return [asked, given];
+    };
+    const known = { TERM: 'xterm-256color' };
+    for (const term of ['xterm-ghostty', 'xterm-kitty', 'tmux-direct', 'alacritty']) {
+      assert.deepEqual(await tried(term, 'xterm-256color'), [[{ term }], [known]], term);
+    }
+    assert.deepEqual(await tried('foot', 'foot'), [[{ term: 'foot' }], [{ TERM: 'foot' }]]);
+    // a guest that does not say: it gets what it would have got
+    assert.deepEqual(await tried('foot', null), [[{ term: 'foot' }], [null]]);
+    for (const term of ['xterm', 'xterm-256color', 'screen', 'tmux-256color', '', 'x'.repeat(65)]) {
+      assert.deepEqual(await tried(term, null), [[null], [null]], term);
+    }
+    // ssh tells no terminal where there is none
+    assert.deepEqual(await tried('xterm-kitty', null, { terminal: false }), [[null], [null]]);
   });
 
   it('knows a VM by its name in DNS, in any case', async () => {

@@ -137,19 +137,16 @@ describe('following events', () => {
     assert.deepEqual(await Array.fromAsync(readLines(client, 'watchEvents', { query }, leave.signal)), []);
   });
 
-  it('costs no memory when the reader does not read, who is told what it missed', { timeout: 60_000 }, async (t) => {
+  it('keeps little for a reader that does not read, and tells it what it missed', { timeout: 60_000 }, async (t) => {
     const { client, events } = await daemon(t);
     const stream = await client.stream('watchEvents', { query: { follow: true } });
     const reason = 'x'.repeat(900);
     const state = { vm: 'web', id: '5f3a9c01', from: 'starting', to: 'failed', reason } as const;
-    const before = process.memoryUsage.rss();
     // 100 MB of events, while the client reads nothing; in turns, so that the server can send what it wants to
     for (let turn = 0; turn < 1000; turn++) {
       for (let count = 0; count < 100; count++) events.publish({ type: 'vm.state', ...state });
       await new Promise((resolve) => setImmediate(resolve));
     }
-    const grown = process.memoryUsage.rss() - before;
-    assert.ok(grown < 60 * 2 ** 20, `${(grown / 2 ** 20).toFixed(0)} MiB more for a reader that does not read`);
     let dropped = 0;
     let received = 0;
     let text = '';
@@ -162,8 +159,9 @@ describe('following events', () => {
       }
       if (dropped + received === 100_000) break;
     }
-    assert.ok(dropped > 50_000, `${dropped} were dropped`);
     assert.equal(dropped + received, 100_000, 'each event was either sent or counted');
+    // the ring of events, and what fits into the sockets: whatever else had been kept for it would come now
+    assert.ok(received < 15_000, `${received} events of 1 KB were kept for a reader that did not read`);
   });
 
   it('leaves nothing behind when the client goes away in the middle', async (t) => {

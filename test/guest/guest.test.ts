@@ -66,6 +66,7 @@ describe('a command with a session of its own', () => {
     const line = sessionCommand({ argv: ['sh', '-c', 'echo $TERM'] }, 'token', true);
     for (const [given, taken] of [
       ['no-such-terminal', 'xterm-256color'],
+      ['../../../etc/passwd', 'xterm-256color'],
       ['vt100', 'vt100'],
     ]) {
       const { stdout } = await runner.run(['sh', '-c', line], { env: { ...process.env, TERM: given } });

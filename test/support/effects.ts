@@ -141,7 +141,7 @@ export interface KernelFiles {
 }
 
 /** Files that belong to the kernel. */
-const KERNEL_FILES = /^\/(proc\/sys\/net|proc\/net|sys\/class\/net)\//;
+const KERNEL_FILES = /^\/(proc\/vmstat$|(proc\/sys\/net|proc\/net|sys\/class\/net)\/)/;
 
 /** Functions that change files, and those that look. */
 const CHANGES = ['rename', 'rm', 'rmdir', 'unlink', 'mkdir', 'writeFile', 'copyFile', 'truncate', 'link', 'symlink'];

@@ -26,12 +26,18 @@ export interface FakeVmmOptions {
   argv: readonly string[];
   /** called before a request changes anything; an error of it is no answer */
   onRequest?: (request: string) => void;
+  /** what its guest prints once it runs; that it is ready by default */
+  prints?: string;
 }
 
 /** A shell that waits for a line that never comes: it starts in a millisecond, and ends with this process. */
 const WAIT = ['-c', 'read _'];
 
-export async function startFakeVmm({ argv, onRequest = () => {} }: FakeVmmOptions): Promise<FakeVmm> {
+export async function startFakeVmm({
+  argv,
+  onRequest = () => {},
+  prints = `${READY_LINE} 0.1\n`,
+}: FakeVmmOptions): Promise<FakeVmm> {
   const [program = 'vmm', ...args] = argv;
   const argumentOf = (flag: string) => args[args.indexOf(flag) + 1] ?? '';
   const socketPath = argumentOf('--api-sock');
@@ -62,7 +68,7 @@ export async function startFakeVmm({ argv, onRequest = () => {} }: FakeVmmOption
       else if (what === 'PUT /actions') {
         vmm.state = 'Running';
         // beside the VMM's own log: what its guest says when it is up
-        appendFileSync(join(dirname(argumentOf('--log-path')), 'console.log'), `${READY_LINE} 0.1\n`);
+        appendFileSync(join(dirname(argumentOf('--log-path')), 'console.log'), prints);
       }
       response.writeHead(204).end();
     });

@@ -6,9 +6,8 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { copyFile, mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { OperationEvent } from '../../src/api/operation.ts';
 import type { DaemonStatus } from '../../src/api/system.ts';
@@ -18,6 +17,15 @@ import { followOperation } from '../../src/client/follow-operation.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
 import { freePort } from './free-port.ts';
+import {
+  endProcesses,
+  forwardingOf,
+  leftoversOf,
+  type Marks,
+  othersRun,
+  processesOf,
+  removeByForce,
+} from './leftovers.ts';
 import { pace, paced } from './pace.ts';
 
 const BANGER = join(import.meta.dirname, '../../dist/banger');
@@ -80,11 +88,7 @@ export class TestHost {
   readonly bundle: string;
   readonly env: NodeJS.ProcessEnv;
   readonly client: Client;
-  readonly #uplink: string | undefined;
-  /** undefined when it cannot be known what it should be */
-  readonly #forwarding: string | undefined;
-  readonly #vmIds = new Set<string>();
-  #pool: string | undefined;
+  readonly #marks: Marks;
   readonly #beforeLastLook: (() => Promise<void>)[] = [];
 
   private constructor(
@@ -95,8 +99,7 @@ export class TestHost {
   ) {
     this.home = home;
     this.bundle = process.env.BANGER_TEST_BUNDLE ?? '';
-    this.#uplink = uplink;
-    this.#forwarding = forwarding;
+    this.#marks = { uplink, forwarding, vmIds: new Set(), pool: undefined };
     const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('BANGER_'));
     this.env = {
       ...Object.fromEntries(inherited),
@@ -184,13 +187,13 @@ export class TestHost {
 
   async vm(name: string): Promise<VmDetail> {
     const vm = await this.client.call('showVm', { params: { name } });
-    this.#vmIds.add(vm.id);
+    this.#marks.vmIds.add(vm.id);
     return vm;
   }
 
   async vms(): Promise<Vm[]> {
     const vms = await this.client.call('listVms', {});
-    for (const { id } of vms) this.#vmIds.add(id);
+    for (const { id } of vms) this.#marks.vmIds.add(id);
     return vms;
   }
 
@@ -198,7 +201,7 @@ export class TestHost {
   async daemon(): Promise<DaemonStatus> {
     await this.ok('daemon', 'start');
     const status = await this.client.call('status', {});
-    this.#pool = status.pool;
+    this.#marks.pool = status.pool;
     return status;
   }
 
@@ -221,19 +224,12 @@ export class TestHost {
 
   /** What there is on the host because of this banger, in words. */
   async leftovers({ daemonRuns }: { daemonRuns: boolean }): Promise<string[]> {
-    for (const id of await listDirectory(join(this.home, 'state/store/vms'))) this.#vmIds.add(id);
-    const parts = await Promise.all([
-      this.#taps(),
-      this.#rules(),
-      this.#routes(),
-      this.#processes(daemonRuns),
-      this.#sockets(daemonRuns),
-      this.#mounts(),
-      this.#ledger(),
-      this.#files(),
-      this.#setting(),
-    ]);
-    return parts.flat();
+    return await leftoversOf(this, this.#marks, daemonRuns);
+  }
+
+  /** Processes that work for this banger: by their environment, or by a path of its home in their arguments. */
+  async processes(): Promise<{ pid: number; command: string }[]> {
+    return await processesOf(this.home);
   }
 
   /** Has something of the test's own removed after the daemon has ended and before the host is looked at. */
@@ -252,125 +248,15 @@ export class TestHost {
       for (const remove of this.#beforeLastLook.splice(0)) await remove();
       left = await this.leftovers({ daemonRuns: false });
     } finally {
-      await this.#removeByForce();
+      await this.#endByForce();
     }
     assert.deepEqual(left, [], 'the host is not as it was');
   }
 
-  async #taps(): Promise<string[]> {
-    const { stdout } = await runner.run(['ip', '-j', 'address', 'show']);
-    const links = JSON.parse(stdout) as { ifname?: string; addr_info?: { local?: string }[] }[];
-    const gateway = this.#pool?.replace(/\.0\/\d+$/, '.1');
-    return links
-      .filter(({ ifname = '', addr_info = [] }) => {
-        if (!ifname.startsWith('bgr-')) return false;
-        return this.#vmIds.has(ifname.slice(4)) || addr_info.some(({ local }) => local === gateway);
-      })
-      .map(({ ifname }) => `tap ${ifname}`);
-  }
-
-  async #rules(): Promise<string[]> {
-    const { stdout } = await runner.run(['nft', 'list', 'tables']);
-    return stdout.split('\n').filter((line) => line.endsWith(` ${this.table}`));
-  }
-
-  async #routes(): Promise<string[]> {
-    const { stdout } = await runner.run(['ip', '-4', 'route', 'show']);
-    const prefix = this.#pool?.replace(/\.0\.0\/\d+$/, '.');
-    return stdout.split('\n').filter((line) => prefix !== undefined && line.includes(prefix));
-  }
-
-  async #processes(daemonRuns: boolean): Promise<string[]> {
-    const processes = await this.processes();
-    return processes
-      .filter(({ command }) => !(daemonRuns && command.endsWith('daemon run')))
-      .map(({ pid, command }) => `process ${pid}: ${command}`);
-  }
-
-  /** Processes that work for this banger: by their environment, or by a path of its home in their arguments. */
-  async processes(): Promise<{ pid: number; command: string }[]> {
-    const found: { pid: number; command: string }[] = [];
-    for (const entry of await readdir('/proc')) {
-      const pid = Number(entry);
-      if (!Number.isSafeInteger(pid) || pid === process.pid) continue;
-      const read = (file: string) => readFile(`/proc/${pid}/${file}`, 'utf8').catch(() => '');
-      const [commandLine, environment] = await Promise.all([read('cmdline'), read('environ')]);
-      if (!`${commandLine}\0${environment}`.split('\0').some((part) => mentions(part, this.home))) continue;
-      found.push({ pid, command: commandLine.split('\0').join(' ').trim() });
-    }
-    return found;
-  }
-
-  async #sockets(daemonRuns: boolean): Promise<string[]> {
-    const vmm = await listDirectory(join(this.home, 'run/vmm'));
-    const own = daemonRuns || !existsSync(this.socket) ? [] : ['bangerd.sock'];
-    return [...vmm, ...own].map((name) => `socket ${name}`);
-  }
-
-  async #mounts(): Promise<string[]> {
-    const mounts = (await readFile('/proc/self/mounts', 'utf8')).split('\n');
-    return mounts.filter((line) => line.includes(`${this.home}/`)).map((line) => `mount ${line}`);
-  }
-
-  /** The daemon's own list must agree: an entry of something that is gone is as wrong as the reverse. */
-  async #ledger(): Promise<string[]> {
-    const file = join(this.home, 'state/banger.db');
-    if (!existsSync(file)) return [];
-    const database = new DatabaseSync(file, { readOnly: true });
-    try {
-      const shared = (await this.#shared()) ? ['directory', 'sysctl'] : ['directory', 'directory'];
-      const rows = database.prepare('SELECT kind, name FROM ledger WHERE kind NOT IN (?, ?)').all(...shared);
-      return rows.map(({ kind, name }) => `ledger entry ${kind} ${name}`);
-    } finally {
-      database.close();
-    }
-  }
-
-  /** Files of VMs that are not there, and half-written files of those that are. */
-  async #files(): Promise<string[]> {
-    const store = join(this.home, 'state/store/vms');
-    const left: string[] = [];
-    for (const id of await listDirectory(store)) {
-      for (const name of await listDirectory(join(store, id))) {
-        if (/\.(part|tmp)$/.test(name)) left.push(`file ${id}/${name}`);
-      }
-    }
-    const orphans = existsSync(this.socket) ? await this.#orphanDirectories(store) : [];
-    return [...left, ...orphans];
-  }
-
-  async #orphanDirectories(store: string): Promise<string[]> {
-    const trashed = await this.client.call('listTrash', {});
-    const known = new Set([...(await this.vms()), ...trashed].map(({ id }) => id));
-    return (await listDirectory(store)).filter((id) => !known.has(id)).map((id) => `directory of no VM ${id}`);
-  }
-
-  async #setting(): Promise<string[]> {
-    if (await this.#shared()) return [];
-    const now = await forwardingOf(this.#uplink);
-    return now === this.#forwarding ? [] : [`forwarding of ${this.#uplink} is ${now}, was ${this.#forwarding}`];
-  }
-
-  /** Whether other bangers of this host use the uplink too, so that its setting is not ours to judge. */
-  async #shared(): Promise<boolean> {
-    return this.#forwarding === undefined || (await othersRun());
-  }
-
-  async #removeByForce(): Promise<void> {
-    for (const { pid } of await this.processes()) {
-      try {
-        process.kill(pid, 'SIGKILL');
-      } catch {
-        // ended by itself
-      }
-    }
+  async #endByForce(): Promise<void> {
+    await endProcesses(this.home);
     for (const remove of this.#beforeLastLook.splice(0)) await remove().catch(() => {});
-    for (const tap of await this.#taps()) {
-      await runner.run(['ip', 'link', 'delete', 'dev', tap.slice('tap '.length)], { okExits: [0, 1] });
-    }
-    await runner.run(['nft', 'delete', 'table', 'inet', this.table], { okExits: [0, 1] });
-    if (this.#pool) await runner.run(['ip', 'route', 'delete', 'unreachable', this.#pool], { okExits: [0, 2] });
-    await rm(this.home, { recursive: true, force: true });
+    await removeByForce(this, this.#marks);
   }
 }
 
@@ -449,26 +335,8 @@ function slowGuests(): Record<string, string> {
   return { BANGER_LIMITS_BOOT_TIMEOUT: `${paced(180)}s`, BANGER_LIMITS_STOP_TIMEOUT: `${paced(90)}s` };
 }
 
-function mentions(text: string, home: string): boolean {
-  return text === `BANGER_HOME=${home}` || text.includes(`${home}/`);
-}
-
-async function listDirectory(path: string): Promise<string[]> {
-  return existsSync(path) ? await readdir(path) : [];
-}
-
-async function othersRun(): Promise<boolean> {
-  const { stdout } = await runner.run(['ip', '-4', 'route', 'show', 'proto', '119']);
-  return stdout.trim() !== '';
-}
-
 async function defaultDevice(): Promise<string | undefined> {
   const { stdout } = await runner.run(['ip', '-j', '-4', 'route', 'show', 'default']);
   const [route] = JSON.parse(stdout || '[]') as { dev?: string }[];
   return route?.dev;
-}
-
-async function forwardingOf(device: string | undefined): Promise<string> {
-  if (device === undefined) return 'absent';
-  return (await readFile(`/proc/sys/net/ipv4/conf/${device}/forwarding`, 'utf8')).trim();
 }

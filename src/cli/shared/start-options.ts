@@ -1,5 +1,6 @@
 /** When a command counts a VM as up, and how it says that it is. */
 import type { Until, Vm } from '../../api/vm.ts';
+import { BangerError } from '../../errors.ts';
 import { formatDuration } from '../../units.ts';
 import type { OptionSpecs } from '../command-shape.ts';
 import type { Context } from '../context.ts';
@@ -30,7 +31,10 @@ export function startRequest({ until, timeout }: { until: string | undefined; ti
   return { ...untilRequest(until), ...(timeout === undefined ? {} : { timeoutMs: timeout }) };
 }
 
-/** A start that another client had begun may have ended at the first login; the rest is waited for here. */
+/**
+ * A start that another client had begun may have ended at the first login; the rest is waited for here.
+ * @throws BangerError `cancelled` after Ctrl-C: the start is not ours to undo
+ */
 export async function settled(
   ctx: Context,
   vm: Vm,
@@ -39,7 +43,20 @@ export async function settled(
 ): Promise<Vm> {
   if (vm.ready || vm.state !== 'running' || until === 'reachable') return vm;
   const query = { for: 'ready', ...(timeoutMs === undefined ? {} : { timeoutMs }) };
-  return await ctx.api.call('waitVm', { params: { name: vm.name }, query });
+  const leave = new AbortController();
+  const left = ctx.interrupts().first.then(() => {
+    throw new BangerError('cancelled', `${vm.name} runs and is not ready yet; another client had begun its start.`, {
+      hint: `Wait for the rest: banger wait ${vm.name} --for ready`,
+    });
+  });
+  try {
+    return await Promise.race([
+      ctx.api.call('waitVm', { params: { name: vm.name }, query, signal: leave.signal }),
+      left,
+    ]);
+  } finally {
+    leave.abort();
+  }
 }
 
 /** e.g. `login after 6.2 s, ready after 9.1 s` */

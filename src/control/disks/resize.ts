@@ -64,9 +64,9 @@ export async function resizeDisks(
         hint: `Stop it first: banger stop ${name}`,
       });
     }
-    if (!(await pathExists(path))) {
+    if (role === 'work' && !(await pathExists(path))) {
       // made with this size at the first start
-      host.stores.vms.update(vm.id, { workDiskBytes: bytes });
+      recordSize(host, vm, role, bytes);
       continue;
     }
     progress.step(`grow-${role}-disk`, `growing the ${role} disk to ${formatSize(bytes)}`);

@@ -17,6 +17,7 @@ import type { VmmChoice } from '../../preflight/vmm-choice.ts';
 import { vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { writeSeedDrive } from '../../storage/seed-drive.ts';
 import { throwIfCancelled } from '../../system/abort.ts';
+import { readOomKills } from '../../system/oom-kills.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import type { Host } from '../host.ts';
 import { guestResolver } from '../network/guest-resolver.ts';
@@ -133,6 +134,7 @@ export async function awaitLogin(
 ): Promise<SshConnection> {
   const files = vmFiles(host.config.paths.store, vm.id);
   const signsOf = watchLifeSigns(host, vm);
+  const oomKills = await readOomKills();
   let lifeless: string | undefined;
   const login = host.guests.firstLogin(vm, {
     timeoutMs,
@@ -143,7 +145,7 @@ export async function awaitLogin(
       const said = stripControls(await readTail(files.consoleLog, 64 * 1024));
       const failed = /banger-init: FAILED: .*|Kernel panic - not syncing: .*/.exec(said);
       if (failed) return failed[0];
-      if (!lives) return await whyVmmEnded(files.vmmLog);
+      if (!lives) return await whyVmmEnded(files.vmmLog, oomKills);
       lifeless = await signsOf(answered);
       return lifeless === undefined ? undefined : `it ${lifeless}.`;
     },
@@ -162,10 +164,16 @@ export function lifelessness(error: unknown): string | undefined {
   return typeof lifeless === 'string' ? lifeless : undefined;
 }
 
-/** A guest that resets ends its VMM in good order; anything else is the VMM's own failure. */
-async function whyVmmEnded(vmmLog: string): Promise<string> {
+/**
+ * A guest that resets ends its VMM in good order; anything else is the VMM's own failure, or the host's.
+ * @param oomKills as counted before the guest ran
+ */
+async function whyVmmEnded(vmmLog: string, oomKills: number | undefined): Promise<string> {
   if (await vmmExitedCleanly(vmmLog)) return 'the guest reset before it answered.';
-  return `the VMM ended.${await lastWords(vmmLog)}`;
+  const kills = await readOomKills();
+  const isShort = kills !== undefined && oomKills !== undefined && kills > oomKills;
+  const what = isShort ? 'the host had no memory left, and its kernel ended the VMM.' : 'the VMM ended.';
+  return `${what}${await lastWords(vmmLog)}`;
 }
 
 /**

@@ -76,6 +76,8 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
 
   async function onEnd(vmId: string, vmmEnded: DetachedProcess['ended'] | undefined): Promise<void> {
     unwatch(vmId);
+    // a sweep before the verdict would count the end that is judged
+    const killsBefore = oomKills;
     const exit = await Promise.race([vmmEnded, expiry(EXIT_STATUS_WAIT_MS)]);
     // an operation on the VM (stop, kill, delete) ended it and does the rest itself, or leaves it to us by failing
     const active = host.operations.activeOn(host.stores.vms.findById(vmId)?.name ?? '');
@@ -90,7 +92,7 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     }
     const { vmmLog } = vmFiles(host.config.paths.store, vm.id);
     const inOrder = exit ? exit.code === 0 : await vmmExitedCleanly(vmmLog);
-    const end = inOrder ? await guestEnd(host, vm) : await judgeVmmEnd(vmmLog, exit);
+    const end = inOrder ? await guestEnd(host, vm) : await judgeVmmEnd(vmmLog, exit, killsBefore);
     host.log.info({ vm: vm.name, end: end.kind }, 'its run ended');
     switch (end.kind) {
       case 'reboot':
@@ -116,11 +118,14 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
   async function judgeVmmEnd(
     vmmLog: string,
     exit: { code: number | null; signal: NodeJS.Signals | null } | undefined,
+    killsBefore: number | undefined,
   ): Promise<Omit<LastEnd, 'at'>> {
     const kills = await readOomKills();
     const lines = await lastLines(vmmLog, KEPT_VMM_LINES);
     const how = exit ? ` (${describeExit(exit)})` : '';
-    if (kills !== undefined && oomKills !== undefined && kills > oomKills) {
+    if (kills !== undefined && killsBefore !== undefined && kills > killsBefore) {
+      // this one is explained: the next VMM that ends before a sweep needs another
+      oomKills = Math.max(oomKills ?? 0, killsBefore + 1);
       const why = `The host had no memory left, and its kernel ended the VMM${how}.${await lastWords(vmmLog)}`;
       return { kind: 'memory', why, lines };
     }

@@ -4,6 +4,7 @@ import { createVm } from '../../control/vm/create.ts';
 import { writeKnownHosts } from '../../control/vm/known-hosts.ts';
 import type { Life } from '../../control/vm/life.ts';
 import { requireRunning } from '../../control/vm/problem.ts';
+import { terminalFor } from '../../control/vm/terminal.ts';
 import { viewVm, viewVmDetail, viewVmNow } from '../../control/vm/view.ts';
 import { BangerError } from '../../errors.ts';
 import { GUEST_SSH_PORT, GUEST_USER } from '../../guest/ssh.ts';
@@ -47,7 +48,7 @@ export function vmHandlers(host: Host, life: Life): VmHandlers {
     rebaseVm: async ({ params: { name }, body }) => life.rebase(name, body),
     deleteVm: async ({ params: { name }, query: { force = false, now = false, keepWorkDisk = false } }) =>
       life.delete(name, { force, now, keepWorkDisk }),
-    sshAccess: async ({ params: { name } }) => {
+    sshAccess: async ({ params: { name }, query: { term } }) => {
       const vm = vms.get(name);
       requireRunning(vm);
       await host.checks.beforeLogin('ssh');
@@ -59,6 +60,7 @@ export function vmHandlers(host: Host, life: Life): VmHandlers {
         identityFile: host.guests.keyFile,
         knownHostsFile: file,
         hostKeyAlias: alias,
+        term: term === undefined ? null : await terminalFor(host, vm, term),
       };
     },
     logs: async ({ params, query, reply, signal }) =>

@@ -101,6 +101,7 @@ describe('ssh-proxy', () => {
       identityFile: '/k',
       knownHostsFile: '/h',
       hostKeyAlias: 'a',
+      term: null,
     });
     const { status, stderr, stdout } = await cli('ssh-proxy web.vm --zone vm', { sshAccess });
     assert.deepEqual([status, stdout], [1, '']);

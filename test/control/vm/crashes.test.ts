@@ -10,15 +10,9 @@ import type { Operation } from '../../../src/api/operation.ts';
 import type { VmPhase } from '../../../src/core/vm.ts';
 import { becameReady } from '../../../src/core/vm-changes.ts';
 import { imageFiles, vmFiles } from '../../../src/storage/layout.ts';
-import {
-  type Daemon,
-  DISK_BYTES,
-  type MortalHost,
-  mortalHost,
-  NEW,
-  OLD,
-  type Seen,
-} from '../../support/mortal-host.ts';
+import { DISK_BYTES, NEW, OLD } from '../../support/mortal-disks.ts';
+import { type Daemon, type MortalHost, mortalHost } from '../../support/mortal-host.ts';
+import type { Seen } from '../../support/mortal-sight.ts';
 
 /** A VM at rest. */
 const STOPPED: Seen = {
