@@ -70,7 +70,7 @@ const WINGS: Record<string, Wing> = {
   disks: { doors: ['disk-work', 'keep'], mayImport: [] },
   images: { doors: ['catalogue', 'dpkg-status', 'export', 'import'], mayImport: ['bundles'] },
   vm: {
-    doors: ['identity', 'life', 'boot', 'problem', 'rebase', 'release', 'run-end', 'trash'],
+    doors: ['identity', 'life', 'boot', 'problem', 'rebase', 'release', 'run-end', 'temporary', 'trash'],
     mayImport: ['bundles', 'store', 'network', 'disks', 'images'],
   },
   stats: { doors: [], mayImport: ['vm'] },

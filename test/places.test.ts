@@ -25,6 +25,7 @@ const MAY_NAME_PATHS: Record<string, string> = {
   'state/database.ts': 'places inside a guest',
   'core/work-mount.ts': 'places inside a guest',
   'cli/shared/vm-options.ts': 'places inside a guest',
+  'cli/shared/run-copies.ts': 'places inside a guest',
   'cli/commands/daemon/install.ts': 'systemd looks for units of the machine there',
 };
 

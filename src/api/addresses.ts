@@ -16,6 +16,8 @@ export const ADDRESSES = {
   createVm: ['POST', '/v1/vms'],
   showVm: ['GET', '/v1/vms/:name'],
   runVm: ['POST', '/v1/vms/:name/run'],
+  holdLease: ['POST', '/v1/leases'],
+  endLease: ['DELETE', '/v1/leases/:id'],
   startVm: ['POST', '/v1/vms/:name/start'],
   stopVm: ['POST', '/v1/vms/:name/stop'],
   killVm: ['POST', '/v1/vms/:name/kill'],

@@ -53,6 +53,10 @@ export const Vm = z.object({
     .describe('milliseconds from the start request to the first SSH login of the last start'),
   readyMs: z.number().nullable().describe('milliseconds from the start request until its boot was over; null before'),
   failedUnits: z.array(z.string()).describe('units of its init that failed while it booted'),
+  temporary: z
+    .object({ holder: z.int().nullable().describe('process id of the client, as it said') })
+    .nullable()
+    .describe('for a VM that is deleted for good when the client that holds it leaves; null for all others'),
 });
 
 /** An end of a run that nobody wanted. */
@@ -157,7 +161,13 @@ const VmStart = z.strictObject({
 });
 
 /** What a VM is made from counts only when there is none of that name yet. */
-export const VmRun = VmCreate.omit({ name: true }).extend(VmStart.shape);
+export const VmRun = VmCreate.omit({ name: true }).extend({
+  ...VmStart.shape,
+  lease: z
+    .string()
+    .optional()
+    .describe('makes a VM that is deleted for good when this lease ends; there may be none of that name'),
+});
 
 /** Result of the operation that runs a VM; `vm.start`, which it may join, ends with the VM alone. */
 export const VmRunResult = Vm.extend({
@@ -208,6 +218,14 @@ export type VmRunResult = z.infer<typeof VmRunResult>;
 export type SshAccess = z.infer<typeof SshAccess>;
 export type ExecRequest = z.input<typeof ExecRequest>;
 
+/** Lines of the answer to `holdLease`. */
+export const LeaseLine = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('granted'), lease: z.string(), name: VmName.describe('free for a VM of this lease') }),
+  z.object({ type: z.literal('ended') }).describe('the daemon ends, and the VMs of the lease are gone'),
+]);
+
+export type LeaseLine = z.infer<typeof LeaseLine>;
+
 export const named = z.object({ name: VmName });
 
 export const vmRoutes = {
@@ -229,6 +247,20 @@ export const vmRoutes = {
     body: VmRun,
     response: Operation,
     status: 202,
+  },
+  holdLease: {
+    method: 'POST',
+    url: '/v1/leases',
+    summary: 'Hold temporary VMs for as long as this answer is read',
+    query: z.object({ holder: z.coerce.number().int().positive().optional().describe('process id of the client') }),
+    streams: 'application/x-ndjson',
+  },
+  endLease: {
+    method: 'DELETE',
+    url: '/v1/leases/:id',
+    summary: 'End a lease and wait until its VMs are gone',
+    params: z.object({ id: z.string().min(1) }),
+    response: z.object({ id: z.string() }),
   },
   startVm: {
     method: 'POST',

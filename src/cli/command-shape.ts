@@ -110,6 +110,8 @@ export interface CommandShape {
   completes: Readonly<Partial<Record<string, Completes>>>;
   /** everything after the first positional belongs to another program and is passed on unread */
   passThrough: boolean;
+  /** its last positional, which takes every word behind `--` and no other */
+  behindDashes: string | undefined;
   /** false for a command that has nothing `--json` could print */
   data: boolean;
 }

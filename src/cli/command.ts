@@ -23,6 +23,8 @@ export interface CommandSpec<P extends readonly Positional[], O extends OptionSp
   completes?: Partial<Record<ArgName<P[number]>, Completes>>;
   /** everything after the first positional belongs to another program and is passed on unread */
   passThrough?: boolean;
+  /** its last positional, which takes every word behind `--` and no other */
+  behindDashes?: ArgName<P[number]>;
   /** false for a command that has nothing `--json` could print */
   data?: false;
   run(ctx: Context, input: { args: ArgValues<P>; options: OptionValues<O> }): Promise<D>;
@@ -47,6 +49,7 @@ export function defineCommand<
     examples: spec.examples,
     completes: spec.completes ?? {},
     passThrough: spec.passThrough ?? false,
+    behindDashes: spec.behindDashes,
     data: spec.data ?? true,
     async execute(ctx, input) {
       // the parser filled it in by the same specification that types it here

@@ -44,6 +44,7 @@ const PLACEHOLDERS: Record<Exclude<OptionSpec['type'], 'flag' | 'off' | 'switch'
  * @throws BangerError `invalid_input` with the command's help as the hint
  */
 export function parseCommand(command: CommandShape, argv: readonly string[], options: ParseOptions): Parsed | HelpText {
+  const { own, behind } = cutAtDashes(command, argv);
   let help = '';
   const parser = new CommanderCommand(`banger ${options.typed}`)
     .description([`${options.summary}.`, command.description].filter(Boolean).join('\n\n'))
@@ -58,7 +59,12 @@ export function parseCommand(command: CommandShape, argv: readonly string[], opt
       getOutHelpWidth: () => helpWidth(options.output),
       getOutHasColors: () => false,
     });
-  for (const positional of command.positionals) parser.argument(argumentSyntax(positional));
+  const positionals = command.positionals.filter((each) => positionalName(each) !== command.behindDashes);
+  for (const positional of positionals) parser.argument(argumentSyntax(positional));
+  if (command.behindDashes !== undefined) {
+    const words = positionals.map((each) => argumentSyntax(each));
+    parser.usage(['[options]', ...words, `[-- ${command.behindDashes}...]`].join(' '));
+  }
   for (const [key, spec] of Object.entries(command.options)) {
     for (const option of commanderOptions(key, spec)) parser.addOption(option);
   }
@@ -68,18 +74,34 @@ export function parseCommand(command: CommandShape, argv: readonly string[], opt
   parser.addHelpText('after', helpTail(command, options));
 
   try {
-    parser.parse(command.passThrough ? argv : argv.map((word) => switchWord(command, word)), { from: 'user' });
+    parser.parse(command.passThrough ? own : own.map((word) => switchWord(command, word)), { from: 'user' });
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error;
     if (error.exitCode === 0) return { help };
-    throw usageError(error, `banger ${options.typed} --help`);
+    const wanted = usageError(error, `banger ${options.typed} --help`);
+    if (command.behindDashes === undefined || behind !== undefined) throw wanted;
+    throw new BangerError(wanted.code, wanted.message, {
+      hint: `${wanted.hint}   A command stands behind two dashes: banger ${options.typed} NAME -- COMMAND`,
+    });
   }
   const values = parser.opts<Record<string, unknown>>();
   return {
-    input: { args: namedArguments(command, parser.processedArgs), options: typedOptions(command, values) },
+    input: {
+      args: namedArguments(command, [...parser.processedArgs, behind ?? []]),
+      options: typedOptions(command, values),
+    },
     json: values.json === true,
     quiet: values.quiet === true,
   };
+}
+
+/** The words of the command itself, and those behind `--` where a command takes them apart. */
+function cutAtDashes(
+  command: CommandShape,
+  argv: readonly string[],
+): { own: readonly string[]; behind: string[] | undefined } {
+  const at = command.behindDashes === undefined ? -1 : argv.indexOf('--');
+  return at < 0 ? { own: argv, behind: undefined } : { own: argv.slice(0, at), behind: argv.slice(at + 1) };
 }
 
 export function helpWidth(output: Output): number {

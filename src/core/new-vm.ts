@@ -15,6 +15,7 @@ export interface NewVm
   nat?: boolean | undefined;
   autostart?: boolean | undefined;
   restartPolicy?: VmRecord['restartPolicy'] | undefined;
+  temporary?: VmRecord['temporary'] | undefined;
 }
 
 /** A VM that is being created: it has never run. */
@@ -47,5 +48,6 @@ export function newVm(vm: NewVm): VmRecord {
     run: null,
     restarts: null,
     lastEnd: null,
+    temporary: vm.temporary ?? null,
   };
 }

@@ -4,7 +4,7 @@ import type { LastEnd } from './run-end.ts';
 import type { TimelineStep, VmRecord } from './vm.ts';
 
 /** Fields that change after creation. */
-export type VmChange = Partial<Omit<VmRecord, 'id' | 'mac' | 'createdAt'>>;
+export type VmChange = Partial<Omit<VmRecord, 'id' | 'mac' | 'createdAt' | 'temporary'>>;
 
 /** Nothing of a run is left. */
 export function stopped(): VmChange {

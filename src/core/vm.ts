@@ -38,6 +38,16 @@ export interface RestartState {
   nextAt: string | null;
 }
 
+/** What makes a VM a temporary one. */
+export interface Temporary {
+  /** id of the lease it is made under; it goes when that ends */
+  lease: string;
+  /** process id of the client that holds the lease, as far as it said */
+  holder: number | null;
+  /** name under which its work disk was kept before and is kept again, null when it has one of its own */
+  keptDisk: string | null;
+}
+
 export interface VmRecord {
   /** 8 hexadecimal digits, unchanged for the life of the VM */
   id: string;
@@ -85,6 +95,8 @@ export interface VmRecord {
   restarts: RestartState | null;
   /** the last end of a run that nobody wanted, null when there was none */
   lastEnd: LastEnd | null;
+  /** null for one that stays until it is deleted */
+  temporary: Temporary | null;
 }
 
 /** Host network device of a VM; derived from the id so that a leftover can be traced. */

@@ -8,6 +8,7 @@ import type { Host } from '../control/host.ts';
 import { createStatsSampler } from '../control/stats/vm-stats.ts';
 import { createUpkeep } from '../control/upkeep/watch.ts';
 import { createLife } from '../control/vm/life.ts';
+import { createTemporaryVms } from '../control/vm/temporary.ts';
 import { BangerError, messageOf } from '../errors.ts';
 import { MAX_SOCKET_PATH_BYTES } from '../storage/layout.ts';
 import { expiry } from '../system/abort.ts';
@@ -25,6 +26,7 @@ import { dnsHandlers } from './routes/dns.ts';
 import { eventHandlers } from './routes/events.ts';
 import { imageBuildHandlers } from './routes/image-builds.ts';
 import { imageHandlers } from './routes/images.ts';
+import { leaseHandlers } from './routes/leases.ts';
 import { lifeHandlers } from './routes/life.ts';
 import { operationHandlers } from './routes/operations.ts';
 import { statsHandlers } from './routes/stats.ts';
@@ -32,6 +34,9 @@ import { systemHandlers } from './routes/system.ts';
 import { vmHandlers } from './routes/vms.ts';
 import { createServer } from './server.ts';
 import { createServices, type Services } from './services.ts';
+
+/** What temporary VMs get to be gone when the daemon stops; the next daemon deletes those that are not. */
+const TEMPORARY_LIMIT_MS = 10_000;
 
 /** What last answers get to leave when the daemon stops. */
 const FAREWELL_MS = 500;
@@ -82,11 +87,13 @@ async function serve(
       if (await ballast.restore()) log.info('room was set aside for when the disk is full');
     },
   });
+  const temporary = createTemporaryVms(host, life);
   const sampler = createStatsSampler(host);
   using metrics = createMetrics(host, sampler);
   const server = createServer(
     {
       ...vmHandlers(host, life),
+      ...leaseHandlers(temporary),
       ...lifeHandlers(host),
       ...operationHandlers(host),
       ...bundleHandlers(host),
@@ -118,6 +125,7 @@ async function serve(
   upkeep.begin();
   await aborted(AbortSignal.any([signal, stop.signal]));
   upkeep.close();
+  await Promise.race([temporary.close(), expiry(TEMPORARY_LIMIT_MS)]);
   // actions first: their clients still get to hear how they ended
   await host.operations.shutdown();
   life.close();

@@ -3,6 +3,7 @@ import { type BuildVms, createBuildVms } from './build-vms.ts';
 import { type Database, inTransaction } from './database.ts';
 import { createImageStore, type ImageStore } from './images.ts';
 import { createLayerStore, type LayerStore } from './layers.ts';
+import { createLeases, type Leases } from './leases.ts';
 import { createLedger, type Ledger } from './ledger.ts';
 import { createSettings, type Settings } from './settings.ts';
 import { createTrash, type Trash } from './trash.ts';
@@ -14,6 +15,8 @@ export interface Stores {
   trash: Trash;
   /** VMs of image builds, kept in memory alone */
   buildVms: BuildVms;
+  /** who holds temporary VMs, kept in memory alone */
+  leases: Leases;
   images: ImageStore;
   layers: LayerStore;
   /** what VMs and the daemon hold on the host */
@@ -35,6 +38,7 @@ export function createStores(database: Database, { now, onListenerError }: Store
     vms,
     trash: createTrash(database),
     buildVms: createBuildVms(vms),
+    leases: createLeases(),
     images: createImageStore(database),
     layers: createLayerStore(database),
     ledger: createLedger(database, now),

@@ -86,6 +86,7 @@ const COLUMNS: { [K in keyof VmRecord]: Column<VmRecord[K]> } = {
   run: orNull(json<NonNullable<VmRecord['run']>>('run')),
   restarts: orNull(json<NonNullable<VmRecord['restarts']>>('restarts')),
   lastEnd: orNull(json<NonNullable<VmRecord['lastEnd']>>('last_end')),
+  temporary: orNull(json<NonNullable<VmRecord['temporary']>>('temporary')),
 };
 
 const FIELDS = Object.keys(COLUMNS) as (keyof VmRecord)[];

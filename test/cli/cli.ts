@@ -4,7 +4,7 @@ import type { Answer, CallArgs, JsonRoute } from '../../src/api/addresses.ts';
 import type { Event } from '../../src/api/event.ts';
 import type { Operation, OperationEvent } from '../../src/api/operation.ts';
 import type { StatsFrame } from '../../src/api/stats.ts';
-import type { Vm } from '../../src/api/vm.ts';
+import type { LeaseLine, Vm } from '../../src/api/vm.ts';
 import { main } from '../../src/cli/main.ts';
 import type { InteractiveOptions, Output, Terminal } from '../../src/cli/terminal.ts';
 import type { Client, ClientOptions } from '../../src/client/client.ts';
@@ -21,6 +21,7 @@ export type Script = {
   exec?: Client['exec'];
   watchStats?: (args: CallArgs<'watchStats'>) => Iterable<StatsFrame> | AsyncIterable<StatsFrame>;
   watchEvents?: (args: CallArgs<'watchEvents'>) => Iterable<Event> | AsyncIterable<Event>;
+  holdLease?: (args: CallArgs<'holdLease'>) => Iterable<LeaseLine> | AsyncIterable<LeaseLine>;
   /** no daemon runs, and none comes up */
   unreachable?: boolean;
   version?: string;
@@ -96,7 +97,10 @@ function scriptedClient(script: Script, options: ClientOptions): Client {
     },
     async stream(route, args) {
       if (script.unreachable) throw new BangerError('daemon_unreachable', 'No daemon answers.');
-      const { watchStats, watchEvents } = script;
+      const { watchStats, watchEvents, holdLease } = script;
+      if (route === 'holdLease' && holdLease) {
+        return streamOf(holdLease(args as unknown as CallArgs<'holdLease'>), args.signal);
+      }
       if (route === 'watchStats' && watchStats) {
         return streamOf(watchStats(args as unknown as CallArgs<'watchStats'>), args.signal);
       }
@@ -175,6 +179,7 @@ export function vm(name: string, values: Partial<Vm> = {}): Vm {
     bootMs: 6200,
     readyMs: 9100,
     failedUnits: [],
+    temporary: null,
     ...values,
   };
 }

@@ -73,6 +73,7 @@ const OFFERS: Record<string, string[]> = {
   'banger cp notes.txt w': ['web', 'worker'],
   'banger cp web:n': [],
   'banger exec web cat no': ['notes.txt'],
+  'banger run web -- cat no': ['notes.txt'],
   // options and their values
   'banger create --m': ['--memory'],
   'banger exec --no-': ['--no-stdin', '--no-tty'],

@@ -1,12 +1,11 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { chmod, lstat, mkdir, readdir, readFile, readlink, stat, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type Duplex, duplexPair } from 'node:stream';
+import { duplexPair } from 'node:stream';
 import { describe, it, type TestContext } from 'node:test';
-import { createFrameDecoder, encodeFrame, FRAME, type FrameType } from '../../src/api/exec-frames.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { cli } from './cli.ts';
+import { runIn } from './local-guest.ts';
 
 interface Guests {
   /** where /root of the VM is */
@@ -32,23 +31,6 @@ async function guests(t: TestContext): Promise<Guests> {
     here,
     cp: (...words) => cli(['cp', ...words], { exec }, { cwd: here, env: { PATH: process.env.PATH ?? '' } }),
   };
-}
-
-function runIn(cwd: string, [program = '', ...args]: string[], socket: Duplex): void {
-  const child = spawn(program, args, { cwd });
-  const forward = (type: FrameType) => (chunk: Buffer) => void socket.write(encodeFrame(type, chunk));
-  child.stdout.on('data', forward(FRAME.stdout));
-  child.stderr.on('data', forward(FRAME.stderr));
-  child.stdin.on('error', () => {});
-  const decode = createFrameDecoder();
-  socket.on('data', (chunk: Buffer) => {
-    for (const { type, payload } of decode(chunk)) {
-      if (type === FRAME.stdin) child.stdin.write(payload);
-      if (type === FRAME.stdinEnd) child.stdin.end();
-    }
-  });
-  socket.on('close', () => child.kill());
-  child.on('close', (code) => socket.end(encodeFrame(FRAME.exit, JSON.stringify({ code, signal: null }))));
 }
 
 const text = (path: string) => readFile(path, 'utf8');

@@ -33,6 +33,7 @@ const web: Vm = {
   bootMs: null,
   readyMs: null,
   failedUnits: [],
+  temporary: null,
 };
 
 const begun = {

@@ -11,6 +11,7 @@ export function bashScript(known: readonly Known[]): string {
         .join(' ')}' ;;`,
   );
   const flags = known.map((one) => `    ${pattern(one.names)}) flags='${one.flags.flatMap(spellings).join(' ')}' ;;`);
+  const behindDashes = known.filter((one) => one.behindDashes).flatMap(({ names }) => names);
   const passThrough = known.filter((one) => one.passThrough).flatMap(({ names }) => names);
   return `# bash completion for banger; made by: banger completion bash
 _banger_ask() {
@@ -106,6 +107,8 @@ _banger() {
   case "$command" in
     # after the name it is another program's command line
     ${pattern(passThrough)}) if ((position > 0)); then offers=(@file); fi ;;
+    # and here after two dashes
+    ${pattern(behindDashes)}) if [[ " \${words[*]:first:last-first} " == *' -- '* ]]; then offers=(@file); fi ;;
   esac
   if ((\${#offers[@]} == 0)); then
     if ((i > first + 1)) && [[ \${words[last-1]} == -* ]] && _banger_value "$command" "\${words[last-1]}"; then :

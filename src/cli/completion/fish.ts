@@ -63,6 +63,10 @@ function __banger_in
   __banger_read
   contains -- "$__banger_command" $argv
 end
+function __banger_behind_dashes
+  __banger_read
+  contains -- -- (commandline -opc); and contains -- "$__banger_command" $argv
+end
 function __banger_at
   __banger_read
   test $__banger_position -eq $argv[1]; and contains -- "$__banger_command" $argv[2..]
@@ -105,7 +109,7 @@ complete -c banger -f
 ${[...nouns, help, ...known.flatMap(rules)].join('\n')}`;
 }
 
-function rules({ names, summary, flags, args, passThrough }: Known): string[] {
+function rules({ names, summary, flags, args, passThrough, behindDashes }: Known): string[] {
   const words = names.map((name) => {
     const [noun = '', verb] = name.split(' ');
     const [when, word] = verb === undefined ? ['__banger_first', noun] : [`'__banger_in ${noun}'`, verb];
@@ -121,7 +125,8 @@ function rules({ names, summary, flags, args, passThrough }: Known): string[] {
     const shown: readonly Offer[] = passThrough && position > 0 ? ['@file'] : offers;
     return shown.length === 0 ? [] : offering(when, '', shown);
   });
-  return [...words, ...options, ...positionals];
+  const behind = behindDashes ? offering(`__banger_behind_dashes ${list(names)}`, '', ['@file']) : [];
+  return [...words, ...options, ...positionals, ...behind];
 }
 
 /** Rules that offer these: fish itself knows best about files, all else is asked for. */

@@ -31,6 +31,8 @@ export interface Known {
   args: Argument[];
   /** what follows the first argument is another program's command line */
   passThrough: boolean;
+  /** what follows `--` is another program's command line */
+  behindDashes: boolean;
 }
 
 /** How to ask for the names there are of a kind, without a daemon where none runs. */
@@ -55,6 +57,7 @@ export async function describeCommands(commands: readonly Entry[]): Promise<Know
         flags: flagsOf(command),
         args: argumentsOf(command),
         passThrough,
+        behindDashes: command.behindDashes !== undefined,
       };
     }),
   );

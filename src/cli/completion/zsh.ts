@@ -84,10 +84,13 @@ if [[ $funcstack[1] == _banger ]]; then _banger "$@"; else compdef _banger bange
 }
 
 /** Options and arguments as `_arguments` takes them. */
-function specs({ flags, args, passThrough }: Known): string[] {
-  const positionals = args.map((arg, position) =>
-    passThrough && position > 0 ? '*:::command:_normal' : argumentSpec(arg, position),
-  );
+function specs({ flags, args, passThrough, behindDashes }: Known): string[] {
+  const positionals = args.map((arg, position) => {
+    if (passThrough && position > 0) return '*:::command:_normal';
+    if (!behindDashes) return argumentSpec(arg, position);
+    // what may be left out would be offered together with what comes behind the dashes
+    return position === args.length - 1 ? '*:command:_files' : argumentSpec({ ...arg, optional: false }, position);
+  });
   return [...flags.flatMap(flagSpecs), ...positionals].map(quoted);
 }
 

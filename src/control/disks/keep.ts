@@ -19,11 +19,11 @@ export interface WorkDiskSource {
   size: number;
 }
 
-/** Puts the work disk of a VM that is about to be deleted among the kept ones; undefined when it has none. */
-export async function keepWorkDisk(host: Host, vm: VmRecord): Promise<KeptDisk | undefined> {
+/** Puts the work disk of a VM that is about to be deleted among the kept ones, as `name`; undefined when it has none. */
+export async function keepWorkDisk(host: Host, vm: VmRecord, name: string): Promise<KeptDisk | undefined> {
   const { store } = host.config.paths;
   const { workDisk } = vmFiles(store, vm.id);
-  return (await pathExists(workDisk)) ? await keepDisk(store, workDisk, vm.name) : undefined;
+  return (await pathExists(workDisk)) ? await keepDisk(store, workDisk, name) : undefined;
 }
 
 /**

@@ -19,6 +19,7 @@ import { haltedProcess } from '../vm/problem.ts';
 import { recoverRebase } from '../vm/rebase.ts';
 import { discardVm, releaseVm } from '../vm/release.ts';
 import { guestEnd } from '../vm/run-end.ts';
+import { removeAbandoned } from '../vm/temporary.ts';
 import { sweepImages } from './image-sweep.ts';
 import { clearInterruptedWork, endInterruptedDownloads } from './interrupted-work.ts';
 import type { Restarts } from './restarts.ts';
@@ -49,6 +50,7 @@ export async function reconcileHost(host: Host, life: Life, restarts: Followed):
       }
     }),
   );
+  await attempt(host, 'deleting temporary VMs', () => removeAbandoned(host, life));
   const { cache, store } = host.config.paths;
   await attempt(host, 'ending downloads of an earlier daemon', () => endInterruptedDownloads(host));
   await attempt(host, 'removing tries of the file system', () => removeProbes(store));
@@ -91,6 +93,7 @@ export async function sweepHost(host: Host, life: Life, restarts: Followed): Pro
       await host.operations.finished(id);
     });
   }
+  await attempt(host, 'deleting temporary VMs', () => removeAbandoned(host, life));
   // what an operation makes for something other than a VM may have no owner yet that is known here
   if (host.operations.runningCount() === 0) {
     await attempt(host, 'freeing what no VM owns', () => freeOwnerless(host));

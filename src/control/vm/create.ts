@@ -29,7 +29,7 @@ import { discardVm } from './release.ts';
  */
 export async function createVm(
   host: Host,
-  request: VmCreate,
+  request: VmCreate & { lease?: string | undefined },
   progress: Progress,
   signal: AbortSignal,
 ): Promise<VmRecord> {
@@ -49,12 +49,13 @@ export async function createVm(
   // no await between choosing the address and taking it: two creations cannot get the same one
   const address = freeAddress(host);
   const { nat, autostart, restartPolicy } = request;
+  const temporary = temporaryOf(host, request.lease, source);
   const vm = newVm({
     id: newVmId(),
     name: request.name,
     image: boot.name,
     imageId: boot.imageId,
-    ...{ ...shape, address, nat, autostart, restartPolicy },
+    ...{ ...shape, address, nat, autostart, restartPolicy, temporary },
     hostKeyPrivate: hostKey.privateKey,
     hostKeyPublic: hostKey.publicKey,
     createdAt: host.now(),
@@ -87,6 +88,18 @@ export async function createVm(
     throw error;
   }
   return host.stores.vms.get(vm.name);
+}
+
+/** @throws BangerError `cancelled` when the lease has ended */
+function temporaryOf(
+  { stores }: Pick<Host, 'stores'>,
+  id: string | undefined,
+  source: WorkDiskSource | undefined,
+): VmRecord['temporary'] {
+  if (id === undefined) return null;
+  const lease = stores.leases.find(id);
+  if (!lease) throw new BangerError('cancelled', 'No temporary VM is made: the client that asked for it has left.');
+  return { lease: id, holder: lease.holder, keptDisk: source?.kept?.name ?? null };
 }
 
 /** @throws BangerError `not_found` when the image was deleted since its files were looked up */

@@ -14,7 +14,7 @@ import { moveToTrash } from './trash.ts';
 export interface Deletion {
   /** also one that runs: it is killed */
   force: boolean;
-  /** for good, past the trash */
+  /** for good, past the trash; temporary VMs always are */
   now: boolean;
   /** for good but for its work disk */
   keepWorkDisk: boolean;
@@ -30,13 +30,12 @@ export interface DeletedVm {
 }
 
 /** @throws BangerError `conflict` when it runs and `force` is not given */
-export async function deleteVm(
-  host: Host,
-  name: string,
-  { force, now, keepWorkDisk: keep }: Deletion,
-  progress: Progress,
-): Promise<DeletedVm> {
+export async function deleteVm(host: Host, name: string, deletion: Deletion, progress: Progress): Promise<DeletedVm> {
   const vm = host.stores.vms.get(name);
+  const { force } = deletion;
+  const keptAs = vm.temporary?.keptDisk ?? null;
+  const keep = deletion.keepWorkDisk || keptAs !== null;
+  const now = deletion.now || vm.temporary !== null;
   const alive = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
   if (alive && !force) {
     throw new BangerError('conflict', `${name} is running.`, {
@@ -47,7 +46,7 @@ export async function deleteVm(
   host.stores.vms.update(vm.id, stopping());
   await releaseVm(host, vm);
   // before the deletion is certain: a crash in between leaves the VM, which still owns its disk
-  const kept = keep ? await keepWorkDisk(host, vm) : undefined;
+  const kept = keep ? await keepWorkDisk(host, vm, keptAs ?? vm.name) : undefined;
   if (keep && !kept) progress.warn(`${name} had no work disk that could be kept.`);
   const keptForMs = now || keep ? 0 : host.config.limits.trashForMs;
   if (keptForMs > 0) {

@@ -166,6 +166,7 @@ export function createLife(host: Host): Life {
     signal: AbortSignal,
   ): Promise<VmRunResult> {
     const existing = vms.find(name);
+    if (existing && described.lease !== undefined) throw nameTaken(name);
     if (existing?.phase === 'running') return { ...(await viewVmNow(host, existing)), created: false, started: false };
     const created = existing === undefined;
     if (created) await createVm(host, { ...described, name }, progress, signal);
@@ -188,7 +189,8 @@ export function createLife(host: Host): Life {
       operations.start({
         kind: 'vm.run',
         target: name,
-        joinable: true,
+        // a temporary VM is one client's own
+        joinable: request.lease === undefined,
         joinsAs: 'vm.start',
         onlyLooks: vms.find(name)?.phase === 'running',
         run: (progress, signal) => run(name, request, progress, signal),
@@ -245,6 +247,16 @@ export function createLife(host: Host): Life {
 function describeFailedUnits(name: string, units: readonly string[]): string {
   const what = units.length === 1 ? '1 unit' : `${units.length} units`;
   return `${what} of ${name} failed while it booted: ${units.join(', ')}. See: banger exec ${name} -- systemctl status ${units[0]}`;
+}
+
+function nameTaken(name: string): BangerError {
+  return new BangerError(
+    'conflict',
+    `A VM named "${name}" exists already, and a temporary one gets no name of another.`,
+    {
+      hint: `Run it in ${name} and keep it: banger run ${name} -- COMMAND   or leave the name out.`,
+    },
+  );
 }
 
 function requireNotRunning({ name, phase }: VmRecord): void {

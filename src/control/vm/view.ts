@@ -39,6 +39,7 @@ export function viewVm(host: Pick<Host, 'stores'>, vm: VmRecord): Vm {
     bootMs: vm.bootMs,
     readyMs: vm.ready?.ms ?? null,
     failedUnits: vm.ready?.failedUnits ?? [],
+    temporary: vm.temporary === null ? null : { holder: vm.temporary.holder },
   };
 }
 

@@ -1,13 +1,12 @@
 /** `banger cp`: copies between this machine and VMs as a tar stream, over the connection the daemon keeps. */
 import { basename, dirname, posix, resolve } from 'node:path';
-import { PassThrough, type Readable, Transform } from 'node:stream';
 import { loadConfig } from '../../../config/load.ts';
 import { asBangerError, BangerError } from '../../../errors.ts';
 import type { Argv } from '../../../system/runner.ts';
-import { formatSize } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import type { Context } from '../../context.ts';
 import { type CopySide, guestSide, localSide, type SeenPath } from '../../shared/copy-sides.ts';
+import { packFormat, streamTar, unpackOptions } from '../../shared/copy-stream.ts';
 import { vmOfWord } from '../../shared/vm-names.ts';
 
 export default defineCommand({
@@ -110,17 +109,16 @@ async function copy(ctx: Context, from: Place, to: Place, into: SeenPath, option
   if (!inside && source.kind === 'file' && to.written.endsWith('/')) {
     throw new BangerError('not_found', `There is no directory ${to.written} to copy into.`);
   }
-  // what one of them alone understands would be lost or refused at the other
-  const gnu = from.side.gnuTar && to.side.gnuTar;
-  const format = gnu ? ['--format=posix', '--sparse'] : [];
-  const unpack = unpackOptions(to.side, gnu, options.preserve);
+  const format = packFormat(from.side, to.side);
+  const kept = { times: options.preserve, modes: options.preserve };
+  const unpack = unpackOptions(from.side, to.side, kept);
   if (source.kind === 'directory') {
     if (into.kind === 'file') {
       throw new BangerError('conflict', `${to.written} is a file; a directory cannot take its place.`);
     }
     await to.side.run(['mkdir', '-p', '--', target], {});
     const pack: Argv = ['tar', '-c', '-C', source.path, ...format, '-f', '-', '.'];
-    await stream(ctx, from, to, pack, ['tar', '-x', '-C', target, ...unpack, '-f', '-']);
+    await streamTar(ctx, from, to, pack, ['tar', '-x', '-C', target, ...unpack, '-f', '-']);
     return;
   }
   // into a directory of its own first: the file may get another name, and half of one must not get that name
@@ -129,63 +127,9 @@ async function copy(ctx: Context, from: Place, to: Place, into: SeenPath, option
   try {
     const packed = basename(source.path);
     const pack: Argv = ['tar', '-c', '-h', '-C', dirname(source.path), ...format, '-f', '-', `./${packed}`];
-    await stream(ctx, from, to, pack, ['tar', '-x', '-C', work, ...unpack, '-f', '-']);
+    await streamTar(ctx, from, to, pack, ['tar', '-x', '-C', work, ...unpack, '-f', '-']);
     await to.side.run(['mv', '-f', '--', posix.join(work, packed), target], {});
   } finally {
     await to.side.run(['rm', '-rf', '--', work], {}).catch(() => {});
   }
-}
-
-/** Whatever is packed belongs to who unpacks it; a guest's setuid bits are not taken over unless that is asked for. */
-function unpackOptions({ gnuTar, prefix }: CopySide, gnu: boolean, preserve: boolean): string[] {
-  const own = ['-o', ...(preserve ? ['-p'] : ['-m'])];
-  if (!gnuTar) return own;
-  const modes = !preserve && prefix === '' ? ['--no-same-permissions'] : [];
-  return [...own, ...modes, ...(gnu ? ['--no-overwrite-dir'] : []), '--warning=no-timestamp'];
-}
-
-/** One tar packs, the other unpacks; the first that fails is the one that is told. */
-async function stream(ctx: Context, from: Place, to: Place, pack: Argv, unpack: Argv): Promise<void> {
-  const counted = countBytes(ctx, from.written);
-  const through = new PassThrough();
-  for (const each of [through, counted]) each.on('error', () => {}); // how both programs ended says why
-  const failures: unknown[] = [];
-  const stop = new AbortController();
-  const packed = from.side.run(pack, { output: through, signal: stop.signal });
-  const unpacked = to.side.run(unpack, { input: through.pipe(counted) });
-  await Promise.all([
-    packed.catch((error) => failures.push(error)).finally(() => through.end()),
-    unpacked.catch((error) => {
-      failures.push(error);
-      stop.abort(); // nobody takes what is packed any more
-    }),
-  ]);
-  counted.clear();
-  if (failures.length > 0) throw failures[0];
-}
-
-/** How often a person sees how much has come. */
-const SHOW_EVERY_MS = 500;
-
-function countBytes(ctx: Context, what: string): Readable & Transform & { clear(): void } {
-  const { stderr } = ctx.terminal;
-  let bytes = 0;
-  let shown = false;
-  const draw = () => {
-    shown = true;
-    stderr.write(`\r${what}  ${formatSize(bytes)}\x1b[K`);
-  };
-  const timer = stderr.isTTY && !ctx.quiet ? setInterval(draw, SHOW_EVERY_MS) : undefined;
-  const counter = new Transform({
-    transform(chunk: Buffer, _encoding, done) {
-      bytes += chunk.length;
-      done(null, chunk);
-    },
-  });
-  return Object.assign(counter, {
-    clear() {
-      clearInterval(timer);
-      if (shown) stderr.write('\r\x1b[K');
-    },
-  });
 }

@@ -29,6 +29,11 @@ function restartsOf({ restarts }: VmDetail, now: number): string | undefined {
   return `attempt ${attempts} in ${formatDuration(Math.max(0, Date.parse(nextAt) - now))}`;
 }
 
+function temporaryOf({ temporary }: VmDetail): string | undefined {
+  if (temporary === null) return undefined;
+  return temporary.holder === null ? 'yes' : `until process ${temporary.holder} ends`;
+}
+
 function stateOf(vm: VmDetail): string {
   if (vm.failure !== null) return `${vm.state}: ${vm.failure}`;
   return vm.state === 'running' && !vm.ready ? 'running, not ready yet' : vm.state;
@@ -42,6 +47,7 @@ function renderVm(vm: VmDetail, paint: Paint, now: number): string {
     ['state', stateOf(vm)],
     ['failed units', vm.state === 'running' && vm.failedUnits.length > 0 ? vm.failedUnits.join(', ') : undefined],
     ['problem', vm.problem ?? undefined],
+    ['temporary', temporaryOf(vm)],
     ['restarts', restartsOf(vm, now)],
     ['uptime', uptime],
     ['image', vm.image],

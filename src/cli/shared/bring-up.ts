@@ -1,0 +1,61 @@
+/** From a name to a running VM: started or created first, also the first bundle where there is none. */
+import type { Bundle } from '../../api/bundle.ts';
+import type { Vm, VmRunResult } from '../../api/vm.ts';
+import { BangerError } from '../../errors.ts';
+import type { OptionValues } from '../command-shape.ts';
+import type { Context } from '../context.ts';
+import { perform } from './operations.ts';
+import { type START_OPTIONS, settled, startRequest, startTimes } from './start-options.ts';
+import { AUTOSTART_HINT, givenVmFlags, type VmOptionValues, vmCreateRequest } from './vm-options.ts';
+
+export type BringUpOptions = VmOptionValues &
+  OptionValues<typeof START_OPTIONS> & {
+    /** make no bundle */
+    build: boolean;
+  };
+
+export interface BroughtUp {
+  vm: Vm;
+  created: boolean;
+  /** whether it did not run before */
+  started: boolean;
+}
+
+/** @param lease makes it a temporary VM */
+export async function bringUp(ctx: Context, name: string, options: BringUpOptions, lease?: string): Promise<BroughtUp> {
+  const { name: _, ...described } = vmCreateRequest(name, options);
+  const body = { ...described, ...startRequest(options), ...(lease === undefined ? {} : { lease }) };
+  const begin = () => perform(ctx, `run ${name}`, () => ctx.api.call('runVm', { params: { name }, body }));
+  const { result } = await begin().catch(async (error) => {
+    if (options.build || !lacksFirstBundle(error)) throw error;
+    ctx.talk(
+      'There is no bundle yet, which VMs boot from. Making one from Debian packages first; this takes some minutes.',
+    );
+    const { result: bundle } = await perform(ctx, 'bundle build', () => ctx.api.call('buildBundle', { body: {} }));
+    ctx.talk(`${(bundle as Bundle).name} is ready in ${(bundle as Bundle).directory}`);
+    return await begin();
+  });
+  // without the last two where another client had begun to start it
+  const { created = false, started = true, ...reached } = result as Vm & Partial<VmRunResult>;
+  const vm = started ? await settled(ctx, reached, options.until, options.timeout) : reached;
+  const ignored = created ? [] : givenVmFlags(options);
+  if (ignored.length > 0) ctx.warn(`${name} exists already; ${ignored.join(', ')} changes nothing`);
+  return { vm, created, started };
+}
+
+/** The closing sentence, and what a new VM is good for. */
+export function sayWhatItIs(
+  ctx: Context,
+  { vm, created, started }: BroughtUp,
+  { autostart }: Pick<BringUpOptions, 'autostart'>,
+): void {
+  if (started) ctx.say(`${vm.name} is running at ${vm.address} (${startTimes(vm)})`);
+  else ctx.say(`${vm.name} is already running at ${vm.address}`);
+  if (created) ctx.talk(`Log in with: banger ssh ${vm.name}`);
+  if (created && autostart) ctx.talk(AUTOSTART_HINT);
+}
+
+/** Whether this banger has no bundle at all, so that the first one would be the default. */
+function lacksFirstBundle(error: unknown): boolean {
+  return error instanceof BangerError && error.code === 'not_found' && error.details?.bundles === 0;
+}
