@@ -266,6 +266,7 @@ if [ "$1" = inside ]; then
   lay_seed
   prepare_systemd
   start_sshd_early
+  shorten_boot
   exit 0
 fi
 

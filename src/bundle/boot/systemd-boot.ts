@@ -70,7 +70,9 @@ export const SYSTEMD_FUNCTIONS = `is_systemd() {
   return 1
 }
 
+# What must be done before anybody can log in.
 prepare_systemd() {
+  target=''
   is_systemd || return 0
   read -r cmdline < /proc/cmdline
   target=default.target
@@ -78,12 +80,17 @@ prepare_systemd() {
     case $word in
     systemd.unit=*) target=\${word#*=} ;;
     # somebody looks for a fault: the boot is as its maker meant it
-    emergency | rescue | single | s | S | 1) return 0 ;;
+    emergency | rescue | single | s | S | 1) target='' && return 0 ;;
     esac
   done
-  mkdir -p /run/banger /run/systemd/system /run/tmpfiles.d || return 0
+  mkdir -p /run/banger /run/systemd/system /run/tmpfiles.d || { target='' && return 0; }
   mount_tmp
   clear_tmp
+}
+
+# The rest, while the SSH server starts beside it.
+shorten_boot() {
+  [ -n "$target" ] || return 0
   [ "$target" = default.target ] && [ ! -e /etc/banger/full-boot ] && leave_out
   announce_ready
 }
@@ -154,10 +161,12 @@ ${LATER.map((words) => words.join(' ')).join('\n')}
 LATER
   if nothing_needs_devices; then
     left_out "$units/sysinit.target.wants/systemd-udev-trigger.service"
+    # its sockets stay: the first event starts it
+    left_out "$units/sysinit.target.wants/systemd-udevd.service"
     # what a guest does with its console and its screen needs a console and a screen
     [ -e /etc/systemd/system/getty@tty1.service ] || [ -e /etc/systemd/system/getty@tty1.service.d ] ||
       left_out "$units/getty@tty1.service"
-    later="$later systemd-udev-trigger.service"
+    later="$later systemd-udevd.service systemd-udev-trigger.service"
   fi
   if [ -z "$(echo /var/lib/systemd/linger/*)" ] || [ ! -e "$(echo /var/lib/systemd/linger/*)" ]; then
     left_out "$units/multi-user.target.wants/systemd-logind.service"
@@ -166,6 +175,15 @@ LATER
   fi
   grep -qsE '^[^#;[:space:]]' /etc/modules /etc/modules-load.d/*.conf /usr/lib/modules-load.d/*.conf ||
     left_out "$units/sysinit.target.wants/systemd-modules-load.service"
+  # there is nothing for it to do, and yet it loads two modules
+  ls /etc/repart.d/* /run/repart.d/* /usr/local/lib/repart.d/* /usr/lib/repart.d/* > /dev/null 2>&1 ||
+    left_out "$units/sysinit.target.wants/systemd-repart.service"
+  # Debian's packages make their users when they are installed, and nothing there ends the need to do so at each boot
+  if [ -e /var/lib/dpkg/status ] && [ ! -e /etc/.updated ] &&
+    ! ls /etc/sysusers.d/* /usr/local/lib/sysusers.d/* > /dev/null 2>&1; then
+    left_out "$units/sysinit.target.wants/systemd-sysusers.service"
+    later="$later systemd-sysusers.service"
+  fi
   # no firmware of this machine keeps anything over a crash
   left_out "$units/modprobe@efi_pstore.service"
   leave_out_generators
