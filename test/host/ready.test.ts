@@ -36,7 +36,7 @@ describe('a VM that is up', { skip: hostSkip() }, () => {
 
   it('has what was left for later, and nothing that hides what was enabled', LIMIT, async () => {
     const later =
-      'systemctl is-active systemd-udev-trigger systemd-logind systemd-journal-flush sys-kernel-debug.mount';
+      'systemctl is-active systemd-udevd systemd-udev-trigger systemd-sysusers systemd-logind systemd-journal-flush sys-kernel-debug.mount';
     await host.guest('web', `for i in $(seq 60); do ${later} > /dev/null && exit; sleep 1; done; ${later}; exit 1`);
     assert.equal(await host.guest('web', 'find /run/systemd/system-generators -type f'), '');
     assert.equal(await host.guest('web', 'ls /dev/disk/by-uuid | wc -l'), '2');
