@@ -16,7 +16,7 @@ NEEDED := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap nft:nftables 
   ssh:openssh-client ssh-keygen:openssh-client depmod:kmod zstd:zstd xz:xz-utils lz4:lz4 \
   newuidmap:uidmap sudo:sudo ps:procps shellcheck:shellcheck git:git npm:npm libatomic.so.1:libatomic1 \
   musl-gcc:musl-tools
-TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs fsverity:fsverity zsh:zsh fish:fish busybox:busybox
+TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs fsverity:fsverity zsh:zsh fish:fish busybox:busybox mandoc:mandoc
 
 run_unit_tests = node scripts/run-tests.ts --limit 120 --report $(DEV)/unit-tests.txt $(UNIT_TESTS)
 run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --report $(DEV)/host-tests.txt $(HOST_TESTS)
@@ -24,7 +24,7 @@ run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --re
 # what the executable is made of
 SOURCES := $(shell find src bin fcqemu helpers scripts -type f) package.json package-lock.json tsconfig.json
 
-.PHONY: demo test unit host-test proof proof-short chaos check format build install clean deps host-deps test-deps
+.PHONY: demo test unit host-test proof proof-short chaos check format build install uninstall deb clean deps host-deps test-deps
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
@@ -75,10 +75,14 @@ dist/fcqemu-vsock: fcqemu/guest/vsock.c | host-deps
 	musl-gcc -std=c11 -Os -Wall -Wextra -Werror -static -s -o $@ $<
 	cp /usr/share/doc/musl-dev/copyright dist/LICENSE.musl
 
-install: build
-	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 0755 dist/banger dist/fcqemu-vsock $(DESTDIR)$(PREFIX)/bin/
-	cd $(DESTDIR)$(PREFIX)/bin && { ln -f banger fcqemu || ln -sf banger fcqemu; } # a link of any kind does
+install: build ## the content of the package below PREFIX: programs, units, completions, manual pages
+	node scripts/package/main.ts install --prefix "$(PREFIX)" --destdir "$(or $(DESTDIR),/)"
+
+uninstall: build ## takes away what `make install` with the same PREFIX put there
+	node scripts/package/main.ts uninstall --prefix "$(PREFIX)" --destdir "$(or $(DESTDIR),/)"
+
+deb: build ## dist/banger_VERSION_ARCH.deb
+	node scripts/package/main.ts deb
 
 node_modules: package.json package-lock.json | host-deps
 	npm ci --no-audit --no-fund

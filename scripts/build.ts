@@ -5,24 +5,17 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createWriteStream, existsSync, rmSync, writeFileSync } from 'node:fs';
 import { copyFile, link, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
-import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { setFlagsFromString } from 'node:v8';
-import { Script } from 'node:vm';
 import { type BuildOptions, build, type Plugin } from 'esbuild';
 import manifest from '../package.json' with { type: 'json' };
 import { hideEnvironment } from './hide-environment.ts';
-import { V8_FLAGS } from './v8-flags.ts';
 
 const ROOT = join(import.meta.dirname, '..');
 const DIST = join(ROOT, 'dist');
 const DAEMON = join(ROOT, 'src/daemon/main.ts');
 const EMBEDDED_DAEMON = join(ROOT, 'scripts/embedded-daemon.ts');
-
-// a code cache is only valid under the flags it was made with
-for (const flag of V8_FLAGS) setFlagsFromString(flag);
 
 /** What Node is given as its arguments: nothing that its code cache depends on. */
 const NODE_FLAGS = [
@@ -99,11 +92,9 @@ async function main(): Promise<void> {
     const loader = await bundle('scripts/embedded-main.ts');
     await executable(work, node, loader, {
       // these two begin their work as soon as they are run, so they are compiled and no more
-      ...(await script(work, 'banger', cli, (source, filename) => new Script(source, { filename }).createCachedData())),
-      ...(await script(work, 'fcqemu', fcqemu, (source, filename) =>
-        new Script(source, { filename }).createCachedData(),
-      )),
-      ...(await script(work, 'daemon', daemon, warmCodeCache)),
+      ...(await script(work, 'banger', cli)),
+      ...(await script(work, 'fcqemu', fcqemu)),
+      ...(await script(work, 'daemon', daemon, 'warm')),
       ...(await helperScripts()),
     });
     await writeFile(join(work, 'LICENSES'), await licences([...cli.inputs, ...daemon.inputs, ...fcqemu.inputs]));
@@ -155,35 +146,36 @@ async function script(
   work: string,
   name: string,
   { code }: Bundle,
-  compile: (source: string, filename: string) => Buffer,
+  ...warm: ['warm'?]
 ): Promise<Record<string, string>> {
-  const source = `(function (exports, require, module, __filename, __dirname) {${code}\n})`;
-  const files = { [`${name}.js`]: source, [`${name}.cache`]: compile(source, `${name}.js`) };
-  for (const [file, content] of Object.entries(files)) await writeFile(join(work, file), content);
-  return Object.fromEntries(Object.keys(files).map((file) => [file, join(work, file)]));
+  const [source, cache] = [join(work, `${name}.js`), join(work, `${name}.cache`)];
+  await writeFile(source, `(function (exports, require, module, __filename, __dirname) {${code}\n})`);
+  const argv = ['--hash-seed=1', join(ROOT, 'scripts/code-cache.ts'), source, cache, ...warm.map(String)];
+  execFileSync(process.execPath, argv, { stdio: ['ignore', 'ignore', 'inherit'] });
+  return { [`${name}.js`]: source, [`${name}.cache`]: cache };
 }
 
 async function executable(work: string, node: string, main: Bundle, assets: Record<string, string>): Promise<void> {
-  const script = join(work, 'main.js');
-  const config = join(work, 'main.json');
   const output = join(work, 'output');
-  await writeFile(script, main.code);
+  await writeFile(join(work, 'main.js'), main.code);
   await writeFile(
-    config,
+    join(work, 'main.json'),
     JSON.stringify({
-      main: script,
+      // the path is part of what is made, and the same sources must make the same, wherever they are
+      main: 'main.js',
       mainFormat: 'commonjs',
       output,
       executable: node,
       disableExperimentalSEAWarning: true,
-      useCodeCache: true,
+      // of the loader, which is small; made here, it would be another one each time
+      useCodeCache: false,
       // NODE_OPTIONS is meant for the user's own programs, not for this one
       execArgvExtension: 'none',
       execArgv: NODE_FLAGS,
       assets,
     }),
   );
-  execFileSync(process.execPath, ['--build-sea', config], { stdio: ['ignore', 'ignore', 'inherit'] });
+  execFileSync(process.execPath, ['--build-sea', 'main.json'], { cwd: work, stdio: ['ignore', 'ignore', 'inherit'] });
   const file = await readFile(output);
   hideEnvironment(file);
   // written in small pieces: in one large write the kernel caches it in large folios, of which a process then
@@ -208,14 +200,6 @@ function* slices(file: Buffer): Generator<Buffer> {
 async function helperScripts(): Promise<Record<string, string>> {
   const names = await readdir(join(ROOT, 'helpers'));
   return Object.fromEntries(names.map((name) => [`helpers/${name}`, join(ROOT, 'helpers', name)]));
-}
-
-/** V8's code for a script, made after it has run once so that it holds the functions a start needs. */
-function warmCodeCache(source: string, filename: string): Buffer {
-  const script = new Script(source, { filename });
-  const module = { exports: {} };
-  script.runInThisContext()(module.exports, createRequire(import.meta.url), module, '', '');
-  return script.createCachedData();
 }
 
 /** The licence of Node and of every package that has a file in the executable. */

@@ -1,6 +1,14 @@
 /** What a command gets to work with: the daemon, the terminal, and how the person wants to be talked to. */
-import { type Client, createClient } from '../client/client.ts';
-import { daemonLogFile, type Paths, resolvePaths, socketPath } from '../config/paths.ts';
+import { type Client, type ClientOptions, createClient } from '../client/client.ts';
+import {
+  activationMark,
+  daemonLogFile,
+  managerDirectory,
+  type Paths,
+  pidFile,
+  resolvePaths,
+  socketPath,
+} from '../config/paths.ts';
 import type { BangerError } from '../errors.ts';
 import { VERSION } from '../version.ts';
 import type { Entry } from './entry.ts';
@@ -68,8 +76,8 @@ export function createContext(terminal: Terminal, options: ContextOptions): Cont
     commands: options.commands,
     paths,
     paint,
-    api: clientOf(() => startDaemonFor(ctx)),
-    runningApi: clientOf(undefined),
+    api: clientOf({ startDaemon: () => startDaemonFor(ctx) }),
+    runningApi: clientOf({ isRunning: () => isRunning(paths) }),
     status: 0,
     print(text) {
       const shown = options.json ? plainJson(text) : coloured ? plainPainted(text) : plainText(text);
@@ -110,10 +118,10 @@ export function createContext(terminal: Terminal, options: ContextOptions): Cont
     output.write(text);
   }
 
-  function clientOf(startDaemon: (() => Promise<void>) | undefined): Client {
+  function clientOf(reach: Pick<ClientOptions, 'startDaemon' | 'isRunning'>): Client {
     return (terminal.createClient ?? createClient)({
       socketPath: socketPath(paths),
-      ...(startDaemon ? { startDaemon } : {}),
+      ...reach,
       onVersion(version) {
         if (version === VERSION || versionSeen) return;
         versionSeen = true;
@@ -125,18 +133,28 @@ export function createContext(terminal: Terminal, options: ContextOptions): Cont
   }
 }
 
-/** Starts the daemon and waits for its socket. Throws `daemon_unreachable` with its last words. */
+async function isRunning(paths: Paths): Promise<boolean> {
+  const { isDaemonRunning } = await import('../client/activated.ts');
+  return await isDaemonRunning(activationMark(paths), pidFile(paths));
+}
+
+/** Has systemd start the daemon, or starts it, and waits for its socket. Throws `daemon_unreachable` with its last words. */
 async function startDaemonFor({ terminal, paths, talk }: Context): Promise<void> {
-  const [{ startDaemon }, { createRunner }] = await Promise.all([
+  const [{ answers, startDaemon }, { startSocketUnit }, { createRunner }] = await Promise.all([
     import('../client/daemon-start.ts'),
+    import('../client/activated.ts'),
     import('../system/runner.ts'),
   ]);
+  const runner = createRunner(terminal.env);
+  const { self, env, uid } = terminal;
+  const bySystemd = await startSocketUnit({ self, env, uid, runner, managerDirectory: managerDirectory(env, uid) });
+  if (bySystemd && (await answers(socketPath(paths)))) return;
   await startDaemon({
     argv: [...terminal.self, 'daemon', 'run'],
     socketPath: socketPath(paths),
     logFile: daemonLogFile(paths),
     env: terminal.env,
-    runner: createRunner(terminal.env),
+    runner,
     onSlow: () => talk('The daemon is starting; this host takes its time …'),
   });
 }

@@ -30,6 +30,11 @@ export interface ParseOptions {
 /** Widest help text; longer lines are hard to read on wide terminals. */
 const MAX_HELP_COLUMNS = 100;
 
+/** Options that every command has, the first one where there is data to print. */
+const JSON_OPTION = { flags: '--json', help: 'print the result as JSON' };
+const QUIET_OPTION = { flags: '-q, --quiet', help: 'say nothing but errors and what was asked for' };
+const HELP_OPTION = { flags: '-h, --help', help: 'show this help' };
+
 const PLACEHOLDERS: Record<Exclude<OptionSpec['type'], 'flag' | 'off' | 'switch'>, string> = {
   text: 'text',
   count: 'n',
@@ -48,7 +53,7 @@ export function parseCommand(command: CommandShape, argv: readonly string[], opt
   let help = '';
   const parser = new CommanderCommand(`banger ${options.typed}`)
     .description([`${options.summary}.`, command.description].filter(Boolean).join('\n\n'))
-    .helpOption('-h, --help', 'show this help')
+    .helpOption(HELP_OPTION.flags, HELP_OPTION.help)
     .exitOverride()
     .configureOutput({
       writeOut: (text) => {
@@ -68,8 +73,8 @@ export function parseCommand(command: CommandShape, argv: readonly string[], opt
   for (const [key, spec] of Object.entries(command.options)) {
     for (const option of commanderOptions(key, spec)) parser.addOption(option);
   }
-  if (command.data) parser.option('--json', 'print the result as JSON');
-  parser.option('-q, --quiet', 'say nothing but errors and what was asked for');
+  if (command.data) parser.option(JSON_OPTION.flags, JSON_OPTION.help);
+  parser.option(QUIET_OPTION.flags, QUIET_OPTION.help);
   if (command.passThrough) parser.passThroughOptions();
   parser.addHelpText('after', helpTail(command, options));
 
@@ -102,6 +107,17 @@ function cutAtDashes(
 ): { own: readonly string[]; behind: string[] | undefined } {
   const at = command.behindDashes === undefined ? -1 : argv.indexOf('--');
   return at < 0 ? { own: argv, behind: undefined } : { own: argv.slice(0, at), behind: argv.slice(at + 1) };
+}
+
+/** Flags of a command as help names them, e.g. `-m, --memory <size>`, with what they are for. */
+export function describeOptions(command: CommandShape): { flags: string; help: string }[] {
+  const own = Object.entries(command.options).flatMap(([key, spec]) => commanderOptions(key, spec));
+  return [
+    ...own.map(({ flags, description }) => ({ flags, help: description })),
+    ...(command.data ? [JSON_OPTION] : []),
+    QUIET_OPTION,
+    HELP_OPTION,
+  ];
 }
 
 export function helpWidth(output: Output): number {

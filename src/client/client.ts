@@ -26,6 +26,8 @@ export interface ClientOptions {
   socketPath: string;
   /** called once when nothing answers on the socket; the request is tried again when it resolves */
   startDaemon?: () => Promise<void>;
+  /** whether a daemon runs, where that must not be found out by a connection because one would start it */
+  isRunning?: () => Promise<boolean>;
   /** called with the daemon's version, once for every answer */
   onVersion?: (version: string) => void;
   /** what it gets to answer, and to begin a streamed answer, in `ms`; default 120_000 */
@@ -91,6 +93,7 @@ export function createClient(options: ClientOptions): Client {
   }
 
   async function reach<T>(dial: () => Promise<T>): Promise<T> {
+    if (options.isRunning && !(await options.isRunning())) throw noDaemon(options.socketPath);
     try {
       return await dial();
     } catch (error) {
@@ -120,12 +123,7 @@ function connectionError(error: unknown, socketPath: string): BangerError {
   if (error instanceof Error && error.name === 'AbortError') {
     return new BangerError('cancelled', 'The request was cancelled.', { cause: error });
   }
-  if (nobodyListens(error)) {
-    return new BangerError('daemon_unreachable', `No daemon answers on ${socketPath}.`, {
-      cause: error,
-      hint: 'banger daemon start',
-    });
-  }
+  if (nobodyListens(error)) return noDaemon(socketPath, error);
   const code = systemCode(error);
   if (code === 'ETIMEDOUT') {
     return new BangerError('timeout', `The daemon on ${socketPath} accepts connections and does not answer.`, {
@@ -157,6 +155,13 @@ function connectionError(error: unknown, socketPath: string): BangerError {
   }
   return new BangerError('daemon_unreachable', `The daemon on ${socketPath} cannot be asked: ${messageOf(error)}`, {
     cause: error,
+  });
+}
+
+function noDaemon(socketPath: string, cause?: unknown): BangerError {
+  return new BangerError('daemon_unreachable', `No daemon answers on ${socketPath}.`, {
+    ...(cause === undefined ? {} : { cause }),
+    hint: 'banger daemon start',
   });
 }
 

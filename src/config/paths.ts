@@ -52,6 +52,23 @@ export function socketPath(paths: Pick<PathsConfig, 'run'>): string {
   return join(paths.run, 'bangerd.sock');
 }
 
+/** Who the daemon is, while it runs: process id and start time. */
+export function pidFile(paths: Pick<PathsConfig, 'run'>): string {
+  return join(paths.run, 'bangerd.pid');
+}
+
+/** A link that is there while systemd listens on the socket: then a connection says nothing of a daemon, it starts one. */
+export function activationMark(paths: Pick<PathsConfig, 'run'>): string {
+  return join(paths.run, 'bangerd.activated');
+}
+
+/** A directory that is there while systemd manages this machine, for other users than root while it manages their session. */
+export function managerDirectory(env: NodeJS.ProcessEnv, uid: number): string | undefined {
+  if (uid === 0) return '/run/systemd/system';
+  const run = env.XDG_RUNTIME_DIR;
+  return run !== undefined && isAbsolute(run) ? join(run, 'systemd') : undefined;
+}
+
 type BasePaths = Pick<Paths, 'state' | 'cache' | 'run' | 'configFiles'>;
 
 function basePaths(env: NodeJS.ProcessEnv, uid: number): BasePaths {

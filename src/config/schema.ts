@@ -14,6 +14,7 @@ export interface Config {
   storage: StorageConfig;
   dns: DnsConfig;
   metrics: MetricsConfig;
+  daemon: DaemonConfig;
   privilege: {
     /** whether single programs may be asked for with `sudo -n` when the user is not root */
     sudo: 'auto' | 'never';
@@ -128,6 +129,11 @@ export interface DnsConfig {
   /** zone of the VM names, without a trailing dot */
   zone: string;
   ttlSeconds: number;
+}
+
+export interface DaemonConfig {
+  /** after how long without any need for it a daemon ends that systemd starts again, in `ms`; 0 for never */
+  idleTimeoutMs: number;
 }
 
 export interface MetricsConfig {

@@ -210,6 +210,14 @@ const SETTINGS: SettingTree<Config> = {
     ),
     port: always('metrics.port', wholeNumber(1, 65_535), 42_070, 'TCP port of `/metrics` when `metrics.listen` is on'),
   },
+  daemon: {
+    idleTimeoutMs: always(
+      'daemon.idle_timeout',
+      duration(0),
+      10 * 60_000,
+      'After how long a daemon ends that systemd starts at the next command, when no VM runs and nobody asks; `0s` for never',
+    ),
+  },
   privilege: {
     sudo: always(
       'privilege.sudo',

@@ -1,20 +1,26 @@
 /** bangerd: takes the lock, recovers what an earlier one left, serves the API until told to stop. */
 import { rm } from 'node:fs/promises';
+import type { Server } from 'node:http';
+import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import type { FastifyBaseLogger } from 'fastify';
 import { loadConfig } from '../config/load.ts';
-import { daemonLogFile, socketPath } from '../config/paths.ts';
+import { daemonLogFile, pidFile, socketPath } from '../config/paths.ts';
 import type { Host } from '../control/host.ts';
 import { createStatsSampler } from '../control/stats/vm-stats.ts';
 import { createUpkeep } from '../control/upkeep/watch.ts';
 import { createLife } from '../control/vm/life.ts';
 import { createTemporaryVms } from '../control/vm/temporary.ts';
-import { BangerError, messageOf } from '../errors.ts';
+import { asBangerError, BangerError, messageOf } from '../errors.ts';
 import { MAX_SOCKET_PATH_BYTES } from '../storage/layout.ts';
 import { expiry } from '../system/abort.ts';
+import { writeFileAtomic } from '../system/files.ts';
+import { identifyProcess } from '../system/processes.ts';
 import type { Argv } from '../system/runner.ts';
 import { VERSION } from '../version.ts';
+import { listenOn, refuseClients, takeActivationSocket } from './activation.ts';
 import { acceptExec } from './exec-upgrade.ts';
+import { createIdleEnd, neededFor } from './idle.ts';
 import { catchStray } from './last-resort.ts';
 import { takeDaemonLock } from './lock.ts';
 import { createLog, limitDaemonLog } from './log.ts';
@@ -34,6 +40,7 @@ import { systemHandlers } from './routes/system.ts';
 import { vmHandlers } from './routes/vms.ts';
 import { createServer } from './server.ts';
 import { createServices, type Services } from './services.ts';
+import { takeLockOver } from './take-over.ts';
 
 /** What temporary VMs get to be gone when the daemon stops; the next daemon deletes those that are not. */
 const TEMPORARY_LIMIT_MS = 10_000;
@@ -55,8 +62,19 @@ export interface DaemonOptions {
  * Runs until `signal` is aborted or a client asks for the end; running VMs stay.
  * @throws BangerError when the daemon cannot start: another one runs, the configuration is wrong, …
  */
-export async function runDaemon({ env, uid, self, signal }: DaemonOptions): Promise<void> {
+export async function runDaemon(options: DaemonOptions): Promise<void> {
   process.umask(0o077);
+  const activated = takeActivationSocket(options.env, process.pid);
+  try {
+    await run(options, activated);
+  } catch (error) {
+    if (activated !== undefined) await refuseClients(activated, asBangerError(error));
+    throw error;
+  }
+}
+
+/** @param activated socket that systemd opened; without it the daemon makes its own */
+async function run({ env, uid, self, signal }: DaemonOptions, activated: number | undefined): Promise<void> {
   const loaded = await loadConfig({ env, uid });
   const log = createLog(env.BANGER_LOG);
   // at once: what is undone by an orderly end is undone by the next daemon too
@@ -64,15 +82,17 @@ export async function runDaemon({ env, uid, self, signal }: DaemonOptions): Prom
   for (const warning of loaded.warnings) log.warn(warning);
   const socket = socketPath(loaded.config.paths);
   requireUsableSocketPath(socket);
-  using _lock = takeDaemonLock(join(loaded.config.paths.state, 'daemon.lock'));
+  const lockFile = join(loaded.config.paths.state, 'daemon.lock');
+  using _lock = activated === undefined ? takeDaemonLock(lockFile) : await takeLockOver(lockFile, socket, log);
   await using services = await createServices({ loaded, env, uid, self, log });
-  await serve(services, socket, log, signal);
+  await using _pid = await leavePid(pidFile(loaded.config.paths), log);
+  await serve(services, { path: socket, activated }, log, signal);
   log.info('stopped; running VMs go on');
 }
 
 async function serve(
   { host, dnsService, ballast }: Services,
-  socket: string,
+  { path: socket, activated }: { path: string; activated: number | undefined },
   log: FastifyBaseLogger,
   signal: AbortSignal,
 ): Promise<void> {
@@ -117,13 +137,21 @@ async function serve(
   // before the first client is served: what `banger ls` says must be true from the first answer on
   await upkeep.recover();
   await dnsService.start().catch((error) => log.error({ error: messageOf(error) }, 'names are not answered'));
-  await rm(socket, { force: true }); // we hold the lock, so whoever made this file is gone
-  await server.listen({ path: socket });
+  if (activated === undefined) {
+    await rm(socket, { force: true }); // we hold the lock, so whoever made this file is gone
+    await server.listen({ path: socket });
+  } else {
+    await server.ready();
+    await listenOn(server.server, activated);
+  }
   await using _scrapes = await openScrapes(host, metrics);
-  log.info({ socket, version: VERSION }, 'bangerd is ready');
+  log.info({ socket, version: VERSION, activated: activated !== undefined }, 'bangerd is ready');
 
   upkeep.begin();
+  using _idle = activated === undefined ? undefined : endWhenIdle(host, server.server, log, () => stop.abort());
   await aborted(AbortSignal.any([signal, stop.signal]));
+  // who comes from now on waits for the next daemon, which systemd starts when this one is gone
+  if (activated !== undefined) server.server.close();
   upkeep.close();
   await Promise.race([temporary.close(), expiry(TEMPORARY_LIMIT_MS)]);
   // actions first: their clients still get to hear how they ended
@@ -135,7 +163,36 @@ async function serve(
   await Promise.race([closed, expiry(FAREWELL_MS)]);
   server.server.closeAllConnections();
   await closed;
-  await rm(socket, { force: true });
+  if (activated === undefined) await rm(socket, { force: true });
+}
+
+function endWhenIdle(host: Host, server: Server, log: FastifyBaseLogger, end: () => void): Disposable {
+  const clients = new Set<Socket>();
+  const idle = createIdleEnd(
+    host.config.daemon.idleTimeoutMs,
+    () => neededFor(host, clients.size),
+    () => {
+      // at once: a client that was let in now would be cut off
+      server.close();
+      log.info('nothing needs the daemon; the next command starts one');
+      end();
+    },
+  );
+  server.on('connection', (client: Socket) => {
+    idle.used();
+    clients.add(client);
+    client.once('close', () => clients.delete(client));
+  });
+  return idle;
+}
+
+/** Says who the daemon is, for those who must not start one by asking. */
+async function leavePid(path: string, log: FastifyBaseLogger): Promise<AsyncDisposable> {
+  const us = await identifyProcess(process.pid);
+  await writeFileAtomic(path, `${process.pid} ${us?.startTicks ?? 0}\n`, 0o600).catch((error) =>
+    log.warn({ path, error: messageOf(error) }, 'who the daemon is could not be written down'),
+  );
+  return { [Symbol.asyncDispose]: () => rm(path, { force: true }) };
 }
 
 /** Numbers are not worth a daemon: one that cannot serve them over TCP says so and goes on. */
