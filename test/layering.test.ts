@@ -68,14 +68,15 @@ const WINGS: Record<string, Wing> = {
   store: { doors: ['space'], mayImport: [] },
   network: { doors: ['guest-resolver'], mayImport: [] },
   disks: { doors: ['disk-work', 'keep'], mayImport: [] },
+  memory: { doors: ['checkpoint', 'fit', 'manifest', 'restore'], mayImport: [] },
   images: { doors: ['catalogue', 'dpkg-status', 'export', 'import'], mayImport: ['bundles'] },
   vm: {
-    doors: ['identity', 'life', 'boot', 'problem', 'rebase', 'release', 'run-end', 'temporary', 'trash'],
-    mayImport: ['bundles', 'store', 'network', 'disks', 'images'],
+    doors: ['identity', 'life', 'boot', 'problem', 'rebase', 'release', 'run-end', 'suspend', 'temporary', 'trash'],
+    mayImport: ['bundles', 'store', 'network', 'disks', 'memory', 'images'],
   },
   stats: { doors: [], mayImport: ['vm'] },
-  builds: { doors: ['kept-vm'], mayImport: ['bundles', 'store', 'network', 'images', 'vm'] },
-  upkeep: { doors: [], mayImport: ['disks', 'images', 'vm', 'builds'] },
+  builds: { doors: ['kept-vm'], mayImport: ['bundles', 'store', 'network', 'memory', 'images', 'vm'] },
+  upkeep: { doors: [], mayImport: ['disks', 'memory', 'images', 'vm', 'builds'] },
 };
 
 const SHARED = new Set(['errors.ts', 'units.ts', 'version.ts']);

@@ -20,6 +20,8 @@ export const ADDRESSES = {
   endLease: ['DELETE', '/v1/leases/:id'],
   startVm: ['POST', '/v1/vms/:name/start'],
   stopVm: ['POST', '/v1/vms/:name/stop'],
+  suspendVm: ['POST', '/v1/vms/:name/suspend'],
+  resumeVm: ['POST', '/v1/vms/:name/resume'],
   killVm: ['POST', '/v1/vms/:name/kill'],
   restartVm: ['POST', '/v1/vms/:name/restart'],
   deleteVm: ['DELETE', '/v1/vms/:name'],

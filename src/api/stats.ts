@@ -22,6 +22,7 @@ export const VmStats = z.object({
   guestTotalBytes: bytes.nullable(),
   diskBytes: bytes.describe('apparent size of root and work disk'),
   diskAllocatedBytes: bytes.describe('bytes they really take on the host'),
+  suspendedBytes: bytes.nullable().describe('bytes the memory of a suspended VM takes on disk; null for others'),
   diskReadBytes: bytes.nullable().describe('read from the host’s devices since the VMM was launched'),
   diskWrittenBytes: bytes.nullable(),
   netReceivedBytes: bytes.nullable().describe('received by the guest since it was started'),

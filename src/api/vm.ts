@@ -11,7 +11,9 @@ export const VmName = z
   .regex(/^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/, 'must be a DNS label: a-z, 0-9 and inner dashes, at most 63 characters')
   .describe('name of a VM: a DNS label (RFC 1123)');
 
-export const VmState = z.enum(['creating', 'stopped', 'starting', 'running', 'stopping', 'paused', 'failed']);
+export const VmState = z.enum([
+  ...['creating', 'stopped', 'starting', 'running', 'stopping', 'suspending', 'suspended', 'resuming', 'failed'],
+] as const);
 
 export const RestartPolicy = z.enum(['never', 'on-failure', 'always']);
 
@@ -57,6 +59,13 @@ export const Vm = z.object({
     .object({ holder: z.int().nullable().describe('process id of the client, as it said') })
     .nullable()
     .describe('for a VM that is deleted for good when the client that holds it leaves; null for all others'),
+  suspended: z
+    .object({
+      at: z.iso.datetime().describe('when its guest was held'),
+      memoryBytes: z.number().describe('bytes its memory takes on the host’s disk'),
+    })
+    .nullable()
+    .describe('its memory on disk, from which it goes on; null when it has none'),
 });
 
 /** An end of a run that nobody wanted. */
@@ -72,6 +81,9 @@ export const LastEnd = z.object({
 });
 
 export const VmDetail = Vm.extend({
+  notResumable: z
+    .array(z.string())
+    .describe('why a suspended VM cannot go on from its memory here and now, each a clause; empty when it can'),
   vmmVersion: z.string().nullable().describe('what its VMM calls itself; null when it does not run or is silent'),
   vmmLimits: z.array(z.string()).describe('what this version of its VMM cannot do, and what is done instead'),
   directory: z.string().describe('host directory with everything of this VM'),
@@ -158,6 +170,10 @@ const VmStart = z.strictObject({
     .optional()
     .describe('limit in milliseconds for the guest to answer SSH, and to be ready where that is waited for'),
   until: Until.optional().describe('when it ends; default `ready`'),
+  discardMemory: z
+    .boolean()
+    .optional()
+    .describe('whether a suspended VM boots, its memory being given up; without it, it goes on where it stood'),
 });
 
 /** What a VM is made from counts only when there is none of that name yet. */
@@ -173,10 +189,15 @@ export const VmRun = VmCreate.omit({ name: true }).extend({
 export const VmRunResult = Vm.extend({
   created: z.boolean().describe('whether there was no VM of that name before'),
   started: z.boolean().describe('whether it did not run before'),
+  resumed: z.boolean().describe('whether it was suspended and went on where it stood'),
 });
+
+/** Result of the operations that start or resume a VM. */
+export const VmStartResult = Vm.extend({ resumed: VmRunResult.shape.resumed });
 
 const VmStop = z.strictObject({
   timeoutMs: z.int().nonnegative().optional().describe('milliseconds the guest gets to shut down before it is killed'),
+  discardMemory: z.boolean().optional().describe('whether the memory of a suspended VM is given up'),
 });
 
 export const SshAccess = z.object({
@@ -215,6 +236,7 @@ export type VmRenameResult = z.infer<typeof VmRenameResult>;
 export type RestartPolicy = z.infer<typeof RestartPolicy>;
 export type VmRun = z.infer<typeof VmRun>;
 export type VmRunResult = z.infer<typeof VmRunResult>;
+export type VmStartResult = z.infer<typeof VmStartResult>;
 export type SshAccess = z.infer<typeof SshAccess>;
 export type ExecRequest = z.input<typeof ExecRequest>;
 
@@ -265,7 +287,7 @@ export const vmRoutes = {
   startVm: {
     method: 'POST',
     url: '/v1/vms/:name/start',
-    summary: 'Start a VM and wait until it is ready',
+    summary: 'Start a VM and wait until it is ready; one that is suspended goes on',
     params: named,
     body: VmStart,
     response: Operation,
@@ -277,6 +299,22 @@ export const vmRoutes = {
     summary: 'Ask the guest to shut down, then make sure',
     params: named,
     body: VmStop,
+    response: Operation,
+    status: 202,
+  },
+  suspendVm: {
+    method: 'POST',
+    url: '/v1/vms/:name/suspend',
+    summary: 'Save its memory and free everything else of it',
+    params: named,
+    response: Operation,
+    status: 202,
+  },
+  resumeVm: {
+    method: 'POST',
+    url: '/v1/vms/:name/resume',
+    summary: 'Let a suspended VM go on where it stood',
+    params: named,
     response: Operation,
     status: 202,
   },
@@ -334,7 +372,10 @@ export const vmRoutes = {
     summary: 'Answer when the VM is as wanted',
     params: named,
     query: z.object({
-      for: z.string().optional().describe('`ssh` (default), `ready`, `running`, `stopped` or `port=NUMBER`'),
+      for: z
+        .string()
+        .optional()
+        .describe('`ssh` (default), `ready`, `running`, `stopped`, `suspended` or `port=NUMBER`'),
       timeoutMs: z.coerce.number().int().positive().optional().describe('limit in milliseconds; default 60 s'),
     }),
     response: Vm,
@@ -342,7 +383,7 @@ export const vmRoutes = {
   sshAccess: {
     method: 'GET',
     url: '/v1/vms/:name/ssh',
-    summary: 'How to reach the VM over SSH',
+    summary: 'How to reach the VM over SSH; one that is suspended goes on',
     params: named,
     query: z.object({ term: z.string().max(64).optional().describe('terminal of whoever logs in') }),
     response: SshAccess,

@@ -49,5 +49,6 @@ export function newVm(vm: NewVm): VmRecord {
     restarts: null,
     lastEnd: null,
     temporary: vm.temporary ?? null,
+    memory: null,
   };
 }

@@ -1,6 +1,6 @@
 /** What changing a VM's settings means: which of them count at once, and which from the next start on. */
 import { BangerError } from '../errors.ts';
-import type { RestartPolicy, VmRecord } from './vm.ts';
+import { hasGuest, type RestartPolicy, type VmRecord } from './vm.ts';
 
 export interface Settable {
   vcpus: number;
@@ -39,7 +39,7 @@ export function planSet(vm: VmRecord, wanted: Wanted): PlannedChange[] {
   return SETTABLE.flatMap((setting) => {
     const to = wanted[setting];
     if (to === undefined || to === vm[setting]) return [];
-    const waits = FIXED_AT_START.has(setting) && vm.phase === 'running';
+    const waits = FIXED_AT_START.has(setting) && hasGuest(vm);
     return [{ setting, from: vm[setting], to, applies: waits ? ('at-next-start' as const) : ('now' as const) }];
   });
 }
@@ -56,7 +56,7 @@ export function pendingValues(
   vm: Pick<VmRecord, 'phase' | 'name' | 'vcpus' | 'memoryMib' | 'run'>,
 ): PendingValues | null {
   const { run } = vm;
-  if (run === null || (vm.phase !== 'running' && vm.phase !== 'stopping')) return null;
+  if (run === null || !(hasGuest(vm) || vm.phase === 'stopping')) return null;
   const pending: PendingValues = {
     ...(run.hostname === vm.name ? {} : { hostname: vm.name }),
     ...(run.vcpus === vm.vcpus ? {} : { vcpus: vm.vcpus }),

@@ -46,6 +46,11 @@ export function planStart(vm: VmRecord, observed: ObservedVm): StartStep[][] {
   if (vm.phase === 'running' && observed.vmmAlive) {
     throw new BangerError('conflict', `${vm.name} is running already.`, { hint: `Log in with: banger ssh ${vm.name}` });
   }
+  if (vm.memory !== null) {
+    throw new BangerError('conflict', `${vm.name} is suspended; a boot would make its memory useless.`, {
+      hint: `Let it go on: banger resume ${vm.name}   or give its memory up: banger start --discard-memory ${vm.name}`,
+    });
+  }
   if (!observed.rootDiskExists) {
     throw new BangerError('corrupt', `The root disk of ${vm.name} is gone.`, {
       hint: `Put the file back, or delete the VM with: banger rm ${vm.name}`,

@@ -12,6 +12,11 @@ export interface SeenVm {
   hostRestarted: boolean;
   /** the ledger knows of something on the host that only a run has */
   holdsSomething: boolean;
+  /**
+   * memory of a VM that is suspended or was about to go on: no guest went on from it, one did and has written nothing
+   * to its disks, or one may have written to them
+   */
+  memory: 'none' | 'whole' | 'unused' | 'overtaken';
 }
 
 export type ReconcileAction =
@@ -21,6 +26,10 @@ export type ReconcileAction =
   | { do: 'release'; because: string }
   /** free what a run left and call it failed */
   | { do: 'fail'; because: string }
+  /** let the guest of a living VMM run on, whose suspend or resume was cut off */
+  | { do: 'go-on'; because: string }
+  /** free what a run left; it is suspended */
+  | { do: 'keep-suspended'; because: string }
   /** the guest rebooted: start it again */
   | { do: 'start-again' }
   /** a creation that nobody was told had succeeded */
@@ -42,6 +51,24 @@ export function reconcile(phase: VmPhase, seen: SeenVm): ReconcileAction {
       if (seen.vmmAlive) return { do: 'fail', because: 'the VMM lives but cannot be reached or has no guest' };
       if (seen.guestRebooted) return { do: 'start-again' };
       return { do: 'fail', because: 'the VMM ended while no daemon was there' };
+    case 'suspending':
+      // one that is silent may be writing the memory: it is asked again
+      if (seen.vmmAlive && seen.vmm === 'silent') return { do: 'nothing' };
+      if (seen.vmmAlive && seen.vmm === 'started') return { do: 'go-on', because: 'its suspend was interrupted' };
+      if (seen.hostRestarted) return { do: 'release', because: 'the host was restarted while it was being suspended' };
+      return { do: 'fail', because: 'the VMM ended while its memory was being saved' };
+    case 'suspended':
+      if (seen.vmmAlive) return { do: 'keep-suspended', because: 'its VMM was still there' };
+      return seen.holdsSomething
+        ? { do: 'keep-suspended', because: 'something of its run was left' }
+        : { do: 'nothing' };
+    case 'resuming':
+      if (seen.memory === 'whole') return { do: 'keep-suspended', because: 'its resume was interrupted' };
+      if (seen.vmmAlive && seen.vmm === 'silent') return { do: 'nothing' };
+      if (seen.vmmAlive && seen.vmm === 'started') return { do: 'go-on', because: 'its resume was interrupted' };
+      if (seen.memory === 'unused') return { do: 'keep-suspended', because: 'its guest had not written anything yet' };
+      if (seen.hostRestarted) return { do: 'release', because: 'the host was restarted just after it had gone on' };
+      return { do: 'fail', because: 'the VMM ended just after it had gone on from its memory' };
     case 'stopped':
     case 'failed':
       if (seen.vmmAlive) return { do: 'release', because: 'it was running although it should not' };

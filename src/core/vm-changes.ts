@@ -1,19 +1,19 @@
 /** What a VM's record says after each turn of its life: the only place where phases and what belongs to them change. */
 import { BangerError, messageOf } from '../errors.ts';
 import type { LastEnd } from './run-end.ts';
-import type { TimelineStep, VmRecord } from './vm.ts';
+import type { SavedMemory, TimelineStep, VmRecord } from './vm.ts';
 
 /** Fields that change after creation. */
 export type VmChange = Partial<Omit<VmRecord, 'id' | 'mac' | 'createdAt' | 'temporary'>>;
 
 /** Nothing of a run is left. */
 export function stopped(): VmChange {
-  return { phase: 'stopped', failure: null, startedAt: null, vmm: null };
+  return { phase: 'stopped', failure: null, startedAt: null, vmm: null, memory: null };
 }
 
 /** @param why a sentence for people */
 export function failed(why: string): VmChange {
-  return { phase: 'failed', failure: why, startedAt: null, vmm: null };
+  return { phase: 'failed', failure: why, startedAt: null, vmm: null, memory: null };
 }
 
 /** It ended as nobody wanted it, which is kept until it happens again. */
@@ -74,6 +74,40 @@ export function notStarted(error: unknown, timeline: readonly TimelineStep[]): V
   return { ...(calledOff ? stopped() : failed(messageOf(error))), bootTimeline: timeline.map(inWholeMs) };
 }
 
+/** Its memory is about to be saved. */
+export function suspending(): VmChange {
+  return { phase: 'suspending' };
+}
+
+/** Its memory is safe, and it goes on from there and nowhere else. */
+export function suspended(memory: SavedMemory): VmChange {
+  return { phase: 'suspended', failure: null, startedAt: null, vmm: null, restarts: null, memory };
+}
+
+export function resuming(): VmChange {
+  return { phase: 'resuming' };
+}
+
+/** From the next moment on its guest writes to its disks, on this boot of the host. */
+export function spent(memory: SavedMemory, bootId: string): VmChange {
+  return { memory: { ...memory, spentOn: bootId } };
+}
+
+/** Nothing was written to its disks: it is suspended as before. */
+export function suspendedAgain(memory: SavedMemory): VmChange {
+  return suspended({ ...memory, spentOn: null });
+}
+
+/** Its guest runs on, after its memory was saved or was to be saved; when it booted stays as it was. */
+export function goneOn({ at, vmm }: Pick<StartedRun, 'at' | 'vmm'>): VmChange {
+  return { phase: 'running', failure: null, startedAt: at.toISOString(), vmm, memory: null };
+}
+
+/** Its suspend came to nothing: it runs as if nobody had asked for it. */
+export function notSuspended(): VmChange {
+  return { phase: 'running', memory: null };
+}
+
 /** Being stopped for good: what was planned for it is planned no more. */
 export function stopping(): VmChange {
   return { phase: 'stopping', restarts: null };
@@ -96,7 +130,7 @@ export function interrupted({ phase, failure, restarts }: Pick<VmRecord, 'phase'
 
 /** A record as it is kept in the trash. */
 export function trashed(vm: VmRecord): VmRecord {
-  return { ...vm, ...stopped(), restarts: null };
+  return { ...vm, ...(vm.memory && vm.phase === 'suspended' ? suspended(vm.memory) : stopped()), restarts: null };
 }
 
 function inWholeMs({ step, startedMs, durationMs }: TimelineStep): TimelineStep {

@@ -2,7 +2,19 @@
 import type { LastEnd } from './run-end.ts';
 
 /** What the daemon last decided about a VM; only `running` needs the host to agree. */
-export type VmPhase = 'creating' | 'stopped' | 'starting' | 'running' | 'stopping' | 'failed';
+export type VmPhase =
+  | 'creating'
+  | 'stopped'
+  | 'starting'
+  | 'running'
+  | 'stopping'
+  /** its memory is being written to disk */
+  | 'suspending'
+  /** its memory is beside its disks, and nothing of it is on the host besides */
+  | 'suspended'
+  /** it is about to go on from that memory */
+  | 'resuming'
+  | 'failed';
 
 /** One step of a start, for the boot timeline. */
 export interface TimelineStep {
@@ -29,6 +41,21 @@ export interface Ready {
   ms: number;
   /** units of its init that had failed */
   failedUnits: string[];
+}
+
+/** The memory of a VM that is suspended, beside the disks that it belongs to. */
+export interface SavedMemory {
+  /** the manifest beside the memory has the same */
+  id: string;
+  /** ISO 8601, when the guest was held */
+  at: string;
+  /** what its files take of the host's disk, in bytes */
+  bytes: number;
+  /**
+   * boot of the host on which a guest went on from it: its disks may have been written since, and never is a memory older
+   * than its disks used; null before
+   */
+  spentOn: string | null;
 }
 
 /** Automatic restarts since the VM last ran for a while. */
@@ -97,6 +124,13 @@ export interface VmRecord {
   lastEnd: LastEnd | null;
   /** null for one that stays until it is deleted */
   temporary: Temporary | null;
+  /** null unless it is suspended, or just going on from it */
+  memory: SavedMemory | null;
+}
+
+/** Phases of a VM whose guest lives, be it on disk: its name is known and what its run was started with counts. */
+export function hasGuest({ phase }: Pick<VmRecord, 'phase'>): boolean {
+  return phase === 'running' || phase === 'suspending' || phase === 'suspended' || phase === 'resuming';
 }
 
 /** Host network device of a VM; derived from the id so that a leftover can be traced. */

@@ -6,6 +6,7 @@ import { toProblem } from '../api/problem.ts';
 import { ExecRequest } from '../api/vm.ts';
 import type { Host } from '../control/host.ts';
 import { execInVm } from '../control/vm/exec.ts';
+import type { Life } from '../control/vm/life.ts';
 import { asBangerError, BangerError, messageOf } from '../errors.ts';
 import { refusalOfBrowser } from './browsers.ts';
 
@@ -19,7 +20,7 @@ const EXEC_REQUEST_LIMIT_MS = 30_000;
  * Exec needs a raw stream both ways, which is outside of fastify's request life.
  * @returns the connections that are open now
  */
-export function acceptExec(server: FastifyInstance, host: Host): ReadonlySet<Duplex> {
+export function acceptExec(server: FastifyInstance, host: Host, life: Pick<Life, 'resume'>): ReadonlySet<Duplex> {
   // upgraded connections are no longer the server's own: its close() would wait for them for ever
   const open = new Set<Duplex>();
   server.server.on('upgrade', (request, socket: Duplex, head: Buffer) => {
@@ -43,7 +44,7 @@ export function acceptExec(server: FastifyInstance, host: Host): ReadonlySet<Dup
       return;
     }
     socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: banger-exec\r\n\r\n');
-    serveExec(host, name, socket, head).catch((error) => {
+    serveExec(host, life, name, socket, head).catch((error) => {
       host.log.warn({ vm: name, error: messageOf(error) }, 'exec failed');
       socket.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(asBangerError(error)))));
     });
@@ -73,14 +74,20 @@ function refuseUpgrade(socket: Duplex, error: BangerError): void {
  * Serves an upgraded exec connection: the first line is the request as JSON, frames follow both ways.
  * @param head bytes that came with the upgrade request
  */
-async function serveExec(host: Host, name: string, stream: Duplex, head: Buffer): Promise<void> {
+async function serveExec(
+  host: Host,
+  life: Pick<Life, 'resume'>,
+  name: string,
+  stream: Duplex,
+  head: Buffer,
+): Promise<void> {
   const { line, rest } = await readFirstLine(stream, head);
   if (rest.length > 0) stream.unshift(rest);
   const parsed = ExecRequest.safeParse(parseJson(line));
   if (parsed.success) {
     const vm = host.stores.vms.get(name);
     await host.checks.beforeLogin('exec');
-    return await execInVm(host, vm, parsed.data, stream);
+    return await execInVm(host, life, vm, parsed.data, stream);
   }
   const problems = parsed.error.issues.map((issue) => `${issue.path.join('.') || 'request'}: ${issue.message}`);
   throw new BangerError('invalid_input', `The exec request is not valid: ${problems.join('; ')}.`);

@@ -132,7 +132,7 @@ async function serve(
     },
     log,
   );
-  const execConnections = acceptExec(server, host);
+  const execConnections = acceptExec(server, host, life);
 
   // before the first client is served: what `banger ls` says must be true from the first answer on
   await upkeep.recover();

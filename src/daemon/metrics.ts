@@ -17,7 +17,9 @@ export type MetricSource = () => readonly Metric[];
 
 export type MetricsHost = Pick<Host, 'stores' | 'operations' | 'events'>;
 
-const STATES = ['creating', 'stopped', 'starting', 'running', 'stopping', 'failed'] as const;
+const STATES = [
+  ...['creating', 'stopped', 'starting', 'running', 'stopping', 'suspending', 'suspended', 'resuming', 'failed'],
+] as const;
 
 export function createMetrics(
   host: MetricsHost,
@@ -131,6 +133,11 @@ function vmMetrics(stats: readonly VmStats[]): Metric[] {
       'banger_vm_disk_allocated_bytes',
       'Bytes the disks take on the host.',
       of((vm) => vm.diskAllocatedBytes),
+    ),
+    gauge(
+      'banger_vm_suspended_memory_bytes',
+      'Bytes the memory of a suspended VM takes on the host’s disk.',
+      of((vm) => vm.suspendedBytes),
     ),
     counter(
       'banger_vm_disk_read_bytes_total',

@@ -18,6 +18,8 @@ export interface LaunchOptions {
   directory: string;
   socketPath: string;
   consoleLog: string;
+  /** whether its guest goes on from memory, and its console with it */
+  continues?: boolean;
   vmmLog: string;
   env: NodeJS.ProcessEnv;
   /** makes the socket this user's: one that a VMM run by sudo has made belongs to root */
@@ -51,7 +53,7 @@ export async function launchVmm(runner: Runner, options: LaunchOptions): Promise
   await rm(options.socketPath, { force: true });
   await rotateLog(options.vmmLog);
   await removeLog(options.vmmLog); // the VMM writes from offset 0 without truncating
-  await rotateLog(options.consoleLog);
+  if (!options.continues) await rotateLog(options.consoleLog);
   await (await open(options.vmmLog, 'wx', 0o600)).close();
   await using consoleFile = await open(
     options.consoleLog,

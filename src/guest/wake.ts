@@ -27,13 +27,36 @@ export function prepareScript(now: Date, seed: Buffer): string {
  * @param seed secret random bytes, a multiple of 4
  */
 export function wakeScript(now: Date, seed: Buffer): string {
+  // busybox knows whole seconds only
+  const set = `date -u -s @${Math.round(now.getTime() / 1000)} && ${reseed(seed)}`;
+  return `{ ${set}; } > /dev/null 2>&1 < /dev/null || { echo '${NOT_WOKEN}' >&2; exit ${WAKE_FAILED}; }\n`;
+}
+
+/** What `resumeScript` says when it waits for the time, which is the next line of its input: seconds since 1970. */
+export const AWAKE = 'banger: awake';
+
+/**
+ * The same for a guest that goes on as itself. It is told the time when it is there to hear it: a busy emulated guest needs
+ * seconds to begin a shell. Where there is no perl it goes on without a new seed, and ends the shell with `WAKE_FAILED`.
+ */
+export function resumeScript(seed: Buffer): string {
+  // busybox knows whole seconds only
+  const set = 'date -u -s "@$now" || date -u -s "@$(echo "$now" | cut -d. -f1)"';
+  return [
+    `echo '${AWAKE}'`,
+    'read -r now',
+    `{ ${set}; } > /dev/null 2>&1 || exit ${WAKE_FAILED}`,
+    `{ ${reseed(seed)}; } > /dev/null 2>&1 < /dev/null || exit ${WAKE_FAILED}`,
+    '',
+  ].join('\n');
+}
+
+function reseed(seed: Buffer): string {
   const perl = [
     'open(my $random, ">", "/dev/urandom") or die;',
     `my $seed = pack("H*", "${seed.toString('hex')}");`,
     `ioctl($random, ${RNDADDENTROPY}, pack("i i a*", ${seed.length * 8}, ${seed.length}, $seed)) or die;`,
     `ioctl($random, ${RNDRESEEDCRNG}, 0) or die;`,
   ].join(' ');
-  // busybox knows whole seconds only
-  const set = `date -u -s @${Math.round(now.getTime() / 1000)} && perl -e '${perl}'`;
-  return `{ ${set}; } > /dev/null 2>&1 < /dev/null || { echo '${NOT_WOKEN}' >&2; exit ${WAKE_FAILED}; }\n`;
+  return `perl -e '${perl}'`;
 }

@@ -93,6 +93,7 @@ const MIGRATIONS: readonly string[] = [
    UPDATE vms SET ready = json_object('ms', coalesce(boot_ms, 0), 'failedUnits', json('[]')) WHERE phase = 'running';`,
   `ALTER TABLE vms ADD COLUMN last_end TEXT;`,
   `ALTER TABLE vms ADD COLUMN temporary TEXT;`,
+  `ALTER TABLE vms ADD COLUMN memory TEXT;`,
 ];
 
 /** Result codes of SQLite (sqlite.org/rescode.html) for writes there is no room for; the rest of 10 are of the same kind. */

@@ -87,6 +87,7 @@ const COLUMNS: { [K in keyof VmRecord]: Column<VmRecord[K]> } = {
   restarts: orNull(json<NonNullable<VmRecord['restarts']>>('restarts')),
   lastEnd: orNull(json<NonNullable<VmRecord['lastEnd']>>('last_end')),
   temporary: orNull(json<NonNullable<VmRecord['temporary']>>('temporary')),
+  memory: orNull(json<NonNullable<VmRecord['memory']>>('memory')),
 };
 
 const FIELDS = Object.keys(COLUMNS) as (keyof VmRecord)[];

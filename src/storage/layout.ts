@@ -32,6 +32,28 @@ export function vmFiles(store: string, vmId: string): VmFiles {
   };
 }
 
+/** Files of a guest that stands still, in a directory of their own beside its disks. */
+export interface MemoryFiles {
+  directory: string;
+  /** the guest's memory */
+  memory: string;
+  /** state of CPUs and devices, in the VMM's own form */
+  state: string;
+  /** what they are, and what they go on with */
+  manifest: string;
+}
+
+/** Memory of a suspended VM; `unfinished` while it is being written. */
+export function memoryFiles(store: string, vmId: string, unfinished = false): MemoryFiles {
+  const directory = join(store, 'vms', vmId, unfinished ? 'suspended.new' : 'suspended');
+  return {
+    directory,
+    memory: join(directory, 'memory'),
+    state: join(directory, 'state'),
+    manifest: join(directory, 'manifest.json'),
+  };
+}
+
 /** Work disks that were kept when their VM was deleted, each `NAME.ext4`. */
 export function keptDirectory(store: string): string {
   return join(store, 'kept');

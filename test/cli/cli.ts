@@ -180,6 +180,7 @@ export function vm(name: string, values: Partial<Vm> = {}): Vm {
     readyMs: 9100,
     failedUnits: [],
     temporary: null,
+    suspended: null,
     ...values,
   };
 }

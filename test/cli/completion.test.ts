@@ -82,8 +82,8 @@ const OFFERS: Record<string, string[]> = {
   'banger vm undelete gone --as w': [],
   'banger create web --restart ': ['always', 'never', 'on-failure'],
   'banger set web --restart=on': ['on-failure'],
-  'banger wait web --for ': ['port=', 'ready', 'running', 'ssh', 'stopped'],
-  'banger wait web --for=s': ['ssh', 'stopped'],
+  'banger wait web --for ': ['port=', 'ready', 'running', 'ssh', 'stopped', 'suspended'],
+  'banger wait web --for=s': ['ssh', 'stopped', 'suspended'],
   'banger doctor s': ['ssh', 'start'],
   'banger completion f': ['fish'],
 };

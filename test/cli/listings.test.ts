@@ -77,6 +77,7 @@ describe('vm show', () => {
     pending: null,
     current: null,
     restarts: null,
+    notResumable: [],
     lastEnd: null,
     bootTimeline: [
       { step: 'clone-root-disk', startedMs: 0, durationMs: 100 },

@@ -18,6 +18,7 @@ export function stats(name: string, values: Partial<VmStats> = {}): VmStats {
     guestTotalBytes: 488 * 2 ** 20,
     diskBytes: 2 ** 34,
     diskAllocatedBytes: 2 ** 28,
+    suspendedBytes: null,
     diskReadBytes: 4096,
     diskWrittenBytes: 8192,
     netReceivedBytes: 100,

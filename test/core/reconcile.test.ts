@@ -5,7 +5,7 @@ import type { VmPhase } from '../../src/core/vm.ts';
 
 const nothingSeen: SeenVm = {
   ...{ vmmAlive: false, vmm: 'unreachable', guestRebooted: false },
-  ...{ hostRestarted: false, holdsSomething: false },
+  ...{ hostRestarted: false, holdsSomething: false, memory: 'none' },
 };
 
 const table: [title: string, phase: VmPhase, seen: Partial<SeenVm>, expected: ReconcileAction['do']][] = [
@@ -30,6 +30,28 @@ const table: [title: string, phase: VmPhase, seen: Partial<SeenVm>, expected: Re
   ['what a stopped VM has left of a run is freed', 'stopped', { holdsSomething: true }, 'release'],
   ['and of a failed one', 'failed', { holdsSomething: true }, 'release'],
   ['a VMM that nobody wants is freed', 'stopped', { vmmAlive: true }, 'release'],
+  ['a guest that was held for a suspend goes on', 'suspending', { vmmAlive: true, vmm: 'started' }, 'go-on'],
+  ['a VMM that may be writing memory is asked again', 'suspending', { vmmAlive: true, vmm: 'silent' }, 'nothing'],
+  ['a VMM that died while it was suspended is a failure', 'suspending', {}, 'fail'],
+  ['a host that went down meanwhile is none', 'suspending', { hostRestarted: true }, 'release'],
+  ['a suspended VM is left alone', 'suspended', { memory: 'whole' }, 'nothing'],
+  ['and its VMM, once the memory is saved, ended', 'suspended', { vmmAlive: true, vmm: 'started' }, 'keep-suspended'],
+  ['as is what else it has left', 'suspended', { holdsSomething: true, memory: 'whole' }, 'keep-suspended'],
+  [
+    'a resume that had not come far is undone',
+    'resuming',
+    { vmmAlive: true, vmm: 'started', memory: 'whole' },
+    'keep-suspended',
+  ],
+  [
+    'a guest that may have gone on goes on',
+    'resuming',
+    { vmmAlive: true, vmm: 'started', memory: 'overtaken' },
+    'go-on',
+  ],
+  ['one that has written nothing is suspended again', 'resuming', { memory: 'unused' }, 'keep-suspended'],
+  ['one that has, and is gone, has failed', 'resuming', { memory: 'overtaken' }, 'fail'],
+  ['with its host it is stopped', 'resuming', { memory: 'overtaken', hostRestarted: true }, 'release'],
 ];
 
 describe('reconcile', () => {

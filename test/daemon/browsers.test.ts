@@ -40,7 +40,8 @@ async function daemon(t: TestContext) {
     reached.push('exec');
     throw new Error('reached');
   };
-  acceptExec(server, { stores: { vms: { get } } } as unknown as Host);
+  const life = { resume: () => assert.fail('nobody resumes') };
+  acceptExec(server, { stores: { vms: { get } } } as unknown as Host, life);
   const socketPath = join(await tempDir(t), 'bangerd.sock');
   await server.listen({ path: socketPath });
   t.after(() => server.close());

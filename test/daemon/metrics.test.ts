@@ -27,6 +27,7 @@ const STATS: VmStats = {
   threads: 6,
   memoryBytes: 512 * 2 ** 20,
   rssBytes: 200 * 2 ** 20,
+  suspendedBytes: null,
   guestUsedBytes: null,
   guestTotalBytes: null,
   diskBytes: 2 ** 34,

@@ -91,6 +91,7 @@ describe('a database of an older banger', () => {
       ALTER TABLE images RENAME COLUMN digest TO sha256;
       ALTER TABLE vms DROP COLUMN last_end;
       ALTER TABLE vms DROP COLUMN temporary;
+      ALTER TABLE vms DROP COLUMN memory;
       ALTER TABLE layers DROP COLUMN machine;
       ALTER TABLE layers DROP COLUMN unsynced_boot;
       ALTER TABLE vms DROP COLUMN ready;

@@ -69,6 +69,14 @@ export async function startFakeVmm({
         vmm.state = 'Running';
         // beside the VMM's own log: what its guest says when it is up
         appendFileSync(join(dirname(argumentOf('--log-path')), 'console.log'), prints);
+      } else if (what === 'PATCH /vm') vmm.state = body.includes('Paused') ? 'Paused' : 'Running';
+      else if (what === 'PUT /snapshot/create') for (const path of snapshotFiles(body)) writeFileSync(path, 'saved');
+      else if (what === 'PUT /snapshot/load') {
+        if (!snapshotFiles(body).every((path) => existsSync(path))) {
+          response.writeHead(400).end(JSON.stringify({ fault_message: 'No such file or directory' }));
+          return;
+        }
+        vmm.state = 'Paused';
       }
       response.writeHead(204).end();
     });
@@ -96,6 +104,12 @@ export async function startFakeVmm({
     hide: () => rmSync(socketPath, { force: true }),
   };
   return vmm;
+}
+
+/** Files that a request to save or load memory names. */
+function snapshotFiles(body: string): string[] {
+  const { snapshot_path, mem_file_path, mem_backend } = JSON.parse(body);
+  return [snapshot_path, mem_file_path ?? mem_backend.backend_path];
 }
 
 async function endOf(child: ChildProcess): Promise<{ code: number | null; signal: NodeJS.Signals | null }> {

@@ -5,6 +5,7 @@
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { PassThrough } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
 import type { ClientChannel } from 'ssh2';
 import type { Operation } from '../../src/api/operation.ts';
@@ -155,7 +156,11 @@ async function login({ vmms }: Place): Promise<SshConnection> {
   return {
     closed: false,
     onClose: () => {},
-    async exec() {
+    async exec(command) {
+      if (!command.includes('going down')) {
+        await effectOrNever('tell the guest something');
+        return answer();
+      }
       await effectOrNever('tell the guest to go down');
       void vmms.at(-1)?.reset();
       // nobody looks at the answer
@@ -163,6 +168,13 @@ async function login({ vmms }: Place): Promise<SshConnection> {
     },
     [Symbol.asyncDispose]: async () => {},
   };
+}
+
+/** Of a command that did what it was told and said nothing. */
+function answer(): ClientChannel {
+  const channel = Object.assign(new PassThrough({ emitClose: false }), { stderr: new PassThrough(), close: () => {} });
+  void setImmediate().then(() => channel.emit('close', 0));
+  return channel as unknown as ClientChannel;
 }
 
 function createDaemon(given: {
@@ -197,7 +209,7 @@ function createDaemon(given: {
         [Symbol.dispose]: () => {},
       }),
     }),
-    guests: { ...guests, firstLogin: () => login(place) },
+    guests: { ...guests, firstLogin: () => login(place), get: () => login(place) },
     checks: PASSED_CHECKS,
     operations: createOperations(operationStore(), now),
     events: createEvents(now),

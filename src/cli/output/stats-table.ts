@@ -14,7 +14,7 @@ export function renderStats(vms: readonly VmStats[], paint: Paint): string {
     vm.name,
     vm.state,
     formatPercent(vm.cpuPercent),
-    formatPart(vm.rssBytes, vm.memoryBytes),
+    vm.suspendedBytes === null ? formatPart(vm.rssBytes, vm.memoryBytes) : `${formatSize(vm.suspendedBytes)} on disk`,
     formatPart(vm.guestUsedBytes, vm.guestTotalBytes),
     formatPart(vm.diskAllocatedBytes, vm.diskBytes),
     formatBytes(vm.diskReadBytes),

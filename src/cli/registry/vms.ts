@@ -49,6 +49,20 @@ export const VM_ENTRIES: readonly Entry<Command>[] = [
     load: () => import('../commands/vm/restart.ts'),
   },
   {
+    path: 'vm suspend',
+    aliases: ['suspend'],
+    summary: 'Put the memory of VMs on disk; they go on where they stood',
+    group: daily,
+    load: () => import('../commands/vm/suspend.ts'),
+  },
+  {
+    path: 'vm resume',
+    aliases: ['resume'],
+    summary: 'Let suspended VMs go on',
+    group: daily,
+    load: () => import('../commands/vm/resume.ts'),
+  },
+  {
     path: 'ssh',
     aliases: ['vm ssh'],
     summary: 'Log in to a VM',

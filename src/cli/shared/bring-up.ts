@@ -19,6 +19,8 @@ export interface BroughtUp {
   created: boolean;
   /** whether it did not run before */
   started: boolean;
+  /** whether it was suspended and goes on */
+  resumed: boolean;
 }
 
 /** @param lease makes it a temporary VM */
@@ -35,21 +37,22 @@ export async function bringUp(ctx: Context, name: string, options: BringUpOption
     ctx.talk(`${(bundle as Bundle).name} is ready in ${(bundle as Bundle).directory}`);
     return await begin();
   });
-  // without the last two where another client had begun to start it
-  const { created = false, started = true, ...reached } = result as Vm & Partial<VmRunResult>;
+  // without the last three where another client had begun to start it
+  const { created = false, started = true, resumed = false, ...reached } = result as Vm & Partial<VmRunResult>;
   const vm = started ? await settled(ctx, reached, options.until, options.timeout) : reached;
   const ignored = created ? [] : givenVmFlags(options);
   if (ignored.length > 0) ctx.warn(`${name} exists already; ${ignored.join(', ')} changes nothing`);
-  return { vm, created, started };
+  return { vm, created, started, resumed };
 }
 
 /** The closing sentence, and what a new VM is good for. */
 export function sayWhatItIs(
   ctx: Context,
-  { vm, created, started }: BroughtUp,
+  { vm, created, started, resumed }: BroughtUp,
   { autostart }: Pick<BringUpOptions, 'autostart'>,
 ): void {
-  if (started) ctx.say(`${vm.name} is running at ${vm.address} (${startTimes(vm)})`);
+  if (resumed) ctx.say(`${vm.name} was suspended and goes on at ${vm.address}`);
+  else if (started) ctx.say(`${vm.name} is running at ${vm.address} (${startTimes(vm)})`);
   else ctx.say(`${vm.name} is already running at ${vm.address}`);
   if (created) ctx.talk(`Log in with: banger ssh ${vm.name}`);
   if (created && autostart) ctx.talk(AUTOSTART_HINT);

@@ -18,6 +18,11 @@ export const START_OPTIONS = {
   timeout: { type: 'duration', short: 't', help: 'how long the VM may take, e.g. 30s' },
 } as const satisfies OptionSpecs;
 
+export const DISCARD_MEMORY = {
+  type: 'flag',
+  help: 'give up the memory of a suspended VM, with what its programs hold in it',
+} as const satisfies OptionSpecs[string];
+
 /** The word as given; the parser let only those of `choices` through. */
 export function untilRequest(until: string | undefined): { until?: Until } {
   return until === undefined ? {} : { until: until as Until };

@@ -3,15 +3,15 @@
  * it, where a boot and the login preparing the guest would take an emulated one six seconds.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { rename, rm, stat, statfs } from 'node:fs/promises';
+import { rename, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { vmDefaults } from '../../config/schema.ts';
 import { formatSubnet } from '../../core/addresses.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
-import { connectVmm, type VmmApi, versionOfVmm } from '../../firecracker/api.ts';
-import { createSnapshot, loadSnapshot, setState } from '../../firecracker/requests.ts';
+import { connectVmm } from '../../firecracker/api.ts';
+import { setState } from '../../firecracker/requests.ts';
 import { quote } from '../../guest/command.ts';
 import { waitForSsh } from '../../guest/readiness.ts';
 import { runInGuest } from '../../guest/run.ts';
@@ -25,6 +25,10 @@ import { readBootId } from '../../system/processes.ts';
 import { MIB } from '../../units.ts';
 import { VERSION } from '../../version.ts';
 import type { Host } from '../host.ts';
+import { saveMemory } from '../memory/checkpoint.ts';
+import { fitOf } from '../memory/fit.ts';
+import { contentsOf, type FileContent } from '../memory/manifest.ts';
+import { loadMemory } from '../memory/restore.ts';
 import { guestResolver } from '../network/guest-resolver.ts';
 import { awaitLogin } from '../vm/boot.ts';
 import { attachBuildVm, discardBuildVm, LEAN_ARGS } from './build-vm.ts';
@@ -38,17 +42,11 @@ export interface KeptVm {
   /** what the VMM that wrote it called itself; no other version reads its state */
   vmmVersion: string;
   /** its disk, memory and state, which are of one moment */
-  files: FileIdentity[];
+  files: FileContent[];
   /** boot of the host it was made on, and goes on on */
   bootId: string;
   /** digest of everything else outside the guest that must still be the same */
   fits: string;
-}
-
-/** A file that was replaced has another. */
-export interface FileIdentity {
-  inode: number;
-  mtimeMs: number;
 }
 
 /** The files of a kept VM, and what the VMM that wrote them calls itself. */
@@ -72,9 +70,6 @@ const SPARE_LIMIT_MS = 3000;
 
 const PREPARE_LIMIT_MS = 60_000;
 
-/** Firecracker writes all of the guest's memory, to a slow disk perhaps. */
-const SAVE_LIMIT_MS = 10 * 60_000;
-
 /** @returns whether the guest can go on later */
 export async function prepareToKeep({ now }: Pick<Host, 'now'>, connection: SshConnection): Promise<boolean> {
   const command = `exec sh -c ${quote(prepareScript(now(), randomBytes(32)))}`;
@@ -92,12 +87,9 @@ export async function saveKeptVm(host: Host, vm: VmRecord): Promise<SavedVm | un
   const files = ownFiles(host, vm);
   await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
   try {
-    await api.send(createSnapshot({ snapshot_path: files.state, mem_file_path: files.memory }), SAVE_LIMIT_MS);
-    // asked of the one that runs: its program may have been replaced since it was started
-    return { ...files, vmmVersion: (await versionOfVmm(api)).text };
+    return { ...files, vmmVersion: await saveMemory(api, files) };
   } catch (error) {
     host.log.warn({ vm: vm.name, error: messageOf(error) }, 'the VM of a build could not be kept');
-    for (const path of [files.memory, files.state]) await rm(path, { force: true });
     return undefined;
   }
 }
@@ -110,21 +102,11 @@ export async function describeKeptVm(
   distribution: Distribution,
   done: number,
   vmmVersion: string,
-  files: FileIdentity[],
+  files: FileContent[],
 ): Promise<string> {
-  const fits = await fitOf(host, vm, boot);
+  const fits = await digestOf(host, vm, boot);
   const bootId = await readBootId();
   return JSON.stringify({ vm, distribution, done, vmmVersion, files, bootId, fits } satisfies KeptVm);
-}
-
-/** What files are, wherever they are moved. */
-export async function identityOf(paths: readonly string[]): Promise<FileIdentity[]> {
-  return await Promise.all(
-    paths.map(async (path) => {
-      const { ino, mtimeMs } = await stat(path);
-      return { inode: ino, mtimeMs };
-    }),
-  );
 }
 
 /** Puts the files of a kept VM beside its layer, whose record must name none meanwhile. */
@@ -177,7 +159,7 @@ export async function reviveKeptVm(
   const kept = JSON.parse(record) as KeptVm;
   const { vm, distribution, bootId, fits } = kept;
   // it may fit another build: one of another name, or with more memory
-  if (bootId !== (await readBootId()) || fits !== (await fitOf(host, instead, boot))) return undefined;
+  if (bootId !== (await readBootId()) || fits !== (await digestOf(host, instead, boot))) return undefined;
   if (
     host.stores.vms.findById(vm.id) ||
     host.stores.trash.has(vm.id) ||
@@ -214,11 +196,9 @@ async function bringUp(
   await attachBuildVm(host, vm, boot, signal, takeDisk);
   {
     await using api = connectVmm(vmmSocket(config.paths.run, vm.id));
-    await requireVersion(api, vmmVersion);
-    const mem_backend = { backend_type: 'File', backend_path: memory } as const;
-    await api.send(loadSnapshot({ snapshot_path: state, mem_backend }));
+    await loadMemory(api, { memory, state }, vmmVersion);
     // other builds may replace them at any time, one after the other
-    if (!isDeepStrictEqual(await identityOf(layerFiles(store, key)), files)) {
+    if (!isDeepStrictEqual(await contentsOf(layerFiles(store, key)), files)) {
       throw new BangerError('conflict', 'It was replaced while it was loaded.');
     }
     await api.send(setState('Resumed'));
@@ -228,15 +208,6 @@ async function bringUp(
   host.guests.keep(vm, connection);
   host.stores.layers.touch(key, host.now().toISOString());
   return connection;
-}
-
-/** @throws BangerError `conflict` when the VMM is another version than the one that wrote the state: none reads another's */
-export async function requireVersion(api: VmmApi, vmmVersion: string): Promise<void> {
-  const { text } = await versionOfVmm(api);
-  if (text === vmmVersion) return;
-  throw new BangerError('conflict', `Version ${vmmVersion} of the VMM wrote its state, and ${text} is here now.`, {
-    hint: 'Nothing is lost: the build boots a VM instead.',
-  });
 }
 
 /** By the server that was started for this, or by the ordinary one. */
@@ -254,20 +225,13 @@ function ownFiles(host: Host, vm: VmRecord): KeptVmFiles {
   return { memory: join(directory, 'memory'), state: join(directory, 'vmstate') };
 }
 
-/** A kept VM goes on only in the same VMM, on the same boot of the same host, as the same kernel would be booted now. */
-async function fitOf(host: Host, { name, vcpus, memoryMib }: VmRecord, boot: BootFiles): Promise<string> {
-  const { kind, acceleration, program } = await host.checks.chooseVmm(boot);
-  const identify = async (path: string) => {
-    const { size, mtimeMs } = await stat(path);
-    return { path, size, mtimeMs };
-  };
+/** A kept VM goes on only where its memory fits, and where a VM would be booted now that is told the same. */
+async function digestOf(host: Host, { name, vcpus, memoryMib }: VmRecord, boot: BootFiles): Promise<string> {
   const facts = {
     version: VERSION,
-    vmm: { kind, acceleration, program: await Promise.all(program.map((word) => identify(word).catch(() => word))) },
-    kernel: await identify(boot.kernel),
-    initrd: boot.initrd === undefined ? null : await identify(boot.initrd),
+    fit: await fitOf(host, { vcpus, memoryMib }, boot),
     bootArgs: [vmDefaults(host.config, boot.defaults).bootArgs, LEAN_ARGS],
-    guest: { name, vcpus, memoryMib },
+    name,
     pool: formatSubnet(host.network.pool),
     key: host.guests.publicKey,
     resolver: await guestResolver(host.config, host.network.pool),

@@ -14,13 +14,13 @@ import { pathExists, syncPath } from '../../system/files.ts';
 import type { Distribution } from '../../system/os-release.ts';
 import { readBootId } from '../../system/processes.ts';
 import type { Host } from '../host.ts';
+import { contentsOf } from '../memory/manifest.ts';
 import type { Progress } from '../operations.ts';
 import { isFull } from '../store/space.ts';
 import { whilePaused } from './build-vm.ts';
 import {
   describeKeptVm,
   forgetKeptVm,
-  identityOf,
   limitKeptVms,
   placeKeptVm,
   prepareToKeep,
@@ -135,7 +135,7 @@ export async function keepLayer(host: Host, vm: VmRecord, work: LayerWork, progr
     await rm(copy, { force: true });
     return false;
   }
-  const files = machine ? await identityOf([copy, machine.memory, machine.state]) : [];
+  const files = machine ? await contentsOf([copy, machine.memory, machine.state]) : [];
   const place = layerFile(host.config.paths.store, key);
   await mkdir(dirname(place), { recursive: true, mode: 0o700 });
   await forgetKeptVm(host, key); // its memory belongs to the disk that is replaced now

@@ -1,6 +1,7 @@
 /** Grows the disks of a VM: of a stopped one with e2fsck and resize2fs, of a running one through VMM and guest. */
 import { basename, dirname } from 'node:path';
 import type { Disk, DiskResize } from '../../api/disk.ts';
+import { requireNoMemory } from '../../core/saved-memory.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, systemCode } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
@@ -45,6 +46,7 @@ export async function resizeDisks(
   signal: AbortSignal,
 ): Promise<Disk[]> {
   const vm = host.stores.vms.get(name);
+  requireNoMemory(vm, 'resized');
   const wanted = wantedSizes(vm, request);
   const running = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
   if (running && !request.online) {

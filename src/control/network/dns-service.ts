@@ -1,10 +1,10 @@
 /**
- * The names of running VMs: one zone that follows the records, the server that answers for it on the host, and
+ * The names of VMs that run or are suspended: one zone that follows the records, the server that answers for it on the host, and
  * the resolver that VMs ask on their gateway.
  */
 import type { Config } from '../../config/schema.ts';
 import { formatSubnet, gatewayOf, overlaps, parseAddress, type Subnet } from '../../core/addresses.ts';
-import type { VmRecord } from '../../core/vm.ts';
+import { hasGuest, type VmRecord } from '../../core/vm.ts';
 import { GuestListener, type GuestListenerStatus } from '../../dns/guest-listener.ts';
 import type { ListenerStatus } from '../../dns/listener.ts';
 import { followResolvConf } from '../../dns/resolv-conf.ts';
@@ -144,14 +144,14 @@ export function createDnsService({ config, pool, vms, settings, log }: DnsServic
 
 /** What a change of a record means for the zone; says whether the zone has changed. */
 function apply(zone: Zone, before: VmRecord | undefined, after: VmRecord | undefined): boolean {
-  const runs = after?.phase === 'running' ? after : undefined;
+  const runs = after && hasGuest(after) ? after : undefined;
   // a name that a VM gives up goes first: another may be waiting for it
   const left = before && before.name !== runs?.name ? zone.delete(before.name) : false;
   return (runs ? zone.set(zoneVm(runs)) : false) || left;
 }
 
 function runningVms(records: readonly VmRecord[]) {
-  return records.filter((vm) => vm.phase === 'running').map(zoneVm);
+  return records.filter(hasGuest).map(zoneVm);
 }
 
 function zoneVm({ name, address }: VmRecord) {

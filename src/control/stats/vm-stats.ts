@@ -152,6 +152,7 @@ function describe(
     guestTotalBytes: guest?.totalBytes ?? null,
     diskBytes: disks.apparent,
     diskAllocatedBytes: disks.allocated,
+    suspendedBytes: vm.memory?.bytes ?? null,
     diskReadBytes: io ? sum(io, (counters) => counters.readBytes) : null,
     diskWrittenBytes: io ? sum(io, (counters) => counters.writtenBytes) : null,
     netReceivedBytes: tap?.receivedBytes ?? null,

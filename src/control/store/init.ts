@@ -2,6 +2,7 @@
 import { mkdir } from 'node:fs/promises';
 import { dirname, isAbsolute, join } from 'node:path';
 import type { Storage, StorageInit } from '../../api/storage.ts';
+import { requireNoMemory } from '../../core/saved-memory.ts';
 import { BangerError } from '../../errors.ts';
 import { findVmm } from '../../firecracker/launch.ts';
 import { requireSpace } from '../../storage/clone.ts';
@@ -151,6 +152,9 @@ async function requireNoImage(host: Host, path: string): Promise<void> {
 }
 
 async function requireNoneRunning(host: Host): Promise<void> {
+  // its memory belongs to these very files
+  for (const vm of host.stores.vms.list()) requireNoMemory(vm, 'moved with the store');
+  for (const { vm } of host.stores.trash.list()) requireNoMemory(vm, 'moved with the store');
   const running: string[] = [];
   for (const vm of host.stores.vms.list()) {
     if (await findVmm(vmmSocket(host.config.paths.run, vm.id))) running.push(vm.name);

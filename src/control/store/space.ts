@@ -61,5 +61,5 @@ export async function costOfClone({ config }: Pick<Host, 'config'>, rootfs: stri
 /** Whether a write of the daemon's own, or of a program it ran, came to the end of a disk of this host. */
 export function isFull(error: unknown): boolean {
   if (!(error instanceof BangerError)) return systemCode(error) === 'ENOSPC';
-  return error.code === 'command_failed' && /No space left on device/.test(messageOf(error));
+  return ['command_failed', 'vmm_failed'].includes(error.code) && /No space left on device/.test(messageOf(error));
 }

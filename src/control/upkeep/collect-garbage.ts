@@ -21,7 +21,7 @@ export interface CollectedGarbage extends Garbage {
 }
 
 /** Phases in which a VM holds more than its disks. */
-const ACTIVE = new Set(['starting', 'running', 'stopping']);
+const ACTIVE = new Set(['starting', 'running', 'stopping', 'suspending', 'resuming']);
 
 /** Directories of VMs are named by their id. */
 const VM_ID = /^[0-9a-f]{8}$/;

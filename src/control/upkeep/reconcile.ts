@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { reconcile, type SeenVm } from '../../core/reconcile.ts';
 import type { VmRecord } from '../../core/vm.ts';
-import { ended, failed, interrupted, stopped, stopping } from '../../core/vm-changes.ts';
+import { ended, failed, interrupted, stopped, stopping, suspendedAgain } from '../../core/vm-changes.ts';
 import { messageOf } from '../../errors.ts';
 import { describeVmm } from '../../firecracker/api.ts';
 import { findVmm, listVmms } from '../../firecracker/launch.ts';
@@ -10,16 +10,21 @@ import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
 import { endSelfTests } from '../../preflight/self-test.ts';
 import { removeProbes } from '../../storage/file-system.ts';
 import { forgetShared } from '../../storage/kept-disks.ts';
-import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { memoryFiles, vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { readBootId } from '../../system/processes.ts';
 import { settleDiskWork } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
+import { forgetMemory } from '../memory/checkpoint.ts';
+import { readManifest } from '../memory/manifest.ts';
+import { isUnused } from '../memory/restore.ts';
 import type { Life } from '../vm/life.ts';
 import { haltedProcess } from '../vm/problem.ts';
 import { recoverRebase } from '../vm/rebase.ts';
 import { discardVm, releaseVm } from '../vm/release.ts';
 import { guestEnd } from '../vm/run-end.ts';
+import { goOnRunning } from '../vm/suspend.ts';
 import { removeAbandoned } from '../vm/temporary.ts';
+import { stepGuestClocks } from './guest-clock.ts';
 import { sweepImages } from './image-sweep.ts';
 import { clearInterruptedWork, endInterruptedDownloads } from './interrupted-work.ts';
 import type { Restarts } from './restarts.ts';
@@ -107,6 +112,7 @@ function isOff(host: Host, life: Life, vm: VmRecord): boolean {
       return !life.watches(vm.id);
     case 'stopped':
     case 'failed':
+    case 'suspended':
       return holdsSomething(host, vm);
     default:
       return true;
@@ -153,22 +159,38 @@ async function reconcileVm(host: Host, life: Life, restarts: Followed, vm: VmRec
   const rebased = host.stores.ledger.of(vm.id).some(({ kind }) => kind === 'rebase');
   if (vm.phase === 'creating' || vm.phase === 'starting' || rebased) await clearInterruptedWork(host, vm);
   await settleDiskWork(host, vm, DISK_WORK_LIMIT_MS);
+  // what an operation left that could not finish it, or a daemon that died
+  if (vm.memory === null && vm.phase !== 'suspending') await forgetMemory(host, vm);
   const action = reconcile(vm.phase, await observe(host, vm, vmmAlive));
   if (action.do !== 'nothing') host.log.info({ vm: vm.name, ...action }, 'reconcile');
   switch (action.do) {
     case 'adopt':
       life.adopt(vm);
       return;
+    case 'go-on': {
+      await goOnRunning(host, vm);
+      const running = host.stores.vms.get(vm.name);
+      life.adopt(running);
+      // it may have stood still for as long as no daemon was there; it answers when it answers
+      void stepGuestClocks(host, [running]);
+      return;
+    }
+    case 'keep-suspended':
+      await releaseVm(host, vm);
+      if (vm.memory) host.stores.vms.update(vm.id, suspendedAgain(vm.memory));
+      return;
     case 'release':
       // by what is freed first it is known that the host restarted: a death in between must not look like the VMM's
       if (vm.phase === 'running') host.stores.vms.update(vm.id, stopping());
       await releaseVm(host, vm);
       host.stores.vms.update(vm.id, interrupted(vm));
+      await forgetMemory(host, vm);
       return;
     case 'fail': {
       const failure = `${action.because}.${await lastWords(vmFiles(host.config.paths.store, vm.id).vmmLog)}`;
       await releaseVm(host, vm);
       host.stores.vms.update(vm.id, failed(failure));
+      await forgetMemory(host, vm);
       restarts.ended(vm, 'failure');
       return;
     }
@@ -198,13 +220,31 @@ async function observe(host: Host, vm: VmRecord, vmmAlive: boolean): Promise<See
   const socketPath = vmmSocket(host.config.paths.run, vm.id);
   const recorded = host.stores.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
   const bootId = recorded?.kind === 'vmm' ? recorded.identity?.bootId : undefined;
+  const current = await readBootId();
   return {
     vmmAlive,
     vmm: vmmAlive ? await askVmm(socketPath) : 'unreachable',
     guestRebooted: !vmmAlive && (await vmmExitedCleanly(vmFiles(host.config.paths.store, vm.id).vmmLog)),
-    hostRestarted: bootId !== undefined && bootId !== (await readBootId()),
+    hostRestarted:
+      (bootId !== undefined && bootId !== current) || (vm.memory?.spentOn != null && vm.memory.spentOn !== current),
     holdsSomething: holdsSomething(host, vm),
+    memory: await memoryOf(host, vm),
   };
+}
+
+/** What can be said of the memory of a VM that was about to go on, after its VMM may have ended. */
+async function memoryOf(host: Host, vm: VmRecord): Promise<SeenVm['memory']> {
+  if (vm.memory === null) return 'none';
+  if (vm.memory.spentOn === null) return 'whole';
+  // a host that went down may have kept what the guest wrote and lost when it did
+  if (vm.memory.spentOn !== (await readBootId())) return 'overtaken';
+  try {
+    const files = memoryFiles(host.config.paths.store, vm.id);
+    const manifest = await readManifest(files, vm.memory.id);
+    return (await isUnused(host, vm, files, manifest)) ? 'unused' : 'overtaken';
+  } catch {
+    return 'overtaken';
+  }
 }
 
 async function askVmm(socketPath: string): Promise<SeenVm['vmm']> {

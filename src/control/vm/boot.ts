@@ -55,8 +55,17 @@ export async function writeVmSeed(
   });
 }
 
-/** Launches the VMM that fits this host; it is in the ledger before it exists. */
-export async function launchVm(host: Host, vm: VmRecord, boot: BootFiles, signal: AbortSignal): Promise<LaunchedVm> {
+/**
+ * Launches the VMM that fits this host; it is in the ledger before it exists.
+ * @param continues whether the guest goes on from memory, and its console with it
+ */
+export async function launchVm(
+  host: Host,
+  vm: VmRecord,
+  boot: BootFiles,
+  signal: AbortSignal,
+  continues = false,
+): Promise<LaunchedVm> {
   const vmm = await host.checks.chooseVmm(boot);
   const files = vmFiles(host.config.paths.store, vm.id);
   const socketPath = vmmSocket(host.config.paths.run, vm.id);
@@ -69,6 +78,7 @@ export async function launchVm(host: Host, vm: VmRecord, boot: BootFiles, signal
     socketPath,
     consoleLog: files.consoleLog,
     vmmLog: files.vmmLog,
+    continues,
     env: { ...host.system.env, ...vmm.env },
     takeSocket: async () => {
       await host.system.privileged.run(['chown', String(host.system.uid), socketPath]);

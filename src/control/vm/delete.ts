@@ -8,6 +8,7 @@ import { keepWorkDisk } from '../disks/keep.ts';
 import type { Host } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
 import type { Progress } from '../operations.ts';
+import { discardMemory } from './discard-memory.ts';
 import { discardVm, releaseVm } from './release.ts';
 import { moveToTrash } from './trash.ts';
 
@@ -43,15 +44,17 @@ export async function deleteVm(host: Host, name: string, deletion: Deletion, pro
     });
   }
   progress.step('release', 'freeing its network and process');
-  host.stores.vms.update(vm.id, stopping());
+  // the memory of one that is suspended goes the way of its disks
+  if (vm.memory === null) host.stores.vms.update(vm.id, stopping());
   await releaseVm(host, vm);
+  if (keep && vm.memory !== null) await discardMemory(host, vm);
   // before the deletion is certain: a crash in between leaves the VM, which still owns its disk
   const kept = keep ? await keepWorkDisk(host, vm, keptAs ?? vm.name) : undefined;
   if (keep && !kept) progress.warn(`${name} had no work disk that could be kept.`);
   const keptForMs = now || keep ? 0 : host.config.limits.trashForMs;
   if (keptForMs > 0) {
     progress.step('to-trash', 'moving it to the trash');
-    host.stores.vms.update(vm.id, stopped());
+    if (vm.memory === null) host.stores.vms.update(vm.id, stopped());
     moveToTrash(host, host.stores.vms.get(name));
     return { name, id: vm.id, keptForMs, keptWorkDisk: null };
   }

@@ -13,6 +13,7 @@ import { runScript } from '../../guest/run-script.ts';
 import { breachOf } from '../../guest/ssh.ts';
 import { sleep } from '../../system/abort.ts';
 import type { Host } from '../host.ts';
+import type { Resumer } from './awaken.ts';
 import { awaitUsable } from './readiness.ts';
 
 /** What a terminal has when the client does not say. */
@@ -32,7 +33,13 @@ const SIGNALS = new Set(['HUP', 'INT', 'QUIT', 'TERM', 'KILL', 'USR1', 'USR2']);
  * Runs `request` in the guest and pumps frames until the command has ended; ends the stream. A failure before or
  * during the run goes to the client as an `error` frame.
  */
-export async function execInVm(host: Host, vm: VmRecord, request: ExecRequest, stream: Duplex): Promise<void> {
+export async function execInVm(
+  host: Host,
+  life: Resumer,
+  vm: VmRecord,
+  request: ExecRequest,
+  stream: Duplex,
+): Promise<void> {
   // input may arrive while the channel opens; it is kept until there is somebody to give it to
   const input = bufferInput(stream);
   const gone = whenGone(stream);
@@ -40,7 +47,7 @@ export async function execInVm(host: Host, vm: VmRecord, request: ExecRequest, s
     const token = randomUUID();
     const begin = createBeginReader(token);
     const say = (text: string) => stream.writable && stream.write(encodeFrame(FRAME.notice, text));
-    const channel = await openWhenUsable(host, vm.id, request, token, say, gone);
+    const channel = await openWhenUsable(host, life, vm.id, request, token, say, gone);
     const signalCommand = (signal: string) => {
       signalBegun(host, vm, begin, signal).catch((error) =>
         host.log.warn({ vm: vm.name, signal, error: messageOf(error) }, 'a signal did not reach its command'),
@@ -56,6 +63,7 @@ export async function execInVm(host: Host, vm: VmRecord, request: ExecRequest, s
 /** A guest that goes down to come up again takes the connection with it: the command then waits for its return. */
 async function openWhenUsable(
   host: Host,
+  life: Resumer,
   vmId: string,
   request: ExecRequest,
   token: string,
@@ -63,7 +71,7 @@ async function openWhenUsable(
   gone: AbortSignal,
 ): Promise<ClientChannel> {
   for (;;) {
-    const vm = await awaitUsable(host, vmId, request.until ?? 'ready', say, gone);
+    const vm = await awaitUsable(host, life, vmId, request.until ?? 'ready', say, gone);
     const left = Promise.withResolvers<undefined>();
     const unsubscribe = host.stores.vms.onChange(({ before, after }) => {
       if ((after ?? before)?.id === vmId && (after?.phase !== 'running' || after.startedAt !== vm.startedAt))

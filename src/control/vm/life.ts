@@ -6,6 +6,7 @@ import type { VmRebase } from '../../api/image.ts';
 import type { Operation } from '../../api/operation.ts';
 import type { VmRun, VmRunResult } from '../../api/vm.ts';
 import type { RunEnd } from '../../core/restart.ts';
+import { requireDiscard } from '../../core/saved-memory.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { stopped } from '../../core/vm-changes.ts';
 import { BangerError, messageOf } from '../../errors.ts';
@@ -13,12 +14,15 @@ import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { createVm } from './create.ts';
 import { type Deletion, deleteVm } from './delete.ts';
+import { discardMemory } from './discard-memory.ts';
 import { awaitReady } from './readiness.ts';
 import { rebaseVm, type StartStop, type Wanted } from './rebase.ts';
 import { releaseVm } from './release.ts';
+import { resumeVm } from './resume.ts';
 import { startVm } from './start.ts';
 import { stopVm } from './stop.ts';
 import { createSupervisor } from './supervisor.ts';
+import { suspendVm } from './suspend.ts';
 import { viewVm, viewVmNow } from './view.ts';
 
 /** How a run ended that nobody asked to end. */
@@ -27,6 +31,8 @@ export type UnaskedEnd = RunEnd | 'reboot';
 export interface StopOptions {
   /** what the guest gets to shut down in `ms`; 0 ends it at once, the configured time without */
   timeoutMs?: number | undefined;
+  /** whether the memory of a suspended VM is given up */
+  discardMemory?: boolean | undefined;
 }
 
 export interface Life {
@@ -47,6 +53,16 @@ export interface Life {
   startAgain(name: string): Operation;
   /** @throws BangerError `not_found` */
   stop(name: string, options?: StopOptions): Operation;
+  /**
+   * Saves its memory and frees everything else of it; one that is suspended already stays so.
+   * @throws BangerError `not_found`
+   */
+  suspend(name: string): Operation;
+  /**
+   * Lets a suspended VM go on where it stood.
+   * @throws BangerError `not_found`, or `conflict` when it runs
+   */
+  resume(name: string): Operation;
   /** @throws BangerError `not_found` */
   restart(name: string, options?: Wanted): Operation;
   /**
@@ -119,8 +135,31 @@ export function createLife(host: Host): Life {
     },
   };
 
+  /** One whose memory was saved goes on from there. */
+  async function resume(name: string, progress: Progress, signal: AbortSignal): Promise<VmRecord> {
+    const { vm, ended } = await resumeVm(host, name, progress, signal);
+    supervisor.watch(vm, ended);
+    return vm;
+  }
+
+  /** @returns whether it was suspended and goes on, as it may unless its memory is to be given up */
+  async function resumeIfSuspended(
+    name: string,
+    { discardMemory: discard = false }: Wanted,
+    progress: Progress,
+    signal: AbortSignal,
+  ): Promise<VmRecord | undefined> {
+    const vm = vms.get(name);
+    if (vm.memory === null) return undefined;
+    if (!discard) return await resume(name, progress, signal);
+    await discardMemory(host, vm);
+    return undefined;
+  }
+
   /** A start that is called off while the guest boots leaves a stopped VM. */
   async function start(name: string, wanted: Wanted, progress: Progress, signal: AbortSignal): Promise<VmRecord> {
+    const resumed = await resumeIfSuspended(name, wanted, progress, signal);
+    if (resumed) return resumed;
     const vm = await actions.reach(name, wanted.timeoutMs, progress, signal);
     try {
       return await actions.settle(vm, wanted, progress, signal);
@@ -161,19 +200,21 @@ export function createLife(host: Host): Life {
 
   async function run(
     name: string,
-    { timeoutMs, until, ...described }: VmRun,
+    { timeoutMs, until, discardMemory: discard, ...described }: VmRun,
     progress: Progress,
     signal: AbortSignal,
   ): Promise<VmRunResult> {
     const existing = vms.find(name);
     if (existing && described.lease !== undefined) throw nameTaken(name);
-    if (existing?.phase === 'running') return { ...(await viewVmNow(host, existing)), created: false, started: false };
+    if (existing?.phase === 'running')
+      return { ...(await viewVmNow(host, existing)), created: false, started: false, resumed: false };
     const created = existing === undefined;
+    const resumed = existing?.memory != null && !discard;
     if (created) await createVm(host, { ...described, name }, progress, signal);
     else vms.update(existing.id, { restarts: null });
     try {
-      const vm = await start(name, { timeoutMs, until }, progress, signal);
-      return { ...viewVm(host, vm), created, started: true };
+      const vm = await start(name, { timeoutMs, until, discardMemory: discard }, progress, signal);
+      return { ...viewVm(host, vm), created, started: true, resumed };
     } catch (error) {
       if (created && signal.aborted) {
         // a work disk that somebody had kept is kept again
@@ -197,17 +238,53 @@ export function createLife(host: Host): Life {
       }),
     start(name, wanted = {}) {
       requireNotRunning(vms.get(name));
-      return begin('vm.start', name, true, (progress, signal) => {
-        vms.update(vms.get(name).id, { restarts: null });
-        return start(name, wanted, progress, signal);
+      return operations.start({
+        kind: 'vm.start',
+        target: name,
+        joinable: true,
+        run: async (progress, signal) => {
+          const { id, memory } = vms.get(name);
+          vms.update(id, { restarts: null });
+          const vm = await start(name, wanted, progress, signal);
+          return { ...viewVm(host, vm), resumed: memory !== null && !wanted.discardMemory };
+        },
       });
     },
     startAgain: (name) =>
       begin('vm.start', name, true, (progress, signal) => actions.reach(name, undefined, progress, signal)),
-    stop: (name, { timeoutMs } = {}) =>
-      begin('vm.stop', name, true, (progress, signal) => actions.stop(name, timeoutMs, progress, signal)),
+    stop: (name, { timeoutMs, discardMemory: discard = false } = {}) =>
+      begin('vm.stop', name, true, async (progress, signal) => {
+        const vm = vms.get(name);
+        if (vm.memory === null) return await actions.stop(name, timeoutMs, progress, signal);
+        if (!discard) requireDiscard(vm);
+        progress.step('discard-memory', 'giving its memory up');
+        await discardMemory(host, vm);
+        return vms.get(name);
+      }),
+    suspend: (name) =>
+      begin('vm.suspend', name, true, async (progress, signal) => {
+        const vm = vms.get(name);
+        if (vm.phase === 'suspended') return vm;
+        await suspendVm(host, name, progress, signal);
+        supervisor.unwatch(vm.id);
+        progress.step('release', 'freeing its network and process');
+        await releaseVm(host, vm);
+        return vms.get(name);
+      }),
+    resume(name) {
+      requireNotRunning(vms.get(name));
+      return operations.start({
+        kind: 'vm.resume',
+        target: name,
+        joinable: true,
+        joinsAs: 'vm.start',
+        run: async (progress, signal) => ({ ...viewVm(host, await resume(name, progress, signal)), resumed: true }),
+      });
+    },
     restart: (name, wanted = {}) =>
       begin('vm.restart', name, true, async (progress, signal) => {
+        // its programs are asked to end, which they cannot be while they stand still
+        await resumeIfSuspended(name, wanted, progress, signal);
         await actions.stop(name, undefined, progress, signal);
         signal.throwIfAborted();
         return await start(name, wanted, progress, signal);
@@ -220,7 +297,12 @@ export function createLife(host: Host): Life {
         operations.abort(active.id);
         await operations.finished(active.id);
       }
-      return begin('vm.kill', name, true, (progress, signal) => actions.stop(name, 0, progress, signal));
+      return begin('vm.kill', name, true, async (progress, signal) => {
+        const vm = vms.get(name);
+        if (vm.memory === null) return await actions.stop(name, 0, progress, signal);
+        await discardMemory(host, vm);
+        return vms.get(name);
+      });
     },
     delete(name, deletion) {
       vms.get(name);

@@ -48,6 +48,6 @@ export function requireRunning(vm: VmRecord): void {
   if (vm.phase === 'running') return;
   const state = vm.phase === 'failed' ? `failed: ${vm.failure ?? 'unknown reason'}` : vm.phase;
   throw new BangerError('conflict', `${vm.name} is not running (${state}).`, {
-    hint: `Start it with: banger start ${vm.name}`,
+    hint: vm.memory === null ? `Start it with: banger start ${vm.name}` : `Let it go on with: banger resume ${vm.name}`,
   });
 }

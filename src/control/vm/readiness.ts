@@ -8,6 +8,7 @@ import { askGuest } from '../../guest/ask.ts';
 import { vmmSocket } from '../../storage/layout.ts';
 import { formatDuration } from '../../units.ts';
 import type { Host } from '../host.ts';
+import { awaken, type Resumer } from './awaken.ts';
 import { awaitReadyWord } from './boot.ts';
 import { requireRunning } from './problem.ts';
 
@@ -18,7 +19,7 @@ const SAY_AFTER_MS = 2000;
 const ASK_LIMIT_MS = 20_000;
 
 /** Operations that end with a VM that runs. */
-const STARTING = new Set(['vm.start', 'vm.run', 'vm.restart', 'vm.rebase']);
+const STARTING = new Set(['vm.start', 'vm.resume', 'vm.run', 'vm.restart', 'vm.rebase']);
 
 /**
  * Reads a guest's console until it is ready, from the beginning of its run, and writes that into its record.
@@ -67,18 +68,20 @@ export async function awaitReady(host: Host, vmId: string, timeoutMs: number, si
 
 /**
  * Waits until a command may run in a VM: through a start that is under way, and to the end of its boot unless told
- * otherwise. A guest that has had its time is not waited for.
+ * otherwise. One that is suspended goes on. A guest that has had its time is not waited for.
  * @param say hears what is waited for, when that takes long
  * @throws BangerError `conflict` when the VM neither runs nor is being started, `not_found` when it is deleted
  */
 export async function awaitUsable(
   host: Host,
+  life: Resumer,
   vmId: string,
   until: Until,
   say: (text: string) => void,
   signal: AbortSignal,
 ): Promise<VmRecord> {
   for (;;) {
+    await awaken(host, life, vmId, signal);
     const vm = host.stores.vms.findById(vmId);
     if (!vm)
       throw new BangerError('not_found', 'The VM was deleted meanwhile.', { hint: 'See what exists: banger ls' });

@@ -6,6 +6,7 @@
 import { rename, rm } from 'node:fs/promises';
 import type { VmRebase } from '../../api/image.ts';
 import type { Until } from '../../api/vm.ts';
+import { requireNoMemory } from '../../core/saved-memory.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { stopped } from '../../core/vm-changes.ts';
 import { BangerError, messageOf } from '../../errors.ts';
@@ -30,6 +31,8 @@ export interface Wanted {
   timeoutMs?: number | undefined;
   /** default `ready` */
   until?: Until | undefined;
+  /** whether the memory of a suspended VM is given up, and it boots */
+  discardMemory?: boolean | undefined;
 }
 
 /** Starting and stopping a VM as its owner does it: watched while it runs, and no longer. */
@@ -62,6 +65,7 @@ export async function rebaseVm(
   // one whose undoing failed: what is kept of it must not be taken for this one's
   await recoverRebase(host, host.stores.vms.get(name), host.stores.vms.get(name).phase);
   const vm = host.stores.vms.get(name);
+  requireNoMemory(vm, 'given another root disk');
   const boot = await findBootFiles(host, request.image);
   const { bytes } = await readSuperblock(boot.rootfs);
   const ran = await mayBeStopped(host, vm, request);

@@ -42,15 +42,19 @@ export async function renameVm(host: Host, name: string, newName: string, progre
   }
 }
 
-async function tellGuest(host: Host, vm: VmRecord, oldName: string): Promise<void> {
+/** Shell command that gives a guest another name. */
+export function hostnameScript(oldName: string, name: string): string {
   // names are DNS labels: nothing in them means anything to a shell or to sed
-  const command = [
-    `echo ${vm.name} > /etc/hostname`,
-    `hostname ${vm.name}`,
-    `sed -i 's/^127\\.0\\.1\\.1 ${oldName}$/127.0.1.1 ${vm.name}/' /etc/hosts`,
+  return [
+    `echo ${name} > /etc/hostname`,
+    `hostname ${name}`,
+    `sed -i 's/^127\\.0\\.1\\.1 ${oldName}$/127.0.1.1 ${name}/' /etc/hosts`,
   ].join(' && ');
+}
+
+async function tellGuest(host: Host, vm: VmRecord, oldName: string): Promise<void> {
   const connection = await Promise.race([host.guests.get(vm), expiry(GUEST_TIMEOUT_MS)]);
   if (!connection) throw new BangerError('timeout', 'it does not answer over SSH.');
-  const { code } = await askGuest(connection, command, GUEST_TIMEOUT_MS);
+  const { code } = await askGuest(connection, hostnameScript(oldName, vm.name), GUEST_TIMEOUT_MS);
   if (code !== 0) throw new BangerError('guest_failed', `setting it ended with status ${code}.`);
 }

@@ -17,6 +17,7 @@ import type { DetachedProcess } from '../../system/runner.ts';
 import { findVmBootFiles } from '../bundles/boot-files.ts';
 import { growDisk } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
+import { forgetMemory } from '../memory/checkpoint.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
 import { awaitLogin, configureVm, launchVm, lifelessness, writeVmSeed } from './boot.ts';
@@ -62,6 +63,7 @@ export async function startVm(
   const run = new StartRun(host, vm, boot, timeoutMs);
   try {
     await releaseVm(host, vm); // what an earlier run may have left
+    await forgetMemory(host, vm);
     const attempt = async (plan: StartStep[][]) => {
       for (const stage of plan) {
         const steps = stage.map((step) => async (either: AbortSignal) => {

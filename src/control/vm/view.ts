@@ -2,13 +2,14 @@
 import type { Vm, VmDetail } from '../../api/vm.ts';
 import { pendingValues } from '../../core/plan-set.ts';
 import { ranStably } from '../../core/restart.ts';
-import { tapName, type VmRecord } from '../../core/vm.ts';
+import { hasGuest, tapName, type VmRecord } from '../../core/vm.ts';
 import { describeVmm } from '../../firecracker/api.ts';
 import { limitsOf, parseVmmVersion } from '../../firecracker/versions.ts';
 import { allocatedBytes, apparentBytes } from '../../storage/disk.ts';
 import { vmFiles, vmmSocket } from '../../storage/layout.ts';
 import type { Host } from '../host.ts';
 import { problemOf } from './problem.ts';
+import { whyNotResumable } from './resume.ts';
 
 /** Without looking at the host; what operations return. */
 export function viewVm(host: Pick<Host, 'stores'>, vm: VmRecord): Vm {
@@ -40,6 +41,7 @@ export function viewVm(host: Pick<Host, 'stores'>, vm: VmRecord): Vm {
     readyMs: vm.ready?.ms ?? null,
     failedUnits: vm.ready?.failedUnits ?? [],
     temporary: vm.temporary === null ? null : { holder: vm.temporary.holder },
+    suspended: vm.memory && { at: vm.memory.at, memoryBytes: vm.memory.bytes },
   };
 }
 
@@ -52,7 +54,7 @@ export async function viewVmNow(host: Pick<Host, 'stores' | 'health'>, vm: VmRec
 const VERSION_LIMIT_MS = 1000;
 
 export async function viewVmDetail(
-  host: Pick<Host, 'config' | 'stores' | 'health' | 'now'>,
+  host: Pick<Host, 'checks' | 'config' | 'stores' | 'system' | 'health' | 'now'>,
   vm: VmRecord,
 ): Promise<VmDetail> {
   const files = vmFiles(host.config.paths.store, vm.id);
@@ -73,13 +75,14 @@ export async function viewVmDetail(
   return {
     ...(await viewVmNow(host, vm)),
     ...(await viewVmm(host, vm)),
+    notResumable: vm.phase === 'suspended' ? await whyNotResumable(host, vm) : [],
     directory: files.directory,
     disks: disks.flat(),
     tap: tapName(vm.id),
     consoleLog: files.consoleLog,
     vmmLog: files.vmmLog,
     pending: pendingValues(vm),
-    current: vm.phase === 'running' ? vm.run : null,
+    current: hasGuest(vm) ? vm.run : null,
     lastEnd: vm.lastEnd,
     restarts: vm.phase === 'running' && ranStably(vm, host.now()) ? null : vm.restarts,
     bootTimeline: vm.bootTimeline,

@@ -9,6 +9,7 @@ import type { Host } from '../host.ts';
 export type WaitedFor =
   | { kind: 'running' }
   | { kind: 'stopped' }
+  | { kind: 'suspended' }
   | { kind: 'ssh' }
   | { kind: 'ready' }
   | { kind: 'port'; port: number };
@@ -20,15 +21,16 @@ const POLL_MS = 250;
 const CONNECT_TIMEOUT_MS = 2000;
 
 /**
- * `running`, `stopped`, `ssh`, `ready` or `port=NUMBER`.
+ * `running`, `stopped`, `suspended`, `ssh`, `ready` or `port=NUMBER`.
  * @throws BangerError `invalid_input` for anything else
  */
 export function parseWaitedFor(text: string): WaitedFor {
-  if (text === 'running' || text === 'stopped' || text === 'ssh' || text === 'ready') return { kind: text };
+  const kind = (['running', 'stopped', 'suspended', 'ssh', 'ready'] as const).find((known) => known === text);
+  if (kind) return { kind };
   const port = Number(/^port=(\d{1,5})$/.exec(text)?.[1]);
   if (port >= 1 && port <= 65_535) return { kind: 'port', port };
   throw new BangerError('invalid_input', `"${text}" is nothing that can be waited for.`, {
-    hint: 'Wait for one of: ssh, ready, running, stopped, port=80',
+    hint: 'Wait for one of: ssh, ready, running, stopped, suspended, port=80',
   });
 }
 
@@ -61,7 +63,8 @@ export async function waitForVm(
 async function holds(host: Host, vm: VmRecord, wanted: WaitedFor, leftMs: number): Promise<boolean> {
   switch (wanted.kind) {
     case 'stopped':
-      return vm.phase === 'stopped';
+    case 'suspended':
+      return vm.phase === wanted.kind;
     case 'running':
       return vm.phase === 'running';
     case 'ready':
@@ -112,6 +115,7 @@ function outOfTime(vm: VmRecord, wanted: WaitedFor, timeoutMs: number): BangerEr
   const what = {
     running: 'did not run',
     stopped: 'was not stopped',
+    suspended: 'was not suspended',
     ssh: 'did not let us in over SSH',
     ready: 'was not ready',
     port: '',

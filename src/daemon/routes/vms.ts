@@ -1,5 +1,6 @@
 /** Handlers for VMs. */
 import type { Host } from '../../control/host.ts';
+import { awaken } from '../../control/vm/awaken.ts';
 import { createVm } from '../../control/vm/create.ts';
 import { writeKnownHosts } from '../../control/vm/known-hosts.ts';
 import type { Life } from '../../control/vm/life.ts';
@@ -19,6 +20,8 @@ type VmHandlers = Pick<
   | 'runVm'
   | 'startVm'
   | 'stopVm'
+  | 'suspendVm'
+  | 'resumeVm'
   | 'killVm'
   | 'restartVm'
   | 'rebaseVm'
@@ -43,12 +46,15 @@ export function vmHandlers(host: Host, life: Life): VmHandlers {
     runVm: async ({ params: { name }, body }) => life.run(name, body),
     startVm: async ({ params: { name }, body }) => life.start(name, body),
     stopVm: async ({ params: { name }, body }) => life.stop(name, body),
+    suspendVm: async ({ params: { name } }) => life.suspend(name),
+    resumeVm: async ({ params: { name } }) => life.resume(name),
     killVm: async ({ params: { name } }) => await life.kill(name),
     restartVm: async ({ params: { name }, body }) => life.restart(name, body),
     rebaseVm: async ({ params: { name }, body }) => life.rebase(name, body),
     deleteVm: async ({ params: { name }, query: { force = false, now = false, keepWorkDisk = false } }) =>
       life.delete(name, { force, now, keepWorkDisk }),
-    sshAccess: async ({ params: { name }, query: { term } }) => {
+    sshAccess: async ({ params: { name }, query: { term }, signal }) => {
+      await awaken(host, life, vms.get(name).id, signal);
       const vm = vms.get(name);
       requireRunning(vm);
       await host.checks.beforeLogin('ssh');

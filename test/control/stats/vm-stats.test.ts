@@ -129,7 +129,7 @@ describe('a sample of a VM', () => {
       unknown.map(([name]) => name),
       [
         ...['uptimeMs', 'cpuPercent', 'cpuMs', 'threads', 'rssBytes', 'guestUsedBytes', 'guestTotalBytes'],
-        ...['diskReadBytes', 'diskWrittenBytes', 'netReceivedBytes', 'netSentBytes'],
+        ...['suspendedBytes', 'diskReadBytes', 'diskWrittenBytes', 'netReceivedBytes', 'netSentBytes'],
       ],
     );
     assert.equal(connections.asked, 0, 'a stopped guest is not asked');

@@ -4,13 +4,17 @@
  * and a third must find nothing to do.
  */
 import assert from 'node:assert/strict';
-import { copyFileSync, mkdirSync } from 'node:fs';
+import { appendFileSync, copyFileSync, mkdirSync, writeFileSync } from 'node:fs';
 import { after, describe, it } from 'node:test';
 import type { Operation } from '../../../src/api/operation.ts';
+import { disksOf } from '../../../src/control/memory/checkpoint.ts';
+import { identitiesOf, identityOf, writeManifest } from '../../../src/control/memory/manifest.ts';
 import { createTemporaryVms } from '../../../src/control/vm/temporary.ts';
+import type { Fit } from '../../../src/core/fit.ts';
 import type { VmPhase } from '../../../src/core/vm.ts';
 import { becameReady } from '../../../src/core/vm-changes.ts';
-import { imageFiles, vmFiles } from '../../../src/storage/layout.ts';
+import { imageFiles, memoryFiles, vmFiles } from '../../../src/storage/layout.ts';
+import { readBootId } from '../../../src/system/processes.ts';
 import { DISK_BYTES, NEW, OLD } from '../../support/mortal-disks.ts';
 import { type Daemon, type MortalHost, mortalHost } from '../../support/mortal-host.ts';
 import type { Seen } from '../../support/mortal-sight.ts';
@@ -27,12 +31,14 @@ const RUNNING: Seen = {
   ledger: ['directory', 'pool-route', 'tap', 'vmm'],
 };
 
+/** With its memory beside its disks. */
+const SUSPENDED: Seen = { ...STOPPED, vm: 'suspended', odd: ['suspended'] };
 const FAILED: Seen = { ...STOPPED, vm: 'failed' };
 const TRASHED: Seen = { ...STOPPED, vm: 'trash' };
 const GONE: Seen = { ...STOPPED, vm: 'none', images: '', ledger: [] };
 const onNew = (seen: Seen): Seen => ({ ...seen, images: 'new on new' });
 
-type Given = 'no VM' | 'stopped' | 'running';
+type Given = 'no VM' | 'stopped' | 'running' | 'suspended';
 
 interface Action {
   name: string;
@@ -120,6 +126,36 @@ const ACTIONS: readonly Action[] = [
     end: onNew(STOPPED),
     others: [STOPPED],
   },
+  { name: 'suspend', given: 'running', act: ({ life }) => life.suspend('web'), end: SUSPENDED, others: [RUNNING] },
+  { name: 'resume', given: 'suspended', act: ({ life }) => life.resume('web'), end: RUNNING, others: [SUSPENDED] },
+  {
+    name: 'start that gives memory up',
+    given: 'suspended',
+    act: ({ life }) => life.start('web', { discardMemory: true }),
+    end: RUNNING,
+    others: [SUSPENDED, STOPPED],
+  },
+  {
+    name: 'stop that gives memory up',
+    given: 'suspended',
+    act: ({ life }) => life.stop('web', { discardMemory: true }),
+    end: STOPPED,
+    others: [SUSPENDED],
+  },
+  {
+    name: 'deletion of one that is suspended into the trash',
+    given: 'suspended',
+    act: ({ life }) => life.delete('web', { ...deletion, now: false }),
+    end: { ...TRASHED, odd: ['suspended'] },
+    others: [SUSPENDED],
+  },
+  {
+    name: 'deletion of one that is suspended for good',
+    given: 'suspended',
+    act: ({ life }) => life.delete('web', deletion),
+    end: GONE,
+    others: [SUSPENDED],
+  },
 ];
 
 /** A host as an earlier daemon, which is gone, left it in good order. */
@@ -132,12 +168,19 @@ async function prepare(given: Given): Promise<MortalHost> {
   mkdirSync(directory, { recursive: true });
   for (const disk of [rootDisk, workDisk]) copyFileSync(imageFiles(config.paths.store, OLD.id).rootfs, disk);
   stores.vms.insert(vm);
-  if (given === 'running') {
+  if (given === 'running' || given === 'suspended') {
     const daemon = place.daemon();
     const started = await daemon.finish(() => daemon.life.start('web', { until: 'reachable' }));
     assert.equal(started?.state, 'succeeded');
     await daemon.drop();
     stores.vms.update(vm.id, becameReady(stores.vms.get('web'), { at: new Date(), failedUnits: [] }));
+  }
+  if (given === 'suspended') {
+    const daemon = place.daemon();
+    await daemon.recover();
+    const suspended = await daemon.finish(() => daemon.life.suspend('web'));
+    assert.equal(suspended?.state, 'succeeded', suspended?.error?.message ?? 'it died');
+    await daemon.drop();
   }
   return place;
 }
@@ -158,24 +201,84 @@ const SIGHTS: Record<string, (place: MortalHost) => void | Promise<void>> = {
   },
 };
 
+/** What a guest may have done before the daemon died that let it go on. */
+type Going =
+  | 'it had not gone on'
+  | 'its guest had written nothing'
+  | 'its guest had written'
+  | 'at an earlier boot of the host';
+
 /** As a dead daemon left its record, and its host. */
-async function found(phase: VmPhase, sight: string): Promise<MortalHost> {
+async function found(phase: VmPhase, sight: string, going: Going = 'it had not gone on'): Promise<MortalHost> {
   const place = await prepare('running');
   await SIGHTS[sight]?.(place);
   place.stores.vms.update(place.vm.id, { phase, failure: phase === 'failed' ? 'why' : null });
+  if (phase === 'suspended' || phase === 'resuming') await leaveMemory(place, going);
   return place;
 }
+
+/** Memory of a VM that was suspended, and what was made of it since. */
+async function leaveMemory({ config, stores, vm }: MortalHost, going: Going): Promise<void> {
+  const files = memoryFiles(config.paths.store, vm.id);
+  mkdirSync(files.directory);
+  for (const path of [files.memory, files.state]) writeFileSync(path, 'saved');
+  const record = stores.vms.get('web');
+  const [id, at] = ['11111111-2222-3333-4444-555555555555', new Date().toISOString()];
+  await writeManifest(files, {
+    ...{ format: 1, id, at, address: vm.address, vmmVersion: '1' },
+    fit: FIT,
+    disks: await identitiesOf(disksOf({ config }, record)),
+    memory: await identityOf(files.memory),
+    state: await identityOf(files.state),
+  });
+  const boot = going === 'at an earlier boot of the host' ? 'another' : await readBootId();
+  const spentOn = going === 'it had not gone on' ? null : boot;
+  stores.vms.update(vm.id, { memory: { id, at, bytes: 10, spentOn } });
+  if (going === 'its guest had written') appendFileSync(vmFiles(config.paths.store, vm.id).rootDisk, 'x');
+}
+
+const FILE = { path: '/boot/vmlinux', size: 1, modifiedAt: '2026-11-29T00:00:00.000Z' };
+const FIT: Fit = {
+  ...{ vmm: 'fcqemu', acceleration: 'tcg', program: '7.2.22', processor: null, hostKernel: null, tscMhz: 2000 },
+  ...{ kernel: FILE, initrd: null, vcpus: 2, memoryMib: 512 },
+};
 
 /** What becomes of that. */
 function expected(phase: VmPhase, sight: string): Seen {
   if (phase === 'creating') return GONE;
   if (phase === 'failed') return FAILED;
-  if (phase !== 'running' || sight === 'the host restarted') return STOPPED;
+  if (phase === 'suspended' || phase === 'resuming') return SUSPENDED;
+  if (phase === 'suspending' && sight === 'its VMM ended by a reset of the guest') return FAILED;
+  if (!['running', 'suspending'].includes(phase) || sight === 'the host restarted') return STOPPED;
   // a guest that had reset is started again
   return ['its VMM running', 'its VMM ended by a reset of the guest'].includes(sight) ? RUNNING : FAILED;
 }
 
-const PHASES: readonly VmPhase[] = ['creating', 'stopped', 'starting', 'running', 'stopping', 'failed'];
+const PHASES: readonly VmPhase[] = [
+  ...([
+    'creating',
+    'stopped',
+    'starting',
+    'running',
+    'stopping',
+    'suspending',
+    'suspended',
+    'resuming',
+    'failed',
+  ] as const),
+];
+
+/** What becomes of one that was let go on from its memory by a daemon that died then. */
+const GOING: [going: Going, sight: string, Seen][] = [
+  ['its guest had written nothing', 'its VMM running', RUNNING],
+  ['its guest had written nothing', 'its VMM gone', SUSPENDED],
+  ['its guest had written nothing', 'its VMM unreachable', SUSPENDED],
+  ['its guest had written', 'its VMM running', RUNNING],
+  ['its guest had written', 'its VMM gone', FAILED],
+  ['its guest had written', 'the host restarted', STOPPED],
+  // a power cut may keep what was written and lose when: the times of the disks prove nothing
+  ['at an earlier boot of the host', 'the host restarted', STOPPED],
+];
 
 /** What a daemon, and then another one, make of a host whose daemon has died. */
 async function aftermath(place: MortalHost): Promise<Seen> {
@@ -261,6 +364,13 @@ describe('a daemon that dies', () => {
       crashes += count;
       t.diagnostic(`recovery of a VM ${phase}: ${count} deaths`);
       assert.deepEqual(wrong, []);
+    });
+  }
+
+  for (const [going, sight, end] of GOING) {
+    it(`just after it let a VM go on, when ${going}, with ${sight}: never is memory older than its disk used`, async () => {
+      await using place = await found('resuming', sight, going);
+      assert.deepEqual(await aftermath(place), end);
     });
   }
 

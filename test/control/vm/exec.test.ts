@@ -15,6 +15,8 @@ import { createVmStore } from '../../../src/state/vms.ts';
 import { sshGuest } from '../../guest/ssh-guest.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
 
+const life = { resume: () => assert.fail('nobody resumes') };
+
 describe('a command in a guest', () => {
   it('has its exit status passed on when the guest answers with everything at once', async (t) => {
     const { target } = await sshGuest(t, () => true, inShell);
@@ -23,7 +25,7 @@ describe('a command in a guest', () => {
     for (let round = 0; round < 5; round++) {
       const [client, daemon] = duplexPair();
       const received = buffer(client);
-      await execInVm(host, vm, { argv: ['true'] }, daemon);
+      await execInVm(host, life, vm, { argv: ['true'] }, daemon);
       const frames = [...createFrameDecoder()(await received)];
       const exit = frames.find(({ type }) => type === FRAME.exit);
       assert.deepEqual(JSON.parse(exit?.payload.toString() ?? '{}'), { code: 0, signal: null });
@@ -37,6 +39,7 @@ describe('a command in a guest', () => {
     const [client, daemon] = duplexPair();
     const run = execInVm(
       host,
+      life,
       vm,
       { argv: ['sh', '-c', 'head -c 1500000 /dev/zero >&2; head -c 700000 /dev/zero'] },
       daemon,
@@ -65,7 +68,7 @@ describe('a command in a guest', () => {
     const { host, vm } = hostWith(connection);
     const [client, daemon] = duplexPair();
     const received = buffer(client);
-    await execInVm(host, vm, { argv: ['echo', 'hi'] }, daemon);
+    await execInVm(host, life, vm, { argv: ['echo', 'hi'] }, daemon);
     const frames = [...createFrameDecoder()(await received)];
     assert.deepEqual(
       frames.map(({ type }) => type),
@@ -80,7 +83,7 @@ describe('a command in a guest', () => {
     const { host, vm, vms } = hostWith(connection, { ready: null });
     const exec = (until?: 'reachable') => {
       const [client, daemon] = duplexPair();
-      const run = execInVm(host, vm, { argv: ['true'], ...(until ? { until } : {}) }, daemon);
+      const run = execInVm(host, life, vm, { argv: ['true'], ...(until ? { until } : {}) }, daemon);
       return { run, received: buffer(client) };
     };
     const eager = exec('reachable');
@@ -104,7 +107,7 @@ describe('a command in a guest', () => {
     active.current = { id: 'op1', kind: 'vm.start' };
     const [client, daemon] = duplexPair();
     const received = buffer(client);
-    const run = execInVm(host, vm, { argv: ['true'] }, daemon);
+    const run = execInVm(host, life, vm, { argv: ['true'] }, daemon);
     vms.update(vm.id, { phase: 'running', startedAt: new Date(Date.now() - 59_500).toISOString(), bootMs: 0 });
     await run;
     assert.deepEqual(await framesOf(received), [FRAME.notice, FRAME.exit]);
@@ -124,7 +127,7 @@ describe('a command in a guest', () => {
     };
     const [client, daemon] = duplexPair();
     const received = buffer(client);
-    const run = execInVm(host, vm, { argv: ['true'] }, daemon);
+    const run = execInVm(host, life, vm, { argv: ['true'] }, daemon);
     await asked.promise;
     active.current = { id: 'op1', kind: 'vm.start' };
     vms.update(vm.id, { phase: 'starting', ready: null });
@@ -140,7 +143,7 @@ describe('a command in a guest', () => {
     const { host, vm } = hostWith(connection, { phase: 'stopped' });
     const [client, daemon] = duplexPair();
     const received = buffer(client);
-    await execInVm(host, vm, { argv: ['true'] }, daemon);
+    await execInVm(host, life, vm, { argv: ['true'] }, daemon);
     assert.match((await received).toString(), /web is not running \(stopped\)/);
   });
 });

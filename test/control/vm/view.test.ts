@@ -9,6 +9,9 @@ import { viewVmDetail } from '../../../src/control/vm/view.ts';
 import { openDatabase } from '../../../src/state/database.ts';
 import { createStores } from '../../../src/state/stores.ts';
 import { vmmSocket } from '../../../src/storage/layout.ts';
+import { createPrivileged } from '../../../src/system/privilege.ts';
+import { createRunner } from '../../../src/system/runner.ts';
+import { PASSED_CHECKS } from '../../support/passed-checks.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 
@@ -32,7 +35,10 @@ async function viewOf(t: TestContext, version: string | undefined, phase: 'runni
   }
   const stores = createStores(openDatabase(':memory:'));
   const health = { silent: new Set<string>(), emulatedMeanwhile: new Set<string>() };
-  return await viewVmDetail({ config, stores, health, now: () => new Date() }, vm);
+  const runner = createRunner();
+  const privileged = createPrivileged(runner, { uid: 0, sudo: 'never', sudoProgram: 'sudo' });
+  const system = { runner, privileged, uid: 0, env: {} };
+  return await viewVmDetail({ config, stores, health, system, checks: PASSED_CHECKS, now: () => new Date() }, vm);
 }
 
 describe('a VM in full', () => {

@@ -14,7 +14,9 @@ const STATE_COLOURS: Record<VmState, Colour> = {
   running: 'green',
   stopping: 'yellow',
   stopped: 'dim',
-  paused: 'cyan',
+  suspending: 'yellow',
+  suspended: 'cyan',
+  resuming: 'yellow',
   failed: 'red',
 };
 
@@ -37,6 +39,12 @@ function stateCell({ state, ready }: Vm, paint: Paint) {
   return { text: state, paint: (text: string) => paint(STATE_COLOURS[state], text) };
 }
 
+/** One that is suspended has it on disk. */
+function memoryCell({ memoryMib, suspended }: Vm): string {
+  const size = formatSize(memoryMib * MIB);
+  return suspended === null ? size : `${size}, ${formatSize(suspended.memoryBytes)} on disk`;
+}
+
 export function renderVms(vms: readonly Vm[], paint: Paint, now: number): string {
   const rows = vms.map((vm) => [
     vm.name,
@@ -45,7 +53,7 @@ export function renderVms(vms: readonly Vm[], paint: Paint, now: number): string
       : { text: `${vm.state} (!)`, paint: (text: string) => paint('red', text) },
     vm.address,
     String(vm.vcpus),
-    formatSize(vm.memoryMib * MIB),
+    memoryCell(vm),
     vm.image,
     vm.startedAt === null ? '-' : formatDuration(Math.max(now - Date.parse(vm.startedAt), 0)),
   ]);

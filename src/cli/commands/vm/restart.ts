@@ -2,15 +2,15 @@
 import type { Vm } from '../../../api/vm.ts';
 import { defineCommand } from '../../command.ts';
 import { forEachName, perform } from '../../shared/operations.ts';
-import { START_OPTIONS, settled, startRequest, startTimes } from '../../shared/start-options.ts';
+import { DISCARD_MEMORY, START_OPTIONS, settled, startRequest, startTimes } from '../../shared/start-options.ts';
 
 export default defineCommand({
   positionals: ['names...'],
-  options: START_OPTIONS,
+  options: { ...START_OPTIONS, discardMemory: DISCARD_MEMORY },
   completes: { names: ['vm'] },
   examples: ['restart web', 'restart web db --timeout 2m'],
   async run(ctx, { args, options }) {
-    const body = startRequest(options);
+    const body = { ...startRequest(options), ...(options.discardMemory ? { discardMemory: true } : {}) };
     return await forEachName(ctx, args.names, async (name) => {
       const { result } = await perform(ctx, `restart ${name}`, () =>
         ctx.api.call('restartVm', { params: { name }, body }),

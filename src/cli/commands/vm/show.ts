@@ -34,6 +34,12 @@ function temporaryOf({ temporary }: VmDetail): string | undefined {
   return temporary.holder === null ? 'yes' : `until process ${temporary.holder} ends`;
 }
 
+function suspendedOf({ suspended }: VmDetail, now: number): string | undefined {
+  if (suspended === null) return undefined;
+  const ago = formatDuration(Math.max(0, now - Date.parse(suspended.at)));
+  return `${ago} ago, memory takes ${formatSize(suspended.memoryBytes)} on disk`;
+}
+
 function stateOf(vm: VmDetail): string {
   if (vm.failure !== null) return `${vm.state}: ${vm.failure}`;
   return vm.state === 'running' && !vm.ready ? 'running, not ready yet' : vm.state;
@@ -48,6 +54,13 @@ function renderVm(vm: VmDetail, paint: Paint, now: number): string {
     ['failed units', vm.state === 'running' && vm.failedUnits.length > 0 ? vm.failedUnits.join(', ') : undefined],
     ['problem', vm.problem ?? undefined],
     ['temporary', temporaryOf(vm)],
+    ['suspended', suspendedOf(vm, now)],
+    [
+      'cannot go on',
+      vm.notResumable.length === 0
+        ? undefined
+        : `${vm.notResumable.join('; ')}. Nothing is deleted: banger start --discard-memory ${vm.name}`,
+    ],
     ['restarts', restartsOf(vm, now)],
     ['uptime', uptime],
     ['image', vm.image],

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { requireVersion } from '../../../src/control/builds/kept-vm.ts';
+import { requireVersion } from '../../../src/control/memory/restore.ts';
 import type { VmmApi } from '../../../src/firecracker/api.ts';
 
-describe('the machine of a build', () => {
+describe('saved memory', () => {
   const vmm = (vmm_version: string): VmmApi => ({
     send: async () => ({ id: 'x', state: 'Not started', vmm_version, app_name: 'Firecracker' }),
     async [Symbol.asyncDispose]() {},

@@ -1,0 +1,68 @@
+/** Brings saved memory back into a VMM that was told nothing yet, and says why it cannot come back. */
+import { type Fit, misfits } from '../../core/fit.ts';
+import type { VmRecord } from '../../core/vm.ts';
+import { BangerError } from '../../errors.ts';
+import { type VmmApi, versionOfVmm } from '../../firecracker/api.ts';
+import { loadSnapshot } from '../../firecracker/requests.ts';
+import type { MemoryFiles } from '../../storage/layout.ts';
+import type { Host } from '../host.ts';
+import { disksOf } from './checkpoint.ts';
+import { changedSince, type Manifest } from './manifest.ts';
+
+/**
+ * Loads it; the guest stands still until it is told to go on.
+ * @throws BangerError `conflict` when the VMM is another version than the one that wrote the state: none reads another's
+ */
+export async function loadMemory(
+  api: VmmApi,
+  { memory, state }: Pick<MemoryFiles, 'memory' | 'state'>,
+  vmmVersion: string,
+): Promise<void> {
+  await requireVersion(api, vmmVersion);
+  const mem_backend = { backend_type: 'File', backend_path: memory } as const;
+  await api.send(loadSnapshot({ snapshot_path: state, mem_backend }));
+}
+
+/** @throws BangerError `conflict` */
+export async function requireVersion(api: VmmApi, vmmVersion: string): Promise<void> {
+  const { text } = await versionOfVmm(api);
+  if (text === vmmVersion) return;
+  throw new BangerError('conflict', `Version ${vmmVersion} of the VMM wrote its state, and ${text} is here now.`);
+}
+
+/** What keeps a VM's memory from going on, each a clause: empty when everything is as it was. */
+export async function obstacles(
+  host: Pick<Host, 'config'>,
+  vm: Pick<VmRecord, 'id' | 'workDiskBytes' | 'address'>,
+  files: MemoryFiles,
+  manifest: Manifest,
+  now: Fit,
+): Promise<string[]> {
+  const found = misfits(manifest.fit, now);
+  if (manifest.address !== vm.address) found.push(`its address was ${manifest.address}, now ${vm.address}`);
+  for (const name of await changedFiles(host, vm, files, manifest)) found.push(`its ${name} was changed since`);
+  return found;
+}
+
+/** What of it or of its disks is not as it was, by what people call it. */
+async function changedFiles(
+  host: Pick<Host, 'config'>,
+  vm: Pick<VmRecord, 'id' | 'workDiskBytes'>,
+  { memory, state }: MemoryFiles,
+  manifest: Manifest,
+): Promise<string[]> {
+  return [
+    ...(await changedSince(manifest.disks, disksOf(host, vm))),
+    ...(await changedSince({ memory: manifest.memory, state: manifest.state }, { memory, state })),
+  ];
+}
+
+/** Whether a guest that may have gone on from it has written nothing to its disks. */
+export async function isUnused(
+  host: Pick<Host, 'config'>,
+  vm: Pick<VmRecord, 'id' | 'workDiskBytes'>,
+  files: MemoryFiles,
+  manifest: Manifest,
+): Promise<boolean> {
+  return (await changedFiles(host, vm, files, manifest)).length === 0;
+}

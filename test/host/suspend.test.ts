@@ -1,0 +1,128 @@
+/** Suspend and resume of one VM: what its programs hold goes on, its disks are left alone meanwhile, and no memory outlives its disks. */
+import assert from 'node:assert/strict';
+import { open, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { hostSkip, TestHost } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
+
+const LIMIT = { timeout: paced(120_000) };
+
+/** Counts in memory, and writes each number to both disks before it goes on: memory is never behind them. */
+const WRITER = `n=0; while :; do n=$((n + 1)); echo $n > /run/counter; echo $n > /var/count; echo $n > /root/count; sync /var/count /root/count; sleep 0.1; done`;
+
+describe('a VM that is suspended', { skip: hostSkip() }, () => {
+  let host: TestHost;
+  before(async () => {
+    host = await TestHost.create();
+    await host.daemon();
+    await host.ok('run', 'web', '--memory', '256M', '--work-disk', '64M');
+    await host.guest('web', `nohup sh -c '${WRITER}' > /dev/null 2>&1 & echo $! > /run/writer`);
+  });
+  after(() => host?.[Symbol.asyncDispose]());
+
+  const counter = async () => Number(await host.guest('web', 'cat /run/counter'));
+  const mark = 'cat /proc/sys/kernel/random/boot_id /run/writer; kill -0 $(cat /run/writer) && echo alive';
+  let inMemory = '';
+
+  it('is nothing but files: no process, no device, no rule', LIMIT, async () => {
+    inMemory = await host.guest('web', mark);
+    assert.match(await host.ok('suspend', 'web'), /^web is suspended, takes \S+ MiB on disk \(/);
+    await host.assertQuiet('of a VM that is suspended');
+    assert.match(await host.ok('ls'), /^web +suspended +\S+ +\d+ +256 MiB, \S+ MiB on disk /m);
+    const { directory, suspended, notResumable } = await host.vm('web');
+    assert.deepEqual(notResumable, []);
+    assert.ok(suspended && suspended.memoryBytes > 0 && suspended.memoryBytes <= 257 * 2 ** 20);
+    const modes = await Promise.all(
+      ['', 'memory', 'state', 'manifest.json'].map(async (name) => {
+        const { mode } = await stat(join(directory, 'suspended', name));
+        return (mode & 0o777).toString(8);
+      }),
+    );
+    assert.deepEqual(modes, ['700', '600', '600', '600']);
+  });
+
+  it('has its disks left alone', LIMIT, async () => {
+    const disks = async () => {
+      const { directory } = await host.vm('web');
+      return await Promise.all(
+        ['root.ext4', 'work.ext4', 'seed.img'].map(async (name) => (await stat(join(directory, name))).ctimeMs),
+      );
+    };
+    const before = await disks();
+    const wayOut = [/web is suspended/, /banger resume web {3}or give its memory up: banger stop --discard-memory web/];
+    await host.fails(5, ['disk', 'resize', 'web', '--work', '128M'], wayOut);
+    await host.fails(5, ['rebase', 'web', '--image', host.bundle, '--force'], wayOut);
+    await host.fails(5, ['storage', 'init'], wayOut);
+    await host.fails(5, ['stop', 'web'], [/loses what its programs hold/, /banger stop --discard-memory web/]);
+    await host.ok('set', 'web', '--memory', '300M');
+    assert.match(await host.ok('show', 'web'), /^memory +256 MiB, 300 MiB from the next start on$/m);
+    await host.ok('set', 'web', '--memory', '256M');
+    assert.deepEqual(await disks(), before);
+  });
+
+  it('goes on by itself for whoever uses it, also under another daemon, with the right time', LIMIT, async () => {
+    const last = await stat(join((await host.vm('web')).directory, 'suspended/memory'));
+    await host.killDaemon();
+    await host.daemon();
+    assert.equal((await host.vm('web')).state, 'suspended');
+    assert.equal(await host.guest('web', mark), inMemory);
+    const seconds = Number(await host.guest('web', 'date +%s'));
+    assert.ok(Math.abs(seconds - Date.now() / 1000) < 3, `the guest has ${seconds}, the host ${Date.now() / 1000}`);
+    const before = await counter();
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    assert.ok((await counter()) > before, 'its programs go on');
+    await assert.rejects(stat(join((await host.vm('web')).directory, 'suspended')), { code: 'ENOENT' });
+    assert.ok(last.size === 256 * 2 ** 20);
+  });
+
+  it('goes on as often as it is suspended, its disks never ahead of its memory', LIMIT, async () => {
+    for (const way of [['resume'], ['start'], ['run'], ['ssh']]) {
+      const before = await counter();
+      await host.ok('suspend', 'web');
+      await host.ok(...way, 'web', ...(way[0] === 'ssh' ? ['true'] : []));
+      const [now = 0, root = 0, work = 0] = (
+        await host.guest('web', 'cat /var/count /root/count > /run/c; cat /run/counter /run/c')
+      )
+        .split('\n')
+        .map(Number);
+      assert.ok(now >= before && now >= root - 1 && now >= work - 1, `${before} ${now} ${root} ${work}`);
+    }
+    assert.equal(await host.guest('web', mark), inMemory);
+    assert.equal(await host.guest('web', 'dmesg | grep -ciE "i/o error|ext4-fs error|lockup|rcu.*stall"; true'), '0');
+  });
+
+  it('comes out of the trash as it was, and learns its new name', LIMIT, async () => {
+    await host.ok('suspend', 'web');
+    await host.ok('rm', 'web');
+    await host.ok('undelete', 'web');
+    await host.ok('rename', 'web', 'www');
+    assert.equal(await host.guest('www', 'hostname; cat /etc/hostname'), 'www\nwww');
+    await host.ok('rename', 'www', 'web');
+    assert.equal(await host.guest('web', mark), inMemory);
+  });
+
+  it(
+    'does not go on with a disk that was touched: it says why, and boots when its memory is given up',
+    LIMIT,
+    async () => {
+      await host.ok('suspend', 'web');
+      const { directory } = await host.vm('web');
+      await using disk = await open(join(directory, 'work.ext4'), 'r+');
+      const { buffer } = await disk.read(Buffer.alloc(1), 0, 1, 0);
+      await disk.write(buffer, 0, 1, 0);
+      const refusal = [
+        /web cannot go on from its memory: its work disk was changed since/,
+        /start --discard-memory web/,
+      ];
+      await host.fails(5, ['resume', 'web'], refusal);
+      await host.fails(5, ['exec', 'web', '--', 'true'], refusal);
+      assert.match(await host.ok('show', 'web'), /^cannot go on +its work disk was changed since/m);
+      assert.equal((await host.vm('web')).state, 'suspended');
+      await host.ok('start', '--discard-memory', 'web');
+      assert.notEqual(await host.guest('web', 'cat /proc/sys/kernel/random/boot_id'), inMemory.split('\n')[0]);
+      assert.ok(Number(await host.guest('web', 'cat /var/count /root/count | sort -n | head -1')) > 0);
+      await host.ok('stop', 'web');
+    },
+  );
+});
