@@ -71,12 +71,24 @@ const WINGS: Record<string, Wing> = {
   memory: { doors: ['checkpoint', 'fit', 'manifest', 'restore'], mayImport: [] },
   images: { doors: ['catalogue', 'dpkg-status', 'export', 'import'], mayImport: ['bundles'] },
   vm: {
-    doors: ['identity', 'life', 'boot', 'problem', 'rebase', 'release', 'run-end', 'suspend', 'temporary', 'trash'],
+    doors: [
+      'identity',
+      'life',
+      'boot',
+      'pause',
+      'problem',
+      'rebase',
+      'release',
+      'run-end',
+      'suspend',
+      'temporary',
+      'trash',
+    ],
     mayImport: ['bundles', 'store', 'network', 'disks', 'memory', 'images'],
   },
   stats: { doors: [], mayImport: ['vm'] },
   builds: { doors: ['kept-vm'], mayImport: ['bundles', 'store', 'network', 'memory', 'images', 'vm'] },
-  upkeep: { doors: [], mayImport: ['disks', 'memory', 'images', 'vm', 'builds'] },
+  upkeep: { doors: [], mayImport: ['store', 'disks', 'memory', 'images', 'vm', 'builds'] },
 };
 
 const SHARED = new Set(['errors.ts', 'units.ts', 'version.ts']);

@@ -14,7 +14,7 @@ const MAY_NAME_PATHS: Record<string, string> = {
   'config/': 'built-in places of banger itself, each of which a setting replaces',
   'system/os-release.ts': 'os-release(5) is there by standard',
   'system/host-facts.ts': 'directories of programs for administrators, added to PATH',
-  'preflight/doctor.ts': 'where sudo looks programs up',
+  'system/privilege.ts': 'where sudo looks programs up',
   'network/resolvers.ts': 'files of resolvers, at the places their own documents name',
   'dns/': 'files of resolvers, at the places their own documents name',
   'bundle/': 'places inside a root file system, and of apt',

@@ -25,19 +25,13 @@ export const Event = z.discriminatedUnion('type', [
     ...vm,
     from: VmState,
     to: VmState,
-    reason: z.string().nullable().describe('why it is `failed`, in a sentence'),
+    reason: z.string().nullable().describe('why it is `failed` or `paused`, in a sentence'),
   }),
   z.object({
     ...base,
     type: z.literal('vm.started-over'),
     ...vm,
     reason: z.string().describe('why it was taken for dead, in words that follow its name'),
-  }),
-  z.object({
-    ...base,
-    type: z.literal('vm.agent-troubled'),
-    ...vm,
-    reason: z.string().describe('why its agent cannot be used, in words that follow its name'),
   }),
   z.object({
     ...base,

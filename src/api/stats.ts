@@ -10,6 +10,7 @@ export const VmStats = z.object({
   id: z.string(),
   name: VmName,
   state: VmState,
+  problem: z.string().nullable().describe('what is wrong with a VM that runs, and what helps; null when nothing is'),
   sampledAt: z.iso.datetime(),
   uptimeMs: z.number().nullable().describe('milliseconds since the current run began'),
   vcpus: z.int(),

@@ -185,7 +185,7 @@ const SETTINGS: SettingTree<Config> = {
       'storage.min_free',
       size(0),
       256 * MIB,
-      'Room on the store below which no VM is started, so that no guest runs into the end of it',
+      'Room on the store below which no VM is started, and the running VM that takes the most is paused; `0` for neither',
     ),
     trimTimeoutMs: always(
       'storage.trim_timeout',

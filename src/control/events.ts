@@ -1,7 +1,7 @@
 /** What happened to VMs and operations: a short memory of it, and any number of readers at their own pace. */
 import type { Event } from '../api/event.ts';
 import type { Operation } from '../api/operation.ts';
-import type { VmRecord } from '../core/vm.ts';
+import { shownState, type VmRecord } from '../core/vm.ts';
 import type { VmTransition } from '../state/vms.ts';
 
 type WithoutBase<T> = T extends unknown ? Omit<T, 'seq' | 'at'> : never;
@@ -125,9 +125,10 @@ export function describeTransition({ before, after }: VmTransition): EventFacts[
   if (after.lastEnd !== null && after.lastEnd.at !== before.lastEnd?.at) {
     facts.push({ type: 'vm.ended', ...vm, kind: after.lastEnd.kind, reason: shorten(after.lastEnd.why) });
   }
-  if (before.phase !== after.phase) {
-    const reason = after.failure === null ? null : shorten(after.failure);
-    facts.push({ type: 'vm.state', ...vm, from: before.phase, to: after.phase, reason });
+  const [from, to] = [shownState(before), shownState(after)];
+  if (from !== to) {
+    const why = (to === 'paused' ? after.paused?.why : after.failure) ?? null;
+    facts.push({ type: 'vm.state', ...vm, from, to, reason: why === null ? null : shorten(why) });
   }
   if (before.ready === null && after.ready !== null) {
     facts.push({ type: 'vm.ready', ...vm, readyMs: after.ready.ms, failedUnits: after.ready.failedUnits });

@@ -60,8 +60,11 @@ export interface Operations {
   events(id: string, signal: AbortSignal, follow?: boolean): AsyncGenerator<OperationEvent>;
   /** Aborts the action unless others than the caller wait for it. */
   cancel(id: string): { cancelled: boolean; watchers: number };
-  /** Aborts the action whoever waits for it; the way to free a target that hangs. */
-  abort(id: string): void;
+  /**
+   * Aborts the action whoever waits for it; the way to free a target that hangs.
+   * @param why what it ends with; that it was cancelled without
+   */
+  abort(id: string, why?: BangerError): void;
   runningCount(): number;
   /** Aborts everything and waits until it is undone. */
   shutdown(): Promise<void>;
@@ -290,9 +293,9 @@ export function createOperations(
       entry.abort.abort(cancelledError(entry.operation));
       return { cancelled: true, watchers: others };
     },
-    abort(id) {
+    abort(id, why) {
       const entry = lookUp(id);
-      entry.abort.abort(cancelledError(entry.operation));
+      entry.abort.abort(why ?? cancelledError(entry.operation));
     },
     runningCount: () => running().length,
     async shutdown() {

@@ -50,5 +50,6 @@ export function newVm(vm: NewVm): VmRecord {
     lastEnd: null,
     temporary: vm.temporary ?? null,
     memory: null,
+    paused: null,
   };
 }

@@ -1,19 +1,19 @@
 /** What a VM's record says after each turn of its life: the only place where phases and what belongs to them change. */
 import { BangerError, messageOf } from '../errors.ts';
 import type { LastEnd } from './run-end.ts';
-import type { SavedMemory, TimelineStep, VmRecord } from './vm.ts';
+import type { Paused, SavedMemory, TimelineStep, VmRecord } from './vm.ts';
 
 /** Fields that change after creation. */
 export type VmChange = Partial<Omit<VmRecord, 'id' | 'mac' | 'createdAt' | 'temporary'>>;
 
 /** Nothing of a run is left. */
 export function stopped(): VmChange {
-  return { phase: 'stopped', failure: null, startedAt: null, vmm: null, memory: null };
+  return { phase: 'stopped', failure: null, startedAt: null, vmm: null, memory: null, paused: null };
 }
 
 /** @param why a sentence for people */
 export function failed(why: string): VmChange {
-  return { phase: 'failed', failure: why, startedAt: null, vmm: null, memory: null };
+  return { phase: 'failed', failure: why, startedAt: null, vmm: null, memory: null, paused: null };
 }
 
 /** It ended as nobody wanted it, which is kept until it happens again. */
@@ -22,7 +22,7 @@ export function ended(lastEnd: LastEnd): VmChange {
 }
 
 export function starting(): VmChange {
-  return { phase: 'starting', failure: null, bootTimeline: [], bootMs: null, ready: null };
+  return { phase: 'starting', failure: null, bootTimeline: [], bootMs: null, ready: null, paused: null };
 }
 
 export interface StartedRun {
@@ -106,6 +106,16 @@ export function goneOn({ at, vmm }: Pick<StartedRun, 'at' | 'vmm'>): VmChange {
 /** Its suspend came to nothing: it runs as if nobody had asked for it. */
 export function notSuspended(): VmChange {
   return { phase: 'running', memory: null };
+}
+
+/** Its guest stands still; written before that is so, and taken out after it goes on. */
+export function paused(why: Paused): VmChange {
+  return { paused: why };
+}
+
+/** Its guest goes on. */
+export function goingOn(): VmChange {
+  return { paused: null };
 }
 
 /** Being stopped for good: what was planned for it is planned no more. */

@@ -75,6 +75,16 @@ export interface Temporary {
   keptDisk: string | null;
 }
 
+/** Why the daemon holds a VM that runs. */
+export interface Paused {
+  /** ISO 8601 */
+  at: string;
+  /** a sentence */
+  why: string;
+  /** when it goes on by itself: the end of a sentence that begins with "It goes on" */
+  until: string;
+}
+
 export interface VmRecord {
   /** 8 hexadecimal digits, unchanged for the life of the VM */
   id: string;
@@ -126,11 +136,18 @@ export interface VmRecord {
   temporary: Temporary | null;
   /** null unless it is suspended, or just going on from it */
   memory: SavedMemory | null;
+  /** why its guest stands still; null unless the daemon holds it. Its phase is `running` meanwhile */
+  paused: Paused | null;
 }
 
 /** Phases of a VM whose guest lives, be it on disk: its name is known and what its run was started with counts. */
 export function hasGuest({ phase }: Pick<VmRecord, 'phase'>): boolean {
   return phase === 'running' || phase === 'suspending' || phase === 'suspended' || phase === 'resuming';
+}
+
+/** What people are shown as its state. */
+export function shownState({ phase, paused }: Pick<VmRecord, 'phase' | 'paused'>): VmPhase | 'paused' {
+  return phase === 'running' && paused !== null ? 'paused' : phase;
 }
 
 /** Host network device of a VM; derived from the id so that a leftover can be traced. */

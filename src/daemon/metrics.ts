@@ -4,6 +4,7 @@ import type { Event } from '../api/event.ts';
 import type { VmStats } from '../api/stats.ts';
 import type { Host } from '../control/host.ts';
 import type { StatsSampler } from '../control/stats/vm-stats.ts';
+import { shownState } from '../core/vm.ts';
 import { VERSION } from '../version.ts';
 import { type Metric, renderMetrics, type Sample } from './exposition.ts';
 
@@ -18,7 +19,18 @@ export type MetricSource = () => readonly Metric[];
 export type MetricsHost = Pick<Host, 'stores' | 'operations' | 'events'>;
 
 const STATES = [
-  ...['creating', 'stopped', 'starting', 'running', 'stopping', 'suspending', 'suspended', 'resuming', 'failed'],
+  ...[
+    'creating',
+    'stopped',
+    'starting',
+    'running',
+    'stopping',
+    'suspending',
+    'suspended',
+    'resuming',
+    'paused',
+    'failed',
+  ],
 ] as const;
 
 export function createMetrics(
@@ -46,7 +58,7 @@ export function createMetrics(
       gauge('banger_vms', 'VMs by state.', [
         ...STATES.map((state) => ({
           labels: { state },
-          value: vms.filter(({ phase }) => phase === state).length,
+          value: vms.filter((vm) => shownState(vm) === state).length,
         })),
       ]),
       ...vmMetrics(stats),

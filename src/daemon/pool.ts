@@ -8,10 +8,13 @@ import { BangerError, systemCode } from '../errors.ts';
 import { type HostRoute, listRoutes } from '../network/routes.ts';
 import type { Settings } from '../state/settings.ts';
 import type { Runner } from '../system/runner.ts';
+import { findListener, type Peer } from '../system/socket-peer.ts';
 
 export interface PoolClaim {
   /** Takes the pool for this process if no other has it; false while another one does. */
   hold(): Promise<boolean>;
+  /** Who has it instead; undefined where that is not known. */
+  holder(): Promise<Peer | undefined>;
   release(): void;
 }
 
@@ -21,12 +24,13 @@ export interface PoolClaim {
  * first VM, long after it has decided. See docs/decisions/0046.
  */
 export function createPoolClaim(pool: string): PoolClaim {
+  const name = `\0banger-pool ${pool}`;
   let server: Server | undefined;
   return {
     async hold() {
       if (server) return true;
       const attempt = createServer((socket) => socket.destroy()).unref();
-      attempt.listen(`\0banger-pool ${pool}`);
+      attempt.listen(name);
       try {
         await once(attempt, 'listening');
       } catch (error) {
@@ -35,6 +39,7 @@ export function createPoolClaim(pool: string): PoolClaim {
       server = attempt;
       return true;
     },
+    holder: () => findListener(name),
     release() {
       server?.close();
       server = undefined;
@@ -93,16 +98,27 @@ export async function decidePool({
   const routes = await listRoutes(runner, config.programs.ip);
   const candidates = [...(kept === undefined ? [] : [parsePool(kept)]), ...poolCandidates(instance)];
   const taken = routes.filter((route) => !isOwn(route)).map((route) => route.destination);
+  const decide = (decided: DecidedPool): DecidedPool => {
+    if (kept !== formatSubnet(decided.pool)) settings.set(key, formatSubnet(decided.pool));
+    return decided;
+  };
+  /** the first that only somebody's process has, and no route */
+  let named: DecidedPool | undefined;
   for (;;) {
     const pool = choosePool(candidates, taken);
-    if (!pool) throw noPool();
+    if (!pool) break;
     const decided = await claimed(pool);
-    if (await decided.claim.hold()) {
-      if (kept !== formatSubnet(pool)) settings.set(key, formatSubnet(pool));
-      return decided;
-    }
+    if (await decided.claim.hold()) return decide(decided);
+    if (!named && isStranger(await decided.claim.holder())) named = decided;
     taken.push(pool);
   }
+  if (named) return decide(named);
+  throw noPool();
+}
+
+/** Whether a process belongs to neither root nor this user: it may have a name and mean nothing by it. */
+export function isStranger(peer: Peer | undefined): boolean {
+  return peer !== undefined && peer.uid !== 0 && peer.uid !== process.geteuid?.();
 }
 
 async function claimed(pool: Subnet): Promise<DecidedPool> {

@@ -11,24 +11,24 @@ import { createDnsService, type DnsService } from '../control/network/dns-servic
 import { createHostNetwork } from '../control/network/host-network.ts';
 import { createOperations } from '../control/operations.ts';
 import { recoverStore } from '../control/store/image.ts';
-import { createAgents } from '../control/vm/agents.ts';
 import { createGuests } from '../control/vm/connections.ts';
 import { formatSubnet, gatewayOf } from '../core/addresses.ts';
 import { messageOf } from '../errors.ts';
 import { ensureClientKey } from '../guest/keys.ts';
 import { openCanary } from '../network/canary.ts';
 import { GUEST_DNS_PORT } from '../network/nftables.ts';
+import type { PoolHolder } from '../preflight/context.ts';
 import { type Ballast, createBallast } from '../state/ballast.ts';
 import { type Database, openDatabase } from '../state/database.ts';
 import { createOperationStore } from '../state/operations.ts';
 import { createSettings } from '../state/settings.ts';
 import { createStores } from '../state/stores.ts';
 import { ensurePrivateDirectory } from '../system/files.ts';
-import { withAdministratorPath } from '../system/host-facts.ts';
-import { createPrivileged } from '../system/privilege.ts';
+import { groupOfDevice, KVM_DEVICE, withAdministratorPath } from '../system/host-facts.ts';
+import { createRights } from '../system/privilege.ts';
 import { type Argv, createRunner } from '../system/runner.ts';
 import { createIdleMemory } from './idle-memory.ts';
-import { decidePool } from './pool.ts';
+import { decidePool, isStranger, type PoolClaim } from './pool.ts';
 
 export interface Services extends AsyncDisposable {
   host: Host;
@@ -54,11 +54,13 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   // ip, nft and mke2fs live where ordinary users do not look
   const env = withAdministratorPath(givenEnv, uid);
   const runner = createRunner(env);
-  const privileged = createPrivileged(runner, {
+  const rights = createRights(runner, {
     uid,
     sudo: config.privilege.sudo,
     sudoProgram: config.programs.sudo,
+    kvmGroup: () => groupOfDevice(KVM_DEVICE),
   });
+  const privileged = rights.root;
   const system = { runner, privileged, uid, env };
   const databaseFile = join(config.paths.state, 'banger.db');
   const ballast = createBallast(`${databaseFile}.ballast`);
@@ -93,12 +95,14 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     env,
     uid,
     runner,
-    privileged,
+    rights,
     table,
     clientKeyFile,
     self,
     pool: poolText,
-    holdsPool: () => claim.hold(),
+    poolHolder: () => holderOf(claim),
+    ownLinks: () =>
+      ledger.all().flatMap(({ resource: { kind, name } }) => (kind === 'tap' || kind === 'pool-route' ? [name] : [])),
   });
 
   const dnsService = createDnsService({ config, pool, vms, settings: createSettings(operationLog), log });
@@ -115,7 +119,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     stores,
     system,
     network: createHostNetwork({
-      ...{ config, runner, privileged, ledger, guests, pool, uid, table, guestDns, onAttach },
+      ...{ config, runner, privileged: rights.network, ledger, guests, pool, uid, table, guestDns, onAttach },
       canary,
       onNoForwarding: (device, error) =>
         log.warn(
@@ -124,7 +128,6 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
         ),
     }),
     guests: createGuests(clientKey, clientKeyFile),
-    agents: createAgents({ config, log, events, system }),
     checks,
     operations: createOperations(operationStore, now, {
       log,
@@ -146,7 +149,6 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
       canary?.[Symbol.dispose]();
       await host.operations.shutdown();
       await host.guests[Symbol.asyncDispose]();
-      await host.agents[Symbol.asyncDispose]();
       await dnsService[Symbol.asyncDispose]();
       claim.release(); // the next daemon may be there before this process is gone
       operationLog.close();
@@ -161,6 +163,13 @@ async function makeDirectories({ paths }: Config): Promise<void> {
     await ensurePrivateDirectory(directory);
   }
   await chmod(paths.run, 0o700);
+}
+
+/** Who has the pool instead of this process; nobody when it can be taken now. */
+async function holderOf(claim: PoolClaim): Promise<PoolHolder | undefined> {
+  if (await claim.hold()) return undefined;
+  const peer = await claim.holder();
+  return { ...peer, stranger: isStranger(peer) };
 }
 
 /** A number for a banger with a home of its own; undefined for the machine's usual one. */

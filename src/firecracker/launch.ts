@@ -1,7 +1,7 @@
 /** Starts a VMM in a session of its own, so that it survives the daemon, and waits until its API answers. */
-import { access, constants, open, readFile, rm } from 'node:fs/promises';
+import { constants, open, readFile, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { BangerError, systemCode } from '../errors.ts';
+import { BangerError } from '../errors.ts';
 import { sleep, throwIfCancelled } from '../system/abort.ts';
 import { pathExists } from '../system/files.ts';
 import { findProcesses, type ProcessIdentity } from '../system/processes.ts';
@@ -22,8 +22,6 @@ export interface LaunchOptions {
   continues?: boolean;
   vmmLog: string;
   env: NodeJS.ProcessEnv;
-  /** makes the socket this user's: one that a VMM run by sudo has made belongs to root */
-  takeSocket(): Promise<void>;
   signal?: AbortSignal;
   /** limit in `ms` for the API to answer; default 20_000 */
   readyTimeoutMs?: number;
@@ -157,21 +155,12 @@ export function describeExit({ code, signal }: { code: number | null; signal: st
   return `exit status ${code}${fault === undefined ? '' : `, ${fault}`}`;
 }
 
-async function answers({ socketPath, takeSocket, readyTimeoutMs }: LaunchOptions): Promise<boolean> {
+async function answers({ socketPath, readyTimeoutMs }: LaunchOptions): Promise<boolean> {
   if (!(await pathExists(socketPath))) return false;
-  if (!(await mayConnect(socketPath))) await takeSocket();
   const limitMs = Math.min(ANSWER_TIMEOUT_MS, readyTimeoutMs ?? ANSWER_TIMEOUT_MS);
   return await describeVmm(socketPath, limitMs).then(
     (answer) => answer !== 'silent',
     () => false,
-  );
-}
-
-/** Connecting to a Unix socket takes the right to write to it. */
-async function mayConnect(socketPath: string): Promise<boolean> {
-  return await access(socketPath, constants.W_OK).then(
-    () => true,
-    (error) => systemCode(error) !== 'EACCES',
   );
 }
 

@@ -3,7 +3,7 @@
 import type { Config, VmConfig } from '../config/schema.ts';
 import type { BangerError } from '../errors.ts';
 import type { HostFacts } from '../system/host-facts.ts';
-import type { Privileged } from '../system/privilege.ts';
+import type { Rights } from '../system/privilege.ts';
 import type { Argv, Runner } from '../system/runner.ts';
 
 /** The files a VM boots from, all absolute. */
@@ -26,15 +26,17 @@ export interface PreflightContext {
   uid: number;
   facts: HostFacts;
   runner: Runner;
-  privileged: Privileged;
+  rights: Rights;
   /** what to boot from, or why there is nothing */
   boot: BootFiles | BangerError;
   /** the one beside the banger executable, for `programs.fcqemu = "auto"` */
   fcqemu: Argv;
   /** address pool in use, CIDR; undefined when none is decided yet */
   pool: string | undefined;
-  /** whether no other banger on this host works with the pool; taken to be so where it is not asked */
-  holdsPool?: () => Promise<boolean>;
+  /** process that has taken the pool instead of this one; none where it is not asked */
+  poolHolder?: () => Promise<PoolHolder | undefined>;
+  /** devices and ranges whose routes are this banger's, as its ledger has them */
+  ownLinks?: () => readonly string[];
   /** nftables table of this banger */
   table: string;
   /** file of the private key banger logs in with */
@@ -48,6 +50,14 @@ export interface PreflightContext {
   kvmDevice?: string;
   /** device that makes taps; `/dev/net/tun` except in tests */
   tunDevice?: string;
+}
+
+/** Another process that has taken the name of a pool; who it is may not be known. */
+export interface PoolHolder {
+  pid?: number;
+  uid?: number;
+  /** whether it is known to belong to neither root nor this user */
+  stranger: boolean;
 }
 
 /** What the action in question takes of the host; 0 when it is not known. */

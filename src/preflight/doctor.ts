@@ -7,8 +7,9 @@ import { detectResolver } from '../dns/resolver-detect.ts';
 import { isSetUp } from '../dns/resolver-setup.ts';
 import { findUplink, findWays } from '../network/routes.ts';
 import { sharesBlocks } from '../storage/file-system.ts';
-import { findProgram } from '../system/host-facts.ts';
-import { type PrivilegedProgram, STORAGE_PROGRAMS } from '../system/privileged-commands.ts';
+import { findProgram, groupOfDevice, KVM_DEVICE } from '../system/host-facts.ts';
+import { SUDO_PATH } from '../system/privilege.ts';
+import { LOWERER, type PrivilegedProgram, STORAGE_PROGRAMS } from '../system/privileged-commands.ts';
 import { type Check, type CheckResult, runChecks } from './check.ts';
 import { allChecks, type PreflightCommand, preflightFor } from './commands.ts';
 import { hasBoot, type PreflightContext } from './context.ts';
@@ -66,7 +67,8 @@ async function summarize(context: PreflightContext): Promise<Record<string, stri
     bundle: hasBoot(context) ? `${context.boot.name} (${dirname(context.boot.kernel)})` : 'none',
     disks,
     network: `pool ${context.pool ?? 'none'}, uplink ${uplink ?? 'none'}`,
-    rights: context.uid === 0 ? 'root' : context.config.privilege.sudo === 'never' ? 'none' : 'sudo -n',
+    rights:
+      context.uid === 0 ? 'root' : context.config.privilege.sudo === 'never' ? 'none' : 'sudo -n, to set up networks',
     resolver,
   };
 }
@@ -103,23 +105,23 @@ async function nearestDirectory(path: string): Promise<string> {
   return exists || dirname(path) === path ? path : await nearestDirectory(dirname(path));
 }
 
-/** Where sudo looks programs up unless its configuration says otherwise (Debian's and Fedora's secure_path). */
-const SUDO_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
-
 /** The rules that `banger doctor --sudoers` prints for the user who asks. */
 export async function sudoersFor(context: PreflightContext): Promise<string> {
   const { config, env, pool, runner, table, uid } = context;
   const programs: Partial<Record<PrivilegedProgram, string>> = {};
-  for (const program of ['ip', 'nft', 'sysctl', 'firecracker', 'kill', 'chown', ...STORAGE_PROGRAMS] as const) {
+  for (const program of ['ip', 'nft', 'sysctl', 'firecracker', ...STORAGE_PROGRAMS] as const) {
     const found = await findProgram(programName(program, config), { PATH: SUDO_PATH });
     if (found.found) programs[program] = found.path;
   }
   const sudo = await findProgram(config.programs.sudo, env);
   const version = sudo.found ? (await runner.run([sudo.path, '-V'], { env })).stdout : '';
-  const kvm = await deviceAccess(context.kvmDevice ?? '/dev/kvm');
+  const lowerer = await findProgram(LOWERER, { PATH: SUDO_PATH });
+  const device = context.kvmDevice ?? KVM_DEVICE;
+  const kvmGroup = (await deviceAccess(device)) === 'denied' ? await groupOfDevice(device) : undefined;
   return renderSudoers({
     user: userInfo().username,
-    uid,
+    owner: { uid, gid: process.getegid?.() ?? uid, kvmGroup },
+    lowerer: lowerer.found ? lowerer.path : LOWERER,
     programs,
     pool: pool ?? '172.30.0.0/16',
     table,
@@ -128,7 +130,6 @@ export async function sudoersFor(context: PreflightContext): Promise<string> {
     store: config.paths.store,
     cache: config.paths.cache,
     state: config.paths.state,
-    firecrackerAsRoot: programs.firecracker !== undefined && kvm === 'denied',
     regularExpressions: knowsRegularExpressions(version),
   });
 }

@@ -10,8 +10,9 @@ import { Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
 import { writeFileAtomic } from '../system/files.ts';
+import { groupOfDevice } from '../system/host-facts.ts';
 import type { Privileged } from '../system/privilege.ts';
-import { endProcess, findProcessesByArgument, isAlive } from '../system/processes.ts';
+import { endProcess, findProcessesByArgument } from '../system/processes.ts';
 import type { Argv, Runner } from '../system/runner.ts';
 
 /** A working host prints the first line within 0.3 s of the kernel being loaded; a loaded one gets ten times that. */
@@ -46,6 +47,7 @@ export type TestVmm =
 
 export interface SelfTestOptions {
   runner: Runner;
+  /** what gives Firecracker the device's group where this user does not have it */
   privileged: Privileged;
   vmm: TestVmm;
   /** an uncompressed ELF kernel */
@@ -65,7 +67,7 @@ export interface KvmVerdict {
   works: boolean;
   /** a sentence */
   detail: string;
-  /** whether this user may open the device; where not, only root runs guests under KVM */
+  /** whether this user may open the device; where not, Firecracker gets its group by sudo */
   userMayOpen: boolean;
   /** whether a guest was booted to find out, now or earlier */
   tested: boolean;
@@ -103,7 +105,7 @@ export async function kvmVerdict(options: SelfTestOptions): Promise<KvmVerdict> 
     return { works: false, detail: `There is no ${options.kvmDevice}.`, userMayOpen: false, tested: false };
   }
   const userMayOpen = opened === 'yes';
-  if (!userMayOpen && options.vmm.kind === 'qemu') {
+  if (!userMayOpen && (options.vmm.kind === 'qemu' || (await groupOfDevice(options.kvmDevice)) === undefined)) {
     return { works: false, detail: `This user may not open ${options.kvmDevice}.`, userMayOpen, tested: false };
   }
   const limits = options.limits ?? { firstMs: FIRST_LIMIT_MS, lastMs: LAST_LIMIT_MS };
@@ -272,23 +274,13 @@ function qemuArgv({ vmm, kernel }: SelfTestOptions, pidFile: string): Argv {
 }
 
 /** For the start of a daemon, when no test runs: ends what tests of one that was killed have left. */
-export async function endSelfTests({
-  cacheDirectory,
-  privileged,
-}: Pick<SelfTestOptions, 'cacheDirectory' | 'privileged'>): Promise<void> {
+export async function endSelfTests({ cacheDirectory }: Pick<SelfTestOptions, 'cacheDirectory'>): Promise<void> {
   const names = await readdir(cacheDirectory).catch(() => []); // no test ever ran
   for (const name of names) {
     if (!/^self-test-[0-9a-f]{8}\.json(\.pid)?$/.test(name)) continue;
     const file = join(cacheDirectory, name);
     for (const identity of await findProcessesByArgument(file)) await endProcess(identity, { graceMs: 0 });
-    await endAsRoot(privileged, file);
     await rm(file, { force: true });
-  }
-}
-
-async function endAsRoot(privileged: Privileged, argument: string): Promise<void> {
-  for (const identity of await findProcessesByArgument(argument)) {
-    if (await isAlive(identity)) await privileged.run(['kill', '-KILL', String(identity.pid)], { okExits: [0, 1] });
   }
 }
 

@@ -1,16 +1,24 @@
-/** The smallest sudoers rules that let a user run banger: exactly the commands of the table, values spelled out. */
+/**
+ * The smallest sudoers rules that let a user run banger: exactly the commands of the table, values spelled out. None of them
+ * gives root away: each begins with `setpriv`, which is the user again, with one right more, before any other program runs.
+ */
 import type { Config } from '../config/schema.ts';
 import { gatewayOf, parseSubnet } from '../core/addresses.ts';
 import {
+  lowerTo,
+  type Owner,
   type Placeholder,
   PRIVILEGED_COMMANDS,
   type PrivilegedCommand,
   type PrivilegedProgram,
+  type Right,
 } from '../system/privileged-commands.ts';
 
 export interface SudoersRequest {
   user: string;
-  uid: number;
+  owner: Owner;
+  /** absolute path of `setpriv`, as sudo itself finds it */
+  lowerer: string;
   /** absolute path of each program, as sudo itself finds it; one that is missing gets no rules */
   programs: Partial<Record<PrivilegedProgram, string>>;
   /** pool of the VMs, CIDR */
@@ -23,8 +31,6 @@ export interface SudoersRequest {
   store: string;
   cache: string;
   state: string;
-  /** whether Firecracker must run as root because the user may not open /dev/kvm */
-  firecrackerAsRoot: boolean;
   /** sudo 1.9.10 and later match arguments by regular expressions */
   regularExpressions: boolean;
 }
@@ -42,24 +48,26 @@ export function programName(program: PrivilegedProgram, { programs }: Pick<Confi
   return program in programs ? programs[program as keyof Config['programs']] : program;
 }
 
+/** What is before the rules that give root away, in the first line of their own. */
+export const EQUAL_TO_ROOT = '# EQUAL TO ROOT:';
+
 /** The text of a file for /etc/sudoers.d. */
 export function renderSudoers(request: SudoersRequest): string {
-  const user = /^[a-z_][a-z0-9_-]*$/.test(request.user) ? request.user : `#${request.uid}`;
-  const always = rulesFor(request, user, (command) => !command.onlyForStoreImage);
-  const forStoreImage = rulesFor(request, user, (command) => command.onlyForStoreImage === true);
+  const user = /^[a-z_][a-z0-9_-]*$/.test(request.user) ? request.user : `#${request.owner.uid}`;
+  const withKvm = request.owner.kvmGroup !== undefined;
+  const forStoreImage = rulesFor(request, user, ['root']);
   return [
-    '# What banger runs as root for one user, without a password. Written by: banger doctor --sudoers',
-    '# "nft -f -" lets this user change any packet rule; there is no narrower form of it.',
-    '# "kill" ends any process; it is for programs of this list that hang, which only root may end.',
-    ...(request.firecrackerAsRoot
-      ? [
-          '# Firecracker runs as root only because the user may not open /dev/kvm; the group kvm makes that unnecessary.',
-        ]
+    '# What banger runs by sudo for one user, without a password. Written by: banger doctor --sudoers',
+    '# setpriv makes each program a process of that user with CAP_NET_ADMIN alone: the network of this host is its to change, with',
+    '# "nft -f -" any packet rule of it, but no file and no process of root is in its reach.',
+    ...(withKvm
+      ? ['# Firecracker gets the group of /dev/kvm; with the user in that group, its rules are not needed.']
       : []),
-    ...always,
+    ...rulesFor(request, user, withKvm ? ['network', 'kvm'] : ['network']),
     ...(forStoreImage.length > 0
       ? [
-          '# Only for the store of `banger storage init`, a file of this user that is mounted: take the "#" away from what follows.',
+          `${EQUAL_TO_ROOT} who may run what follows can become root, because a file of this user is mounted at a path of this user.`,
+          '# Only for the store of `banger storage init`; take the "#" away from these lines if that is what you want.',
           ...forStoreImage.map((line) => `#${line}`),
         ]
       : []),
@@ -67,17 +75,16 @@ export function renderSudoers(request: SudoersRequest): string {
   ].join('\n');
 }
 
-/** Aliases of the wanted commands by program, and the line that allows them. */
-function rulesFor(request: SudoersRequest, user: string, wanted: (command: PrivilegedCommand) => boolean): string[] {
+/** Aliases of the commands with these rights by program, and the line that allows them. */
+function rulesFor(request: SudoersRequest, user: string, rights: readonly Right[]): string[] {
   const aliases: string[] = [];
   const lines: string[] = [];
   for (const [program, path] of Object.entries(request.programs)) {
     const rules = PRIVILEGED_COMMANDS.filter(
-      (command) =>
-        command.program === program && wanted(command) && (request.firecrackerAsRoot || !command.onlyWithoutKvmAccess),
-    ).flatMap((command) => argumentPatterns(command, request).map((args) => `${escapeWord(path)} ${args}`));
+      (command) => command.program === program && rights.includes(command.right),
+    ).flatMap((command) => commandPatterns(command, path, request));
     if (rules.length === 0) continue;
-    const alias = `BANGER_${request.uid}_${program.toUpperCase()}`;
+    const alias = `BANGER_${request.owner.uid}_${program.toUpperCase()}`;
     aliases.push(alias);
     lines.push(
       `Cmnd_Alias ${alias} = \\`,
@@ -87,9 +94,17 @@ function rulesFor(request: SudoersRequest, user: string, wanted: (command: Privi
   return aliases.length === 0 ? [] : [...lines, `${user} ALL=(root) NOPASSWD: ${aliases.join(', ')}`];
 }
 
-/** A command's arguments as sudoers writes them: one regular expression, or every form of them as globs. */
-function argumentPatterns({ args }: PrivilegedCommand, request: SudoersRequest): string[] {
-  const parts = args.split(/\{(\w+)\}/);
+/** The program that sudo starts and all its arguments, in every form they may have. */
+function commandPatterns({ right, args }: PrivilegedCommand, path: string, request: SudoersRequest): string[] {
+  if (right === 'root') return argumentPatterns('', args, request).map((form) => `${escapeWord(path)} ${form}`);
+  const before = `${[...lowerTo(right, request.owner), path].join(' ')} `;
+  return argumentPatterns(before, args, request).map((form) => `${escapeWord(request.lowerer)} ${form}`);
+}
+
+/** Arguments as sudoers writes them: one regular expression, or every form of them as globs. @param before words that are as they are */
+function argumentPatterns(before: string, args: string, request: SudoersRequest): string[] {
+  const [first = '', ...rest] = args.split(/\{(\w+)\}/);
+  const parts = [before + first, ...rest];
   if (request.regularExpressions) {
     const text = parts.map((part, at) => (at % 2 === 0 ? escapeRegex(part) : regexOf(part as Placeholder, request)));
     return [`^${text.join('')}$`];
@@ -161,11 +176,11 @@ function globsOf(placeholder: Placeholder, request: SudoersRequest): string[] {
 }
 
 /** Placeholders that have one value on this machine. */
-function fixed(placeholder: Placeholder, { pool, uid, table, run, store, cache, state }: SudoersRequest): string {
+function fixed(placeholder: Placeholder, { pool, owner, table, run, store, cache, state }: SudoersRequest): string {
   const values: Partial<Record<Placeholder, string>> = {
     gateway: gatewayOf(parseSubnet(pool)),
     pool,
-    uid: String(uid),
+    uid: String(owner.uid),
     table,
     run,
     store,

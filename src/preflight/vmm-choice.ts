@@ -13,7 +13,7 @@ import { type KvmVerdict, kvmVerdict, type TestVmm } from './self-test.ts';
 export interface VmmChoice {
   kind: 'firecracker' | 'fcqemu';
   acceleration: 'kvm' | 'tcg';
-  /** program and leading arguments, with sudo in front where only root may open /dev/kvm */
+  /** program and leading arguments, with sudo in front where this user may not open /dev/kvm */
   program: Argv;
   /** what the VMM needs in its environment besides the daemon's */
   env: NodeJS.ProcessEnv;
@@ -25,7 +25,7 @@ export interface VmmChoice {
 
 export type ChoiceContext = Pick<
   PreflightContext,
-  'boot' | 'config' | 'env' | 'facts' | 'fcqemu' | 'kvmDevice' | 'privileged' | 'retestKvm' | 'runner' | 'uid'
+  'boot' | 'config' | 'env' | 'facts' | 'fcqemu' | 'kvmDevice' | 'rights' | 'retestKvm' | 'runner' | 'uid'
 >;
 
 /**
@@ -39,7 +39,7 @@ export async function chooseVmm(context: ChoiceContext): Promise<VmmChoice> {
     return {
       kind: 'firecracker',
       acceleration: 'kvm',
-      program: verdict.userMayOpen ? [firecracker.path] : context.privileged.argv([firecracker.path]),
+      program: verdict.userMayOpen ? [firecracker.path] : await context.rights.kvm.argv([firecracker.path]),
       env: {},
       reason: `Firecracker is installed and KVM works. ${verdict.detail}`,
     };
@@ -120,7 +120,7 @@ async function testKvm(context: ChoiceContext, vmm: TestVmm | undefined): Promis
   if (!(await pathExists(context.boot.kernel))) return untested('There is no kernel to test KVM with.');
   return await kvmVerdict({
     runner: context.runner,
-    privileged: context.privileged,
+    privileged: context.rights.kvm,
     vmm,
     kernel: context.boot.kernel,
     cacheDirectory: context.config.paths.cache,

@@ -94,6 +94,7 @@ const MIGRATIONS: readonly string[] = [
   `ALTER TABLE vms ADD COLUMN last_end TEXT;`,
   `ALTER TABLE vms ADD COLUMN temporary TEXT;`,
   `ALTER TABLE vms ADD COLUMN memory TEXT;`,
+  `ALTER TABLE vms ADD COLUMN paused TEXT;`,
 ];
 
 /** Result codes of SQLite (sqlite.org/rescode.html) for writes there is no room for; the rest of 10 are of the same kind. */

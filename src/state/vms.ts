@@ -88,6 +88,7 @@ const COLUMNS: { [K in keyof VmRecord]: Column<VmRecord[K]> } = {
   lastEnd: orNull(json<NonNullable<VmRecord['lastEnd']>>('last_end')),
   temporary: orNull(json<NonNullable<VmRecord['temporary']>>('temporary')),
   memory: orNull(json<NonNullable<VmRecord['memory']>>('memory')),
+  paused: orNull(json<NonNullable<VmRecord['paused']>>('paused')),
 };
 
 const FIELDS = Object.keys(COLUMNS) as (keyof VmRecord)[];

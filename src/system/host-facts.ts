@@ -41,6 +41,14 @@ export function kernelArch(nodeArch: string): string {
   return { x64: 'x86_64', arm64: 'aarch64', ia32: 'i686' }[nodeArch] ?? nodeArch;
 }
 
+export const KVM_DEVICE = '/dev/kvm';
+
+/** The group that may read and write a device; undefined where that is root's, or nobody's, or there is no such device. */
+export async function groupOfDevice(path: string): Promise<number | undefined> {
+  const found = await stat(path).catch(() => undefined);
+  return found && found.gid !== 0 && (found.mode & 0o060) === 0o060 ? found.gid : undefined;
+}
+
 /** Where programs for administrators are; missing from the PATH of ordinary users on Debian and others. */
 const ADMINISTRATOR_DIRECTORIES = ['/usr/local/sbin', '/usr/sbin', '/sbin'];
 

@@ -6,6 +6,7 @@ export function stats(name: string, values: Partial<VmStats> = {}): VmStats {
     id: `id-${name}`,
     name,
     state: 'running',
+    problem: null,
     sampledAt: '2026-01-02T03:04:05.000Z',
     uptimeMs: 61_500,
     vcpus: 1,

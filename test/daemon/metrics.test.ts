@@ -19,6 +19,7 @@ const STATS: VmStats = {
   id: '5f3a9c01',
   name: 'web',
   state: 'running',
+  problem: null,
   sampledAt: '2026-01-01T00:00:00.000Z',
   uptimeMs: 61_500,
   vcpus: 2,

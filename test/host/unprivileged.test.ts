@@ -3,17 +3,21 @@
  * and a VM goes from create to delete. Without the rules every refusal names them.
  */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { DoctorReport } from '../../src/api/system.ts';
 import type { VmDetail } from '../../src/api/vm.ts';
 import { INSTALL_SUDOERS } from '../../src/preflight/checks/privilege.ts';
+import { findProgram } from '../../src/system/host-facts.ts';
+import { SUDO_PATH } from '../../src/system/privilege.ts';
+import { lowerTo } from '../../src/system/privileged-commands.ts';
 import { createRunner, type RunResult } from '../../src/system/runner.ts';
 import { freePort } from '../support/free-port.ts';
-import { hostSkip } from '../support/host.ts';
+import { hostSkip, until } from '../support/host.ts';
 import { paced } from '../support/pace.ts';
 
 const LIMIT = { timeout: paced(240_000) };
@@ -151,22 +155,109 @@ describe('a user who is not root', { skip }, () => {
     t.diagnostic(`rules: ${rules.split('\n').length} lines`);
   });
 
-  it('may run nothing else as root by these rules', LIMIT, async () => {
+  it('may run nothing else by these rules, and nothing as root', LIMIT, async (t) => {
     const sudo = ['setpriv', '--reuid', user, '--regid', user, '--init-groups', '--', 'sudo', '-n'] as const;
+    const gid = (await root.run(['id', '-g', user])).stdout.trim();
+    const lowered = ['setpriv', ...lowerTo('network', { uid: Number(uid), gid: Number(gid), kvmGroup: undefined })];
+    const one = lowered.slice(1).join(' ');
     for (const argv of [
-      ['ip', 'link', 'delete', 'dev', 'eth0'],
-      ['ip', 'link', 'delete', 'dev', 'bgr-00000000', 'x'],
-      ['ip', 'netns', 'exec', 'x', 'sh'],
-      ['nft', '-f', '/etc/passwd'],
-      ['sysctl', '-q', '-w', 'kernel.core_pattern=|/bin/sh'],
+      ['ip', 'link', 'delete', 'dev', 'bgr-00000000'],
+      ['nft', '-f', '-'],
+      ['kill', '-KILL', '1'],
       ['cat', '/etc/shadow'],
+      [...lowered, '/usr/sbin/ip', 'link', 'delete', 'dev', 'eth0'],
+      [...lowered, '/usr/sbin/ip', 'link', 'delete', 'dev', 'bgr-00000000', 'x'],
+      [...lowered, '/usr/sbin/ip', 'netns', 'exec', 'x', 'sh'],
+      [...lowered, '/usr/sbin/nft', '-f', '/etc/shadow'],
+      [...lowered, '/usr/sbin/sysctl', '-q', '-w', 'kernel.core_pattern=|/bin/sh'],
+      [...lowered, '/bin/sh', '-c', 'id'],
+      [...lowered.filter((word) => !word.startsWith('--reuid')), '/usr/sbin/nft', '-f', '-'],
+      [...lowered.filter((word) => word !== '--no-new-privs'), '/usr/sbin/nft', '-f', '-'],
     ]) {
       const { exitCode, stderr } = await root.run([...sudo, ...argv], { okExits: [0, 1] });
       assert.equal(exitCode, 1, argv.join(' '));
       assert.match(stderr, /^sudo: a password is required|not allowed/m, argv.join(' '));
     }
+    // sudo sees the words joined by spaces: however they are cut, setpriv takes none of them for less
+    const nft = (await findProgram('nft', { PATH: SUDO_PATH })) as { path: string };
+    const words = [...lowered.slice(1), nft.path, '-f', '-'];
+    const secret = join(place, 'secret');
+    await writeFile(secret, 'topsecret of root\n', { mode: 0o600 });
+    const input = `include "${secret}"\n`;
+    for (let at = 0; at < words.length - 1; at++) {
+      const cut = [...words.slice(0, at), `${words[at]} ${words[at + 1]}`, ...words.slice(at + 2)];
+      const { exitCode, stderr, stdout } = await attack([...sudo, 'setpriv', ...cut], input);
+      assert.notEqual(exitCode, 0, cut.join('|'));
+      assert.doesNotMatch(stderr + stdout, /topsecret/);
+    }
+    assert.notEqual((await attack([...sudo, 'setpriv', `${one} ${nft.path} -f -`], input)).exitCode, 0);
+    // as it is meant, it opens what the user may open
+    const included = await attack([...sudo, 'setpriv', ...words], input);
+    assert.match(included.stderr, /Permission denied/);
+    assert.doesNotMatch(included.stderr, /topsecret/);
+    const linked = join(home, 'link');
+    await symlink(secret, linked);
+    assert.match((await attack([...sudo, 'setpriv', ...words], `include "${linked}"\n`)).stderr, /Permission denied/);
+    t.diagnostic(`${words.length} ways to cut the words`);
   });
+
+  it(
+    'has processes with the right to set up networks and no other, which the user cannot take over',
+    LIMIT,
+    async () => {
+      const sudo = ['setpriv', '--reuid', user, '--regid', user, '--init-groups', '--', 'sudo', '-n'] as const;
+      const nft = (await findProgram('nft', { PATH: SUDO_PATH })) as { path: string };
+      const gid = (await root.run(['id', '-g', user])).stdout.trim();
+      const words = lowerTo('network', { uid: Number(uid), gid: Number(gid), kvmGroup: undefined });
+      const [program, ...args] = [...sudo, 'setpriv', ...words, nft.path, '-f', '-'];
+      const child = spawn(program, args, { stdio: ['pipe', 'ignore', 'pipe'], env: { PATH } });
+      try {
+        await until('nft reads its input', async () => (await readers()).length > 0, 10_000);
+        const [pid = 0] = await readers();
+        const status = await readFile(`/proc/${pid}/status`, 'utf8');
+        assert.match(status, new RegExp(`^Uid:(\\t${uid}){4}$`, 'm'));
+        assert.match(status, new RegExp(`^Gid:(\\t${gid}){4}$`, 'm'));
+        for (const set of ['CapPrm', 'CapEff', 'CapBnd', 'CapAmb']) {
+          assert.match(status, new RegExp(`^${set}:\\t0{12}1000$`, 'm'), set);
+        }
+        assert.match(status, /^NoNewPrivs:\t1$/m);
+        // its memory and its capability stay its own
+        const mem = [
+          'setpriv',
+          '--reuid',
+          user,
+          '--regid',
+          user,
+          '--clear-groups',
+          '--',
+          'head',
+          '-c',
+          '1',
+          `/proc/${pid}/mem`,
+        ] as const;
+        assert.match((await root.run(mem, { okExits: [0, 1] })).stderr, /Permission denied/);
+      } finally {
+        child.kill('SIGKILL');
+        for (const pid of await readers()) process.kill(pid, 'SIGKILL');
+      }
+
+      async function readers(): Promise<number[]> {
+        const { stdout } = await root.run(['ps', '-u', uid, '-o', 'pid=,args='], { okExits: [0, 1] });
+        return stdout
+          .split('\n')
+          .flatMap((line) =>
+            line.includes(`${nft.path} -f -`) && !line.includes('setpriv') ? [Number.parseInt(line, 10)] : [],
+          );
+      }
+    },
+  );
 });
+
+async function attack(argv: readonly string[], input: string): Promise<RunResult> {
+  const okExits = Array.from({ length: 256 }, (_, status) => status);
+  const [program = '', ...args] = argv;
+  return await root.run([program, ...args], { input, okExits, timeoutMs: 20_000 });
+}
 
 async function processesOf(uid: string): Promise<string[]> {
   const { stdout } = await root.run(['ps', '-u', uid, '-o', 'args='], { okExits: [0, 1] });

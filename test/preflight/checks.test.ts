@@ -6,7 +6,7 @@ import { BangerError } from '../../src/errors.ts';
 import { assertPassed, type CheckResult, runChecks } from '../../src/preflight/check.ts';
 import { allChecks, preflight, preflightFor } from '../../src/preflight/commands.ts';
 import type { PreflightContext } from '../../src/preflight/context.ts';
-import { createPrivileged } from '../../src/system/privilege.ts';
+import { createRights } from '../../src/system/privilege.ts';
 import { scriptedRunner } from '../support/scripted-runner.ts';
 import { testMachine, whyNotRoot } from './support.ts';
 
@@ -146,9 +146,30 @@ describe('checks of the network', () => {
   });
 
   it('name another banger that has the pool, which routes tell only once it runs VMs', async (t) => {
-    const result = await failed('network.pool', { ...(await withRoutes(t, [])), holdsPool: async () => false });
-    assert.match(result.detail, /^Another banger on this host gives its VMs addresses of 172\.30\.0\.0\/16;/);
+    const poolHolder = async () => ({ pid: 4711, uid: 0, stranger: false });
+    const result = await failed('network.pool', { ...(await withRoutes(t, [])), poolHolder });
+    assert.match(
+      result.detail,
+      /^Another banger on this host \(process 4711\) gives its VMs addresses of 172\.30\.0\.0\/16;/,
+    );
     assert.match(result.fix ?? '', /BANGER_NETWORK_POOL=/);
+  });
+
+  it('let nobody be shut out by another user who has the name of the pool and no VMs', async (t) => {
+    const named = { poolHolder: async () => ({ pid: 4711, uid: 1234, stranger: true }) };
+    const routes = [
+      { type: 'unreachable', dst: '172.30.0.0/16', protocol: '119' },
+      { dst: '172.30.0.2', dev: 'bgr-0a1b2c3d', scope: 'link' },
+    ];
+    const ownLinks = () => ['172.30.0.0/16', 'bgr-0a1b2c3d'];
+    for (const context of [await withRoutes(t, []), { ...(await withRoutes(t, routes)), ownLinks }]) {
+      const { status, detail } = await check('network.pool', { ...context, ...named });
+      assert.equal(status, 'warning');
+      assert.match(detail, /^Process 4711 of another user \(1234\) has taken the name of the pool 172\.30\.0\.0\/16,/);
+    }
+    // routes take root: that one has VMs
+    const theirs = await failed('network.pool', { ...(await withRoutes(t, routes)), ...named, ownLinks: () => [] });
+    assert.match(theirs.detail, /overlaps with a route by/);
   });
 
   it('name another banger that has a part of the pool', async (t) => {
@@ -328,6 +349,6 @@ async function withRoutes(t: TestContext, routes: object[]): Promise<PreflightCo
     [`${join(bin, 'ip')} -j -4 route show default`]: { stdout: '[]' },
     [`${join(bin, 'ip')} -j -4 route show`]: { stdout: JSON.stringify(routes) },
   });
-  const privileged = createPrivileged(runner, { uid: 0, sudo: 'auto', sudoProgram: 'sudo' });
-  return { ...context, runner, privileged, pool: '172.30.0.0/16' };
+  const rights = createRights(runner, { uid: 0, sudo: 'auto', sudoProgram: 'sudo' });
+  return { ...context, runner, rights, pool: '172.30.0.0/16' };
 }

@@ -156,7 +156,7 @@ describe('sudoersFor', () => {
     assert.match(text, /sbin\/ip .*mode tap user 1000/);
     const gateway = context.pool?.replace(/0\/24$/, '1/32').replaceAll('.', '[\\\\.]+');
     assert.match(text, new RegExp(gateway ?? '^$'));
-    assert.match(text, /NOPASSWD: BANGER_1000_IP, BANGER_1000_NFT, BANGER_1000_SYSCTL, BANGER_1000_KILL$/m);
+    assert.match(text, /NOPASSWD: BANGER_1000_IP, BANGER_1000_NFT, BANGER_1000_SYSCTL$/m);
   });
 });
 

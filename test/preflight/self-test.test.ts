@@ -175,10 +175,10 @@ type Machine = Awaited<ReturnType<typeof testMachine>>;
 async function prepare(t: TestContext, guest: string) {
   const machine = await testMachine(t);
   const path = await prepareScript(machine, guest);
-  const { config, facts, privileged, runner } = machine.context;
+  const { config, facts, rights, runner } = machine.context;
   const options: SelfTestOptions = {
     runner,
-    privileged,
+    privileged: rights.kvm,
     vmm: { kind: 'qemu', path },
     kernel: machine.files.kernel,
     cacheDirectory: config.paths.cache,

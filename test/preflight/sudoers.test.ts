@@ -7,26 +7,31 @@ import { hostMacFor, macFor } from '../../src/core/vm.ts';
 import { applyRules, readTable } from '../../src/network/nftables.ts';
 import { addPoolRoute, deletePoolRoute } from '../../src/network/routes.ts';
 import { createTap } from '../../src/network/tap.ts';
-import { knowsRegularExpressions, renderSudoers, type SudoersRequest } from '../../src/preflight/sudoers.ts';
+import {
+  EQUAL_TO_ROOT,
+  knowsRegularExpressions,
+  renderSudoers,
+  type SudoersRequest,
+} from '../../src/preflight/sudoers.ts';
 import { findProgram } from '../../src/system/host-facts.ts';
 import type { Privileged } from '../../src/system/privilege.ts';
-import { PRIVILEGED_COMMANDS } from '../../src/system/privileged-commands.ts';
+import { lowerTo, PRIVILEGED_COMMANDS } from '../../src/system/privileged-commands.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
 const REQUEST: SudoersRequest = {
   user: 'ann',
-  uid: 1000,
+  owner: { uid: 1000, gid: 1001, kvmGroup: 108 },
+  lowerer: '/usr/bin/setpriv',
   programs: {
     ip: '/usr/sbin/ip',
     nft: '/usr/sbin/nft',
     sysctl: '/usr/sbin/sysctl',
     firecracker: '/opt/fire cracker/firecracker',
-    kill: '/usr/bin/kill',
-    chown: '/usr/bin/chown',
     mount: '/usr/bin/mount',
     umount: '/usr/bin/umount',
     losetup: '/usr/sbin/losetup',
     xfs_growfs: '/usr/sbin/xfs_growfs',
+    kill: '/usr/bin/kill',
   },
   pool: '172.30.0.0/16',
   table: 'banger',
@@ -35,7 +40,6 @@ const REQUEST: SudoersRequest = {
   store: '/home/ann/My VMs: all, of=them',
   cache: '/home/ann/.cache/banger',
   state: '/home/ann/.local/state/banger',
-  firecrackerAsRoot: true,
   regularExpressions: true,
 };
 
@@ -97,7 +101,7 @@ describe('renderSudoers', () => {
   it('allows every command that the network room runs', async () => {
     const commands: string[] = [];
     const privileged: Privileged = {
-      argv: (argv) => argv,
+      argv: async (argv) => argv,
       kill: async () => assert.fail('nothing is ended'),
       run: async (argv) => {
         commands.push(argv.join(' '));
@@ -118,12 +122,35 @@ describe('renderSudoers', () => {
   });
 
   it('leaves Firecracker out where the user may open /dev/kvm', () => {
-    const text = renderSudoers({ ...REQUEST, firecrackerAsRoot: false });
-    assert.doesNotMatch(text, /firecracker|chown/i);
-    // what hangs must be ended by the same way
-    assert.ok(matchesRule(text, 'kill', '-KILL 4711'));
-    assert.ok(!matchesRule(text, 'kill', '-KILL -1'));
-    assert.match(text, /^# "kill" ends any process;/m);
+    const text = renderSudoers({ ...REQUEST, owner: { ...REQUEST.owner, kvmGroup: undefined } });
+    assert.doesNotMatch(text, /firecracker/i);
+  });
+
+  it('gives Firecracker the group of /dev/kvm and nothing else', () => {
+    const rules = renderSudoers(REQUEST)
+      .split('\n')
+      .filter((line) => line.includes('firecracker'));
+    assert.equal(rules.length, 2);
+    const given = '--groups=108 --inh-caps=-all --ambient-caps=-all --bounding-set=-all --no-new-privs -- ';
+    for (const rule of rules)
+      assert.ok(rule.startsWith(`  /usr/bin/setpriv ^--reuid=1000 --regid=1001 ${given}`), rule);
+  });
+
+  it('has no default rule that leaves a program root, or able to become it', () => {
+    for (const regularExpressions of [true, false]) {
+      const text = renderSudoers({ ...REQUEST, regularExpressions });
+      const [defaults = '', others = ''] = text.split(EQUAL_TO_ROOT);
+      const rules = defaults.split('\n').filter((line) => line.startsWith('  '));
+      assert.ok(rules.length > 15);
+      const lowered = new RegExp(
+        '^  /usr/bin/setpriv \\^?--reuid\\\\?=1000 --regid\\\\?=1001 --(clear-groups|groups\\\\?=108) ' +
+          '--inh-caps\\\\?=-all(\\\\?,\\\\?\\+net_admin)? --ambient-caps\\\\?=-all(\\\\?,\\\\?\\+net_admin)? ' +
+          '--bounding-set\\\\?=-all(\\\\?,\\\\?\\+net_admin)? --no-new-privs -- /',
+      );
+      for (const rule of rules) assert.match(rule, lowered);
+      for (const line of others.split('\n').slice(1)) assert.match(line, /^#|^$/);
+      assert.match(text, /^# EQUAL TO ROOT: who may run what follows can become root/m);
+    }
   });
 
   it('lets a user mount the image of the store only where a person took the comment away', () => {
@@ -152,19 +179,22 @@ describe('knowsRegularExpressions', () => {
 
 /** The rules with those for the store's image, as a person would switch them on. */
 function withStoreImage(sudoers: string): string {
-  const [always = '', image = ''] = sudoers.split('what follows.\n');
+  const [always = '', image = ''] = sudoers.split('if that is what you want.\n');
   return `${always}\n${image.replace(/^#/gm, '')}`;
 }
 
 /** Matches as sudo does: the whole argument text against a regular expression, or as a glob with classes only. */
 function matchesRule(sudoers: string, program: string, args: string): boolean {
   const path = REQUEST.programs[program as keyof typeof REQUEST.programs];
-  const rules = sudoers.split('\n').filter((line) => line.startsWith(`  ${path} `));
+  const right = PRIVILEGED_COMMANDS.find((command) => command.program === program)?.right ?? 'root';
+  const [first, text] =
+    right === 'root' ? [path, args] : [REQUEST.lowerer, [...lowerTo(right, REQUEST.owner), path, args].join(' ')];
+  const rules = sudoers.split('\n').filter((line) => line.startsWith(`  ${first} `));
   assert.ok(rules.length > 0, `no rules for ${program}`);
   return rules.some((rule) => {
-    const pattern = rule.replace(/,? ?\\?$/, '').slice(`  ${path} `.length);
-    if (pattern.startsWith('^')) return new RegExp(pattern).test(args);
+    const pattern = rule.replace(/,? ?\\?$/, '').slice(`  ${first} `.length);
+    if (pattern.startsWith('^')) return new RegExp(pattern).test(text);
     const literal = pattern.replace(/\\(.)|([.+$^|(){}])/g, (_, escaped = '', plain = '') => `\\${escaped}${plain}`);
-    return new RegExp(`^${literal}$`).test(args);
+    return new RegExp(`^${literal}$`).test(text);
   });
 }

@@ -9,7 +9,7 @@ import { listRoutes } from '../../src/network/routes.ts';
 import { type CheckResult, describe as describeCheck } from '../../src/preflight/check.ts';
 import type { PreflightContext } from '../../src/preflight/context.ts';
 import { findProgram } from '../../src/system/host-facts.ts';
-import { createPrivileged } from '../../src/system/privilege.ts';
+import { createRights } from '../../src/system/privilege.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
@@ -82,7 +82,7 @@ export async function testMachine(
         cpus: 4,
       },
       runner,
-      privileged: createPrivileged(runner, { uid, sudo: config.privilege.sudo, sudoProgram: config.programs.sudo }),
+      rights: createRights(runner, { uid, sudo: config.privilege.sudo, sudoProgram: config.programs.sudo }),
       boot: { name: 'test', ...files, defaults: {} },
       fcqemu: [join(bin, 'fcqemu')],
       pool: await freePool(bin),

@@ -3,14 +3,14 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Config } from '../../src/config/schema.ts';
 import type { Host } from '../../src/control/host.ts';
-import { tapName, type VmRecord } from '../../src/core/vm.ts';
+import { shownState, tapName, type VmRecord } from '../../src/core/vm.ts';
 import { vmFiles } from '../../src/storage/layout.ts';
 import { marker, NEW, OLD } from './mortal-disks.ts';
 import type { Place } from './mortal-place.ts';
 
 /** What there is, in a form that can be compared; paths and ids of this host left out. */
 export interface Seen {
-  /** phase of the record; `trash` or `none` without one */
+  /** state of the record; `trash` or `none` without one */
   vm: string;
   /** image of the record, and of the disk that is in its place */
   images: string;
@@ -70,7 +70,7 @@ export function see({ config, stores, place, vm, watches }: Sights): Seen {
   );
   const named = (id: string) => (id === OLD.id ? OLD.name : id === NEW.id ? NEW.name : id);
   return {
-    vm: record?.phase ?? (owned ? 'trash' : 'none'),
+    vm: (record && shownState(record)) ?? (owned ? 'trash' : 'none'),
     images: owned
       ? `${named(owned.imageId ?? '')} on ${existsSync(files.rootDisk) ? marker(files.rootDisk) : 'nothing'}`
       : '',

@@ -4,7 +4,8 @@ import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { describe, it } from 'node:test';
 import { sleep } from '../../src/system/abort.ts';
-import { createPrivileged } from '../../src/system/privilege.ts';
+import { findProgram } from '../../src/system/host-facts.ts';
+import { createPrivileged, createRights, SUDO_PATH } from '../../src/system/privilege.ts';
 import { endProcess, findProcessesByArgument, identifyProcess, isAlive } from '../../src/system/processes.ts';
 import { createRunner, QUIET_MS } from '../../src/system/runner.ts';
 import { tempDir } from '../support/temp-dir.ts';
@@ -118,13 +119,34 @@ describe('processes', () => {
 });
 
 describe('privileged programs', () => {
-  it('run directly as root and through sudo -n otherwise', () => {
+  it('run directly as root and through sudo -n otherwise', async () => {
     const root = createPrivileged(runner, { uid: 0, sudo: 'auto', sudoProgram: 'sudo' });
-    assert.deepEqual(root.argv(['ip', 'link']), ['ip', 'link']);
+    assert.deepEqual(await root.argv(['ip', 'link']), ['ip', 'link']);
     const user = createPrivileged(runner, { uid: 1000, sudo: 'auto', sudoProgram: '/usr/bin/sudo' });
-    assert.deepEqual(user.argv(['ip', 'link']), ['/usr/bin/sudo', '-n', '--', 'ip', 'link']);
+    assert.deepEqual(await user.argv(['ip', 'link']), ['/usr/bin/sudo', '-n', '--', 'ip', 'link']);
     const never = createPrivileged(runner, { uid: 1000, sudo: 'never', sudoProgram: 'sudo' });
-    assert.throws(() => never.argv(['ip', 'link']), { code: 'host_unprepared', message: /privilege\.sudo is "never"/ });
+    await assert.rejects(never.argv(['ip', 'link']), {
+      code: 'host_unprepared',
+      message: /privilege\.sudo is "never"/,
+    });
+  });
+
+  it('that need one right have no other, and are not root', async () => {
+    const options = { uid: 1000, gid: 1001, sudo: 'auto' as const, sudoProgram: 'sudo', kvmGroup: async () => 108 };
+    const { network, kvm, root } = createRights(runner, options);
+    const [sudo, ...rest] = await network.argv(['sh', '-c', 'true']);
+    assert.deepEqual(
+      [sudo, ...rest].join(' '),
+      'sudo -n -- setpriv --reuid=1000 --regid=1001 --clear-groups --inh-caps=-all,+net_admin ' +
+        `--ambient-caps=-all,+net_admin --bounding-set=-all,+net_admin --no-new-privs -- ${await shellOf()} -c true`,
+    );
+    assert.match(
+      (await kvm.argv(['/opt/firecracker'])).join(' '),
+      / --groups=108 --inh-caps=-all .* -- \/opt\/firecracker$/,
+    );
+    assert.deepEqual(await root.argv(['mount']), ['sudo', '-n', '--', 'mount']);
+    const asRoot = createRights(runner, { ...options, uid: 0 });
+    assert.deepEqual(await asRoot.network.argv(['ip', 'link']), ['ip', 'link']);
   });
 
   it('turn a refusal of sudo into the rules that help', async (t) => {
@@ -150,3 +172,9 @@ describe('privileged programs', () => {
     await assert.rejects(user.run(['ip', 'link']), { code: 'command_failed', message: /Cannot find device "x"/ });
   });
 });
+
+/** The shell as sudo finds it. */
+async function shellOf(): Promise<string> {
+  const found = await findProgram('sh', { PATH: SUDO_PATH });
+  return found.found ? found.path : 'sh';
+}

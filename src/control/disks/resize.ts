@@ -48,6 +48,11 @@ export async function resizeDisks(
   const vm = host.stores.vms.get(name);
   requireNoMemory(vm, 'resized');
   const wanted = wantedSizes(vm, request);
+  if (request.online && vm.paused !== null) {
+    throw new BangerError('conflict', `${name} is paused: ${vm.paused.why}`, {
+      hint: `Its disks can be grown when it goes on. See: banger show ${name}`,
+    });
+  }
   const running = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
   if (running && !request.online) {
     throw new BangerError('conflict', `${name} is running.`, {

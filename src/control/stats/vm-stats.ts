@@ -1,6 +1,6 @@
 /** What VMs use, looked at when somebody asks and never otherwise. */
 import type { VmStats } from '../../api/stats.ts';
-import { tapName, type VmRecord } from '../../core/vm.ts';
+import { shownState, tapName, type VmRecord } from '../../core/vm.ts';
 import type { GuestMemory } from '../../guest/meminfo.ts';
 import { readTapStats, type TapStats } from '../../network/tap-stats.ts';
 import { allocatedBytes, apparentBytes } from '../../storage/disk.ts';
@@ -9,6 +9,7 @@ import { sleep } from '../../system/abort.ts';
 import { type ProcessStats, readProcessTree } from '../../system/process-stats.ts';
 import { MIB } from '../../units.ts';
 import type { Host } from '../host.ts';
+import { problemOf } from '../vm/problem.ts';
 import { createGuestUsage } from './guest-usage.ts';
 
 export interface StatsSampler {
@@ -43,7 +44,7 @@ const SECOND_LOOK_MS = 250;
 /** Two looks further apart say how it was on average, not how it is. */
 const MARK_LIVES_MS = 10_000;
 
-export type StatsHost = Pick<Host, 'config' | 'stores' | 'guests' | 'now'>;
+export type StatsHost = Pick<Host, 'config' | 'stores' | 'guests' | 'health' | 'now'>;
 
 export function createStatsSampler(host: StatsHost): StatsSampler {
   const marks = new Map<string, CpuMark>();
@@ -93,11 +94,12 @@ export function createStatsSampler(host: StatsHost): StatsSampler {
       forgetOldMarks();
       return await Promise.all(
         vms.map(async (vm) => {
-          const [{ seen, percent }, guest] = await Promise.all([
+          const [{ seen, percent }, guest, problem] = await Promise.all([
             lookForCpu(vm, signal),
-            vm.phase === 'running' ? guestUsage.memory(vm) : null,
+            shownState(vm) === 'running' ? guestUsage.memory(vm) : null,
+            problemOf(host, vm),
           ]);
-          return describe(seen, percent, guest, host.now());
+          return describe(seen, { percent, guest, problem }, host.now());
         }),
       );
     },
@@ -129,8 +131,7 @@ async function diskSizes({ rootDisk, workDisk }: { rootDisk: string; workDisk: s
 
 function describe(
   { vm, processes, tap, disks }: Look,
-  percent: number | null,
-  guest: GuestMemory | null,
+  { percent, guest, problem }: { percent: number | null; guest: GuestMemory | null; problem: string | null },
   now: Date,
 ): VmStats {
   const alive = processes.length > 0;
@@ -139,7 +140,8 @@ function describe(
   return {
     id: vm.id,
     name: vm.name,
-    state: vm.phase,
+    state: shownState(vm),
+    problem,
     sampledAt: now.toISOString(),
     uptimeMs: vm.startedAt === null ? null : Math.max(now.getTime() - Date.parse(vm.startedAt), 0),
     vcpus: vm.vcpus,

@@ -16,13 +16,21 @@ export interface StoreSpace {
   state: SpaceState;
 }
 
-export async function storeSpace(host: Pick<Host, 'config' | 'stores'>): Promise<StoreSpace> {
-  const space = await spaceOf(host.config.paths.store);
+/**
+ * Directories on the file systems whose room the disks of VMs take: of the store, and below it. An image that has room on a
+ * disk that has none is as full as that disk.
+ */
+export function placesOfStore(host: Pick<Host, 'config' | 'stores'>): [string, ...string[]] {
   const image = storeImage(host);
-  // an image that has room on a disk that has none is as full as that disk
-  const below = image ? await spaceOf(dirname(image.name)) : space;
-  const freeBytes = Math.min(space.freeBytes, below.freeBytes);
-  const states = [space, below].map((each) => spaceState(each, host.config.storage.minFreeBytes));
+  return [host.config.paths.store, ...(image ? [dirname(image.name)] : [])];
+}
+
+export async function storeSpace(host: Pick<Host, 'config' | 'stores'>): Promise<StoreSpace> {
+  const [store, ...below] = placesOfStore(host);
+  const space = await spaceOf(store);
+  const all = [space, ...(await Promise.all(below.map(spaceOf)))];
+  const freeBytes = Math.min(...all.map((each) => each.freeBytes));
+  const states = all.map((each) => spaceState(each, host.config.storage.minFreeBytes));
   const state = (['full', 'low'] as const).find((worse) => states.includes(worse)) ?? 'ok';
   return { sizeBytes: space.sizeBytes, freeBytes, state };
 }

@@ -32,7 +32,7 @@ export interface HostWatch {
 
 export function createHostWatch(host: Host, life: Life, restarts: Pick<Restarts, 'startNow'>): HostWatch {
   const { vms } = host.stores;
-  /** VMs whose VMM was halted when it was last looked at */
+  /** VMs whose VMM was halted, or that were paused, when they were last looked at */
   const halted = new Set<string>();
   /** made anew after any change of a record */
   let running: Watched[] | undefined;
@@ -61,7 +61,7 @@ export function createHostWatch(host: Host, life: Life, restarts: Pick<Restarts,
     if (jump) host.log.info(jump, jump.kind === 'slept' ? 'the host slept' : 'this process was held up');
     const wake = jump ? watched.map(({ vm }) => vm) : [];
     for (const { vm, states } of watched) {
-      if (states?.halted() !== undefined) halted.add(vm.id);
+      if (vm.paused !== null || states?.halted() !== undefined) halted.add(vm.id);
       else if (halted.delete(vm.id) && !jump) wake.push(vm);
     }
     const awake = wake.filter((vm) => !halted.has(vm.id));

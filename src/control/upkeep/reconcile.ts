@@ -18,6 +18,7 @@ import { forgetMemory } from '../memory/checkpoint.ts';
 import { readManifest } from '../memory/manifest.ts';
 import { isUnused } from '../memory/restore.ts';
 import type { Life } from '../vm/life.ts';
+import { holdAdopted } from '../vm/pause.ts';
 import { haltedProcess } from '../vm/problem.ts';
 import { recoverRebase } from '../vm/rebase.ts';
 import { discardVm, releaseVm } from '../vm/release.ts';
@@ -61,10 +62,7 @@ export async function reconcileHost(host: Host, life: Life, restarts: Followed):
   await attempt(host, 'removing tries of the file system', () => removeProbes(store));
   await attempt(host, 'freeing what no VM owns', () => freeOwnerless(host));
   await attempt(host, 'looking after images', () => sweepImages(host));
-  const { privileged } = host.system;
-  await attempt(host, 'ending a KVM test of an earlier daemon', () =>
-    endSelfTests({ cacheDirectory: cache, privileged }),
-  );
+  await attempt(host, 'ending a KVM test of an earlier daemon', () => endSelfTests({ cacheDirectory: cache }));
   // after the deletions: a disk that was being kept has its VM's name no more
   await attempt(host, 'looking after kept disks', () => forgetShared(store));
   await attempt(host, 'looking after the network', async () => void (await host.network.reassert()));
@@ -166,6 +164,7 @@ async function reconcileVm(host: Host, life: Life, restarts: Followed, vm: VmRec
   switch (action.do) {
     case 'adopt':
       life.adopt(vm);
+      await attempt(host, `holding ${vm.name}`, () => holdAdopted(host, vm));
       return;
     case 'go-on': {
       await goOnRunning(host, vm);

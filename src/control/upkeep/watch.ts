@@ -7,6 +7,7 @@ import { startWithHost } from './autostart.ts';
 import { createHostWatch, WATCH_INTERVAL_MS } from './host-watch.ts';
 import { checkVmms, reconcileHost, sweepHost } from './reconcile.ts';
 import { createRestarts, freeByPolicy, startByPolicy } from './restarts.ts';
+import { createRoomWatch } from './room-watch.ts';
 
 /** How often host and records are compared. */
 const SWEEP_INTERVAL_MS = 30_000;
@@ -33,6 +34,7 @@ export function createUpkeep(host: Host, life: Life, others: Duties): Upkeep {
     (vm) => freeByPolicy(host, life, vm),
   );
   const hostWatch = createHostWatch(host, life, restarts);
+  const roomWatch = createRoomWatch(host);
   const timers: NodeJS.Timeout[] = [];
   const ending = new AbortController();
   life.onEnd((vm, end) => {
@@ -83,6 +85,7 @@ export function createUpkeep(host: Host, life: Life, others: Duties): Upkeep {
       hostWatch.begin();
       void attempt('autostart', () => startWithHost(host, restarts, ending.signal));
       every(WATCH_INTERVAL_MS, 'watching the host', () => hostWatch.look());
+      every(WATCH_INTERVAL_MS, 'watching the room for disks', () => roomWatch.look());
       every(SWEEP_INTERVAL_MS, 'the sweep', () => fulfil(duties));
       every(CHECK_INTERVAL_MS, 'asking VMMs', () => checkVmms(host));
       // VMs were looked after just now, the others not yet
@@ -91,6 +94,7 @@ export function createUpkeep(host: Host, life: Life, others: Duties): Upkeep {
     close() {
       for (const timer of timers) clearInterval(timer);
       hostWatch.close();
+      roomWatch.close();
       ending.abort();
       restarts.close();
     },

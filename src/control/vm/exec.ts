@@ -48,6 +48,8 @@ export async function execInVm(
     const begin = createBeginReader(token);
     const say = (text: string) => stream.writable && stream.write(encodeFrame(FRAME.notice, text));
     const channel = await openWhenUsable(host, life, vm.id, request, token, say, gone);
+    const unfollow = sayWhenPaused(host, vm.id, say);
+    channel.once('close', unfollow);
     const signalCommand = (signal: string) => {
       signalBegun(host, vm, begin, signal).catch((error) =>
         host.log.warn({ vm: vm.name, signal, error: messageOf(error) }, 'a signal did not reach its command'),
@@ -58,6 +60,15 @@ export async function execInVm(
   } catch (error) {
     if (!stream.destroyed) stream.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(asBangerError(error)))));
   }
+}
+
+/** Its output stops without a word when its guest is held. */
+function sayWhenPaused({ stores }: Pick<Host, 'stores'>, vmId: string, say: (text: string) => void): () => void {
+  return stores.vms.onChange(({ before, after }) => {
+    if (after?.id !== vmId || before === undefined || before.paused?.at === after.paused?.at) return;
+    if (after.paused !== null) say(`${after.name} is paused, and the command with it: ${after.paused.why}`);
+    else if (after.phase === 'running') say(`${after.name} goes on, and the command with it`);
+  });
 }
 
 /** A guest that goes down to come up again takes the connection with it: the command then waits for its return. */

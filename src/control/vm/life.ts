@@ -7,14 +7,16 @@ import type { Operation } from '../../api/operation.ts';
 import type { VmRun, VmRunResult } from '../../api/vm.ts';
 import type { RunEnd } from '../../core/restart.ts';
 import { requireDiscard } from '../../core/saved-memory.ts';
-import type { VmRecord } from '../../core/vm.ts';
+import { shownState, type VmRecord } from '../../core/vm.ts';
 import { stopped } from '../../core/vm-changes.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
+import { requireStoreSpace } from '../store/space.ts';
 import { createVm } from './create.ts';
 import { type Deletion, deleteVm } from './delete.ts';
 import { discardMemory } from './discard-memory.ts';
+import { letVmGoOn } from './pause.ts';
 import { awaitReady } from './readiness.ts';
 import { rebaseVm, type StartStop, type Wanted } from './rebase.ts';
 import { releaseVm } from './release.ts';
@@ -42,7 +44,7 @@ export interface Life {
    */
   run(name: string, request: VmRun): Operation;
   /**
-   * Starts a VM for a person, which begins a new count of its restarts.
+   * Starts a VM for a person, which begins a new count of its restarts; one that is paused goes on.
    * @throws BangerError `not_found`, or `conflict` when it runs
    */
   start(name: string, options?: Wanted): Operation;
@@ -174,6 +176,13 @@ export function createLife(host: Host): Life {
     }
   }
 
+  /** Lets one go on that is paused, whether or not there is room: it is held again when it takes more of that. */
+  async function goOn(vm: VmRecord, progress: Progress): Promise<VmRecord> {
+    progress.step('go-on', 'letting it go on');
+    await letVmGoOn(host, vm);
+    return vms.get(vm.name);
+  }
+
   /** Begins an operation that ends with the VM as it is then. */
   function begin(
     kind: string,
@@ -206,6 +215,10 @@ export function createLife(host: Host): Life {
   ): Promise<VmRunResult> {
     const existing = vms.find(name);
     if (existing && described.lease !== undefined) throw nameTaken(name);
+    if (existing && shownState(existing) === 'paused') {
+      await goOn(existing, progress);
+      return { ...(await viewVmNow(host, vms.get(name))), created: false, started: false, resumed: false };
+    }
     if (existing?.phase === 'running')
       return { ...(await viewVmNow(host, existing)), created: false, started: false, resumed: false };
     const created = existing === undefined;
@@ -233,7 +246,7 @@ export function createLife(host: Host): Life {
         // a temporary VM is one client's own
         joinable: request.lease === undefined,
         joinsAs: 'vm.start',
-        onlyLooks: vms.find(name)?.phase === 'running',
+        onlyLooks: runs(vms.find(name)),
         run: (progress, signal) => run(name, request, progress, signal),
       }),
     start(name, wanted = {}) {
@@ -243,7 +256,9 @@ export function createLife(host: Host): Life {
         target: name,
         joinable: true,
         run: async (progress, signal) => {
-          const { id, memory } = vms.get(name);
+          const before = vms.get(name);
+          if (shownState(before) === 'paused') return { ...viewVm(host, await goOn(before, progress)), resumed: false };
+          const { id, memory } = before;
           vms.update(id, { restarts: null });
           const vm = await start(name, wanted, progress, signal);
           return { ...viewVm(host, vm), resumed: memory !== null && !wanted.discardMemory };
@@ -283,6 +298,8 @@ export function createLife(host: Host): Life {
     },
     restart: (name, wanted = {}) =>
       begin('vm.restart', name, true, async (progress, signal) => {
+        // one that could not start again is better left as it is
+        await requireStoreSpace(host, vms.get(name), progress);
         // its programs are asked to end, which they cannot be while they stand still
         await resumeIfSuspended(name, wanted, progress, signal);
         await actions.stop(name, undefined, progress, signal);
@@ -341,7 +358,12 @@ function nameTaken(name: string): BangerError {
   );
 }
 
-function requireNotRunning({ name, phase }: VmRecord): void {
-  if (phase !== 'running') return;
+function runs(vm: VmRecord | undefined): boolean {
+  return vm !== undefined && shownState(vm) === 'running';
+}
+
+function requireNotRunning(vm: VmRecord): void {
+  if (!runs(vm)) return;
+  const { name } = vm;
   throw new BangerError('conflict', `${name} is running already.`, { hint: `Log in with: banger ssh ${name}` });
 }

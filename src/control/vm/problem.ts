@@ -1,5 +1,5 @@
 /** What is wrong with a VM that runs, in a sentence for people: seen at the moment when somebody asks. */
-import { tapName, type VmRecord } from '../../core/vm.ts';
+import { type Paused, tapName, type VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { tapExists } from '../../network/tap.ts';
 import { haltedBy } from '../../system/processes.ts';
@@ -27,6 +27,7 @@ export async function problemOf(host: Pick<Host, 'stores' | 'health'>, vm: VmRec
   if (halted !== undefined) {
     return `Its VMM is halted (process ${halted} got SIGSTOP). Let it go on with: kill -CONT ${halted}   or end it with: banger kill ${vm.name}`;
   }
+  if (vm.paused !== null) return describePause(vm, vm.paused);
   const tap = tapName(vm.id);
   if (host.stores.ledger.of(vm.id).some(({ kind }) => kind === 'tap') && !(await tapExists(tap))) {
     return `Its network device ${tap} was deleted, so it has no network. Bring it back with: banger restart ${vm.name}`;
@@ -43,8 +44,21 @@ export async function problemOf(host: Pick<Host, 'stores' | 'health'>, vm: VmRec
   return null;
 }
 
-/** @throws BangerError `conflict` unless the VM runs */
+/** Why the daemon holds it, when it goes on, and what helps. */
+function describePause({ name }: Pick<VmRecord, 'name'>, { at, why, until }: Paused): string {
+  return `It is paused since ${at}: ${why} It goes on ${until}. ${MAKE_ROOM}   or let it go on now: banger start ${name}`;
+}
+
+const MAKE_ROOM =
+  'See what takes the room: banger storage show   Make some: banger trash empty   banger image prune   banger gc';
+
+/** @throws BangerError `conflict` unless the VM runs and its guest is not held */
 export function requireRunning(vm: VmRecord): void {
+  if (vm.phase === 'running' && vm.paused !== null) {
+    throw new BangerError('conflict', `${vm.name} is paused: ${vm.paused.why}`, {
+      hint: `${MAKE_ROOM}   or let it go on now: banger start ${vm.name}`,
+    });
+  }
   if (vm.phase === 'running') return;
   const state = vm.phase === 'failed' ? `failed: ${vm.failure ?? 'unknown reason'}` : vm.phase;
   throw new BangerError('conflict', `${vm.name} is not running (${state}).`, {

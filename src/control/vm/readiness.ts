@@ -37,15 +37,17 @@ export async function followReadiness(host: Host, vmId: string, adopted: boolean
 /**
  * Waits until a VM that runs is ready.
  * @param timeoutMs counts from now
- * @throws BangerError `timeout` when the time is over, `guest_failed` when its VMM ended; the VM is left as it is
+ * @throws BangerError `timeout` when the time is over, `guest_failed` when its VMM ended, `conflict` when it is paused; the VM is
+ *   left as it is
  */
 export async function awaitReady(host: Host, vmId: string, timeoutMs: number, signal: AbortSignal): Promise<VmRecord> {
   const ended = new AbortController();
   const stopWatching = watchVmm(vmmSocket(host.config.paths.run, vmId), () => ended.abort());
   try {
-    const isOver = ({ phase, ready }: VmRecord) => ready !== null || phase !== 'running';
+    const isOver = ({ phase, ready, paused }: VmRecord) => ready !== null || phase !== 'running' || paused !== null;
     const vm = await untilRecord(host, vmId, isOver, timeoutMs, AbortSignal.any([signal, ended.signal]));
     if (vm?.ready) return vm;
+    if (vm?.phase === 'running') requireRunning(vm); // it is held
     signal.throwIfAborted();
     const name = host.stores.vms.findById(vmId)?.name ?? vmId;
     if (ended.signal.aborted || (vm && vm.phase !== 'running')) {
@@ -106,7 +108,7 @@ export async function awaitUsable(
     const after = await untilRecord(
       host,
       vmId,
-      ({ phase, ready }) => ready !== null || phase !== 'running',
+      ({ phase, ready, paused }) => ready !== null || phase !== 'running' || paused !== null,
       left,
       signal,
     );

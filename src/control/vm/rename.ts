@@ -1,5 +1,5 @@
 /** Gives a VM another name; address, disks and keys stay, and a running guest learns its new name. */
-import type { VmRecord } from '../../core/vm.ts';
+import { shownState, type VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { askGuest } from '../../guest/ask.ts';
 import { expiry } from '../../system/abort.ts';
@@ -30,7 +30,7 @@ export async function renameVm(host: Host, name: string, newName: string, progre
   // names in DNS and known host keys follow the record
   host.stores.vms.update(vm.id, { name: newName });
   const renamed = host.stores.vms.get(newName);
-  if (vm.phase !== 'running') return { vm: renamed, hostname: 'at-next-start' };
+  if (shownState(vm) !== 'running') return { vm: renamed, hostname: 'at-next-start' };
   progress.step('tell-guest', 'telling the guest its name');
   try {
     await tellGuest(host, renamed, vm.name);

@@ -13,6 +13,7 @@ import { letGoOn, waitForEnd } from '../../system/processes.ts';
 import { trimDisks } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
+import { letVmGoOn } from './pause.ts';
 import { releaseVm } from './release.ts';
 
 /**
@@ -44,7 +45,11 @@ export async function stopVm(
   host.stores.vms.update(vm.id, stopping());
   try {
     if (vmm && timeoutMs > 0) {
-      await letGoOn(vmm.pid); // a halted guest cannot shut down
+      // a guest that stands still cannot shut down
+      await letGoOn(vmm.pid);
+      if (vm.paused !== null) {
+        await letVmGoOn(host, vm).catch((error) => progress.warn(`${name} stays paused: ${messageOf(error)}`));
+      }
       progress.step('ask-guest', 'asking the guest to shut down');
       await askGuest(host, vm, progress);
       progress.step('wait-for-guest', 'waiting for the guest to shut down');

@@ -150,13 +150,19 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     }
   }
 
-  /** One that was halted, as by SIGSTOP, stands still too: it is judged when it goes on. */
+  /** One that was halted, as by SIGSTOP, or is paused stands still too: it is judged when it goes on. */
   async function hasPoweredOff(vm: VmRecord, signal: AbortSignal): Promise<boolean> {
-    for (let looks = 0; looks < POWER_OFF_LOOKS && !signal.aborted; looks++) {
+    const isPaused = () => (host.stores.vms.findById(vm.id)?.paused ?? null) !== null;
+    for (let looks = 0; looks < POWER_OFF_LOOKS && !signal.aborted; ) {
       const pid = vmmProcess(host, vm);
       if (pid === undefined) return false;
+      if (isPaused()) {
+        await sleep(POWER_OFF_LOOK_MS, signal);
+        continue;
+      }
+      looks++;
       if (haltedBy(pid) === undefined && (await vcpusStandStill(pid, signal))) {
-        if (haltedBy(pid) === undefined) return true;
+        if (haltedBy(pid) === undefined && !isPaused()) return true;
       } else await sleep(POWER_OFF_LOOK_MS, signal);
     }
     return false;

@@ -2,7 +2,7 @@
 import type { Vm, VmDetail } from '../../api/vm.ts';
 import { pendingValues } from '../../core/plan-set.ts';
 import { ranStably } from '../../core/restart.ts';
-import { hasGuest, tapName, type VmRecord } from '../../core/vm.ts';
+import { hasGuest, shownState, tapName, type VmRecord } from '../../core/vm.ts';
 import { describeVmm } from '../../firecracker/api.ts';
 import { limitsOf, parseVmmVersion } from '../../firecracker/versions.ts';
 import { allocatedBytes, apparentBytes } from '../../storage/disk.ts';
@@ -18,7 +18,7 @@ export function viewVm(host: Pick<Host, 'stores'>, vm: VmRecord): Vm {
   return {
     id: vm.id,
     name: vm.name,
-    state: vm.phase,
+    state: shownState(vm),
     failure: vm.failure,
     problem: null,
     image: vm.image,
@@ -54,7 +54,7 @@ export async function viewVmNow(host: Pick<Host, 'stores' | 'health'>, vm: VmRec
 const VERSION_LIMIT_MS = 1000;
 
 export async function viewVmDetail(
-  host: Pick<Host, 'checks' | 'config' | 'stores' | 'system' | 'health' | 'now' | 'agents'>,
+  host: Pick<Host, 'checks' | 'config' | 'stores' | 'system' | 'health' | 'now'>,
   vm: VmRecord,
 ): Promise<VmDetail> {
   const files = vmFiles(host.config.paths.store, vm.id);
@@ -76,7 +76,6 @@ export async function viewVmDetail(
     ...(await viewVmNow(host, vm)),
     ...(await viewVmm(host, vm)),
     notResumable: vm.phase === 'suspended' ? await whyNotResumable(host, vm) : [],
-    agent: vm.phase === 'running' ? await viewAgent(host, vm) : null,
     directory: files.directory,
     disks: disks.flat(),
     tap: tapName(vm.id),
@@ -105,15 +104,4 @@ async function viewVmm(
   } catch {
     return unknown; // it ends at this moment, or is halted: `problem` says so
   }
-}
-
-/** What is known of the agent in a guest that runs, after looking for it. */
-async function viewAgent({ agents }: Pick<Host, 'agents'>, vm: VmRecord): Promise<VmDetail['agent']> {
-  await agents.get(vm);
-  const standing = agents.standing(vm) ?? { kind: 'absent' };
-  return {
-    state: standing.kind,
-    version: standing.kind === 'present' ? standing.version : null,
-    reason: standing.kind === 'troubled' ? standing.why : null,
-  };
 }

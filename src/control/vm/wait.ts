@@ -1,6 +1,6 @@
 /** Waits until a VM is as somebody needs it: running, stopped, reachable, ready. */
 import { connect } from 'node:net';
-import type { VmRecord } from '../../core/vm.ts';
+import { shownState, type VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { expiry, sleep } from '../../system/abort.ts';
 import { formatDuration } from '../../units.ts';
@@ -61,16 +61,17 @@ export async function waitForVm(
 }
 
 async function holds(host: Host, vm: VmRecord, wanted: WaitedFor, leftMs: number): Promise<boolean> {
+  const runs = shownState(vm) === 'running';
   switch (wanted.kind) {
     case 'stopped':
     case 'suspended':
       return vm.phase === wanted.kind;
     case 'running':
-      return vm.phase === 'running';
+      return runs;
     case 'ready':
-      return vm.phase === 'running' && vm.ready !== null;
+      return runs && vm.ready !== null;
     case 'ssh': {
-      if (vm.phase !== 'running') return false;
+      if (!runs) return false;
       const login = host.guests.get(vm).then(
         () => true,
         () => false,
@@ -78,7 +79,7 @@ async function holds(host: Host, vm: VmRecord, wanted: WaitedFor, leftMs: number
       return (await Promise.race([login, expiry(leftMs)])) ?? false;
     }
     case 'port':
-      return vm.phase === 'running' && (await accepts(vm.address, wanted.port, Math.min(leftMs, CONNECT_TIMEOUT_MS)));
+      return runs && (await accepts(vm.address, wanted.port, Math.min(leftMs, CONNECT_TIMEOUT_MS)));
   }
 }
 
@@ -121,7 +122,8 @@ function outOfTime(vm: VmRecord, wanted: WaitedFor, timeoutMs: number): BangerEr
     port: '',
   }[wanted.kind];
   const said = wanted.kind === 'port' ? `did not accept a connection on port ${wanted.port}` : what;
-  const state = vm.failure === null ? vm.phase : `${vm.phase}: ${vm.failure}`;
+  const why = vm.failure ?? vm.paused?.why;
+  const state = `${shownState(vm)}${why === undefined ? '' : `: ${why}`}`;
   return new BangerError('timeout', `${vm.name} ${said} within ${formatDuration(timeoutMs)}; it is ${state}.`, {
     hint: `See what is the matter: banger show ${vm.name}   banger logs ${vm.name}`,
   });

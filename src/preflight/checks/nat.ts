@@ -129,7 +129,7 @@ async function readRulesets(context: PreflightContext): Promise<Ruleset[] | unde
   const { nft } = context.config.programs;
   const rulesets: Ruleset[] = [];
   try {
-    rulesets.push(parseNftRuleset((await context.privileged.run([nft, '-j', 'list', 'ruleset'])).stdout));
+    rulesets.push(parseNftRuleset((await context.rights.network.run([nft, '-j', 'list', 'ruleset'])).stdout));
   } catch (error) {
     // missing programs and rights have checks of their own
     if (error instanceof BangerError && error.code !== 'corrupt') return undefined;
@@ -140,12 +140,12 @@ async function readRulesets(context: PreflightContext): Promise<Ruleset[] | unde
 }
 
 /** The older kernel interface is in use when its filter table is loaded; reading it loads nothing then. */
-async function readLegacy({ env, privileged, uid }: PreflightContext): Promise<Ruleset | undefined> {
+async function readLegacy({ env, rights, uid }: PreflightContext): Promise<Ruleset | undefined> {
   const tables = await readFile('/proc/net/ip_tables_names', 'utf8').catch(() => '');
   if (uid !== 0 || !tables.split('\n').includes('filter')) return undefined;
   if (!(await findProgram('iptables-legacy-save', env)).found) return undefined;
   const argv: Argv = ['iptables-legacy-save', '-t', 'filter'];
-  return parseIptablesSave((await privileged.run(argv)).stdout);
+  return parseIptablesSave((await rights.root.run(argv)).stdout);
 }
 
 /** Every device that packets of VMs may leave by, the uplink first. */

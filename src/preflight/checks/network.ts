@@ -1,13 +1,14 @@
 /** What a VM's link needs of the host: taps, packet rules, and an address range nobody else uses. */
 import { access, constants, stat } from 'node:fs/promises';
 import { formatSubnet, overlaps, parseSubnet } from '../../core/addresses.ts';
+import { isTapName } from '../../core/vm.ts';
 import { BangerError, messageOf, systemCode } from '../../errors.ts';
 import { GUEST_DNS_PORT, renderRules } from '../../network/nftables.ts';
 import { type HostRoute, listRoutes } from '../../network/routes.ts';
 import { findProgram } from '../../system/host-facts.ts';
 import { SAMPLE_TAP } from '../../system/privileged-commands.ts';
 import type { Argv } from '../../system/runner.ts';
-import { type Check, failed, notApplicable, ok, rootRepair, TRIAL_LIMIT_MS } from '../check.ts';
+import { type Check, failed, notApplicable, ok, rootRepair, TRIAL_LIMIT_MS, warning } from '../check.ts';
 import type { PreflightContext } from '../context.ts';
 import { asRoot } from '../fixes.ts';
 import { programsOutcome } from '../programs.ts';
@@ -78,22 +79,35 @@ export const rulesCheck: Check<PreflightContext> = {
 export const poolCheck: Check<PreflightContext> = {
   id: 'network.pool',
   title: 'address pool',
-  async run({ config, env, holdsPool, pool, runner }) {
+  async run({ config, env, ownLinks, poolHolder, pool, runner }) {
     const lookedFor = 'an address range that no route and no other banger of this host has';
     const fix = 'Choose a free range: BANGER_NETWORK_POOL=10.77.0.0/16, or network.pool in the configuration file.';
     if (pool === undefined) return failed(lookedFor, 'Every range banger would use is covered by a route.', fix);
-    if (holdsPool && !(await holdsPool())) {
-      const detail = `Another banger on this host gives its VMs addresses of ${pool}; two VMs would have the same.`;
+    const holder = await poolHolder?.();
+    if (holder && !holder.stranger) {
+      const which = holder.pid === undefined ? '' : ` (process ${holder.pid})`;
+      const detail = `Another banger on this host${which} gives its VMs addresses of ${pool}; two VMs would have the same.`;
       return failed(lookedFor, detail, `Stop the daemon of the other one. ${fix}`);
     }
     const ip = await findProgram(config.programs.ip, env);
     if (!ip.found) return notApplicable(lookedFor, 'Without ip the routes cannot be listed.');
     const wanted = parseSubnet(pool);
+    const own = holder ? new Set(ownLinks?.()) : undefined;
     const isOwn = ({ destination, device, type }: HostRoute) =>
-      device?.startsWith('bgr-') || (type === 'unreachable' && formatSubnet(destination) === pool);
+      (isTapName(device) && (own?.has(device ?? '') ?? true)) ||
+      (type === 'unreachable' && formatSubnet(destination) === pool && (own?.has(pool) ?? true));
     const routes = await listRoutes(runner, ip.path);
     const others = routes.filter((route) => overlaps(route.destination, wanted) && !isOwn(route));
     const [other] = others;
+    if (other === undefined && holder) {
+      // whoever has VMs has routes to them, which take root; a name takes nothing
+      const detail = `Process ${holder.pid} of another user (${holder.uid}) has taken the name of the pool ${pool}, and has no VMs in it: it is ignored.`;
+      return warning(
+        lookedFor,
+        detail,
+        `If it is a banger that shall keep it, choose another range for this one. ${fix}`,
+      );
+    }
     if (other === undefined) return ok(lookedFor, pool);
     return failed(lookedFor, `The pool ${pool} overlaps with a route by ${other.device ?? other.type}.`, fix);
   },

@@ -46,13 +46,13 @@ async function checkSudo(context: PreflightContext): Promise<CheckOutcome> {
   if (config.privilege.sudo === 'never') {
     return failed(
       lookedFor,
-      'This user is not root, and privilege.sudo is "never".',
+      'This user is not root, and privilege.sudo is "never". It sets up networks for VMs with sudo\'s help, or as root.',
       'Set privilege.sudo = "auto", or run the daemon as root.',
     );
   }
   const sudo = await findProgram(config.programs.sudo, env);
   if (!sudo.found) {
-    const detail = `This user is not root, and ${config.programs.sudo} is not installed (looked ${sudo.why}).`;
+    const detail = `This user is not root, and ${config.programs.sudo} is not installed (looked ${sudo.why}). It sets up networks for VMs with sudo's help, or as root.`;
     return failed(lookedFor, detail, installAdvice(facts.distribution, [config.programs.sudo], 0));
   }
   const refused = context.thorough ? await refusedRules(context, sudo.path) : await refusedProbes(context);
@@ -72,7 +72,7 @@ async function refusedProbes(context: PreflightContext): Promise<string[]> {
   const refused = await Promise.all(
     probes.map(async (argv) => {
       try {
-        await context.privileged.run(argv);
+        await context.rights.network.run(argv);
         return [];
       } catch (error) {
         // a program that ran and failed was let through; a missing one has a check of its own
@@ -88,15 +88,16 @@ function isMissing(error: BangerError): boolean {
   return messageOf(error).includes('not installed');
 }
 
-/** Asks sudo about every command, without running any. */
+/** Asks sudo about every command that is not for few, without running any. */
 async function refusedRules(context: PreflightContext, sudo: string): Promise<string[]> {
   const probes = await refusedProbes(context);
   if (probes.length > 0) return probes;
-  const commands = PRIVILEGED_COMMANDS.filter((command) => !command.onlyWithoutKvmAccess && !command.onlyForStoreImage);
+  const commands = PRIVILEGED_COMMANDS.filter(({ right }) => right === 'network');
   const refused = await Promise.all(
     commands.map(async (command) => {
       const argv = await exampleOf(command, context);
-      const { exitCode } = await context.runner.run([sudo, '-n', '-l', '--', ...argv], { okExits: [0, 1] });
+      const [, , , ...asked] = await context.rights[command.right].argv(argv);
+      const { exitCode } = await context.runner.run([sudo, '-n', '-l', '--', ...asked], { okExits: [0, 1] });
       return exitCode === 0 ? [] : [argv.join(' ')];
     }),
   );
@@ -125,9 +126,10 @@ async function exampleOf({ program, args }: PrivilegedCommand, context: Prefligh
     state: context.config.paths.state,
     loop: '0',
   };
-  const name = programName(program, context.config);
-  const found = await findProgram(name, context.env);
-  return [found.found ? found.path : name, ...fillArguments(args, (placeholder) => examples[placeholder]).split(' ')];
+  return [
+    programName(program, context.config),
+    ...fillArguments(args, (placeholder) => examples[placeholder]).split(' '),
+  ];
 }
 
 /** Forwarding of the uplink is switched by name; where there is none, any tap's rule says the same. */

@@ -8,6 +8,7 @@ import {
   standingOf,
   type VmmVersion,
 } from '../../firecracker/versions.ts';
+import { groupOfDevice, KVM_DEVICE } from '../../system/host-facts.ts';
 import { FIRECRACKER_RELEASE } from '../../version.ts';
 import { type Check, failed, notApplicable, ok, TRIAL_LIMIT_MS, warning } from '../check.ts';
 import { hasBoot, type PreflightContext } from '../context.ts';
@@ -48,15 +49,16 @@ export const kvmCheck: Check<PreflightContext> = {
     const { verdict } = await lookAtVmms(context);
     if (verdict.works && verdict.userMayOpen) return ok(lookedFor, verdict.detail);
     if (context.config.vmm === 'firecracker' && !verdict.works) {
-      return failed(lookedFor, verdict.detail, whyAndHow(context, verdict.detail));
+      return failed(lookedFor, verdict.detail, await whyAndHow(context, verdict.detail));
     }
     if (verdict.works) {
-      return warning(lookedFor, `Guests run under KVM, but only root may open ${device}.`, joinKvmGroup(context.uid));
+      const detail = `Guests run under KVM, but this user is not in the group that may open ${device}: sudo gives it to Firecracker.`;
+      return warning(lookedFor, detail, joinKvmGroup(context.uid));
     }
     // what cannot be tested yet is not known to be slow
     if (!hasBoot(context)) return notApplicable(lookedFor, verdict.detail);
     const slow = 'VMs are emulated, about ten times slower.';
-    return warning(lookedFor, `${verdict.detail} ${slow}`, whyAndHow(context, verdict.detail));
+    return warning(lookedFor, `${verdict.detail} ${slow}`, await whyAndHow(context, verdict.detail));
   },
 };
 
@@ -74,13 +76,21 @@ async function whatFirecrackerBrings(context: PreflightContext): Promise<string>
 }
 
 /** The command or setting that would make KVM work, as far as it can be told from here. */
-function whyAndHow({ uid, facts }: PreflightContext, detail: string): string {
-  if (detail.includes('may not open')) return joinKvmGroup(uid);
+async function whyAndHow(
+  { uid, facts, kvmDevice: device = KVM_DEVICE }: PreflightContext,
+  detail: string,
+): Promise<string> {
+  if (detail.includes('may not open')) return await openDevice(device, uid);
   if (detail.startsWith('There is no /dev/kvm')) {
     const modules = facts.arch === 'x86_64' ? 'kvm_intel (or kvm_amd)' : 'kvm';
     return `${asRoot(`modprobe ${modules.split(' ')[0]}`, uid)}; without such a module, turn on virtualization in the firmware, or nested virtualization on the host of this VM.`;
   }
   return 'Turn on nested virtualization on the host of this machine, or leave vmm = "auto".';
+}
+
+async function openDevice(device: string, uid: number): Promise<string> {
+  if ((await groupOfDevice(device)) !== undefined) return joinKvmGroup(uid);
+  return `${asRoot(`sh -c 'chgrp kvm ${device} && chmod 0660 ${device}'`, uid)}, then ${joinKvmGroup(uid)}`;
 }
 
 function joinKvmGroup(uid: number): string {

@@ -69,7 +69,8 @@ async function bench(t: TestContext, script: string, changes: Partial<VmRecord> 
   const connections = guests(MEMINFO);
   // of the configuration and the connections, nothing else is looked at
   const host = { config: { paths: { store } } as Config, stores, now: () => new Date() };
-  const sampler = createStatsSampler({ ...host, guests: connections as unknown as Guests });
+  const health = { silent: new Set<string>(), emulatedMeanwhile: new Set<string>() };
+  const sampler = createStatsSampler({ ...host, health, guests: connections as unknown as Guests });
   return { sampler, vm, connections };
 }
 
@@ -128,7 +129,7 @@ describe('a sample of a VM', () => {
     assert.deepEqual(
       unknown.map(([name]) => name),
       [
-        ...['uptimeMs', 'cpuPercent', 'cpuMs', 'threads', 'rssBytes', 'guestUsedBytes', 'guestTotalBytes'],
+        ...['problem', 'uptimeMs', 'cpuPercent', 'cpuMs', 'threads', 'rssBytes', 'guestUsedBytes', 'guestTotalBytes'],
         ...['suspendedBytes', 'diskReadBytes', 'diskWrittenBytes', 'netReceivedBytes', 'netSentBytes'],
       ],
     );

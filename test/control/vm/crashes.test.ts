@@ -9,6 +9,7 @@ import { after, describe, it } from 'node:test';
 import type { Operation } from '../../../src/api/operation.ts';
 import { disksOf } from '../../../src/control/memory/checkpoint.ts';
 import { identitiesOf, identityOf, writeManifest } from '../../../src/control/memory/manifest.ts';
+import { pauseVm } from '../../../src/control/vm/pause.ts';
 import { createTemporaryVms } from '../../../src/control/vm/temporary.ts';
 import type { Fit } from '../../../src/core/fit.ts';
 import type { VmPhase } from '../../../src/core/vm.ts';
@@ -38,7 +39,10 @@ const TRASHED: Seen = { ...STOPPED, vm: 'trash' };
 const GONE: Seen = { ...STOPPED, vm: 'none', images: '', ledger: [] };
 const onNew = (seen: Seen): Seen => ({ ...seen, images: 'new on new' });
 
-type Given = 'no VM' | 'stopped' | 'running' | 'suspended';
+type Given = 'no VM' | 'stopped' | 'running' | 'suspended' | 'paused';
+
+const PAUSED: Seen = { ...RUNNING, vm: 'paused', vmms: ['Paused'] };
+const WHY = { at: '2026-11-29T00:00:00.000Z', why: 'no room', until: 'when there is' };
 
 interface Action {
   name: string;
@@ -113,6 +117,38 @@ const ACTIONS: readonly Action[] = [
     others: [RUNNING, STOPPED],
   },
   {
+    name: 'start of one that is paused',
+    given: 'paused',
+    act: ({ life }) => life.start('web'),
+    end: RUNNING,
+    others: [PAUSED],
+  },
+  {
+    name: 'stop of one that is paused',
+    given: 'paused',
+    act: ({ life }) => life.stop('web'),
+    end: STOPPED,
+    others: [PAUSED],
+  },
+  {
+    name: 'deletion of one that is paused',
+    given: 'paused',
+    act: ({ life }) => life.delete('web', { ...deletion, now: false }),
+    end: TRASHED,
+    others: [PAUSED, STOPPED],
+  },
+  {
+    name: 'pause',
+    given: 'running',
+    act: ({ host }) =>
+      host.operations.start({
+        ...{ kind: 'test', target: 'another' },
+        run: () => pauseVm(host, host.stores.vms.get('web'), WHY),
+      }),
+    end: PAUSED,
+    others: [RUNNING],
+  },
+  {
     name: 'rebase of one that runs',
     given: 'running',
     act: ({ life }) => life.rebase('web', { image: NEW.name, force: true }),
@@ -168,10 +204,11 @@ async function prepare(given: Given): Promise<MortalHost> {
   mkdirSync(directory, { recursive: true });
   for (const disk of [rootDisk, workDisk]) copyFileSync(imageFiles(config.paths.store, OLD.id).rootfs, disk);
   stores.vms.insert(vm);
-  if (given === 'running' || given === 'suspended') {
+  if (given === 'running' || given === 'suspended' || given === 'paused') {
     const daemon = place.daemon();
     const started = await daemon.finish(() => daemon.life.start('web', { until: 'reachable' }));
     assert.equal(started?.state, 'succeeded');
+    if (given === 'paused') await daemon.mortal.run(() => pauseVm(daemon.host, vm, WHY));
     await daemon.drop();
     stores.vms.update(vm.id, becameReady(stores.vms.get('web'), { at: new Date(), failedUnits: [] }));
   }

@@ -14,7 +14,6 @@ import { vmFiles } from '../../../src/storage/layout.ts';
 import { isAlive } from '../../../src/system/processes.ts';
 import { createRunner } from '../../../src/system/runner.ts';
 import { fakeVmm } from '../../firecracker/fake-vmm.ts';
-import { NO_AGENTS } from '../../support/no-agents.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 
@@ -67,7 +66,6 @@ describe('a release', () => {
       await launchVmm(createRunner(), {
         ...{ program: await fakeVmm(dir, 'ready'), id: 'banger-5f3a9c01', directory: dir, socketPath: path },
         ...{ consoleLog: join(dir, `${log}.console`), vmmLog: join(dir, log), env: process.env },
-        takeSocket: async () => assert.fail('the socket is ours'),
       });
     const vmms = [await start(socketPath, 'a'), await start(socketPath, 'b'), await start(join(dir, 'moved'), 'c')];
     const [, , recorded] = vmms;
@@ -78,7 +76,6 @@ describe('a release', () => {
     const host = {
       config,
       guests: { drop: async () => {} },
-      agents: NO_AGENTS,
       health: { silent: new Set(), emulatedMeanwhile: new Set() },
       stores: { ledger },
       network: { detach: async () => {} },

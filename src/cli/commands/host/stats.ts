@@ -37,6 +37,7 @@ export default defineCommand({
   },
   print(vms, ctx) {
     if (vms === undefined) return '';
+    for (const { name, problem } of vms) if (problem !== null) ctx.warn(`${name}: ${problem}`);
     if (vms.length > 0) return renderStats(vms, ctx.paint);
     ctx.talk('No VMs yet. Make one with: banger run NAME');
     return '';

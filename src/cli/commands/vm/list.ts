@@ -12,6 +12,7 @@ const STATE_COLOURS: Record<VmState, Colour> = {
   creating: 'yellow',
   starting: 'yellow',
   running: 'green',
+  paused: 'red',
   stopping: 'yellow',
   stopped: 'dim',
   suspending: 'yellow',
