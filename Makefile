@@ -21,6 +21,10 @@ TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs fsverity:f
 run_unit_tests = node scripts/run-tests.ts --limit 120 --report $(DEV)/unit-tests.txt $(UNIT_TESTS)
 run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --report $(DEV)/host-tests.txt $(HOST_TESTS)
 
+# in every guest: static, small, and begun before anything else there
+AGENT_SOURCES := $(wildcard agent/*.c agent/*.h)
+AGENT_CFLAGS := -std=c11 -D_GNU_SOURCE -Os -Wall -Wextra -Werror -ffunction-sections -fdata-sections
+
 # what the executable is made of
 SOURCES := $(shell find src bin fcqemu helpers scripts -type f) package.json package-lock.json tsconfig.json
 
@@ -66,14 +70,20 @@ format: node_modules
 
 build: host-deps node_modules dist/banger dist/fcqemu-vsock ## dist/banger: command line and daemon, and fcqemu under that name
 
-dist/banger: $(SOURCES) | node_modules
+dist/banger: $(SOURCES) dist/banger-agent | node_modules
 	node scripts/build.ts
+
+dist/banger-agent: $(AGENT_SOURCES) package.json | host-deps
+	mkdir -p dist
+	version=$$(sed -n 's/^ *"version": *"\([^"]*\)".*/\1/p' package.json) && \
+	  musl-gcc $(AGENT_CFLAGS) -DVERSION="\"$$version\"" -static -s -Wl,--gc-sections -o $@ $(filter %.c,$^)
+	cp /usr/share/doc/musl-dev/copyright dist/LICENSE.musl
+	@size=$$(stat -c %s $@); [ "$$size" -le 204800 ] || { echo "$@ has $$size bytes, and every guest holds it in memory" >&2; rm $@; exit 1; }
 
 # for guests: static, so that it runs in any of them
 dist/fcqemu-vsock: fcqemu/guest/vsock.c | host-deps
 	mkdir -p dist
 	musl-gcc -std=c11 -Os -Wall -Wextra -Werror -static -s -o $@ $<
-	cp /usr/share/doc/musl-dev/copyright dist/LICENSE.musl
 
 install: build ## the content of the package below PREFIX: programs, units, completions, manual pages
 	node scripts/package/main.ts install --prefix "$(PREFIX)" --destdir "$(or $(DESTDIR),/)"

@@ -96,6 +96,7 @@ async function main(): Promise<void> {
       ...(await script(work, 'fcqemu', fcqemu)),
       ...(await script(work, 'daemon', daemon, 'warm')),
       ...(await helperScripts()),
+      'banger-agent': join(DIST, 'banger-agent'),
     });
     await writeFile(join(work, 'LICENSES'), await licences([...cli.inputs, ...daemon.inputs, ...fcqemu.inputs]));
     await rename(join(work, 'LICENSES'), join(DIST, 'LICENSES'));
@@ -217,7 +218,12 @@ async function licences(inputs: readonly string[]): Promise<string> {
       return `${'='.repeat(78)}\n${name} ${version}\n${'='.repeat(78)}\n\n${text.trimEnd()}\n`;
     }),
   );
-  return `The executable contains Node.js and the packages below, under these licences.\n\n${parts.join('\n')}`;
+  const musl = `${'='.repeat(78)}\nmusl, in the agent for guests\n${'='.repeat(78)}\n\n${await muslLicence()}\n`;
+  return `The executable contains Node.js and the packages below, under these licences.\n\n${[...parts, musl].join('\n')}`;
+}
+
+async function muslLicence(): Promise<string> {
+  return (await readFile(join(DIST, 'LICENSE.musl'), 'utf8')).trimEnd();
 }
 
 async function describePackage(directory: string): Promise<{ name: string; version: string; license: string }> {

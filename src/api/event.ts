@@ -35,6 +35,12 @@ export const Event = z.discriminatedUnion('type', [
   }),
   z.object({
     ...base,
+    type: z.literal('vm.agent-troubled'),
+    ...vm,
+    reason: z.string().describe('why its agent cannot be used, in words that follow its name'),
+  }),
+  z.object({
+    ...base,
     type: z.literal('vm.ready'),
     ...vm,
     readyMs: z.number().describe('milliseconds since the start was asked for'),

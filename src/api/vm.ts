@@ -87,6 +87,16 @@ export const VmDetail = Vm.extend({
     .describe('why a suspended VM cannot go on from its memory here and now, each a clause; empty when it can'),
   vmmVersion: z.string().nullable().describe('what its VMM calls itself; null when it does not run or is silent'),
   vmmLimits: z.array(z.string()).describe('what this version of its VMM cannot do, and what is done instead'),
+  agent: z
+    .object({
+      state: z
+        .enum(['present', 'absent', 'troubled'])
+        .describe('`absent`: its initrd brought none; `troubled`: it is there and cannot be used'),
+      version: z.string().nullable(),
+      reason: z.string().nullable().describe('why it cannot be used'),
+    })
+    .nullable()
+    .describe('the agent in the guest; null when the VM does not run. Without one everything goes over SSH'),
   directory: z.string().describe('host directory with everything of this VM'),
   disks: z.array(
     z.object({

@@ -5,6 +5,7 @@
 import type { Config } from '../config/schema.ts';
 import type { Subnet } from '../core/addresses.ts';
 import type { VmRecord } from '../core/vm.ts';
+import type { GuestAgent } from '../guest/agent/agent.ts';
 import type { ReadinessOptions } from '../guest/readiness.ts';
 import type { SshConnection, SshTarget } from '../guest/ssh.ts';
 import type { Stores } from '../state/stores.ts';
@@ -22,6 +23,7 @@ export interface Host {
   system: HostSystem;
   network: HostNetwork;
   guests: Guests;
+  agents: Agents;
   /** what is asked of the host before a VM is touched */
   checks: Checks;
   operations: Operations;
@@ -112,3 +114,32 @@ export interface Guests extends AsyncDisposable {
   /** Closes a VM's connection. */
   drop(vm: Pick<VmRecord, 'id'>): Promise<void>;
 }
+
+/** Connections to the agents inside VMs that run. What they cannot do is done over SSH. */
+export interface Agents extends AsyncDisposable {
+  /**
+   * An open connection, a new one when there is none.
+   * @returns undefined when the guest has no agent that answers; why stands in the log, the events and `standing`
+   */
+  get(vm: Pick<VmRecord, 'id' | 'name' | 'startedAt'>): Promise<GuestAgent | undefined>;
+  /**
+   * Connects anew and keeps the connection: for a guest whose memory was just loaded, which must answer.
+   * @throws AgentError
+   */
+  connect(
+    vm: Pick<VmRecord, 'id' | 'name' | 'startedAt'>,
+    options: { timeoutMs: number; signal?: AbortSignal },
+  ): Promise<GuestAgent>;
+  /** What an agent was asked it did not do as it should: it is not asked again for a while. */
+  failed(vm: Pick<VmRecord, 'id' | 'name' | 'startedAt'>, error: unknown): void;
+  /** What is known of it now, without asking. */
+  standing(vm: Pick<VmRecord, 'id' | 'startedAt'>): AgentStanding | undefined;
+  /** Closes a VM's connection and forgets what is known. */
+  drop(vm: Pick<VmRecord, 'id'>): Promise<void>;
+}
+
+/** What is known of the agent of a guest that runs. */
+export type AgentStanding =
+  | { kind: 'present'; version: string; features: string[] }
+  | { kind: 'absent' }
+  | { kind: 'troubled'; why: string };

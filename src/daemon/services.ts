@@ -11,6 +11,7 @@ import { createDnsService, type DnsService } from '../control/network/dns-servic
 import { createHostNetwork } from '../control/network/host-network.ts';
 import { createOperations } from '../control/operations.ts';
 import { recoverStore } from '../control/store/image.ts';
+import { createAgents } from '../control/vm/agents.ts';
 import { createGuests } from '../control/vm/connections.ts';
 import { formatSubnet, gatewayOf } from '../core/addresses.ts';
 import { messageOf } from '../errors.ts';
@@ -128,6 +129,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
         ),
     }),
     guests: createGuests(clientKey, clientKeyFile),
+    agents: createAgents({ config, log, events, system }),
     checks,
     operations: createOperations(operationStore, now, {
       log,
@@ -149,6 +151,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
       canary?.[Symbol.dispose]();
       await host.operations.shutdown();
       await host.guests[Symbol.asyncDispose]();
+      await host.agents[Symbol.asyncDispose]();
       await dnsService[Symbol.asyncDispose]();
       claim.release(); // the next daemon may be there before this process is gone
       operationLog.close();

@@ -1,5 +1,5 @@
 /** The requests that configure one VM, in the order a VMM must see them. */
-import { bootSource, drive, entropy, machineConfig, networkInterface, type VmmRequest } from './requests.ts';
+import { bootSource, drive, entropy, machineConfig, networkInterface, type VmmRequest, vsock } from './requests.ts';
 import { can, type VmmVersion } from './versions.ts';
 
 export interface GuestDrive {
@@ -23,7 +23,12 @@ export interface GuestMachine {
   mac: string;
   /** bytes; the guest also reads it from its seed drive, for VMMs that cannot tell it */
   mtu: number;
+  /** socket that leads to the guest's agent */
+  vsock: string;
 }
+
+/** How the guest is called on its own vsock, where each has the host to itself. */
+const GUEST_CID = 3;
 
 /** @param version of the VMM at hand, which refuses a request with a field that it does not know */
 export function configurationRequests(machine: GuestMachine, version: VmmVersion): VmmRequest[] {
@@ -52,5 +57,6 @@ export function configurationRequests(machine: GuestMachine, version: VmmVersion
       ...(can(version, 'interfaceMtu') ? { mtu: machine.mtu } : {}),
     }),
     entropy(),
+    vsock({ guest_cid: GUEST_CID, uds_path: machine.vsock }),
   ];
 }

@@ -10,6 +10,7 @@ import type {
   SnapshotCreateParams,
   SnapshotLoadParams,
   VmState,
+  Vsock,
 } from './api-types.ts';
 
 export interface VmmRequest {
@@ -44,6 +45,8 @@ export const networkInterface = (body: NetworkInterface): VmmRequest => ({
   path: `/network-interfaces/${body.iface_id}`,
   body,
 });
+
+export const vsock = (body: Vsock): VmmRequest => ({ method: 'PUT', path: '/vsock', body });
 
 export const entropy = (body: EntropyDevice = {}): VmmRequest => ({ method: 'PUT', path: '/entropy', body });
 

@@ -16,6 +16,8 @@ export interface VmFiles {
   consoleLog: string;
   /** the VMM's own log of the current run */
   vmmLog: string;
+  /** socket by which the VMM leads to the guest's agent */
+  vsock: string;
 }
 
 export function vmFiles(store: string, vmId: string): VmFiles {
@@ -29,6 +31,7 @@ export function vmFiles(store: string, vmId: string): VmFiles {
     seedDrive: join(directory, 'seed.img'),
     consoleLog: join(directory, 'console.log'),
     vmmLog: join(directory, 'vmm.log'),
+    vsock: join(directory, 'v.sock'),
   };
 }
 

@@ -71,6 +71,7 @@ describe('vm show', () => {
     ],
     vmmVersion: '1.16.1+fcqemu',
     vmmLimits: [],
+    agent: null,
     tap: 'bgr0a1b2c3d',
     consoleLog: '/s/web/console.log',
     vmmLog: '/s/web/vmm.log',

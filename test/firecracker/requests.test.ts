@@ -20,6 +20,7 @@ const machine = {
   tap: 'bgr-5f3a9c01',
   mac: '06:00:ac:1e:00:02',
   mtu: 1500,
+  vsock: 'v.sock',
 };
 
 const version = (text: string) => parseVmmVersion(text) as VmmVersion;
@@ -46,6 +47,7 @@ const EXAMPLES: Record<keyof typeof requests, VmmRequest[]> = {
   updateDrive: [requests.updateDrive({ drive_id: 'work', path_on_host: '/work.ext4' })],
   networkInterface: [requests.networkInterface({ iface_id: 'eth0', host_dev_name: 'tap0', guest_mac: machine.mac })],
   entropy: [requests.entropy(), requests.entropy({ rate_limiter: { bandwidth: { size: 1000, refill_time: 100 } } })],
+  vsock: [requests.vsock({ guest_cid: 3, uds_path: 'v.sock' })],
   action: [requests.action('InstanceStart'), requests.action('SendCtrlAltDel'), requests.action('FlushMetrics')],
   createSnapshot: [requests.createSnapshot({ snapshot_path: '/vmstate', mem_file_path: '/memory' })],
   loadSnapshot: [
@@ -68,6 +70,7 @@ describe('requests to a VMM', () => {
       'PUT /drives/seed',
       'PUT /network-interfaces/eth0',
       'PUT /entropy',
+      'PUT /vsock',
     ]);
   });
 

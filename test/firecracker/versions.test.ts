@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { chmod, rename, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { describe, it } from 'node:test';
 import { BangerError, messageOf } from '../../src/errors.ts';
 import { connectVmm, explainRefusal, versionOfVmm } from '../../src/firecracker/api.ts';
@@ -82,7 +82,7 @@ describe('fcqemu', { skip: firecrackerBin ? 'FIRECRACKER_BIN stands for it' : fa
     assert.deepEqual([version.text, standingOf(version), limitsOf(version)], ['1.16.1+fcqemu', 'known', []]);
     const machine = {
       ...{ vcpus: 1, memoryMib: 128, kernel: '/k', initrd: undefined, bootArgs: '', drives: [] },
-      ...{ tap: 'tap0', mac: '06:00:00:00:00:01', mtu: 1500 },
+      ...{ tap: 'tap0', mac: '06:00:00:00:00:01', mtu: 1500, vsock: join(dirname(vmm.socket), 'v.sock') },
     };
     for (const request of configurationRequests(machine, version)) {
       const answer = await api.send(request).then(() => '', messageOf);

@@ -31,6 +31,7 @@ import type { FakeVmm } from './fake-vmm.ts';
 import { DISK_BYTES, ext4, NEW, OLD } from './mortal-disks.ts';
 import { createPlace, type Place } from './mortal-place.ts';
 import { type Seen, see } from './mortal-sight.ts';
+import { NO_AGENTS } from './no-agents.ts';
 import { PASSED_CHECKS } from './passed-checks.ts';
 import { sampleVm } from './sample-vm.ts';
 
@@ -210,6 +211,7 @@ function createDaemon(given: {
       }),
     }),
     guests: { ...guests, firstLogin: () => login(place), get: () => login(place) },
+    agents: NO_AGENTS,
     checks: PASSED_CHECKS,
     operations: createOperations(operationStore(), now),
     events: createEvents(now),

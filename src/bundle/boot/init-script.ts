@@ -117,6 +117,14 @@ load_modules() {
   while read -r module; do
     insmod "/modules/$module" || fail "load the kernel module $module"
   done < /modules.order
+  # 19: a vsock device
+  for device in /sys/bus/virtio/devices/*/device; do
+    [ -r "$device" ] || continue
+    read -r id < "$device"
+    [ "$id" = 0x0013 ] || continue
+    # without it the host goes on by SSH
+    while read -r module; do insmod "/modules/$module"; done < /modules.vsock
+  done
 }
 
 read_cmdline() {
@@ -231,6 +239,21 @@ name_host() {
 }
 
 ${SYSTEMD_FUNCTIONS}
+# A session begun now must find the devices that systemd would mount later.
+mount_devices() {
+  mkdir -p /dev/pts /dev/shm
+  mount -t devpts -o nosuid,noexec,gid=5,mode=0620,ptmxmode=0666 devpts /dev/pts
+  mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
+}
+
+# The agent goes on from /run when the initrd is gone; systemd finds it where it puts everything that ran before it.
+start_agent() {
+  mkdir -p /run/banger/modules
+  cp "$here/bin/banger-agent" /run/banger/agent || return 0
+  while read -r module; do cp "$here/modules/$module" /run/banger/modules/; done < "$here/modules.agent"
+  /run/banger/agent < /dev/null > /dev/null 2> /run/banger/agent.err &
+}
+
 # A stock systemd reaches its SSH server late in the boot. The server itself needs nothing but the network, so it is
 # started here and handed over: the drop-in makes the unit adopt the running server without closing its port.
 start_sshd_early() {
@@ -247,10 +270,6 @@ start_sshd_early() {
 ${SSHD_HANDOVER}HANDOVER
   cat > "/run/systemd/system/$unit.service.d/10-banger.conf" <<'DROPIN'
 ${SSHD_DROPIN}DROPIN
-  # a session begun now must find the devices that systemd would mount later
-  mkdir -p /dev/pts /dev/shm
-  mount -t devpts -o nosuid,noexec,gid=5,mode=0620,ptmxmode=0666 devpts /dev/pts
-  mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
   # ahead of everything else that boots, or a login on one slow CPU takes as long as the whole boot; the handover
   # puts it back in line (needs noautogroup on the kernel command line: nice counts only within a session otherwise)
   PATH=/usr/sbin:/usr/bin:/sbin:/bin nice -n ${EARLY_NICE} /usr/sbin/sshd -D -o PidFile=/run/sshd.pid < /dev/null > /dev/null 2> /run/banger/sshd.err &
@@ -265,6 +284,8 @@ if [ "$1" = inside ]; then
   seed=$2
   lay_seed
   prepare_systemd
+  mount_devices
+  start_agent
   start_sshd_early
   shorten_boot
   exit 0

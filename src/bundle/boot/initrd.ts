@@ -1,4 +1,4 @@
-/** The initrd: static busybox, the few modules that lead to disks and network, and `/init`. */
+/** The initrd: static busybox, the agent, the few modules that lead to disks and network, and `/init`. */
 import { readFile } from 'node:fs/promises';
 import { BangerError } from '../../errors.ts';
 import { type CpioEntry, writeCpio } from './cpio.ts';
@@ -11,6 +11,8 @@ export interface InitrdParts {
   busybox: string;
   /** module tree of the kernel, `…/lib/modules/RELEASE` */
   modules: string;
+  /** the program that goes on running in the guest */
+  agent: Buffer;
 }
 
 /** Without these no guest finds its disks and network. */
@@ -26,6 +28,12 @@ const LOAD_SEQUENCE = [
   ...['i8042', 'atkbd'],
 ];
 
+/** Loaded where there is a vsock device, which the agent is reached by: Firecracker has one, fcqemu a port instead. */
+const VSOCK_MODULES = ['vsock', 'vmw_vsock_virtio_transport'];
+
+/** Kept in the guest for the agent, which ends connections by them when a copy of the guest goes on. */
+const AGENT_MODULES = ['inet_diag', 'tcp_diag'];
+
 /** Programs /init runs, as links for a busybox that does not find them by itself. */
 const APPLETS = [
   ...['sh', 'mount', 'umount', 'insmod', 'ip', 'tar', 'cp', 'mkdir', 'rmdir', 'chmod', 'chroot', 'switch_root'],
@@ -34,7 +42,7 @@ const APPLETS = [
 
 export interface Initrd {
   image: Buffer;
-  /** names of the modules in it, in the order they load */
+  /** names of the modules that every guest loads, in that order */
   modules: string[];
 }
 
@@ -54,28 +62,39 @@ export async function buildInitrd(deps: UnpackDeps, parts: InitrdParts): Promise
       },
     );
   }
-  const { order } = loadOrder(index, LOAD_SEQUENCE);
-  const entries = skeleton(await readFile(parts.busybox));
-  const names: string[] = [];
-  for (const module of order) {
-    names.push(`${module.name}.ko`);
+  const always = loadOrder(index, LOAD_SEQUENCE).order;
+  const notAlways = (names: readonly string[]) => {
+    const { order } = loadOrder(index, names);
+    return order.filter(({ name }) => !always.some((module) => module.name === name));
+  };
+  const lists = {
+    'modules.order': always,
+    'modules.vsock': notAlways(VSOCK_MODULES),
+    'modules.agent': notAlways(AGENT_MODULES),
+  };
+  const entries = skeleton(await readFile(parts.busybox), parts.agent);
+  for (const module of new Set(Object.values(lists).flat())) {
     entries.push({
       type: 'file',
       path: `modules/${module.name}.ko`,
       data: await readModule(deps, parts.modules, module),
     });
   }
-  entries.push({ type: 'file', path: 'modules.order', data: Buffer.from(names.map((name) => `${name}\n`).join('')) });
-  return { image: writeCpio(entries), modules: order.map((module) => module.name) };
+  for (const [path, modules] of Object.entries(lists)) {
+    const lines = modules.map(({ name }) => `${name}.ko\n`);
+    entries.push({ type: 'file', path, data: Buffer.from(lines.join('')) });
+  }
+  return { image: writeCpio(entries), modules: always.map((module) => module.name) };
 }
 
-function skeleton(busybox: Buffer): CpioEntry[] {
+function skeleton(busybox: Buffer, agent: Buffer): CpioEntry[] {
   const directories = ['bin', 'dev', 'proc', 'sys', 'run', 'newroot', 'work', 'modules'];
   return [
     ...directories.map((path): CpioEntry => ({ type: 'directory', path })),
     { type: 'device', path: 'dev/console', kind: 'char', major: 5, minor: 1 },
     { type: 'device', path: 'dev/null', kind: 'char', major: 1, minor: 3, mode: 0o666 },
     { type: 'file', path: 'bin/busybox', data: busybox, mode: 0o755 },
+    { type: 'file', path: 'bin/banger-agent', data: agent, mode: 0o755 },
     ...APPLETS.map((name): CpioEntry => ({ type: 'symlink', path: `bin/${name}`, target: 'busybox' })),
     { type: 'file', path: 'init', data: Buffer.from(INIT_SCRIPT), mode: 0o755 },
   ];

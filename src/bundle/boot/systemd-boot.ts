@@ -275,6 +275,8 @@ fi
 failed=$(systemctl list-units --state=failed --plain --no-legend --no-pager 2> /dev/null |
   while read -r unit _; do printf ' %s' "$unit"; done)
 read -r uptime _ < /proc/uptime
+# the agent is told by a file that is whole when it gets its name
+echo "$uptime$failed" > /run/banger/ready-said.new && mv /run/banger/ready-said.new /run/banger/ready-said
 echo "${READY_LINE} $uptime$failed" > /dev/console
 READY
   cat > "$units/banger-ready.service" <<UNIT
@@ -291,6 +293,7 @@ UNIT
   if [ -e "$units/banger-rest-at-latest.timer" ]; then
     ln -s ../banger-rest-at-latest.timer "$units/$target.wants/banger-rest-at-latest.timer"
   fi
+  : > /run/banger/ready-announced
   echo "${READY_ANNOUNCED} $target" > /dev/console
 }
 `;

@@ -1,6 +1,7 @@
 /** Builds a runtime bundle from Debian packages, unless the one in place was made from the same. */
 import { chmod, copyFile, mkdir, readdir, realpath, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
+import { readAgentProgram } from '../../bundle/boot/agent-program.ts';
 import { buildInitrd } from '../../bundle/boot/initrd.ts';
 import { inspectKernel, kernelProblem } from '../../bundle/boot/kernel.ts';
 import { extractVmlinux } from '../../bundle/boot/vmlinux.ts';
@@ -156,7 +157,11 @@ async function buildInto(dir: WorkDir, build: Build): Promise<void> {
 
   progress({ phase: 'make initrd' });
   const busybox = await firstPresent(unpacked, ['bin/busybox', 'usr/bin/busybox']);
-  const initrd = await buildInitrd(build, { busybox, modules: join(dir.result, modules) });
+  const initrd = await buildInitrd(build, {
+    busybox,
+    modules: join(dir.result, modules),
+    agent: await readAgentProgram(),
+  });
   await writeFile(join(dir.result, 'initrd.img'), initrd.image);
 
   await makeRoot(build, dir, join(dir.result, modules));

@@ -1,4 +1,5 @@
 /** The steps of bringing a guest up that VMs on record and VMs of image builds share. */
+import { rm } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { vmDefaults } from '../../config/schema.ts';
 import { gatewayOf } from '../../core/addresses.ts';
@@ -71,6 +72,8 @@ export async function launchVm(
   const socketPath = vmmSocket(host.config.paths.run, vm.id);
   const vmmEntry = { kind: 'vmm', name: socketPath, directory: files.directory } as const;
   host.stores.ledger.record(vm.id, vmmEntry);
+  // nothing unlinks it when a VMM ends, and the next one could not bind it
+  await rm(files.vsock, { force: true });
   const running = await launchVmm(host.system.runner, {
     program: vmm.program,
     id: `banger-${vm.id}`,
@@ -121,6 +124,7 @@ export async function configureVm(
     tap: tapName(vm.id),
     mac: vm.mac,
     mtu: await host.network.mtu(),
+    vsock: basename(files.vsock),
   };
   await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
   const version = await versionOfVmm(api);

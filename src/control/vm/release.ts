@@ -19,6 +19,7 @@ const VMM_GRACE_MS = 3000;
  */
 export async function releaseVm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>): Promise<void> {
   void host.guests.drop(vm);
+  void host.agents.drop(vm);
   host.health.silent.delete(vm.id);
   host.health.emulatedMeanwhile.delete(vm.id);
   for (const resource of host.stores.ledger.of(vm.id)) {

@@ -54,7 +54,7 @@ export async function viewVmNow(host: Pick<Host, 'stores' | 'health'>, vm: VmRec
 const VERSION_LIMIT_MS = 1000;
 
 export async function viewVmDetail(
-  host: Pick<Host, 'checks' | 'config' | 'stores' | 'system' | 'health' | 'now'>,
+  host: Pick<Host, 'checks' | 'config' | 'stores' | 'system' | 'health' | 'now' | 'agents'>,
   vm: VmRecord,
 ): Promise<VmDetail> {
   const files = vmFiles(host.config.paths.store, vm.id);
@@ -76,6 +76,7 @@ export async function viewVmDetail(
     ...(await viewVmNow(host, vm)),
     ...(await viewVmm(host, vm)),
     notResumable: vm.phase === 'suspended' ? await whyNotResumable(host, vm) : [],
+    agent: vm.phase === 'running' ? await viewAgent(host, vm) : null,
     directory: files.directory,
     disks: disks.flat(),
     tap: tapName(vm.id),
@@ -104,4 +105,15 @@ async function viewVmm(
   } catch {
     return unknown; // it ends at this moment, or is halted: `problem` says so
   }
+}
+
+/** What is known of the agent in a guest that runs, after looking for it. */
+async function viewAgent({ agents }: Pick<Host, 'agents'>, vm: VmRecord): Promise<VmDetail['agent']> {
+  await agents.get(vm);
+  const standing = agents.standing(vm) ?? { kind: 'absent' };
+  return {
+    state: standing.kind,
+    version: standing.kind === 'present' ? standing.version : null,
+    reason: standing.kind === 'troubled' ? standing.why : null,
+  };
 }

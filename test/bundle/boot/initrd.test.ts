@@ -17,10 +17,18 @@ const DEP = [
   'kernel/virtio-rng.ko: kernel/virtio.ko kernel/virtio_ring.ko',
   'kernel/overlay.ko:',
   'kernel/floppy.ko:',
+  'kernel/vsock.ko:',
+  'kernel/vmw_vsock_virtio_transport_common.ko: kernel/vsock.ko',
+  'kernel/vmw_vsock_virtio_transport.ko: kernel/vmw_vsock_virtio_transport_common.ko kernel/virtio.ko kernel/virtio_ring.ko kernel/vsock.ko',
+  'kernel/inet_diag.ko:',
+  'kernel/tcp_diag.ko: kernel/inet_diag.ko',
 ].join('\n');
 
 /** A tree of all the modules in DEP. */
-async function tree(t: TestContext, dep = DEP): Promise<{ dir: string; modules: string; busybox: string }> {
+async function tree(
+  t: TestContext,
+  dep = DEP,
+): Promise<{ dir: string; modules: string; busybox: string; agent: Buffer }> {
   const dir = await tempDir(t);
   const modules = join(dir, 'modules');
   const paths = dep.split('\n').map((line) => line.slice(0, line.indexOf(':')));
@@ -30,7 +38,7 @@ async function tree(t: TestContext, dep = DEP): Promise<{ dir: string; modules: 
     Object.fromEntries(paths.map((path) => [path, elfKernel()])),
   );
   await writeFile(join(dir, 'busybox'), 'a busybox');
-  return { dir, modules, busybox: join(dir, 'busybox') };
+  return { dir, modules, busybox: join(dir, 'busybox'), agent: Buffer.from('an agent') };
 }
 
 describe('the initrd', () => {
@@ -57,7 +65,14 @@ describe('the initrd', () => {
       order,
       initrd.modules.map((name) => `${name}.ko`),
     );
-    assert.deepEqual((await readdir(join(out, 'modules'))).sort(), [...order].sort());
+    const listed = async (name: string) => (await readFile(join(out, name), 'utf8')).trim().split('\n');
+    const vsock = await listed('modules.vsock');
+    assert.deepEqual(vsock, ['vsock.ko', 'vmw_vsock_virtio_transport_common.ko', 'vmw_vsock_virtio_transport.ko']);
+    const diag = await listed('modules.agent');
+    assert.deepEqual(diag, ['inet_diag.ko', 'tcp_diag.ko']);
+    assert.deepEqual((await readdir(join(out, 'modules'))).sort(), [...order, ...vsock, ...diag].sort());
+    assert.equal(await readFile(join(out, 'bin/banger-agent'), 'utf8'), 'an agent');
+    assert.equal((await stat(join(out, 'bin/banger-agent'))).mode & 0o777, 0o755);
   });
 
   it('gives equal bytes for equal parts', async (t) => {

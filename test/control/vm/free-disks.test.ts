@@ -14,6 +14,7 @@ import { vmFiles } from '../../../src/storage/layout.ts';
 import { isAlive } from '../../../src/system/processes.ts';
 import { createRunner } from '../../../src/system/runner.ts';
 import { fakeVmm } from '../../firecracker/fake-vmm.ts';
+import { NO_AGENTS } from '../../support/no-agents.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 
@@ -76,6 +77,7 @@ describe('a release', () => {
     const host = {
       config,
       guests: { drop: async () => {} },
+      agents: NO_AGENTS,
       health: { silent: new Set(), emulatedMeanwhile: new Set() },
       stores: { ledger },
       network: { detach: async () => {} },

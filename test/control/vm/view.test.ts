@@ -11,6 +11,7 @@ import { createStores } from '../../../src/state/stores.ts';
 import { vmmSocket } from '../../../src/storage/layout.ts';
 import { createPrivileged } from '../../../src/system/privilege.ts';
 import { createRunner } from '../../../src/system/runner.ts';
+import { NO_AGENTS } from '../../support/no-agents.ts';
 import { PASSED_CHECKS } from '../../support/passed-checks.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
 import { tempDir } from '../../support/temp-dir.ts';
@@ -38,7 +39,10 @@ async function viewOf(t: TestContext, version: string | undefined, phase: 'runni
   const runner = createRunner();
   const privileged = createPrivileged(runner, { uid: 0, sudo: 'never', sudoProgram: 'sudo' });
   const system = { runner, privileged, uid: 0, env: {} };
-  return await viewVmDetail({ config, stores, health, system, checks: PASSED_CHECKS, now: () => new Date() }, vm);
+  return await viewVmDetail(
+    { config, stores, health, system, agents: NO_AGENTS, checks: PASSED_CHECKS, now: () => new Date() },
+    vm,
+  );
 }
 
 describe('a VM in full', () => {

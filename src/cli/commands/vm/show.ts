@@ -76,6 +76,7 @@ function renderVm(vm: VmDetail, paint: Paint, now: number): string {
     ['created', vm.createdAt],
     ['run by', runBy(vm)],
     ['VMM limits', vm.vmmLimits.length === 0 ? undefined : vm.vmmLimits.join('; ')],
+    ['agent', agentOf(vm)],
     ['device', vm.pid === null ? undefined : `${vm.tap}, MAC ${vm.mac}`],
     ['directory', vm.directory],
     ['console log', vm.consoleLog],
@@ -109,4 +110,17 @@ function runBy({ vmm, vmmVersion, pid }: VmDetail): string | undefined {
   // fcqemu says the release it conforms to, with its own name after a plus
   const version = vmmVersion === null ? '' : ` ${vmmVersion.replace('+fcqemu', '')}`;
   return `${vmm}${version}${pid === null ? '' : `, process ${pid}`}`;
+}
+
+function agentOf({ agent }: VmDetail): string | undefined {
+  switch (agent?.state) {
+    case 'present':
+      return agent.version ?? 'present';
+    case 'absent':
+      return 'none, so commands run over SSH';
+    case 'troubled':
+      return `cannot be used, so commands run over SSH: ${agent.reason}`;
+    default:
+      return undefined;
+  }
 }

@@ -1,0 +1,130 @@
+/* Connections that must not live on in a copy of a guest: TCP connections from its old address, and SSH sessions. */
+#include "sockets.h"
+#include "agent.h"
+#include "kernel.h"
+#include "processes.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define ALL_STATES_BUT_LISTEN (0xfffu & ~(1u << TCP_LISTEN))
+
+struct diag_ask {
+  struct netlink_header header;
+  struct diag_request request;
+};
+
+struct found {
+  const struct ip_address *addresses;
+  int address_count;
+  struct diag_message *sockets;
+  size_t count, room;
+};
+
+static void load_module(const char *path) {
+  int file = open(path, O_RDONLY | O_CLOEXEC);
+  if (file < 0) return;
+  /* one that is there already is refused */
+  syscall(SYS_finit_module, file, "", 0);
+  close(file);
+}
+
+void load_diag_modules(void) {
+  load_module(RUN_DIRECTORY "/modules/inet_diag.ko");
+  load_module(RUN_DIRECTORY "/modules/tcp_diag.ko");
+}
+
+static int is_ours(const struct found *found, const struct diag_message *socket) {
+  static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+  const uint8_t *source = (const uint8_t *)socket->id.source;
+  for (int at = 0; at < found->address_count; at++) {
+    const struct ip_address *address = &found->addresses[at];
+    size_t size = address->family == AF_INET ? 4 : 16;
+    if (socket->family == address->family && memcmp(source, address->bytes, size) == 0) return 1;
+    if (socket->family == AF_INET6 && address->family == AF_INET && memcmp(source, mapped, sizeof mapped) == 0 &&
+        memcmp(source + 12, address->bytes, 4) == 0)
+      return 1;
+  }
+  return 0;
+}
+
+static int one_socket(void *owner, uint16_t type, const uint8_t *body, size_t length) {
+  struct found *found = owner;
+  struct diag_message socket;
+  if (type != SOCK_DIAG_BY_FAMILY || length < sizeof socket) return 0;
+  memcpy(&socket, body, sizeof socket);
+  if (socket.state == TCP_LISTEN || !is_ours(found, &socket)) return 0;
+  if (found->count == found->room) {
+    found->room = found->room * 2 + 64;
+    found->sockets = realloc(found->sockets, found->room * sizeof *found->sockets);
+    if (!found->sockets) die("memory");
+  }
+  found->sockets[found->count++] = socket;
+  return 0;
+}
+
+static void begin_ask(struct diag_ask *ask, uint16_t type, uint16_t flags, uint8_t family) {
+  memset(ask, 0, sizeof *ask);
+  ask->header.length = sizeof *ask;
+  ask->header.type = type;
+  ask->header.flags = (uint16_t)(NLM_F_REQUEST | flags);
+  ask->request.family = family;
+  ask->request.protocol = IPPROTO_TCP;
+  ask->request.states = ALL_STATES_BUT_LISTEN;
+}
+
+int destroy_connections(const struct ip_address *addresses, int count) {
+  load_diag_modules();
+  int fd = netlink_open(NETLINK_SOCK_DIAG);
+  if (fd < 0) return -1;
+  struct found found = {.addresses = addresses, .address_count = count};
+  struct diag_ask ask;
+  int destroyed = 0;
+  static const uint8_t families[] = {AF_INET, AF_INET6};
+  for (size_t at = 0; at < sizeof families && destroyed == 0; at++) {
+    begin_ask(&ask, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, families[at]);
+    if (netlink_ask(fd, &ask, one_socket, &found) < 0 && families[at] == AF_INET) destroyed = -1;
+  }
+  for (size_t at = 0; at < found.count && destroyed >= 0; at++) {
+    begin_ask(&ask, SOCK_DESTROY, NLM_F_ACK, found.sockets[at].family);
+    ask.request.id = found.sockets[at].id;
+    if (netlink_ask(fd, &ask, NULL, NULL) == 0 || errno == ENOENT) destroyed++;
+    else destroyed = -1;
+  }
+  int failed = errno;
+  free(found.sockets);
+  close(fd);
+  errno = failed;
+  return destroyed;
+}
+
+/* Programs of OpenSSH: one that serves, or, beneath another, a session (a program of its own in newer ones). */
+static int is_sshd(const char *program) {
+  const char *name = strrchr(program, '/');
+  name = name ? name + 1 : program;
+  return strcmp(name, "sshd") == 0 || strcmp(name, "sshd-session") == 0 || strcmp(name, "sshd-auth") == 0;
+}
+
+static int each_sshd(int signal, int sessions) {
+  struct processes all;
+  int done = 0;
+  list_processes(&all);
+  for (size_t at = 0; at < all.count; at++) all.list[at].marked = process_program(all.list[at].pid, is_sshd);
+  for (size_t at = 0; at < all.count; at++) {
+    if (!all.list[at].marked) continue;
+    const struct process *parent = find_process(&all, all.list[at].parent);
+    int is_session = parent && parent->marked;
+    if (is_session == sessions && kill(all.list[at].pid, signal) == 0) done++;
+  }
+  free(all.list);
+  return done;
+}
+
+int end_ssh_sessions(void) { return each_sshd(SIGKILL, 1); }
+
+int reload_ssh_servers(void) { return each_sshd(SIGHUP, 0); }

@@ -1,0 +1,19 @@
+/* Connections of the guest that must not live on in a copy of it. */
+#ifndef SOCKETS_H
+#define SOCKETS_H
+
+#include "netlink.h"
+
+/* Looks for what sockets are found with, while the guest's disks may still be read. */
+void load_diag_modules(void);
+/*
+ * Ends every TCP connection from one of these addresses; listeners stay. The programs see their connection aborted.
+ * @returns how many, or -1 when this kernel cannot do that
+ */
+int destroy_connections(const struct ip_address *, int count);
+/* Ends the SSH sessions, not the servers. @returns how many */
+int end_ssh_sessions(void);
+/* Makes every SSH server of this machine read its configuration and keys again. @returns how many */
+int reload_ssh_servers(void);
+
+#endif
