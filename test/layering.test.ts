@@ -76,6 +76,8 @@ const WINGS: Record<string, Wing> = {
       'life',
       'boot',
       'pause',
+      'free-disks',
+      'limits',
       'problem',
       'rebase',
       'release',
@@ -86,9 +88,10 @@ const WINGS: Record<string, Wing> = {
     ],
     mayImport: ['bundles', 'store', 'network', 'disks', 'memory', 'images'],
   },
+  snapshots: { doors: ['restore'], mayImport: ['bundles', 'store', 'disks', 'images', 'vm'] },
   stats: { doors: [], mayImport: ['vm'] },
   builds: { doors: ['kept-vm'], mayImport: ['bundles', 'store', 'network', 'memory', 'images', 'vm'] },
-  upkeep: { doors: [], mayImport: ['store', 'disks', 'memory', 'images', 'vm', 'builds'] },
+  upkeep: { doors: [], mayImport: ['store', 'disks', 'memory', 'images', 'vm', 'snapshots', 'builds'] },
 };
 
 const SHARED = new Set(['errors.ts', 'units.ts', 'version.ts']);

@@ -8,6 +8,7 @@ import { imageBuildRoutes } from './image-build.ts';
 import { leftoverRoutes } from './leftover.ts';
 import { operationRoutes } from './operation.ts';
 import type { Route } from './route.ts';
+import { snapshotRoutes } from './snapshot.ts';
 import { statsRoutes } from './stats.ts';
 import { storageRoutes } from './storage.ts';
 import { systemRoutes } from './system.ts';
@@ -26,6 +27,7 @@ export const contract = {
   ...eventRoutes,
   ...imageRoutes,
   ...diskRoutes,
+  ...snapshotRoutes,
   ...storageRoutes,
   ...imageBuildRoutes,
 } as const satisfies Record<string, Route>;

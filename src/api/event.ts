@@ -11,6 +11,8 @@ const base = {
 
 const vm = { vm: z.string().describe('name of the VM'), id: z.string().describe('id of the VM') };
 
+const snapshot = z.string().describe('name of the snapshot');
+
 const operation = {
   operation: z.string().describe('id of the operation'),
   kind: z.string().describe('e.g. `vm.start`'),
@@ -61,6 +63,9 @@ export const Event = z.discriminatedUnion('type', [
     fields: z.array(z.string()).describe('settings that have another value now'),
   }),
   z.object({ ...base, type: z.literal('vm.deleted'), ...vm }),
+  z.object({ ...base, type: z.literal('snapshot.created'), ...vm, snapshot }),
+  z.object({ ...base, type: z.literal('snapshot.restored'), ...vm, snapshot }),
+  z.object({ ...base, type: z.literal('snapshot.deleted'), ...vm, snapshot }),
   z.object({ ...base, type: z.literal('operation.begun'), ...operation }),
   z.object({
     ...base,

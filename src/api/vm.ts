@@ -67,6 +67,7 @@ export const Vm = z.object({
     })
     .nullable()
     .describe('its memory on disk, from which it goes on; null when it has none'),
+  snapshots: z.int().describe('how many snapshots it has'),
 });
 
 /** An end of a run that nobody wanted. */

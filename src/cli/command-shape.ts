@@ -18,6 +18,7 @@ export type WordKind =
   | 'vm-path'
   | 'trashed-vm'
   | 'kept-disk'
+  | 'snapshot'
   | 'image'
   | 'bundle'
   | 'operation'

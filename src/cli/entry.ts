@@ -24,6 +24,7 @@ export const NOUNS: Record<string, string> = {
   dns: 'Names of virtual machines',
   image: 'Images: root file systems of your own, built from recipes',
   disk: 'Disks of virtual machines, and work disks that were kept',
+  snapshot: 'States of the disks of a VM that can be had back',
   storage: 'Where disks lie, and how much room there is',
   operation: 'Long actions: what runs now and what ran',
   vmm: 'Firecracker, which runs virtual machines where KVM works',

@@ -10,6 +10,8 @@ export interface Inventory {
   trash: readonly { id: string; name: string }[];
   /** names of directories below `store/vms`, with whether a disk is in them */
   directories: readonly { name: string; path: string; holdsDisk: boolean }[];
+  /** directories of snapshots of which there is no record */
+  snapshots: readonly { path: string; vmId: string }[];
   /** files below `run/vmm` whose VMM does not live */
   deadSockets: readonly { path: string; id: string }[];
   /** VMMs that serve a socket of ours */
@@ -67,6 +69,13 @@ export function findGarbage(seen: Inventory): Garbage[] {
     ];
   });
 
+  const snapshots = seen.snapshots.flatMap<Garbage>(({ path, vmId }) => {
+    const owner = vms.get(vmId) ?? trash.get(vmId);
+    if (!owner || written.has(`snapshot ${path}`)) return [];
+    const whose = `a snapshot of ${owner.name}, of which there is no record but its disks`;
+    return [{ kind: 'directory', name: path, whose, verdict: 'ask' }];
+  });
+
   const sockets = seen.deadSockets.flatMap<Garbage>(({ path, id }) =>
     vms.get(id)?.active || written.has(`vmm ${path}`)
       ? []
@@ -99,5 +108,5 @@ export function findGarbage(seen: Inventory): Garbage[] {
       ? []
       : [{ kind: 'tap', name, whose: 'not ours: another banger or somebody else made it', verdict: 'leave' }],
   );
-  return [...ledger, ...directories, ...sockets, ...vmms, ...taps];
+  return [...ledger, ...directories, ...snapshots, ...sockets, ...vmms, ...taps];
 }

@@ -16,6 +16,7 @@ export interface NewVm
   autostart?: boolean | undefined;
   restartPolicy?: VmRecord['restartPolicy'] | undefined;
   temporary?: VmRecord['temporary'] | undefined;
+  machineId?: VmRecord['machineId'] | undefined;
 }
 
 /** A VM that is being created: it has never run. */
@@ -51,5 +52,6 @@ export function newVm(vm: NewVm): VmRecord {
     temporary: vm.temporary ?? null,
     memory: null,
     paused: null,
+    machineId: vm.machineId ?? null,
   };
 }

@@ -138,6 +138,8 @@ export interface VmRecord {
   memory: SavedMemory | null;
   /** why its guest stands still; null unless the daemon holds it. Its phase is `running` meanwhile */
   paused: Paused | null;
+  /** 32 hexadecimal digits for a VM whose root disk has another one's; null where the guest makes its own */
+  machineId: string | null;
 }
 
 /** Phases of a VM whose guest lives, be it on disk: its name is known and what its run was started with counts. */

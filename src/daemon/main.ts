@@ -35,6 +35,7 @@ import { imageHandlers } from './routes/images.ts';
 import { leaseHandlers } from './routes/leases.ts';
 import { lifeHandlers } from './routes/life.ts';
 import { operationHandlers } from './routes/operations.ts';
+import { snapshotHandlers } from './routes/snapshots.ts';
 import { statsHandlers } from './routes/stats.ts';
 import { systemHandlers } from './routes/system.ts';
 import { vmHandlers } from './routes/vms.ts';
@@ -123,6 +124,7 @@ async function serve(
       ...imageHandlers(host),
       ...imageBuildHandlers(host, life),
       ...diskHandlers(host),
+      ...snapshotHandlers(host, life),
       ...systemHandlers(host, dnsService, {
         startedAt: new Date(),
         socketPath: socket,

@@ -95,6 +95,16 @@ const MIGRATIONS: readonly string[] = [
   `ALTER TABLE vms ADD COLUMN temporary TEXT;`,
   `ALTER TABLE vms ADD COLUMN memory TEXT;`,
   `ALTER TABLE vms ADD COLUMN paused TEXT;`,
+  `ALTER TABLE vms ADD COLUMN machine_id TEXT;
+   CREATE TABLE snapshots (
+     id TEXT PRIMARY KEY,
+     vm_id TEXT NOT NULL,
+     name TEXT NOT NULL,
+     image_id TEXT,
+     created_at TEXT NOT NULL,
+     record TEXT NOT NULL,
+     UNIQUE (vm_id, name)
+   ) STRICT;`,
 ];
 
 /** Result codes of SQLite (sqlite.org/rescode.html) for writes there is no room for; the rest of 10 are of the same kind. */

@@ -30,6 +30,26 @@ export type Resource =
       /** whether the VM ran before */
       ran: boolean;
     }
+  /** directory of a snapshot that is being made or deleted: there is no record of it, and it goes */
+  | { kind: 'snapshot'; name: string }
+  /**
+   * disks that a snapshot's take the place of; `preparing` is undone after a crash, `swapping` is finished
+   */
+  | {
+      kind: 'restore';
+      /** the VM's root disk */
+      name: string;
+      step: 'preparing' | 'swapping';
+      /** id of the snapshot whose disks come */
+      snapshot: string;
+      /** whether it is used up by that */
+      consumes: boolean;
+      /** whether it has a work disk */
+      hasWorkDisk: boolean;
+      values: { image: string; imageId: string | null; rootDiskBytes: number; workDiskBytes: number };
+      /** whether the VM ran before */
+      ran: boolean;
+    }
   /** kernel setting of the host, with the value to put back as long as it is what it was set to (1 when that is not told) */
   | { kind: 'sysctl'; name: string; before: string; set?: string }
   /** route that keeps packets for stopped VMs inside the host */

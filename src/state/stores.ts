@@ -6,6 +6,7 @@ import { createLayerStore, type LayerStore } from './layers.ts';
 import { createLeases, type Leases } from './leases.ts';
 import { createLedger, type Ledger } from './ledger.ts';
 import { createSettings, type Settings } from './settings.ts';
+import { createSnapshotStore, type SnapshotStore } from './snapshots.ts';
 import { createTrash, type Trash } from './trash.ts';
 import { createVmStore, type VmStore } from './vms.ts';
 
@@ -19,6 +20,7 @@ export interface Stores {
   leases: Leases;
   images: ImageStore;
   layers: LayerStore;
+  snapshots: SnapshotStore;
   /** what VMs and the daemon hold on the host */
   ledger: Ledger;
   settings: Settings;
@@ -41,6 +43,7 @@ export function createStores(database: Database, { now, onListenerError }: Store
     leases: createLeases(),
     images: createImageStore(database),
     layers: createLayerStore(database),
+    snapshots: createSnapshotStore(database),
     ledger: createLedger(database, now),
     settings: createSettings(database),
     atomically: (work) => inTransaction(database, work),

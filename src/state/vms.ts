@@ -89,6 +89,7 @@ const COLUMNS: { [K in keyof VmRecord]: Column<VmRecord[K]> } = {
   temporary: orNull(json<NonNullable<VmRecord['temporary']>>('temporary')),
   memory: orNull(json<NonNullable<VmRecord['memory']>>('memory')),
   paused: orNull(json<NonNullable<VmRecord['paused']>>('paused')),
+  machineId: orNull(text<string>('machine_id')),
 };
 
 const FIELDS = Object.keys(COLUMNS) as (keyof VmRecord)[];

@@ -29,9 +29,7 @@ export async function cloneFile(
   const temporary = `${target}.part`;
   await rm(temporary, { force: true });
   try {
-    const method = (await reflink(source, temporary))
-      ? 'reflink'
-      : await sparseCopy(runner, cp, source, temporary, signal);
+    const method = await copyDisk(runner, cp, source, temporary, signal);
     await growFile(temporary, minBytes);
     await rename(temporary, target);
     return method;
@@ -39,6 +37,20 @@ export async function cloneFile(
     await rm(temporary, { force: true });
     throw error;
   }
+}
+
+/**
+ * Clones a disk into a place of which nothing is believed yet: not synced, and whatever a failure leaves stays.
+ * @throws BangerError `host_unprepared` when the copy would not fit
+ */
+export async function copyDisk(
+  runner: Runner,
+  cp: string,
+  source: string,
+  target: string,
+  signal?: AbortSignal,
+): Promise<CloneMethod> {
+  return (await reflink(source, target)) ? 'reflink' : await sparseCopy(runner, cp, source, target, signal);
 }
 
 async function reflink(source: string, target: string): Promise<boolean> {

@@ -10,6 +10,9 @@ export interface VmFiles {
   /** the VM's root disk while another has its place and did not yet come up */
   lastRootDisk: string;
   workDisk: string;
+  /** disks of a snapshot, before they take the place of the VM's */
+  restoredRootDisk: string;
+  restoredWorkDisk: string;
   /** written anew at each start */
   seedDrive: string;
   /** serial console of the current and earlier runs */
@@ -28,6 +31,8 @@ export function vmFiles(store: string, vmId: string): VmFiles {
     nextRootDisk: join(directory, 'root.next.ext4'),
     lastRootDisk: join(directory, 'root.last.ext4'),
     workDisk: join(directory, 'work.ext4'),
+    restoredRootDisk: join(directory, 'root.restored.ext4'),
+    restoredWorkDisk: join(directory, 'work.restored.ext4'),
     seedDrive: join(directory, 'seed.img'),
     consoleLog: join(directory, 'console.log'),
     vmmLog: join(directory, 'vmm.log'),
@@ -55,6 +60,29 @@ export function memoryFiles(store: string, vmId: string, unfinished = false): Me
     state: join(directory, 'state'),
     manifest: join(directory, 'manifest.json'),
   };
+}
+
+/** Files of one snapshot, below its VM's directory: they stay and go with it. */
+export interface SnapshotFiles {
+  directory: string;
+  rootDisk: string;
+  workDisk: string;
+  /** what the snapshot is, for whoever finds the directory alone */
+  manifest: string;
+}
+
+export function snapshotFiles(store: string, vmId: string, snapshotId: string): SnapshotFiles {
+  const directory = join(snapshotsDirectory(store, vmId), snapshotId);
+  return {
+    directory,
+    rootDisk: join(directory, 'root.ext4'),
+    workDisk: join(directory, 'work.ext4'),
+    manifest: join(directory, 'manifest.json'),
+  };
+}
+
+export function snapshotsDirectory(store: string, vmId: string): string {
+  return join(vmFiles(store, vmId).directory, 'snapshots');
 }
 
 /** Work disks that were kept when their VM was deleted, each `NAME.ext4`. */

@@ -3,6 +3,7 @@ import { addAbortSignal, PassThrough, Readable, Writable } from 'node:stream';
 import type { Answer, CallArgs, JsonRoute } from '../../src/api/addresses.ts';
 import type { Event } from '../../src/api/event.ts';
 import type { Operation, OperationEvent } from '../../src/api/operation.ts';
+import type { Snapshot } from '../../src/api/snapshot.ts';
 import type { StatsFrame } from '../../src/api/stats.ts';
 import type { LeaseLine, Vm } from '../../src/api/vm.ts';
 import { main } from '../../src/cli/main.ts';
@@ -181,6 +182,16 @@ export function vm(name: string, values: Partial<Vm> = {}): Vm {
     failedUnits: [],
     temporary: null,
     suspended: null,
+    snapshots: 0,
+    ...values,
+  };
+}
+
+export function snapshot(name: string, values: Partial<Snapshot> = {}): Snapshot {
+  return {
+    ...{ vm: 'web', name, id: '0a0a0a0a', createdAt: '2026-01-02T03:04:05.678Z' },
+    ...{ automatic: false, memory: false, taken: 'at-rest', pauseMs: null, image: 'debian-bookworm' },
+    ...{ rootDiskBytes: 8 * 2 ** 30, workDiskBytes: 0, allocatedBytes: 300 * 2 ** 20, directory: '/s/web/0a0a0a0a' },
     ...values,
   };
 }

@@ -7,7 +7,7 @@ import { describe, it, type TestContext } from 'node:test';
 import { QUESTIONS } from '../../src/cli/completion/known.ts';
 import type { Shell } from '../../src/cli/completion/script.ts';
 import { tempDir } from '../support/temp-dir.ts';
-import { bundle, cli, operation, vm } from './cli.ts';
+import { bundle, cli, operation, snapshot, vm } from './cli.ts';
 
 const missing = (program: string, ...args: string[]) =>
   spawnSync(program, args).error ? `${program} is not installed here` : false;
@@ -17,6 +17,7 @@ const ANSWERS: Record<keyof typeof QUESTIONS, string> = {
   vm: 'web worker',
   'trashed-vm': 'gone',
   'kept-disk': 'old-web',
+  snapshot: 'first second',
   image: 'dev dev-old',
   bundle: 'debian-bookworm',
   operation: '3f2a',
@@ -41,6 +42,8 @@ const OFFERS: Record<string, string[]> = {
   'banger disk list w': ['web', 'worker'],
   'banger disk resize --work 20G w': ['web', 'worker'],
   'banger dns status --explain w': ['web', 'worker'],
+  'banger snapshot restore web f': ['first'],
+  'banger snapshot diff web first ': ['first', 'second'],
   'banger undelete ': ['gone'],
   'banger trash empty gone g': ['gone'],
   'banger disk delete ': ['old-web'],
@@ -253,6 +256,7 @@ describe('what completion asks', () => {
       { ...disk, vm: 'web', role: 'work' as const, name: null },
       { ...disk, vm: null, role: 'kept' as const, name: 'old-web' },
     ],
+    listSnapshots: () => ['before-upgrade', 'first', 'first'].map((name) => snapshot(name)),
     listImages: () => [image],
     listBundles: () => [bundle],
     listOperations: () => [operation({ id: '3f2a' })],
@@ -261,6 +265,7 @@ describe('what completion asks', () => {
     vm: 'web\nworker\n',
     'trashed-vm': 'gone\nlost\n',
     'kept-disk': 'old-web\n',
+    snapshot: 'before-upgrade\nfirst\n',
     image: 'dev\n',
     bundle: 'debian-bookworm\n',
     operation: '3f2a\n',

@@ -2,7 +2,10 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { findGarbage, type Inventory } from '../../src/core/find-garbage.ts';
 
-const nothing: Inventory = { ledger: [], vms: [], trash: [], directories: [], deadSockets: [], vmms: [], taps: [] };
+const nothing: Inventory = {
+  ...{ ledger: [], vms: [], trash: [], directories: [], snapshots: [] },
+  ...{ deadSockets: [], vmms: [], taps: [] },
+};
 const web = { id: 'aaaaaaaa', name: 'web', active: true };
 const stopped = { id: 'bbbbbbbb', name: 'db', active: false };
 const look = (seen: Partial<Inventory>) =>
@@ -31,6 +34,17 @@ describe('garbage', () => {
       taps: ['bgr-aaaaaaaa'],
     };
     assert.deepEqual(look(seen), []);
+  });
+
+  it('is a snapshot without a record, unless somebody works at it; it takes data along', () => {
+    const path = '/store/vms/bbbbbbbb/snapshots/0a0a0a0a';
+    const snapshots = [{ path, vmId: stopped.id }];
+    assert.deepEqual(look({ vms: [stopped], snapshots }), [
+      'directory ask: a snapshot of db, of which there is no record but its disks',
+    ]);
+    const ledger = [{ owner: stopped.id, kind: 'snapshot', name: path }];
+    assert.deepEqual(look({ vms: [stopped], snapshots, ledger }), []);
+    assert.deepEqual(look({ trash: [{ id: stopped.id, name: 'db' }], snapshots }).length, 1);
   });
 
   it('is what a run left in the ledger that has ended, and what is of a VM that is gone', () => {

@@ -35,6 +35,7 @@ const web: Vm = {
   failedUnits: [],
   temporary: null,
   suspended: null,
+  snapshots: 0,
 };
 
 const begun = {

@@ -54,7 +54,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
           'workDiskMount',
         ],
         ...['address', 'mac', 'nat', 'autostart', 'restartPolicy', 'createdAt', 'startedAt', 'vmm', 'pid'],
-        ...['ready', 'bootMs', 'readyMs', 'failedUnits', 'temporary'],
+        ...['ready', 'bootMs', 'readyMs', 'failedUnits', 'temporary', 'snapshots'],
       ]);
       assert.deepEqual([db.name, db.vcpus, db.nat, db.workDiskBytes], ['db', 2, false, 0]);
       assert.deepEqual([web.name, web.state, web.memoryMib, web.nat], ['web', 'running', 256, true]);

@@ -92,6 +92,9 @@ describe('a database of an older banger', () => {
       ALTER TABLE vms DROP COLUMN last_end;
       ALTER TABLE vms DROP COLUMN temporary;
       ALTER TABLE vms DROP COLUMN memory;
+      ALTER TABLE vms DROP COLUMN paused;
+      ALTER TABLE vms DROP COLUMN machine_id;
+      DROP TABLE snapshots;
       ALTER TABLE layers DROP COLUMN machine;
       ALTER TABLE layers DROP COLUMN unsynced_boot;
       ALTER TABLE vms DROP COLUMN ready;

@@ -40,6 +40,7 @@ export const QUESTIONS = {
   vm: 'banger ls --names',
   'trashed-vm': 'banger trash list --names',
   'kept-disk': 'banger disk list --kept --names',
+  snapshot: 'banger snapshot list --names',
   image: 'banger image list --names',
   bundle: 'banger bundle list --names',
   operation: 'banger operation list --ids',

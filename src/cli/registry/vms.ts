@@ -214,4 +214,58 @@ export const VM_ENTRIES: readonly Entry<Command>[] = [
     summary: 'Delete work disks that were kept',
     load: () => import('../commands/disk/delete.ts'),
   },
+  {
+    path: 'snapshot create',
+    aliases: [],
+    summary: 'Keep the disks of a VM as they are at one moment',
+    load: () => import('../commands/snapshot/create.ts'),
+  },
+  {
+    path: 'snapshot list',
+    aliases: ['snapshot ls'],
+    summary: 'List snapshots',
+    load: () => import('../commands/snapshot/list.ts'),
+  },
+  {
+    path: 'snapshot show',
+    aliases: [],
+    summary: 'Show one snapshot',
+    load: () => import('../commands/snapshot/show.ts'),
+  },
+  {
+    path: 'snapshot restore',
+    aliases: [],
+    summary: 'Put a snapshot back, or make a new VM of it',
+    load: () => import('../commands/snapshot/restore.ts'),
+  },
+  {
+    path: 'snapshot undo',
+    aliases: [],
+    summary: 'Put back what was there before the last restore',
+    load: () => import('../commands/snapshot/undo.ts'),
+  },
+  {
+    path: 'snapshot diff',
+    aliases: [],
+    summary: 'Show which files are other than in a snapshot',
+    load: () => import('../commands/snapshot/diff.ts'),
+  },
+  {
+    path: 'snapshot delete',
+    aliases: ['snapshot rm'],
+    summary: 'Delete snapshots',
+    load: () => import('../commands/snapshot/delete.ts'),
+  },
+  {
+    path: 'snapshot export',
+    aliases: [],
+    summary: 'Write a snapshot as one file',
+    load: () => import('../commands/snapshot/export.ts'),
+  },
+  {
+    path: 'snapshot import',
+    aliases: [],
+    summary: 'Make a VM of an exported snapshot',
+    load: () => import('../commands/snapshot/import.ts'),
+  },
 ];

@@ -18,6 +18,8 @@ export interface ImageNeeds {
   vms: string[];
   /** names of deleted VMs that can still be restored */
   trashed: string[];
+  /** snapshots, as VM/NAME: their disks boot with its kernel and initrd */
+  snapshots: string[];
   /** steps of layers that begin with it */
   layers: string[];
 }
@@ -42,7 +44,11 @@ export function needsOf(host: ImageHost, image: Pick<ImageRecord, 'id' | 'name'>
     .list()
     .filter(({ vm }) => vm.imageId === image.id)
     .map(({ vm }) => vm.name);
-  return { vms, trashed, layers };
+  const snapshots = host.stores.snapshots
+    .list()
+    .filter(({ values }) => values.imageId === image.id)
+    .map(({ vmId, name }) => `${nameOfVm(host, vmId)}/${name}`);
+  return { vms, trashed, snapshots, layers };
 }
 
 /** Every image, broken ones included. */
@@ -104,6 +110,7 @@ export function renameImage(host: ImageHost, from: string, to: string): ImageRec
     for (const vm of host.stores.vms.list()) {
       if (vm.imageId === image.id) host.stores.vms.update(vm.id, { image: to });
     }
+    host.stores.snapshots.renameImage(image.id, to);
     for (const layer of host.stores.layers.list()) {
       if (layer.base === from) host.stores.layers.insert({ ...layer, base: to });
     }
@@ -144,8 +151,8 @@ export async function leaveImage(host: ImageHost, imageId: string | null): Promi
 
 /** Whether a VM boots with its kernel, or will when it is had back. */
 export function isNeeded(host: ImageHost, id: string): boolean {
-  const { vms, trashed } = needsOf(host, { id, name: '' });
-  return vms.length + trashed.length > 0;
+  const { vms, trashed, snapshots } = needsOf(host, { id, name: '' });
+  return vms.length + trashed.length + snapshots.length > 0;
 }
 
 /**
@@ -197,10 +204,15 @@ async function allocatedOrGone(path: string): Promise<number | undefined> {
   }
 }
 
-function requireUnneeded({ name }: ImageRecord, { vms, trashed, layers }: ImageNeeds): void {
+function nameOfVm({ stores }: ImageHost, id: string): string {
+  return stores.vms.findById(id)?.name ?? stores.trash.list().find(({ vm }) => vm.id === id)?.vm.name ?? id;
+}
+
+function requireUnneeded({ name }: ImageRecord, { vms, trashed, snapshots, layers }: ImageNeeds): void {
   const who = [
     ...(vms.length === 0 ? [] : [`${plural(vms.length, 'VM')} (${vms.join(', ')})`]),
     ...(trashed.length === 0 ? [] : [`${plural(trashed.length, 'deleted VM')} in the trash (${trashed.join(', ')})`]),
+    ...(snapshots.length === 0 ? [] : [`${plural(snapshots.length, 'snapshot')} (${snapshots.join(', ')})`]),
     ...(layers.length === 0 ? [] : [plural(layers.length, 'layer of image builds', 'layers of image builds')]),
   ];
   if (who.length === 0) return;
@@ -210,10 +222,12 @@ function requireUnneeded({ name }: ImageRecord, { vms, trashed, layers }: ImageN
       ? `Give the VM another image: banger vm rebase ${vm} --image NAME   or delete it for good: banger rm --now ${vm}`
       : layers.length > 0
         ? 'Remove the layers: banger image prune --all'
-        : `Delete them for good first: banger trash empty ${trashed.join(' ')}`;
+        : snapshots[0] !== undefined
+          ? `Delete them: banger snapshot delete ${snapshots[0].replace('/', ' ')}`
+          : `Delete them for good first: banger trash empty ${trashed.join(' ')}`;
   throw new BangerError('conflict', `The image ${name} is needed by ${who.join(' and ')}.`, {
     hint,
-    details: { vms, trashed, layers },
+    details: { vms, trashed, snapshots, layers },
   });
 }
 

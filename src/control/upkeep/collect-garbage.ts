@@ -4,7 +4,7 @@ import { basename, join } from 'node:path';
 import { findGarbage, type Garbage, type Inventory } from '../../core/find-garbage.ts';
 import { BangerError, systemCode } from '../../errors.ts';
 import { findVmm, listVmms } from '../../firecracker/launch.ts';
-import { vmmSocket } from '../../storage/layout.ts';
+import { snapshotsDirectory, vmmSocket } from '../../storage/layout.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { discardVm, releaseVm } from '../vm/release.ts';
@@ -72,6 +72,13 @@ async function takeInventory(host: Host): Promise<Inventory> {
         return { name, path, holdsDisk: (await namesIn(path)).some((file) => file.endsWith('.ext4')) };
       }),
   );
+  const snapshots = await Promise.all(
+    directories.map(async ({ name: vmId }) => {
+      const directory = snapshotsDirectory(store, vmId);
+      const unknown = (await namesIn(directory)).filter((id) => host.stores.snapshots.findById(id) === undefined);
+      return unknown.map((id) => ({ path: join(directory, id), vmId }));
+    }),
+  );
   const vmms = await listVmms(vmmDirectory);
   return {
     ledger: host.stores.ledger
@@ -84,6 +91,7 @@ async function takeInventory(host: Host): Promise<Inventory> {
     })),
     trash: host.stores.trash.list().map(({ vm }) => ({ id: vm.id, name: vm.name })),
     directories,
+    snapshots: snapshots.flat(),
     deadSockets,
     vmms: vmms.map(({ pid, socketPath }) => ({ pid, socketPath, id: basename(socketPath, '.sock') })),
     taps: (await namesIn('/sys/class/net')).filter((name) => /^bgr-/.test(name)),

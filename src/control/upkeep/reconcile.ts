@@ -17,6 +17,7 @@ import type { Host } from '../host.ts';
 import { forgetMemory } from '../memory/checkpoint.ts';
 import { readManifest } from '../memory/manifest.ts';
 import { isUnused } from '../memory/restore.ts';
+import { recoverSnapshots } from '../snapshots/restore.ts';
 import type { Life } from '../vm/life.ts';
 import { holdAdopted } from '../vm/pause.ts';
 import { haltedProcess } from '../vm/problem.ts';
@@ -49,6 +50,7 @@ export async function reconcileHost(host: Host, life: Life, restarts: Followed):
         await reconcileVm(host, life, restarts, vm, alive);
         // after it: the disks of a VM that runs are left alone
         if (await recoverRebase(host, vm, vm.phase)) restarts.startSoon(host.stores.vms.get(vm.name));
+        if (await recoverSnapshots(host, vm)) restarts.startSoon(host.stores.vms.get(vm.name));
       } catch (error) {
         host.log.error({ vm: vm.name, error: messageOf(error) }, 'reconcile failed');
         const failure = failed(`After the daemon's restart: ${messageOf(error)}`);

@@ -52,7 +52,7 @@ export async function writeVmSeed(
     hostKeyPrivate: vm.hostKeyPrivate,
     hostKeyPublic: vm.hostKeyPublic,
     workMount: vm.workDiskMount,
-    files,
+    files: { ...files, ...(vm.machineId === null ? {} : { '/etc/machine-id': `${vm.machineId}\n` }) },
   });
 }
 

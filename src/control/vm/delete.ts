@@ -9,7 +9,7 @@ import type { Host } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
 import type { Progress } from '../operations.ts';
 import { discardMemory } from './discard-memory.ts';
-import { discardVm, releaseVm } from './release.ts';
+import { discardVm, imagesOf, releaseVm } from './release.ts';
 import { moveToTrash } from './trash.ts';
 
 export interface Deletion {
@@ -28,12 +28,15 @@ export interface DeletedVm {
   keptForMs: number;
   /** where its work disk was put, null when that was not asked for or there was none */
   keptWorkDisk: { name: string; path: string } | null;
+  /** how many snapshots go with it */
+  snapshots: number;
 }
 
 /** @throws BangerError `conflict` when it runs and `force` is not given */
 export async function deleteVm(host: Host, name: string, deletion: Deletion, progress: Progress): Promise<DeletedVm> {
   const vm = host.stores.vms.get(name);
   const { force } = deletion;
+  const snapshots = host.stores.snapshots.count(vm.id);
   const keptAs = vm.temporary?.keptDisk ?? null;
   const keep = deletion.keepWorkDisk || keptAs !== null;
   const now = deletion.now || vm.temporary !== null;
@@ -56,12 +59,13 @@ export async function deleteVm(host: Host, name: string, deletion: Deletion, pro
     progress.step('to-trash', 'moving it to the trash');
     if (vm.memory === null) host.stores.vms.update(vm.id, stopped());
     moveToTrash(host, host.stores.vms.get(name));
-    return { name, id: vm.id, keptForMs, keptWorkDisk: null };
+    return { name, id: vm.id, keptForMs, keptWorkDisk: null, snapshots };
   }
   progress.step('delete-disks', 'deleting its disks');
   // a crash from here on ends in a deleted VM, not in half of one
   host.stores.vms.update(vm.id, leaving());
+  const images = imagesOf(host, vm);
   await discardVm(host, vm);
-  await leaveImage(host, vm.imageId);
-  return { name, id: vm.id, keptForMs: 0, keptWorkDisk: kept ?? null };
+  for (const image of images) await leaveImage(host, image);
+  return { name, id: vm.id, keptForMs: 0, keptWorkDisk: kept ?? null, snapshots };
 }

@@ -79,6 +79,15 @@ export interface Life {
    * @throws BangerError `not_found`
    */
   rebase(name: string, request: VmRebase): Operation;
+  /**
+   * Begins an operation on a VM that may start and stop it in between.
+   * @throws BangerError `not_found`
+   */
+  change<T>(
+    kind: string,
+    name: string,
+    work: (actions: StartStop, progress: Progress, signal: AbortSignal) => Promise<T>,
+  ): Operation;
   /** Watches a VM that was found running. */
   adopt(vm: VmRecord): void;
   /** Whether a VM is watched. */
@@ -334,6 +343,10 @@ export function createLife(host: Host): Life {
     },
     rebase: (name, request) =>
       begin('vm.rebase', name, false, (progress, signal) => rebaseVm(host, actions, name, request, progress, signal)),
+    change(kind, name, work) {
+      vms.get(name);
+      return operations.start({ kind, target: name, run: (progress, signal) => work(actions, progress, signal) });
+    },
     adopt: (vm) => supervisor.watch(vm),
     watches: (vmId) => supervisor.watches(vmId),
     limitLogs: () => supervisor.limitLogs(),

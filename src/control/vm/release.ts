@@ -56,14 +56,25 @@ async function endVmms(
   host.stores.ledger.strike('vmm', socketPath);
 }
 
-/** Removes a VM with its disks, in an order that a crash cannot turn into a leak. */
+/** Images that a VM and its snapshots boot with; each may go once the VM is gone. */
+export function imagesOf({ stores }: Pick<Host, 'stores'>, vm: Pick<VmRecord, 'id' | 'imageId'>): Set<string | null> {
+  return new Set([vm.imageId, ...stores.snapshots.list(vm.id).map(({ values }) => values.imageId)]);
+}
+
+/** Removes a VM with its disks and snapshots, in an order that a crash cannot turn into a leak. */
 export async function discardVm(host: Host, vm: Pick<VmRecord, 'id'>): Promise<void> {
   for (const resource of host.stores.ledger.of(vm.id)) {
-    if (resource.kind === 'disk-work') host.stores.ledger.strike('disk-work', resource.name);
+    // of what lies in the directory
+    if (resource.kind === 'disk-work' || resource.kind === 'snapshot' || resource.kind === 'restore') {
+      host.stores.ledger.strike(resource.kind, resource.name);
+    }
     if (resource.kind !== 'directory') continue;
     await rm(resource.name, { recursive: true, force: true });
     host.stores.ledger.strike('directory', resource.name);
   }
   host.stores.ledger.strike('rebase', vmFiles(host.config.paths.store, vm.id).rootDisk);
-  host.stores.vms.remove(vm.id);
+  host.stores.atomically(() => {
+    host.stores.snapshots.removeOf(vm.id);
+    host.stores.vms.remove(vm.id);
+  });
 }

@@ -21,7 +21,7 @@ import { forgetMemory } from '../memory/checkpoint.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
 import { awaitLogin, configureVm, launchVm, lifelessness, writeVmSeed } from './boot.ts';
-import { requireFreeDisks } from './free-disks.ts';
+import { requireFreeDisks, requireWholeDisks } from './free-disks.ts';
 import { releaseVm } from './release.ts';
 
 export interface StartedVm {
@@ -55,6 +55,7 @@ export async function startVm(
   const boot = await findVmBootFiles(host, vm);
   await host.checks.beforeStart(boot, vm, progress.warn);
   requireShortSocketPath(socketPath);
+  requireWholeDisks(host, vm);
   await requireFreeDisks(host, vm);
   await requireStoreSpace(host, vm, progress);
   const timeline: TimelineStep[] = [{ step: 'preflight', startedMs: 0, durationMs: performance.now() - began }];

@@ -9,7 +9,7 @@ import type { Host, HostNetwork } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
 import type { Progress } from '../operations.ts';
 import { freeAddress } from './identity.ts';
-import { discardVm, releaseVm } from './release.ts';
+import { discardVm, imagesOf, releaseVm } from './release.ts';
 
 /** What moving records needs of the host. */
 type TrashHost = Pick<Host, 'stores'> & { network: Pick<HostNetwork, 'pool'> };
@@ -87,9 +87,10 @@ async function throwAway(host: Host, vm: VmRecord): Promise<void> {
   await releaseVm(host, vm);
   // written down before it was made, but a restored database may not know it
   host.stores.ledger.record(vm.id, { kind: 'directory', name: vmFiles(host.config.paths.store, vm.id).directory });
+  const images = imagesOf(host, vm);
   await discardVm(host, vm);
   host.stores.trash.remove(vm.id);
-  await leaveImage(host, vm.imageId);
+  for (const image of images) await leaveImage(host, image);
 }
 
 function findTrashed(host: Pick<Host, 'stores'>, wanted: string): TrashedVm {

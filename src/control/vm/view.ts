@@ -42,6 +42,7 @@ export function viewVm(host: Pick<Host, 'stores'>, vm: VmRecord): Vm {
     failedUnits: vm.ready?.failedUnits ?? [],
     temporary: vm.temporary === null ? null : { holder: vm.temporary.holder },
     suspended: vm.memory && { at: vm.memory.at, memoryBytes: vm.memory.bytes },
+    snapshots: host.stores.snapshots.count(vm.id),
   };
 }
 

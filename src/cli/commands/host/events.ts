@@ -56,6 +56,12 @@ function describe(event: Event): string {
       return `${event.vm}: changed ${event.fields.join(', ')}`;
     case 'vm.deleted':
       return `${event.vm}: deleted`;
+    case 'snapshot.created':
+      return `${event.vm}: snapshot ${event.snapshot} taken`;
+    case 'snapshot.restored':
+      return `${event.vm}: snapshot ${event.snapshot} restored`;
+    case 'snapshot.deleted':
+      return `${event.vm}: snapshot ${event.snapshot} deleted`;
     case 'operation.begun':
       return `${event.target}: ${event.kind} begun (operation ${event.operation})`;
     case 'operation.ended':

@@ -8,6 +8,7 @@ interface Deleted {
   /** how long it can be had back, in `ms` */
   keptForMs: number;
   keptWorkDisk: { name: string; path: string } | null;
+  snapshots: number;
 }
 
 export default defineCommand({
@@ -26,8 +27,10 @@ export default defineCommand({
       const { result } = await perform(ctx, `delete ${name}`, () =>
         ctx.api.call('deleteVm', { params: { name }, ...(force || now || keepWorkDisk ? { query } : {}) }),
       );
-      const { keptForMs = 0, keptWorkDisk = null } = (result ?? {}) as Partial<Deleted>;
+      const { keptForMs = 0, keptWorkDisk = null, snapshots = 0 } = (result ?? {}) as Partial<Deleted>;
       ctx.say(`${name} is deleted`);
+      if (snapshots > 0)
+        ctx.talk(`${snapshots === 1 ? 'Its snapshot goes' : `Its ${snapshots} snapshots go`} with it.`);
       if (keptForMs > 0) {
         ctx.talk(`For ${formatDuration(keptForMs)} it can be had back with: banger vm undelete ${name}`);
       }
@@ -35,7 +38,7 @@ export default defineCommand({
         ctx.say(`Its work disk is kept as ${keptWorkDisk.name}: ${keptWorkDisk.path}`);
         ctx.talk(`Use it again with: banger create NAME --work-disk-from ${keptWorkDisk.name}`);
       }
-      return { name, deleted: true, keptForMs, keptWorkDisk };
+      return { name, deleted: true, keptForMs, keptWorkDisk, snapshots };
     });
   },
 });

@@ -73,6 +73,7 @@ function renderVm(vm: VmDetail, paint: Paint, now: number): string {
     ],
     ['autostart', vm.autostart ? 'yes, with the host' : 'no'],
     ['restart', vm.restartPolicy],
+    ['snapshots', vm.snapshots === 0 ? undefined : `${vm.snapshots}, see: banger snapshot list ${vm.name}`],
     ['created', vm.createdAt],
     ['run by', runBy(vm)],
     ['VMM limits', vm.vmmLimits.length === 0 ? undefined : vm.vmmLimits.join('; ')],

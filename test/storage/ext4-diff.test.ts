@@ -1,0 +1,161 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { chmod, copyFile, mkdir, open, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, it, type TestContext } from 'node:test';
+import { BangerError } from '../../src/errors.ts';
+import { diffTrees } from '../../src/storage/ext4-diff.ts';
+import { openExt4Tree } from '../../src/storage/ext4-tree.ts';
+import { tempDir } from '../support/temp-dir.ts';
+
+const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
+const NEVER = new AbortController().signal;
+
+function run(program: string, ...args: string[]): string {
+  return execFileSync(program, args, { env: { ...process.env, PATH }, stdio: ['ignore', 'pipe', 'pipe'] }).toString();
+}
+
+/** Commands of debugfs on an image. */
+function change(image: string, ...commands: string[]): void {
+  for (const command of commands) run('debugfs', '-w', '-R', command, image);
+}
+
+/** An image of a directory with some of everything. */
+async function sample(t: TestContext, ...options: string[]): Promise<{ dir: string; image: string }> {
+  const dir = await tempDir(t);
+  const tree = join(dir, 'tree');
+  await mkdir(join(tree, 'etc/deep/er'), { recursive: true });
+  await mkdir(join(tree, 'many'));
+  await writeFile(join(tree, 'etc/hosts'), 'a');
+  await writeFile(join(tree, 'etc/deep/er/file'), 'b');
+  await symlink('hosts', join(tree, 'etc/link'));
+  for (let number = 0; number < 600; number++) {
+    await writeFile(join(tree, 'many', `a file with a rather long name, so that many blocks are filled ${number}`), '');
+  }
+  const image = join(dir, 'image');
+  const kind = options.includes('-t') ? [] : ['-t', 'ext4'];
+  run('mke2fs', '-q', '-F', ...kind, '-d', tree, ...options, image, '16M');
+  return { dir, image };
+}
+
+async function diff(before: string, after: string, max = 1000) {
+  await using left = await openExt4Tree(before);
+  await using right = await openExt4Tree(after);
+  const { changes, omitted } = await diffTrees(left, right, max, NEVER);
+  return { changes: changes.map(({ path, change: what, kind }) => `${what} ${kind} ${path}`), omitted };
+}
+
+describe('the difference of two states of a file system', () => {
+  for (const [what, options] of [
+    ['ext4', []],
+    ['ext4 of small blocks and inodes', ['-b', '1024', '-I', '128']],
+    ['ext4 without 64 bit', ['-O', '^64bit']],
+    ['ext2, whose blocks are in lists', ['-t', 'ext2', '-b', '1024']],
+  ] as const) {
+    it(`is names of files that were added, removed and changed: ${what}`, async (t) => {
+      const { dir, image } = await sample(t, ...options);
+      // directories with an index
+      run('e2fsck', '-fyD', image);
+      const after = join(dir, 'after');
+      await copyFile(image, after);
+      assert.deepEqual(await diff(image, after), { changes: [], omitted: 0 });
+      await writeFile(join(dir, 'new'), 'new');
+      change(
+        after,
+        'rm /etc/deep/er/file',
+        'mkdir /etc/made',
+        `write ${join(dir, 'new')} /etc/made/inside`,
+        'rm /etc/link',
+        `write ${join(dir, 'new')} /etc/link`,
+        'sif /etc/hosts mode 0100600',
+        'rm "/many/a file with a rather long name, so that many blocks are filled 577"',
+        `write ${join(dir, 'new')} /etc/f\\303\\244hr`,
+      );
+      const { changes } = await diff(image, after);
+      assert.deepEqual(
+        changes.filter((line) => !line.includes('303')),
+        [
+          'removed file /etc/deep/er/file',
+          'changed file /etc/hosts',
+          'removed link /etc/link',
+          'added file /etc/link',
+          'added directory /etc/made',
+          'added file /etc/made/inside',
+          'removed file /many/a file with a rather long name, so that many blocks are filled 577',
+        ],
+      );
+      assert.equal((await diff(after, image, 2)).omitted, changes.length - 2);
+    });
+  }
+
+  it('is told of everything in a directory that is gone, and of owners and modes of one that stays', async (t) => {
+    const { dir, image } = await sample(t);
+    const after = join(dir, 'after');
+    await copyFile(image, after);
+    change(after, 'unlink /etc/deep', 'sif /many uid 7');
+    assert.deepEqual((await diff(image, after)).changes, [
+      'removed directory /etc/deep',
+      'removed directory /etc/deep/er',
+      'removed file /etc/deep/er/file',
+      'changed directory /many',
+    ]);
+  });
+
+  it('ends when it is called off', async (t) => {
+    const { image } = await sample(t);
+    await using left = await openExt4Tree(image);
+    await using right = await openExt4Tree(image);
+    await assert.rejects(diffTrees(left, right, 1, AbortSignal.abort(new Error('off'))), /off/);
+  });
+});
+
+describe('a file system that is not what it says', () => {
+  it('is refused where a directory is in itself, or in two places', async (t) => {
+    const { image } = await sample(t);
+    change(image, 'link /etc /etc/deep/loop');
+    await assert.rejects(diff(image, image), { code: 'corrupt', message: /in more than one place/ });
+  });
+
+  it('is refused with a journal that was not written back, and without a file system', async (t) => {
+    const { dir, image } = await sample(t);
+    await using file = await open(image, 'r+');
+    const { buffer } = await file.read(Buffer.alloc(4), 0, 4, 1024 + 0x60);
+    buffer.writeUInt32LE(buffer.readUInt32LE(0) | 4, 0);
+    await file.write(buffer, 0, 4, 1024 + 0x60);
+    await assert.rejects(openExt4Tree(image), { code: 'corrupt', message: /its journal was not written back/ });
+    await writeFile(join(dir, 'empty'), '');
+    await assert.rejects(openExt4Tree(join(dir, 'empty')), { code: 'corrupt', message: /holds no ext4/ });
+  });
+
+  it('is refused or compared whatever is in its place, and never hangs', { timeout: 120_000 }, async (t) => {
+    const { dir, image } = await sample(t, '-b', '1024');
+    await chmod(image, 0o600);
+    const fuzzed = join(dir, 'fuzzed');
+    let seed = 1;
+    const random = (below: number) => {
+      seed = (seed * 1_103_515_245 + 12_345) % 2 ** 31;
+      return seed % below;
+    };
+    // where the tables are, and the blocks of directories behind them
+    const METADATA_BYTES = 4 * 2 ** 20;
+    let refused = 0;
+    for (let round = 0; round < 60; round++) {
+      await copyFile(image, fuzzed);
+      {
+        await using file = await open(fuzzed, 'r+');
+        for (let count = 0; count < 200; count++) {
+          const value = Buffer.alloc(1 + random(4), [0, 0xff, random(256)][random(3)] ?? 0);
+          const at = round % 3 === 0 ? 1024 + random(1024) : random(METADATA_BYTES);
+          await file.write(value, 0, value.length, at);
+        }
+      }
+      try {
+        await diff(image, fuzzed, 10);
+      } catch (error) {
+        assert.ok(error instanceof BangerError && error.code === 'corrupt', String(error));
+        refused += 1;
+      }
+    }
+    assert.ok(refused > 10, `${refused} were refused`);
+  });
+});
