@@ -123,6 +123,23 @@ export async function findProcesses(
   return found.sort((a, b) => a.startTicks - b.startTicks);
 }
 
+/**
+ * Programs that a daemon which is gone has left at work: as `findProcesses`, and each leads a session of its own without a
+ * terminal, as all that are started by `createRunner` do. What people type, and what scripts of theirs run, does not.
+ */
+export async function findLeftPrograms(wanted: (argv: readonly string[]) => boolean): Promise<ProcessIdentity[]> {
+  const found = await findProcesses(wanted);
+  const leads = await Promise.all(found.map(({ pid }) => leadsOwnSession(pid)));
+  return found.filter((_, at) => leads[at]);
+}
+
+/** proc_pid_stat(5): after the name, state, parent, group, session, terminal. */
+async function leadsOwnSession(pid: number): Promise<boolean> {
+  const stat = await readProcFile(pid, 'stat');
+  const [, , , session, terminal] = stat?.slice(stat.lastIndexOf(')') + 2).split(' ') ?? [];
+  return Number(session) === pid && terminal === '0';
+}
+
 /** Whether a process belongs to this user or root by all its ids; the owner of /proc/PID says root of any that is not dumpable. */
 async function isTrusted(pid: number): Promise<boolean> {
   const status = await readProcFile(pid, 'status');

@@ -5,7 +5,6 @@ import { newVm } from '../../core/new-vm.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { DEFAULT_WORK_MOUNT } from '../../core/work-mount.ts';
 import { connectVmm } from '../../firecracker/api.ts';
-import { findVmm } from '../../firecracker/launch.ts';
 import { action, setState } from '../../firecracker/requests.ts';
 import { quote } from '../../guest/command.ts';
 import { generateKeyPair } from '../../guest/keys.ts';
@@ -19,6 +18,7 @@ import type { Host } from '../host.ts';
 import { awaitLogin, configureVm, launchVm, writeVmSeed } from '../vm/boot.ts';
 import { newVmId } from '../vm/identity.ts';
 import { releaseVm } from '../vm/release.ts';
+import { findVmmOf } from '../vmm.ts';
 
 /**
  * A systemd guest boots to a target of its own that wants nothing: SSH answers from the initrd on, and what a distribution
@@ -193,7 +193,7 @@ export async function shutDownBuildVm(
   connection: SshConnection,
   { first, firstLimitMs, timeoutMs, signal, onGoingDown }: Shutdown,
 ): Promise<{ failed: GuestRun } | { byItself: boolean }> {
-  const vmm = await findVmm(vmmSocket(host.config.paths.run, vm.id));
+  const vmm = await findVmmOf(host, vm);
   let goesDown = false;
   const input = new Readable({ read() {} });
   const script = `{\n${first}\n} < /dev/null\necho '${GOING_DOWN}'\n${SHUTDOWN_COMMAND}`;

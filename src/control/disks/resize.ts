@@ -5,7 +5,6 @@ import { requireNoMemory } from '../../core/saved-memory.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, systemCode } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
-import { findVmm } from '../../firecracker/launch.ts';
 import { updateDrive } from '../../firecracker/requests.ts';
 import { runScript } from '../../guest/run-script.ts';
 import { requireSpace } from '../../storage/clone.ts';
@@ -16,6 +15,7 @@ import { pathExists } from '../../system/files.ts';
 import { formatSize, MIB } from '../../units.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
+import { findVmmOf } from '../vmm.ts';
 import { growDisk } from './disk-work.ts';
 import { disksOf } from './view.ts';
 
@@ -53,7 +53,7 @@ export async function resizeDisks(
       hint: `Its disks can be grown when it goes on. See: banger show ${name}`,
     });
   }
-  const running = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
+  const running = (await findVmmOf(host, vm)) !== undefined;
   if (running && !request.online) {
     throw new BangerError('conflict', `${name} is running.`, {
       hint: `Grow it while it runs with --online, or stop it first: banger stop ${name}`,

@@ -7,7 +7,7 @@ import { BangerError, messageOf } from '../../errors.ts';
 import { HOST_OWNER, type Resource, type StoreImageState } from '../../state/ledger.ts';
 import { growMountedImage, mountStoreImage, unmountStoreImage } from '../../storage/store-image.ts';
 import { pathExists } from '../../system/files.ts';
-import { endProcess, findProcesses } from '../../system/processes.ts';
+import { endProcess, findLeftPrograms } from '../../system/processes.ts';
 import type { Host } from '../host.ts';
 
 export type StoreImage = Extract<Resource, { kind: 'store-image' }>;
@@ -134,7 +134,7 @@ export async function switchBack(host: StoreHost, image: string): Promise<void> 
 
 /** A copy outlives the daemon that began it. */
 async function endWriters(...paths: string[]): Promise<void> {
-  const writers = await findProcesses((argv) => argv.some((word) => paths.includes(word.replace(/\/$/, ''))));
+  const writers = await findLeftPrograms((argv) => argv.some((word) => paths.includes(word.replace(/\/$/, ''))));
   for (const writer of writers) await endProcess(writer, { graceMs: 0 });
 }
 

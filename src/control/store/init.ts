@@ -4,17 +4,16 @@ import { dirname, isAbsolute, join } from 'node:path';
 import type { Storage, StorageInit } from '../../api/storage.ts';
 import { requireNoMemory } from '../../core/saved-memory.ts';
 import { BangerError } from '../../errors.ts';
-import { findVmm } from '../../firecracker/launch.ts';
 import { requireSpace } from '../../storage/clone.ts';
 import { apparentBytes, growFile } from '../../storage/disk.ts';
 import { sharesBlocks, spaceOf, usedBytes } from '../../storage/file-system.ts';
-import { vmmSocket } from '../../storage/layout.ts';
 import { copyTree, isMountPoint, MIN_IMAGE_BYTES, makeStoreImage, mountStoreImage } from '../../storage/store-image.ts';
 import { pathExists } from '../../system/files.ts';
 import { findProgram } from '../../system/host-facts.ts';
 import { formatSize, GIB, MIB } from '../../units.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
+import { findVmmOf } from '../vmm.ts';
 import {
   enterState,
   finishGrowing,
@@ -157,7 +156,7 @@ async function requireNoneRunning(host: Host): Promise<void> {
   for (const { vm } of host.stores.trash.list()) requireNoMemory(vm, 'moved with the store');
   const running: string[] = [];
   for (const vm of host.stores.vms.list()) {
-    if (await findVmm(vmmSocket(host.config.paths.run, vm.id))) running.push(vm.name);
+    if (await findVmmOf(host, vm)) running.push(vm.name);
   }
   if (running.length === 0) return;
   throw new BangerError('conflict', `The store cannot move while VMs run: ${running.join(', ')}.`, {

@@ -5,7 +5,7 @@ import type { VmRecord } from '../../core/vm.ts';
 import { ended, failed, interrupted, stopped, stopping, suspendedAgain } from '../../core/vm-changes.ts';
 import { messageOf } from '../../errors.ts';
 import { describeVmm } from '../../firecracker/api.ts';
-import { findVmm, listVmms } from '../../firecracker/launch.ts';
+import { listVmms } from '../../firecracker/launch.ts';
 import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
 import { endSelfTests } from '../../preflight/self-test.ts';
 import { removeProbes } from '../../storage/file-system.ts';
@@ -26,6 +26,7 @@ import { discardVm, releaseVm } from '../vm/release.ts';
 import { guestEnd } from '../vm/run-end.ts';
 import { goOnRunning } from '../vm/suspend.ts';
 import { removeAbandoned } from '../vm/temporary.ts';
+import { findVmmOf, livesAsRecorded } from '../vmm.ts';
 import { stepGuestClocks } from './guest-clock.ts';
 import { sweepImages } from './image-sweep.ts';
 import { clearInterruptedWork, endInterruptedDownloads } from './interrupted-work.ts';
@@ -46,7 +47,7 @@ export async function reconcileHost(host: Host, life: Life, restarts: Followed):
   await Promise.all(
     host.stores.vms.list().map(async (vm) => {
       try {
-        const alive = serving.has(vmmSocket(host.config.paths.run, vm.id));
+        const alive = serving.has(vmmSocket(host.config.paths.run, vm.id)) || (await livesAsRecorded(host, vm));
         await reconcileVm(host, life, restarts, vm, alive);
         // after it: the disks of a VM that runs are left alone
         if (await recoverRebase(host, vm, vm.phase)) restarts.startSoon(host.stores.vms.get(vm.name));
@@ -91,7 +92,7 @@ export async function sweepHost(host: Host, life: Life, restarts: Followed): Pro
         kind: 'vm.recover',
         target: vm.name,
         run: async () => {
-          const alive = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
+          const alive = (await findVmmOf(host, vm)) !== undefined;
           await reconcileVm(host, life, restarts, vm, alive);
         },
       });

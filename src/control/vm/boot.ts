@@ -9,7 +9,7 @@ import { BangerError } from '../../errors.ts';
 import { connectVmm, explainRefusal, versionOfVmm } from '../../firecracker/api.ts';
 import { bootArgs } from '../../firecracker/boot-args.ts';
 import { followFile, readTail, stripControls } from '../../firecracker/console.ts';
-import { findVmm, launchVmm } from '../../firecracker/launch.ts';
+import { launchVmm } from '../../firecracker/launch.ts';
 import { configurationRequests, type GuestDrive } from '../../firecracker/machine-config.ts';
 import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
 import type { SshConnection } from '../../guest/ssh.ts';
@@ -22,6 +22,7 @@ import { readOomKills } from '../../system/oom-kills.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import type { Host } from '../host.ts';
 import { guestResolver } from '../network/guest-resolver.ts';
+import { findVmmOf } from '../vmm.ts';
 import { watchLifeSigns } from './life-signs.ts';
 
 /** After this time without a word, a guest has an initrd that says nothing: it is ready since its first login. */
@@ -152,7 +153,7 @@ export async function awaitLogin(
     signal,
     givenUp: async (answered) => {
       // looked for before the console is read: a guest says why it failed and ends its VMM at once
-      const lives = await findVmm(vmmSocket(host.config.paths.run, vm.id));
+      const lives = await findVmmOf(host, vm);
       const said = stripControls(await readTail(files.consoleLog, 64 * 1024));
       const failed = /banger-init: FAILED: .*|Kernel panic - not syncing: .*/.exec(said);
       if (failed) return failed[0];

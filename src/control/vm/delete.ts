@@ -2,12 +2,11 @@
 
 import { leaving, stopped, stopping } from '../../core/vm-changes.ts';
 import { BangerError } from '../../errors.ts';
-import { findVmm } from '../../firecracker/launch.ts';
-import { vmmSocket } from '../../storage/layout.ts';
 import { keepWorkDisk } from '../disks/keep.ts';
 import type { Host } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
 import type { Progress } from '../operations.ts';
+import { findVmmOf } from '../vmm.ts';
 import { discardMemory } from './discard-memory.ts';
 import { discardVm, imagesOf, releaseVm } from './release.ts';
 import { moveToTrash } from './trash.ts';
@@ -40,7 +39,7 @@ export async function deleteVm(host: Host, name: string, deletion: Deletion, pro
   const keptAs = vm.temporary?.keptDisk ?? null;
   const keep = deletion.keepWorkDisk || keptAs !== null;
   const now = deletion.now || vm.temporary !== null;
-  const alive = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
+  const alive = (await findVmmOf(host, vm)) !== undefined;
   if (alive && !force) {
     throw new BangerError('conflict', `${name} is running.`, {
       hint: `Stop it first with: banger stop ${name}   or delete it anyway with: banger rm --force ${name}`,

@@ -10,18 +10,18 @@ import { requireNoMemory } from '../../core/saved-memory.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { stopped } from '../../core/vm-changes.ts';
 import { BangerError, messageOf } from '../../errors.ts';
-import { findVmm } from '../../firecracker/launch.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import type { Resource } from '../../state/ledger.ts';
 import { cloneFile } from '../../storage/clone.ts';
 import { readSuperblock } from '../../storage/ext4.ts';
-import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { vmFiles } from '../../storage/layout.ts';
 import { pathExists, syncPath } from '../../system/files.ts';
 import { formatSize } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
 import type { Host } from '../host.ts';
 import { type ImageHost, leaveImage } from '../images/catalogue.ts';
 import type { Progress } from '../operations.ts';
+import { findVmmOf } from '../vmm.ts';
 import { requireImage } from './create.ts';
 import { releaseVm } from './release.ts';
 
@@ -154,7 +154,7 @@ async function undoRebase(host: RecoveryHost, vm: Pick<VmRecord, 'id'>, entry: R
 
 /** @returns whether it runs */
 async function mayBeStopped(host: Host, vm: VmRecord, request: VmRebase): Promise<boolean> {
-  const runs = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
+  const runs = (await findVmmOf(host, vm)) !== undefined;
   if (runs && !request.force) {
     throw new BangerError('conflict', `${vm.name} is running, and its root disk cannot change meanwhile.`, {
       hint: `Stop it first: banger stop ${vm.name}   or let it be stopped: banger vm rebase ${vm.name} --image ${request.image} --force`,

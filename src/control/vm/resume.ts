@@ -7,7 +7,6 @@ import type { SavedMemory, VmRecord } from '../../core/vm.ts';
 import { failed, goneOn, resuming, spent, suspendedAgain } from '../../core/vm-changes.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
-import { findVmm } from '../../firecracker/launch.ts';
 import { setState } from '../../firecracker/requests.ts';
 import { memoryFiles, vmmSocket } from '../../storage/layout.ts';
 import { sideBySide } from '../../system/abort.ts';
@@ -20,6 +19,7 @@ import { type Manifest, readManifest } from '../memory/manifest.ts';
 import { isUnused, loadMemory, obstacles } from '../memory/restore.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
+import { findVmmOf } from '../vmm.ts';
 import { type LaunchedVm, launchVm } from './boot.ts';
 import { requireFreeDisks } from './free-disks.ts';
 import { releaseVm } from './release.ts';
@@ -151,7 +151,7 @@ async function afterBadWake(
 ): Promise<void> {
   const socketPath = vmmSocket(host.config.paths.run, vm.id);
   const files = memoryFiles(host.config.paths.store, vm.id);
-  const lives = (await findVmm(socketPath)) !== undefined;
+  const lives = (await findVmmOf(host, vm)) !== undefined;
   await using api = connectVmm(socketPath);
   // held, so that it is the same when its VMM has ended
   if (lives) await api.send(setState('Paused')).catch(() => {});

@@ -6,7 +6,6 @@ import { notStarted, running, starting } from '../../core/vm-changes.ts';
 import { BangerError } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { readTail, stripControls } from '../../firecracker/console.ts';
-import { findVmm } from '../../firecracker/launch.ts';
 import { action } from '../../firecracker/requests.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { makeExt4 } from '../../storage/ext4.ts';
@@ -20,6 +19,7 @@ import type { Host } from '../host.ts';
 import { forgetMemory } from '../memory/checkpoint.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
+import { findVmmOf } from '../vmm.ts';
 import { awaitLogin, configureVm, launchVm, lifelessness, writeVmSeed } from './boot.ts';
 import { requireFreeDisks, requireWholeDisks } from './free-disks.ts';
 import { releaseVm } from './release.ts';
@@ -48,7 +48,7 @@ export async function startVm(
   const stages = planStart(vm, {
     rootDiskExists: await pathExists(files.rootDisk),
     workDiskExists: await pathExists(files.workDisk),
-    vmmAlive: (await findVmm(socketPath)) !== undefined,
+    vmmAlive: (await findVmmOf(host, vm)) !== undefined,
   });
   const began = performance.now();
   progress.step('preflight', 'checking the host');

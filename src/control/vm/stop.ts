@@ -3,7 +3,6 @@ import type { VmRecord } from '../../core/vm.ts';
 import { stopped, stopping } from '../../core/vm-changes.ts';
 import { messageOf } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
-import { findVmm } from '../../firecracker/launch.ts';
 import { action } from '../../firecracker/requests.ts';
 import { runScript } from '../../guest/run-script.ts';
 import type { SshConnection } from '../../guest/ssh.ts';
@@ -13,6 +12,7 @@ import { letGoOn, waitForEnd } from '../../system/processes.ts';
 import { trimDisks } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
+import { findVmmOf } from '../vmm.ts';
 import { letVmGoOn } from './pause.ts';
 import { releaseVm } from './release.ts';
 
@@ -41,7 +41,7 @@ export async function stopVm(
   signal: AbortSignal,
 ): Promise<VmRecord> {
   const vm = host.stores.vms.get(name);
-  const vmm = await findVmm(vmmSocket(host.config.paths.run, vm.id));
+  const vmm = await findVmmOf(host, vm);
   host.stores.vms.update(vm.id, stopping());
   try {
     if (vmm && timeoutMs > 0) {

@@ -5,7 +5,7 @@ import type { VmRecord } from '../../core/vm.ts';
 import { ended } from '../../core/vm-changes.ts';
 import { watchVmm } from '../../firecracker/api.ts';
 import { followFile, lastLines, limitLog, stripControls } from '../../firecracker/console.ts';
-import { describeExit, findVmm } from '../../firecracker/launch.ts';
+import { describeExit } from '../../firecracker/launch.ts';
 import { vcpusStandStill } from '../../firecracker/vcpus.ts';
 import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
 import { apparentBytes } from '../../storage/disk.ts';
@@ -15,6 +15,7 @@ import { readOomKills } from '../../system/oom-kills.ts';
 import { haltedBy } from '../../system/processes.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import type { Host } from '../host.ts';
+import { findVmmOf } from '../vmm.ts';
 import { vmmProcess } from './problem.ts';
 import { followReadiness } from './readiness.ts';
 import { releaseVm } from './release.ts';
@@ -84,7 +85,7 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     if (active) await host.operations.finished(active.id);
     const vm = host.stores.vms.findById(vmId);
     if (watched.has(vmId) || vm?.phase !== 'running') return;
-    if (!exit && (await findVmm(vmmSocket(host.config.paths.run, vmId)))) {
+    if (!exit && (await findVmmOf(host, { id: vmId }))) {
       // a socket that closes is not a process that ends: whoever deleted its file, the guest goes on
       await expiry(LOOK_AGAIN_MS);
       if (!watched.has(vmId) && host.stores.vms.findById(vmId)?.phase === 'running') watch(vm, vmmEnded);
