@@ -118,6 +118,8 @@ async function runFile(file: string): Promise<FileResult> {
     // a suite fails because of its tests, or because of its hooks, which have no event of their own
     if (details.type === 'suite' && /subtests? failed/.test(why)) return;
     tests.push({ file, name, outcome: 'failed', ms: details.duration_ms, why });
+    // the reporter says it at the end of the file, which may be an hour away
+    console.log(`== failed: ${name}\n${why}\n`);
   });
   for (const event of ['test:stdout', 'test:stderr'] as const) stream.on(event, ({ message }) => said.push(message));
   for await (const text of stream.compose(spec)) process.stdout.write(text);

@@ -1,7 +1,7 @@
 /**
  * A host with a working KVM on any machine: a VM of banger's own whose emulated processor offers AMD's virtualization.
- * It is made of the image `proof-host`, whose layers stay, and of a disk with the executables, the bundle and the tests
- * that is put together outside of it: in there every byte that is copied costs time.
+ * It is made of the bundle `proof-host`, which stays, and of a disk with the executables, the guests' bundle and the tests.
+ * Both are put together outside of it: in there every byte that is copied costs time.
  */
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, readdirSync, rmSync } from 'node:fs';
@@ -9,11 +9,11 @@ import { join, resolve } from 'node:path';
 import { type DevHome, openDevHome } from '../../scripts/dev-home.ts';
 import { banger, type CommandOptions, requireBuild } from '../../scripts/transcript.ts';
 import { formatDuration } from '../../src/units.ts';
+import { hostBundle } from './host-bundle.ts';
 import type { Outcome, ProofVmm } from './outcome.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
 const VM = 'proof-host';
-const RECIPE = join(import.meta.dirname, 'proof-host.toml');
 /** Test files run several guests of 256 MiB to 1 GiB at once, beside Node processes of 100 MiB each. */
 const MEMORY = '5GiB';
 /** Disks are sparse. Root: bangers of the tests below /tmp, with their bundles and images. */
@@ -31,15 +31,13 @@ const LEFT_AT_HOME = [
 const NOT_CARRIED = new Set(['.git', '.dev', 'node_modules']);
 
 const MINUTE = 60_000;
-/** A first build downloads some 100 MB and installs them emulated. */
-const IMAGE_LIMIT_MS = 40 * MINUTE;
 const BOOT_LIMIT_MS = 5 * MINUTE;
 const COMMAND_LIMIT_MS = 2 * MINUTE;
 
 export interface RigOptions {
   /** the project's `.dev`; the rig's own things lie in `proof/` below it */
   directory: string;
-  /** a bundle, for the rig itself and for the guests in it */
+  /** of the guests in it */
   bundle: string;
   /** a Firecracker, and the jailer of the same release */
   firecracker?: string | undefined;
@@ -75,12 +73,13 @@ export class Rig {
   async #start(): Promise<void> {
     // a daemon of an older build, and the VM of a run that was cut off
     await this[Symbol.asyncDispose]();
-    await this.#step(`image ${VM}`, () => this.#banger(['image', 'build', RECIPE], IMAGE_LIMIT_MS, 'show'));
-    const disk = join(this.#dev.directory, 'cargo.ext4');
+    const { directory } = this.#dev;
+    const bundle = await this.#step(`bundle ${VM}`, () => hostBundle(directory, this.#options.signal));
+    const disk = join(directory, 'cargo.ext4');
     await this.#step('what is carried in', async () => this.#load(disk));
-    await this.#step('a VM of it', async () => {
+    await this.#step('a VM of both', async () => {
       const size = ['--vcpus', '2', '--memory', MEMORY, '--disk', ROOT_DISK];
-      await this.#banger(['create', VM, '--image', VM, ...size, '--work-disk-from', disk], COMMAND_LIMIT_MS);
+      await this.#banger(['create', VM, '--image', bundle, ...size, '--work-disk-from', disk], COMMAND_LIMIT_MS);
       rmSync(disk);
       await this.#banger(['start', VM], BOOT_LIMIT_MS);
       await this.shell('modprobe kvm_amd && test -c /dev/kvm', COMMAND_LIMIT_MS);
@@ -120,10 +119,11 @@ export class Rig {
     await this.#banger(['daemon', 'stop'], COMMAND_LIMIT_MS, 'silent', true);
   }
 
-  async #step(what: string, act: () => Promise<unknown>): Promise<void> {
+  async #step<T>(what: string, act: () => Promise<T>): Promise<T> {
     const began = performance.now();
-    await act();
+    const result = await act();
     this.#options.tell(`${what}: ${formatDuration(performance.now() - began)}`);
+    return result;
   }
 
   async #banger(
@@ -132,9 +132,8 @@ export class Rig {
     output: CommandOptions['output'] = 'silent',
     untilTheEnd = false,
   ): Promise<string> {
-    const env = { ...this.#dev.env, BANGER_BUNDLE_DEFAULT: this.#options.bundle };
     const { signal } = this.#options;
-    return await banger(args, { env, limitMs, output, ...(signal && !untilTheEnd ? { signal } : {}) });
+    return await banger(args, { env: this.#dev.env, limitMs, output, ...(signal && !untilTheEnd ? { signal } : {}) });
   }
 
   /** Everything the tests need as one ext4 file system. */
@@ -172,9 +171,13 @@ export class Rig {
   }
 }
 
-/** With holes, links and modes; shared with the original where the file system can. */
+/** As hard links, which cost nothing, where the place is on the same file system; nothing writes to them. */
 function copy(from: string, to: string): void {
-  execFileSync('cp', ['-a', '--reflink=auto', '--sparse=always', '--', from, to], {
-    stdio: ['ignore', 'ignore', 'inherit'],
-  });
+  try {
+    execFileSync('cp', ['-a', '--link', '--', from, to], { stdio: 'ignore' });
+  } catch {
+    execFileSync('cp', ['-a', '--force', '--sparse=always', '--', from, to], {
+      stdio: ['ignore', 'ignore', 'inherit'],
+    });
+  }
 }

@@ -274,9 +274,10 @@ export async function until(
 ): Promise<void> {
   const scaledMs = paced(limitMs);
   const deadline = performance.now() + scaledMs;
-  while (!(await holds())) {
+  for (let began = performance.now(); !(await holds()); began = performance.now()) {
     assert.ok(performance.now() < deadline, `not within ${scaledMs / 1000} s: ${what}`);
-    await sleep(20);
+    // where a look costs much, it must not take the processor from what is waited for
+    await sleep(Math.max(20, (pace() - 1) * (performance.now() - began)));
   }
 }
 

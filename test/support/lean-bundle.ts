@@ -27,7 +27,7 @@ const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sb
 const PROGRAMS = [
   ...['sh', 'dash', 'cat', 'ls', 'mkdir', 'rm', 'mv', 'cp', 'sync', 'sleep', 'head', 'tail', 'dd', 'sha256sum', 'stat'],
   ...['df', 'date', 'uname', 'id', 'env', 'hostname', 'grep', 'seq', 'true', 'false', 'kill', 'stty', 'touch', 'wc'],
-  ...['scp', 'ip', 'findmnt', 'od', 'yes', 'nproc', 'nice', 'bash', 'chmod', 'find', 'ln', 'rmdir'],
+  ...['scp', 'ip', 'findmnt', 'od', 'yes', 'nproc', 'nice', 'bash', 'chmod', 'find', 'ln', 'rmdir', 'perl'],
 ].map((name) => `bin/${name}`);
 const ADMIN_PROGRAMS = ['sshd', 'resize2fs', 'fstrim'].map((name) => `sbin/${name}`);
 
@@ -86,6 +86,7 @@ async function makeRoot(rootfs: string, tree: string, image: string): Promise<vo
     'usr/sbin',
     'usr/lib',
     'root',
+    'opt',
     'proc',
     'sys',
     'dev',

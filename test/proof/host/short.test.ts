@@ -1,6 +1,7 @@
 /**
- * A VM under a working KVM from creation to deletion, with as few commands as show it: where KVM is emulated each of them
- * takes seconds. Everything else is in the other host tests, which `make proof` runs in the same place.
+ * A VM under a working KVM from creation to deletion, with as few boots and commands as show it: where KVM is emulated each
+ * of them takes seconds, so what the command line adds is left to two of them and the rest goes through the API. Everything
+ * else is in the other host tests, which `make proof` runs in the same place.
  */
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
@@ -9,6 +10,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { ImageBuilt } from '../../../src/api/image-build.ts';
 import type { VmDetail } from '../../../src/api/vm.ts';
+import { followOperation } from '../../../src/client/follow-operation.ts';
 import { GIB } from '../../../src/units.ts';
 import { crash, hostSkip, TestHost, until } from '../../support/host.ts';
 import { OrdinaryUser } from '../../support/ordinary-user.ts';
@@ -16,7 +18,8 @@ import { paced } from '../../support/pace.ts';
 
 const LIMIT = { timeout: paced(240_000) };
 const BUILD_LIMIT_MS = 400_000;
-const SMALL = ['--memory', '256M', '--work-disk', '64M'];
+const WEB = { name: 'web' };
+const SMALL = ['--memory', '192M', '--work-disk', '64M'];
 
 /** The rig has seen to it that guests run under KVM; elsewhere a device that opens says nothing. */
 const skip =
@@ -48,6 +51,18 @@ describe('a VM under KVM', { skip }, () => {
   const keysPressed = async (vm: VmDetail) =>
     (await readFile(join(vm.directory, 'vmm.log'), 'utf8')).includes('SendCtrlAltDel');
 
+  const done = async (begun: Promise<{ id: string }>) => {
+    const { state, error } = await followOperation(host.client, (await begun).id, () => {});
+    assert.equal(state, 'succeeded', error?.message ?? state);
+  };
+
+  const runsAgain = async (before: number | null, what: string) => {
+    await until(what, async () => {
+      const { state, pid } = await host.vm('web');
+      return state === 'running' && pid !== before;
+    });
+  };
+
   it('runs, and runs commands', LIMIT, async () => {
     await host.ok('run', 'web', ...SMALL);
     const { vmm, pid } = await host.vm('web');
@@ -58,12 +73,11 @@ describe('a VM under KVM', { skip }, () => {
   });
 
   it('gets larger disks while it runs', LIMIT, async () => {
-    await host.ok('disk', 'resize', 'web', '--work', '1G', '--root', '5G', '--online');
-    const [root = 0, work = 0] = (await host.guest('web', 'df -B1 --output=size / /root | tail -n 2 | xargs'))
-      .split(' ')
-      .map(Number);
+    const body = { workBytes: GIB, rootBytes: 5 * GIB, online: true };
+    await done(host.client.call('resizeDisks', { params: WEB, body }));
+    const script = 'df -B1 --output=size / /root | tail -n 2; echo kept > /root/note; sync';
+    const [root = 0, work = 0] = (await host.guest('web', script)).split('\n').map(Number);
     assert.ok(root > 4.6 * GIB && work > 0.9 * GIB, `root ${root}, work ${work}`);
-    assert.equal(await host.guest('web', 'echo kept > /root/note; sync; cat /root/note'), 'kept');
   });
 
   it('is taken over by the next daemon, which stops it by Ctrl-Alt-Del', LIMIT, async () => {
@@ -72,36 +86,30 @@ describe('a VM under KVM', { skip }, () => {
     await host.daemon();
     const adopted = await host.vm('web');
     assert.deepEqual([adopted.state, adopted.pid], ['running', pid]);
-    await host.ok('stop', 'web');
+    await done(host.client.call('stopVm', { params: WEB, body: {} }));
     assert.ok(await keysPressed(adopted));
     assert.equal((await host.vm('web')).state, 'stopped');
   });
 
-  it('starts again with what was on its disks, and stops over SSH', LIMIT, async () => {
-    await host.ok('start', 'web');
-    assert.equal(await host.guest('web', 'cat /root/note'), 'kept');
-    await host.ok('stop', 'web');
-    assert.ok(!(await keysPressed(await host.vm('web'))), 'it was asked over SSH');
+  it('starts again with what was on its disks, and comes back when its guest reboots', LIMIT, async () => {
+    await done(host.client.call('setVm', { params: WEB, body: { restartPolicy: 'on-failure' } }));
+    await done(host.client.call('startVm', { params: WEB, body: { until: 'reachable' } }));
+    const { pid } = await host.vm('web');
+    assert.equal(
+      await host.guest('web', 'cat /root/note; (sleep 1; systemctl reboot || kill -INT 1) > /dev/null 2>&1 &'),
+      'kept',
+    );
+    await runsAgain(pid, 'it has rebooted');
   });
 
-  it('comes back when its guest reboots, and after its VMM was killed when it shall', LIMIT, async () => {
-    await host.ok('vm', 'set', 'web', '--restart', 'on-failure');
-    await host.ok('start', 'web');
-    const first = await host.vm('web');
-    await host.soon('web', 'systemctl reboot');
-    await until('it has rebooted', async () => {
-      const { state, pid } = await host.vm('web');
-      return state === 'running' && pid !== first.pid;
-    });
-    const second = await host.vm('web');
-    crash(second.pid);
-    await until('it runs again', async () => {
-      const { state, pid } = await host.vm('web');
-      return state === 'running' && pid !== second.pid;
-    });
+  it('comes back after its VMM was killed, and stops over SSH', LIMIT, async () => {
+    const { pid } = await host.vm('web');
+    crash(pid);
+    await runsAgain(pid, 'it runs again');
     assert.equal(await host.guest('web', 'cat /root/note'), 'kept');
-    await host.ok('kill', 'web');
-    await host.assertQuiet('of a VM that was killed');
+    await done(host.client.call('stopVm', { params: WEB, body: {} }));
+    assert.ok(!(await keysPressed(await host.vm('web'))), 'it was asked over SSH');
+    await host.assertQuiet('of a VM that was stopped');
   });
 
   it('that was kept by an image build goes on', LIMIT, async () => {
