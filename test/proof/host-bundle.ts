@@ -1,6 +1,6 @@
 /**
  * What the rig boots: a bundle whose root has all that host tests need. It is laid out by mmdebstrap on the machine itself,
- * because installing the same packages inside an emulated guest takes ten times as long.
+ * because installing the same packages inside an emulated guest is much slower.
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -37,13 +37,19 @@ const WATCH_MS = 2000;
 /** The first guest under KVM may miss the time a self-test has; longer ones go on in the background then. */
 const DOCTOR_MS = 30_000;
 
+/** Characters of a console that are shown when something failed. */
+const LAST_WORDS = 600;
+
 /** What a banger remembers of KVM, in its cache. */
 const VERDICT = 'kvm-self-test.json';
 
 const ROOT = resolve(import.meta.dirname, '../..');
 const BANGER = join(ROOT, 'dist/banger');
 const FCQEMU = join(ROOT, 'dist/fcqemu');
-const CONSOLES = join(tmpdir(), '*/state/store/vms/*/console.log');
+/** Of bangers of tests, and of those that ordinary users run in them. */
+const CONSOLES = ['*/state', '*/home/.local/state/banger'].map((state) => {
+  return join(tmpdir(), state, 'store/vms/*/console.log');
+});
 
 const [vmm, outcomeFile, ...files] = process.argv.slice(2);
 if ((vmm !== 'fcqemu' && vmm !== 'firecracker') || outcomeFile === undefined || files.length === 0) {
@@ -124,9 +130,10 @@ async function runFile(file: string): Promise<FileResult> {
   for (const event of ['test:stdout', 'test:stderr'] as const) stream.on(event, ({ message }) => said.push(message));
   for await (const text of stream.compose(spec)) process.stdout.write(text);
   ended.abort();
-  const { consoles, hang } = await seen;
+  const { consoles, lastWords, hang } = await seen;
   console.log(`== ${file} took ${formatDuration(performance.now() - began)}\n`);
   if (tests.every(({ outcome }) => outcome !== 'failed')) return { tests };
+  for (const [path, text] of lastWords) console.log(`== ${path} ended with\n${text}\n`);
   const fault = [...consoles, ...said].find(showsKnownFault);
   const evidence = fault === undefined ? hang : faultLines(fault);
   return evidence === undefined ? { tests } : { tests, evidence };
@@ -135,6 +142,8 @@ async function runFile(file: string): Promise<FileResult> {
 interface Seen {
   /** consoles of VMs that show the known fault */
   consoles: string[];
+  /** ends of all consoles, by their files */
+  lastWords: Map<string, string>;
   /** that a guest hung by it */
   hang: string | undefined;
 }
@@ -142,6 +151,7 @@ interface Seen {
 /** What was seen of guests while the file ran. */
 async function watchGuests(signal: AbortSignal): Promise<Seen> {
   const consoles = new Map<string, string>();
+  const lastWords = new Map<string, string>();
   let hang: string | undefined;
   hangSeen(); // of the file before
   while (!signal.aborted) {
@@ -149,6 +159,7 @@ async function watchGuests(signal: AbortSignal): Promise<Seen> {
       try {
         const text = readFileSync(path, 'latin1');
         if (showsKnownFault(text)) consoles.set(path, text);
+        lastWords.set(path, text.slice(-LAST_WORDS));
       } catch {
         // deleted since it was listed
       }
@@ -156,7 +167,7 @@ async function watchGuests(signal: AbortSignal): Promise<Seen> {
     hang = hangSeen() ?? hang;
     await sleep(paced(WATCH_MS), undefined, { signal }).catch(() => {});
   }
-  return { consoles: [...consoles.values()], hang: hangSeen() ?? hang };
+  return { consoles: [...consoles.values()], lastWords, hang: hangSeen() ?? hang };
 }
 
 function faultLines(console: string): string {

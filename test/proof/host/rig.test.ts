@@ -25,7 +25,7 @@ describe('banger under KVM', { skip }, () => {
   before(async () => {
     rig = await Rig.start({
       directory: DIRECTORY,
-      // its guests come up in a quarter of the time
+      // its guests come up in half the time
       bundle: await leanBundle(process.env.BANGER_TEST_BUNDLE ?? '', DIRECTORY),
       firecracker,
       jailer: process.env.JAILER_BIN || undefined,
