@@ -6,6 +6,9 @@ export const READY_LINE = 'banger-ready:';
 /** The guest will say when it is ready. */
 export const READY_ANNOUNCED = 'banger-init: ready is said by';
 
+/** File of guests in which no device needs udev, so that it may end first when they go down. */
+export const UDEV_GOES_FIRST = '/run/systemd/system/systemd-udevd.service.d/10-banger.conf';
+
 const HANDOVER = /banger-init: handover \d/;
 const READY = new RegExp(`${READY_LINE} (\\d+(?:\\.\\d+)?)((?: [\\w@.:\\\\-]+)*)`);
 

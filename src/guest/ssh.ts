@@ -60,6 +60,9 @@ export function breachOf(channel: ClientChannel): string | undefined {
 const MAX_UNREAD_BYTES = 8 * MIB;
 const MAX_UNSENT_BYTES = 32 * MIB;
 
+/** A login takes a few kilobytes, and the lines that a server may say before its name are for people. */
+const MAX_LOGIN_BYTES = MIB;
+
 /** Why a login did not come about: the guest is not there yet, or it is and says no. */
 export class SshLoginError extends Error {
   /** whether trying again can help */
@@ -200,12 +203,19 @@ async function login(
       return !wrongKey;
     },
   });
+  const listen = () => {
+    if (socket.bytesRead <= MAX_LOGIN_BYTES) return;
+    reject(new SshLoginError('it sends more than a login takes', true));
+    client.destroy();
+  };
+  socket.on('data', listen);
   try {
     await promise;
   } catch (error) {
     client.destroy();
     throw error;
   } finally {
+    socket.off('data', listen);
     signal?.removeEventListener('abort', onAbort);
   }
   return wrap(client, target, socket);

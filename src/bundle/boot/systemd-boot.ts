@@ -5,7 +5,8 @@
  * All of it lies in `/run`. What `/etc` asks for wins over that, by systemd's own rules; docs/guest-contract.md says what
  * is left out when.
  */
-import { READY_ANNOUNCED, READY_LINE } from '../../core/boot-words.ts';
+import { dirname } from 'node:path';
+import { READY_ANNOUNCED, READY_LINE, UDEV_GOES_FIRST } from '../../core/boot-words.ts';
 
 /** Time between `ready` and what was left for then: whoever waited has the machine first. */
 const REST_DELAY = '1s';
@@ -167,6 +168,13 @@ LATER
     [ -e /etc/systemd/system/getty@tty1.service ] || [ -e /etc/systemd/system/getty@tty1.service.d ] ||
       left_out "$units/getty@tty1.service"
     later="$later systemd-udevd.service systemd-udev-trigger.service"
+    # nor is there anything that a shutdown needs it for: it must not wait for devices that are still looked at
+    mkdir -p ${dirname(UDEV_GOES_FIRST)}
+    cat > ${UDEV_GOES_FIRST} <<'UNIT'
+[Unit]
+Conflicts=shutdown.target
+Before=shutdown.target
+UNIT
   fi
   if [ -z "$(echo /var/lib/systemd/linger/*)" ] || [ ! -e "$(echo /var/lib/systemd/linger/*)" ]; then
     left_out "$units/multi-user.target.wants/systemd-logind.service"
@@ -191,12 +199,14 @@ LATER
 [Unit]
 Description=What a virtual machine does after it is ready
 DefaultDependencies=no
+Conflicts=shutdown.target
 Wants=$later
 UNIT
   cat > "$units/banger-rest.timer" <<'UNIT'
 [Unit]
 Description=Starts what was left for after the boot
 DefaultDependencies=no
+Conflicts=shutdown.target
 After=banger-ready.service
 [Timer]
 OnActiveSec=${REST_DELAY}
@@ -207,6 +217,7 @@ UNIT
 [Unit]
 Description=Starts what was left for after the boot, however long that takes
 DefaultDependencies=no
+Conflicts=shutdown.target
 [Timer]
 OnBootSec=${REST_AT_LATEST}
 Unit=banger-rest.target

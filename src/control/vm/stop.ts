@@ -1,4 +1,6 @@
 /** Stops a VM: asks the guest first, makes sure afterwards. */
+
+import { UDEV_GOES_FIRST } from '../../core/boot-words.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { stopped, stopping } from '../../core/vm-changes.ts';
 import { messageOf } from '../../errors.ts';
@@ -18,10 +20,21 @@ import { releaseVm } from './release.ts';
 
 /**
  * Ends the VMM of a guest that has shut down. Reboot, not poweroff: on x86 a guest that powers off leaves
- * Firecracker running with halted CPUs, while a reset ends it. A systemd that has not opened its socket yet, and
- * every other init, takes SIGINT, which is what the kernel sends it for Ctrl-Alt-Del.
+ * Firecracker running with halted CPUs, while a reset ends it. systemd is asked itself: `systemctl reboot` asks logind
+ * first, which a guest that was ready a moment ago still starts, and which has a say only while somebody holds a lock
+ * of it. Devices that are still looked at are of no matter any more where nothing needs them. A systemd that has not opened its socket yet, and every other init, takes SIGINT, which is what the kernel sends
+ * it for Ctrl-Alt-Del.
  */
-const SHUTDOWN_SCRIPT = 'systemctl reboot --no-block 2>/dev/null || kill -INT 1';
+const SHUTDOWN_SCRIPT = `go_down() {
+for lock in /run/systemd/inhibit/*; do [ -e "$lock" ] || continue; systemctl reboot --no-block; return; done
+systemctl start --no-block --job-mode=replace-irreversibly reboot.target || return
+[ -e /run/udev/queue ] && [ -e ${UDEV_GOES_FIRST} ] || return 0
+for unit in systemd-udev-trigger systemd-udevd; do
+echo 1 > /sys/fs/cgroup/system.slice/$unit.service/cgroup.kill
+done
+return 0
+}
+go_down 2>/dev/null || kill -INT 1`;
 
 /** Said by the script itself: that a channel was opened proves no more than a login shell, which may end at once. */
 const HEARD = 'banger: going down';

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
-import { dirname } from 'node:path';
+import { dirname, join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { describe, it, type TestContext } from 'node:test';
 import type { ServerChannel } from 'ssh2';
@@ -45,17 +45,31 @@ describe('a guest that is to shut down', () => {
     assert.deepEqual(await askedOfVmm(t, endsAtOnce), ['SendCtrlAltDel']);
   });
 
-  it('is asked once when it hears over SSH', async (t) => {
-    const shell = (command: string, channel: ServerChannel) => {
+  it('is asked once when it hears over SSH: its init, and logind first where somebody holds a lock of it', async (t) => {
+    const locks = await tempDir(t);
+    const told: string[] = [];
+    const shell = (systemctl: string) => (command: string, channel: ServerChannel) => {
       // systemctl and kill are stood in for: this machine is not to go down
-      const functions = 'systemctl() { echo "systemctl $*" >&2; }; kill() { exit 9; }';
-      const child = spawn('sh', ['-c', `${functions}; ${command}`], { stdio: ['ignore', 'pipe', 'pipe'] });
-      child.stdout.pipe(channel, { end: false });
+      const functions = `systemctl() { echo "systemctl $*" >&3; ${systemctl}; }; kill() { echo "kill $*" >&3; }`;
+      const line = `${functions}; ${command.replaceAll('/run/systemd/inhibit', locks)}`;
+      const child = spawn('sh', ['-c', line], { stdio: ['ignore', 'pipe', 'pipe', 'pipe'] });
+      child.stdout?.pipe(channel, { end: false });
+      child.stdio[3]?.on('data', (words: Buffer) => told.push(...words.toString().trim().split('\n')));
       child.once('close', (code) => {
         channel.exit(code ?? 255);
         channel.end();
       });
     };
-    assert.deepEqual(await askedOfVmm(t, shell), []);
+    const itself = 'systemctl start --no-block --job-mode=replace-irreversibly reboot.target';
+    for (const [systemctl, expected] of [
+      ['true', [itself]],
+      ['false', [itself, 'kill -INT 1']],
+    ] as const) {
+      assert.deepEqual(await askedOfVmm(t, shell(systemctl)), []);
+      assert.deepEqual(told.splice(0), expected);
+    }
+    await writeFile(join(locks, '1'), 'WHAT=shutdown\n');
+    assert.deepEqual(await askedOfVmm(t, shell('true')), []);
+    assert.deepEqual(told, ['systemctl reboot --no-block']);
   });
 });
