@@ -18,8 +18,9 @@ NEEDED := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap nft:nftables 
   musl-gcc:musl-tools
 TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs fsverity:fsverity zsh:zsh fish:fish busybox:busybox mandoc:mandoc
 
-run_unit_tests = node scripts/run-tests.ts --limit 120 --report $(DEV)/unit-tests.txt $(UNIT_TESTS)
-run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --report $(DEV)/host-tests.txt $(HOST_TESTS)
+# each file loads the same modules, and waits more than it computes
+run_unit_tests = NODE_COMPILE_CACHE=$(DEV)/compile-cache node scripts/run-tests.ts --at-once 4 --limit 120 --report $(DEV)/unit-tests.txt $(UNIT_TESTS)
+run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --at-once 3 --report $(DEV)/host-tests.txt $(HOST_TESTS)
 
 # in every guest: static, small, and begun before anything else there
 AGENT_SOURCES := $(wildcard agent/*.c agent/*.h)

@@ -29,6 +29,13 @@ const EXPECTED_SKIPS: readonly RegExp[] = [
 /** These say most about the whole in the least time, so a broken change is seen early. */
 const FIRST = ['vm-life', 'daemon-crash', 'life', 'disks', 'unprivileged', 'image-build', 'executable'];
 
+/** The longest of the others: one that began last would run on alone. */
+const LONG = [
+  ...['bundle', 'bundle-helpers', 'chaos', 'ready', 'images', 'stats', 'hostile-guest', 'conformance'],
+  // without VMs
+  ...['fcqemu/conformance', 'fcqemu/snapshot', 'system/verity', 'network/reach', 'preflight/doctor', 'fcqemu/guest'],
+];
+
 /** Enough to know a failure again; the whole is above. */
 const MESSAGE_LINES = 12;
 
@@ -40,6 +47,8 @@ interface Failure {
 }
 
 interface Round {
+  /** what each file took in `ms` */
+  took: Map<string, number>;
   /** the files in which something failed */
   failed: string[];
   failures: Failure[];
@@ -63,8 +72,9 @@ if (positionals.length === 0) {
 async function judge(files: string[]): Promise<number> {
   process.env.BANGER_TEST_PACE = String(pace());
   if (pace() > 1) console.log(`== limits are ${pace()} times the usual ones: this place is slow now`);
+  const began = performance.now();
   const first = await runFiles(files.sort(byOrder), Number(values['at-once'] ?? 2));
-  let last: Round = { failed: [], failures: [], skips: [], passed: 0 };
+  let last: Round = { took: new Map(), failed: [], failures: [], skips: [], passed: 0 };
   if (first.failed.length > 0) {
     console.log(`\n== once more, one after the other: ${first.failed.map(shown).join(' ')}\n`);
     last = await runFiles(first.failed, 1);
@@ -81,7 +91,15 @@ async function judge(files: string[]): Promise<number> {
     ...broken.map((each) => `FAILED  ${describe(each)}`),
   ];
   for (const line of report) console.log(line);
-  if (values.report !== undefined) writeFileSync(values.report, report.map((line) => `${line}\n`).join(''));
+  const times = [...first.took]
+    .sort(([, one], [, other]) => other - one)
+    .map(([file, ms]) => `${(ms / 1000).toFixed(1).padStart(6)} s  ${shown(file)}`);
+  if (values.report !== undefined) {
+    writeFileSync(
+      values.report,
+      [...report, '', `in ${formatDuration(performance.now() - began)}:`, ...times].map((line) => `${line}\n`).join(''),
+    );
+  }
   const failed = broken.length + unexpected.length;
   if (flaky.length > 0) console.log(`${flaky.length} FLAKY: passed when repeated, see above`);
   // the line that is read by whoever judges the run, so it is the last
@@ -90,7 +108,7 @@ async function judge(files: string[]): Promise<number> {
 }
 
 async function runFiles(paths: string[], concurrency: number): Promise<Round> {
-  const round: Round = { failed: [], failures: [], skips: [], passed: 0 };
+  const round: Round = { took: new Map(), failed: [], failures: [], skips: [], passed: 0 };
   const failed = new Set<string>();
   const limitMs = paced(Number(values.limit ?? 900) * 1000);
   const stream = run({ files: paths, concurrency, timeout: limitMs });
@@ -106,6 +124,7 @@ async function runFiles(paths: string[], concurrency: number): Promise<Round> {
   });
   stream.on('test:summary', ({ file, duration_ms: ms, success }) => {
     if (file === undefined) return;
+    round.took.set(file, ms);
     console.log(`== ${shown(file)} took ${formatDuration(ms)}`);
     if (!success) failed.add(file);
   });
@@ -141,8 +160,9 @@ function byOrder(a: string, b: string): number {
 }
 
 function rank(path: string): number {
-  const index = FIRST.findIndex((name) => path.endsWith(`/host/${name}.test.ts`));
-  return index < 0 ? FIRST.length : index;
+  const named = (name: string) => path.endsWith(`/${name.includes('/') ? '' : 'host/'}${name}.test.ts`);
+  const index = [...FIRST, ...LONG].findIndex(named);
+  return index < 0 ? FIRST.length + LONG.length : index;
 }
 
 function shown(path: string): string {

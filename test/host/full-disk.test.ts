@@ -9,7 +9,7 @@ import { hostSkip, TestHost, until } from '../support/host.ts';
 
 const LIMIT = { timeout: 240_000 };
 
-describe('a host whose disk is full', { skip: hostSkip('mount') }, () => {
+describe('a host whose disk is full', { skip: hostSkip('debugfs', 'mount') }, () => {
   let host: TestHost;
   let disk: string;
 
@@ -27,6 +27,7 @@ describe('a host whose disk is full', { skip: hostSkip('mount') }, () => {
     execFileSync('mount', ['-o', 'loop', image, state()]);
     await mkdir(store);
     host = await TestHost.create({
+      lean: true,
       env: { BANGER_PATHS_STATE: state(), BANGER_PATHS_STORE: store, BANGER_LIMITS_TRASH_FOR: '0s' },
     });
     for (const name of ['one', 'two', 'three']) {

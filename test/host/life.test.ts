@@ -12,11 +12,11 @@ import { paced } from '../support/pace.ts';
 const LIMIT = { timeout: paced(120_000) };
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
-describe('the life of a VM', { skip: hostSkip() }, () => {
+describe('the life of a VM', { skip: hostSkip('debugfs') }, () => {
   let host: TestHost;
 
   before(async () => {
-    host = await TestHost.create();
+    host = await TestHost.create({ lean: true });
     await host.daemon();
     await host.ok('create', 'web', '--memory', '256M', '--work-disk', '64M', '--autostart', '--restart', 'on-failure');
     await host.ok('start', 'web');
@@ -146,7 +146,6 @@ describe('the life of a VM', { skip: hostSkip() }, () => {
     crash(vm.pid);
     await until('it has failed', async () => (await host.vm('www')).state === 'failed', 10_000);
     await host.ok('stop', 'www');
-    await sleep(3000);
     const stopped = await host.vm('www');
     assert.deepEqual([stopped.state, stopped.restarts], ['stopped', null]);
     await host.assertQuiet('of a VM that was stopped while it waited for its restart');

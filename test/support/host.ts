@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { copyFile, mkdir, mkdtemp } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { OperationEvent } from '../../src/api/operation.ts';
@@ -17,6 +17,7 @@ import { followOperation } from '../../src/client/follow-operation.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
 import { freePort } from './free-port.ts';
+import { leanBundle } from './lean-bundle.ts';
 import {
   endProcesses,
   forwardingOf,
@@ -79,6 +80,8 @@ export interface TestHostOptions {
   env?: Record<string, string>;
   /** beginning of the home's path; short, because a socket's path has 107 bytes at most */
   prefix?: string;
+  /** its VMs boot what test/support/lean-bundle.ts makes, in half the time; needs debugfs */
+  lean?: boolean;
   /** device whose forwarding must be put back in the end; that of the default route unless told otherwise */
   uplink?: string;
 }
@@ -93,12 +96,13 @@ export class TestHost {
 
   private constructor(
     home: string,
+    bundle: string,
     uplink: string | undefined,
     forwarding: string | undefined,
     env: Record<string, string>,
   ) {
     this.home = home;
-    this.bundle = process.env.BANGER_TEST_BUNDLE ?? '';
+    this.bundle = bundle;
     this.#marks = { uplink, forwarding, vmIds: new Set(), pool: undefined };
     const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('BANGER_'));
     this.env = {
@@ -119,7 +123,9 @@ export class TestHost {
     const uplinkEnv: Record<string, string> = options.uplink ? { BANGER_NETWORK_UPLINK: options.uplink } : {};
     // others of this machine, and of tests that run side by side, have ports of their own
     const env = { BANGER_DNS_PORT: String(await freePort()), ...options.env, ...uplinkEnv };
-    return new TestHost(home, uplink, (await othersRun()) ? undefined : await forwardingOf(uplink), env);
+    const full = process.env.BANGER_TEST_BUNDLE ?? '';
+    const bundle = options.lean ? await leanBundle(full, join(import.meta.dirname, '../../.dev')) : full;
+    return new TestHost(home, bundle, uplink, (await othersRun()) ? undefined : await forwardingOf(uplink), env);
   }
 
   get socket(): string {
@@ -195,6 +201,11 @@ export class TestHost {
     const vms = await this.client.call('listVms', {});
     for (const { id } of vms) this.#marks.vmIds.add(id);
     return vms;
+  }
+
+  /** What its daemons have logged. */
+  async log(): Promise<string> {
+    return await readFile(join(this.home, 'state/bangerd.log'), 'utf8');
   }
 
   /** Starts the daemon unless one runs. */

@@ -142,7 +142,10 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
       if (!POWER_OFF.test(stripControls(tail))) continue;
       tail = '';
       // anybody in the guest can write that line; what it says is true when the guest's processors stand still
-      if (!(await hasPoweredOff(vm, signal))) continue;
+      if (!(await hasPoweredOff(vm, signal))) {
+        if (!signal.aborted) host.log.info({ vm: vm.name }, 'the guest says that it is off, and runs on');
+        continue;
+      }
       host.log.info({ vm: vm.name }, 'the guest powered off');
       unwatch(vm.id);
       const current = host.stores.vms.findById(vm.id); // it may have another name by now
