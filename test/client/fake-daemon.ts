@@ -23,8 +23,9 @@ export async function fakeDaemon(
   t: TestContext,
   script: Record<string, FakeAnswer | Respond>,
   onUpgrade?: (request: IncomingMessage, socket: Duplex) => void,
+  name = 'd.sock',
 ): Promise<FakeDaemon> {
-  const socketPath = join(await tempDir(t), 'd.sock');
+  const socketPath = join(await tempDir(t), name);
   const requests: string[] = [];
   const server = createServer(async (request, response) => {
     let body = '';

@@ -55,7 +55,9 @@ describe('a host whose daemon is killed', { skip: hostSkip('setpriv', 'debugfs')
 
   it('has no VM after a creation that was cut off while its disk was copied', LIMIT, async () => {
     // a disk that takes longer to copy than the lean one
-    const { id } = await host.client.call('createVm', { body: { name: 'half', image: process.env.BANGER_TEST_BUNDLE } });
+    const { id } = await host.client.call('createVm', {
+      body: { name: 'half', image: process.env.BANGER_TEST_BUNDLE },
+    });
     await killAt(id, 'clone-root-disk', 30);
     await host.daemon();
     assert.deepEqual(await host.vms(), []);

@@ -19,7 +19,7 @@ describe('disks of VMs', { skip: hostSkip('mkfs.xfs', 'debugfs') }, () => {
   let data: string;
 
   before(async () => {
-    host = await TestHost.create({ lean: true });
+    host = await TestHost.create();
     await host.daemon();
     await host.ok('run', 'web', '--memory', '256M', '--work-disk', '200M');
     data = await host.guest('web', 'head -c 30M /dev/urandom > /root/data; sync; sha256sum /root/data');
@@ -49,7 +49,7 @@ describe('disks of VMs', { skip: hostSkip('mkfs.xfs', 'debugfs') }, () => {
   it('grow while the VM runs', LIMIT, async () => {
     const root = await disk('root');
     await host.ok('disk', 'resize', 'web', '--work', '1G', '--root', `${root.apparentBytes + GIB}`, '--online');
-    const [, work = 0, rootMib = 0] = (await host.guest('web', 'echo $(df -m --output=size /root /)'))
+    const [, work = 0, rootMib = 0] = (await host.guest('web', 'df -m --output=size /root / | xargs'))
       .split(' ')
       .map(Number);
     assert.ok(work > 900 && work <= 1024, `${work} MiB`);
