@@ -47,6 +47,9 @@ export function installsDirectory(paths: Pick<PathsConfig, 'state'>): string {
   return join(paths.state, 'vmm');
 }
 
+/** Files that sudo reads its rules from; root's. */
+export const SUDOERS_DIRECTORY = '/etc/sudoers.d';
+
 /** The daemon's Unix socket. */
 export function socketPath(paths: Pick<PathsConfig, 'run'>): string {
   return join(paths.run, 'bangerd.sock');

@@ -241,6 +241,13 @@ export const HOST_ENTRIES: readonly Entry<Command>[] = [
     load: () => import('../commands/config/check.ts'),
   },
   {
+    path: 'setup',
+    aliases: [],
+    summary: 'Set this machine up for VMs in one go, or take that back',
+    group: setup,
+    load: () => import('../commands/host/setup.ts'),
+  },
+  {
     path: 'doctor',
     aliases: [],
     summary: 'Check whether this machine can run VMs, and say what to do',

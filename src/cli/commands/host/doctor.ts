@@ -7,6 +7,7 @@ import { defineCommand } from '../../command.ts';
 import type { Context } from '../../context.ts';
 import type { Colour, Paint } from '../../output/paint.ts';
 import { renderFields } from '../../output/table.ts';
+import { withRights } from '../../shared/with-rights.ts';
 
 /** The same status that a command refused by these checks would have. */
 const EXIT_FAILED = 6;
@@ -67,7 +68,7 @@ async function repair(ctx: Context, { checks }: DoctorReport): Promise<boolean> 
   const commands = new Map<string, Argv>();
   for (const check of failed) {
     if (!check.repair) continue;
-    const argv = withRights(ctx, check.repair);
+    const argv = check.repair.asRoot ? withRights(ctx.terminal, check.repair.argv) : check.repair.argv;
     commands.set(commandLine(argv), argv);
   }
   if (commands.size === 0) {
@@ -83,12 +84,6 @@ async function repair(ctx: Context, { checks }: DoctorReport): Promise<boolean> 
   }
   ctx.talk('');
   return true;
-}
-
-/** Without a terminal nobody could type a password. */
-function withRights({ terminal }: Context, { argv, asRoot }: NonNullable<CheckResult['repair']>): Argv {
-  if (!asRoot || terminal.uid === 0) return argv;
-  return ['sudo', ...(terminal.stdin.isTTY ? [] : ['-n']), '--', ...argv];
 }
 
 function renderReport({ checks, summary, ok }: DoctorReport, paint: Paint): string {
