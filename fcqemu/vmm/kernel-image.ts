@@ -7,6 +7,7 @@ import { ioErrorDebug, ioErrorText } from '../fault.ts';
 
 /** `XEN_ELFNOTE_PHYS32_ENTRY`: the 32-bit entry point of the PVH boot protocol. */
 const PHYS32_ENTRY = 18;
+const XEN_NAME = Buffer.from('Xen\0');
 const PT_LOAD = 1;
 const PT_NOTE = 4;
 const ELF_MAGIC = 0x464c457f;
@@ -15,8 +16,10 @@ const PROGRAM_HEADER_BYTES = 56;
 const LITTLE_ENDIAN = 1;
 /** Where `HdrS` stands in a bzImage. */
 const BZIMAGE_MAGIC_AT = 0x202;
-/** notes are a few hundred bytes; anything longer is no kernel */
-const MAX_NOTES_BYTES = 1024n * 1024n;
+/** Notes of all segments together are a few hundred bytes; anything longer is no kernel. */
+const MAX_NOTES_BYTES = 1024 * 1024;
+/** A kernel has one segment of notes; more than these are not looked at. */
+const MAX_NOTE_SEGMENTS = 16;
 /** Kernels are entered above the first megabyte. */
 const LOWEST_ENTRY = 0x10_0000n;
 /** Guest memory goes on at 4 GiB where it is interrupted at 3. */
@@ -90,8 +93,9 @@ export function isElfWithoutPvh(path: string): boolean {
   return withFile(path, (fd) => {
     const header = elfHeader(fd);
     if (typeof header === 'string') return false;
-    const segments = programHeaders(fd, header);
-    return (segments?.length ?? 0) > 0 && segments?.some((segment) => hasPvhNote(fd, segment)) === false;
+    const segments = programHeaders(fd, header) ?? [];
+    const notes = segments.filter(({ type }) => type === PT_NOTE).slice(0, MAX_NOTE_SEGMENTS);
+    return segments.length > 0 && !notes.some((segment) => hasPvhNote(fd, segment));
   });
 }
 
@@ -142,17 +146,18 @@ function programHeaders(fd: number, header: Buffer): Segment[] | undefined {
   });
 }
 
-function hasPvhNote(fd: number, { type, offset, size }: Segment): boolean {
-  if (type !== PT_NOTE) return false;
+function hasPvhNote(fd: number, { offset, size }: Segment): boolean {
   const room = BigInt(fstatSync(fd).size) - offset;
   if (room <= 0n) return false;
-  const notes = readAt(fd, Number(offset), Number([size, room, MAX_NOTES_BYTES].reduce((a, b) => (a < b ? a : b))));
-  const aligned = (length: number) => (length + 3) & ~3;
+  const limits = [size, room, BigInt(MAX_NOTES_BYTES / MAX_NOTE_SEGMENTS)];
+  const notes = readAt(fd, Number(offset), Number(limits.reduce((a, b) => (a < b ? a : b))));
+  // sizes are of 32 bits, and their sums are not: operators on bits would take the largest for negative ones
+  const aligned = (length: number) => Math.ceil(length / 4) * 4;
   for (let at = 0; at + 12 <= notes.length; ) {
     const nameSize = notes.readUInt32LE(at);
     const descriptionSize = notes.readUInt32LE(at + 4);
-    const name = notes.toString('latin1', at + 12, at + 12 + nameSize);
-    if (name === 'Xen\0' && notes.readUInt32LE(at + 8) === PHYS32_ENTRY) return true;
+    const isXen = nameSize === XEN_NAME.length && notes.subarray(at + 12, at + 12 + nameSize).equals(XEN_NAME);
+    if (isXen && notes.readUInt32LE(at + 8) === PHYS32_ENTRY) return true;
     at += 12 + aligned(nameSize) + aligned(descriptionSize);
   }
   return false;
