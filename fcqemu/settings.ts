@@ -1,4 +1,5 @@
 /** fcqemu's own settings: environment variables, because the command line is Firecracker's. */
+import { homedir } from 'node:os';
 
 export type AcceleratorChoice = 'kvm' | 'tcg' | 'auto';
 
@@ -22,7 +23,16 @@ export function readSettings(env: NodeJS.ProcessEnv): Settings {
   return {
     accelerator,
     qemu: env.FCQEMU_QEMU || 'qemu-system-x86_64',
-    cacheDir: `${env.XDG_CACHE_HOME || `${env.HOME || '/tmp'}/.cache`}/fcqemu`,
+    cacheDir: `${env.XDG_CACHE_HOME || `${env.HOME || ownHome()}/.cache`}/fcqemu`,
     env,
   };
+}
+
+/** Never below /tmp, where another user may have made the directory; without a home nothing is kept. */
+function ownHome(): string {
+  try {
+    return homedir();
+  } catch {
+    return '/nonexistent';
+  }
 }

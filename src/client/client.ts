@@ -11,6 +11,7 @@ import {
 import { fromProblem, parseProblem } from '../api/problem.ts';
 import type { ExecRequest } from '../api/vm.ts';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
+import { requireOwnPlace } from '../system/own-place.ts';
 import { ask, askUpgrade, type HttpQuestion } from '../system/short-http.ts';
 
 /** Header in which the daemon names its version in every answer. */
@@ -93,6 +94,7 @@ export function createClient(options: ClientOptions): Client {
   }
 
   async function reach<T>(dial: () => Promise<T>): Promise<T> {
+    requireOwnPlace(options.socketPath); // who answers there is told everything
     if (options.isRunning && !(await options.isRunning())) throw noDaemon(options.socketPath);
     try {
       return await dial();

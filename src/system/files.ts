@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
+import { requireOwnPlace } from './own-place.ts';
 
 /** Writes a file so that a reader, or a crash, sees the old content or the new, never a part. */
 export async function writeFileAtomic(path: string, content: string | Uint8Array, mode = 0o644): Promise<void> {
@@ -55,6 +56,7 @@ export async function ensurePrivateDirectory(path: string): Promise<void> {
       });
     }
   }
+  requireOwnPlace(path);
 }
 
 /** What cannot be looked at is tried: the attempt says why it fails. */
