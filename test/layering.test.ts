@@ -85,6 +85,7 @@ const WINGS: Record<string, Wing> = {
       'suspend',
       'temporary',
       'trash',
+      'wake',
     ],
     mayImport: ['bundles', 'store', 'network', 'disks', 'memory', 'images'],
   },

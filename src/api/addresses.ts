@@ -22,6 +22,7 @@ export const ADDRESSES = {
   stopVm: ['POST', '/v1/vms/:name/stop'],
   suspendVm: ['POST', '/v1/vms/:name/suspend'],
   resumeVm: ['POST', '/v1/vms/:name/resume'],
+  forkVm: ['POST', '/v1/vms/:name/fork'],
   killVm: ['POST', '/v1/vms/:name/kill'],
   restartVm: ['POST', '/v1/vms/:name/restart'],
   deleteVm: ['DELETE', '/v1/vms/:name'],

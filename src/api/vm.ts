@@ -1,6 +1,6 @@
 /** VMs: routes and bodies. */
 import { z } from 'zod';
-import { Operation } from './operation.ts';
+import { Operation, Problem } from './operation.ts';
 import { flag, type Route } from './route.ts';
 
 /** RFC 1123 label; a VM's name is also its host name and its DNS name below the zone. */
@@ -60,6 +60,10 @@ export const Vm = z.object({
     .object({ holder: z.int().nullable().describe('process id of the client, as it said') })
     .nullable()
     .describe('for a VM that is deleted for good when the client that holds it leaves; null for all others'),
+  forkedFrom: z
+    .object({ id: z.string(), name: VmName.describe('its name then') })
+    .nullable()
+    .describe('the VM that it began as; null for one made from an image or bundle'),
   suspended: z
     .object({
       at: z.iso.datetime().describe('when its guest was held'),
@@ -207,6 +211,17 @@ export const VmRunResult = Vm.extend({
 /** Result of the operations that start or resume a VM. */
 export const VmStartResult = Vm.extend({ resumed: VmRunResult.shape.resumed });
 
+const VmFork = z.strictObject({
+  names: z.array(VmName).min(1).max(100).describe('names of the forks'),
+});
+
+/** Result of the operation that forks a VM. */
+export const VmForkResult = z.object({
+  forks: z.array(Vm).describe('those that run'),
+  failed: z.array(z.object({ name: VmName, problem: Problem })).describe('those that did not become VMs, and why'),
+  pausedMs: z.number().describe('milliseconds the VM stood still; 0 for one that was suspended'),
+});
+
 const VmStop = z.strictObject({
   timeoutMs: z.int().nonnegative().optional().describe('milliseconds the guest gets to shut down before it is killed'),
   discardMemory: z.boolean().optional().describe('whether the memory of a suspended VM is given up'),
@@ -249,6 +264,7 @@ export type RestartPolicy = z.infer<typeof RestartPolicy>;
 export type VmRun = z.infer<typeof VmRun>;
 export type VmRunResult = z.infer<typeof VmRunResult>;
 export type VmStartResult = z.infer<typeof VmStartResult>;
+export type VmForkResult = z.infer<typeof VmForkResult>;
 export type SshAccess = z.infer<typeof SshAccess>;
 export type ExecRequest = z.input<typeof ExecRequest>;
 
@@ -327,6 +343,15 @@ export const vmRoutes = {
     url: '/v1/vms/:name/resume',
     summary: 'Let a suspended VM go on where it stood',
     params: named,
+    response: Operation,
+    status: 202,
+  },
+  forkVm: {
+    method: 'POST',
+    url: '/v1/vms/:name/fork',
+    summary: 'Start further VMs that begin as it stands, each a machine of its own',
+    params: named,
+    body: VmFork,
     response: Operation,
     status: 202,
   },

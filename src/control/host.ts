@@ -60,7 +60,9 @@ export interface HostNetwork {
   /** range the addresses of VMs are from */
   pool: Subnet;
   /** Gives a VM its tap, address, route and firewall membership; each is in the ledger before it exists. */
-  attach(vm: VmRecord): Promise<void>;
+  attach(vm: VmRecord, options?: { closed?: boolean }): Promise<void>;
+  /** Lets a VM speak that was attached `closed`, as one that may still take itself for another. */
+  open(vm: VmRecord): Promise<void>;
   /** Largest packet in bytes that leaves this host whole; links to guests use the same. */
   mtu(): Promise<number>;
   /** Takes all of it away again; what is gone already is no error. */

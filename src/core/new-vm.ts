@@ -15,6 +15,7 @@ export interface NewVm
   nat?: boolean | undefined;
   autostart?: boolean | undefined;
   restartPolicy?: VmRecord['restartPolicy'] | undefined;
+  forkedFrom?: VmRecord['forkedFrom'] | undefined;
   temporary?: VmRecord['temporary'] | undefined;
   machineId?: VmRecord['machineId'] | undefined;
 }
@@ -50,6 +51,7 @@ export function newVm(vm: NewVm): VmRecord {
     restarts: null,
     lastEnd: null,
     temporary: vm.temporary ?? null,
+    forkedFrom: vm.forkedFrom ?? null,
     memory: null,
     paused: null,
     machineId: vm.machineId ?? null,

@@ -4,7 +4,7 @@ import type { LastEnd } from './run-end.ts';
 import type { Paused, SavedMemory, TimelineStep, VmRecord } from './vm.ts';
 
 /** Fields that change after creation. */
-export type VmChange = Partial<Omit<VmRecord, 'id' | 'mac' | 'createdAt' | 'temporary' | 'machineId'>>;
+export type VmChange = Partial<Omit<VmRecord, 'id' | 'mac' | 'createdAt' | 'temporary' | 'machineId' | 'forkedFrom'>>;
 
 /** Nothing of a run is left. */
 export function stopped(): VmChange {

@@ -43,6 +43,13 @@ export interface Ready {
   failedUnits: string[];
 }
 
+/** The VM that another began as. */
+export interface ForkedFrom {
+  id: string;
+  /** its name then */
+  name: string;
+}
+
 /** The memory of a VM that is suspended, beside the disks that it belongs to. */
 export interface SavedMemory {
   /** the manifest beside the memory has the same */
@@ -134,6 +141,8 @@ export interface VmRecord {
   lastEnd: LastEnd | null;
   /** null for one that stays until it is deleted */
   temporary: Temporary | null;
+  /** null for one that was made from an image or bundle */
+  forkedFrom: ForkedFrom | null;
   /** null unless it is suspended, or just going on from it */
   memory: SavedMemory | null;
   /** why its guest stands still; null unless the daemon holds it. Its phase is `running` meanwhile */

@@ -24,6 +24,11 @@ const SINCE = {
     first: { major: 1, minor: 16, patch: 0 },
     otherwise: 'it cannot be told the MTU of a network interface (1.16 can), so guests set it themselves',
   },
+  // before: consoles that are dead after a load, clocks that jump, connections of vsock that hang
+  memory: {
+    first: { major: 1, minor: 16, patch: 1 },
+    otherwise: 'VMs that it runs cannot be suspended or forked (from 1.16.1 on they can)',
+  },
 } as const;
 
 type Ability = keyof typeof SINCE;

@@ -13,6 +13,8 @@ export interface FirewallMember {
   address: string;
   /** whether the VM reaches the outside through the host */
   nat: boolean;
+  /** whether everything from there is dropped: it does not speak for its address yet */
+  closed?: boolean | undefined;
 }
 
 export interface FirewallRules {
@@ -62,9 +64,10 @@ export function renderRules({
   lent = [],
   canaryPort,
 }: FirewallRules): string {
-  const pairs = members.map((member) => `"${member.tap}" . ${member.address}`);
+  const open = members.filter((member) => !member.closed);
+  const pairs = open.map((member) => `"${member.tap}" . ${member.address}`);
   const taps = members.map((member) => `"${member.tap}"`);
-  const nat = members.filter((member) => member.nat).map((member) => member.address);
+  const nat = open.filter((member) => member.nat).map((member) => member.address);
   return `table inet ${table}
 delete table inet ${table}
 table inet ${table} {

@@ -105,6 +105,7 @@ const MIGRATIONS: readonly string[] = [
      record TEXT NOT NULL,
      UNIQUE (vm_id, name)
    ) STRICT;`,
+  `ALTER TABLE vms ADD COLUMN forked_from TEXT;`,
 ];
 
 /** Result codes of SQLite (sqlite.org/rescode.html) for writes there is no room for; the rest of 10 are of the same kind. */

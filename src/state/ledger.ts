@@ -7,8 +7,8 @@ import type { Database } from './database.ts';
 
 /** A resource and what is needed to find and remove it again. */
 export type Resource =
-  /** host network device, with the address and route it carries */
-  | { kind: 'tap'; name: string }
+  /** host network device, with the address and route it carries; nothing that comes from a `closed` one goes further */
+  | { kind: 'tap'; name: string; closed?: boolean }
   /**
    * VMM, found again by its API socket even when the daemon died before it learnt the pid; `directory` is where it works,
    * missing for those of earlier bangers, whose drives have absolute paths

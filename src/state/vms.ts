@@ -87,6 +87,7 @@ const COLUMNS: { [K in keyof VmRecord]: Column<VmRecord[K]> } = {
   restarts: orNull(json<NonNullable<VmRecord['restarts']>>('restarts')),
   lastEnd: orNull(json<NonNullable<VmRecord['lastEnd']>>('last_end')),
   temporary: orNull(json<NonNullable<VmRecord['temporary']>>('temporary')),
+  forkedFrom: orNull(json<NonNullable<VmRecord['forkedFrom']>>('forked_from')),
   memory: orNull(json<NonNullable<VmRecord['memory']>>('memory')),
   paused: orNull(json<NonNullable<VmRecord['paused']>>('paused')),
   machineId: orNull(text<string>('machine_id')),

@@ -42,6 +42,12 @@ export async function writeSeedDrive(path: string, seed: Seed): Promise<void> {
   await writeFileAtomic(path, image, 0o600);
 }
 
+/** Text of a guest's /etc/resolv.conf. */
+export function resolvConf({ searchDomain, nameservers }: Pick<Seed, 'searchDomain' | 'nameservers'>): string {
+  const search = searchDomain ? [`search ${searchDomain}`] : [];
+  return [...search, ...nameservers.map((server) => `nameserver ${server}`), ''].join('\n');
+}
+
 function seedEntries(seed: Seed): TarEntry[] {
   const config = {
     HOSTNAME: seed.hostname,
@@ -51,10 +57,6 @@ function seedEntries(seed: Seed): TarEntry[] {
     WORK_MOUNT: OLD_WORK_MOUNT,
     WORK_DIR: seed.workMount,
   };
-  const resolvConf = [
-    ...(seed.searchDomain ? [`search ${seed.searchDomain}`] : []),
-    ...seed.nameservers.map((server) => `nameserver ${server}`),
-  ];
   return [
     // sourced by the initrd's shell: every value is quoted, and none can hold a quote
     file(
@@ -68,7 +70,7 @@ function seedEntries(seed: Seed): TarEntry[] {
     // named by itself because busybox tar reports an asked-for member that has no entry of its own
     { header: { name: 'rootfs/', mode: 0o755, size: 0, type: 'directory', uid: 0, gid: 0, mtime: new Date(0) } },
     file('rootfs/etc/hostname', `${seed.hostname}\n`, 0o644),
-    file('rootfs/etc/resolv.conf', `${resolvConf.join('\n')}\n`, 0o644),
+    file('rootfs/etc/resolv.conf', resolvConf(seed), 0o644),
     file('rootfs/etc/ssh/ssh_host_ed25519_key', seed.hostKeyPrivate, 0o600),
     file('rootfs/etc/ssh/ssh_host_ed25519_key.pub', `${seed.hostKeyPublic}\n`, 0o644),
     ...Object.entries(seed.files ?? {}).map(([path, text]) => file(`rootfs${path}`, text, 0o644)),

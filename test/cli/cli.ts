@@ -181,6 +181,7 @@ export function vm(name: string, values: Partial<Vm> = {}): Vm {
     readyMs: 9100,
     failedUnits: [],
     temporary: null,
+    forkedFrom: null,
     suspended: null,
     snapshots: 0,
     ...values,

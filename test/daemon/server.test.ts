@@ -34,6 +34,7 @@ const web: Vm = {
   readyMs: null,
   failedUnits: [],
   temporary: null,
+  forkedFrom: null,
   suspended: null,
   snapshots: 0,
 };

@@ -95,6 +95,7 @@ describe('a database of an older banger', () => {
       ALTER TABLE vms DROP COLUMN paused;
       ALTER TABLE vms DROP COLUMN machine_id;
       DROP TABLE snapshots;
+      ALTER TABLE vms DROP COLUMN forked_from;
       ALTER TABLE layers DROP COLUMN machine;
       ALTER TABLE layers DROP COLUMN unsynced_boot;
       ALTER TABLE vms DROP COLUMN ready;

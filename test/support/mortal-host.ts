@@ -140,7 +140,9 @@ function nameOf(path: string): string {
     .replace(current?.dir ?? '', '')
     .replace(/[0-9a-f]{8}\.tmp$/, 'tmp')
     .replace(/probe-[0-9a-f]{8}/, 'probe')
-    .replace(/^.*\/(?=[^/]+$)/, '');
+    .replace(/[0-9a-f]{8}(?=\.sock$)/, 'ID')
+    .replace(/^.*\/(?=[^/]+$)/, '')
+    .replace(/^[0-9a-f]{8}$/, 'ID');
 }
 
 let kept: OperationStore | undefined;

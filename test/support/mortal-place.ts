@@ -49,7 +49,10 @@ export function createPlace(config: Config): Place {
     },
     runner: {
       async run(argv, options = {}): Promise<RunResult> {
-        const line = argv.join(' ').replaceAll(/\/\S+\//g, '');
+        const line = argv
+          .join(' ')
+          .replaceAll(/\/\S+\//g, '')
+          .replaceAll(/\b[0-9a-f]{8}\b/g, 'ID');
         const changes = !/^\S+ -j /.test(line);
         await effectOrNever(changes ? line : `look ${line}`);
         const { exitCode = 0, stdout = '' } = await asNobody(() => perform(argv, options));

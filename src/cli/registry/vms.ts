@@ -63,6 +63,13 @@ export const VM_ENTRIES: readonly Entry<Command>[] = [
     load: () => import('../commands/vm/resume.ts'),
   },
   {
+    path: 'vm fork',
+    aliases: ['fork'],
+    summary: 'Start further VMs that begin as one stands now',
+    group: daily,
+    load: () => import('../commands/vm/fork.ts'),
+  },
+  {
     path: 'ssh',
     aliases: ['vm ssh'],
     summary: 'Log in to a VM',

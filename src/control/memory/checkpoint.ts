@@ -9,7 +9,7 @@ import { type MemoryFiles, memoryFiles, vmFiles, vmmSocket } from '../../storage
 import { pathExists, syncPath } from '../../system/files.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
-import { type Identities, identitiesOf, identityOf, type Manifest, writeManifest } from './manifest.ts';
+import { type Identities, identitiesOf, identityOf, type Manifest, type Waker, writeManifest } from './manifest.ts';
 
 /** Firecracker writes all of the guest's memory, to a slow disk perhaps. */
 const SAVE_LIMIT_MS = 10 * 60_000;
@@ -39,6 +39,7 @@ export interface Checkpoint {
   files: MemoryFiles;
   /** what it goes on with */
   fit: Fit;
+  waker: Waker;
 }
 
 /**
@@ -48,7 +49,7 @@ export interface Checkpoint {
 export async function takeCheckpoint(
   host: Host,
   vm: VmRecord,
-  { id, files, fit }: Checkpoint,
+  { id, files, fit, waker }: Checkpoint,
   progress: Progress,
   signal: AbortSignal,
 ): Promise<Manifest> {
@@ -67,7 +68,7 @@ export async function takeCheckpoint(
   progress.step('sync', 'making it safe on disk');
   await syncAll([files.memory, files.state, ...Object.values(disks)]);
   const manifest: Manifest = {
-    ...{ format: 1, id, at, address: vm.address, fit, vmmVersion },
+    ...{ format: 1, id, at, address: vm.address, fit, waker, vmmVersion },
     disks: await identitiesOf(disks),
     memory: await identityOf(files.memory),
     state: await identityOf(files.state),
@@ -99,7 +100,8 @@ export async function forgetMemory({ config }: Pick<Host, 'config'>, { id }: Pic
   }
 }
 
-async function syncAll(paths: readonly string[]): Promise<void> {
+/** Makes files safe on disk. */
+export async function syncAll(paths: readonly string[]): Promise<void> {
   await Promise.all(
     paths.map(async (path) => {
       await using file = await open(path, 'r');

@@ -25,6 +25,9 @@ export type FileContent = Omit<FileIdentity, 'changed'>;
 /** Files by what people call them, e.g. `root disk`. */
 export type Identities = Readonly<Record<string, FileIdentity>>;
 
+/** Who tells a guest that it goes on: its agent, which holds its programs until then, or SSH. */
+export type Waker = 'agent' | 'ssh';
+
 export interface Manifest {
   format: 1;
   /** the record of its VM has the same */
@@ -34,6 +37,7 @@ export interface Manifest {
   /** address that the guest has */
   address: string;
   fit: Fit;
+  waker: Waker;
   /** what the VMM that wrote the state calls itself; no other version reads it */
   vmmVersion: string;
   disks: Identities;

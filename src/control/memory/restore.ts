@@ -11,16 +11,19 @@ import { changedSince, type Manifest } from './manifest.ts';
 
 /**
  * Loads it; the guest stands still until it is told to go on.
+ * @param tap device of another VM than the one that was saved
  * @throws BangerError `conflict` when the VMM is another version than the one that wrote the state: none reads another's
  */
 export async function loadMemory(
   api: VmmApi,
   { memory, state }: Pick<MemoryFiles, 'memory' | 'state'>,
   vmmVersion: string,
+  tap?: string,
 ): Promise<void> {
   await requireVersion(api, vmmVersion);
   const mem_backend = { backend_type: 'File', backend_path: memory } as const;
-  await api.send(loadSnapshot({ snapshot_path: state, mem_backend }));
+  const network = tap === undefined ? {} : { network_overrides: [{ iface_id: 'eth0', host_dev_name: tap }] };
+  await api.send(loadSnapshot({ snapshot_path: state, mem_backend, ...network }));
 }
 
 /** @throws BangerError `conflict` */

@@ -83,10 +83,11 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   const mutex = createMutex();
 
   const members = (leaving?: string): FirewallMember[] =>
-    deps
-      .guests()
-      .filter((vm) => vm.id !== leaving && ledger.of(vm.id).some((resource) => resource.kind === 'tap'))
-      .map((vm) => ({ tap: tapName(vm.id), address: vm.address, nat: vm.nat }));
+    deps.guests().flatMap((vm) => {
+      const tap = ledger.of(vm.id).find((resource) => resource.kind === 'tap');
+      if (vm.id === leaving || tap?.kind !== 'tap') return [];
+      return [{ tap: tap.name, address: vm.address, nat: vm.nat, closed: tap.closed }];
+    });
 
   /** devices the rules let nobody but VMs through, as they were last written */
   let walled = '';
@@ -276,16 +277,21 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
 
   return {
     pool: deps.pool,
-    attach: (vm) =>
+    attach: (vm, { closed = false } = {}) =>
       mutex.run(async () => {
         const tap = tapName(vm.id);
-        ledger.record(vm.id, { kind: 'tap', name: tap });
+        ledger.record(vm.id, { kind: 'tap', name: tap, ...(closed ? { closed } : {}) });
         await claimHost();
         // the rules first: the device must never be up without its anti-spoof entry
         await writeRules();
         await createTap(privileged, ip, await tapOf(vm));
         await writeSetting(privileged, sysctl, forwardingSetting(tap), '1');
         deps.onAttach?.();
+      }),
+    open: (vm) =>
+      mutex.run(async () => {
+        ledger.record(vm.id, { kind: 'tap', name: tapName(vm.id) });
+        await writeRules();
       }),
     mtu,
 

@@ -26,6 +26,7 @@ import { discardVm, releaseVm } from '../vm/release.ts';
 import { guestEnd } from '../vm/run-end.ts';
 import { goOnRunning } from '../vm/suspend.ts';
 import { removeAbandoned } from '../vm/temporary.ts';
+import { thawGuest } from '../vm/wake.ts';
 import { findVmmOf, livesAsRecorded } from '../vmm.ts';
 import { stepGuestClocks } from './guest-clock.ts';
 import { sweepImages } from './image-sweep.ts';
@@ -174,7 +175,7 @@ async function reconcileVm(host: Host, life: Life, restarts: Followed, vm: VmRec
       const running = host.stores.vms.get(vm.name);
       life.adopt(running);
       // it may have stood still for as long as no daemon was there; it answers when it answers
-      void stepGuestClocks(host, [running]);
+      void thawGuest(host, running).then(() => stepGuestClocks(host, [running]));
       return;
     }
     case 'keep-suspended':

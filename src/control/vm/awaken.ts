@@ -2,7 +2,11 @@
 import type { Operation } from '../../api/operation.ts';
 import { fromProblem } from '../../api/problem.ts';
 import { BangerError } from '../../errors.ts';
+import { sleep } from '../../system/abort.ts';
 import type { Host } from '../host.ts';
+
+/** A VM that is being forked stands still for a fraction of a second. */
+const FORK_LOOK_MS = 20;
 
 /** What of a VM's owner is needed: `Life` is one. */
 export interface Resumer {
@@ -26,6 +30,10 @@ export async function awaken(
     const vm = host.stores.vms.findById(vmId);
     if (!vm) return;
     const active = host.operations.activeOn(vm.name);
+    if (vm.phase === 'suspending' && active?.kind === 'vm.fork') {
+      await sleep(FORK_LOOK_MS, signal);
+      continue;
+    }
     const passing = active && PASSING.has(active.kind) ? active : undefined;
     if (!passing && vm.phase !== 'suspended') return;
     const operation = passing ?? life.resume(vm.name);

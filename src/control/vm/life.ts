@@ -4,18 +4,20 @@
  */
 import type { VmRebase } from '../../api/image.ts';
 import type { Operation } from '../../api/operation.ts';
-import type { VmRun, VmRunResult } from '../../api/vm.ts';
+import { toProblem } from '../../api/problem.ts';
+import type { VmForkResult, VmRun, VmRunResult } from '../../api/vm.ts';
 import type { RunEnd } from '../../core/restart.ts';
 import { requireDiscard } from '../../core/saved-memory.ts';
 import { shownState, type VmRecord } from '../../core/vm.ts';
 import { stopped } from '../../core/vm-changes.ts';
-import { BangerError, messageOf } from '../../errors.ts';
+import { asBangerError, BangerError, messageOf } from '../../errors.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
 import { createVm } from './create.ts';
 import { type Deletion, deleteVm } from './delete.ts';
 import { discardMemory } from './discard-memory.ts';
+import { forkVm } from './fork.ts';
 import { letVmGoOn } from './pause.ts';
 import { awaitReady } from './readiness.ts';
 import { rebaseVm, type StartStop, type Wanted } from './rebase.ts';
@@ -65,6 +67,11 @@ export interface Life {
    * @throws BangerError `not_found`, or `conflict` when it runs
    */
   resume(name: string): Operation;
+  /**
+   * Starts further VMs that begin as this one stands; it goes on, or stays suspended.
+   * @throws BangerError `not_found`
+   */
+  fork(name: string, names: readonly string[]): Operation;
   /** @throws BangerError `not_found` */
   restart(name: string, options?: Wanted): Operation;
   /**
@@ -303,6 +310,24 @@ export function createLife(host: Host): Life {
         joinable: true,
         joinsAs: 'vm.start',
         run: async (progress, signal) => ({ ...viewVm(host, await resume(name, progress, signal)), resumed: true }),
+      });
+    },
+    fork(name, names) {
+      vms.get(name);
+      return operations.start({
+        kind: 'vm.fork',
+        target: name,
+        async run(progress, signal): Promise<VmForkResult> {
+          const { started, failed, pausedMs } = await forkVm(host, name, names, progress, signal);
+          for (const { vm, ended } of started) supervisor.watch(vm, ended);
+          return {
+            forks: started
+              .map(({ vm }) => viewVm(host, vm))
+              .sort((a, b) => names.indexOf(a.name) - names.indexOf(b.name)),
+            failed: failed.map((each) => ({ name: each.name, problem: toProblem(asBangerError(each.error)) })),
+            pausedMs: Math.round(pausedMs),
+          };
+        },
       });
     },
     restart: (name, wanted = {}) =>

@@ -26,9 +26,6 @@ import { releaseVm } from './release.ts';
 import type { StartedVm } from './start.ts';
 import { wakeGuest } from './wake.ts';
 
-/** A guest that goes on answers in a second or two; a busy host takes longer. */
-const LOGIN_LIMIT_MS = 30_000;
-
 /**
  * @throws BangerError `conflict` when it is not suspended, or what it was suspended with is not what is here now; it stays
  *   suspended then
@@ -39,10 +36,12 @@ export async function resumeVm(host: Host, name: string, progress: Progress, sig
   progress.step('preflight', 'checking the host');
   const boot = await findVmBootFiles(host, vm);
   const shape = { ...vm, ...vm.run };
-  await host.checks.beforeStart(boot, shape, progress.warn);
-  await requireFreeDisks(host, vm);
-  await requireStoreSpace(host, vm, progress);
-  const now = await fitOf(host, shape, boot);
+  const [now] = await Promise.all([
+    fitOf(host, shape, boot),
+    host.checks.beforeStart(boot, shape, progress.warn),
+    requireFreeDisks(host, vm),
+    requireStoreSpace(host, vm, progress),
+  ]);
   const manifest = await requireFitting(host, vm, memory, now);
   signal.throwIfAborted();
 
@@ -67,7 +66,7 @@ export async function resumeVm(host: Host, name: string, progress: Progress, sig
     await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
     await api.send(setState('Resumed'));
     progress.step('wake', 'telling it the time');
-    await wakeGuest(host, vm, LOGIN_LIMIT_MS);
+    await wakeGuest(host, vm, manifest.waker);
   } catch (error) {
     await afterBadWake(host, vm, memory, manifest, progress, error);
   }
@@ -99,7 +98,8 @@ function requireSuspended(vm: VmRecord): SavedMemory {
   });
 }
 
-async function requireFitting(host: Host, vm: VmRecord, { id }: SavedMemory, now: Fit): Promise<Manifest> {
+/** @throws BangerError `conflict` or `corrupt` when it cannot go on here and now */
+export async function requireFitting(host: Host, vm: VmRecord, { id }: SavedMemory, now: Fit): Promise<Manifest> {
   const files = memoryFiles(host.config.paths.store, vm.id);
   const wayOut = {
     hint: `Nothing is deleted. Boot it without its memory: banger start --discard-memory ${vm.name}`,

@@ -5,11 +5,13 @@
 import { randomUUID } from 'node:crypto';
 import { rename, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
+import type { Fit } from '../../core/fit.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { notSuspended, suspended, suspending } from '../../core/vm-changes.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { setState } from '../../firecracker/requests.ts';
+import { can, parseVmmVersion } from '../../firecracker/versions.ts';
 import { allocatedBytes } from '../../storage/disk.ts';
 import { memoryFiles, vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { syncPath } from '../../system/files.ts';
@@ -21,7 +23,7 @@ import { fitOf } from '../memory/fit.ts';
 import type { Progress } from '../operations.ts';
 import { isFull, storeSpace } from '../store/space.ts';
 import { haltedProcess, requireRunning } from './problem.ts';
-import { quiesceGuest } from './wake.ts';
+import { quiesceGuest, thawGuest } from './wake.ts';
 
 /** A VMM that still writes the memory of its guest answers nothing else until that is done. */
 const GO_ON_LIMIT_MS = 10 * 60_000;
@@ -34,14 +36,9 @@ const GO_ON_LIMIT_MS = 10 * 60_000;
 export async function suspendVm(host: Host, name: string, progress: Progress, signal: AbortSignal): Promise<void> {
   const vm = host.stores.vms.get(name);
   requireRunning(vm);
-  requireSuspendable(host, vm);
   const run = vm.run ?? vm;
   const fit = await fitOf(host, run, await findVmBootFiles(host, vm));
-  if (fit.vmm !== vm.vmm) {
-    throw new BangerError('conflict', `${name} runs on ${vm.vmm}, and would have to go on on ${fit.vmm}.`, {
-      hint: `Have it run on that first: banger restart ${name}`,
-    });
-  }
+  requireSuspendable(host, vm, fit);
   await requireRoom(host, name, run.memoryMib * MIB);
   const { store } = host.config.paths;
   const unfinished = memoryFiles(store, vm.id, true);
@@ -50,8 +47,8 @@ export async function suspendVm(host: Host, name: string, progress: Progress, si
   host.stores.vms.update(vm.id, suspending());
   try {
     progress.step('quiesce', 'having the guest write out its caches');
-    await quiesceGuest(host, vm, signal);
-    const { at } = await takeCheckpoint(host, vm, { id, files: unfinished, fit }, progress, signal);
+    const waker = await quiesceGuest(host, vm, id, signal);
+    const { at } = await takeCheckpoint(host, vm, { id, files: unfinished, fit, waker }, progress, signal);
     await rm(files.directory, { recursive: true, force: true });
     await rename(unfinished.directory, files.directory);
     await syncPath(dirname(files.directory));
@@ -61,6 +58,7 @@ export async function suspendVm(host: Host, name: string, progress: Progress, si
   } catch (error) {
     progress.step('undo', 'letting the guest go on');
     await goOnRunning(host, vm);
+    await thawGuest(host, vm);
     throw explain(error, vm, signal);
   }
 }
@@ -78,7 +76,23 @@ export async function goOnRunning(host: Host, vm: Pick<VmRecord, 'id' | 'name'>)
   await forgetMemory(host, vm);
 }
 
-function requireSuspendable(host: Host, vm: VmRecord): void {
+/** @throws BangerError `conflict` when the memory of a running VM would be of no use */
+export function requireSuspendable(host: Host, vm: VmRecord, fit: Fit): void {
+  const version = fit.vmm === 'firecracker' ? parseVmmVersion(fit.program) : undefined;
+  if (version && !can(version, 'memory')) {
+    throw new BangerError(
+      'conflict',
+      `${vm.name} runs on Firecracker ${version.text}, whose saved memory is not to be relied on.`,
+      {
+        hint: `Get a later one, then restart it: banger vmm install   and: banger restart ${vm.name}`,
+      },
+    );
+  }
+  if (fit.vmm !== vm.vmm) {
+    throw new BangerError('conflict', `${vm.name} runs on ${vm.vmm}, and would have to go on on ${fit.vmm}.`, {
+      hint: `Have it run on that first: banger restart ${vm.name}`,
+    });
+  }
   const { directory } = vmFiles(host.config.paths.store, vm.id);
   const vmm = host.stores.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
   const restart = { hint: `Do it once, then suspend it: banger restart ${vm.name}` };
@@ -105,7 +119,7 @@ function requireSuspendable(host: Host, vm: VmRecord): void {
 }
 
 /** @throws BangerError `host_unprepared` when the memory would leave less than what starts need */
-async function requireRoom(host: Host, name: string, bytes: number): Promise<void> {
+export async function requireRoom(host: Host, name: string, bytes: number): Promise<void> {
   const { freeBytes } = await storeSpace(host);
   const { minFreeBytes } = host.config.storage;
   if (freeBytes >= bytes + minFreeBytes) return;

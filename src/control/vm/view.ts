@@ -41,6 +41,7 @@ export function viewVm(host: Pick<Host, 'stores'>, vm: VmRecord): Vm {
     readyMs: vm.ready?.ms ?? null,
     failedUnits: vm.ready?.failedUnits ?? [],
     temporary: vm.temporary === null ? null : { holder: vm.temporary.holder },
+    forkedFrom: vm.forkedFrom,
     suspended: vm.memory && { at: vm.memory.at, memoryBytes: vm.memory.bytes },
     snapshots: host.stores.snapshots.count(vm.id),
   };

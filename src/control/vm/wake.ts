@@ -1,58 +1,180 @@
-/** Tells a guest that has just gone on what it missed: the time, and a seed that nothing saved knows. */
-import { randomBytes } from 'node:crypto';
+/**
+ * Before a guest is held, and after it goes on: its disks have what was written, its programs stand still until it has the
+ * time, and it draws random numbers that nothing saved knows. Its agent does that within one program that runs already; a
+ * guest without one is told over SSH.
+ */
+import { randomBytes, randomUUID } from 'node:crypto';
 import { Readable } from 'node:stream';
 import type { VmRecord } from '../../core/vm.ts';
-import { BangerError } from '../../errors.ts';
+import { BangerError, messageOf } from '../../errors.ts';
+import type { GuestAgent } from '../../guest/agent/agent.ts';
+import { AgentError } from '../../guest/agent/errors.ts';
+import type { WakeIdentity } from '../../guest/agent/wake-request.ts';
+import { askGuest } from '../../guest/ask.ts';
 import { quote } from '../../guest/command.ts';
 import { runInGuest } from '../../guest/run.ts';
 import { AWAKE, resumeScript } from '../../guest/wake.ts';
+import { sleep } from '../../system/abort.ts';
 import type { Host } from '../host.ts';
+import type { Waker } from '../memory/manifest.ts';
 import { awaitLogin } from './boot.ts';
 import { hostnameScript } from './rename.ts';
 
 /** What the guest gets to write out what its programs wrote. */
 const SYNC_LIMIT_MS = 5 * 60_000;
 
+/** An agent that goes on answers in milliseconds; one that has not after this time will not. */
+const AGENT_LIMIT_MS = 15_000;
+
+/** How often it is tried until then: a refused connection costs the VMM little. */
+const AGENT_RETRY_MS = 10;
+
+/** A guest that goes on answers over SSH in a second or two; a busy host takes longer. */
+const LOGIN_LIMIT_MS = 30_000;
+
 /** Setting clock and seed starts three programs, on a host that may be busy. */
 const WAKE_LIMIT_MS = 30_000;
 
 /**
- * Has everything written to the disks, so that they lose nothing if the memory is given up; nobody is logged in by it
- * afterwards, as the connection would not outlive what follows.
+ * Has everything written to the disks, so that they lose nothing if the memory is given up, and lets go of the connections
+ * to the guest, which would not outlive what follows.
+ * @param token names this request, for the guest to be let go on by
+ * @returns who is to wake it
  * @throws BangerError `guest_failed` when it does not answer, and so could not be woken later
  */
-export async function quiesceGuest(host: Host, vm: VmRecord, signal: AbortSignal): Promise<void> {
+export async function quiesceGuest(host: Host, vm: VmRecord, token: string, signal: AbortSignal): Promise<Waker> {
+  const agent = await host.agents.get(vm);
+  if (agent) {
+    await host.guests.drop(vm);
+    if (await standsStill(host, vm, agent, token, signal)) return 'agent';
+  }
+  signal.throwIfAborted();
   const connection = await host.guests.get(vm);
   const { exitCode } = await runInGuest(connection, 'sync', { timeoutMs: SYNC_LIMIT_MS, signal });
   await host.guests.drop(vm);
-  if (exitCode === 0) return;
+  if (exitCode === 0) return 'ssh';
   throw new BangerError('guest_failed', `The guest of ${vm.name} did not write out what its programs wrote.`, {
     hint: `See what the guest says: banger logs ${vm.name}`,
   });
 }
 
 /**
- * Logs in and sets clock, seed, and the guest's name where that was changed meanwhile. A guest that cannot set them goes on
- * without: its memory is used once, so that nobody else draws the same random numbers.
- * @param limitMs for the login
- * @throws BangerError `timeout` or `guest_failed` when it does not let us in
+ * Lets a guest stand still for a moment; its connections stay.
+ * @throws BangerError `conflict` when it has no agent that can do that and wake a copy of it
  */
-export async function wakeGuest(host: Host, vm: VmRecord, limitMs: number): Promise<void> {
+export async function holdGuest(host: Host, vm: VmRecord, token: string, signal: AbortSignal): Promise<void> {
+  const agent = await host.agents.get(vm);
+  if (agent?.hello.features.has('wake-new') && (await standsStill(host, vm, agent, token, signal))) return;
+  signal.throwIfAborted();
+  throw new BangerError(
+    'conflict',
+    `${vm.name} has no agent that answers, and only one can give a copy its own identity.`,
+    {
+      hint: `See why: banger show ${vm.name}   One of an older bundle gets it by: banger bundle build   and: banger restart ${vm.name}`,
+    },
+  );
+}
+
+/** @returns false where the agent fails at it, which is left to SSH then */
+async function standsStill(
+  host: Host,
+  vm: VmRecord,
+  agent: GuestAgent,
+  token: string,
+  signal: AbortSignal,
+): Promise<boolean> {
+  try {
+    await agent.quiesce(token, { timeoutMs: SYNC_LIMIT_MS, signal });
+    await host.agents.drop(vm);
+    return true;
+  } catch (error) {
+    await agent.thaw(token).catch(() => {});
+    host.agents.failed(vm, error);
+    return false;
+  }
+}
+
+/**
+ * Sets clock and seed of a guest that goes on as itself, and lets its programs go on. It cannot be un-told.
+ * @throws BangerError when it does not answer
+ */
+export async function wakeGuest(host: Host, vm: VmRecord, waker: Waker): Promise<void> {
   await host.guests.drop(vm);
-  const connection = await awaitLogin(host, vm, limitMs, new AbortController().signal); // it cannot be un-told
-  host.guests.keep(vm, connection);
+  if (waker === 'agent') await wakeByAgent(host, vm);
+  else await wakeBySsh(host, vm);
   const oldName = vm.run?.hostname ?? vm.name;
-  // the name first: what follows ends the shell where it fails
-  const rename = oldName === vm.name ? '' : `${hostnameScript(oldName, vm.name)}\n`;
-  const script = `${rename}${resumeScript(randomBytes(32))}`;
+  if (oldName !== vm.name) await rename(host, vm, oldName);
+}
+
+/** Lets the programs of a guest go on that was to be held, or was held for a while. What does not answer is left to itself. */
+export async function thawGuest(host: Host, vm: VmRecord): Promise<void> {
+  try {
+    await host.agents.drop(vm);
+    const agent = await host.agents.get(vm);
+    if (agent) await wakeByAgent(host, vm);
+  } catch (error) {
+    host.log.warn({ vm: vm.name, error: messageOf(error) }, 'a guest that was held could not be woken');
+  }
+}
+
+/**
+ * Makes a guest that goes on from another's memory a machine of its own.
+ * @throws BangerError `guest_failed` unless it has said that all of it is done
+ */
+export async function wakeAs(host: Host, vm: VmRecord, identity: WakeIdentity): Promise<void> {
+  await wakeByAgent(host, vm, identity);
+}
+
+async function wakeByAgent(host: Host, vm: VmRecord, identity?: WakeIdentity): Promise<void> {
+  try {
+    const agent = await reachAgent(host, vm);
+    const wallClockNs = BigInt(host.now().getTime()) * 1_000_000n;
+    const request = { generation: randomUUID(), seed: randomBytes(64), wallClockNs };
+    const who = identity ? ({ mode: 'new', identity } as const) : ({ mode: 'same' } as const);
+    await agent.wake({ ...request, ...who }, { timeoutMs: AGENT_LIMIT_MS });
+  } catch (error) {
+    throw new BangerError('guest_failed', `The guest of ${vm.name} was not woken: ${messageOf(error)}.`, {
+      cause: error,
+      hint: `See what it says: banger logs ${vm.name}`,
+    });
+  }
+}
+
+/** What was loaded has to find out that it was: until then nobody listens. */
+async function reachAgent(host: Host, vm: VmRecord): Promise<GuestAgent> {
+  const deadline = performance.now() + AGENT_LIMIT_MS;
+  for (;;) {
+    try {
+      return await host.agents.connect(vm, { timeoutMs: Math.max(1, deadline - performance.now()) });
+    } catch (error) {
+      const early = error instanceof AgentError && (error.trouble === 'absent' || error.trouble === 'gone');
+      if (!early || performance.now() >= deadline) throw error;
+      await sleep(AGENT_RETRY_MS);
+    }
+  }
+}
+
+/** One that cannot set its seed goes on without: its memory is used once, so that nobody else draws the same numbers. */
+async function wakeBySsh(host: Host, vm: VmRecord): Promise<void> {
+  const connection = await awaitLogin(host, vm, LOGIN_LIMIT_MS, new AbortController().signal);
+  host.guests.keep(vm, connection);
   const input = new Readable({ read() {} });
-  const { exitCode } = await runInGuest(connection, `exec sh -c ${quote(script)}`, {
+  const { exitCode } = await runInGuest(connection, `exec sh -c ${quote(resumeScript(randomBytes(32)))}`, {
     timeoutMs: WAKE_LIMIT_MS,
     input,
     onLine(line) {
       if (line === AWAKE) input.push(`${(host.now().getTime() / 1000).toFixed(3)}\n`);
     },
   });
-  if (oldName !== vm.name && vm.run) host.stores.vms.update(vm.id, { run: { ...vm.run, hostname: vm.name } });
   if (exitCode !== 0) host.log.warn({ vm: vm.name, exitCode }, 'a guest that went on did not set its clock or seed');
+}
+
+/** It got another name while it stood still; one that does not take it has it from its next start on. */
+async function rename(host: Host, vm: VmRecord, oldName: string): Promise<void> {
+  try {
+    const { code } = await askGuest(await host.guests.get(vm), hostnameScript(oldName, vm.name), WAKE_LIMIT_MS);
+    if (code === 0 && vm.run) host.stores.vms.update(vm.id, { run: { ...vm.run, hostname: vm.name } });
+  } catch (error) {
+    host.log.warn({ vm: vm.name, error: messageOf(error) }, 'a guest that went on did not take its new name');
+  }
 }

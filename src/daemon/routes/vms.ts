@@ -22,6 +22,7 @@ type VmHandlers = Pick<
   | 'stopVm'
   | 'suspendVm'
   | 'resumeVm'
+  | 'forkVm'
   | 'killVm'
   | 'restartVm'
   | 'rebaseVm'
@@ -48,6 +49,7 @@ export function vmHandlers(host: Host, life: Life): VmHandlers {
     stopVm: async ({ params: { name }, body }) => life.stop(name, body),
     suspendVm: async ({ params: { name } }) => life.suspend(name),
     resumeVm: async ({ params: { name } }) => life.resume(name),
+    forkVm: async ({ params: { name }, body: { names } }) => life.fork(name, names),
     killVm: async ({ params: { name } }) => await life.kill(name),
     restartVm: async ({ params: { name }, body }) => life.restart(name, body),
     rebaseVm: async ({ params: { name }, body }) => life.rebase(name, body),

@@ -66,7 +66,14 @@ describe('a manifest', () => {
     const memory = await identityOf(files.memory);
     const file = { path: '/k', size: 1, modifiedAt: '' };
     await writeManifest(files, {
-      ...{ format: 1, id: 'a', at: '2026-11-29T00:00:00.000Z', address: '172.30.0.2', vmmVersion: '1.16.1' },
+      ...{
+        format: 1,
+        id: 'a',
+        at: '2026-11-29T00:00:00.000Z',
+        address: '172.30.0.2',
+        waker: 'agent',
+        vmmVersion: '1.16.1',
+      },
       fit: {
         ...{ vmm: 'fcqemu', acceleration: 'tcg', program: '7', processor: null, hostKernel: null, tscMhz: 1 },
         ...{ kernel: file, initrd: null, vcpus: 1, memoryMib: 64 },

@@ -262,7 +262,7 @@ async function leaveMemory({ config, stores, vm }: MortalHost, going: Going): Pr
   const record = stores.vms.get('web');
   const [id, at] = ['11111111-2222-3333-4444-555555555555', new Date().toISOString()];
   await writeManifest(files, {
-    ...{ format: 1, id, at, address: vm.address, vmmVersion: '1' },
+    ...{ format: 1, id, at, address: vm.address, waker: 'ssh', vmmVersion: '1' },
     fit: FIT,
     disks: await identitiesOf(disksOf({ config }, record)),
     memory: await identityOf(files.memory),

@@ -54,6 +54,7 @@ function renderVm(vm: VmDetail, paint: Paint, now: number): string {
     ['failed units', vm.state === 'running' && vm.failedUnits.length > 0 ? vm.failedUnits.join(', ') : undefined],
     ['problem', vm.problem ?? undefined],
     ['temporary', temporaryOf(vm)],
+    ['forked from', vm.forkedFrom?.name],
     ['suspended', suspendedOf(vm, now)],
     [
       'cannot go on',

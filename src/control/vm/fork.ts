@@ -1,0 +1,329 @@
+/**
+ * Forks a VM: others begin as it stands, with its memory and disks, and are machines of their own before anything of them is
+ * seen. What is interrupted leaves the source as it was, and no fork that has not acknowledged its identity.
+ */
+import { randomBytes, randomUUID } from 'node:crypto';
+import { link, mkdir } from 'node:fs/promises';
+import { gatewayOf } from '../../core/addresses.ts';
+import { newVm } from '../../core/new-vm.ts';
+import { tapName, type VmRecord } from '../../core/vm.ts';
+import { running, suspending } from '../../core/vm-changes.ts';
+import { BangerError, messageOf } from '../../errors.ts';
+import { connectVmm } from '../../firecracker/api.ts';
+import { setState } from '../../firecracker/requests.ts';
+import { generateKeyPair } from '../../guest/keys.ts';
+import type { BootFiles } from '../../preflight/context.ts';
+import { copyDisk } from '../../storage/clone.ts';
+import { memoryFiles, vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { resolvConf } from '../../storage/seed-drive.ts';
+import { sideBySide } from '../../system/abort.ts';
+import { pathExists } from '../../system/files.ts';
+import { MIB } from '../../units.ts';
+import { findVmBootFiles } from '../bundles/boot-files.ts';
+import type { Host } from '../host.ts';
+import { leaveImage } from '../images/catalogue.ts';
+import { forgetMemory, saveMemory, syncAll } from '../memory/checkpoint.ts';
+import { fitOf } from '../memory/fit.ts';
+import { loadMemory } from '../memory/restore.ts';
+import { guestResolver } from '../network/guest-resolver.ts';
+import type { Progress } from '../operations.ts';
+import { costOfClone, requireStoreSpace } from '../store/space.ts';
+import { type LaunchedVm, launchVm, writeVmSeed } from './boot.ts';
+import { requireImage } from './create.ts';
+import { freeAddress, newVmId } from './identity.ts';
+import { requireRunning } from './problem.ts';
+import { discardVm, releaseVm } from './release.ts';
+import { requireFitting } from './resume.ts';
+import type { StartedVm } from './start.ts';
+import { goOnRunning, requireRoom, requireSuspendable } from './suspend.ts';
+import { holdGuest, thawGuest, wakeAs } from './wake.ts';
+
+/** VMs that may go on at a time: more of them only wait for each other. */
+const SIDE_BY_SIDE = 4;
+
+export interface Forked {
+  started: StartedVm[];
+  failed: { name: string; error: unknown }[];
+  /** how long the processors of the source stood still, in `ms`; 0 for one that was suspended */
+  pausedMs: number;
+}
+
+/** What all forks begin as. */
+interface Origin {
+  vm: VmRecord;
+  boot: BootFiles;
+  vmmVersion: string;
+}
+
+/**
+ * @throws BangerError `conflict` when a name is taken, or the VM cannot be forked; none is there then, and the source is as it
+ *   was
+ */
+export async function forkVm(
+  host: Host,
+  name: string,
+  names: readonly string[],
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<Forked> {
+  const source = host.stores.vms.get(name);
+  if (source.memory === null) requireRunning(source);
+  using _names = reserveNames(host, names);
+  progress.step('preflight', 'checking the host');
+  const boot = await findVmBootFiles(host, source);
+  const shape = { ...source, ...source.run };
+  const [fit] = await Promise.all([
+    fitOf(host, shape, boot),
+    host.checks.beforeStart(boot, shape, progress.warn),
+    requireStoreSpace(host, source, progress),
+  ]);
+  if (source.memory === null) requireSuspendable(host, source, fit);
+  await requireRoom(host, name, await costOfForks(host, source, shape.memoryMib * MIB, names.length));
+  const forks = await admit(host, source, boot, names);
+  try {
+    signal.throwIfAborted();
+    const [first] = forks;
+    if (!first) throw new BangerError('invalid_input', 'There is no name for a fork.');
+    const taken = source.memory
+      ? { pausedMs: 0, vmmVersion: await copySuspended(host, source, fit, first, progress, signal) }
+      : await copyRunning(host, source, first, progress, signal);
+    const origin: Origin = { vm: source, boot, vmmVersion: taken.vmmVersion };
+    for (const other of forks.slice(1)) await copyFork(host, first, other, signal);
+    progress.step('start', forks.length === 1 ? `starting ${first.name}` : `starting ${forks.length} VMs`);
+    const { started, failed } = await startAll(host, origin, forks, signal);
+    if (started.length === 0 && failed[0]) throw failed[0].error;
+    return { started, failed, pausedMs: taken.pausedMs };
+  } catch (error) {
+    progress.step('undo', 'removing what was made');
+    for (const fork of forks) await discardFork(host, fork);
+    throw signal.aborted ? signal.reason : error;
+  }
+}
+
+/** Removes one that did not become a machine of its own. */
+async function discardFork(host: Host, { id }: VmRecord): Promise<void> {
+  const fork = host.stores.vms.findById(id);
+  if (!fork) return;
+  await releaseVm(host, fork);
+  await discardVm(host, fork);
+  await leaveImage(host, fork.imageId);
+}
+
+/** Whatever else is wanted with these names waits until the forks are there, or are not. */
+function reserveNames(host: Host, names: readonly string[]): Disposable {
+  for (const [index, name] of names.entries()) {
+    if (names.indexOf(name) !== index) {
+      throw new BangerError('invalid_input', `"${name}" is there twice: each fork needs a name of its own.`);
+    }
+    if (host.stores.vms.find(name)) {
+      throw new BangerError('conflict', `A VM named "${name}" exists already.`, { hint: 'Choose another name.' });
+    }
+  }
+  const over = Promise.withResolvers<void>();
+  try {
+    for (const target of names) host.operations.start({ kind: 'vm.fork', target, run: () => over.promise });
+  } catch (error) {
+    over.resolve();
+    throw error;
+  }
+  return { [Symbol.dispose]: over.resolve };
+}
+
+/** Memory is shared by all; disks only where the file system shares blocks. */
+async function costOfForks(host: Host, source: VmRecord, memoryBytes: number, count: number): Promise<number> {
+  const { rootDisk, workDisk } = vmFiles(host.config.paths.store, source.id);
+  const disks = (await costOfClone(host, rootDisk)) + (await costOfClone(host, workDisk));
+  return memoryBytes + disks * count;
+}
+
+/** Records and empty directories; a daemon that finds them later removes them. */
+async function admit(host: Host, source: VmRecord, boot: BootFiles, names: readonly string[]): Promise<VmRecord[]> {
+  const keys = await Promise.all(names.map((name) => generateKeyPair(name)));
+  const { image, imageId, rootDiskBytes, workDiskBytes, workDiskMount, nat, restartPolicy } = source;
+  const { vcpus, memoryMib } = source.run ?? source;
+  const forks: VmRecord[] = [];
+  host.stores.atomically(() => {
+    requireImage(host, boot);
+    for (const [index, key] of keys.entries()) {
+      const fork = newVm({
+        ...{ id: newVmId(), name: names[index] ?? '', address: freeAddress(host), createdAt: host.now() },
+        ...{ image, imageId: imageId ?? undefined, rootDiskBytes, workDiskBytes, workDiskMount, nat, restartPolicy },
+        ...{ vcpus, memoryMib, hostKeyPrivate: key.privateKey, hostKeyPublic: key.publicKey },
+        // also after its next boot
+        machineId: randomBytes(16).toString('hex'),
+        forkedFrom: { id: source.id, name: source.name },
+      });
+      host.stores.vms.insert(fork);
+      host.stores.ledger.record(fork.id, {
+        kind: 'directory',
+        name: vmFiles(host.config.paths.store, fork.id).directory,
+      });
+      forks.push(fork);
+    }
+  });
+  try {
+    for (const { id } of forks) {
+      const { directory } = vmFiles(host.config.paths.store, id);
+      await mkdir(directory, { recursive: true, mode: 0o700 });
+      await mkdir(memoryFiles(host.config.paths.store, id).directory, { mode: 0o700 });
+    }
+  } catch (error) {
+    for (const fork of forks) await discardFork(host, fork);
+    throw error;
+  }
+  return forks;
+}
+
+/** Of one moment: while it stands still. It goes on whatever happens; a daemon that dies meanwhile leaves that to the next. */
+async function copyRunning(
+  host: Host,
+  source: VmRecord,
+  fork: VmRecord,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<{ pausedMs: number; vmmVersion: string }> {
+  const { store, run } = host.config.paths;
+  const { rootDisk, workDisk } = vmFiles(store, source.id);
+  // little is left to be written, or copied, when it stands still
+  await syncAll(source.workDiskBytes > 0 ? [rootDisk, workDisk] : [rootDisk]);
+  host.stores.vms.update(source.id, suspending());
+  let held = false;
+  try {
+    progress.step('hold', `holding ${source.name}`);
+    await holdGuest(host, source, randomUUID(), signal);
+    held = true;
+    await using api = connectVmm(vmmSocket(run, source.id));
+    const began = performance.now();
+    await api.send(setState('Paused'));
+    progress.step('save-memory', 'saving its memory and disks');
+    const vmmVersion = await saveMemory(api, memoryFiles(store, fork.id));
+    await copyDisks(host, source, fork, signal);
+    await api.send(setState('Resumed'));
+    return { pausedMs: performance.now() - began, vmmVersion };
+  } finally {
+    await goOnRunning(host, source);
+    if (held) await thawGuest(host, source);
+  }
+}
+
+/** It stays suspended: its memory is copied, as its own files are not to be touched. */
+async function copySuspended(
+  host: Host,
+  source: VmRecord,
+  fit: Awaited<ReturnType<typeof fitOf>>,
+  fork: VmRecord,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<string> {
+  if (source.memory === null) throw new BangerError('internal', `${source.name} has no memory.`);
+  const manifest = await requireFitting(host, source, source.memory, fit);
+  if (manifest.waker !== 'agent') {
+    throw new BangerError(
+      'conflict',
+      `${source.name} was suspended without an agent, and only one can give a copy its own identity.`,
+      {
+        hint: `One of an older bundle gets it by: banger bundle build   and: banger restart ${source.name}`,
+      },
+    );
+  }
+  progress.step('save-memory', 'copying its memory and disks');
+  const { store } = host.config.paths;
+  const [from, to] = [memoryFiles(store, source.id), memoryFiles(store, fork.id)];
+  for (const file of ['memory', 'state'] as const) await copy(host, from[file], to[file], signal);
+  await copyDisks(host, source, fork, signal);
+  return manifest.vmmVersion;
+}
+
+/** A further one, before the first has begun: memory is the same file for all of them. */
+async function copyFork(host: Host, first: VmRecord, other: VmRecord, signal: AbortSignal): Promise<void> {
+  const { store } = host.config.paths;
+  const [from, to] = [memoryFiles(store, first.id), memoryFiles(store, other.id)];
+  for (const file of ['memory', 'state'] as const) await link(from[file], to[file]);
+  await copyDisks(host, first, other, signal);
+}
+
+async function copyDisks(host: Host, from: VmRecord, to: VmRecord, signal: AbortSignal): Promise<void> {
+  const { store } = host.config.paths;
+  const [source, target] = [vmFiles(store, from.id), vmFiles(store, to.id)];
+  for (const disk of ['rootDisk', 'workDisk'] as const) {
+    if (await pathExists(source[disk])) await copy(host, source[disk], target[disk], signal);
+  }
+}
+
+async function copy(host: Host, from: string, to: string, signal: AbortSignal): Promise<void> {
+  await copyDisk(host.system.runner, host.config.programs.cp, from, to, signal);
+}
+
+async function startAll(
+  host: Host,
+  origin: Origin,
+  forks: readonly VmRecord[],
+  signal: AbortSignal,
+): Promise<Pick<Forked, 'started' | 'failed'>> {
+  const waiting = [...forks];
+  const started: StartedVm[] = [];
+  const failed: Forked['failed'] = [];
+  const worker = async () => {
+    for (let fork = waiting.shift(); fork; fork = waiting.shift()) {
+      try {
+        started.push(await startFork(host, origin, fork, signal));
+      } catch (error) {
+        await discardFork(host, fork);
+        signal.throwIfAborted();
+        host.log.warn({ vm: fork.name, error: messageOf(error) }, 'a fork did not become a VM');
+        failed.push({ name: fork.name, error });
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(SIDE_BY_SIDE, forks.length) }, worker));
+  return { started, failed };
+}
+
+async function startFork(host: Host, origin: Origin, fork: VmRecord, signal: AbortSignal): Promise<StartedVm> {
+  const { store, run } = host.config.paths;
+  const began = performance.now();
+  const { rootDisk, workDisk } = vmFiles(store, fork.id);
+  let launched: LaunchedVm | undefined;
+  await writeVmSeed(host, fork);
+  await sideBySide(signal, [
+    // what it sends before it has its own address goes nowhere
+    () => host.network.attach(fork, { closed: true }),
+    async (either) => {
+      launched = await launchVm(host, fork, origin.boot, either, true);
+    },
+    () => syncAll(fork.workDiskBytes > 0 ? [rootDisk, workDisk] : [rootDisk]),
+  ]);
+  if (!launched) throw new BangerError('internal', `The VMM of ${fork.name} was not launched.`);
+  {
+    await using api = connectVmm(vmmSocket(run, fork.id));
+    await loadMemory(api, memoryFiles(store, fork.id), origin.vmmVersion, tapName(fork.id));
+    signal.throwIfAborted();
+    await api.send(setState('Resumed'));
+  }
+  await wakeAs(host, fork, await identityOf(host, fork));
+  await host.network.open(fork);
+  signal.throwIfAborted();
+  const tookMs = performance.now() - began;
+  const at = host.now();
+  const ready = { ms: Math.round(tookMs), failedUnits: origin.vm.ready?.failedUnits ?? [] };
+  host.stores.vms.update(fork.id, { ...running(fork, { at, vmm: launched.kind, timeline: [], tookMs }), ready });
+  await forgetMemory(host, fork);
+  return { vm: host.stores.vms.get(fork.name), ended: launched.ended };
+}
+
+/** All that makes it another machine than the one it began as. */
+async function identityOf(host: Host, fork: VmRecord): Promise<Parameters<typeof wakeAs>[2]> {
+  const { config, guests, network } = host;
+  return {
+    hostname: fork.name,
+    address: fork.address,
+    gateway: gatewayOf(network.pool),
+    mtu: await network.mtu(),
+    mac: fork.mac,
+    machineId: fork.machineId ?? randomBytes(16).toString('hex'),
+    bootId: randomUUID(),
+    resolver: resolvConf(await guestResolver(config, network.pool)),
+    hostKey: { private: fork.hostKeyPrivate, public: `${fork.hostKeyPublic}\n` },
+    authorizedKeys: [guests.publicKey],
+  };
+}
