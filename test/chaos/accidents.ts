@@ -8,7 +8,7 @@ import { crash, type TestHost, until } from '../support/host.ts';
 import { type Action, hasRoom, MIB, NAMES, runner } from './action.ts';
 import { checkData, planWrite } from './data.ts';
 import { ABSENT, expect, NEW_VM, surelyRests, surelyRuns, vmOf } from './model.ts';
-import { buildArgs, create, newMark, rebase, remove, resize, start, stop } from './work.ts';
+import { buildArgs, create, newMark, rebase, remove, resize, resume, start, stop, suspend } from './work.ts';
 
 export const daemonDies: Action = {
   title: 'kill -9 of the daemon',
@@ -19,10 +19,10 @@ export const daemonDies: Action = {
   },
 };
 
-type Interruptible = 'create' | 'start' | 'stop' | 'remove' | 'resize';
+type Interruptible = 'create' | 'start' | 'stop' | 'remove' | 'resize' | 'suspend' | 'resume';
 
 export const daemonDiesDuring = (what: Interruptible, name: string, delayMs: number): Action => {
-  const actions = { create, start, stop, remove, resize };
+  const actions = { create, start, stop, remove, resize, suspend, resume };
   const action = actions[what](name);
   return {
     title: `kill -9 of the daemon ${delayMs} ms into: ${action.title}`,
@@ -36,6 +36,8 @@ export const daemonDiesDuring = (what: Interruptible, name: string, delayMs: num
         stop: ['stop', name],
         remove: ['rm', '--force', name],
         resize: ['disk', 'resize', name, '--work', `${bytes / MIB}MiB`],
+        suspend: ['suspend', name],
+        resume: ['resume', name],
       }[what];
       const status = await cutOff(host, args, delayMs);
       const seen = (await host.vms()).find((vm) => vm.name === name);
@@ -48,7 +50,9 @@ export const daemonDiesDuring = (what: Interruptible, name: string, delayMs: num
         create: ['stopped'],
         start: status === 0 ? ['running'] : ['stopped', 'failed', 'running'],
         stop: status === 0 ? ['stopped'] : ['stopped', 'running'],
-        remove: ['stopped', 'failed', 'running'],
+        remove: ['stopped', 'failed', 'running', 'suspended'],
+        suspend: status === 0 ? ['suspended'] : ['suspended', 'running'],
+        resume: status === 0 ? ['running'] : ['suspended', 'running'],
         resize: [...(before?.states ?? [])],
       };
       if (model.vms.has(name)) expect(model, name, ...states[what]);
@@ -124,9 +128,9 @@ export const machineDies = (name: string): Action => ({
   title: `kill -9 of the QEMU of ${name}`,
   possible: (model) => surelyRuns(model, name),
   async run(model, { host }) {
-    const { directory } = await host.vm(name);
+    const { id } = await host.vm(name);
     const qemu = (await host.processes()).find(
-      ({ command }) => /^\S*qemu-system/.test(command) && command.includes(directory),
+      ({ command }) => /^\S*qemu-system/.test(command) && command.includes(id),
     );
     crash(qemu?.pid);
     expect(model, name, 'failed');

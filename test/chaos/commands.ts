@@ -19,6 +19,10 @@ export function chaosCommands(): fc.MaybeWeightedArbitrary<fc.AsyncCommand<Model
     often(named(work.create)),
     often(named(work.start)),
     named(work.stop),
+    often(named(work.suspend)),
+    often(named(work.resume)),
+    named(work.discardMemory),
+    fc.tuple(name, name).map(([from, to]) => command(work.fork(from, to))),
     named(work.kill),
     named(work.remove),
     named(work.restore),
@@ -33,7 +37,7 @@ export function chaosCommands(): fc.MaybeWeightedArbitrary<fc.AsyncCommand<Model
     often(fc.tuple(name, image).map(([vm, each]) => command(work.rebase(vm, each)))),
     alone(accident.daemonDies),
     fc
-      .tuple(fc.constantFrom('create', 'start', 'stop', 'remove', 'resize'), name, delayMs)
+      .tuple(fc.constantFrom('create', 'start', 'stop', 'remove', 'resize', 'suspend', 'resume'), name, delayMs)
       .map((all) => command(accident.daemonDiesDuring(...all))),
     fc.tuple(image, longDelayMs).map((all) => command(accident.daemonDiesDuringBuild(...all))),
     fc.tuple(name, image, longDelayMs).map((all) => command(accident.daemonDiesDuringRebase(...all))),

@@ -58,3 +58,9 @@ export function surelyRests(model: Model, name: string): boolean {
   const states = model.vms.get(name)?.states;
   return states !== undefined && [...states].every((state) => state === 'stopped' || state === 'failed');
 }
+
+/** Whether its memory is known to be on disk. */
+export function surelySleeps(model: Model, name: string): boolean {
+  const states = model.vms.get(name)?.states;
+  return states?.size === 1 && states.has('suspended');
+}

@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto';
 import { until } from '../support/host.ts';
 import { type Action, hasRoom, MIB } from './action.ts';
 import { checkData, MARK, planWrite } from './data.ts';
-import { ABSENT, expect, type Model, NEW_VM, surelyRests, surelyRuns, vmOf } from './model.ts';
+import { ABSENT, expect, type Model, NEW_VM, surelyRests, surelyRuns, surelySleeps, vmOf } from './model.ts';
 
 export const create = (name: string): Action => ({
   title: `create ${name}`,
@@ -58,7 +58,53 @@ export const restore = (name: string): Action => ({
   async run(model, { host }) {
     await host.ok('rm', '--force', name);
     await host.ok('vm', 'undelete', name);
-    expect(model, name, 'stopped', 'failed');
+    // one that is suspended comes back as it went
+    expect(
+      model,
+      name,
+      ...(surelySleeps(model, name) ? ['suspended' as const] : ['stopped' as const, 'failed' as const]),
+    );
+  },
+});
+
+/** What is written next is in memory when it is suspended, and on the disk when it goes on. */
+export const suspend = (name: string): Action => ({
+  title: `suspend ${name}`,
+  possible: (model) => surelyRuns(model, name),
+  async run(model, { host }) {
+    await host.ok('suspend', name);
+    expect(model, name, 'suspended');
+    await host.fails(5, ['disk', 'resize', name, '--work', '1G'], [/is suspended/]);
+  },
+});
+
+export const resume = (name: string): Action => ({
+  title: `resume ${name}`,
+  possible: (model) => surelySleeps(model, name) && hasRoom(model),
+  async run(model, { host }) {
+    await host.ok('resume', name);
+    expect(model, name, 'running');
+    await checkData(model, host, name);
+  },
+});
+
+export const discardMemory = (name: string): Action => ({
+  title: `stop --discard-memory ${name}`,
+  possible: (model) => surelySleeps(model, name),
+  async run(model, { host }) {
+    await host.ok('stop', '--discard-memory', name);
+    expect(model, name, 'stopped');
+  },
+});
+
+export const fork = (from: string, to: string): Action => ({
+  title: `fork ${from} ${to}`,
+  possible: (model) => (surelyRuns(model, from) || surelySleeps(model, from)) && !model.vms.has(to) && hasRoom(model),
+  async run(model, { host }) {
+    await host.ok('fork', from, to);
+    model.vms.set(to, vmOf(model, from));
+    expect(model, to, 'running');
+    await checkData(model, host, to);
   },
 });
 

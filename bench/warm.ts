@@ -1,0 +1,115 @@
+/**
+ * What a VM costs that goes on from memory: suspend, resume to the first command, fork to the first command of the fork,
+ * each with the page cache warm and with it dropped. Prints p50 and p95, beside a cold start in the same run.
+ *
+ *   node bench/warm.ts BUNDLE_DIRECTORY [ROUNDS] [suspend|resume|fork ...]
+ *
+ * Needs root, dist/banger (make build), mkfs.xfs (apt-get install xfsprogs), and a bundle with the agent.
+ */
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { loadavg } from 'node:os';
+import { join, resolve } from 'node:path';
+import type { Operation } from '../src/api/operation.ts';
+import type { VmForkResult } from '../src/api/vm.ts';
+import { createClient } from '../src/client/client.ts';
+import { followOperation } from '../src/client/follow-operation.ts';
+
+const MEMORY = '256M';
+const bundle = resolve(process.argv[2] ?? '.dev/bundle');
+const ROUNDS = Number(process.argv[3] ?? 20);
+const wanted = new Set(process.argv.length > 4 ? process.argv.slice(4) : ['suspend', 'resume', 'fork']);
+const banger = join(import.meta.dirname, '../dist/banger');
+const work = mkdtempSync('/tmp/banger-bench-');
+const [image, disk] = [join(work, 'image'), join(work, 'disk')];
+const env = { ...process.env, BANGER_HOME: join(disk, 'home'), BANGER_BUNDLE_DEFAULT: join(disk, 'bundle') };
+const run = (...args: string[]) =>
+  execFileSync(banger, args, { env, stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8' });
+
+/** Samples in `ms` by what they are of. */
+const samples = new Map<string, number[]>();
+
+function note(what: string, ms: number): void {
+  samples.set(what, [...(samples.get(what) ?? []), ms]);
+}
+
+async function timed<T>(what: string, work: () => Promise<T> | T): Promise<T> {
+  const began = performance.now();
+  const result = await work();
+  note(what, performance.now() - began);
+  return result;
+}
+
+/** Memory files are read from the disk again. */
+function dropCache(): void {
+  execFileSync('sync');
+  writeFileSync('/proc/sys/vm/drop_caches', '1');
+}
+
+mkdirSync(disk);
+execFileSync('truncate', ['--size=16G', image]);
+execFileSync('mkfs.xfs', ['-q', '-m', 'reflink=1', image]);
+execFileSync('mount', ['-o', 'loop', image, disk]);
+try {
+  execFileSync('cp', ['-a', '--sparse=always', bundle, join(disk, 'bundle')]);
+  run('daemon', 'start', '--quiet');
+  const client = createClient({ socketPath: join(disk, 'home/run/bangerd.sock') });
+  const perform = async (begin: Promise<Operation>): Promise<Operation> => {
+    const operation = await followOperation(client, (await begin).id, () => {});
+    if (operation.state !== 'succeeded') throw new Error(operation.error?.message ?? operation.state);
+    return operation;
+  };
+  const first = (name: string) => run('exec', '-n', name, '--', 'true');
+  await timed('cold start to ready', () => run('run', 'web', '--memory', MEMORY, '--work-disk', '64M', '--quiet'));
+  if (JSON.parse(run('show', 'web', '--json')).agent?.state !== 'present') throw new Error('the bundle has no agent');
+  for (let round = 0; round < ROUNDS; round++) {
+    if (wanted.has('suspend') || wanted.has('resume')) {
+      for (const cache of ['warm', 'dropped']) {
+        await timed(`suspend (operation), cache ${cache}`, () =>
+          perform(client.call('suspendVm', { params: { name: 'web' } })),
+        );
+        if (cache === 'dropped') dropCache();
+        await timed(`resume to first exec, cache ${cache}`, async () => {
+          await timed(`resume (operation), cache ${cache}`, () =>
+            perform(client.call('resumeVm', { params: { name: 'web' } })),
+          );
+          first('web');
+        });
+      }
+    }
+    if (wanted.has('fork')) {
+      await timed('fork to first exec', async () => {
+        const { result } = await timed('fork (operation)', () =>
+          perform(client.call('forkVm', { params: { name: 'web' }, body: { names: ['twin'] } })),
+        );
+        note('fork: source paused', (result as VmForkResult).pausedMs);
+        first('twin');
+      });
+      run('rm', '--force', '--now', 'twin', '--quiet');
+    }
+    await timed('exec of a VM that is up, with the command', () => first('web'));
+  }
+  console.log(`${ROUNDS} rounds, ${MEMORY}, load ${loadavg()[0]?.toFixed(1)}, ${processorOf()}`);
+  for (const [what, values] of samples) {
+    const [p50, p95] = [0.5, 0.95].map((share) => at(values, share));
+    console.log(`${what.padEnd(48)} p50 ${format(p50)}  p95 ${format(p95)}  (${values.length})`);
+  }
+} finally {
+  run('rm', '--force', '--now', 'web', '--quiet');
+  run('daemon', 'stop', '--quiet');
+  execFileSync('umount', [disk]);
+  rmSync(work, { recursive: true, force: true });
+}
+
+function at(values: readonly number[], share: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.ceil(share * sorted.length) - 1)] ?? Number.NaN;
+}
+
+function format(ms: number | undefined): string {
+  return `${(ms ?? Number.NaN).toFixed(0).padStart(6)} ms`;
+}
+
+function processorOf(): string {
+  return /^model name\s*:\s*(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'latin1'))?.[1] ?? 'unknown processor';
+}
