@@ -32,7 +32,7 @@ const Gc = z.strictObject({
 
 /** Result of a garbage collection: one element for each thing found. */
 export const Garbage = z.object({
-  kind: z.enum(['ledger', 'directory', 'socket', 'vmm', 'tap']),
+  kind: z.enum(['ledger', 'directory', 'memory', 'socket', 'vmm', 'tap']),
   name: z.string(),
   whose: z.string().describe('whose it was, or why it is left alone'),
   verdict: z.enum(['free', 'ask', 'leave']).describe('`ask` takes data with it; `leave` is not ours to touch'),

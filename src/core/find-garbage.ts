@@ -16,12 +16,14 @@ export interface Inventory {
   deadSockets: readonly { path: string; id: string }[];
   /** VMMs that serve a socket of ours */
   vmms: readonly { pid: number; socketPath: string; id: string }[];
+  /** directories with memory of VMs that have none on record */
+  memories: readonly { path: string; name: string }[];
   /** network devices that are named as ours are */
   taps: readonly string[];
 }
 
 export interface Garbage {
-  kind: 'ledger' | 'directory' | 'socket' | 'vmm' | 'tap';
+  kind: 'ledger' | 'directory' | 'memory' | 'socket' | 'vmm' | 'tap';
   name: string;
   /** id of the owner in the ledger, when there is one */
   owner?: string;
@@ -108,5 +110,9 @@ export function findGarbage(seen: Inventory): Garbage[] {
       ? []
       : [{ kind: 'tap', name, whose: 'not ours: another banger or somebody else made it', verdict: 'leave' }],
   );
-  return [...ledger, ...directories, ...snapshots, ...sockets, ...vmms, ...taps];
+  const memories = seen.memories.map<Garbage>(({ path, name }) => ({
+    ...{ kind: 'memory', name: path, verdict: 'free' },
+    whose: `memory of ${name}, which is not suspended`,
+  }));
+  return [...ledger, ...directories, ...snapshots, ...memories, ...sockets, ...vmms, ...taps];
 }

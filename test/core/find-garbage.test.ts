@@ -4,7 +4,7 @@ import { findGarbage, type Inventory } from '../../src/core/find-garbage.ts';
 
 const nothing: Inventory = {
   ...{ ledger: [], vms: [], trash: [], directories: [], snapshots: [] },
-  ...{ deadSockets: [], vmms: [], taps: [] },
+  ...{ memories: [], deadSockets: [], vmms: [], taps: [] },
 };
 const web = { id: 'aaaaaaaa', name: 'web', active: true };
 const stopped = { id: 'bbbbbbbb', name: 'db', active: false };
@@ -34,6 +34,11 @@ describe('garbage', () => {
       taps: ['bgr-aaaaaaaa'],
     };
     assert.deepEqual(look(seen), []);
+  });
+
+  it('is memory of a VM that has none on record', () => {
+    const memories = [{ path: '/store/vms/bbbbbbbb/suspended', name: 'db' }];
+    assert.deepEqual(look({ vms: [stopped], memories }), ['memory free: memory of db, which is not suspended']);
   });
 
   it('is a snapshot without a record, unless somebody works at it; it takes data along', () => {

@@ -4,7 +4,8 @@ import { basename, join } from 'node:path';
 import { findGarbage, type Garbage, type Inventory } from '../../core/find-garbage.ts';
 import { BangerError, systemCode } from '../../errors.ts';
 import { findVmm, listVmms } from '../../firecracker/launch.ts';
-import { snapshotsDirectory, vmmSocket } from '../../storage/layout.ts';
+import { memoryFiles, snapshotsDirectory, vmmSocket } from '../../storage/layout.ts';
+import { pathExists } from '../../system/files.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { discardVm, releaseVm } from '../vm/release.ts';
@@ -92,10 +93,23 @@ async function takeInventory(host: Host): Promise<Inventory> {
     trash: host.stores.trash.list().map(({ vm }) => ({ id: vm.id, name: vm.name })),
     directories,
     snapshots: snapshots.flat(),
+    memories: await leftMemories(host),
     deadSockets,
     vmms: vmms.map(({ pid, socketPath }) => ({ pid, socketPath, id: basename(socketPath, '.sock') })),
     taps: (await namesIn('/sys/class/net')).filter((name) => /^bgr-/.test(name)),
   };
+}
+
+/** Of VMs that are neither suspended nor about to be. */
+async function leftMemories({ config, stores }: Host): Promise<Inventory['memories']> {
+  const vms = [...stores.vms.list(), ...stores.trash.list().map(({ vm }) => vm)];
+  const left = vms.flatMap(({ id, name, memory, phase }) =>
+    memory !== null || phase === 'suspending' || phase === 'creating'
+      ? []
+      : [true, false].map((unfinished) => ({ path: memoryFiles(config.paths.store, id, unfinished).directory, name })),
+  );
+  const there = await Promise.all(left.map(async (each) => ((await pathExists(each.path)) ? [each] : [])));
+  return there.flat();
 }
 
 /** A start may have begun since the look: what it holds is no garbage any more. */
@@ -114,6 +128,7 @@ async function freeGarbage(host: Host, garbage: Garbage): Promise<void> {
       return;
     }
     case 'directory':
+    case 'memory':
       await rm(garbage.name, { recursive: true, force: true });
       return;
     case 'socket':
