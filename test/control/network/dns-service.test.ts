@@ -51,7 +51,7 @@ function stateOf({ guests }: DnsService): string {
 }
 
 describe('names of VMs', () => {
-  it('are there exactly while the VM runs', (t) => {
+  it('are there while the VM runs', (t) => {
     const { dnsService, vms } = setUp(t);
     vms.insert({ ...web, phase: 'creating' });
     for (const phase of ['stopped', 'starting'] as const) {
@@ -66,6 +66,18 @@ describe('names of VMs', () => {
     }
     vms.update(web.id, { phase: 'running' });
     vms.remove(web.id);
+    assert.deepEqual(known(dnsService), []);
+  });
+
+  it('stay while it is suspended: its address is for life', (t) => {
+    const { dnsService, vms } = setUp(t);
+    vms.insert({ ...web, phase: 'running' });
+    for (const phase of ['suspending', 'suspended', 'resuming', 'running'] as const) {
+      vms.update(web.id, { phase });
+      assert.deepEqual(known(dnsService), ['web.vm 127.30.0.2'], phase);
+    }
+    vms.update(web.id, { phase: 'suspended' });
+    vms.update(web.id, { phase: 'stopped' });
     assert.deepEqual(known(dnsService), []);
   });
 
