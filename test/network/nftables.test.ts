@@ -15,6 +15,15 @@ describe('renderRules', () => {
     assert.match(text, /set nat \{ type ipv4_addr; elements = \{ 172\.30\.0\.2 \}; \}/);
   });
 
+  it('lets nothing through from one that does not speak for its address yet', () => {
+    const text = renderRules({ table: 'banger', members: [{ ...web, closed: true }, db], vmToVm: true });
+    assert.match(text, /set taps \{ type ifname; elements = \{ "bgr-aaaaaaaa", "bgr-bbbbbbbb" \}; \}/);
+    // in no pair, so that what comes from a tap without one is dropped, of IP and of ARP
+    assert.doesNotMatch(text, /"bgr-aaaaaaaa" \. /);
+    assert.match(text, /set nat \{ type ipv4_addr; \}/);
+    assert.equal(text.match(/iifname @taps drop/g)?.length, 3);
+  });
+
   it('has as many rules for 500 VMs as for one', () => {
     const rules = (count: number) => {
       const members = Array.from({ length: count }, (_, i) => ({
