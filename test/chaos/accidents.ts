@@ -69,7 +69,7 @@ export const daemonDiesDuring = (what: Interruptible, name: string, delayMs: num
 };
 
 /** Begins a command, kills the daemon in the middle of it and starts another; what the command ended with. */
-async function cutOff(host: TestHost, args: string[], delayMs: number): Promise<number | null> {
+export async function cutOff(host: TestHost, args: string[], delayMs: number): Promise<number | null> {
   const { pid } = await host.client.call('status', {});
   const client = host.begin(args);
   await sleep(delayMs);

@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import * as accident from './accidents.ts';
 import { type Action, command, NAMES, type Real } from './action.ts';
 import type { Model } from './model.ts';
+import * as snapshot from './snapshots.ts';
 import * as work from './work.ts';
 
 export function chaosCommands(): fc.MaybeWeightedArbitrary<fc.AsyncCommand<Model, Real>>[] {
@@ -30,6 +31,9 @@ export function chaosCommands(): fc.MaybeWeightedArbitrary<fc.AsyncCommand<Model
     fc.tuple(name, fc.integer({ min: 0, max: 200 })).map(([each, status]) => command(work.exec(each, status))),
     fc.tuple(name, name).map(([from, to]) => command(work.rename(from, to))),
     named(work.resize),
+    often(named(snapshot.take)),
+    named(snapshot.putBack),
+    named(snapshot.thereAndBack),
     named(work.guestReboots),
     named(work.clientsAtOnce),
     image.map((each) => command(work.build(each))),
@@ -41,6 +45,7 @@ export function chaosCommands(): fc.MaybeWeightedArbitrary<fc.AsyncCommand<Model
       .map((all) => command(accident.daemonDiesDuring(...all))),
     fc.tuple(image, longDelayMs).map((all) => command(accident.daemonDiesDuringBuild(...all))),
     fc.tuple(name, image, longDelayMs).map((all) => command(accident.daemonDiesDuringRebase(...all))),
+    fc.tuple(name, delayMs).map(([each, delay]) => command(snapshot.daemonDiesDuringRestore(each, delay))),
     named(accident.vmmDies),
     named(accident.machineDies),
     named(accident.vmmHangs),

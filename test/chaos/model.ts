@@ -11,6 +11,8 @@ export interface ModelVm {
   marks: ReadonlySet<string>;
   /** bytes the work disk must have */
   workDiskBytes: number;
+  /** what the disks of its snapshot hold */
+  snapshot?: Pick<ModelVm, 'sums' | 'marks' | 'workDiskBytes'>;
 }
 
 export interface Model {

@@ -265,6 +265,11 @@ export async function requireRoom(
 }
 
 function requireKnownState(vm: VmRecord): void {
+  if (vm.paused !== null) {
+    throw new BangerError('conflict', `The guest of ${vm.name} is paused, so it cannot hold its file systems still.`, {
+      hint: `See why: banger show ${vm.name}   Let it go on: banger start ${vm.name}`,
+    });
+  }
   if (vm.phase === 'running' || vm.phase === 'stopped' || vm.phase === 'failed') return;
   throw new BangerError('conflict', `${vm.name} is ${vm.phase}; its disks are of no moment.`, {
     hint: `Wait for it: banger wait ${vm.name}`,
