@@ -28,6 +28,7 @@ export const ADDRESSES = {
   deleteVm: ['DELETE', '/v1/vms/:name'],
   setVm: ['POST', '/v1/vms/:name/set'],
   renameVm: ['POST', '/v1/vms/:name/rename'],
+  awakeVm: ['POST', '/v1/vms/:name/awake'],
   waitVm: ['GET', '/v1/vms/:name/wait'],
   sshAccess: ['GET', '/v1/vms/:name/ssh'],
   logs: ['GET', '/v1/vms/:name/logs'],

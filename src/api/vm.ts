@@ -18,6 +18,15 @@ export const VmState = z.enum([
 
 export const RestartPolicy = z.enum(['never', 'on-failure', 'always']);
 
+/** Shorter than that, a VM would be gone while somebody thinks. */
+const MIN_IDLE_MS = 120_000;
+
+const IdleSuspendMs = z
+  .int()
+  .nonnegative()
+  .refine((ms) => ms === 0 || ms >= MIN_IDLE_MS, 'must be 0 or at least 120000 (2 minutes)')
+  .describe('milliseconds without use after which it is suspended, at least 120000; 0 for never');
+
 /** One step of a start, in the order they ended. */
 export const TimelineStep = z.object({
   step: z.string().describe('step name, e.g. `wait-for-ssh`'),
@@ -45,6 +54,8 @@ export const Vm = z.object({
   nat: z.boolean().describe('whether the VM reaches the outside through the host'),
   autostart: z.boolean().describe('whether the daemon starts it after a boot of the host'),
   restartPolicy: RestartPolicy.describe('what happens when it ends without being asked to'),
+  idleSuspendMs: z.int().describe('milliseconds without use after which it is suspended; 0 for never'),
+  awakeUntil: z.iso.datetime().nullable().describe('until when it counts as used, whatever it does'),
   createdAt: z.iso.datetime(),
   startedAt: z.iso.datetime().nullable().describe('when the current run began; null when not running'),
   vmm: z.string().nullable().describe('`firecracker` or `fcqemu` while it runs'),
@@ -147,6 +158,7 @@ export const VmCreate = z.strictObject({
   nat: z.boolean().optional(),
   autostart: z.boolean().optional().describe('whether the daemon starts it after a boot of the host; default false'),
   restartPolicy: RestartPolicy.optional().describe('what happens when it ends without being asked to; default `never`'),
+  idleSuspendMs: IdleSuspendMs.optional(),
 });
 
 const VmSet = z.strictObject({
@@ -155,6 +167,7 @@ const VmSet = z.strictObject({
   nat: z.boolean().optional(),
   autostart: z.boolean().optional(),
   restartPolicy: RestartPolicy.optional(),
+  idleSuspendMs: IdleSuspendMs.optional(),
   dryRun: z.boolean().optional().describe('only say what would change'),
 });
 
@@ -163,7 +176,7 @@ export const VmSetResult = z.object({
   vm: Vm,
   changes: z.array(
     z.object({
-      setting: z.enum(['vcpus', 'memoryMib', 'nat', 'autostart', 'restartPolicy']),
+      setting: z.enum(['vcpus', 'memoryMib', 'nat', 'autostart', 'restartPolicy', 'idleSuspendMs']),
       from: z.union([z.number(), z.boolean(), z.string()]),
       to: z.union([z.number(), z.boolean(), z.string()]),
       applies: z.enum(['now', 'at-next-start']),
@@ -402,6 +415,14 @@ export const vmRoutes = {
     body: VmRename,
     response: Operation,
     status: 202,
+  },
+  awakeVm: {
+    method: 'POST',
+    url: '/v1/vms/:name/awake',
+    summary: 'Keep a VM from being suspended for a while; one that is suspended goes on',
+    params: named,
+    body: z.strictObject({ forMs: z.int().nonnegative().describe('milliseconds from now; 0 ends it') }),
+    response: Vm,
   },
   waitVm: {
     method: 'GET',

@@ -50,6 +50,7 @@ const SETTINGS = [
   'nat',
   'autostart',
   'restartPolicy',
+  'idleSuspendMs',
 ] as const satisfies readonly (keyof VmRecord)[];
 
 /** @param kept how many events are remembered */

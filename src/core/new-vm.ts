@@ -16,6 +16,7 @@ export interface NewVm
   autostart?: boolean | undefined;
   restartPolicy?: VmRecord['restartPolicy'] | undefined;
   forkedFrom?: VmRecord['forkedFrom'] | undefined;
+  idleSuspendMs?: number | undefined;
   temporary?: VmRecord['temporary'] | undefined;
   machineId?: VmRecord['machineId'] | undefined;
 }
@@ -37,6 +38,8 @@ export function newVm(vm: NewVm): VmRecord {
     nat: vm.nat ?? true,
     autostart: vm.autostart ?? false,
     restartPolicy: vm.restartPolicy ?? 'never',
+    idleSuspendMs: vm.idleSuspendMs ?? 0,
+    awakeUntil: null,
     hostKeyPrivate: vm.hostKeyPrivate,
     hostKeyPublic: vm.hostKeyPublic,
     createdAt: vm.createdAt.toISOString(),

@@ -8,6 +8,7 @@ export interface Settable {
   nat: boolean;
   autostart: boolean;
   restartPolicy: RestartPolicy;
+  idleSuspendMs: number;
 }
 
 export interface PlannedChange {
@@ -21,7 +22,7 @@ export interface PlannedChange {
 /** Fixed when the guest boots. */
 const FIXED_AT_START: ReadonlySet<keyof Settable> = new Set(['vcpus', 'memoryMib']);
 
-const SETTABLE = ['vcpus', 'memoryMib', 'nat', 'autostart', 'restartPolicy'] as const;
+const SETTABLE = ['vcpus', 'memoryMib', 'nat', 'autostart', 'restartPolicy', 'idleSuspendMs'] as const;
 
 /** What is undefined stays as it is. */
 export type Wanted = { [K in keyof Settable]?: Settable[K] | undefined };

@@ -113,6 +113,10 @@ export interface VmRecord {
   /** whether the daemon starts it when the host comes up */
   autostart: boolean;
   restartPolicy: RestartPolicy;
+  /** after so many `ms` without use it is suspended; 0 for never */
+  idleSuspendMs: number;
+  /** ISO 8601, until when it counts as used; null when nobody said so */
+  awakeUntil: string | null;
   /** directory in the guest where the work disk is mounted */
   workDiskMount: string;
   /** SSH host key in OpenSSH's private format, made by the host */

@@ -9,6 +9,7 @@ import { daemonLogFile, pidFile, socketPath } from '../config/paths.ts';
 import type { Host } from '../control/host.ts';
 import { createStatsSampler } from '../control/stats/vm-stats.ts';
 import { createUpkeep } from '../control/upkeep/watch.ts';
+import { createWaker } from '../control/vm/awaken.ts';
 import { createLife } from '../control/vm/life.ts';
 import { createTemporaryVms } from '../control/vm/temporary.ts';
 import { asBangerError, BangerError, messageOf } from '../errors.ts';
@@ -109,6 +110,7 @@ async function serve(
     },
   });
   const temporary = createTemporaryVms(host, life);
+  dnsService.onWanted(createWaker(host, life));
   const sampler = createStatsSampler(host);
   using metrics = createMetrics(host, sampler);
   const server = createServer(

@@ -1,4 +1,4 @@
-/** Answers one query from a zone: bytes in, bytes out, no side effects. Prepared answers are copied, not encoded. */
+/** Answers one query from a zone: bytes in, bytes out, and no side effects but that the zone hears of it. Prepared answers are copied, not encoded. */
 import type { ZoneNode } from './nodes.ts';
 import {
   CLASS_IN,
@@ -148,6 +148,7 @@ function answerFrom(node: ZoneNode, type: number, transport: Transport, reply: R
   }
   bytes[found === undefined ? 9 : 7] = 1; // one authority record or one answer
   append(reply, record);
+  if (found !== undefined) node.asked?.();
   if (found !== undefined) return finish(reply, RCODE.NOERROR, 'answer');
   return finish(reply, node.rcode, node.rcode === RCODE.NOERROR ? 'nodata' : 'nxdomain');
 }

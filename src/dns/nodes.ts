@@ -17,6 +17,8 @@ export interface ZoneNode {
   answers: readonly Uint8Array[];
   /** the zone's SOA for answers that hold nothing else (RFC 2308) */
   authority: Uint8Array;
+  /** hears that an answer of it is given */
+  asked?: () => void;
 }
 
 /** The top of a zone: all its nodes share one SOA, patched in place when the serial grows. */

@@ -24,6 +24,8 @@ export interface ZoneOptions {
   probeAddress: string;
   /** last serial of an earlier run; the next one is larger whatever the clock says */
   previousSerial?: number;
+  /** called with the name of a VM whose address is told to somebody, before it is */
+  onAsked?: (name: string) => void;
   /** clock in `ms`; the system's unless a test puts its own */
   now?: () => number;
 }
@@ -126,7 +128,8 @@ export function createZone(options: ZoneOptions): Zone {
     if (old !== undefined && old.ipv4 === vm.ipv4 && old.ipv6 === vm.ipv6) return false;
     if (old !== undefined) drop(old);
     vms.set(vm.name, vm);
-    hosts.set(hostKey(vm.name), createNode(forward, addressesOf(vm).map(addressRecord)));
+    const node = createNode(forward, addressesOf(vm).map(addressRecord));
+    hosts.set(hostKey(vm.name), { ...node, asked: () => options.onAsked?.(vm.name) });
     for (const address of addressesOf(vm)) pointers.add(address, `${vm.name}.${zoneName}`);
     return true;
   }

@@ -5,6 +5,7 @@ import { createImageStore, type ImageStore } from './images.ts';
 import { createLayerStore, type LayerStore } from './layers.ts';
 import { createLeases, type Leases } from './leases.ts';
 import { createLedger, type Ledger } from './ledger.ts';
+import { createSessions, type Sessions } from './sessions.ts';
 import { createSettings, type Settings } from './settings.ts';
 import { createSnapshotStore, type SnapshotStore } from './snapshots.ts';
 import { createTrash, type Trash } from './trash.ts';
@@ -21,6 +22,8 @@ export interface Stores {
   images: ImageStore;
   layers: LayerStore;
   snapshots: SnapshotStore;
+  /** commands and logins through the daemon, kept in memory alone */
+  sessions: Sessions;
   /** what VMs and the daemon hold on the host */
   ledger: Ledger;
   settings: Settings;
@@ -44,6 +47,7 @@ export function createStores(database: Database, { now, onListenerError }: Store
     images: createImageStore(database),
     layers: createLayerStore(database),
     snapshots: createSnapshotStore(database),
+    sessions: createSessions(),
     ledger: createLedger(database, now),
     settings: createSettings(database),
     atomically: (work) => inTransaction(database, work),

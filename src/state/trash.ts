@@ -24,8 +24,8 @@ export function createTrash(database: Database): Trash {
   return {
     list: () =>
       all.all().map(({ record, deleted_at }) => ({
-        // an earlier banger wrote no `ready`
-        vm: { ready: null, ...JSON.parse(String(record)) } as VmRecord,
+        // an earlier banger wrote neither
+        vm: { ready: null, idleSuspendMs: 0, ...JSON.parse(String(record)) } as VmRecord,
         deletedAt: String(deleted_at),
       })),
     has: (id) => byId.get(id) !== undefined,

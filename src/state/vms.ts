@@ -73,6 +73,8 @@ const COLUMNS: { [K in keyof VmRecord]: Column<VmRecord[K]> } = {
   nat: flag('nat'),
   autostart: flag('autostart'),
   restartPolicy: text('restart_policy'),
+  idleSuspendMs: number('idle_suspend_ms'),
+  awakeUntil: orNull(text<string>('awake_until')),
   hostKeyPrivate: text('host_key_private'),
   hostKeyPublic: text('host_key_public'),
   createdAt: text('created_at'),

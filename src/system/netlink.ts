@@ -38,6 +38,7 @@ const SIGNATURES = {
   socket: { arguments: ['int32', 'int32', 'int32'], return: 'int32' },
   bind: { arguments: ['int32', 'buffer', 'uint32'], return: 'int32' },
   recv: { arguments: ['int32', 'buffer', 'uint64', 'int32'], return: 'int64' },
+  send: { arguments: ['int32', 'buffer', 'uint64', 'int32'], return: 'int64' },
   getsockopt: { arguments: ['int32', 'int32', 'int32', 'buffer', 'buffer'], return: 'int32' },
 } as const;
 
@@ -64,6 +65,53 @@ export async function subscribeNetlink(family: number, groups: number): Promise<
     return undefined;
   }
   return subscription(c, fd);
+}
+
+/** One answer to a question. */
+export interface NetlinkMessage {
+  type: number;
+  /** what follows the header */
+  body: Buffer;
+}
+
+const HEADER_BYTES = 16;
+const NLMSG_ERROR = 2;
+const NLMSG_DONE = 3;
+
+/** Answers taken of one question: a host with more connections than that is asked too much anyway. */
+const ANSWER_LIMIT = 1_000_000;
+
+/**
+ * Asks for a list; the kernel answers while it is read, so nothing is waited for.
+ * @param request a whole message with its header
+ * @returns undefined where it is refused, or the C library cannot be called
+ */
+export async function askNetlink(family: number, request: Buffer): Promise<NetlinkMessage[] | undefined> {
+  calls ??= loadLibc(SIGNATURES);
+  const c = await calls;
+  if (!c) return undefined;
+  const fd = c.socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, family);
+  if (fd < 0) return undefined;
+  try {
+    if (Number(c.send(fd, request, BigInt(request.length), 0)) !== request.length) return undefined;
+    const datagram = Buffer.allocUnsafeSlow(DATAGRAM_BYTES);
+    const messages: NetlinkMessage[] = [];
+    while (messages.length < ANSWER_LIMIT) {
+      const bytes = Number(c.recv(fd, datagram, BigInt(DATAGRAM_BYTES), 0));
+      if (bytes <= 0) return undefined; // cut off: half of a list is none
+      for (let at = 0; at + HEADER_BYTES <= bytes; ) {
+        const length = datagram.readUInt32LE(at);
+        const type = datagram.readUInt16LE(at + 4);
+        if (type === NLMSG_DONE) return messages;
+        if (type === NLMSG_ERROR || length < HEADER_BYTES || at + length > bytes) return undefined;
+        messages.push({ type, body: Buffer.from(datagram.subarray(at + HEADER_BYTES, at + length)) });
+        at += (length + 3) & ~3;
+      }
+    }
+    return undefined;
+  } finally {
+    closeSync(fd);
+  }
 }
 
 function subscription(c: Calls, fd: number): NetlinkSubscription {

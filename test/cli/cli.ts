@@ -172,6 +172,8 @@ export function vm(name: string, values: Partial<Vm> = {}): Vm {
     nat: true,
     autostart: false,
     restartPolicy: 'never',
+    idleSuspendMs: 0,
+    awakeUntil: null,
     createdAt: '2026-01-02T03:04:05.000Z',
     startedAt: null,
     vmm: 'fcqemu',

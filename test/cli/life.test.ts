@@ -48,6 +48,42 @@ reaches the outside  yes      no     now
   });
 });
 
+describe('a VM that is suspended when idle', () => {
+  it('is made so, and kept awake for a while', async () => {
+    const asked: unknown[] = [];
+    const script = {
+      setVm: ({ body }: { body: unknown }) => {
+        asked.push(body);
+        return operation();
+      },
+      awakeVm: ({ body }: { body: unknown }) => {
+        asked.push(body);
+        return vm('web');
+      },
+      events: {
+        op1: [
+          done({
+            result: {
+              vm: vm('web'),
+              changes: [{ setting: 'idleSuspendMs', from: 0, to: 1_800_000, applies: 'now' }],
+            },
+          }),
+        ],
+      },
+    };
+    const { stdout, stderr } = await cli('set web --idle-suspend 30m', script);
+    assert.match(stdout, /^suspended when idle +no +after 30 m +now$/m);
+    assert.match(stderr, /its timers do not fire/);
+    await cli('set web --idle-suspend off', script);
+    const awake = await cli('awake web --for 2h', script);
+    assert.equal(awake.stdout, 'web stays awake for 2 h\n');
+    assert.match(awake.stderr, /banger set web --idle-suspend 30m/);
+    assert.deepEqual(asked, [{ idleSuspendMs: 1_800_000 }, { idleSuspendMs: 0 }, { forMs: 7_200_000 }]);
+    assert.equal((await cli('set web --idle-suspend soon', script)).status, 2);
+    assert.equal((await cli('awake web', script)).status, 2);
+  });
+});
+
 describe('a VM with a problem', () => {
   it('is marked in the list, and the problem is told beside it', async () => {
     const web = vm('web', { problem: 'Its VMM is halted. Let it go on with: kill -CONT 7' });

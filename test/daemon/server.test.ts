@@ -25,6 +25,8 @@ const web: Vm = {
   nat: true,
   autostart: false,
   restartPolicy: 'never',
+  idleSuspendMs: 0,
+  awakeUntil: null,
   createdAt: '2026-11-23T00:00:00.000Z',
   startedAt: null,
   vmm: null,

@@ -53,7 +53,19 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
           'workDiskBytes',
           'workDiskMount',
         ],
-        ...['address', 'mac', 'nat', 'autostart', 'restartPolicy', 'createdAt', 'startedAt', 'vmm', 'pid'],
+        ...[
+          'address',
+          'mac',
+          'nat',
+          'autostart',
+          'restartPolicy',
+          'idleSuspendMs',
+          'awakeUntil',
+          'createdAt',
+          'startedAt',
+          'vmm',
+          'pid',
+        ],
         ...['ready', 'bootMs', 'readyMs', 'failedUnits', 'temporary', 'snapshots'],
       ]);
       assert.deepEqual([db.name, db.vcpus, db.nat, db.workDiskBytes], ['db', 2, false, 0]);

@@ -94,6 +94,8 @@ describe('a database of an older banger', () => {
       ALTER TABLE vms DROP COLUMN memory;
       ALTER TABLE vms DROP COLUMN paused;
       ALTER TABLE vms DROP COLUMN machine_id;
+      ALTER TABLE vms DROP COLUMN idle_suspend_ms;
+      ALTER TABLE vms DROP COLUMN awake_until;
       DROP TABLE snapshots;
       ALTER TABLE vms DROP COLUMN forked_from;
       ALTER TABLE layers DROP COLUMN machine;

@@ -172,6 +172,12 @@ export const VM_ENTRIES: readonly Entry<Command>[] = [
     load: () => import('../commands/vm/wait.ts'),
   },
   {
+    path: 'vm awake',
+    aliases: ['awake'],
+    summary: 'Keep a VM from being suspended for a while',
+    load: () => import('../commands/vm/awake.ts'),
+  },
+  {
     path: 'trash list',
     aliases: ['trash ls'],
     summary: 'List deleted VMs that can still be had back',

@@ -13,6 +13,7 @@ export const VM_FLAGS: Readonly<Record<string, string>> = {
   nat: '--no-nat',
   autostart: '--autostart',
   restartPolicy: '--restart',
+  idleSuspendMs: '--idle-suspend',
 };
 
 const UNITS: Readonly<Record<string, string>> = {

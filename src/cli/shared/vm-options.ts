@@ -2,6 +2,8 @@
 
 import { resolve } from 'node:path';
 import type { RestartPolicy, VmCreate } from '../../api/vm.ts';
+import { BangerError } from '../../errors.ts';
+import { parseDuration } from '../../units.ts';
 import type { OptionSpecs, OptionValues } from '../command-shape.ts';
 import { VM_FLAGS } from './flag-names.ts';
 
@@ -35,6 +37,12 @@ export const VM_OPTIONS = {
     help: 'what to do when it ends by itself',
     default: 'never',
   },
+  idleSuspend: {
+    type: 'text',
+    placeholder: 'time',
+    help: 'suspend it after so long without use, e.g. 30m',
+    default: 'off',
+  },
 } as const satisfies OptionSpecs;
 
 export type VmOptionValues = OptionValues<typeof VM_OPTIONS>;
@@ -52,8 +60,23 @@ export function vmCreateRequest(name: string, options: VmOptionValues): VmCreate
     ...(options.nat ? { nat: false } : {}),
     ...(options.autostart ? { autostart: true } : {}),
     // the parser takes none but these
+    ...(options.idleSuspend === undefined ? {} : { idleSuspendMs: idleSuspendMs(options.idleSuspend) }),
     ...(options.restart === undefined ? {} : { restartPolicy: options.restart as RestartPolicy }),
   };
+}
+
+/**
+ * `off` or a time, in `ms`.
+ * @throws BangerError `invalid_input`
+ */
+export function idleSuspendMs(text: string): number {
+  if (text === 'off') return 0;
+  try {
+    return parseDuration(text);
+  } catch (error) {
+    if (!(error instanceof BangerError)) throw error;
+    throw error.reworded(`--idle-suspend: ${error.message}`, { hint: '--idle-suspend 30m   or --idle-suspend off' });
+  }
 }
 
 /** A file is a path of the client, and the daemon has another working directory. */

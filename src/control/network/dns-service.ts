@@ -28,6 +28,8 @@ export interface DnsService extends AsyncDisposable {
   start(): Promise<void>;
   /** Makes the zone agree with the records again, should a change have been missed. */
   refresh(): void;
+  /** Calls `listener` when somebody asks for the address of a VM that was suspended because nobody used it. */
+  onWanted(listener: (name: string) => void): void;
   /** A VM got its link, so the gateway has its address. */
   linkUp(): void;
 }
@@ -45,6 +47,18 @@ export interface DnsServiceDeps {
 export function createDnsService({ config, pool, vms, settings, log }: DnsServiceDeps): DnsService {
   const { dns } = config;
   const gateway = gatewayOf(pool);
+  let wanted = (_name: string): void => {};
+  /** names of VMs that are suspended when idle, and are; made anew after any change of a record */
+  let sleeping: Set<string> | undefined;
+  const asleep = () => {
+    sleeping ??= new Set(
+      vms
+        .list()
+        .filter(sleepsWhenIdle)
+        .map(({ name }) => name),
+    );
+    return sleeping;
+  };
   const zone = createZone({
     zone: dns.zone,
     pools: [formatSubnet(pool)],
@@ -52,6 +66,9 @@ export function createDnsService({ config, pool, vms, settings, log }: DnsServic
     serverAddress: dns.address,
     probeAddress: gateway,
     previousSerial: Number(settings.get(SERIAL_KEY) ?? 0),
+    onAsked: (name) => {
+      if (asleep().has(name)) wanted(name);
+    },
   });
   const server = new DnsServer({ zone, address: dns.address, port: dns.port, findHolder: findPortHolder });
   /** addresses of VMs without NAT; made anew after any change of a record */
@@ -72,6 +89,7 @@ export function createDnsService({ config, pool, vms, settings, log }: DnsServic
   });
   const unfollow = vms.onChange(({ before, after }) => {
     closed = undefined;
+    sleeping = undefined;
     if (apply(zone, before, after)) keepSerialSoon();
   });
   let started = false;
@@ -128,6 +146,9 @@ export function createDnsService({ config, pool, vms, settings, log }: DnsServic
       keepSerial();
       log.warn({ changes }, 'the zone did not agree with the records; made again');
     },
+    onWanted(listener) {
+      wanted = listener;
+    },
     linkUp() {
       linked = true;
       if (!started || !dns.enabled) return;
@@ -148,6 +169,11 @@ function apply(zone: Zone, before: VmRecord | undefined, after: VmRecord | undef
   // a name that a VM gives up goes first: another may be waiting for it
   const left = before && before.name !== runs?.name ? zone.delete(before.name) : false;
   return (runs ? zone.set(zoneVm(runs)) : false) || left;
+}
+
+/** One that a person suspended stays so: a name is asked for by what nobody looks at, too. */
+function sleepsWhenIdle({ phase, idleSuspendMs }: VmRecord): boolean {
+  return idleSuspendMs > 0 && (phase === 'suspended' || phase === 'suspending');
 }
 
 function runningVms(records: readonly VmRecord[]) {

@@ -5,6 +5,7 @@ import type { Life } from '../vm/life.ts';
 import { purgeTrash } from '../vm/trash.ts';
 import { startWithHost } from './autostart.ts';
 import { createHostWatch, WATCH_INTERVAL_MS } from './host-watch.ts';
+import { createIdleWatch } from './idle.ts';
 import { checkVmms, reconcileHost, sweepHost } from './reconcile.ts';
 import { createRestarts, freeByPolicy, startByPolicy } from './restarts.ts';
 import { createRoomWatch } from './room-watch.ts';
@@ -35,6 +36,7 @@ export function createUpkeep(host: Host, life: Life, others: Duties): Upkeep {
   );
   const hostWatch = createHostWatch(host, life, restarts);
   const roomWatch = createRoomWatch(host);
+  const idle = createIdleWatch(host, life);
   const timers: NodeJS.Timeout[] = [];
   const ending = new AbortController();
   life.onEnd((vm, end) => {
@@ -44,6 +46,7 @@ export function createUpkeep(host: Host, life: Life, others: Duties): Upkeep {
 
   const duties: Duties = {
     'VMs and the host': () => sweepHost(host, life, restarts),
+    'VMs that are not used': () => idle.look(),
     'logs of VMs': () => life.limitLogs(),
     'the trash': async () => {
       for (const name of await purgeTrash(host))

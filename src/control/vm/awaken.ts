@@ -1,7 +1,7 @@
 /** Whoever wants to use a suspended VM has it go on. */
 import type { Operation } from '../../api/operation.ts';
 import { fromProblem } from '../../api/problem.ts';
-import { BangerError } from '../../errors.ts';
+import { BangerError, messageOf } from '../../errors.ts';
 import { sleep } from '../../system/abort.ts';
 import type { Host } from '../host.ts';
 
@@ -40,6 +40,27 @@ export async function awaken(
     const { kind, error } = await untilEnd(host, operation.id, signal);
     if (error && kind !== 'vm.suspend') throw fromProblem(error);
   }
+}
+
+/** One that could not go on is not tried again for every query. */
+const RETRY_MS = 60_000;
+
+/** @returns what lets a VM go on for whoever asks for its name; while it does, or has failed lately, nothing more is done */
+export function createWaker(host: Pick<Host, 'stores' | 'operations' | 'log'>, life: Resumer): (name: string) => void {
+  const busy = new Set<string>();
+  return (name) => {
+    const vm = host.stores.vms.find(name);
+    if (!vm || busy.has(vm.id)) return;
+    busy.add(vm.id);
+    host.log.info({ vm: name }, 'goes on, as its name was asked for');
+    awaken(host, life, vm.id, new AbortController().signal).then(
+      () => busy.delete(vm.id),
+      (error) => {
+        host.log.warn({ vm: name, error: messageOf(error) }, 'a suspended VM could not go on');
+        setTimeout(() => busy.delete(vm.id), RETRY_MS).unref();
+      },
+    );
+  };
 }
 
 async function untilEnd({ operations }: Pick<Host, 'operations'>, id: string, signal: AbortSignal) {

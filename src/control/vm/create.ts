@@ -48,14 +48,14 @@ export async function createVm(
 
   // no await between choosing the address and taking it: two creations cannot get the same one
   const address = freeAddress(host);
-  const { nat, autostart, restartPolicy } = request;
+  const { nat, autostart, restartPolicy, idleSuspendMs } = request;
   const temporary = temporaryOf(host, request.lease, source);
   const vm = newVm({
     id: newVmId(),
     name: request.name,
     image: boot.name,
     imageId: boot.imageId,
-    ...{ ...shape, address, nat, autostart, restartPolicy, temporary },
+    ...{ ...shape, address, nat, autostart, restartPolicy, idleSuspendMs, temporary },
     hostKeyPrivate: hostKey.privateKey,
     hostKeyPublic: hostKey.publicKey,
     createdAt: host.now(),

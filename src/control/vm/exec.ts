@@ -43,6 +43,7 @@ export async function execInVm(
   // input may arrive while the channel opens; it is kept until there is somebody to give it to
   const input = bufferInput(stream);
   const gone = whenGone(stream);
+  using _session = host.stores.sessions.begin(vm.id);
   try {
     const token = randomUUID();
     const begin = createBeginReader(token);

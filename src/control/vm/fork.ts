@@ -139,7 +139,7 @@ async function costOfForks(host: Host, source: VmRecord, memoryBytes: number, co
 /** Records and empty directories; a daemon that finds them later removes them. */
 async function admit(host: Host, source: VmRecord, boot: BootFiles, names: readonly string[]): Promise<VmRecord[]> {
   const keys = await Promise.all(names.map((name) => generateKeyPair(name)));
-  const { image, imageId, rootDiskBytes, workDiskBytes, workDiskMount, nat, restartPolicy } = source;
+  const { image, imageId, rootDiskBytes, workDiskBytes, workDiskMount, nat, restartPolicy, idleSuspendMs } = source;
   const { vcpus, memoryMib } = source.run ?? source;
   const forks: VmRecord[] = [];
   host.stores.atomically(() => {
@@ -148,7 +148,7 @@ async function admit(host: Host, source: VmRecord, boot: BootFiles, names: reado
       const fork = newVm({
         ...{ id: newVmId(), name: names[index] ?? '', address: freeAddress(host), createdAt: host.now() },
         ...{ image, imageId: imageId ?? undefined, rootDiskBytes, workDiskBytes, workDiskMount, nat, restartPolicy },
-        ...{ vcpus, memoryMib, hostKeyPrivate: key.privateKey, hostKeyPublic: key.publicKey },
+        ...{ idleSuspendMs, vcpus, memoryMib, hostKeyPrivate: key.privateKey, hostKeyPublic: key.publicKey },
         // also after its next boot
         machineId: randomBytes(16).toString('hex'),
         forkedFrom: { id: source.id, name: source.name },

@@ -32,6 +32,8 @@ export function viewVm(host: Pick<Host, 'stores'>, vm: VmRecord): Vm {
     nat: vm.nat,
     autostart: vm.autostart,
     restartPolicy: vm.restartPolicy,
+    idleSuspendMs: vm.idleSuspendMs,
+    awakeUntil: vm.awakeUntil,
     createdAt: vm.createdAt,
     startedAt: vm.startedAt,
     vmm: vm.vmm,

@@ -23,6 +23,7 @@ type VmHandlers = Pick<
   | 'suspendVm'
   | 'resumeVm'
   | 'forkVm'
+  | 'awakeVm'
   | 'killVm'
   | 'restartVm'
   | 'rebaseVm'
@@ -50,6 +51,14 @@ export function vmHandlers(host: Host, life: Life): VmHandlers {
     suspendVm: async ({ params: { name } }) => life.suspend(name),
     resumeVm: async ({ params: { name } }) => life.resume(name),
     forkVm: async ({ params: { name }, body: { names } }) => life.fork(name, names),
+    awakeVm: async ({ params: { name }, body: { forMs }, signal }) => {
+      const { id } = vms.get(name);
+      // first: it must not be suspended again before that counts
+      const until = forMs === 0 ? null : new Date(host.now().getTime() + forMs).toISOString();
+      vms.update(id, { awakeUntil: until });
+      if (until !== null) await awaken(host, life, id, signal);
+      return await viewVmNow(host, vms.get(name));
+    },
     killVm: async ({ params: { name } }) => await life.kill(name),
     restartVm: async ({ params: { name }, body }) => life.restart(name, body),
     rebaseVm: async ({ params: { name }, body }) => life.rebase(name, body),

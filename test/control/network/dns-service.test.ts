@@ -143,6 +143,22 @@ describe('names of VMs', () => {
     assert.deepEqual(warnings, []);
   });
 
+  it('of VMs that are suspended when idle are answered, and tell that they are wanted', async (t) => {
+    const { dnsService, vms } = setUp(t);
+    vms.insert({ ...web, phase: 'suspended', idleSuspendMs: 120_000 });
+    vms.insert({ ...web, id: '0000000b', name: 'db', address: '127.30.0.9', phase: 'suspended' });
+    const wanted: string[] = [];
+    dnsService.onWanted((name) => wanted.push(name));
+    await dnsService.start();
+    const ask = async (name: string) => (await askUdp(dnsService.server, query({ name })))?.answers?.length;
+    assert.deepEqual([await ask('web.vm'), await ask('www.web.vm'), await ask('db.vm')], [1, 1, 1]);
+    assert.deepEqual(wanted, ['web', 'web'], 'one that a person suspended stays so');
+    assert.equal(await ask('nosuch.vm'), 0);
+    vms.update(web.id, { phase: 'running' });
+    await ask('web.vm');
+    assert.equal(wanted.length, 2, 'one that runs is not wanted');
+  });
+
   it('are answered for VMs from the start when one had its link before', async (t) => {
     const { dnsService } = setUp(t);
     dnsService.linkUp();

@@ -163,7 +163,9 @@ async function given(action: Action): Promise<MortalHost> {
 describe('a VM whose guest is paused', () => {
   it('is told to go on first: it cannot hold its file systems still', async () => {
     await using place = await prepare(true);
-    place.stores.vms.update(place.vm.id, { paused: { at: '2026-11-29T00:00:00.000Z', why: 'No room.', until: 'soon' } });
+    place.stores.vms.update(place.vm.id, {
+      paused: { at: '2026-11-29T00:00:00.000Z', why: 'No room.', until: 'soon' },
+    });
     const daemon = place.daemon();
     await daemon.recover();
     const ended = await daemon.finish(() => take(daemon, 'second'));

@@ -1,11 +1,11 @@
 /** `banger vm set`: changes a VM, and says what counts now and what from its next start on. */
 import type { RestartPolicy, VmSetResult } from '../../../api/vm.ts';
 import { BangerError } from '../../../errors.ts';
-import { formatSize, MIB } from '../../../units.ts';
+import { formatDuration, formatSize, MIB } from '../../../units.ts';
 import { defineCommand } from '../../command.ts';
 import { renderTable } from '../../output/table.ts';
 import { perform } from '../../shared/operations.ts';
-import { AUTOSTART_HINT, RESTART_POLICIES } from '../../shared/vm-options.ts';
+import { AUTOSTART_HINT, idleSuspendMs, RESTART_POLICIES } from '../../shared/vm-options.ts';
 
 const NAMES = {
   vcpus: 'processors',
@@ -13,6 +13,7 @@ const NAMES = {
   nat: 'reaches the outside',
   autostart: 'autostart',
   restartPolicy: 'restart policy',
+  idleSuspendMs: 'suspended when idle',
 } as const;
 
 type Change = VmSetResult['changes'][number];
@@ -40,6 +41,7 @@ export default defineCommand({
       choices: RESTART_POLICIES,
       help: 'what to do when it ends by itself',
     },
+    idleSuspend: { type: 'text', placeholder: 'time', help: 'suspend it after so long without use, e.g. 30m, or off' },
     disk: { type: 'size', help: 'use `banger disk resize` for this' },
     workDisk: { type: 'size', help: 'use `banger disk resize` for this' },
     dryRun: { type: 'flag', help: 'only say what would change' },
@@ -60,9 +62,11 @@ export default defineCommand({
       autostart: options.autostart,
       // the parser takes none but these
       ...(options.restart === undefined ? {} : { restartPolicy: options.restart as RestartPolicy }),
+      ...(options.idleSuspend === undefined ? {} : { idleSuspendMs: idleSuspendMs(options.idleSuspend) }),
       ...(options.dryRun ? { dryRun: true } : {}),
     };
     const { result } = await perform(ctx, `set ${name}`, () => ctx.api.call('setVm', { params: { name }, body }));
+    if (body.idleSuspendMs && !options.dryRun) ctx.talk(IDLE_HINT);
     if (options.autostart && !options.dryRun) ctx.talk(AUTOSTART_HINT);
     return result as VmSetResult;
   },
@@ -81,7 +85,11 @@ export default defineCommand({
   },
 });
 
+/** What people find out too late. */
+const IDLE_HINT = 'While it is suspended its timers do not fire; ssh, exec, cp and start let it go on.';
+
 function show({ setting }: Change, value: Change['from']): string {
+  if (setting === 'idleSuspendMs') return value === 0 ? 'no' : `after ${formatDuration(Number(value))}`;
   if (setting === 'memoryMib') return formatSize(Number(value) * MIB);
   return typeof value === 'boolean' ? (value ? 'yes' : 'no') : String(value);
 }

@@ -29,6 +29,12 @@ function restartsOf({ restarts }: VmDetail, now: number): string | undefined {
   return `attempt ${attempts} in ${formatDuration(Math.max(0, Date.parse(nextAt) - now))}`;
 }
 
+function idleText({ idleSuspendMs, awakeUntil }: VmDetail, now: number): string | undefined {
+  if (idleSuspendMs === 0) return undefined;
+  const held = awakeUntil !== null && Date.parse(awakeUntil) > now ? `, not before ${awakeUntil}` : '';
+  return `suspended after ${formatDuration(idleSuspendMs)} without use${held}`;
+}
+
 function temporaryOf({ temporary }: VmDetail): string | undefined {
   if (temporary === null) return undefined;
   return temporary.holder === null ? 'yes' : `until process ${temporary.holder} ends`;
@@ -74,6 +80,7 @@ function renderVm(vm: VmDetail, paint: Paint, now: number): string {
     ],
     ['autostart', vm.autostart ? 'yes, with the host' : 'no'],
     ['restart', vm.restartPolicy],
+    ['when idle', idleText(vm, now)],
     ['snapshots', vm.snapshots === 0 ? undefined : `${vm.snapshots}, see: banger snapshot list ${vm.name}`],
     ['created', vm.createdAt],
     ['run by', runBy(vm)],

@@ -1,0 +1,27 @@
+/** Commands and logins that go through the daemon now, by VM; in memory alone, as their connections end with the daemon. */
+export interface Sessions {
+  begin(vmId: string): Disposable;
+  count(vmId: string): number;
+}
+
+export function createSessions(): Sessions {
+  const open = new Map<string, number>();
+  const add = (vmId: string, by: number) => {
+    const left = (open.get(vmId) ?? 0) + by;
+    if (left > 0) open.set(vmId, left);
+    else open.delete(vmId);
+  };
+  return {
+    begin(vmId) {
+      add(vmId, 1);
+      let ended = false;
+      return {
+        [Symbol.dispose]() {
+          if (!ended) add(vmId, -1);
+          ended = true;
+        },
+      };
+    },
+    count: (vmId) => open.get(vmId) ?? 0,
+  };
+}

@@ -1,0 +1,148 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import type { Operation } from '../../../src/api/operation.ts';
+import type { Host } from '../../../src/control/host.ts';
+import { createIdleWatch } from '../../../src/control/upkeep/idle.ts';
+import { createWaker } from '../../../src/control/vm/awaken.ts';
+import { parseSubnet } from '../../../src/core/addresses.ts';
+import type { VmRecord } from '../../../src/core/vm.ts';
+import type { Flow } from '../../../src/network/flows.ts';
+import { openDatabase } from '../../../src/state/database.ts';
+import { createStores } from '../../../src/state/stores.ts';
+import { readBootId } from '../../../src/system/processes.ts';
+import { sampleVm } from '../../support/sample-vm.ts';
+
+const MINUTE = 60_000;
+const READY = { ms: 1, failedUnits: [] };
+
+/** A VM whose VMM is this process, seen at times that the test says. Its tap is missing unless it is `lo`. */
+async function setUp(changes: Partial<VmRecord> = {}) {
+  const stores = createStores(openDatabase(':memory:'));
+  const vm = sampleVm({ phase: 'running', ready: READY, idleSuspendMs: 10 * MINUTE, ...changes });
+  stores.vms.insert(vm);
+  const { startTicks } = await import('../../../src/system/process-stats.ts').then(
+    async ({ readProcessStats }) => (await readProcessStats(process.pid)) ?? assert.fail(),
+  );
+  const identity = { pid: process.pid, startTicks, bootId: await readBootId() };
+  stores.ledger.record(vm.id, { kind: 'vmm', name: '/s', identity } as never);
+  let nowMs = 0;
+  let own = false;
+  const flows: Flow[] = [];
+  const suspended: string[] = [];
+  const host = {
+    stores,
+    now: () => new Date(nowMs),
+    log: { info: () => {}, warn: () => {}, error: (_facts: object, text: string) => assert.fail(text) },
+    network: { pool: parseSubnet('172.30.0.0/16') },
+    guests: { peek: () => (own ? {} : undefined) },
+    operations: { activeOn: () => undefined, finished: async () => ({ error: null }) },
+  } as unknown as Host;
+  const life = {
+    suspend(name: string) {
+      suspended.push(name);
+      return { id: 'op' } as Operation;
+    },
+  };
+  const watch = createIdleWatch(host, life, { flows: async () => flows, packets: async () => 0 });
+  return {
+    ...{ stores, vm, flows, suspended },
+    login: () => {
+      own = true;
+    },
+    async at(minutes: number) {
+      nowMs = minutes * MINUTE;
+      await watch.look();
+    },
+  };
+}
+
+const flow = (changes: Partial<Flow>): Flow => ({
+  ...{ source: '172.30.0.1', target: '172.30.0.2', protocol: 6, targetPort: 80, ended: false },
+  ...changes,
+});
+
+describe('VMs that are not used', () => {
+  it('are suspended, and only those that ask for it and are up', async () => {
+    const idle = await setUp();
+    await idle.at(0);
+    await idle.at(9);
+    assert.deepEqual(idle.suspended, []);
+    await idle.at(10);
+    assert.deepEqual(idle.suspended, ['web']);
+    for (const other of [{ idleSuspendMs: 0 }, { ready: null }, { paused: { at: '', why: '', until: '' } }]) {
+      const { at, suspended } = await setUp(other);
+      await at(0);
+      await at(60);
+      assert.deepEqual(suspended, [], JSON.stringify(other));
+    }
+  });
+
+  it('are used by connections that are open, whoever began them, but not by what the daemon keeps open', async () => {
+    const used: Partial<Flow>[] = [
+      {},
+      { source: '172.30.0.2', target: '192.0.2.1' },
+      { source: '172.30.0.9', protocol: 17 },
+      { targetPort: 22 },
+    ];
+    for (const each of used) {
+      const { at, flows, suspended } = await setUp();
+      flows.push(flow(each));
+      await at(0);
+      await at(60);
+      assert.deepEqual(suspended, [], JSON.stringify(each));
+    }
+    const unused: Partial<Flow>[] = [
+      { ended: true },
+      { target: '172.30.0.7' },
+      // names and the time, asked for by the guest
+      { source: '172.30.0.2', target: '192.0.2.1', protocol: 17, targetPort: 53 },
+    ];
+    const { at, flows, suspended, login } = await setUp();
+    login();
+    flows.push(...unused.map(flow), flow({ targetPort: 22 }));
+    await at(0);
+    await at(60);
+    assert.deepEqual(suspended, ['web']);
+  });
+
+  it('are used by commands through the daemon', async () => {
+    const { at, stores, vm, suspended } = await setUp();
+    const session = stores.sessions.begin(vm.id);
+    await at(0);
+    await at(60);
+    session[Symbol.dispose]();
+    session[Symbol.dispose]();
+    await at(69);
+    assert.deepEqual(suspended, []);
+    await at(70);
+    assert.deepEqual(suspended, ['web']);
+  });
+});
+
+describe('a VM whose name is asked for', () => {
+  it('goes on once, however many ask', async () => {
+    const { stores } = await setUp({ phase: 'suspended' });
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const resumed: string[] = [];
+    const host = {
+      stores,
+      log: { info: () => {}, warn: () => {}, error: () => {} },
+      operations: {
+        activeOn: () => undefined,
+        finished: async () => promise.then(() => ({ kind: 'vm.resume', error: null })),
+      },
+    } as unknown as Host;
+    const wake = createWaker(host, {
+      resume(name) {
+        resumed.push(name);
+        return { id: 'op' } as Operation;
+      },
+    });
+    for (let query = 0; query < 100; query++) wake('web');
+    wake('unknown');
+    stores.vms.update(sampleVm().id, { phase: 'running' });
+    resolve();
+    await new Promise(setImmediate);
+    assert.deepEqual(resumed, ['web']);
+  });
+});
