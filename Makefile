@@ -29,7 +29,7 @@ AGENT_CFLAGS := -std=c11 -D_GNU_SOURCE -Os -Wall -Wextra -Werror -ffunction-sect
 # what the executable is made of
 SOURCES := $(shell find src bin fcqemu helpers scripts -type f) package.json package-lock.json tsconfig.json
 
-.PHONY: demo test unit host-test proof proof-short chaos check format build install uninstall deb clean deps host-deps test-deps
+.PHONY: demo test unit host-test proof proof-short chaos check format build install uninstall deb deb-check release clean deps host-deps test-deps
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
@@ -94,6 +94,19 @@ uninstall: build ## takes away what `make install` with the same PREFIX put ther
 
 deb: build ## dist/banger_VERSION_ARCH.deb
 	node scripts/package/main.ts deb
+
+# programs for `make deb-check`: these packages alone
+DEB_CHECK_NEEDED := lintian:lintian mandoc:mandoc systemd-analyze:systemd shellcheck:shellcheck
+
+deb-check: deb ## lintian of the package, and where piuparts is installed and PIUPARTS=1, that too
+	$(call install_missing,$(DEB_CHECK_NEEDED))
+	lintian --fail-on warning $(lastword $(sort $(wildcard dist/banger_*.deb)))
+	$(if $(PIUPARTS),piuparts --no-eatmydata $(lastword $(sort $(wildcard dist/banger_*.deb))))
+
+release: ## packages, tarball, bill of materials, checksums in dist/release; VERSION=x cuts that version first, SIGNING_KEY=id signs
+	$(if $(VERSION),node scripts/release/cut.ts "$(VERSION)")
+	$(MAKE) build
+	node scripts/release/main.ts
 
 node_modules: package.json package-lock.json | host-deps
 	npm ci --no-audit --no-fund

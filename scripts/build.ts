@@ -100,6 +100,8 @@ async function main(): Promise<void> {
     });
     await writeFile(join(work, 'LICENSES'), await licences([...cli.inputs, ...daemon.inputs, ...fcqemu.inputs]));
     await rename(join(work, 'LICENSES'), join(DIST, 'LICENSES'));
+    await writeFile(join(work, 'parts.json'), await parts([...cli.inputs, ...daemon.inputs, ...fcqemu.inputs]));
+    await rename(join(work, 'parts.json'), join(DIST, 'parts.json'));
   } finally {
     await rm(work, { recursive: true, force: true });
   }
@@ -203,12 +205,23 @@ async function helperScripts(): Promise<Record<string, string>> {
   return Object.fromEntries(names.map((name) => [`helpers/${name}`, join(ROOT, 'helpers', name)]));
 }
 
+/** Directories of the packages that have a file in the executable. */
+function packageDirectories(inputs: readonly string[]): string[] {
+  const packages = new Set(inputs.map(packageDirectory).filter((directory) => directory !== undefined));
+  return [...packages].sort().map((directory) => join(ROOT, directory));
+}
+
+/** What the executable is made of, for its bill of materials. */
+async function parts(inputs: readonly string[]): Promise<string> {
+  const packages = await Promise.all(packageDirectories(inputs).map(describePackage));
+  const listed = packages.map(({ name, version, license }) => ({ name, version, license }));
+  return `${JSON.stringify({ node: process.versions, packages: listed }, null, 2)}\n`;
+}
+
 /** The licence of Node and of every package that has a file in the executable. */
 async function licences(inputs: readonly string[]): Promise<string> {
-  const packages = new Set(inputs.map(packageDirectory).filter((directory) => directory !== undefined));
-  const directories = [...packages].sort().map((directory) => join(ROOT, directory));
-  const parts = await Promise.all(
-    [dirname(dirname(process.execPath)), ...directories].map(async (directory) => {
+  const texts = await Promise.all(
+    [dirname(dirname(process.execPath)), ...packageDirectories(inputs)].map(async (directory) => {
       const { name, version, license } = await describePackage(directory);
       const file = ['LICENSE', 'LICENSE.md', 'LICENSE.txt', 'LICENCE', 'license', 'License']
         .map((candidate) => join(directory, candidate))
@@ -219,7 +232,7 @@ async function licences(inputs: readonly string[]): Promise<string> {
     }),
   );
   const musl = `${'='.repeat(78)}\nmusl, in the agent for guests\n${'='.repeat(78)}\n\n${await muslLicence()}\n`;
-  return `The executable contains Node.js and the packages below, under these licences.\n\n${[...parts, musl].join('\n')}`;
+  return `The executable contains Node.js and the packages below, under these licences.\n\n${[...texts, musl].join('\n')}`;
 }
 
 async function muslLicence(): Promise<string> {

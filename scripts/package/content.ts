@@ -103,6 +103,8 @@ function hostFiles(layout: Layout): Entry[] {
     file(join(prefix, 'lib/udev/rules.d/60-banger.rules'), 'udev.rules'),
     file(join(prefix, 'lib/systemd/network/10-banger.network'), 'networkd.network'),
     file(join(sysconfdir, 'ssh/ssh_config.d/banger.conf'), 'ssh_config.conf'),
+    // copied to where AppArmor looks by those whose AppArmor understands it: an older one would stumble over it
+    file(join(prefix, 'share/banger/apparmor-profile'), 'apparmor-profile'),
   ];
 }
 

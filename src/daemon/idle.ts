@@ -14,6 +14,11 @@ export type IdleHost = {
   operations: Pick<Host['operations'], 'runningCount'>;
 };
 
+/** What must come to its end before another daemon goes on; VMs need not, as it adopts them. */
+export function isBusy({ operations, stores }: IdleHost, connections: number): boolean {
+  return connections > 0 || operations.runningCount() > 0 || stores.buildVms.list().length > 0;
+}
+
 /** What the daemon is needed for, in words for its log; undefined when for nothing. */
 export function neededFor({ config, stores, operations }: IdleHost, connections: number): string | undefined {
   if (connections > 0) return 'clients';

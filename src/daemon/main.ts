@@ -21,12 +21,13 @@ import type { Argv } from '../system/runner.ts';
 import { VERSION } from '../version.ts';
 import { listenOn, refuseClients, takeActivationSocket } from './activation.ts';
 import { acceptExec } from './exec-upgrade.ts';
-import { createIdleEnd, neededFor } from './idle.ts';
+import { createIdleEnd, isBusy, neededFor } from './idle.ts';
 import { catchStray } from './last-resort.ts';
 import { takeDaemonLock } from './lock.ts';
 import { createLog, limitDaemonLog } from './log.ts';
 import { createMetrics, type Metrics } from './metrics.ts';
 import { listenForScrapes } from './metrics-listener.ts';
+import { isProgramReplaced } from './replaced.ts';
 import { bundleHandlers } from './routes/bundles.ts';
 import { diskHandlers } from './routes/disks.ts';
 import { dnsHandlers } from './routes/dns.ts';
@@ -46,6 +47,9 @@ import { takeLockOver } from './take-over.ts';
 
 /** What temporary VMs get to be gone when the daemon stops; the next daemon deletes those that are not. */
 const TEMPORARY_LIMIT_MS = 10_000;
+
+/** How often it is looked whether the program was replaced: one read of a link. */
+const REPLACED_CHECK_MS = 5000;
 
 /** What last answers get to leave when the daemon stops. */
 const FAREWELL_MS = 500;
@@ -67,16 +71,25 @@ export interface DaemonOptions {
 export async function runDaemon(options: DaemonOptions): Promise<void> {
   process.umask(0o077);
   const activated = takeActivationSocket(options.env, process.pid);
+  let replaced: boolean;
   try {
-    await run(options, activated);
+    replaced = await run(options, activated);
   } catch (error) {
     if (activated !== undefined) await refuseClients(activated, asBangerError(error));
     throw error;
   }
+  // an end with an error is what systemd starts it again for
+  if (replaced)
+    throw new BangerError('conflict', 'The program was replaced; the new one goes on.', {
+      hint: 'banger daemon status',
+    });
 }
 
-/** @param activated socket that systemd opened; without it the daemon makes its own */
-async function run({ env, uid, self, signal }: DaemonOptions, activated: number | undefined): Promise<void> {
+/**
+ * @param activated socket that systemd opened; without it the daemon makes its own
+ * @returns whether it ended because its program was replaced
+ */
+async function run({ env, uid, self, signal }: DaemonOptions, activated: number | undefined): Promise<boolean> {
   const loaded = await loadConfig({ env, uid });
   const log = createLog(env.BANGER_LOG);
   // at once: what is undone by an orderly end is undone by the next daemon too
@@ -88,16 +101,17 @@ async function run({ env, uid, self, signal }: DaemonOptions, activated: number 
   using _lock = activated === undefined ? takeDaemonLock(lockFile) : await takeLockOver(lockFile, socket, log);
   await using services = await createServices({ loaded, env, uid, self, log });
   await using _pid = await leavePid(pidFile(loaded.config.paths), log);
-  await serve(services, { path: socket, activated }, log, signal);
+  const replaced = await serve(services, { path: socket, activated, self }, log, signal);
   log.info('stopped; running VMs go on');
+  return replaced;
 }
 
 async function serve(
   { host, dnsService, ballast }: Services,
-  { path: socket, activated }: { path: string; activated: number | undefined },
+  { path: socket, activated, self }: { path: string; activated: number | undefined; self: Argv },
   log: FastifyBaseLogger,
   signal: AbortSignal,
-): Promise<void> {
+): Promise<boolean> {
   const stop = new AbortController();
   const life = createLife(host);
   const upkeep = createUpkeep(host, life, {
@@ -152,7 +166,14 @@ async function serve(
   log.info({ socket, version: VERSION, activated: activated !== undefined }, 'bangerd is ready');
 
   upkeep.begin();
-  using _idle = activated === undefined ? undefined : endWhenIdle(host, server.server, log, () => stop.abort());
+  let replaced = false;
+  using _ends =
+    activated === undefined
+      ? undefined
+      : endForSystemd(host, server.server, self, log, (why) => {
+          replaced = why === 'replaced';
+          stop.abort();
+        });
   await aborted(AbortSignal.any([signal, stop.signal]));
   // who comes from now on waits for the next daemon, which systemd starts when this one is gone
   if (activated !== undefined) server.server.close();
@@ -168,9 +189,17 @@ async function serve(
   server.server.closeAllConnections();
   await closed;
   if (activated === undefined) await rm(socket, { force: true });
+  return replaced;
 }
 
-function endWhenIdle(host: Host, server: Server, log: FastifyBaseLogger, end: () => void): Disposable {
+/** Ends a daemon that systemd starts again: when nothing needs it, and when its program was replaced. */
+function endForSystemd(
+  host: Host,
+  server: Server,
+  self: Argv,
+  log: FastifyBaseLogger,
+  end: (why: 'idle' | 'replaced') => void,
+): Disposable {
   const clients = new Set<Socket>();
   const idle = createIdleEnd(
     host.config.daemon.idleTimeoutMs,
@@ -179,15 +208,27 @@ function endWhenIdle(host: Host, server: Server, log: FastifyBaseLogger, end: ()
       // at once: a client that was let in now would be cut off
       server.close();
       log.info('nothing needs the daemon; the next command starts one');
-      end();
+      end('idle');
     },
   );
+  const look = setInterval(() => {
+    if (!isProgramReplaced(self) || isBusy(host, clients.size)) return;
+    clearInterval(look);
+    server.close();
+    log.info('the program was replaced; the new one goes on');
+    end('replaced');
+  }, REPLACED_CHECK_MS).unref();
   server.on('connection', (client: Socket) => {
     idle.used();
     clients.add(client);
     client.once('close', () => clients.delete(client));
   });
-  return idle;
+  return {
+    [Symbol.dispose]() {
+      idle[Symbol.dispose]();
+      clearInterval(look);
+    },
+  };
 }
 
 /** Says who the daemon is, for those who must not start one by asking. */

@@ -11,6 +11,7 @@ import type { InteractiveOptions, Output, Terminal } from '../../src/cli/termina
 import type { Client, ClientOptions } from '../../src/client/client.ts';
 import { BangerError } from '../../src/errors.ts';
 import type { Argv } from '../../src/system/runner.ts';
+import { VERSION } from '../../src/version.ts';
 
 /** Answers by route; a route nobody scripted fails the command. */
 export type Script = {
@@ -91,7 +92,7 @@ function scriptedClient(script: Script, options: ClientOptions): Client {
       if (script.unreachable) {
         throw new BangerError('daemon_unreachable', 'No daemon answers.', { hint: 'banger daemon start' });
       }
-      options.onVersion?.(script.version ?? '0.1.0');
+      options.onVersion?.(script.version ?? VERSION);
       const answer = script[route] as ((args: CallArgs<K>) => Answer<K> | Promise<Answer<K>>) | undefined;
       if (!answer) throw new Error(`no script for ${route}`);
       return await answer(carried(args));

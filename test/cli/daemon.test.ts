@@ -4,6 +4,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { BangerError } from '../../src/errors.ts';
+import { VERSION } from '../../src/version.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { bundle, cli } from './cli.ts';
 
@@ -11,7 +12,7 @@ describe('the daemon commands', () => {
   /** no process has a number this high (PID_MAX_LIMIT) */
   const NOBODY = 2 ** 22 + 1;
   const status = {
-    version: '0.1.0',
+    version: VERSION,
     pid: NOBODY,
     startedAt: new Date().toISOString(),
     socket: '/run/d.sock',

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { BangerError } from '../../src/errors.ts';
+import { VERSION } from '../../src/version.ts';
 import { cli, done, operation, vm } from './cli.ts';
 
 describe('the command line', () => {
   it('prints its version', async () => {
-    assert.deepEqual(await cli('--version', {}), { status: 0, stdout: 'banger 0.1.0\n', stderr: '' });
+    assert.deepEqual(await cli('--version', {}), { status: 0, stdout: `banger ${VERSION}\n`, stderr: '' });
   });
 
   it('shows help on stderr and fails when nothing is asked of it', async () => {
@@ -118,7 +119,7 @@ describe('the command line', () => {
     assert.equal(status, 0);
     assert.equal(
       stderr,
-      'banger: warning: the daemon is version 0.0.9, this is 0.1.0; `banger daemon stop` replaces it, VMs keep running\n' +
+      `banger: warning: the daemon is version 0.0.9, this is ${VERSION}; \`banger daemon stop\` replaces it, VMs keep running\n` +
         'Log in with: banger ssh web\n',
     );
   });

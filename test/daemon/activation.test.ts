@@ -1,15 +1,16 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { link, readdir, readFile, writeFile } from 'node:fs/promises';
+import { link, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, it, mock } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createClient } from '../../src/client/client.ts';
 import { takeActivationSocket } from '../../src/daemon/activation.ts';
-import { createIdleEnd, type IdleHost, neededFor } from '../../src/daemon/idle.ts';
+import { createIdleEnd, type IdleHost, isBusy, neededFor } from '../../src/daemon/idle.ts';
 import { takeDaemonLock } from '../../src/daemon/lock.ts';
+import { isProgramReplaced } from '../../src/daemon/replaced.ts';
 import { lockHolder, takeLockOver } from '../../src/daemon/take-over.ts';
 import type { BangerError } from '../../src/errors.ts';
 import { sampleVm } from '../support/sample-vm.ts';
@@ -119,6 +120,32 @@ describe('a daemon that systemd starts again', () => {
     using _idle = createIdleEnd(0, () => undefined, end);
     t.mock.timers.tick(1_000_000);
     assert.equal(end.mock.callCount(), 0);
+  });
+});
+
+describe('a daemon whose program was replaced', () => {
+  it('is known by the name that its file has lost, and only where there is another one', async (t) => {
+    const dir = await tempDir(t);
+    const [program, link] = [join(dir, 'banger'), join(dir, 'exe')];
+    await writeFile(program, '');
+    await symlink(program, link);
+    assert.equal(isProgramReplaced([program], link), false);
+    await rm(link);
+    await symlink(`${program} (deleted)`, link);
+    assert.equal(isProgramReplaced([program], link), true);
+    assert.equal(isProgramReplaced([program, 'bin/banger.ts'], link), false, 'it runs from source');
+    assert.equal(isProgramReplaced([join(dir, 'removed')], link), false);
+    assert.equal(isProgramReplaced([program], join(dir, 'nowhere')), false);
+  });
+
+  it('waits for clients, operations and builds, not for VMs', () => {
+    const host = (operations: number, builds: object[]) =>
+      ({
+        stores: { vms: { list: () => [sampleVm({ phase: 'running' })] }, buildVms: { list: () => builds } },
+        operations: { runningCount: () => operations },
+      }) as unknown as IdleHost;
+    assert.equal(isBusy(host(0, []), 0), false);
+    for (const busy of [isBusy(host(0, []), 1), isBusy(host(1, []), 0), isBusy(host(0, [{}]), 0)]) assert.ok(busy);
   });
 });
 

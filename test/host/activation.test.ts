@@ -3,19 +3,25 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdir, readFile, symlink } from 'node:fs/promises';
+import { copyFile, mkdir, readFile, rename, symlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { lacking } from '../bundle/sample-bundle.ts';
 import { daemonSkip, TestHost, until } from '../support/host.ts';
 import { paced } from '../support/pace.ts';
+import { tempDir } from '../support/temp-dir.ts';
 
 const LIMIT = { timeout: paced(60_000) };
 const BANGER = join(import.meta.dirname, '../../dist/banger');
 const skip = daemonSkip() || lacking('systemd-socket-activate');
 
 /** Does what the unit of the socket does, once: listens, leaves the mark, and becomes the daemon at the first connection. */
-async function activate(t: TestContext, host: TestHost, env: Record<string, string> = {}): Promise<ChildProcess> {
+async function activate(
+  t: TestContext,
+  host: TestHost,
+  env: Record<string, string> = {},
+  program = BANGER,
+): Promise<ChildProcess> {
   await mkdir(join(host.home, 'run'), { recursive: true, mode: 0o700 });
   const mark = join(host.home, 'run/bangerd.activated');
   if (!existsSync(mark)) await symlink('bangerd.sock', mark);
@@ -23,7 +29,7 @@ async function activate(t: TestContext, host: TestHost, env: Record<string, stri
   const argv = [
     ...['-l', host.socket],
     ...variables.flatMap(([name, value]) => ['-E', `${name}=${value}`]),
-    ...[BANGER, 'daemon', 'run'],
+    ...[program, 'daemon', 'run'],
   ];
   const child = spawn('systemd-socket-activate', argv, { env: { ...host.env }, stdio: ['ignore', 'pipe', 'pipe'] });
   let said = '';
@@ -74,6 +80,19 @@ describe('a daemon behind a socket of systemd', { skip }, () => {
     const exited = once(systemd, 'exit');
     await host.fails(3, ['ls'], [/The daemon cannot start: .*somewhere/s, /banger config check/]);
     assert.deepEqual(await exited, [2, null]);
+  });
+
+  it('makes room for the program that replaced its own', LIMIT, async (t) => {
+    await using host = await TestHost.create();
+    const program = join(await tempDir(t), 'banger');
+    await copyFile(BANGER, program);
+    const systemd = await activate(t, host, {}, program);
+    const exited = once(systemd, 'exit');
+    await host.ok('ls');
+    await copyFile(BANGER, `${program}.new`);
+    await rename(`${program}.new`, program);
+    // what systemd starts it again for
+    assert.deepEqual(await exited, [5, null]);
   });
 
   it('takes over from a daemon that a command had started there', LIMIT, async (t) => {
