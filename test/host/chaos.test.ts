@@ -6,8 +6,8 @@ import { chaos } from '../chaos/run.ts';
 import { hostSkip } from '../support/host.ts';
 import { paced } from '../support/pace.ts';
 
-/** Chosen so that it holds writes, builds, changes of image, accidents of daemon and VMM, and work that is cut off. */
-const SEED = 911;
+/** Chosen so that it holds writes, builds, changes of image, snapshots, suspends, a fork, accidents of daemon and VMM, and work that is cut off. */
+const SEED = 1074;
 const COMMANDS = 110;
 /** Fewer are possible than are drawn; when the commands change, another seed may be needed. */
 const AT_LEAST = 35;
