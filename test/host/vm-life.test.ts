@@ -327,12 +327,15 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
 
     it('end at once when killed, and leave to another banger what it needs of the host', LIMIT, async () => {
       const forwarding = () => readFile(`/proc/sys/net/ipv4/conf/${outside.uplink}/forwarding`, 'utf8');
+      // of a range for measurements, which no host is in: the route is left when this test is killed
+      const range = `198.18.${process.pid % 256}.0/24`;
       const otherPool = (action: string) =>
-        runner.run(['ip', 'route', action, 'unreachable', '203.0.113.0/24', 'proto', '119']);
+        runner.run(['ip', 'route', action, 'unreachable', range, 'proto', '119'], { okExits: [0, 2] });
+      host.beforeLastLook(async () => void (await otherPool('delete')));
       await otherPool('add');
       const begun = performance.now();
       assert.match(await host.ok('kill', 'web'), /web is stopped, hard/);
-      assert.ok(performance.now() - begun < 5000);
+      assert.ok(performance.now() - begun < paced(5000));
       assert.equal(await forwarding(), '2\n');
       await otherPool('delete');
       await host.ok('daemon', 'stop');
