@@ -5,7 +5,10 @@ import type { Host } from '../control/host.ts';
 const LOOKS = 10;
 const LONGEST_PAUSE_MS = 10_000;
 
-/** What only a running daemon can do for a VM: it answers for its name, restarts it, looks after its links. */
+/**
+ * VMs for which a daemon has nothing to do. It answers for the names of all others, restarts them and looks after their links; one
+ * that is suspended has a name too, and may go on when that is asked for.
+ */
 const AT_REST: ReadonlySet<string> = new Set(['stopped', 'failed']);
 
 export type IdleHost = {
@@ -24,7 +27,7 @@ export function neededFor({ config, stores, operations }: IdleHost, connections:
   if (connections > 0) return 'clients';
   if (operations.runningCount() > 0) return 'operations';
   const vms = stores.vms.list();
-  if (vms.some(({ phase }) => !AT_REST.has(phase))) return 'VMs that run';
+  if (vms.some(({ phase }) => !AT_REST.has(phase))) return 'VMs that run or are suspended';
   if (stores.buildVms.list().length > 0) return 'a VM of an image build';
   if (vms.some(({ restarts }) => restarts?.nextAt != null)) return 'VMs that will be started again';
   if (config.metrics.listen) return 'metrics';

@@ -81,7 +81,7 @@ describe('a daemon that systemd starts again', () => {
     assert.equal(neededFor(host({ vms: [vm, { ...vm, phase: 'failed' }] }), 0), undefined);
     assert.match(neededFor(host(), 1) ?? '', /clients/);
     assert.match(neededFor(host({ operations: 1 }), 0) ?? '', /operations/);
-    for (const phase of ['creating', 'starting', 'running', 'stopping'])
+    for (const phase of ['creating', 'starting', 'running', 'stopping', 'suspending', 'suspended', 'resuming'])
       assert.match(neededFor(host({ vms: [{ ...vm, phase }] }), 0) ?? '', /VMs that run/, phase);
     const restarts = { attempts: 1, nextAt: '2026-01-02T03:04:05Z' };
     assert.match(neededFor(host({ vms: [{ ...vm, restarts }] }), 0) ?? '', /started again/);
