@@ -38,7 +38,9 @@ async function build(...rest: [Parameters<typeof buildBundle>[2]?, AbortSignal?]
   const programs = { mmdebstrap: 'mmdebstrap', mke2fs: 'mke2fs', xz: 'xz', lz4: 'lz4' };
   const helpers = await readHelperScripts();
   const deps = { runner, programs, env, cacheDir: join(dir, 'cache'), uid, helpers, now: () => new Date() };
-  return await buildBundle(deps, { suite: 'bookworm', output }, ...rest);
+  // what it is called is part of what it is made from
+  const { name } = (await readBundle(BUNDLE)).manifest;
+  return await buildBundle(deps, { suite: 'bookworm', name, output }, ...rest);
 }
 
 /** Starts the same build in another process and kills it once packages are being installed. */
