@@ -44,13 +44,13 @@ export async function execInVm(
   const input = bufferInput(stream);
   const gone = whenGone(stream);
   using _session = host.stores.sessions.begin(vm.id);
+  let unfollow = () => {};
   try {
     const token = randomUUID();
     const begin = createBeginReader(token);
     const say = (text: string) => stream.writable && stream.write(encodeFrame(FRAME.notice, text));
     const channel = await openWhenUsable(host, life, vm.id, request, token, say, gone);
-    const unfollow = sayWhenPaused(host, vm.id, say);
-    channel.once('close', unfollow);
+    unfollow = sayWhenPaused(host, vm.id, say);
     const signalCommand = (signal: string) => {
       signalBegun(host, vm, begin, signal).catch((error) =>
         host.log.warn({ vm: vm.name, signal, error: messageOf(error) }, 'a signal did not reach its command'),
@@ -60,6 +60,8 @@ export async function execInVm(
     await pump(vm, channel, begin, stream, gone, () => signalCommand('HUP'));
   } catch (error) {
     if (!stream.destroyed) stream.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(asBangerError(error)))));
+  } finally {
+    unfollow();
   }
 }
 

@@ -309,7 +309,11 @@ export function createLife(host: Host): Life {
         target: name,
         joinable: true,
         joinsAs: 'vm.start',
-        run: async (progress, signal) => ({ ...viewVm(host, await resume(name, progress, signal)), resumed: true }),
+        run: async (progress, signal) => {
+          const vm = vms.get(name);
+          if (shownState(vm) === 'paused') return { ...viewVm(host, await goOn(vm, progress)), resumed: true };
+          return { ...viewVm(host, await resume(name, progress, signal)), resumed: true };
+        },
       });
     },
     fork(name, names) {

@@ -124,6 +124,13 @@ const ACTIONS: readonly Action[] = [
     others: [PAUSED],
   },
   {
+    name: 'resume of one that is paused',
+    given: 'paused',
+    act: ({ life }) => life.resume('web'),
+    end: RUNNING,
+    others: [PAUSED],
+  },
+  {
     name: 'stop of one that is paused',
     given: 'paused',
     act: ({ life }) => life.stop('web'),
