@@ -2,6 +2,7 @@
 import { isIP } from 'node:net';
 import { isAbsolute, join } from 'node:path';
 import { parsePool } from '../core/addresses.ts';
+import { parseUserRange } from '../core/vm-users.ts';
 import { workMountProblem } from '../core/work-mount.ts';
 import { BangerError } from '../errors.ts';
 import { formatDuration, formatSize, MIB, parseDuration, parseSize } from '../units.ts';
@@ -161,6 +162,13 @@ export function nameOrPath(expects = 'a name or an absolute path'): Kind<string>
 export function pool(): Kind<string> {
   return textual('"auto" or an IPv4 range such as "172.30.0.0/16"', (given) => {
     if (given !== 'auto') parsePool(given);
+    return given;
+  });
+}
+
+export function userRange(): Kind<string> {
+  return textual('"auto", "none" or a range of user ids such as "200000-265535"', (given) => {
+    if (given !== 'auto' && given !== 'none') parseUserRange(given);
     return given;
   });
 }

@@ -18,6 +18,8 @@ export interface Config {
   privilege: {
     /** whether single programs may be asked for with `sudo -n` when the user is not root */
     sudo: 'auto' | 'never';
+    /** users of VMs when the daemon is root's: `auto`, `none`, or a range `FIRST-LAST` */
+    vmUsers: string;
   };
   limits: {
     /** how long a guest may take to answer over SSH, in `ms` */

@@ -16,6 +16,7 @@ import {
   program,
   size,
   text,
+  userRange,
   webAddress,
   wholeNumber,
   workMount,
@@ -224,6 +225,12 @@ const SETTINGS: SettingTree<Config> = {
       oneOf('auto', 'never'),
       'auto',
       'Whether `sudo -n` is asked for single programs when the user is not root',
+    ),
+    vmUsers: always(
+      'privilege.vm_users',
+      userRange(),
+      'auto',
+      'User ids that VMs of a daemon of root run as, one each; `auto` takes 1879048192-1895825407, in small containers 40000-59999; `none` runs them as root',
     ),
   },
   limits: {

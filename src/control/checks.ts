@@ -13,7 +13,18 @@ import type { Argv } from '../system/runner.ts';
 /** What stays the same for the life of the daemon. */
 export type CheckBase = Pick<
   PreflightContext,
-  'config' | 'env' | 'uid' | 'runner' | 'rights' | 'pool' | 'poolHolder' | 'ownLinks' | 'table' | 'clientKeyFile'
+  | 'config'
+  | 'env'
+  | 'uid'
+  | 'runner'
+  | 'rights'
+  | 'vmUsers'
+  | 'cgroups'
+  | 'pool'
+  | 'poolHolder'
+  | 'ownLinks'
+  | 'table'
+  | 'clientKeyFile'
 > & {
   /** program and leading arguments of banger itself */
   self: Argv;

@@ -5,10 +5,12 @@
 import type { Config } from '../config/schema.ts';
 import type { Subnet } from '../core/addresses.ts';
 import type { VmRecord } from '../core/vm.ts';
+import type { VmUsers } from '../core/vm-users.ts';
 import type { GuestAgent } from '../guest/agent/agent.ts';
 import type { ReadinessOptions } from '../guest/readiness.ts';
 import type { SshConnection, SshTarget } from '../guest/ssh.ts';
 import type { Stores } from '../state/stores.ts';
+import type { CgroupHome } from '../system/cgroup.ts';
 import type { Privileged } from '../system/privilege.ts';
 import type { Runner } from '../system/runner.ts';
 import type { Checks } from './checks.ts';
@@ -52,6 +54,10 @@ export interface HostSystem {
   privileged: Privileged;
   /** user the daemon runs as */
   uid: number;
+  /** users VMs run as */
+  vmUsers: VmUsers;
+  /** where VMs get control groups */
+  cgroups: CgroupHome;
   env: NodeJS.ProcessEnv;
 }
 

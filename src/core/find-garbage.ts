@@ -34,7 +34,7 @@ export interface Garbage {
 }
 
 /** Kinds of the ledger that end with a run; the others are about disks. */
-const OF_A_RUN: ReadonlySet<string> = new Set(['tap', 'vmm']);
+const OF_A_RUN: ReadonlySet<string> = new Set(['tap', 'vmm', 'cgroup']);
 
 /** Owner of what all VMs share. */
 const HOST_OWNER = 'host';

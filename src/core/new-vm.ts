@@ -40,6 +40,7 @@ export function newVm(vm: NewVm): VmRecord {
     restartPolicy: vm.restartPolicy ?? 'never',
     idleSuspendMs: vm.idleSuspendMs ?? 0,
     awakeUntil: null,
+    user: null,
     hostKeyPrivate: vm.hostKeyPrivate,
     hostKeyPublic: vm.hostKeyPublic,
     createdAt: vm.createdAt.toISOString(),

@@ -119,6 +119,8 @@ export interface VmRecord {
   awakeUntil: string | null;
   /** directory in the guest where the work disk is mounted */
   workDiskMount: string;
+  /** user id that its programs run as; null before the first start by a daemon that has users for VMs */
+  user: number | null;
   /** SSH host key in OpenSSH's private format, made by the host */
   hostKeyPrivate: string;
   /** `ssh-ed25519 AAAA…` */

@@ -4,6 +4,7 @@ import { chmod } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { LoadedConfig } from '../config/load.ts';
 import type { Config } from '../config/schema.ts';
+import { findVmUsers } from '../config/vm-users.ts';
 import { createChecks } from '../control/checks.ts';
 import { createEvents } from '../control/events.ts';
 import type { Host, Log } from '../control/host.ts';
@@ -24,6 +25,7 @@ import { type Database, openDatabase } from '../state/database.ts';
 import { createOperationStore } from '../state/operations.ts';
 import { createSettings } from '../state/settings.ts';
 import { createStores } from '../state/stores.ts';
+import { findCgroupHome } from '../system/cgroup.ts';
 import { ensurePrivateDirectory } from '../system/files.ts';
 import { groupOfDevice, KVM_DEVICE, withAdministratorPath } from '../system/host-facts.ts';
 import { createRights } from '../system/privilege.ts';
@@ -62,7 +64,10 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     kvmGroup: () => groupOfDevice(KVM_DEVICE),
   });
   const privileged = rights.root;
-  const system = { runner, privileged, uid, env };
+  const instance = instanceHash(env);
+  const table = tableName(instance);
+  const cgroups = await findCgroupHome(uid, table);
+  const system = { runner, privileged, uid, env, vmUsers: await findVmUsers(config, uid), cgroups };
   const databaseFile = join(config.paths.state, 'banger.db');
   const ballast = createBallast(`${databaseFile}.ballast`);
   const database = openDatabase(databaseFile, 'durable', ballast);
@@ -85,11 +90,9 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   await recoverStore({ config, stores, system, log });
   const clientKeyFile = join(config.paths.state, 'ssh', 'id_ed25519');
   const clientKey = await ensureClientKey(clientKeyFile);
-  const instance = instanceHash(env);
   const ownRoutes = ledger.all().flatMap(({ resource }) => (resource.kind === 'pool-route' ? [resource.name] : []));
   const vmCount = vms.list().length;
   const { pool, claim } = await decidePool({ config, settings: stores.settings, runner, instance, vmCount, ownRoutes });
-  const table = tableName(instance);
   const poolText = formatSubnet(pool);
   const checks = createChecks({
     config,
@@ -97,6 +100,8 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     uid,
     runner,
     rights,
+    vmUsers: system.vmUsers,
+    cgroups,
     table,
     clientKeyFile,
     self,

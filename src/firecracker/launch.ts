@@ -1,10 +1,11 @@
 /** Starts a VMM in a session of its own, so that it survives the daemon, and waits until its API answers. */
 import { constants, open, readFile, rm } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { dirname, relative } from 'node:path';
 import { BangerError } from '../errors.ts';
 import { sleep, throwIfCancelled } from '../system/abort.ts';
+import { userOfDirectory } from '../system/confinement.ts';
 import { pathExists } from '../system/files.ts';
-import { findProcesses, type ProcessIdentity } from '../system/processes.ts';
+import { findProcesses, type ProcessIdentity, pathAsSeenBy } from '../system/processes.ts';
 import type { Argv, DetachedProcess, Runner } from '../system/runner.ts';
 import { describeVmm } from './api.ts';
 import { lastLines, removeLog, rotateLog } from './console.ts';
@@ -22,6 +23,12 @@ export interface LaunchOptions {
   continues?: boolean;
   vmmLog: string;
   env: NodeJS.ProcessEnv;
+  /** takes rights away from the command line that would start it */
+  confine?: (argv: Argv) => Argv;
+  /** called with its process id before it has started anything */
+  onStarted?: (pid: number) => Promise<void>;
+  /** user it runs as, who is told only names in its directory; the daemon's without one */
+  user?: number | undefined;
   signal?: AbortSignal;
   /** limit in `ms` for the API to answer; default 20_000 */
   readyTimeoutMs?: number;
@@ -52,15 +59,19 @@ export async function launchVmm(runner: Runner, options: LaunchOptions): Promise
   await rotateLog(options.vmmLog);
   await removeLog(options.vmmLog); // the VMM writes from offset 0 without truncating
   if (!options.continues) await rotateLog(options.consoleLog);
-  await (await open(options.vmmLog, 'wx', 0o600)).close();
+  const { user, confine = (argv) => argv } = options;
+  await using vmmLog = await open(options.vmmLog, 'wx', 0o600);
   await using consoleFile = await open(
     options.consoleLog,
     constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND,
     0o600,
   );
 
+  if (user !== undefined) for (const file of [vmmLog, consoleFile]) await file.chown(user, user);
+  const named = (path: string) => (user === undefined ? path : relative(options.directory, path));
+  const flags = [SOCKET_FLAG, named(options.socketPath), '--id', options.id, '--log-path', named(options.vmmLog)];
   const started = await runner.startDetached(
-    [...options.program, SOCKET_FLAG, options.socketPath, '--id', options.id, '--log-path', options.vmmLog],
+    confine([...options.program, ...flags]),
     // standard error joins the console: it is where a VMM says why it could not even read its arguments
     { stdout: consoleFile.fd, stderr: consoleFile.fd, env: options.env, cwd: options.directory },
   );
@@ -71,6 +82,7 @@ export async function launchVmm(runner: Runner, options: LaunchOptions): Promise
   });
 
   try {
+    await options.onStarted?.(started.pid);
     const readyTimeoutMs = options.readyTimeoutMs ?? READY_TIMEOUT_MS;
     const deadline = performance.now() + readyTimeoutMs;
     while (!(await answers(options))) {
@@ -106,9 +118,10 @@ export async function findVmm(socketPath: string): Promise<ProcessIdentity | und
 
 /** All that claim to, the newest first: of several each may have the VM's disks open. */
 export async function findVmms(socketPath: string): Promise<ProcessIdentity[]> {
-  // the flag too: a curl that looks at the socket is no VMM
+  const user = await userOfDirectory(dirname(socketPath));
   const candidates = await findProcesses(
-    (argv) => argv.includes(SOCKET_FLAG) && argv[argv.indexOf(SOCKET_FLAG) + 1] === socketPath,
+    (argv, pid) => servedSocket(argv, pid) === socketPath,
+    user === undefined ? [] : [user],
   );
   const found: ProcessIdentity[] = [];
   for (const candidate of candidates.reverse()) {
@@ -120,14 +133,21 @@ export async function findVmms(socketPath: string): Promise<ProcessIdentity[]> {
 /** A VMM with the socket it serves. */
 export type ServingVmm = ProcessIdentity & { socketPath: string };
 
-/** Every VMM of this user and root that serves a socket in this directory, by one look at the processes. */
-export async function listVmms(directory: string): Promise<ServingVmm[]> {
+/**
+ * Every VMM that serves a socket of ours, by one look at the processes: of this user, of root, and of the user whose
+ * programs work in the socket's directory.
+ */
+export async function listVmms(isOurs: (socketPath: string) => boolean): Promise<ServingVmm[]> {
   const sockets = new Map<number, string>();
-  const candidates = await findProcesses((argv, pid) => {
-    const path = argv.includes(SOCKET_FLAG) ? argv[argv.indexOf(SOCKET_FLAG) + 1] : undefined;
-    if (path === undefined || dirname(path) !== directory) return false;
+  const wanted = (argv: readonly string[], pid: number) => {
+    const path = servedSocket(argv, pid);
+    if (path === undefined || !isOurs(path)) return false;
     sockets.set(pid, path);
     return true;
+  };
+  const candidates = await findProcesses(wanted, async (user, pid) => {
+    const path = sockets.get(pid);
+    return path !== undefined && user === (await userOfDirectory(dirname(path)));
   });
   const found = await Promise.all(
     candidates.map(async (candidate) => {
@@ -136,6 +156,13 @@ export async function listVmms(directory: string): Promise<ServingVmm[]> {
     }),
   );
   return found.flat();
+}
+
+/** The socket a command line names, as its process means it. The flag too: a curl that looks at the socket is no VMM. */
+function servedSocket(argv: readonly string[], pid: number): string | undefined {
+  const at = argv.indexOf(SOCKET_FLAG);
+  const path = at < 0 ? undefined : argv[at + 1];
+  return path === undefined || path === '' ? undefined : pathAsSeenBy(pid, path);
 }
 
 /** What Firecracker means by the exit statuses that only its own faults have. */

@@ -1,6 +1,7 @@
 /** Which checks each command runs before it touches the host: only those it needs. */
 import { assertPassed, type Check, type CheckResult, runChecks } from './check.ts';
 import { bundleCheck, initrdCheck, kernelCheck, rootfsCheck } from './checks/boot-files.ts';
+import { isolationChecks, usersCheck } from './checks/isolation.ts';
 import { keysCheck } from './checks/keys.ts';
 import { forwardDropCheck, forwardingCheck, nameDropCheck, uplinkCheck } from './checks/nat.ts';
 import { poolCheck, rulesCheck, tapCheck } from './checks/network.ts';
@@ -26,7 +27,8 @@ export type PreflightCommand =
   | 'image-build'
   | 'disk-resize'
   | 'ssh'
-  | 'exec';
+  | 'exec'
+  | 'isolation';
 
 const BOOT = [bundleCheck, kernelCheck, initrdCheck, rootfsCheck];
 
@@ -39,6 +41,7 @@ const COMMANDS: Record<PreflightCommand, { purpose: string; checks: Check<Prefli
       kvmCheck,
       ...BOOT,
       privilegeCheck,
+      usersCheck,
       tapCheck,
       rulesCheck,
       poolCheck,
@@ -57,6 +60,7 @@ const COMMANDS: Record<PreflightCommand, { purpose: string; checks: Check<Prefli
   'disk-resize': { purpose: 'resize a disk', checks: [workDiskCheck, diskSpaceCheck] },
   ssh: { purpose: 'log in to a VM', checks: [sshCheck, keysCheck] },
   exec: { purpose: 'run a command in a VM', checks: [keysCheck] },
+  isolation: { purpose: 'keep VMs apart', checks: [...isolationChecks] },
 };
 
 /** The checks of a command, to be run by `runChecks`. */
@@ -80,6 +84,6 @@ export async function preflight(
 
 /** Every check there is, each once, in the order of the commands. */
 export function allChecks(): Check<PreflightContext>[] {
-  const commands = ['vm-start', 'vm-create', 'nat', 'ssh', 'image-build', 'bundle-build'] as const;
+  const commands = ['vm-start', 'vm-create', 'nat', 'ssh', 'image-build', 'bundle-build', 'isolation'] as const;
   return [...new Set(commands.flatMap((command) => COMMANDS[command].checks))];
 }

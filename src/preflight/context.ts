@@ -1,7 +1,9 @@
 /** What checks work with: configuration, machine, and what the VM in question would boot from. */
 
 import type { Config, VmConfig } from '../config/schema.ts';
+import type { VmUsers } from '../core/vm-users.ts';
 import type { BangerError } from '../errors.ts';
+import type { CgroupHome } from '../system/cgroup.ts';
 import type { HostFacts } from '../system/host-facts.ts';
 import type { Rights } from '../system/privilege.ts';
 import type { Argv, Runner } from '../system/runner.ts';
@@ -48,6 +50,12 @@ export interface PreflightContext {
   thorough?: boolean;
   /** device that virtualizes; `/dev/kvm` except in tests */
   kvmDevice?: string;
+  /** users VMs run as; none where it is not told */
+  vmUsers?: VmUsers;
+  /** where VMs get control groups */
+  cgroups?: CgroupHome;
+  /** directory below which /proc and /sys are; `/` except in tests */
+  hostRoot?: string;
   /** device that makes taps; `/dev/net/tun` except in tests */
   tunDevice?: string;
 }

@@ -52,6 +52,7 @@ const PACKAGES: Record<string, Partial<PackageNames>> = {
   lz4: everywhere('lz4'),
   unshare: everywhere('util-linux'),
   setpriv: everywhere('util-linux'),
+  prlimit: everywhere('util-linux'),
   // a bundle is built with the host's own apt; where there is none, bundles are imported
   mmdebstrap: { debian: 'mmdebstrap' },
   'apt-get': { debian: 'apt' },

@@ -3,6 +3,7 @@ import { realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CURRENT_VMM, installsDirectory, OWN_FIRECRACKER } from '../config/paths.ts';
 import { BangerError } from '../errors.ts';
+import { usersMayOpen } from '../system/confinement.ts';
 import { pathExists } from '../system/files.ts';
 import { type FoundProgram, findProgram } from '../system/host-facts.ts';
 import type { Argv } from '../system/runner.ts';
@@ -19,13 +20,15 @@ export interface VmmChoice {
   env: NodeJS.ProcessEnv;
   /** a sentence */
   reason: string;
+  /** whether sudo starts it */
+  bySudo?: true;
   /** whether guests are emulated only because KVM has not shown yet that it works */
   undecided?: true;
 }
 
 export type ChoiceContext = Pick<
   PreflightContext,
-  'boot' | 'config' | 'env' | 'facts' | 'fcqemu' | 'kvmDevice' | 'rights' | 'retestKvm' | 'runner' | 'uid'
+  'boot' | 'config' | 'env' | 'facts' | 'fcqemu' | 'kvmDevice' | 'rights' | 'retestKvm' | 'runner' | 'uid' | 'vmUsers'
 >;
 
 /**
@@ -40,6 +43,7 @@ export async function chooseVmm(context: ChoiceContext): Promise<VmmChoice> {
       kind: 'firecracker',
       acceleration: 'kvm',
       program: verdict.userMayOpen ? [firecracker.path] : await context.rights.kvm.argv([firecracker.path]),
+      ...(verdict.userMayOpen || context.uid === 0 ? {} : { bySudo: true as const }),
       env: {},
       reason: `Firecracker is installed and KVM works. ${verdict.detail}`,
     };
@@ -118,6 +122,10 @@ async function testKvm(context: ChoiceContext, vmm: TestVmm | undefined): Promis
   if (vmm === undefined) return untested('There is no VMM to test KVM with.');
   if (!hasBoot(context)) return untested('There is no bundle, so no kernel to test KVM with.');
   if (!(await pathExists(context.boot.kernel))) return untested('There is no kernel to test KVM with.');
+  const device = context.kvmDevice ?? '/dev/kvm';
+  if (context.vmUsers?.range && (await pathExists(device)) && !(await usersMayOpen(device))) {
+    return untested(`${device} may be opened by root alone, and VMs run as users of their own.`);
+  }
   return await kvmVerdict({
     runner: context.runner,
     privileged: context.rights.kvm,
@@ -125,7 +133,7 @@ async function testKvm(context: ChoiceContext, vmm: TestVmm | undefined): Promis
     kernel: context.boot.kernel,
     cacheDirectory: context.config.paths.cache,
     bootId: context.facts.bootId,
-    kvmDevice: context.kvmDevice ?? '/dev/kvm',
+    kvmDevice: device,
     ...(context.retestKvm ? { retest: true } : {}),
   });
 }

@@ -14,6 +14,8 @@ export type Resource =
    * missing for those of earlier bangers, whose drives have absolute paths
    */
   | { kind: 'vmm'; name: string; identity?: ProcessIdentity; directory?: string }
+  /** control group that a VM's VMM is in, with all that it starts */
+  | { kind: 'cgroup'; name: string }
   /** directory with the VM's disks, seed and logs */
   | { kind: 'directory'; name: string }
   /**

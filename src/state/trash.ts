@@ -25,7 +25,7 @@ export function createTrash(database: Database): Trash {
     list: () =>
       all.all().map(({ record, deleted_at }) => ({
         // an earlier banger wrote neither
-        vm: { ready: null, idleSuspendMs: 0, ...JSON.parse(String(record)) } as VmRecord,
+        vm: { ready: null, idleSuspendMs: 0, user: null, ...JSON.parse(String(record)) } as VmRecord,
         deletedAt: String(deleted_at),
       })),
     has: (id) => byId.get(id) !== undefined,

@@ -75,6 +75,7 @@ const COLUMNS: { [K in keyof VmRecord]: Column<VmRecord[K]> } = {
   restartPolicy: text('restart_policy'),
   idleSuspendMs: number('idle_suspend_ms'),
   awakeUntil: orNull(text<string>('awake_until')),
+  user: orNull(number('user_id')),
   hostKeyPrivate: text('host_key_private'),
   hostKeyPublic: text('host_key_public'),
   createdAt: text('created_at'),

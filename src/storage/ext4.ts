@@ -1,9 +1,9 @@
 /** ext4 images: made, read and grown from outside; the host never mounts a guest's file system. */
 import { open, rename, rm } from 'node:fs/promises';
 import { BangerError } from '../errors.ts';
-import type { Runner } from '../system/runner.ts';
 import { formatSize, MIB } from '../units.ts';
 import { allocatedBytes, apparentBytes, growFile } from './disk.ts';
+import type { DiskRunner } from './disk-runner.ts';
 
 /** Smallest one that is of any use as a work disk. */
 export const MIN_WORK_DISK_BYTES = 16 * MIB;
@@ -99,7 +99,7 @@ export async function readSuperblock(path: string): Promise<Superblock> {
  * @param label volume label, at most 16 bytes
  */
 export async function makeExt4(
-  runner: Runner,
+  runner: DiskRunner,
   programs: Ext4Programs,
   path: string,
   bytes: number,
@@ -132,7 +132,12 @@ export async function needsGrowth(path: string, bytes: number): Promise<boolean>
  * and a growth that was interrupted, even in the middle of resize2fs, is finished.
  * @throws BangerError `corrupt` when e2fsck finds damage it will not repair by itself
  */
-export async function growExt4(runner: Runner, programs: Ext4Programs, path: string, bytes: number): Promise<boolean> {
+export async function growExt4(
+  runner: DiskRunner,
+  programs: Ext4Programs,
+  path: string,
+  bytes: number,
+): Promise<boolean> {
   if (!(await needsGrowth(path, bytes))) return false;
   await growFile(path, bytes);
   await checkExt4(runner, programs, path);
@@ -145,7 +150,7 @@ export async function growExt4(runner: Runner, programs: Ext4Programs, path: str
  * @throws BangerError `corrupt` when e2fsck finds damage it will not repair by itself
  */
 export async function checkExt4(
-  runner: Runner,
+  runner: DiskRunner,
   programs: Pick<Ext4Programs, 'e2fsck'>,
   path: string,
   signal?: AbortSignal,
@@ -179,7 +184,7 @@ export async function discardableBytes(path: string): Promise<number> {
  * @returns whether it came to its end
  */
 export async function discardFree(
-  runner: Runner,
+  runner: DiskRunner,
   programs: Pick<Ext4Programs, 'e2fsck'>,
   path: string,
   limitMs: number,

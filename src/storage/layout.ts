@@ -21,6 +21,8 @@ export interface VmFiles {
   vmmLog: string;
   /** socket by which the VMM leads to the guest's agent */
   vsock: string;
+  /** API socket of a VMM that runs as a user of its own */
+  apiSocket: string;
 }
 
 export function vmFiles(store: string, vmId: string): VmFiles {
@@ -37,6 +39,7 @@ export function vmFiles(store: string, vmId: string): VmFiles {
     consoleLog: join(directory, 'console.log'),
     vmmLog: join(directory, 'vmm.log'),
     vsock: join(directory, 'v.sock'),
+    apiSocket: join(directory, 'api.sock'),
   };
 }
 
@@ -93,7 +96,7 @@ export function keptDirectory(store: string): string {
 /** A Unix socket's address holds 108 bytes with its terminating zero. */
 export const MAX_SOCKET_PATH_BYTES = 107;
 
-/** API socket of a VM's VMM. */
+/** API socket of a VM's VMM that runs as the daemon's user, or as root for that. */
 export function vmmSocket(run: string, vmId: string): string {
   return join(run, 'vmm', `${vmId}.sock`);
 }

@@ -1,6 +1,7 @@
 /** Who a process is (pid alone lies after reuse or reboot), whether it lives, and how to end it. */
-import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, readlinkSync, readSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
+import { isAbsolute, resolve } from 'node:path';
 import { messageOf, systemCode } from '../errors.ts';
 import { sleep } from './abort.ts';
 
@@ -58,8 +59,7 @@ export interface ProcessStates extends Disposable {
 
 /** Of a process and the children it has now. Reads at once: the kernel makes these files in microseconds. */
 export function followStates(pid: number): ProcessStates {
-  const children = readProcFileSync(`${pid}/task/${pid}/children`) ?? '';
-  const files = [pid, ...children.split(' ').filter(Boolean).map(Number)].flatMap((each) => {
+  const files = [pid, ...childrenOf(pid)].flatMap((each) => {
     // of the process's first thread: the sums over all threads, which nobody needs here, take the kernel longer
     const fd = openProcFile(`${each}/task/${each}/stat`);
     return fd === undefined ? [] : [{ pid: each, fd }];
@@ -70,6 +70,12 @@ export function followStates(pid: number): ProcessStates {
       for (const { fd } of files.splice(0)) closeSync(fd);
     },
   };
+}
+
+/** Processes that a process's first thread has started and that live. */
+export function childrenOf(pid: number): number[] {
+  const children = readProcFileSync(`${pid}/task/${pid}/children`) ?? '';
+  return children.split(' ').filter(Boolean).map(Number);
 }
 
 /** Up to the state: a number, a name of up to 64 bytes in parentheses, and a letter. */
@@ -104,11 +110,13 @@ export function findProcessesByArgument(argument: string): Promise<ProcessIdenti
 }
 
 /**
- * Processes of this user and of root, other than this one, whose command line is wanted, oldest first. Anybody may write
- * anything into the command line of their own processes.
+ * Processes of this user, of root and of some others, other than this one, whose command line is wanted, oldest first.
+ * Anybody may write anything into the command line of their own processes.
+ * @param also further users whose processes are believed, or what says so of a process that is wanted
  */
 export async function findProcesses(
   wanted: (argv: readonly string[], pid: number) => boolean,
+  also: readonly number[] | ((user: number, pid: number) => Promise<boolean>) = [],
 ): Promise<ProcessIdentity[]> {
   const found: ProcessIdentity[] = [];
   for (const entry of await readdir('/proc')) {
@@ -116,7 +124,10 @@ export async function findProcesses(
     if (!Number.isSafeInteger(pid) || pid === process.pid) continue;
     const commandLine = await readProcFile(pid, 'cmdline');
     if (!commandLine || !wanted(commandLine.split('\0'), pid)) continue;
-    if (!(await isTrusted(pid))) continue;
+    const user = await userOf(pid);
+    if (user === undefined) continue;
+    const isOurs = user === 0 || user === process.geteuid?.();
+    if (!isOurs && !(typeof also === 'function' ? await also(user, pid) : also.includes(user))) continue;
     const identity = await identifyProcess(pid);
     if (identity) found.push(identity);
   }
@@ -127,8 +138,10 @@ export async function findProcesses(
  * Programs that a daemon which is gone has left at work: as `findProcesses`, and each leads a session of its own without a
  * terminal, as all that are started by `createRunner` do. What people type, and what scripts of theirs run, does not.
  */
-export async function findLeftPrograms(wanted: (argv: readonly string[]) => boolean): Promise<ProcessIdentity[]> {
-  const found = await findProcesses(wanted);
+export async function findLeftPrograms(
+  ...[wanted, also]: Parameters<typeof findProcesses>
+): Promise<ProcessIdentity[]> {
+  const found = await findProcesses(wanted, also);
   const leads = await Promise.all(found.map(({ pid }) => leadsOwnSession(pid)));
   return found.filter((_, at) => leads[at]);
 }
@@ -140,14 +153,49 @@ async function leadsOwnSession(pid: number): Promise<boolean> {
   return Number(session) === pid && terminal === '0';
 }
 
-/** Whether a process belongs to this user or root by all its ids; the owner of /proc/PID says root of any that is not dumpable. */
-async function isTrusted(pid: number): Promise<boolean> {
-  const status = await readProcFile(pid, 'status');
-  const ids = /^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$/m
-    .exec(status ?? '')
-    ?.slice(1)
-    .map(Number);
-  return ids?.every((id) => id === 0 || id === process.geteuid?.()) ?? false;
+/**
+ * The user a process belongs to by all its ids: root where they are root's and another's; undefined where they are several
+ * others', or it has ended. The owner of /proc/PID says root of any process that is not dumpable.
+ */
+async function userOf(pid: number): Promise<number | undefined> {
+  const ids = /^Uid:\t(\d+)\t(\d+)\t(\d+)\t(\d+)$/m.exec((await readProcFile(pid, 'status')) ?? '')?.slice(1);
+  const users = new Set(ids?.map(Number));
+  if (users.size > 1) users.delete(0);
+  return users.size === 1 ? [...users][0] : undefined;
+}
+
+/** Whether any process of this host has a user among its ids. */
+export async function hasProcesses(user: number): Promise<boolean> {
+  for (const entry of await readdir('/proc')) {
+    const pid = Number(entry);
+    if (!Number.isSafeInteger(pid)) continue;
+    const [, ids] = /^Uid:\t([\d\t]+)$/m.exec((await readProcFile(pid, 'status')) ?? '') ?? [];
+    if (ids?.split('\t').some((id) => Number(id) === user)) return true;
+  }
+  return false;
+}
+
+/** Absolute form of a path as a process means it; undefined when it has ended or is not ours to see. */
+export function pathAsSeenBy(pid: number, path: string): string | undefined {
+  if (isAbsolute(path)) return path;
+  try {
+    return resolve(readlinkSync(`/proc/${pid}/cwd`), path);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether a path, as a process means it, is a directory or leads into it. */
+export function isIn(directory: string, path: string, pid: number): boolean {
+  // most words of most command lines are no paths
+  if (!path.includes('.') && !path.includes('/')) return false;
+  const absolute = pathAsSeenBy(pid, path);
+  return absolute !== undefined && (absolute === directory || absolute.startsWith(`${directory}/`));
+}
+
+/** Whether a process works in a directory, or below it: where others may not enter, it is no stranger. */
+export function worksIn(directory: string, pid: number): boolean {
+  return isIn(directory, '.', pid);
 }
 
 /**

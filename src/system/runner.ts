@@ -19,6 +19,8 @@ export interface RunOptions {
   foreignKill?: ForeignKill;
   /** text or bytes written to standard input, which is empty otherwise */
   input?: string | Buffer | Readable;
+  /** descriptor of this process that becomes standard input, instead of `input` */
+  stdin?: number;
   /** takes standard output as it comes, which is not in the result then; nothing ends it */
   output?: Writable;
   /** environment of the program; the runner's own otherwise */
@@ -119,7 +121,7 @@ function spawnChild([program, ...args]: Argv, defaultEnv: NodeJS.ProcessEnv, opt
       env: { ...(options.env ?? defaultEnv), ...C_LOCALE },
       // a group of its own is ended with everything in it
       detached: true,
-      stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
+      stdio: [options.stdin ?? (options.input === undefined ? 'ignore' : 'pipe'), 'pipe', 'pipe'],
     });
   } catch (error) {
     throw startError(program, error instanceof Error ? error : new Error(String(error)));

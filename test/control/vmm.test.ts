@@ -8,6 +8,7 @@ import { openDatabase } from '../../src/state/database.ts';
 import { createStores } from '../../src/state/stores.ts';
 import { vmmSocket } from '../../src/storage/layout.ts';
 import { findLeftPrograms, identifyProcess, type ProcessIdentity } from '../../src/system/processes.ts';
+import { hostSystem } from '../support/host-system.ts';
 import { sampleVm } from '../support/sample-vm.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
@@ -34,7 +35,7 @@ describe('the VMM of a VM', () => {
     const vm = sampleVm();
     const name = vmmSocket(run, vm.id);
     // of the configuration, nothing else is looked at
-    const host = { config: { paths: { run } } as Config, stores };
+    const host = { config: { paths: { run } } as Config, stores, system: hostSystem() };
     assert.equal(await findVmmOf(host, vm), undefined);
 
     const vmm = await waiting(t, ['vmm']);

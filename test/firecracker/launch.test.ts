@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFile, readlink, realpath, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readFile, readlink, realpath, stat, writeFile } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { BangerError } from '../../src/errors.ts';
 import {
@@ -13,6 +13,8 @@ import {
   launchVmm,
   listVmms,
 } from '../../src/firecracker/launch.ts';
+import { isOpenToAll, openDirectory } from '../../src/storage/ownership.ts';
+import { confinedArgv } from '../../src/system/confinement.ts';
 import { endProcess, findProcessesByArgument } from '../../src/system/processes.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { tempDir } from '../support/temp-dir.ts';
@@ -76,12 +78,44 @@ describe('launching a VMM', () => {
     await once(liar.stdout, 'data');
     assert.deepEqual(await findVmms(launch.socketPath), [identity]);
     assert.deepEqual(
-      (await listVmms(join(launch.socketPath, '..'))).map(({ pid }) => pid),
+      (await listVmms((path) => path === launch.socketPath)).map(({ pid }) => pid),
       [identity.pid],
     );
     assert.deepEqual(await findProcessesByArgument(launch.socketPath), [identity]);
     await endProcess(identity, { graceMs: 1000 });
     assert.equal(await findVmm(launch.socketPath), undefined);
+  });
+
+  it('believes what serves a socket in a directory of its own user, and nobody else about it', async (t) => {
+    if (process.getuid?.() !== 0) return t.skip('other users need root');
+    const [user, other] = [2_000_000_001, 2_000_000_002];
+    const launch = await options(t, 'ready');
+    const [node, ...args] = launch.program;
+    if (!(await isOpenToAll(node, true))) return t.skip(`${node} is not for everybody`);
+    await openDirectory(launch.directory, user);
+    const { identity } = await launchVmm(runner, {
+      ...launch,
+      program: [node, ...args.map((word) => (word.startsWith('/') ? basename(word) : word))],
+      user,
+      confine: (argv) => confinedArgv(argv, { user, limits: {} }),
+    });
+    t.after(() => endProcess(identity, { graceMs: 0 }));
+    assert.equal((await stat(launch.socketPath)).uid, user);
+    assert.equal((await stat(launch.vmmLog)).uid, user);
+    const lie = async (socket: string) => {
+      const words = ['-c', 'echo ready; sleep 60; true', 'sh', '--api-sock', socket];
+      const liar = spawn('sh', words, { uid: other, gid: other, cwd: '/', stdio: ['ignore', 'pipe', 'ignore'] });
+      t.after(() => liar.kill('SIGKILL'));
+      await once(liar.stdout, 'data');
+    };
+    // as a VMM does that somebody has taken over
+    await lie(launch.socketPath);
+    await lie(basename(launch.socketPath));
+    assert.deepEqual(await findVmms(launch.socketPath), [identity]);
+    assert.deepEqual(
+      (await listVmms((path) => path === launch.socketPath)).map(({ pid }) => pid),
+      [identity.pid],
+    );
   });
 
   it('gives it a session of its own, so that it outlives who launched it', async (t) => {

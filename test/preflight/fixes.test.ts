@@ -47,7 +47,18 @@ describe('readDistribution', () => {
 describe('docs/host-setup.md', () => {
   it('names the command for each family of distributions that preflight would name', async () => {
     const documentation = await readFile(new URL('../../docs/host-setup.md', import.meta.url), 'utf8');
-    const needed = ['qemu-system-x86_64', 'ip', 'nft', 'mke2fs', 'e2fsck', 'resize2fs', 'ssh', 'cp', 'setpriv'];
+    const needed = [
+      'qemu-system-x86_64',
+      'ip',
+      'nft',
+      'mke2fs',
+      'e2fsck',
+      'resize2fs',
+      'ssh',
+      'cp',
+      'setpriv',
+      'prlimit',
+    ];
     for (const id of ['debian', 'fedora', 'arch', 'alpine', 'opensuse-leap']) {
       const command = installCommand(parseOsRelease(RELEASES.find(([name]) => name === id)?.[1] ?? ''), needed, 1000);
       assert.ok(documentation.includes(`\`${command}\``), `${id}: ${command}`);

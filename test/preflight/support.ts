@@ -16,6 +16,7 @@ import { tempDir } from '../support/temp-dir.ts';
 /** Programs taken from this machine; QEMU and fcqemu are stood in for by scripts. */
 export const REAL_PROGRAMS = [
   'setpriv',
+  'prlimit',
   'ip',
   'nft',
   'mke2fs',

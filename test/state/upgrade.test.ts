@@ -98,6 +98,7 @@ describe('a database of an older banger', () => {
       ALTER TABLE vms DROP COLUMN awake_until;
       DROP TABLE snapshots;
       ALTER TABLE vms DROP COLUMN forked_from;
+      ALTER TABLE vms DROP COLUMN user_id;
       ALTER TABLE layers DROP COLUMN machine;
       ALTER TABLE layers DROP COLUMN unsynced_boot;
       ALTER TABLE vms DROP COLUMN ready;

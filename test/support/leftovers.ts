@@ -1,6 +1,6 @@
 /** What one banger has on this host, in words, and its removal by force: tests of it must end with nothing. */
 import { existsSync } from 'node:fs';
-import { readdir, readFile, rm } from 'node:fs/promises';
+import { readdir, readFile, readlink, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { Client } from '../../src/client/client.ts';
@@ -57,15 +57,16 @@ export async function removeByForce(of: Looked, marks: Marks): Promise<void> {
   await rm(of.home, { recursive: true, force: true });
 }
 
-/** Processes that work for a banger: by their environment, or by a path of its home in their arguments. */
+/** Processes that work for a banger: by their environment, a path of its home in their arguments, or where they work. */
 export async function processesOf(home: string): Promise<{ pid: number; command: string }[]> {
   const found: { pid: number; command: string }[] = [];
   for (const entry of await readdir('/proc')) {
     const pid = Number(entry);
     if (!Number.isSafeInteger(pid) || pid === process.pid) continue;
     const read = (file: string) => readFile(`/proc/${pid}/${file}`, 'utf8').catch(() => '');
-    const [commandLine, environment] = await Promise.all([read('cmdline'), read('environ')]);
-    if (!`${commandLine}\0${environment}`.split('\0').some((part) => mentions(part, home))) continue;
+    const place = readlink(`/proc/${pid}/cwd`).catch(() => '');
+    const [commandLine, environment, directory] = await Promise.all([read('cmdline'), read('environ'), place]);
+    if (!`${commandLine}\0${directory}\0${environment}`.split('\0').some((part) => mentions(part, home))) continue;
     found.push({ pid, command: commandLine.split('\0').join(' ').trim() });
   }
   return found;

@@ -20,6 +20,7 @@ import { createGuests } from '../../src/control/vm/connections.ts';
 import { createLife, type Life } from '../../src/control/vm/life.ts';
 import { parseSubnet } from '../../src/core/addresses.ts';
 import type { VmRecord } from '../../src/core/vm.ts';
+import { NO_VM_USERS } from '../../src/core/vm-users.ts';
 import type { SshConnection } from '../../src/guest/ssh.ts';
 import { type Database, openDatabase } from '../../src/state/database.ts';
 import { createOperationStore, type OperationStore } from '../../src/state/operations.ts';
@@ -37,6 +38,8 @@ import { sampleVm } from './sample-vm.ts';
 
 /** Files that are gone at the end of each of hundreds of hosts need no disk. */
 const IN_MEMORY = '/dev/shm';
+
+const NO_CGROUPS = { directory: undefined, why: 'a test' } as const;
 
 /** Name of the VM. */
 const SAMPLE = sampleVm().name;
@@ -202,7 +205,7 @@ function createDaemon(given: {
     log: { info: () => {}, warn: () => {}, error: () => {} },
     now,
     stores,
-    system: { runner, privileged, uid: 0, env: {} },
+    system: { runner, privileged, uid: 0, vmUsers: NO_VM_USERS, cgroups: NO_CGROUPS, env: {} },
     network: createHostNetwork({
       ...{ config, runner, privileged, ledger: stores.ledger, pool, uid: 0, table: 'banger_mortal' },
       guests: () => stores.vms.list(),

@@ -48,7 +48,8 @@ export function createPlace(config: Config): Place {
       processes: () => place.vmms.map(({ pid }) => pid),
     },
     runner: {
-      async run(argv, options = {}): Promise<RunResult> {
+      async run(given, options = {}): Promise<RunResult> {
+        const argv = withAllRights(given);
         const line = argv
           .join(' ')
           .replaceAll(/\/\S+\//g, '')
@@ -99,6 +100,12 @@ export function createPlace(config: Config): Place {
     return {};
   }
   return place;
+}
+
+/** What a program is started by that takes rights away from it is of no interest here. */
+function withAllRights([first, ...rest]: Argv): Argv {
+  const [program = '', ...args] = first === 'prlimit' ? rest.slice(rest.indexOf('--') + 1) : [first, ...rest];
+  return [program, ...args];
 }
 
 function routingTable(routes: ReadonlyMap<string, string>): string {

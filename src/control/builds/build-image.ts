@@ -13,6 +13,7 @@ import { sideBySide } from '../../system/abort.ts';
 import type { Distribution } from '../../system/os-release.ts';
 import { commandLine } from '../../system/runner.ts';
 import { formatSize, MIB } from '../../units.ts';
+import { diskReader } from '../handover.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone, isFull } from '../store/space.ts';
@@ -259,6 +260,7 @@ async function resolvePackages(
   if (first?.kind !== 'packages') return undefined;
   return await planDebs({
     runner: host.system.runner,
+    reader: diskReader(host),
     debugfs: host.config.programs.debugfs,
     rootDisk: vmFiles(host.config.paths.store, vm.id).rootDisk,
     packages: first.packages,

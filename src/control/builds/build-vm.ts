@@ -11,14 +11,16 @@ import { generateKeyPair } from '../../guest/keys.ts';
 import { type GuestRun, runInGuest } from '../../guest/run.ts';
 import type { SshConnection } from '../../guest/ssh.ts';
 import type { BootFiles } from '../../preflight/context.ts';
-import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { vmFiles } from '../../storage/layout.ts';
+import { removeUnshared } from '../../storage/shared-files.ts';
 import { sideBySide } from '../../system/abort.ts';
 import { waitForEnd } from '../../system/processes.ts';
+import { freeUser } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { awaitLogin, configureVm, launchVm, writeVmSeed } from '../vm/boot.ts';
 import { newVmId } from '../vm/identity.ts';
 import { releaseVm } from '../vm/release.ts';
-import { findVmmOf } from '../vmm.ts';
+import { findVmmOf, vmmSocketOf } from '../vmm.ts';
 
 /**
  * A systemd guest boots to a target of its own that wants nothing: SSH answers from the initrd on, and what a distribution
@@ -93,9 +95,11 @@ export interface BuildVmRequest {
 /** Takes id, name and address; nothing exists on the host yet but the directory. */
 export async function admitBuildVm(host: Host, request: BuildVmRequest): Promise<VmRecord> {
   const hostKey = await generateKeyPair(request.name);
+  const id = newVmId();
+  const user = freeUser(host, id);
   const vm = host.stores.buildVms.admit(host.network.pool, (address) => ({
     ...newVm({
-      id: newVmId(),
+      id,
       ...request,
       workDiskMount: DEFAULT_WORK_MOUNT,
       address,
@@ -104,6 +108,7 @@ export async function admitBuildVm(host: Host, request: BuildVmRequest): Promise
       createdAt: host.now(),
     }),
     phase: 'running',
+    user,
   }));
   try {
     await makeDirectory(host, vm);
@@ -131,7 +136,7 @@ export async function bootBuildVm(
   await attachBuildVm(host, vm, boot, signal);
   await configureVm(host, vm, boot, signal, { extraArgs: LEAN_ARGS, throwaway: true });
   {
-    await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+    await using api = connectVmm(vmmSocketOf(host, vm.id));
     await api.send(action('InstanceStart'));
   }
   vm.startedAt = host.now().toISOString();
@@ -162,7 +167,7 @@ export async function attachBuildVm(
 /** Holds the machine with everything on its disk while `work` copies it. */
 export async function whilePaused<T>(host: Host, vm: VmRecord, connection: SshConnection, work: () => Promise<T>) {
   await runInGuest(connection, 'sync', { timeoutMs: SYNC_LIMIT_MS });
-  await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+  await using api = connectVmm(vmmSocketOf(host, vm.id));
   await api.send(setState('Paused'));
   try {
     return await work();
@@ -224,4 +229,5 @@ export async function discardBuildVm(host: Host, vm: VmRecord): Promise<void> {
     host.stores.ledger.strike('directory', resource.name);
   }
   host.stores.buildVms.forget(vm.id);
+  await removeUnshared(host.config.paths.store);
 }

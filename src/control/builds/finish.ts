@@ -11,6 +11,7 @@ import { apparentBytes } from '../../storage/disk.ts';
 import { imageFiles, vmFiles } from '../../storage/layout.ts';
 import { syncPath } from '../../system/files.ts';
 import { verityDigest } from '../../system/verity.ts';
+import { diskRunner, takeBack } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { retireImage } from '../images/catalogue.ts';
 import { readDpkgPackages } from '../images/dpkg-status.ts';
@@ -61,7 +62,7 @@ export async function finishImage(
 
   progress.step('check', 'checking the file system, freeing unused blocks');
   const { rootDisk } = vmFiles(host.config.paths.store, vm.id);
-  await checkDisk(host, rootDisk, signal);
+  await checkDisk(host, vm, signal);
   const manifest =
     manager && byGuest !== undefined
       ? packageManifest(manager, byGuest)
@@ -89,6 +90,7 @@ export async function finishImage(
   await share(base.boot.kernel, files.kernel);
   if (base.boot.initrd !== undefined) await share(base.boot.initrd, files.initrd);
   await writeFile(files.packages, manifest, { mode: 0o644 });
+  await takeBack(host, rootDisk);
   await rename(rootDisk, files.rootfs);
   for (const path of [files.kernel, files.initrd, files.packages]) await syncPath(path).catch(ignoreMissing);
   for (const path of [files.directory, dirname(files.directory)]) await syncPath(path);
@@ -116,10 +118,11 @@ export async function finishImage(
 }
 
 /** Repairs what a cut-off guest left, then gives unused blocks back: a file's discarded blocks are holes. */
-async function checkDisk(host: Host, rootDisk: string, signal: AbortSignal): Promise<void> {
+async function checkDisk(host: Host, vm: VmRecord, signal: AbortSignal): Promise<void> {
   const { e2fsck } = host.config.programs;
+  const { rootDisk } = vmFiles(host.config.paths.store, vm.id);
   const check = async (...options: string[]) =>
-    await host.system.runner.run([e2fsck, '-f', '-p', ...options, rootDisk], {
+    await diskRunner(host, vm).run([e2fsck, '-f', '-p', ...options, rootDisk], {
       okExits: [0, 1, 2, 4, 8],
       timeoutMs: CHECK_LIMIT_MS,
       signal,

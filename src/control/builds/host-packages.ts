@@ -14,6 +14,7 @@ import { causeOf } from '../../image/failures.ts';
 import { DEB_DIRECTORY } from '../../image/identity.ts';
 import { DPKG_OPTIONS } from '../../image/package-managers.ts';
 import type { ArchiveItem } from '../../image/tar-stream.ts';
+import type { DiskRunner } from '../../storage/disk-runner.ts';
 import { ensurePrivateDirectory, pathExists } from '../../system/files.ts';
 import { createMutex } from '../../system/mutex.ts';
 import type { Argv, Runner } from '../../system/runner.ts';
@@ -27,6 +28,7 @@ export interface DebPlan {
 
 export interface DebRequest {
   runner: Runner;
+  reader: DiskRunner;
   /** debugfs program, a name in PATH or a path */
   debugfs: string;
   /** disk with the guest's root file system; nobody writes to it */
@@ -74,8 +76,8 @@ interface GuestPackages {
 }
 
 /** debugfs reads a file system without mounting it, and writes nothing. */
-async function readGuest({ runner, debugfs, rootDisk, signal }: DebRequest): Promise<GuestPackages | undefined> {
-  const ask = async (command: string) => (await runner.run([debugfs, '-R', command, rootDisk], { signal })).stdout;
+async function readGuest({ reader, debugfs, rootDisk, signal }: DebRequest): Promise<GuestPackages | undefined> {
+  const ask = async (command: string) => (await reader.run([debugfs, '-R', command, rootDisk], { signal })).stdout;
   const names = async (directory: string) =>
     [...(await ask(`ls -p ${directory}`)).matchAll(/^\/\d+\/\d+\/\d+\/\d+\/([^/]+)\//gm)]
       .map((match) => match[1] ?? '')

@@ -3,7 +3,7 @@
  * it, where a boot and the login preparing the guest would take an emulated one six seconds.
  */
 import { createHash, randomBytes } from 'node:crypto';
-import { rename, rm, statfs } from 'node:fs/promises';
+import { link, rename, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { vmDefaults } from '../../config/schema.ts';
@@ -19,11 +19,12 @@ import type { SshConnection } from '../../guest/ssh.ts';
 import { prepareScript, WAKE_PORT } from '../../guest/wake.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { cloneFile } from '../../storage/clone.ts';
-import { type KeptVmFiles, layerFile, layerFiles, layerKeptVm, vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { type KeptVmFiles, layerFile, layerFiles, layerKeptVm, vmFiles } from '../../storage/layout.ts';
 import type { Distribution } from '../../system/os-release.ts';
 import { readBootId } from '../../system/processes.ts';
 import { MIB } from '../../units.ts';
 import { VERSION } from '../../version.ts';
+import { freeUser, handOverFile, takeBack } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { saveMemory } from '../memory/checkpoint.ts';
 import { fitOf } from '../memory/fit.ts';
@@ -31,6 +32,7 @@ import { contentsOf, type FileContent } from '../memory/manifest.ts';
 import { loadMemory } from '../memory/restore.ts';
 import { guestResolver } from '../network/guest-resolver.ts';
 import { awaitLogin } from '../vm/boot.ts';
+import { vmmSocketOf } from '../vmm.ts';
 import { attachBuildVm, discardBuildVm, LEAN_ARGS } from './build-vm.ts';
 
 /** What a layer's record says of its kept VM. */
@@ -85,9 +87,11 @@ export async function saveKeptVm(host: Host, vm: VmRecord): Promise<SavedVm | un
   const { bavail, bsize } = await statfs(directory);
   if (bavail * bsize < vm.memoryMib * MIB + RESERVE_BYTES) return undefined;
   const files = ownFiles(host, vm);
-  await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+  await using api = connectVmm(vmmSocketOf(host, vm.id));
   try {
-    return { ...files, vmmVersion: await saveMemory(api, files) };
+    const vmmVersion = await saveMemory(host, vm, api, files);
+    for (const path of [files.state, files.memory]) await takeBack(host, path);
+    return { ...files, vmmVersion };
   } catch (error) {
     host.log.warn({ vm: vm.name, error: messageOf(error) }, 'the VM of a build could not be kept');
     return undefined;
@@ -188,15 +192,25 @@ async function bringUp(
   const { config } = host;
   const { runner } = host.system;
   const { store } = config.paths;
-  const { memory, state } = layerKeptVm(store, key);
+  const kept = layerKeptVm(store, key);
   const { rootDisk } = vmFiles(store, vm.id);
+  vm.user = freeUser(host, vm.id);
   const takeDisk = async () => {
     await cloneFile(runner, config.programs.cp, layerFile(store, key), rootDisk, 0, signal);
   };
   await attachBuildVm(host, vm, boot, signal, takeDisk);
   {
-    await using api = connectVmm(vmmSocket(config.paths.run, vm.id));
-    await loadMemory(api, { memory, state }, vmmVersion);
+    await using api = connectVmm(vmmSocketOf(host, vm.id));
+    // whoever replaces them meanwhile does not replace these
+    const own = ownFiles(host, vm);
+    await link(kept.memory, own.memory);
+    await link(kept.state, own.state);
+    for (const path of [rootDisk, own.memory, own.state]) await handOverFile(host, vm, path);
+    await loadMemory(host, vm, api, own, vmmVersion);
+    for (const path of [own.memory, own.state]) {
+      await takeBack(host, path);
+      await rm(path, { force: true });
+    }
     // other builds may replace them at any time, one after the other
     if (!isDeepStrictEqual(await contentsOf(layerFiles(store, key)), files)) {
       throw new BangerError('conflict', 'It was replaced while it was loaded.');

@@ -13,6 +13,7 @@ import { layerFile, vmFiles } from '../../storage/layout.ts';
 import { pathExists, syncPath } from '../../system/files.ts';
 import type { Distribution } from '../../system/os-release.ts';
 import { readBootId } from '../../system/processes.ts';
+import { diskRunner, handOverFile } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { contentsOf } from '../memory/manifest.ts';
 import type { Progress } from '../operations.ts';
@@ -68,11 +69,14 @@ export async function placeRootDisk(
   const { store } = config.paths;
   if (done === 0) {
     await cloneThroughBase(runner, config.programs.cp, store, request.base.boot.rootfs, rootDisk, 0, signal);
-    await growExt4(runner, config.programs, rootDisk, request.sizeBytes);
+    await growExt4(diskRunner(host, vm), config.programs, rootDisk, request.sizeBytes);
+    // before anybody reads it: packages are looked up while its VM boots
+    await handOverFile(host, vm, rootDisk);
     return;
   }
   const key = keyAfter(plan, done);
   await cloneFile(runner, config.programs.cp, layerFile(store, key), rootDisk, 0, signal);
+  await handOverFile(host, vm, rootDisk);
   host.stores.layers.touch(key, host.now().toISOString());
 }
 

@@ -28,6 +28,7 @@ import { kernelArch } from '../../system/host-facts.ts';
 import { VERITY_PREFIX, verityDigest } from '../../system/verity.ts';
 import { formatSize, MIB, parseDuration, parseSize } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
+import { diskReader } from '../handover.ts';
 import type { Host } from '../host.ts';
 
 export interface BuildBase {
@@ -284,7 +285,7 @@ function digestOf(sum: FileSum): string {
 
 /** Said before anything is booted: a guest without an SSH server would only be noticed by its silence. */
 async function requireSshServer(host: Host, { boot, name }: BuildBase): Promise<void> {
-  const { stdout } = await host.system.runner.run(
+  const { stdout } = await diskReader(host).run(
     [host.config.programs.debugfs, '-R', 'stat /usr/sbin/sshd', boot.rootfs],
     {
       okExits: [0, 1],

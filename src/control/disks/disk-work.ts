@@ -2,13 +2,16 @@
  * e2fsck and resize2fs on a VM's disks. They outlive a daemon that dies, so each is in the ledger while it works, and
  * whoever wants the disk next waits for it.
  */
+import { stat } from 'node:fs/promises';
+import { basename } from 'node:path';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { discardableBytes, discardFree, growExt4, needsGrowth } from '../../storage/ext4.ts';
 import { vmFiles } from '../../storage/layout.ts';
 import { pathExists } from '../../system/files.ts';
-import { findProcesses, type ProcessIdentity, waitForEnd } from '../../system/processes.ts';
+import { findProcesses, type ProcessIdentity, pathAsSeenBy, waitForEnd } from '../../system/processes.ts';
 import { MIB } from '../../units.ts';
+import { diskRunner } from '../handover.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 
@@ -18,12 +21,21 @@ const SETTLE_LIMIT_MS = 5 * 60_000;
 /** Less than this is not worth a check of the whole file system. */
 const TRIM_WORTH_BYTES = 128 * MIB;
 
-/** Programs that work on one of these files. */
+/** Programs that work on one of these files, as the daemon's user or as the files' own. */
 export async function growersOf(host: Pick<Host, 'config'>, paths: readonly string[]): Promise<ProcessIdentity[]> {
   const { e2fsck, resize2fs } = host.config.programs;
+  const owners = await Promise.all(paths.map((path) => stat(path).catch(() => undefined)));
   return await findProcesses(
-    ([program, ...args]) => (program === e2fsck || program === resize2fs) && paths.some((path) => args.includes(path)),
+    (argv, pid) =>
+      argv.some((word) => word === e2fsck || word === resize2fs) &&
+      argv.some((word) => paths.some((path) => isNamed(path, word, pid))),
+    owners.flatMap((found) => found?.uid ?? []),
   );
+}
+
+/** By its whole path, or by its name where the process works in its directory. */
+function isNamed(path: string, word: string, pid: number): boolean {
+  return word === path || (word === basename(path) && pathAsSeenBy(pid, word) === path);
 }
 
 /**
@@ -50,7 +62,7 @@ export async function settleDiskWork(
 export async function growDisk(host: Host, vm: VmRecord, path: string, bytes: number): Promise<void> {
   await requireSettled(host, vm, path);
   if (!(await needsGrowth(path, bytes))) return;
-  await inLedger(host, vm, path, () => growExt4(host.system.runner, host.config.programs, path, bytes));
+  await inLedger(host, vm, path, () => growExt4(diskRunner(host, vm), host.config.programs, path, bytes));
 }
 
 /**
@@ -67,7 +79,7 @@ export async function trimDisks(host: Host, vm: VmRecord, progress: Progress, si
     if ((await discardableBytes(path)) < TRIM_WORTH_BYTES) continue;
     progress.step('trim', 'giving free space back to the host');
     try {
-      await inLedger(host, vm, path, () => discardFree(host.system.runner, host.config.programs, path, leftMs));
+      await inLedger(host, vm, path, () => discardFree(diskRunner(host, vm), host.config.programs, path, leftMs));
     } catch (error) {
       // the stop itself went well; a disk that is damaged says so when it is next used
       host.log.warn({ vm: vm.name, path, error: String(error) }, 'trim failed');
@@ -75,7 +87,11 @@ export async function trimDisks(host: Host, vm: VmRecord, progress: Progress, si
   }
 }
 
-async function requireSettled(host: Host, vm: VmRecord, path: string): Promise<void> {
+/**
+ * Waits for what an earlier daemon left at work on the VM's disks, or on one of them.
+ * @throws BangerError `conflict` when that takes minutes
+ */
+export async function requireSettled(host: Host, vm: VmRecord, path?: string): Promise<void> {
   if (await settleDiskWork(host, vm, SETTLE_LIMIT_MS, path)) return;
   throw new BangerError('conflict', `A check of the disks of ${vm.name} that began earlier still goes on.`, {
     hint: 'See how far it is: ps -C e2fsck,resize2fs -o pid,etime,args   then try again.',

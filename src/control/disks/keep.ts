@@ -8,6 +8,7 @@ import { readSuperblock } from '../../storage/ext4.ts';
 import { findKept, type KeptDisk, keepDisk, takeKept } from '../../storage/kept-disks.ts';
 import { vmFiles } from '../../storage/layout.ts';
 import { pathExists } from '../../system/files.ts';
+import { takeBack } from '../handover.ts';
 import type { Host } from '../host.ts';
 
 /** Where a new VM's work disk comes from. */
@@ -23,7 +24,10 @@ export interface WorkDiskSource {
 export async function keepWorkDisk(host: Host, vm: VmRecord, name: string): Promise<KeptDisk | undefined> {
   const { store } = host.config.paths;
   const { workDisk } = vmFiles(store, vm.id);
-  return (await pathExists(workDisk)) ? await keepDisk(store, workDisk, name) : undefined;
+  if (!(await pathExists(workDisk))) return undefined;
+  const kept = await keepDisk(store, workDisk, name);
+  await takeBack(host, kept.path);
+  return kept;
 }
 
 /**

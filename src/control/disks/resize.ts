@@ -10,12 +10,13 @@ import { runScript } from '../../guest/run-script.ts';
 import { requireSpace } from '../../storage/clone.ts';
 import { apparentBytes, growFile, requireDiskSize } from '../../storage/disk.ts';
 import { MIN_WORK_DISK_BYTES, readSuperblock } from '../../storage/ext4.ts';
-import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { vmFiles } from '../../storage/layout.ts';
 import { pathExists } from '../../system/files.ts';
 import { formatSize, MIB } from '../../units.ts';
+import { letDiskGrow } from '../confine.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
-import { findVmmOf } from '../vmm.ts';
+import { findVmmOf, vmmSocketOf } from '../vmm.ts';
 import { growDisk } from './disk-work.ts';
 import { disksOf } from './view.ts';
 
@@ -143,8 +144,9 @@ async function lengthen(path: string, bytes: number): Promise<void> {
 }
 
 async function growOnline(host: Host, vm: VmRecord, role: Role, path: string): Promise<void> {
+  await letDiskGrow(host, vm, await apparentBytes(path));
   const later = `The disk has its new size; its file system grows at the next start: banger restart ${vm.name}`;
-  await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+  await using api = connectVmm(vmmSocketOf(host, vm.id));
   const vmm = host.stores.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
   const relative = vmm?.kind === 'vmm' && vmm.directory === dirname(path);
   await api.send(updateDrive({ drive_id: role, path_on_host: relative ? basename(path) : path }));

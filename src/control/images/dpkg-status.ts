@@ -1,5 +1,6 @@
 /** The packages of a root file system by its dpkg database, read from outside: nothing is mounted and no guest asked. */
 import { type InstalledPackage, parseDpkgStatus } from '../../core/packages.ts';
+import { diskReader } from '../handover.ts';
 import type { Host } from '../host.ts';
 
 export const DPKG_STATUS = '/var/lib/dpkg/status';
@@ -9,11 +10,11 @@ const DEBUGFS_TIMEOUT_MS = 60_000;
 
 /** None where there is no dpkg. */
 export async function readDpkgPackages(
-  { config, system }: Pick<Host, 'config' | 'system'>,
+  host: Pick<Host, 'config' | 'system'>,
   rootfs: string,
   signal: AbortSignal,
 ): Promise<InstalledPackage[]> {
-  const argv = [config.programs.debugfs, '-R', `cat ${DPKG_STATUS}`, rootfs] as const;
-  const { stdout } = await system.runner.run(argv, { timeoutMs: DEBUGFS_TIMEOUT_MS, signal });
+  const argv = [host.config.programs.debugfs, '-R', `cat ${DPKG_STATUS}`, rootfs] as const;
+  const { stdout } = await diskReader(host).run(argv, { timeoutMs: DEBUGFS_TIMEOUT_MS, signal });
   return parseDpkgStatus(stdout);
 }

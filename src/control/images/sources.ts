@@ -18,6 +18,7 @@ import { unpackArchive } from '../../system/archive.ts';
 import { VERITY_PREFIX, verityDigest } from '../../system/verity.ts';
 import { bundleBootFiles } from '../bundles/access.ts';
 import { countBytes, hostArch } from '../bundles/support.ts';
+import { diskRunner } from '../handover.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { IMAGE_ARCHIVE, IMAGE_MANIFEST, IMAGE_MEMBERS, PACKAGES_MEMBER, readManifest } from './archive.ts';
@@ -127,7 +128,7 @@ export async function fromRootfs(work: ImportWork): Promise<FoundImage> {
   await cloneFile(host.system.runner, programs.cp, request.source, rootfs, 0, signal);
   await requireRootfs(result, request.source);
   progress.step('check', 'checking the file system');
-  await checkExt4(host.system.runner, programs, rootfs, signal);
+  await checkExt4(diskRunner(host), programs, rootfs, signal);
   const packages = await listPackages(work, rootfs);
   const label = 'computing checksums';
   progress.step('compute-checksums', label);

@@ -5,10 +5,12 @@ import type { Fit } from '../../core/fit.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { connectVmm, type VmmApi, versionOfVmm } from '../../firecracker/api.ts';
 import { createSnapshot, setState } from '../../firecracker/requests.ts';
-import { type MemoryFiles, memoryFiles, vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { type MemoryFiles, memoryFiles, vmFiles } from '../../storage/layout.ts';
 import { pathExists, syncPath } from '../../system/files.ts';
+import { asVmmNamesIt, makeFileForVmm } from '../handover.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
+import { vmmSocketOf } from '../vmm.ts';
 import { type Identities, identitiesOf, identityOf, type Manifest, type Waker, writeManifest } from './manifest.ts';
 
 /** Firecracker writes all of the guest's memory, to a slow disk perhaps. */
@@ -19,11 +21,15 @@ const SAVE_LIMIT_MS = 10 * 60_000;
  * @returns what the VMM calls itself: no other version reads its state
  */
 export async function saveMemory(
+  host: Host,
+  vm: VmRecord,
   api: VmmApi,
   { memory, state }: Pick<MemoryFiles, 'memory' | 'state'>,
 ): Promise<string> {
   try {
-    await api.send(createSnapshot({ snapshot_path: state, mem_file_path: memory }), SAVE_LIMIT_MS);
+    for (const path of [state, memory]) await makeFileForVmm(host, vm, path);
+    const [snapshot_path, mem_file_path] = [asVmmNamesIt(host, vm, state), asVmmNamesIt(host, vm, memory)];
+    await api.send(createSnapshot({ snapshot_path, mem_file_path }), SAVE_LIMIT_MS);
     // asked of the one that runs: its program may have been replaced since it was started
     return (await versionOfVmm(api)).text;
   } catch (error) {
@@ -59,11 +65,11 @@ export async function takeCheckpoint(
   // while it still runs: little is left to be written when it stands still
   await syncAll(Object.values(disks));
   signal.throwIfAborted();
-  await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+  await using api = connectVmm(vmmSocketOf(host, vm.id));
   await api.send(setState('Paused'));
   const at = host.now().toISOString();
   progress.step('save-memory', 'saving its memory');
-  const vmmVersion = await saveMemory(api, files);
+  const vmmVersion = await saveMemory(host, vm, api, files);
   signal.throwIfAborted();
   progress.step('sync', 'making it safe on disk');
   await syncAll([files.memory, files.state, ...Object.values(disks)]);

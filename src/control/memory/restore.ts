@@ -5,6 +5,7 @@ import { BangerError } from '../../errors.ts';
 import { type VmmApi, versionOfVmm } from '../../firecracker/api.ts';
 import { loadSnapshot } from '../../firecracker/requests.ts';
 import type { MemoryFiles } from '../../storage/layout.ts';
+import { asVmmNamesIt, sealAgainstVmm } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { disksOf } from './checkpoint.ts';
 import { changedSince, type Manifest } from './manifest.ts';
@@ -15,15 +16,18 @@ import { changedSince, type Manifest } from './manifest.ts';
  * @throws BangerError `conflict` when the VMM is another version than the one that wrote the state: none reads another's
  */
 export async function loadMemory(
+  host: Host,
+  vm: VmRecord,
   api: VmmApi,
   { memory, state }: Pick<MemoryFiles, 'memory' | 'state'>,
   vmmVersion: string,
   tap?: string,
 ): Promise<void> {
   await requireVersion(api, vmmVersion);
-  const mem_backend = { backend_type: 'File', backend_path: memory } as const;
+  const mem_backend = { backend_type: 'File', backend_path: asVmmNamesIt(host, vm, memory) } as const;
   const network = tap === undefined ? {} : { network_overrides: [{ iface_id: 'eth0', host_dev_name: tap }] };
-  await api.send(loadSnapshot({ snapshot_path: state, mem_backend, ...network }));
+  await api.send(loadSnapshot({ snapshot_path: asVmmNamesIt(host, vm, state), mem_backend, ...network }));
+  await sealAgainstVmm(host, vm);
 }
 
 /** @throws BangerError `conflict` */

@@ -162,14 +162,14 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     return !(first && present === written);
   }
 
-  const tapOf = async (vm: Pick<VmRecord, 'id' | 'address' | 'mac'>): Promise<Tap> => ({
+  const tapOf = async (vm: Pick<VmRecord, 'id' | 'address' | 'mac' | 'user'>): Promise<Tap> => ({
     name: tapName(vm.id),
     address: vm.address,
     mac: vm.mac,
     hostMac: hostMacFor(vm.address),
     gateway: gatewayOf(deps.pool),
     mtu: await mtu(),
-    ownerUid: deps.uid,
+    ownerUid: vm.user ?? deps.uid,
   });
 
   async function mendRoutes(): Promise<Pick<Mended, 'routes' | 'goneTaps'>> {

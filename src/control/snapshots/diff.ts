@@ -10,6 +10,7 @@ import { checkExt4, readSuperblock } from '../../storage/ext4.ts';
 import { diffTrees, type TreeChange } from '../../storage/ext4-diff.ts';
 import { type Ext4Tree, openExt4Tree } from '../../storage/ext4-tree.ts';
 import { snapshotFiles } from '../../storage/layout.ts';
+import { diskRunner } from '../handover.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone } from '../store/space.ts';
@@ -95,7 +96,7 @@ async function openInOrder(host: Host, path: string | undefined, copy: string, s
   await requireRoom(host, await costOfClone(host, path), `a copy of ${path}, whose journal has to be written back`);
   await rm(copy, { force: true });
   await copyDisk(runner, host.config.programs.cp, path, copy, signal);
-  await checkExt4(runner, host.config.programs, copy, signal);
+  await checkExt4(diskRunner(host), host.config.programs, copy, signal);
   return await openExt4Tree(copy);
 }
 

@@ -8,10 +8,9 @@ import { latestAutomatic, type SnapshotRecord, timedName, valuesOf } from '../..
 import type { VmRecord } from '../../core/vm.ts';
 import { stopped } from '../../core/vm-changes.ts';
 import { BangerError, messageOf } from '../../errors.ts';
-import { findVmm } from '../../firecracker/launch.ts';
 import type { Resource } from '../../state/ledger.ts';
 import { copyDisk } from '../../storage/clone.ts';
-import { snapshotFiles, vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { snapshotFiles, vmFiles } from '../../storage/layout.ts';
 import { throwIfCancelled } from '../../system/abort.ts';
 import { pathExists, syncPath } from '../../system/files.ts';
 import { endProcess, findProcesses } from '../../system/processes.ts';
@@ -23,6 +22,7 @@ import type { Progress } from '../operations.ts';
 import { costOfClone } from '../store/space.ts';
 import { requireFreeDisks } from '../vm/free-disks.ts';
 import type { StartStop } from '../vm/rebase.ts';
+import { findVmmOf } from '../vmm.ts';
 import {
   getSnapshot,
   newSnapshotId,
@@ -101,7 +101,7 @@ async function putBack(
   // one whose end failed: what is left of it must not be taken for this one's
   await recoverSnapshots(host, vm);
   requireNoMemory(vm, 'given other disks');
-  const ran = (await findVmm(vmmSocket(host.config.paths.run, vm.id))) !== undefined;
+  const ran = (await findVmmOf(host, vm)) !== undefined;
   if (ran && !force) {
     throw new BangerError('conflict', `${vm.name} is running, and its disks cannot change meanwhile.`, {
       hint: `Stop it first: banger stop ${vm.name}   or let it be stopped and started again with --force`,

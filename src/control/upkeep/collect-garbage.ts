@@ -4,11 +4,12 @@ import { basename, join } from 'node:path';
 import { findGarbage, type Garbage, type Inventory } from '../../core/find-garbage.ts';
 import { BangerError, systemCode } from '../../errors.ts';
 import { findVmm, listVmms } from '../../firecracker/launch.ts';
-import { memoryFiles, snapshotsDirectory, vmmSocket } from '../../storage/layout.ts';
+import { memoryFiles, snapshotsDirectory } from '../../storage/layout.ts';
 import { pathExists } from '../../system/files.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { discardVm, releaseVm } from '../vm/release.ts';
+import { vmOfSocket } from '../vmm.ts';
 
 export interface GarbageOptions {
   /** only say what there is */
@@ -80,7 +81,7 @@ async function takeInventory(host: Host): Promise<Inventory> {
       return unknown.map((id) => ({ path: join(directory, id), vmId }));
     }),
   );
-  const vmms = await listVmms(vmmDirectory);
+  const vmms = await listVmms((path) => vmOfSocket(host, path) !== undefined);
   return {
     ledger: host.stores.ledger
       .all()
@@ -95,7 +96,7 @@ async function takeInventory(host: Host): Promise<Inventory> {
     snapshots: snapshots.flat(),
     memories: await leftMemories(host),
     deadSockets,
-    vmms: vmms.map(({ pid, socketPath }) => ({ pid, socketPath, id: basename(socketPath, '.sock') })),
+    vmms: vmms.map(({ pid, socketPath }) => ({ pid, socketPath, id: vmOfSocket(host, socketPath) ?? '' })),
     taps: (await namesIn('/sys/class/net')).filter((name) => /^bgr-/.test(name)),
   };
 }
@@ -137,13 +138,18 @@ async function freeGarbage(host: Host, garbage: Garbage): Promise<void> {
     case 'vmm': {
       const owner = garbage.owner ?? '';
       // once it is written down it is freed as every other one
-      host.stores.ledger.record(owner, { kind: 'vmm', name: vmmSocket(host.config.paths.run, owner) });
+      host.stores.ledger.record(owner, { kind: 'vmm', name: socketOf(garbage) });
       await releaseVm(host, { id: owner, name: owner });
       return;
     }
     case 'tap':
       return; // never ours to touch
   }
+}
+
+/** A VMM is named by its socket, which another setting would place elsewhere today. */
+function socketOf({ name }: Garbage): string {
+  return name.slice(name.indexOf('(') + 1, -1);
 }
 
 async function namesIn(directory: string): Promise<string[]> {

@@ -3,7 +3,7 @@ import { readdir, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { messageOf, systemCode } from '../../errors.ts';
 import { imageFiles, layerFile } from '../../storage/layout.ts';
-import { endProcess, findLeftPrograms } from '../../system/processes.ts';
+import { endProcess, findLeftPrograms, isIn, worksIn } from '../../system/processes.ts';
 import { forgetOldKeptVms } from '../builds/kept-vm.ts';
 import type { Host } from '../host.ts';
 import { type ImageHost, isNeeded } from '../images/catalogue.ts';
@@ -53,8 +53,11 @@ async function remove(host: Pick<Host, 'log'>, path: string, why: string): Promi
 
 /** Programs outlive the daemon that started them. */
 async function endWriters(directory: string): Promise<void> {
-  const inside = (argument: string) => argument === directory || argument.startsWith(`${directory}/`);
-  for (const writer of await findLeftPrograms((argv) => argv.some(inside))) await endProcess(writer, { graceMs: 0 });
+  const writers = await findLeftPrograms(
+    (argv, pid) => worksIn(directory, pid) || argv.some((word) => isIn(directory, word, pid)),
+    async (_user, pid) => worksIn(directory, pid),
+  );
+  for (const writer of writers) await endProcess(writer, { graceMs: 0 });
 }
 
 async function namesIn(directory: string): Promise<string[]> {

@@ -5,7 +5,7 @@ import { aptOf } from '../../bundle/debian/apt.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { systemCode } from '../../errors.ts';
 import { vmFiles } from '../../storage/layout.ts';
-import { endProcess, findLeftPrograms, findProcesses, waitForEnd } from '../../system/processes.ts';
+import { endProcess, findLeftPrograms, findProcesses, isIn, waitForEnd, worksIn } from '../../system/processes.ts';
 import { growersOf } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
 
@@ -18,8 +18,9 @@ const HALF_MADE = /\.(part|tmp)$/;
 /** Programs outlive the daemon that started them: nobody else may touch the VM's disks before they have ended. */
 export async function clearInterruptedWork(host: Host, vm: Pick<VmRecord, 'id'>): Promise<void> {
   const { directory, rootDisk, workDisk } = vmFiles(host.config.paths.store, vm.id);
-  const writers = await findLeftPrograms((argv) =>
-    argv.some((argument) => argument.startsWith(directory) && HALF_MADE.test(argument)),
+  const writers = await findLeftPrograms(
+    (argv, pid) => argv.some((word) => HALF_MADE.test(word) && isIn(directory, word, pid)),
+    async (_user, pid) => worksIn(directory, pid),
   );
   for (const writer of writers) await endProcess(writer, { graceMs: 0 });
   const growers = await growersOf(host, [rootDisk, workDisk]);

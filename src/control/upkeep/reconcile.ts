@@ -1,5 +1,4 @@
 /** Brings records and host together: at daemon start, and every 30 s what no operation is at. */
-import { join } from 'node:path';
 import { reconcile, type SeenVm } from '../../core/reconcile.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { ended, failed, interrupted, stopped, stopping, suspendedAgain } from '../../core/vm-changes.ts';
@@ -10,7 +9,7 @@ import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
 import { endSelfTests } from '../../preflight/self-test.ts';
 import { removeProbes } from '../../storage/file-system.ts';
 import { forgetShared } from '../../storage/kept-disks.ts';
-import { memoryFiles, vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { memoryFiles, vmFiles } from '../../storage/layout.ts';
 import { readBootId } from '../../system/processes.ts';
 import { settleDiskWork } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
@@ -27,7 +26,7 @@ import { guestEnd } from '../vm/run-end.ts';
 import { goOnRunning } from '../vm/suspend.ts';
 import { removeAbandoned } from '../vm/temporary.ts';
 import { thawGuest } from '../vm/wake.ts';
-import { findVmmOf, livesAsRecorded } from '../vmm.ts';
+import { findVmmOf, livesAsRecorded, vmmSocketOf, vmOfSocket } from '../vmm.ts';
 import { stepGuestClocks } from './guest-clock.ts';
 import { sweepImages } from './image-sweep.ts';
 import { clearInterruptedWork, endInterruptedDownloads } from './interrupted-work.ts';
@@ -44,11 +43,12 @@ type Followed = Pick<Restarts, 'ended' | 'startSoon'>;
 
 /** Recovers every VM after the daemon was away; VMs are handled side by side. */
 export async function reconcileHost(host: Host, life: Life, restarts: Followed): Promise<void> {
-  const serving = new Set((await listVmms(join(host.config.paths.run, 'vmm'))).map(({ socketPath }) => socketPath));
+  const found = await listVmms((path) => vmOfSocket(host, path) !== undefined);
+  const serving = new Set(found.map(({ socketPath }) => socketPath));
   await Promise.all(
     host.stores.vms.list().map(async (vm) => {
       try {
-        const alive = serving.has(vmmSocket(host.config.paths.run, vm.id)) || (await livesAsRecorded(host, vm));
+        const alive = serving.has(vmmSocketOf(host, vm.id)) || (await livesAsRecorded(host, vm));
         await reconcileVm(host, life, restarts, vm, alive);
         // after it: the disks of a VM that runs are left alone
         if (await recoverRebase(host, vm, vm.phase)) restarts.startSoon(host.stores.vms.get(vm.name));
@@ -123,7 +123,7 @@ function isOff(host: Host, life: Life, vm: VmRecord): boolean {
 
 /** Whether anything on the host is a run's of this VM. */
 function holdsSomething(host: Pick<Host, 'stores'>, { id }: Pick<VmRecord, 'id'>): boolean {
-  return host.stores.ledger.of(id).some(({ kind }) => kind === 'tap' || kind === 'vmm');
+  return host.stores.ledger.of(id).some(({ kind }) => kind === 'tap' || kind === 'vmm' || kind === 'cgroup');
 }
 
 /** Entries whose VM is gone: a deletion that a crash cut in two, an image build. Of a VM in the trash, disks stay. */
@@ -149,7 +149,7 @@ export async function checkVmms(host: Host): Promise<void> {
       if (vm.phase !== 'running') return;
       // a halted one cannot answer, and is known by that
       if (haltedProcess(host, vm) !== undefined) return;
-      const state = await askVmm(vmmSocket(host.config.paths.run, vm.id));
+      const state = await askVmm(vmmSocketOf(host, vm.id));
       if (host.stores.vms.findById(vm.id)?.phase !== 'running') return;
       if (state === 'started') host.health.silent.delete(vm.id);
       else host.health.silent.add(vm.id);
@@ -220,7 +220,7 @@ async function reconcileVm(host: Host, life: Life, restarts: Followed, vm: VmRec
 }
 
 async function observe(host: Host, vm: VmRecord, vmmAlive: boolean): Promise<SeenVm> {
-  const socketPath = vmmSocket(host.config.paths.run, vm.id);
+  const socketPath = vmmSocketOf(host, vm.id);
   const recorded = host.stores.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
   const bootId = recorded?.kind === 'vmm' ? recorded.identity?.bootId : undefined;
   const current = await readBootId();

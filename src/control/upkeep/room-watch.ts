@@ -32,7 +32,7 @@ interface Watched {
   places: string[];
 }
 
-type RoomHost = Pick<Host, 'config' | 'stores' | 'operations' | 'log' | 'now'>;
+type RoomHost = Pick<Host, 'config' | 'stores' | 'system' | 'operations' | 'log' | 'now'>;
 
 /** @param freeIn bytes that may still be written to the file system of a directory */
 export function createRoomWatch(

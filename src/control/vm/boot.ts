@@ -16,13 +16,17 @@ import type { SshConnection } from '../../guest/ssh.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import type { VmmChoice } from '../../preflight/vmm-choice.ts';
 import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { openDirectory } from '../../storage/ownership.ts';
 import { writeSeedDrive } from '../../storage/seed-drive.ts';
 import { throwIfCancelled } from '../../system/abort.ts';
+import { cleanEnvironment } from '../../system/confinement.ts';
 import { readOomKills } from '../../system/oom-kills.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
+import { confinementOf, groupOf, programWithinReach } from '../confine.ts';
+import { handOverFile, sealAgainstVmm, userOf, withinReach } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { guestResolver } from '../network/guest-resolver.ts';
-import { findVmmOf } from '../vmm.ts';
+import { findVmmOf, vmmSocketOf } from '../vmm.ts';
 import { watchLifeSigns } from './life-signs.ts';
 
 /** After this time without a word, a guest has an initrd that says nothing: it is ready since its first login. */
@@ -43,7 +47,8 @@ export async function writeVmSeed(
   files: Readonly<Record<string, string>> = {},
 ): Promise<void> {
   const { config, guests, network } = host;
-  await writeSeedDrive(vmFiles(config.paths.store, vm.id).seedDrive, {
+  const { seedDrive } = vmFiles(config.paths.store, vm.id);
+  await writeSeedDrive(seedDrive, {
     hostname: vm.name,
     address: vm.address,
     gateway: gatewayOf(network.pool),
@@ -55,6 +60,7 @@ export async function writeVmSeed(
     workMount: vm.workDiskMount,
     files: { ...files, ...(vm.machineId === null ? {} : { '/etc/machine-id': `${vm.machineId}\n` }) },
   });
+  await handOverFile(host, vm, seedDrive);
 }
 
 /**
@@ -70,20 +76,28 @@ export async function launchVm(
 ): Promise<LaunchedVm> {
   const vmm = await host.checks.chooseVmm(boot);
   const files = vmFiles(host.config.paths.store, vm.id);
-  const socketPath = vmmSocket(host.config.paths.run, vm.id);
+  const user = userOf(host, vm);
+  // one whose end was not noticed may have another
+  const socketPath = user === undefined ? vmmSocket(host.config.paths.run, vm.id) : files.apiSocket;
   const vmmEntry = { kind: 'vmm', name: socketPath, directory: files.directory } as const;
   host.stores.ledger.record(vm.id, vmmEntry);
   // nothing unlinks it when a VMM ends, and the next one could not bind it
   await rm(files.vsock, { force: true });
+  const onStarted = await groupOf(host, vm);
+  if (user !== undefined) await openDirectory(files.directory, user);
   const running = await launchVmm(host.system.runner, {
-    program: vmm.program,
+    program: await programWithinReach(host, vm, vmm.program),
     id: `banger-${vm.id}`,
     directory: files.directory,
     socketPath,
     consoleLog: files.consoleLog,
     vmmLog: files.vmmLog,
     continues,
-    env: { ...host.system.env, ...vmm.env },
+    env: { ...cleanEnvironment(host.system.env), ...vmm.env },
+    user,
+    // sudo itself needs the rights it has
+    ...(vmm.bySudo ? {} : { confine: await confinementOf(host, vm, vmm) }),
+    ...(onStarted ? { onStarted } : {}),
     signal,
   });
   host.stores.ledger.record(vm.id, { ...vmmEntry, identity: running.identity });
@@ -118,8 +132,8 @@ export async function configureVm(
   const machine = {
     vcpus: vm.vcpus,
     memoryMib: vm.memoryMib,
-    kernel: boot.kernel,
-    initrd: boot.initrd,
+    kernel: await withinReach(host, vm, boot.kernel),
+    initrd: boot.initrd === undefined ? undefined : await withinReach(host, vm, boot.initrd),
     bootArgs: bootArgs(devices, `${vmDefaults(host.config, boot.defaults).bootArgs} ${extraArgs}`),
     drives,
     tap: tapName(vm.id),
@@ -127,7 +141,7 @@ export async function configureVm(
     mtu: await host.network.mtu(),
     vsock: basename(files.vsock),
   };
-  await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+  await using api = connectVmm(vmmSocketOf(host, vm.id));
   const version = await versionOfVmm(api);
   for (const request of configurationRequests(machine, version)) {
     signal.throwIfAborted();
@@ -135,6 +149,7 @@ export async function configureVm(
       throw explainRefusal(error, version);
     });
   }
+  await sealAgainstVmm(host, vm);
 }
 
 /** Waits for the first login, or for a reason why none will come. */

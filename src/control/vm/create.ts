@@ -16,6 +16,7 @@ import { vmFiles } from '../../storage/layout.ts';
 import { formatSize, MIB } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
 import { adoptWorkDisk, findWorkDisk, settleKept, type WorkDiskSource } from '../disks/keep.ts';
+import { freeUser } from '../handover.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone } from '../store/space.ts';
@@ -60,6 +61,7 @@ export async function createVm(
     hostKeyPublic: hostKey.publicKey,
     createdAt: host.now(),
   });
+  vm.user = freeUser(host, vm.id);
   const files = vmFiles(host.config.paths.store, vm.id);
   host.stores.atomically(() => {
     requireImage(host, boot);

@@ -3,7 +3,7 @@
  * seen. What is interrupted leaves the source as it was, and no fork that has not acknowledged its identity.
  */
 import { randomBytes, randomUUID } from 'node:crypto';
-import { link, mkdir } from 'node:fs/promises';
+import { link, mkdir, rename, rm } from 'node:fs/promises';
 import { gatewayOf } from '../../core/addresses.ts';
 import { newVm } from '../../core/new-vm.ts';
 import { tapName, type VmRecord } from '../../core/vm.ts';
@@ -14,12 +14,14 @@ import { setState } from '../../firecracker/requests.ts';
 import { generateKeyPair } from '../../guest/keys.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { copyDisk } from '../../storage/clone.ts';
-import { memoryFiles, vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { memoryFiles, vmFiles } from '../../storage/layout.ts';
 import { resolvConf } from '../../storage/seed-drive.ts';
 import { sideBySide } from '../../system/abort.ts';
 import { pathExists } from '../../system/files.ts';
+import { createMutex, type Mutex } from '../../system/mutex.ts';
 import { MIB } from '../../units.ts';
 import { findVmBootFiles } from '../bundles/boot-files.ts';
+import { freeUser, handOverFile, settleUser } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
 import { forgetMemory, saveMemory, syncAll } from '../memory/checkpoint.ts';
@@ -28,6 +30,7 @@ import { loadMemory } from '../memory/restore.ts';
 import { guestResolver } from '../network/guest-resolver.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone, requireStoreSpace } from '../store/space.ts';
+import { vmmSocketOf } from '../vmm.ts';
 import { type LaunchedVm, launchVm, writeVmSeed } from './boot.ts';
 import { requireImage } from './create.ts';
 import { freeAddress, newVmId } from './identity.ts';
@@ -53,6 +56,8 @@ interface Origin {
   vm: VmRecord;
   boot: BootFiles;
   vmmVersion: string;
+  /** the memory is one file, and belongs to the user of the fork that loads it */
+  loading: Mutex;
 }
 
 /**
@@ -87,7 +92,7 @@ export async function forkVm(
     const taken = source.memory
       ? { pausedMs: 0, vmmVersion: await copySuspended(host, source, fit, first, progress, signal) }
       : await copyRunning(host, source, first, progress, signal);
-    const origin: Origin = { vm: source, boot, vmmVersion: taken.vmmVersion };
+    const origin: Origin = { vm: source, boot, vmmVersion: taken.vmmVersion, loading: createMutex() };
     for (const other of forks.slice(1)) await copyFork(host, first, other, signal);
     progress.step('start', forks.length === 1 ? `starting ${first.name}` : `starting ${forks.length} VMs`);
     const { started, failed } = await startAll(host, origin, forks, signal);
@@ -153,6 +158,7 @@ async function admit(host: Host, source: VmRecord, boot: BootFiles, names: reado
         machineId: randomBytes(16).toString('hex'),
         forkedFrom: { id: source.id, name: source.name },
       });
+      fork.user = freeUser(host, fork.id);
       host.stores.vms.insert(fork);
       host.stores.ledger.record(fork.id, {
         kind: 'directory',
@@ -182,8 +188,10 @@ async function copyRunning(
   progress: Progress,
   signal: AbortSignal,
 ): Promise<{ pausedMs: number; vmmVersion: string }> {
-  const { store, run } = host.config.paths;
+  const { store } = host.config.paths;
   const { rootDisk, workDisk } = vmFiles(store, source.id);
+  // its VMM may not write to the directory of another VM
+  const [own, forked] = [memoryFiles(store, source.id, true), memoryFiles(store, fork.id)];
   // little is left to be written, or copied, when it stands still
   await syncAll(source.workDiskBytes > 0 ? [rootDisk, workDisk] : [rootDisk]);
   host.stores.vms.update(source.id, suspending());
@@ -192,11 +200,14 @@ async function copyRunning(
     progress.step('hold', `holding ${source.name}`);
     await holdGuest(host, source, randomUUID(), signal);
     held = true;
-    await using api = connectVmm(vmmSocket(run, source.id));
+    await using api = connectVmm(vmmSocketOf(host, source.id));
     const began = performance.now();
     await api.send(setState('Paused'));
     progress.step('save-memory', 'saving its memory and disks');
-    const vmmVersion = await saveMemory(api, memoryFiles(store, fork.id));
+    await rm(own.directory, { recursive: true, force: true });
+    await mkdir(own.directory, { mode: 0o700 });
+    const vmmVersion = await saveMemory(host, source, api, own);
+    for (const file of ['memory', 'state'] as const) await rename(own[file], forked[file]);
     await copyDisks(host, source, fork, signal);
     await api.send(setState('Resumed'));
     return { pausedMs: performance.now() - began, vmmVersion };
@@ -279,8 +290,9 @@ async function startAll(
   return { started, failed };
 }
 
-async function startFork(host: Host, origin: Origin, fork: VmRecord, signal: AbortSignal): Promise<StartedVm> {
-  const { store, run } = host.config.paths;
+async function startFork(host: Host, origin: Origin, admitted: VmRecord, signal: AbortSignal): Promise<StartedVm> {
+  const { store } = host.config.paths;
+  const fork = await settleUser(host, admitted);
   const began = performance.now();
   const { rootDisk, workDisk } = vmFiles(store, fork.id);
   let launched: LaunchedVm | undefined;
@@ -295,8 +307,12 @@ async function startFork(host: Host, origin: Origin, fork: VmRecord, signal: Abo
   ]);
   if (!launched) throw new BangerError('internal', `The VMM of ${fork.name} was not launched.`);
   {
-    await using api = connectVmm(vmmSocket(run, fork.id));
-    await loadMemory(api, memoryFiles(store, fork.id), origin.vmmVersion, tapName(fork.id));
+    await using api = connectVmm(vmmSocketOf(host, fork.id));
+    const files = memoryFiles(store, fork.id);
+    await origin.loading.run(async () => {
+      for (const path of [files.memory, files.state]) await handOverFile(host, fork, path);
+      await loadMemory(host, fork, api, files, origin.vmmVersion, tapName(fork.id));
+    });
     signal.throwIfAborted();
     await api.send(setState('Resumed'));
   }

@@ -3,10 +3,11 @@ import { createLifeWatch } from '../../core/life-signs.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { describeVmm } from '../../firecracker/api.ts';
 import { apparentBytes } from '../../storage/disk.ts';
-import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { vmFiles } from '../../storage/layout.ts';
 import { readProcessTree, readQueueWaitMs } from '../../system/process-stats.ts';
 import { haltedBy } from '../../system/processes.ts';
 import type { Host } from '../host.ts';
+import { vmmSocketOf } from '../vmm.ts';
 import { vmmProcess } from './problem.ts';
 
 /** What a VMM that works needs to say who it is. */
@@ -33,7 +34,7 @@ export function watchLifeSigns(host: Host, vm: VmRecord): (answered: boolean) =>
       answered,
     });
     if (verdict === undefined) return undefined;
-    const vmm = await describeVmm(vmmSocket(host.config.paths.run, vm.id), DESCRIBE_LIMIT_MS).catch(() => 'silent');
+    const vmm = await describeVmm(vmmSocketOf(host, vm.id), DESCRIBE_LIMIT_MS).catch(() => 'silent');
     return vmm === 'silent' ? undefined : verdict;
   };
 }

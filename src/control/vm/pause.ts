@@ -6,8 +6,8 @@ import type { Paused, VmRecord } from '../../core/vm.ts';
 import { goingOn, paused } from '../../core/vm-changes.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { setState } from '../../firecracker/requests.ts';
-import { vmmSocket } from '../../storage/layout.ts';
 import type { Host } from '../host.ts';
+import { vmmSocketOf } from '../vmm.ts';
 
 /** A VMM answers in milliseconds; one that writes to a disk without room may have to wait for that. */
 const ANSWER_LIMIT_MS = 10_000;
@@ -15,7 +15,7 @@ const ANSWER_LIMIT_MS = 10_000;
 /** One that was found and does not answer hears it when it does: nobody is kept waiting for that. */
 const ADOPTED_LIMIT_MS = 2000;
 
-type PauseHost = Pick<Host, 'config' | 'stores'>;
+type PauseHost = Pick<Host, 'config' | 'stores' | 'system'>;
 
 /**
  * @returns false when it was stopped or let go on meanwhile
@@ -57,12 +57,7 @@ function isHeld({ stores }: PauseHost, id: string, why: Paused): boolean {
   return now?.phase === 'running' && now.paused?.at === why.at;
 }
 
-async function ask(
-  { config }: PauseHost,
-  id: string,
-  state: 'Paused' | 'Resumed',
-  limitMs = ANSWER_LIMIT_MS,
-): Promise<void> {
-  await using api = connectVmm(vmmSocket(config.paths.run, id));
+async function ask(host: PauseHost, id: string, state: 'Paused' | 'Resumed', limitMs = ANSWER_LIMIT_MS): Promise<void> {
+  await using api = connectVmm(vmmSocketOf(host, id));
   await api.send(setState(state), limitMs);
 }

@@ -5,9 +5,9 @@ import { becameReady } from '../../core/vm-changes.ts';
 import { BangerError } from '../../errors.ts';
 import { watchVmm } from '../../firecracker/api.ts';
 import { askGuest } from '../../guest/ask.ts';
-import { vmmSocket } from '../../storage/layout.ts';
 import { formatDuration } from '../../units.ts';
 import type { Host } from '../host.ts';
+import { vmmSocketOf } from '../vmm.ts';
 import { awaken, type Resumer } from './awaken.ts';
 import { awaitReadyWord } from './boot.ts';
 import { requireRunning } from './problem.ts';
@@ -42,7 +42,7 @@ export async function followReadiness(host: Host, vmId: string, adopted: boolean
  */
 export async function awaitReady(host: Host, vmId: string, timeoutMs: number, signal: AbortSignal): Promise<VmRecord> {
   const ended = new AbortController();
-  const stopWatching = watchVmm(vmmSocket(host.config.paths.run, vmId), () => ended.abort());
+  const stopWatching = watchVmm(vmmSocketOf(host, vmId), () => ended.abort());
   try {
     const isOver = ({ phase, ready, paused }: VmRecord) => ready !== null || phase !== 'running' || paused !== null;
     const vm = await untilRecord(host, vmId, isOver, timeoutMs, AbortSignal.any([signal, ended.signal]));

@@ -7,6 +7,8 @@ import type { VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { findVmms } from '../../firecracker/launch.ts';
 import { vmFiles } from '../../storage/layout.ts';
+import { removeUnshared } from '../../storage/shared-files.ts';
+import { removeCgroup } from '../../system/cgroup.ts';
 import { endProcess, haltedBy, isAlive, type ProcessIdentity } from '../../system/processes.ts';
 import type { Host } from '../host.ts';
 
@@ -24,6 +26,11 @@ export async function releaseVm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>): 
   host.health.emulatedMeanwhile.delete(vm.id);
   for (const resource of host.stores.ledger.of(vm.id)) {
     if (resource.kind === 'vmm') await endVmms(host, vm, resource);
+  }
+  for (const resource of host.stores.ledger.of(vm.id)) {
+    if (resource.kind !== 'cgroup') continue;
+    await removeCgroup(resource.name);
+    host.stores.ledger.strike('cgroup', resource.name);
   }
   await host.network.detach(vm);
 }
@@ -72,9 +79,11 @@ export async function discardVm(host: Host, vm: Pick<VmRecord, 'id'>): Promise<v
     await rm(resource.name, { recursive: true, force: true });
     host.stores.ledger.strike('directory', resource.name);
   }
-  host.stores.ledger.strike('rebase', vmFiles(host.config.paths.store, vm.id).rootDisk);
+  const { store } = host.config.paths;
+  host.stores.ledger.strike('rebase', vmFiles(store, vm.id).rootDisk);
   host.stores.atomically(() => {
     host.stores.snapshots.removeOf(vm.id);
     host.stores.vms.remove(vm.id);
   });
+  await removeUnshared(store);
 }

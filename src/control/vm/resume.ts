@@ -8,7 +8,7 @@ import { failed, goneOn, resuming, spent, suspendedAgain } from '../../core/vm-c
 import { BangerError, messageOf } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { setState } from '../../firecracker/requests.ts';
-import { memoryFiles, vmmSocket } from '../../storage/layout.ts';
+import { memoryFiles } from '../../storage/layout.ts';
 import { sideBySide } from '../../system/abort.ts';
 import { readBootId } from '../../system/processes.ts';
 import { findVmBootFiles } from '../bundles/boot-files.ts';
@@ -19,7 +19,7 @@ import { type Manifest, readManifest } from '../memory/manifest.ts';
 import { isUnused, loadMemory, obstacles } from '../memory/restore.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
-import { findVmmOf } from '../vmm.ts';
+import { findVmmOf, vmmSocketOf } from '../vmm.ts';
 import { type LaunchedVm, launchVm } from './boot.ts';
 import { requireFreeDisks } from './free-disks.ts';
 import { releaseVm } from './release.ts';
@@ -63,7 +63,7 @@ export async function resumeVm(host: Host, name: string, progress: Progress, sig
   }
   try {
     progress.step('go-on', 'letting the guest go on');
-    await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+    await using api = connectVmm(vmmSocketOf(host, vm.id));
     await api.send(setState('Resumed'));
     progress.step('wake', 'telling it the time');
     await wakeGuest(host, vm, manifest.waker);
@@ -131,8 +131,8 @@ async function loadInto(
     },
   ]);
   if (!launched) throw new BangerError('internal', `The VMM of ${vm.name} was not launched.`);
-  await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
-  await loadMemory(api, memoryFiles(host.config.paths.store, vm.id), vmmVersion);
+  await using api = connectVmm(vmmSocketOf(host, vm.id));
+  await loadMemory(host, vm, api, memoryFiles(host.config.paths.store, vm.id), vmmVersion);
   return launched;
 }
 
@@ -149,7 +149,7 @@ async function afterBadWake(
   progress: Progress,
   error: unknown,
 ): Promise<void> {
-  const socketPath = vmmSocket(host.config.paths.run, vm.id);
+  const socketPath = vmmSocketOf(host, vm.id);
   const files = memoryFiles(host.config.paths.store, vm.id);
   const lives = (await findVmmOf(host, vm)) !== undefined;
   await using api = connectVmm(socketPath);

@@ -9,17 +9,18 @@ import { readTail, stripControls } from '../../firecracker/console.ts';
 import { action } from '../../firecracker/requests.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { makeExt4 } from '../../storage/ext4.ts';
-import { MAX_SOCKET_PATH_BYTES, vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { MAX_SOCKET_PATH_BYTES, vmFiles } from '../../storage/layout.ts';
 import { sideBySide } from '../../system/abort.ts';
 import { pathExists } from '../../system/files.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import { findVmBootFiles } from '../bundles/boot-files.ts';
-import { growDisk } from '../disks/disk-work.ts';
+import { growDisk, requireSettled } from '../disks/disk-work.ts';
+import { diskRunner, settleUser } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { forgetMemory } from '../memory/checkpoint.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
-import { findVmmOf } from '../vmm.ts';
+import { findVmmOf, vmmSocketOf } from '../vmm.ts';
 import { awaitLogin, configureVm, launchVm, lifelessness, writeVmSeed } from './boot.ts';
 import { requireFreeDisks, requireWholeDisks } from './free-disks.ts';
 import { releaseVm } from './release.ts';
@@ -44,7 +45,7 @@ export async function startVm(
 ): Promise<StartedVm> {
   const vm = host.stores.vms.get(name);
   const files = vmFiles(host.config.paths.store, vm.id);
-  const socketPath = vmmSocket(host.config.paths.run, vm.id);
+  const socketPath = vmmSocketOf(host, vm.id);
   const stages = planStart(vm, {
     rootDiskExists: await pathExists(files.rootDisk),
     workDiskExists: await pathExists(files.workDisk),
@@ -65,6 +66,8 @@ export async function startVm(
   try {
     await releaseVm(host, vm); // what an earlier run may have left
     await forgetMemory(host, vm);
+    await requireSettled(host, vm);
+    run.vm = await settleUser(host, vm);
     const attempt = async (plan: StartStep[][]) => {
       for (const stage of plan) {
         const steps = stage.map((step) => async (either: AbortSignal) => {
@@ -109,14 +112,15 @@ export async function startVm(
 class StartRun {
   vmmKind: 'firecracker' | 'fcqemu' | null = null;
   ended: DetachedProcess['ended'] = new Promise(() => {});
+  /** as which user it runs may be decided late */
+  vm: VmRecord;
   readonly #host: Host;
-  readonly #vm: VmRecord;
   readonly #boot: BootFiles;
   readonly #timeoutMs: number;
 
   constructor(host: Host, vm: VmRecord, boot: BootFiles, timeoutMs: number) {
     this.#host = host;
-    this.#vm = vm;
+    this.vm = vm;
     this.#boot = boot;
     this.#timeoutMs = timeoutMs;
   }
@@ -125,47 +129,47 @@ class StartRun {
     signal.throwIfAborted();
     switch (step) {
       case 'prepare-root-disk':
-        return await growDisk(this.#host, this.#vm, this.#files.rootDisk, this.#vm.rootDiskBytes);
+        return await growDisk(this.#host, this.vm, this.#files.rootDisk, this.vm.rootDiskBytes);
       case 'prepare-work-disk':
-        return await growDisk(this.#host, this.#vm, this.#files.workDisk, this.#vm.workDiskBytes);
+        return await growDisk(this.#host, this.vm, this.#files.workDisk, this.vm.workDiskBytes);
       case 'make-work-disk':
         await makeExt4(
-          this.#host.system.runner,
+          diskRunner(this.#host, this.vm),
           this.#host.config.programs,
           this.#files.workDisk,
-          this.#vm.workDiskBytes,
+          this.vm.workDiskBytes,
           'work',
         );
         return;
       case 'write-seed-drive':
-        return await writeVmSeed(this.#host, this.#vm);
+        return await writeVmSeed(this.#host, this.vm);
       case 'attach-network':
-        return await this.#host.network.attach(this.#vm);
+        return await this.#host.network.attach(this.vm);
       case 'launch-vmm':
         return await this.#launch(signal);
       case 'configure-vmm':
-        return await configureVm(this.#host, this.#vm, this.#boot, signal);
+        return await configureVm(this.#host, this.vm, this.#boot, signal);
       case 'boot-guest': {
         await using api = connectVmm(this.#socketPath);
         await api.send(action('InstanceStart'));
         return;
       }
       case 'wait-for-ssh':
-        this.#host.guests.keep(this.#vm, await awaitLogin(this.#host, this.#vm, this.#timeoutMs, signal));
+        this.#host.guests.keep(this.vm, await awaitLogin(this.#host, this.vm, this.#timeoutMs, signal));
         return;
     }
   }
 
   get #files() {
-    return vmFiles(this.#host.config.paths.store, this.#vm.id);
+    return vmFiles(this.#host.config.paths.store, this.vm.id);
   }
 
   get #socketPath() {
-    return vmmSocket(this.#host.config.paths.run, this.#vm.id);
+    return vmmSocketOf(this.#host, this.vm.id);
   }
 
   async #launch(signal: AbortSignal): Promise<void> {
-    const { kind, ended } = await launchVm(this.#host, this.#vm, this.#boot, signal);
+    const { kind, ended } = await launchVm(this.#host, this.vm, this.#boot, signal);
     this.vmmKind = kind;
     this.ended = ended;
   }

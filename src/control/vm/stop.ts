@@ -8,13 +8,12 @@ import { connectVmm } from '../../firecracker/api.ts';
 import { action } from '../../firecracker/requests.ts';
 import { runScript } from '../../guest/run-script.ts';
 import type { SshConnection } from '../../guest/ssh.ts';
-import { vmmSocket } from '../../storage/layout.ts';
 import { sleep } from '../../system/abort.ts';
 import { letGoOn, waitForEnd } from '../../system/processes.ts';
 import { trimDisks } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
-import { findVmmOf } from '../vmm.ts';
+import { findVmmOf, vmmSocketOf } from '../vmm.ts';
 import { letVmGoOn } from './pause.ts';
 import { releaseVm } from './release.ts';
 
@@ -83,14 +82,14 @@ export async function stopVm(
 
 /** Over the open SSH connection when there is one, and by Ctrl-Alt-Del: a guest that knows either goes down. */
 export async function askGuest(
-  { guests, config }: Pick<Host, 'guests' | 'config'>,
+  host: Pick<Host, 'config' | 'guests' | 'stores' | 'system'>,
   vm: VmRecord,
   progress: Pick<Progress, 'warn'>,
 ): Promise<void> {
-  const connection = guests.peek(vm);
+  const connection = host.guests.peek(vm);
   if (connection && (await heardOverSsh(connection))) return;
   try {
-    await using api = connectVmm(vmmSocket(config.paths.run, vm.id));
+    await using api = connectVmm(vmmSocketOf(host, vm.id));
     await api.send(action('SendCtrlAltDel'));
   } catch (error) {
     progress.warn(`${vm.name} could not be asked to shut down: ${messageOf(error)}`);

@@ -9,13 +9,13 @@ import { describeExit } from '../../firecracker/launch.ts';
 import { vcpusStandStill } from '../../firecracker/vcpus.ts';
 import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
 import { apparentBytes } from '../../storage/disk.ts';
-import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { vmFiles } from '../../storage/layout.ts';
 import { expiry, sleep } from '../../system/abort.ts';
 import { readOomKills } from '../../system/oom-kills.ts';
 import { haltedBy } from '../../system/processes.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import type { Host } from '../host.ts';
-import { findVmmOf } from '../vmm.ts';
+import { findVmmOf, vmmSocketOf } from '../vmm.ts';
 import { vmmProcess } from './problem.ts';
 import { followReadiness } from './readiness.ts';
 import { releaseVm } from './release.ts';
@@ -175,7 +175,7 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
   function watch(vm: VmRecord, vmmEnded?: DetachedProcess['ended']): void {
     unwatch(vm.id);
     const abort = new AbortController();
-    const stopWatching = watchVmm(vmmSocket(host.config.paths.run, vm.id), () => {
+    const stopWatching = watchVmm(vmmSocketOf(host, vm.id), () => {
       onEnd(vm.id, vmmEnded).catch((error) =>
         host.log.error({ vm: vm.name, error: String(error) }, 'supervision failed'),
       );

@@ -13,7 +13,7 @@ import { connectVmm } from '../../firecracker/api.ts';
 import { setState } from '../../firecracker/requests.ts';
 import { can, parseVmmVersion } from '../../firecracker/versions.ts';
 import { allocatedBytes } from '../../storage/disk.ts';
-import { memoryFiles, vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { memoryFiles, vmFiles } from '../../storage/layout.ts';
 import { syncPath } from '../../system/files.ts';
 import { formatSize, MIB } from '../../units.ts';
 import { findVmBootFiles } from '../bundles/boot-files.ts';
@@ -22,6 +22,7 @@ import { forgetMemory, takeCheckpoint } from '../memory/checkpoint.ts';
 import { fitOf } from '../memory/fit.ts';
 import type { Progress } from '../operations.ts';
 import { isFull, storeSpace } from '../store/space.ts';
+import { vmmSocketOf } from '../vmm.ts';
 import { haltedProcess, requireRunning } from './problem.ts';
 import { quiesceGuest, thawGuest } from './wake.ts';
 
@@ -66,7 +67,7 @@ export async function suspendVm(host: Host, name: string, progress: Progress, si
 /** Lets a guest run on that was held, or was to be held; no memory of it is kept. Repeatable. */
 export async function goOnRunning(host: Host, vm: Pick<VmRecord, 'id' | 'name'>): Promise<void> {
   try {
-    await using api = connectVmm(vmmSocket(host.config.paths.run, vm.id));
+    await using api = connectVmm(vmmSocketOf(host, vm.id));
     await api.send(setState('Resumed'), GO_ON_LIMIT_MS);
   } catch (error) {
     // a VMM that has ended is noticed by whoever watches it

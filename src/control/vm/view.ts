@@ -6,8 +6,9 @@ import { hasGuest, shownState, tapName, type VmRecord } from '../../core/vm.ts';
 import { describeVmm } from '../../firecracker/api.ts';
 import { limitsOf, parseVmmVersion } from '../../firecracker/versions.ts';
 import { allocatedBytes, apparentBytes } from '../../storage/disk.ts';
-import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { vmFiles } from '../../storage/layout.ts';
 import type { Host } from '../host.ts';
+import { vmmSocketOf } from '../vmm.ts';
 import { problemOf } from './problem.ts';
 import { whyNotResumable } from './resume.ts';
 
@@ -96,13 +97,13 @@ export async function viewVmDetail(
 
 /** What its VMM says of itself: the file it was started from may be another version by now. */
 async function viewVmm(
-  { config }: Pick<Host, 'config'>,
+  host: Pick<Host, 'config' | 'stores' | 'system'>,
   vm: VmRecord,
 ): Promise<Pick<VmDetail, 'vmmVersion' | 'vmmLimits'>> {
   const unknown = { vmmVersion: null, vmmLimits: [] };
   if (vm.phase !== 'running') return unknown;
   try {
-    const said = await describeVmm(vmmSocket(config.paths.run, vm.id), VERSION_LIMIT_MS);
+    const said = await describeVmm(vmmSocketOf(host, vm.id), VERSION_LIMIT_MS);
     if (said === 'silent') return unknown;
     const version = parseVmmVersion(said.vmm_version);
     return { vmmVersion: said.vmm_version, vmmLimits: version ? limitsOf(version) : [] };

@@ -1,4 +1,5 @@
 /** Programs for disks, SSH and bundles, one check for each use. */
+import { DROPPER, LIMITER } from '../../system/confinement.ts';
 import type { Check } from '../check.ts';
 import type { PreflightContext } from '../context.ts';
 import { programsOutcome } from '../programs.ts';
@@ -8,7 +9,8 @@ export const workDiskCheck: Check<PreflightContext> = {
   title: 'disk programs',
   run: (context) => {
     const { mke2fs, e2fsck, resize2fs } = context.config.programs;
-    return programsOutcome(context, [mke2fs, e2fsck, resize2fs]);
+    // the others run them with fewer rights
+    return programsOutcome(context, [mke2fs, e2fsck, resize2fs, LIMITER, DROPPER]);
   },
 };
 

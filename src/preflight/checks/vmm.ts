@@ -81,6 +81,7 @@ async function whyAndHow(
   detail: string,
 ): Promise<string> {
   if (detail.includes('may not open')) return await openDevice(device, uid);
+  if (detail.includes('by root alone')) return asRoot(`sh -c 'chgrp kvm ${device} && chmod 0660 ${device}'`, uid);
   if (detail.startsWith('There is no /dev/kvm')) {
     const modules = facts.arch === 'x86_64' ? 'kvm_intel (or kvm_amd)' : 'kvm';
     return `${asRoot(`modprobe ${modules.split(' ')[0]}`, uid)}; without such a module, turn on virtualization in the firmware, or nested virtualization on the host of this VM.`;

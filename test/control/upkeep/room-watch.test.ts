@@ -13,6 +13,7 @@ import { createOperationStore } from '../../../src/state/operations.ts';
 import { createStores } from '../../../src/state/stores.ts';
 import { vmFiles, vmmSocket } from '../../../src/storage/layout.ts';
 import { type FakeVmm, startFakeVmm } from '../../support/fake-vmm.ts';
+import { hostSystem } from '../../support/host-system.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 
@@ -30,7 +31,7 @@ async function setUp(t: TestContext, names: readonly string[], minFreeBytes = MI
   const log = { info: () => {}, warn: () => {}, error: () => {} };
   const operations = createOperations(createOperationStore(database), now);
   const health = { silent: new Set<string>(), emulatedMeanwhile: new Set<string>() };
-  const host = { config, stores, operations, log, now, health };
+  const host = { config, stores, system: hostSystem(), operations, log, now, health };
   await mkdir(join(config.paths.run, 'vmm'), { recursive: true });
   const vmms = new Map<string, FakeVmm>();
   for (const [at, name] of names.entries()) {

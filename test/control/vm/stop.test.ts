@@ -12,6 +12,7 @@ import { askGuest } from '../../../src/control/vm/stop.ts';
 import { connectSsh } from '../../../src/guest/ssh.ts';
 import { vmmSocket } from '../../../src/storage/layout.ts';
 import { sshGuest } from '../../guest/ssh-guest.ts';
+import { hostSystem } from '../../support/host-system.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 
@@ -30,7 +31,12 @@ async function askedOfVmm(t: TestContext, shell: (command: string, channel: Serv
   t.after(() => vmm.close());
   const { target } = await sshGuest(t, () => true, shell);
   await using connection = await connectSsh(target, 5000);
-  const host = { guests: { peek: () => connection }, config: { paths: { run } } } as unknown as Host;
+  const host = {
+    guests: { peek: () => connection },
+    config: { paths: { run } },
+    stores: { ledger: { of: () => [] } },
+    system: hostSystem(),
+  } as unknown as Host;
   await askGuest(host, vm, { warn: (words) => assert.fail(words) });
   return asked;
 }

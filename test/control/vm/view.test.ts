@@ -9,8 +9,7 @@ import { viewVmDetail } from '../../../src/control/vm/view.ts';
 import { openDatabase } from '../../../src/state/database.ts';
 import { createStores } from '../../../src/state/stores.ts';
 import { vmmSocket } from '../../../src/storage/layout.ts';
-import { createPrivileged } from '../../../src/system/privilege.ts';
-import { createRunner } from '../../../src/system/runner.ts';
+import { hostSystem } from '../../support/host-system.ts';
 import { NO_AGENTS } from '../../support/no-agents.ts';
 import { PASSED_CHECKS } from '../../support/passed-checks.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
@@ -36,11 +35,8 @@ async function viewOf(t: TestContext, version: string | undefined, phase: 'runni
   }
   const stores = createStores(openDatabase(':memory:'));
   const health = { silent: new Set<string>(), emulatedMeanwhile: new Set<string>() };
-  const runner = createRunner();
-  const privileged = createPrivileged(runner, { uid: 0, sudo: 'never', sudoProgram: 'sudo' });
-  const system = { runner, privileged, uid: 0, env: {} };
   return await viewVmDetail(
-    { config, stores, health, system, agents: NO_AGENTS, checks: PASSED_CHECKS, now: () => new Date() },
+    { config, stores, health, system: hostSystem(), agents: NO_AGENTS, checks: PASSED_CHECKS, now: () => new Date() },
     vm,
   );
 }

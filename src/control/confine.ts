@@ -1,0 +1,91 @@
+/** What the VMM of a VM may do on the host: its user, its programs, its limits. */
+import { join } from 'node:path';
+import type { VmRecord } from '../core/vm.ts';
+import { BangerError } from '../errors.ts';
+import type { VmmChoice } from '../preflight/vmm-choice.ts';
+import { apparentBytes } from '../storage/disk.ts';
+import { vmFiles } from '../storage/layout.ts';
+import { isOpenToAll } from '../storage/ownership.ts';
+import { enterCgroup, makeCgroup } from '../system/cgroup.ts';
+import { confinedArgv, fileLimitArgv, type Limits } from '../system/confinement.ts';
+import { childrenOf } from '../system/processes.ts';
+import type { Argv } from '../system/runner.ts';
+import { GIB, MIB } from '../units.ts';
+import { userOf, withinReach } from './handover.ts';
+import type { Host } from './host.ts';
+import { findVmmOf } from './vmm.ts';
+
+/** As the jailer's: each connection of a vsock takes one. */
+const OPEN_FILES = 2048;
+
+/** Threads of Node and of QEMU, which does input and output in up to 64 of them, besides one for each virtual processor. */
+const TASKS = 256;
+
+/** Logs, and what a VMM writes of its devices beside a guest's memory. */
+const LEAST_FILE_BYTES = GIB;
+
+/** The command line of a VMM with the rights that are left to it. */
+export async function confinementOf(
+  host: Host,
+  vm: VmRecord,
+  { acceleration }: Pick<VmmChoice, 'acceleration'>,
+): Promise<(argv: Argv) => Argv> {
+  const user = userOf(host, vm);
+  const { kvmGroup } = host.system.vmUsers;
+  const groups = acceleration === 'kvm' && kvmGroup !== undefined ? [kvmGroup] : [];
+  const limits = await vmmLimits(host, vm);
+  return (argv) => confinedArgv(argv, { user, groups, limits });
+}
+
+/** No file that a VMM writes is larger than its VM's largest disk or its memory. */
+async function vmmLimits(host: Pick<Host, 'config'>, vm: VmRecord): Promise<Limits> {
+  const { rootDisk, workDisk } = vmFiles(host.config.paths.store, vm.id);
+  const disks = await Promise.all([rootDisk, workDisk].map((path) => apparentBytes(path).catch(() => 0)));
+  return {
+    fileBytes: Math.max(vm.rootDiskBytes, vm.workDiskBytes, vm.memoryMib * MIB, LEAST_FILE_BYTES, ...disks),
+    openFiles: OPEN_FILES,
+    tasks: TASKS + vm.vcpus,
+  };
+}
+
+/**
+ * A VMM's command line whose program its user may execute.
+ * @throws BangerError `host_unprepared` when what it interprets may not be read by everybody
+ */
+export async function programWithinReach(host: Host, vm: VmRecord, [program, ...args]: Argv): Promise<Argv> {
+  if (userOf(host, vm) === undefined) return [program, ...args];
+  for (const script of args.filter((word) => word.startsWith('/'))) {
+    if (await isOpenToAll(script)) continue;
+    throw new BangerError('host_unprepared', `The user that ${vm.name} runs as may not read ${script}.`, {
+      hint: `Let everybody read it and enter the directories above: chmod o+r ${script}   or set privilege.vm_users = "none"`,
+    });
+  }
+  return [await withinReach(host, vm, program, true), ...args];
+}
+
+/** What a VMM takes besides the memory of its guest: Node, QEMU, and under emulation a share for translated code. */
+const OVERHEAD_BYTES = 512 * MIB;
+const OVERHEAD_SHARE = 4;
+
+/**
+ * Makes the control group of a VM, in the ledger before it exists.
+ * @returns puts a process into it; undefined where there are none
+ */
+export async function groupOf(host: Host, vm: VmRecord): Promise<((pid: number) => Promise<void>) | undefined> {
+  const { directory } = host.system.cgroups;
+  if (directory === undefined) return undefined;
+  const path = join(directory, vm.id);
+  host.stores.ledger.record(vm.id, { kind: 'cgroup', name: path });
+  const memoryBytes = vm.memoryMib * MIB * (1 + 1 / OVERHEAD_SHARE) + OVERHEAD_BYTES;
+  await makeCgroup(path, { memoryBytes, tasks: TASKS + vm.vcpus });
+  return async (pid) => await enterCgroup(path, pid);
+}
+
+/** Lets a VMM that runs write to a disk that has become larger. */
+export async function letDiskGrow(host: Host, vm: VmRecord, bytes: number): Promise<void> {
+  const vmm = await findVmmOf(host, vm);
+  if (!vmm) return;
+  for (const pid of [vmm.pid, ...childrenOf(vmm.pid)]) {
+    await host.system.runner.run(fileLimitArgv(pid, bytes, userOf(host, vm)));
+  }
+}
