@@ -138,10 +138,23 @@ async function putBack(
   host.events.publish({ type: 'snapshot.restored', vm: vm.name, id: vm.id, snapshot: snapshot.name });
   if (!consumes) await thinOut(host, vm);
   if (ran && start) {
-    const started = await life.reach(vm.name, undefined, progress, signal);
-    await life.settle(started, {}, progress, signal);
+    try {
+      const started = await life.reach(vm.name, undefined, progress, signal);
+      await life.settle(started, {}, progress, signal);
+    } catch (error) {
+      throw signal.aborted ? error : withWayBack(error, vm, snapshot, before);
+    }
   }
   return { vm: host.stores.vms.get(vm.name), before };
+}
+
+/** The restore is done; that its disks do not come up is no reason to take it back unasked. */
+function withWayBack(error: unknown, vm: VmRecord, snapshot: SnapshotRecord, before: string): unknown {
+  if (!(error instanceof BangerError)) return error;
+  const outcome = `${vm.name} has the disks of ${snapshot.name}; what was there is ${before}.`;
+  return error.reworded(`${error.message}\n  ${outcome}`, {
+    hint: `Have it back with: banger snapshot undo ${vm.name}`,
+  });
 }
 
 /** A check of a large disk that an earlier daemon began. */
