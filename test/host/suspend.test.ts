@@ -108,9 +108,11 @@ describe('a VM that is suspended', { skip: hostSkip() }, () => {
     async () => {
       await host.ok('suspend', 'web');
       const { directory } = await host.vm('web');
-      await using disk = await open(join(directory, 'work.ext4'), 'r+');
-      const { buffer } = await disk.read(Buffer.alloc(1), 0, 1, 0);
-      await disk.write(buffer, 0, 1, 0);
+      {
+        await using disk = await open(join(directory, 'work.ext4'), 'r+');
+        const { buffer } = await disk.read(Buffer.alloc(1), 0, 1, 0);
+        await disk.write(buffer, 0, 1, 0);
+      }
       const refusal = [
         /web cannot go on from its memory: its work disk was changed since/,
         /start --discard-memory web/,
