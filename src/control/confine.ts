@@ -39,12 +39,14 @@ export async function confinementOf(
 
 /** No file that a VMM writes is larger than its VM's largest disk or its memory. */
 async function vmmLimits(host: Pick<Host, 'config'>, vm: VmRecord): Promise<Limits> {
+  return { ...(await fileLimitOf(host, vm)), openFiles: OPEN_FILES, tasks: TASKS + vm.vcpus };
+}
+
+async function fileLimitOf(host: Pick<Host, 'config'>, vm: VmRecord): Promise<{ fileBytes: number }> {
   const { rootDisk, workDisk } = vmFiles(host.config.paths.store, vm.id);
   const disks = await Promise.all([rootDisk, workDisk].map((path) => apparentBytes(path).catch(() => 0)));
   return {
     fileBytes: Math.max(vm.rootDiskBytes, vm.workDiskBytes, vm.memoryMib * MIB, LEAST_FILE_BYTES, ...disks),
-    openFiles: OPEN_FILES,
-    tasks: TASKS + vm.vcpus,
   };
 }
 
@@ -81,11 +83,12 @@ export async function groupOf(host: Host, vm: VmRecord): Promise<((pid: number) 
   return async (pid) => await enterCgroup(path, pid);
 }
 
-/** Lets a VMM that runs write to a disk that has become larger. */
-export async function letDiskGrow(host: Host, vm: VmRecord, bytes: number): Promise<void> {
+/** Lets a VMM that runs write to a disk that has become larger, and to all others as before. */
+export async function letDiskGrow(host: Host, vm: VmRecord): Promise<void> {
   const vmm = await findVmmOf(host, vm);
   if (!vmm) return;
+  const { fileBytes } = await fileLimitOf(host, vm);
   for (const pid of [vmm.pid, ...childrenOf(vmm.pid)]) {
-    await host.system.runner.run(fileLimitArgv(pid, bytes, userOf(host, vm)));
+    await host.system.runner.run(fileLimitArgv(pid, fileBytes, userOf(host, vm)));
   }
 }

@@ -22,7 +22,7 @@ describe('what root starts for a VM', { skip: hostSkip() }, () => {
 
   before(async () => {
     host = await TestHost.create({ env: { SECRET_OF_THE_DAEMON: 'x' } });
-    await host.ok('run', 'one', '--disk', '2G', '--work-disk', '64M', '--memory', '256M', '--until', 'reachable');
+    await host.ok('run', 'one', '--disk', '4G', '--work-disk', '64M', '--memory', '256M', '--until', 'reachable');
     directory = (await host.vm('one')).directory;
     user = (await stat(join(directory, 'root.ext4'))).uid;
   });
@@ -45,7 +45,7 @@ describe('what root starts for a VM', { skip: hostSkip() }, () => {
         assert.equal(await field(each, 'status', set), '0000000000000000', set);
       }
       assert.equal(await field(each, 'status', 'NoNewPrivs'), '1');
-      assert.match(await field(each, 'limits', 'Max file size'), /^2147483648 /);
+      assert.match(await field(each, 'limits', 'Max file size'), /^4294967296 /);
       assert.match(await field(each, 'limits', 'Max open files'), /^2048 +2048/);
       assert.match(await field(each, 'limits', 'Max processes'), /^\d+ +\d+/);
       assert.match(await field(each, 'limits', 'Max core file size'), /^0 +0/);
@@ -83,8 +83,13 @@ describe('what root starts for a VM', { skip: hostSkip() }, () => {
     await host.daemon();
     assert.equal((await host.vm('one')).pid, before);
     await host.ok('disk', 'resize', 'one', '--work', '3G', '--online');
-    assert.match(await field(before ?? 0, 'limits', 'Max file size'), /^3221225472 /);
+    assert.match(await field(before ?? 0, 'limits', 'Max file size'), /^4294967296 /);
     await host.guest('one', 'dd if=/dev/zero of=/root/far bs=1M seek=2500 count=1 conv=fsync 2> /dev/null');
+    // a smaller disk that grew is no limit for a larger one
+    await host.guest(
+      'one',
+      'dd if=/dev/zero of=/var/far bs=1M seek=3500 count=1 conv=fsync 2> /dev/null && touch /var/x && sync',
+    );
     assert.equal((await host.vm('one')).state, 'running');
   });
 });

@@ -144,7 +144,7 @@ async function lengthen(path: string, bytes: number): Promise<void> {
 }
 
 async function growOnline(host: Host, vm: VmRecord, role: Role, path: string): Promise<void> {
-  await letDiskGrow(host, vm, await apparentBytes(path));
+  await letDiskGrow(host, vm);
   const later = `The disk has its new size; its file system grows at the next start: banger restart ${vm.name}`;
   await using api = connectVmm(vmmSocketOf(host, vm.id));
   const vmm = host.stores.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
