@@ -18,6 +18,8 @@
 
 #define MAX_SESSIONS 256
 #define READ_BYTES (32u << 10)
+/* what one that is hung up may still say to nobody: a pipe that breaks at once would end it before it has heard why */
+#define FAREWELL_MS 1000
 /* small amounts of credit wait for more */
 #define CREDIT_BYTES (WINDOW_BYTES / 4)
 
@@ -38,16 +40,14 @@ struct session {
   struct buffer input;
   /* input that the command took and the host was not told of, and bytes of output the host takes */
   uint32_t taken, credit;
+  /* when it was hung up, 0 when it was not */
+  int64_t abandoned_at;
   int has_terminal, input_ended, begun, exited, gone;
 };
 
+static struct timer farewell;
 static struct session *sessions;
 static int session_count;
-
-static void out_ready(void *owner, short seen);
-static void err_ready(void *owner, short seen);
-static void in_ready(void *owner, short seen);
-static void report_ready(void *owner, short seen);
 
 static void close_stream(struct stream *stream) {
   if (stream->fd < 0) return;
@@ -88,22 +88,40 @@ static void settle(struct session *session) {
   session->gone = 1;
 }
 
-/* Whoever asked for it is gone, or wants no more of it. */
-static void abandon(struct session *session) {
-  session->link = NULL;
-  close_all(session);
-  if (!session->exited && session->pid > 0) signal_session(session->pid, SIGHUP);
-  settle(session);
-}
-
 static int may_read(const struct session *session) {
-  return session->credit > 0 && session->link && !link_is_full(session->link);
+  return !session->link || (session->credit > 0 && !link_is_full(session->link));
 }
 
 static void want_output(struct session *session) {
   short events = may_read(session) ? POLLIN : 0;
   if (session->out.watch) session->out.watch->events = events;
   if (session->err.watch) session->err.watch->events = events;
+}
+
+/* Those that were hung up for long enough are read no more. */
+static void end_farewells(void) {
+  int more = 0;
+  for (struct session *session = sessions; session; session = session->next) {
+    if (session->gone || !session->abandoned_at) continue;
+    if (now_ms() - session->abandoned_at >= FAREWELL_MS) close_all(session);
+    else more = 1;
+  }
+  if (more) set_timer(&farewell, FAREWELL_MS / 4, end_farewells);
+}
+
+/* Whoever asked for it is gone, or wants no more of it. */
+static void abandon(struct session *session) {
+  session->link = NULL;
+  close_stream(&session->in);
+  close_stream(&session->report);
+  buffer_clear(&session->input);
+  if (!session->exited && session->pid > 0) {
+    session->abandoned_at = now_ms();
+    signal_session(session->pid, SIGHUP);
+    want_output(session);
+    set_timer(&farewell, FAREWELL_MS / 4, end_farewells);
+  }
+  settle(session);
 }
 
 /* @returns whether there may be more at once */
@@ -113,7 +131,9 @@ static int pass_output(struct session *session, struct stream *stream, uint32_t 
     want_output(session);
     return 0;
   }
-  ssize_t length = read(stream->fd, bytes, session->credit < sizeof bytes ? session->credit : sizeof bytes);
+  size_t room = session->link && session->credit < sizeof bytes ? session->credit : sizeof bytes;
+  ssize_t length = read(stream->fd, bytes, room);
+  if (length > 0 && !session->link) return 1;
   if (length > 0) {
     session->credit -= (uint32_t)length;
     send_frame(session->link, type, session->channel, bytes, (size_t)length);
@@ -246,20 +266,14 @@ static _Noreturn void begin_child(struct command *command, const struct ends *en
 
 static int open_pipes(struct session *session, struct ends *ends) {
   int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1};
-  if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) {
-    int failed = errno, all[] = {in[0], in[1], out[0], out[1]};
-    for (int at = 0; at < 4; at++)
-      if (all[at] >= 0) close(all[at]);
-    errno = failed;
-    return -1;
-  }
+  int made = pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0 && pipe2(err, O_CLOEXEC) == 0;
   ends->in = in[0];
   ends->out = out[1];
   ends->err = err[1];
   session->in.fd = in[1];
   session->out.fd = out[0];
   session->err.fd = err[0];
-  return 0;
+  return made ? 0 : -1;
 }
 
 static int open_terminal(struct session *session, struct ends *ends, const struct winsize *size) {

@@ -42,13 +42,22 @@ export function terminalCommand(term: string): string {
  * or user, and so that a login shell that ends before it is not taken for it.
  * @param token what {@link createBeginReader} is told too
  */
-export function sessionCommand({ argv, env = {}, cwd }: GuestCommand, token: string, tty: boolean): string {
+export function sessionCommand(command: GuestCommand, token: string, tty: boolean): string {
+  const { script, operands } = sessionScript(command, token, tty);
+  return `exec sh -c ${[script, 'sh', ...operands].map(quote).join(' ')}`;
+}
+
+/** The same as a POSIX shell script and its arguments, for whoever starts the shell itself. */
+export function sessionScript(
+  { argv, env = {}, cwd }: GuestCommand,
+  token: string,
+  tty: boolean,
+): { script: string; operands: readonly string[] } {
   const assignments = Object.entries(env).map(([key, value]) => `${key}=${value}`);
   const words = assignments.length > 0 ? ['env', ...assignments, ...argv] : argv;
   const enter = cwd === undefined ? '' : 'cd -- "$1" || exit 1; shift; ';
   const script = `printf "${BEGIN_ESCAPED} %s %s\\n" ${token} $$; ${enter}${tty ? KNOWN_TERMINAL : ''}exec "$@"`;
-  const operands = cwd === undefined ? words : [cwd, ...words];
-  return `exec sh -c ${[script, 'sh', ...operands].map(quote).join(' ')}`;
+  return { script, operands: cwd === undefined ? words : [cwd, ...words] };
 }
 
 export interface BeginReader {

@@ -31,7 +31,14 @@ const FLAGS = [
   ...['-std=c11', '-D_GNU_SOURCE', '-DFOR_TESTS', '-O1', '-g', '-Wall', '-Wextra', '-Werror'],
   ...['-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-fno-omit-frame-pointer'],
   // what it keeps for itself, and control groups, are in the directory it works in
-  ...['-DVERSION="9.9.9"', '-DRUN_DIRECTORY="run"', '-DGROUPS="groups"', '-DTHAW_AFTER_MS=600'],
+  ...[
+    '-DVERSION="9.9.9"',
+    '-DRUN_DIRECTORY="run"',
+    '-DGROUPS="groups"',
+    '-DVAR="var"',
+    '-DROOT_HOME="root"',
+    '-DTHAW_AFTER_MS=600',
+  ],
 ];
 
 /**
@@ -82,7 +89,7 @@ export async function runOverPort(t: TestContext, program: string): Promise<Runn
     vsock.attach(socket);
   }).listen(port);
   await once(server, 'listening');
-  const running = start(t, program, ['--port', port], directory);
+  const running = follow(t, begin(program, ['--port', port], directory), directory);
   t.after(() => server.close());
   return { ...running, restored: () => vsock.announceRestore() };
 }
@@ -90,8 +97,13 @@ export async function runOverPort(t: TestContext, program: string): Promise<Runn
 /** Runs it behind something that connects as Firecracker does. */
 export async function runOverSocket(t: TestContext, program: string): Promise<RunningAgent> {
   const directory = await workDirectory(t);
+  return await behindSocket(t, begin(program, ['--listen', 'agent.sock'], directory), directory);
+}
+
+/** What connects to `agent.sock` in the directory as Firecracker would. */
+export async function behindSocket(t: TestContext, child: ChildProcess, directory: string): Promise<RunningAgent> {
   const inner = join(directory, 'agent.sock');
-  const running = start(t, program, ['--listen', inner], directory);
+  const running = follow(t, child, directory);
   const server = createServer((socket) => {
     socket.on('error', () => {});
     socket.once('data', () => {
@@ -109,17 +121,20 @@ export async function runOverSocket(t: TestContext, program: string): Promise<Ru
   return running;
 }
 
-async function workDirectory(t: TestContext): Promise<string> {
+export async function workDirectory(t: TestContext): Promise<string> {
   const directory = await tempDir(t);
   await mkdir(join(directory, 'run'));
   return directory;
 }
 
-function start(t: TestContext, program: string, argv: string[], directory: string): RunningAgent {
-  const socket = join(directory, 'v.sock');
+function begin(program: string, argv: string[], directory: string): ChildProcess {
   // leaks are looked for when a process ends, and this one does not
   const env = { ...process.env, ASAN_OPTIONS: 'detect_leaks=0' };
-  const child = spawn(program, argv, { env, cwd: directory, stdio: ['ignore', 'ignore', 'pipe'] });
+  return spawn(program, argv, { env, cwd: directory, stdio: ['ignore', 'ignore', 'pipe'] });
+}
+
+function follow(t: TestContext, child: ChildProcess, directory: string): RunningAgent {
+  const socket = join(directory, 'v.sock');
   let said = '';
   child.stderr?.on('data', (chunk: Buffer) => {
     said += chunk;
@@ -148,7 +163,8 @@ function start(t: TestContext, program: string, argv: string[], directory: strin
           return agent;
         } catch (error) {
           // it greets fcqemu some milliseconds after it was started
-          if (performance.now() > deadline || child.exitCode !== null) throw error;
+          if (performance.now() > deadline || child.exitCode !== null)
+            throw new Error(`it said: ${said}`, { cause: error });
           await delay(20);
         }
       }

@@ -15,7 +15,7 @@ import type { AgentStanding, Agents, Host } from '../host.ts';
 const CONNECT_LIMIT_MS = 2000;
 
 /** How long a VM without an agent is believed to have none: one that fell is begun again within a second. */
-const ABSENT_MS = 15_000;
+const ABSENT_MS = 5000;
 
 interface Known {
   /** of the run it is known of */

@@ -1,9 +1,10 @@
-/** When a guest is ready: learned from its console, kept in its record, waited for by starts and commands. */
+/** When a guest is ready: learned from its agent or its console, kept in its record, waited for by starts and commands. */
 import type { Until } from '../../api/vm.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { becameReady } from '../../core/vm-changes.ts';
 import { BangerError } from '../../errors.ts';
 import { watchVmm } from '../../firecracker/api.ts';
+import { AgentError } from '../../guest/agent/errors.ts';
 import { askGuest } from '../../guest/ask.ts';
 import { formatDuration } from '../../units.ts';
 import type { Host } from '../host.ts';
@@ -22,16 +23,31 @@ const ASK_LIMIT_MS = 20_000;
 const STARTING = new Set(['vm.start', 'vm.resume', 'vm.run', 'vm.restart', 'vm.rebase']);
 
 /**
- * Reads a guest's console until it is ready, from the beginning of its run, and writes that into its record.
+ * Waits until a guest says that it is ready, and writes that into its record.
  * @param adopted whether it may have said so before anybody listened
  */
 export async function followReadiness(host: Host, vmId: string, adopted: boolean, signal: AbortSignal): Promise<void> {
-  const word = await awaitReadyWord(host, vmId, signal);
+  const word = await awaitWord(host, vmId, signal);
   const vm = host.stores.vms.findById(vmId);
   if (signal.aborted || vm?.phase !== 'running' || vm.ready !== null) return;
   const at = word && host.now();
   const uptimeMs = adopted ? word?.uptimeMs : undefined;
   host.stores.vms.update(vmId, becameReady(vm, { at, uptimeMs, failedUnits: word?.failedUnits ?? [] }));
+}
+
+/** The agent is told by the guest's init; where there is none, or it falls meanwhile, the console has the same word. */
+async function awaitWord(host: Host, vmId: string, signal: AbortSignal): ReturnType<typeof awaitReadyWord> {
+  const vm = host.stores.vms.findById(vmId);
+  const agent = vm?.phase === 'running' ? await host.agents.get(vm) : undefined;
+  if (agent?.hello.features.has('ready')) {
+    try {
+      const said = await agent.ready(signal);
+      return said && { kind: 'ready', ...said };
+    } catch (error) {
+      if (!(error instanceof AgentError)) throw error;
+    }
+  }
+  return await awaitReadyWord(host, vmId, signal);
 }
 
 /**

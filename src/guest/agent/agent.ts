@@ -104,8 +104,10 @@ const QUIESCE_LIMIT_MS = 20_000;
 /** What is left of it for freezing and for the answer to arrive. */
 const QUIESCE_RESERVE_MS = 3000;
 
-/** Units a guest may name. */
-const MAX_FAILED_UNITS = 64;
+/** Units a guest may name, and what such names are made of. */
+const MAX_FAILED_UNITS = 20;
+const UNIT_NAME = /^[\w@.:\\-]+$/;
+
 const MAX_FEATURES = 64;
 const MAX_NAMES = 8;
 
@@ -174,7 +176,8 @@ function createAgent(link: AgentLink, hello: AgentHello): GuestAgent {
     async ready(signal) {
       const fields = decode(await ask(TYPE.ready, Buffer.alloc(0), { signal }));
       if (fields.text(TAG.state) !== 'ready') return undefined;
-      return { uptimeMs: fields.number(TAG.uptimeMs) ?? 0, failedUnits: fields.texts(TAG.name, MAX_FAILED_UNITS) };
+      const failedUnits = fields.texts(TAG.name, MAX_FAILED_UNITS).filter((name) => UNIT_NAME.test(name));
+      return { uptimeMs: fields.number(TAG.uptimeMs) ?? 0, failedUnits };
     },
     async quiesce(token, { timeoutMs = QUIESCE_LIMIT_MS, signal } = {}) {
       const limitMs = Math.max(1000, timeoutMs - QUIESCE_RESERVE_MS);

@@ -18,10 +18,13 @@ const SIGNAL_NAMES = new Map(Object.entries(constants.signals).map(([name, numbe
 /** Standard input and output; `stderr` beside it. Destroyed before its end, the command is hung up. */
 export class AgentChannel extends Duplex implements ChannelOwner {
   readonly stderr: Readable;
+  /** its process in the guest, as soon as there is one; it may be said later that it did not become the program */
+  readonly begun: Promise<number>;
   /** how the command ended, as soon as it did; what it left in the background may still say something */
   readonly exited: Promise<AgentExit>;
   /** how the command ended, once nothing more comes; rejects when the agent could not run it or the connection broke */
   readonly ended: Promise<AgentExit>;
+  readonly #begun = Promise.withResolvers<number>();
   readonly #exited = Promise.withResolvers<AgentExit>();
   readonly #ended = Promise.withResolvers<AgentExit>();
   readonly #link: AgentLink;
@@ -37,9 +40,10 @@ export class AgentChannel extends Duplex implements ChannelOwner {
   constructor(link: AgentLink) {
     super({ allowHalfOpen: true, emitClose: true, readableHighWaterMark: WINDOW_BYTES });
     this.#link = link;
+    this.begun = this.#begun.promise;
     this.exited = this.#exited.promise;
     this.ended = this.#ended.promise;
-    for (const promise of [this.exited, this.ended]) promise.catch(() => {});
+    for (const promise of [this.begun, this.exited, this.ended]) promise.catch(() => {});
     const acknowledge = () => this.#acknowledge();
     this.stderr = new (class extends Readable {
       override _read(): void {
@@ -67,7 +71,7 @@ export class AgentChannel extends Duplex implements ChannelOwner {
   receive({ type, payload }: AgentFrame): 'more' | 'over' {
     switch (type) {
       case TYPE.done:
-        this.emit('begun');
+        this.#begun.resolve(decodeFields(payload).number(TAG.pid) ?? 0);
         return 'more';
       case TYPE.stdout:
       case TYPE.stderr:
@@ -124,8 +128,7 @@ export class AgentChannel extends Duplex implements ChannelOwner {
 
   #fail(error: AgentError): void {
     this.#over = true;
-    this.#exited.reject(error);
-    this.#ended.reject(error);
+    for (const { reject } of [this.#begun, this.#exited, this.#ended]) reject(error);
     this.stderr.push(null);
     this.destroy(error);
   }
@@ -167,8 +170,7 @@ export class AgentChannel extends Duplex implements ChannelOwner {
       this.#link.send(TYPE.close, this.#channel);
       this.#link.forget(this.#channel);
       const gone = new AgentError('gone', 'the command was given up');
-      this.#exited.reject(gone);
-      this.#ended.reject(gone);
+      for (const { reject } of [this.#begun, this.#exited, this.#ended]) reject(gone);
       this.stderr.push(null);
     }
     this.#blocked?.();

@@ -13,6 +13,7 @@ import { connectSsh, type SshConnection } from '../../../src/guest/ssh.ts';
 import { openDatabase } from '../../../src/state/database.ts';
 import { createVmStore } from '../../../src/state/vms.ts';
 import { sshGuest } from '../../guest/ssh-guest.ts';
+import { NO_AGENTS } from '../../support/no-agents.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
 
 const life = { resume: () => assert.fail('nobody resumes') };
@@ -157,8 +158,9 @@ function hostWith(connection: SshConnection, changes: Partial<VmRecord> = {}) {
   vms.insert(vm);
   const active: { current?: { id: string; kind: string } } = {};
   const host = {
-    stores: { vms },
+    stores: { vms, sessions: { begin: () => ({ [Symbol.dispose]: () => {} }) } },
     guests: { get: async () => connection },
+    agents: NO_AGENTS,
     operations: { activeOn: () => active.current, finished: () => new Promise(() => {}) },
     config: { limits: { readyTimeoutMs: 60_000 } },
     now: () => new Date(),

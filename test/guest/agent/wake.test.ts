@@ -1,0 +1,199 @@
+/** A wake as another machine, in namespaces: what the parent had is gone, what the new one is to have is there. */
+import assert from 'node:assert/strict';
+import { randomBytes, randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import { chmod, copyFile, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { before, describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { GuestAgent } from '../../../src/guest/agent/agent.ts';
+import type { WakeRequest } from '../../../src/guest/agent/wake-request.ts';
+import { namespacesSkip, PARENT, runInNamespaces } from '../../support/agent-namespaces.ts';
+import { compileAgent } from '../../support/agent-program.ts';
+import { paced } from '../../support/pace.ts';
+
+const IDENTITY = {
+  hostname: 'child',
+  address: '10.9.0.7',
+  gateway: '10.9.0.1',
+  mtu: 1380,
+  mac: '06:00:0a:09:00:07',
+  machineId: '0123456789abcdef0123456789abcdef',
+  bootId: '11111111-2222-4333-8444-555555555555',
+  resolver: 'nameserver 10.9.0.1\n',
+  hostKey: { private: 'PRIVATE\n', public: 'ssh-ed25519 AAAA child\n' },
+  authorizedKeys: ['ssh-ed25519 BBBB mine'],
+};
+
+function wakeAs(change: Partial<WakeRequest> = {}): WakeRequest {
+  const wallClockNs = BigInt(Date.now()) * 1_000_000n;
+  return { generation: randomUUID(), seed: randomBytes(64), wallClockNs, mode: 'new', identity: IDENTITY, ...change };
+}
+
+async function said(agent: GuestAgent, script: string): Promise<string> {
+  const channel = agent.exec({ argv: ['sh', '-c', script] });
+  channel.end();
+  const output = await text(channel);
+  await channel.ended;
+  return output;
+}
+
+describe('a wake as another machine', { skip: namespacesSkip() }, () => {
+  let program: string;
+  before(async () => {
+    program = await compileAgent();
+  });
+
+  it('gives it its address, routes, hardware address and MTU, and none of the former', async (t) => {
+    const agent = await (await runInNamespaces(t, program)).connect();
+    assert.match(await said(agent, 'ip -4 -o addr show eth0'), new RegExp(PARENT.address));
+    const report = await agent.wake(wakeAs());
+    assert.ok(report.did.has('network'));
+    const addresses = await said(agent, 'ip -4 -o addr show eth0');
+    assert.match(addresses, /inet 10\.9\.0\.7\/32 /);
+    assert.doesNotMatch(addresses, /10\.9\.0\.2/);
+    const link = await said(agent, 'ip link show eth0');
+    assert.match(link, /mtu 1380 [\s\S]*link\/ether 06:00:0a:09:00:07/);
+    assert.match(link, /UP/);
+    assert.deepEqual((await said(agent, 'ip route')).replaceAll(/ +\n/g, '\n').trim().split('\n').sort(), [
+      '10.9.0.1 dev eth0 scope link',
+      'default via 10.9.0.1 dev eth0',
+    ]);
+  });
+
+  it('gives it its names, ids and keys, on the disk too', async (t) => {
+    const running = await runInNamespaces(t, program);
+    const agent = await running.connect();
+    const file = (path: string) => join(running.directory, path);
+    for (const type of ['rsa', 'ed25519']) {
+      await writeFile(file(`etc/ssh/ssh_host_${type}_key`), 'the parent’s');
+      await writeFile(file(`etc/ssh/ssh_host_${type}_key.pub`), 'the parent’s');
+    }
+    await writeFile(file('etc/ssh/sshd_config'), '');
+    await writeFile(file('var/lib/systemd/random-seed'), 'the parent’s');
+    await writeFile(file('etc/machine-id'), 'ffffffffffffffffffffffffffffffff\n');
+    await mkdir(file('root/.ssh'));
+    await writeFile(file('root/.ssh/authorized_keys'), 'ssh-ed25519 AAAA other');
+    const parentBoot = await said(agent, 'cat /proc/sys/kernel/random/boot_id');
+    await agent.wake(wakeAs());
+    assert.equal(await said(agent, 'hostname'), 'child\n');
+    const read = async (path: string) => await readFile(file(path), 'utf8');
+    assert.equal(await read('etc/hostname'), 'child\n');
+    assert.equal(await read('etc/hosts'), '127.0.0.1 localhost\n::1 ip6-localhost\n127.0.1.1 child\n');
+    assert.equal(await read('etc/resolv.conf'), IDENTITY.resolver);
+    assert.equal(await read('etc/machine-id'), `${IDENTITY.machineId}\n`);
+    assert.equal(await said(agent, 'cat /proc/sys/kernel/random/boot_id'), `${IDENTITY.bootId}\n`);
+    assert.notEqual(parentBoot, `${IDENTITY.bootId}\n`);
+    assert.deepEqual((await readdir(file('etc/ssh'))).sort(), [
+      ...['ssh_host_ed25519_key', 'ssh_host_ed25519_key.pub', 'sshd_config'],
+    ]);
+    assert.equal(await read('etc/ssh/ssh_host_ed25519_key'), 'PRIVATE\n');
+    assert.equal((await stat(file('etc/ssh/ssh_host_ed25519_key'))).mode & 0o777, 0o600);
+    assert.equal(await read('root/.ssh/authorized_keys'), 'ssh-ed25519 AAAA other\nssh-ed25519 BBBB mine\n');
+    assert.equal((await stat(file('var/lib/systemd/random-seed'))).size, 512);
+    // and once more, as another again
+    const bootId = '99999999-2222-4333-8444-555555555555';
+    await agent.wake(wakeAs({ identity: { ...IDENTITY, hostname: 'third', address: '10.9.0.8', bootId } }));
+    assert.equal(await read('etc/hosts'), '127.0.0.1 localhost\n::1 ip6-localhost\n127.0.1.1 third\n');
+    assert.equal(await said(agent, 'cat /proc/sys/kernel/random/boot_id'), `${bootId}\n`);
+    assert.doesNotMatch(await said(agent, 'ip -4 -o addr show eth0'), /10\.9\.0\.7/);
+  });
+
+  it('ends the connections of the former, and leaves those inside the machine', async (t) => {
+    const agent = await (await runInNamespaces(t, program)).connect();
+    const script = `
+      const net = require('node:net');
+      const server = net.createServer((socket) => socket.on('error', () => {}));
+      server.listen(8000, '::', () => {
+        for (const [name, host] of [['outside', '${PARENT.address}'], ['inside', '127.0.0.1']]) {
+          const socket = net.connect({ port: 8000, host });
+          socket.once('connect', () => console.log(name, 'connected'));
+          socket.on('error', (error) => console.log(name, error.code));
+          setInterval(() => name === 'inside' && socket.write('x'), 50);
+        }
+      });`;
+    const channel = agent.exec({ argv: [process.execPath, '-e', script] });
+    let output = '';
+    channel.on('data', (chunk: Buffer) => {
+      output += chunk;
+    });
+    channel.stderr.resume();
+    const until = async (pattern: RegExp) => {
+      const deadline = performance.now() + paced(20_000);
+      while (!pattern.test(output)) {
+        assert.ok(performance.now() < deadline, `it said: ${output}`);
+        await delay(20);
+      }
+    };
+    await until(/outside connected[\s\S]*inside connected|inside connected[\s\S]*outside connected/);
+    const report = await agent.wake(wakeAs());
+    // both ends of the one connection are in this machine
+    assert.equal(report.did.get('connections'), 2);
+    await until(/outside ECONN/);
+    await delay(200);
+    assert.doesNotMatch(output, /inside E/);
+    channel.destroy();
+  });
+
+  it('ends SSH sessions, and has SSH servers read their keys again', async (t) => {
+    const running = await runInNamespaces(t, program);
+    const agent = await running.connect();
+    await copyFile('/bin/bash', join(running.directory, 'sshd'));
+    await chmod(join(running.directory, 'sshd'), 0o755);
+    const session = './sshd -c "echo session; sleep 1000; echo not reached" & ';
+    const server = `trap "echo read again" HUP; ${session} while :; do wait; sleep 0.05; done`;
+    const channel = agent.exec({ argv: ['./sshd', '-c', server], cwd: running.directory });
+    let output = '';
+    channel.on('data', (chunk: Buffer) => {
+      output += chunk;
+    });
+    while (!output.includes('session')) await once(channel, 'data');
+    const { did } = await agent.wake(wakeAs());
+    // a program that is just being started by the server is still the server's own
+    assert.ok((did.get('ssh-sessions') ?? 0) >= 1);
+    assert.equal(did.get('ssh-servers'), 1);
+    while (!output.includes('read again')) await once(channel, 'data');
+    assert.doesNotMatch(output, /not reached/);
+    channel.destroy();
+  });
+
+  it('runs the hooks of the guest, by name, in the background', async (t) => {
+    const running = await runInNamespaces(t, program);
+    const agent = await running.connect();
+    const hooks = join(running.directory, 'etc/banger/wake.d');
+    await mkdir(hooks, { recursive: true });
+    const hook = async (name: string, script: string, mode = 0o755) => {
+      await writeFile(join(hooks, name), `#!/bin/sh\n${script}\n`, { mode });
+    };
+    await hook('20-second', 'echo second; exit 3');
+    await hook('10-first', 'echo "first $BANGER_WAKE $BANGER_GENERATION"; cat');
+    await hook('30-editor.bak', 'echo never');
+    await hook('40-not-executable', 'echo never', 0o644);
+    await hook('50-last', 'echo last');
+    const request = wakeAs({ mode: 'same', identity: undefined });
+    await agent.wake(request);
+    const log = join(running.directory, 'run/wake.log');
+    const read = async () => await readFile(log, 'utf8').catch(() => '');
+    const deadline = performance.now() + paced(10_000);
+    while (!(await read()).includes('last')) {
+      assert.ok(performance.now() < deadline, await read());
+      await delay(20);
+    }
+    assert.equal(
+      await read(),
+      `first same ${request.generation}\nsecond\n/etc/banger/wake.d/20-second ended with status 3\nlast\n`,
+    );
+  });
+
+  it('fails as a whole when a step does, naming it, and is not remembered', async (t) => {
+    const running = await runInNamespaces(t, program);
+    const agent = await running.connect();
+    const wrong = wakeAs({ identity: { ...IDENTITY, address: 'nonsense' } });
+    await assert.rejects(agent.wake(wrong), { trouble: 'refused', message: /^the address could not be set/ });
+    const dead = wakeAs({ identity: { ...IDENTITY, files: { '/proc/x/y': { content: '', mode: 0o644 } } } });
+    await assert.rejects(agent.wake(dead), { trouble: 'refused', message: /^a file could not be set/ });
+    assert.equal((await running.connect()).hello.generation, undefined);
+    await agent.wake({ ...dead, identity: IDENTITY });
+  });
+});
