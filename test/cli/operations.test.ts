@@ -392,7 +392,7 @@ describe('the other actions on VMs', () => {
     assert.match((await cli('restart web', script)).stdout, /^web is running again at 172\.30\.0\.2 /);
     assert.equal((await cli('rm web', script)).stdout, 'web is deleted\n');
     assert.deepEqual(JSON.parse((await cli('rm web --json', script)).stdout), [
-      { name: 'web', deleted: true, keptForMs: 0, keptWorkDisk: null },
+      { name: 'web', deleted: true, keptForMs: 0, keptWorkDisk: null, snapshots: 0 },
     ]);
   });
 

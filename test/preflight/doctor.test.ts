@@ -115,7 +115,10 @@ describe('runDoctor', () => {
       return `${vmm?.status}: ${vmm?.detail} ${vmm?.fix ?? ''}`;
     };
     assert.match(await found('1.16.1'), /^ok: VMs run on firecracker, under KVM\. Firecracker 1\.16\.1\. /);
-    assert.match(await found('1.13.1'), /^ok: .* Firecracker 1\.13\.1: it cannot be told the MTU .* themselves\. /);
+    assert.match(
+      await found('1.13.1'),
+      /^ok: .* Firecracker 1\.13\.1: it cannot be told the MTU .* themselves; VMs that it runs cannot be suspended or forked \(from 1\.16\.1 on they can\)\. /,
+    );
     assert.match(
       await found('1.9.0'),
       /^warning: .* older than 1\.10, .* banger vmm install, and the old one out of PATH$/,

@@ -125,7 +125,8 @@ async function versionOfQemu({ runner, env }: PreflightContext, program: string)
 function judgeFirecracker(version: VmmVersion): VersionFinding {
   const oldest = `${OLDEST_KNOWN.major}.${OLDEST_KNOWN.minor}`;
   const newest = `${NEWEST_KNOWN.major}.${NEWEST_KNOWN.minor}`;
-  const text = [`Firecracker ${version.text}`, ...limitsOf(version)].join(': ');
+  const limits = limitsOf(version);
+  const text = [`Firecracker ${version.text}`, ...(limits.length > 0 ? [limits.join('; ')] : [])].join(': ');
   switch (standingOf(version)) {
     case 'known':
       return { text, fix: undefined };
