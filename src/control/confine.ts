@@ -42,12 +42,13 @@ async function vmmLimits(host: Pick<Host, 'config'>, vm: VmRecord): Promise<Limi
   return { ...(await fileLimitOf(host, vm)), openFiles: OPEN_FILES, tasks: TASKS + vm.vcpus };
 }
 
-async function fileLimitOf(host: Pick<Host, 'config'>, vm: VmRecord): Promise<{ fileBytes: number }> {
+/** A guest loses what its VMM may not write, so a VM of whose root disk nothing is known yet has no limit. */
+async function fileLimitOf(host: Pick<Host, 'config'>, vm: VmRecord): Promise<{ fileBytes?: number }> {
   const { rootDisk, workDisk } = vmFiles(host.config.paths.store, vm.id);
-  const disks = await Promise.all([rootDisk, workDisk].map((path) => apparentBytes(path).catch(() => 0)));
-  return {
-    fileBytes: Math.max(vm.rootDiskBytes, vm.workDiskBytes, vm.memoryMib * MIB, LEAST_FILE_BYTES, ...disks),
-  };
+  const [root, work] = await Promise.all([rootDisk, workDisk].map((path) => apparentBytes(path).catch(() => 0)));
+  const known = { root: Math.max(vm.rootDiskBytes, root ?? 0), work: Math.max(vm.workDiskBytes, work ?? 0) };
+  if (known.root === 0) return {};
+  return { fileBytes: Math.max(known.root, known.work, vm.memoryMib * MIB, LEAST_FILE_BYTES) };
 }
 
 /**
@@ -88,6 +89,7 @@ export async function letDiskGrow(host: Host, vm: VmRecord): Promise<void> {
   const vmm = await findVmmOf(host, vm);
   if (!vmm) return;
   const { fileBytes } = await fileLimitOf(host, vm);
+  if (fileBytes === undefined) return;
   for (const pid of [vmm.pid, ...childrenOf(vmm.pid)]) {
     await host.system.runner.run(fileLimitArgv(pid, fileBytes, userOf(host, vm)));
   }

@@ -19,6 +19,7 @@ import type { SshConnection } from '../../guest/ssh.ts';
 import { prepareScript, WAKE_PORT } from '../../guest/wake.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { cloneFile } from '../../storage/clone.ts';
+import { apparentBytes } from '../../storage/disk.ts';
 import { type KeptVmFiles, layerFile, layerFiles, layerKeptVm, vmFiles } from '../../storage/layout.ts';
 import type { Distribution } from '../../system/os-release.ts';
 import { readBootId } from '../../system/processes.ts';
@@ -195,6 +196,8 @@ async function bringUp(
   const kept = layerKeptVm(store, key);
   const { rootDisk } = vmFiles(store, vm.id);
   vm.user = freeUser(host, vm.id);
+  // its VMM is launched while the disk is copied, and may write no file that is larger than what is known of it
+  vm.rootDiskBytes = await apparentBytes(layerFile(store, key));
   const takeDisk = async () => {
     await cloneFile(runner, config.programs.cp, layerFile(store, key), rootDisk, 0, signal);
   };
