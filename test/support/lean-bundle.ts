@@ -29,7 +29,7 @@ const PROGRAMS = [
   ...['df', 'date', 'uname', 'id', 'env', 'hostname', 'grep', 'seq', 'true', 'false', 'kill', 'stty', 'touch', 'wc'],
   ...['scp', 'ip', 'findmnt', 'od', 'yes', 'nproc', 'nice', 'bash', 'chmod', 'find', 'ln', 'rmdir', 'sed', 'perl'],
 ].map((name) => `bin/${name}`);
-const ADMIN_PROGRAMS = ['sshd', 'resize2fs', 'fstrim'].map((name) => `sbin/${name}`);
+const ADMIN_PROGRAMS = ['sshd', 'resize2fs', 'fstrim', 'fsfreeze'].map((name) => `sbin/${name}`);
 
 /** Directories of libraries that nothing above needs. */
 const UNUSED_LIBRARIES = /^(perl|perl-base|gconv|systemd|krb5|sasl2|e2fsprogs|audit)/;
@@ -49,9 +49,10 @@ export async function leanBundle(from: string, directory: string): Promise<strin
     const sum = full.manifest.files[path];
     return sum === undefined ? '' : 'sha256' in sum ? sum.sha256 : sum.fsverity;
   };
-  const [kernelSum, rootSum] = [sumOf(full.manifest.kernel), sumOf(full.manifest.rootfs)];
+  const { kernel: kernelFile, initrd: initrdFile, rootfs: rootFile } = full.manifest;
+  const sums = [kernelFile, initrdFile, rootFile].map(sumOf);
   const ownSum = (await sumFile(import.meta.filename)).sha256;
-  const target = join(directory, `lean-${[kernelSum, rootSum, ownSum].map((sum) => sum.slice(0, 6)).join('')}`);
+  const target = join(directory, `lean-${[...sums, ownSum].map((sum) => sum.slice(0, 6)).join('')}`);
   if (existsSync(join(target, 'bundle.json'))) return target;
   await mkdir(directory, { recursive: true });
   const work = await mkdtemp(join(directory, 'lean-part-'));
