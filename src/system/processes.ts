@@ -169,7 +169,10 @@ export async function hasProcesses(user: number): Promise<boolean> {
   for (const entry of await readdir('/proc')) {
     const pid = Number(entry);
     if (!Number.isSafeInteger(pid)) continue;
-    const [, ids] = /^Uid:\t([\d\t]+)$/m.exec((await readProcFile(pid, 'status')) ?? '') ?? [];
+    const status = (await readProcFile(pid, 'status')) ?? '';
+    // one that has ended does nothing any more, whenever its parent asks how
+    if (/^State:\tZ/m.test(status)) continue;
+    const [, ids] = /^Uid:\t([\d\t]+)$/m.exec(status) ?? [];
     if (ids?.split('\t').some((id) => Number(id) === user)) return true;
   }
   return false;
