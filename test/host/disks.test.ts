@@ -174,7 +174,9 @@ describe('a store in an image', {
       (await host.vms()).map(({ name }) => name),
       ['web'],
     );
-    await host.ok('storage', 'resize', '3G');
+    await host.ok('storage', 'resize', '4G');
+    // whoever filled it may have been held meanwhile
+    await until('it goes on', async () => (await host.vm('web')).state === 'running');
     assert.equal(await host.guest('web', 'head -c 50M /dev/urandom > /root/x && sync && echo written'), 'written');
     await rm(ballast);
   });

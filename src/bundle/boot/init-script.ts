@@ -312,7 +312,8 @@ if [ -n "$seed" ]; then
   mkdir /newroot${HERE}
   mount -o bind / /newroot${HERE} || fail "keep the initrd within reach"
   chroot /newroot ${HERE}/bin/busybox sh ${HERE}/init inside "$seed" || stop
-  umount /newroot${HERE} && rmdir /newroot${HERE}
+  # what was started there may still be on its way to the program that it becomes
+  umount -l /newroot${HERE} && rmdir /newroot${HERE}
 fi
 for init in /sbin/init /lib/systemd/systemd /bin/init; do
   # an absolute link means something only inside the new root, so a link is taken at its word
