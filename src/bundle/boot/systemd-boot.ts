@@ -87,13 +87,13 @@ prepare_systemd() {
   mkdir -p /run/banger /run/systemd/system /run/tmpfiles.d || { target='' && return 0; }
   mount_tmp
   clear_tmp
+  announce_ready
 }
 
 # The rest, while the SSH server starts beside it.
 shorten_boot() {
   [ -n "$target" ] || return 0
   [ "$target" = default.target ] && [ ! -e /etc/banger/full-boot ] && leave_out
-  announce_ready
 }
 
 # The guest mounts a file system of memory at /tmp: it would cover what an early session wrote there.
@@ -222,6 +222,8 @@ Conflicts=shutdown.target
 OnBootSec=${REST_AT_LATEST}
 Unit=banger-rest.target
 UNIT
+  mkdir -p "$units/$target.wants"
+  ln -s ../banger-rest-at-latest.timer "$units/$target.wants/banger-rest-at-latest.timer"
 }
 
 # Devices are there before systemd is; looking at all of them once more costs an emulated guest a third of its boot.
@@ -301,9 +303,6 @@ Type=oneshot
 ExecStart=/bin/sh /run/banger/ready
 UNIT
   ln -s ../banger-ready.service "$units/$target.wants/banger-ready.service" || return 0
-  if [ -e "$units/banger-rest-at-latest.timer" ]; then
-    ln -s ../banger-rest-at-latest.timer "$units/$target.wants/banger-rest-at-latest.timer"
-  fi
   : > /run/banger/ready-announced
   echo "${READY_ANNOUNCED} $target" > /dev/console
 }
