@@ -5,6 +5,7 @@ import { dnsRoutes } from './dns.ts';
 import { eventRoutes } from './event.ts';
 import { imageRoutes } from './image.ts';
 import { imageBuildRoutes } from './image-build.ts';
+import { leaseRoutes } from './lease.ts';
 import { leftoverRoutes } from './leftover.ts';
 import { operationRoutes } from './operation.ts';
 import type { Route } from './route.ts';
@@ -19,6 +20,7 @@ export type { Route } from './route.ts';
 export const contract = {
   ...systemRoutes,
   ...vmRoutes,
+  ...leaseRoutes,
   ...leftoverRoutes,
   ...operationRoutes,
   ...bundleRoutes,

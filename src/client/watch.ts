@@ -1,8 +1,8 @@
 /** Answers that go on: what VMs use, what happens and what is held, value by value for as long as somebody reads. */
 import type { CallArgs } from '../api/addresses.ts';
 import type { Event } from '../api/event.ts';
+import type { LeaseLine } from '../api/lease.ts';
 import type { StatsFrame } from '../api/stats.ts';
-import type { LeaseLine } from '../api/vm.ts';
 import { BangerError } from '../errors.ts';
 import { readJsonLines } from '../system/json-lines.ts';
 import type { Client } from './client.ts';

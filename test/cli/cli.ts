@@ -2,10 +2,11 @@
 import { addAbortSignal, PassThrough, Readable, Writable } from 'node:stream';
 import type { Answer, CallArgs, JsonRoute } from '../../src/api/addresses.ts';
 import type { Event } from '../../src/api/event.ts';
+import type { LeaseLine } from '../../src/api/lease.ts';
 import type { Operation, OperationEvent } from '../../src/api/operation.ts';
 import type { Snapshot } from '../../src/api/snapshot.ts';
 import type { StatsFrame } from '../../src/api/stats.ts';
-import type { LeaseLine, Vm } from '../../src/api/vm.ts';
+import type { Vm } from '../../src/api/vm.ts';
 import { main } from '../../src/cli/main.ts';
 import type { InteractiveOptions, Output, Terminal } from '../../src/cli/terminal.ts';
 import type { Client, ClientOptions } from '../../src/client/client.ts';

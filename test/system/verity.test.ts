@@ -72,6 +72,7 @@ describe('the fs-verity digest of a file', () => {
 
   it('has the digests of its parts of 64 MiB, as if each were a file, but for those of zeros', async (t) => {
     const what = randomBytes(70_000);
+    what[0] = 1; // of the shortest last part nothing else is left, and zeros have no digest
     for (const tail of [1, BLOCK, BLOCK + 1, 512 * 1024, 512 * 1024 + 1, 3 * MIB + 5, PART_BYTES]) {
       const bytes = 4 * PART_BYTES + tail;
       const path = await sparse(t, bytes, [PART_BYTES - 40_000, 3 * PART_BYTES + 5 * MIB, bytes - 1], what);

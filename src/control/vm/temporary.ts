@@ -2,7 +2,7 @@
  * Temporary VMs: each is there for one client, which holds a lease by reading an answer of the daemon. Whatever ends that
  * reading ends the VM, and a daemon that finds one without a lease deletes it.
  */
-import type { LeaseLine } from '../../api/vm.ts';
+import type { LeaseLine } from '../../api/lease.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import type { Host } from '../host.ts';
