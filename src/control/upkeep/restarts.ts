@@ -42,7 +42,13 @@ export function createRestarts(
 
   function ended(vm: VmRecord, end: RunEnd): void {
     const next = nextRestart(vm, end, host.now());
-    if (!next || !host.stores.vms.findById(vm.id)) return;
+    const known = host.stores.vms.findById(vm.id);
+    if (!known) return;
+    if (!next) {
+      // what was counted of its reboots is no attempt that the next daemon has to make again
+      if (known.restarts !== null) host.stores.vms.update(vm.id, { restarts: null });
+      return;
+    }
     host.stores.vms.update(vm.id, { restarts: next });
     host.log.info({ vm: vm.name, ...next }, 'it will be started again');
     arm(vm.id, next.nextAt);
@@ -102,6 +108,11 @@ export function createRestarts(
     resume() {
       for (const vm of host.stores.vms.list()) {
         if (vm.restarts === null || (vm.phase !== 'stopped' && vm.phase !== 'failed')) continue;
+        if (vm.phase === 'failed' && vm.restarts.nextAt === null) {
+          // its end was written down and what follows was not
+          ended(vm, 'failure');
+          continue;
+        }
         // without a time an attempt was under way when the daemon ended
         const nextAt = vm.restarts.nextAt ?? host.now().toISOString();
         if (vm.restarts.nextAt === null) {

@@ -139,6 +139,19 @@ describe('restarts', () => {
     assert.deepEqual([interrupted.starts, interrupted.record()?.restarts?.attempts], [['web'], 5]);
   });
 
+  it('do not come for a VM that is to stay failed, however often its guest had rebooted before', async (t) => {
+    const counted = { attempts: 1, nextAt: null };
+    for (const told of [true, false]) {
+      const { vm, restarts, starts, record, pass } = setUp(t, { restartPolicy: 'never', restarts: counted });
+      // without it the daemon died between the end and what follows from it
+      if (told) restarts.ended(vm, 'failure');
+      restarts.resume();
+      await pass(600_000);
+      assert.deepEqual([starts, record()?.restarts], [[], null]);
+      t.mock.timers.reset();
+    }
+  });
+
   it('are not for a VM that runs, or that a person keeps stopped', async (t) => {
     const { restarts, starts, pass } = setUp(t, { phase: 'running', restarts: { attempts: 2, nextAt: null } });
     restarts.resume();
