@@ -8,7 +8,7 @@ import { paced } from '../support/pace.ts';
 
 /** Chosen so that it holds writes, builds, changes of image, snapshots, suspends, a fork, accidents of daemon and VMM, and work that is cut off. */
 const SEED = 1074;
-const COMMANDS = 110;
+const COMMANDS = 120;
 /** Fewer are possible than are drawn; when the commands change, another seed may be needed. */
 const AT_LEAST = 35;
 

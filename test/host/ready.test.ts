@@ -48,6 +48,8 @@ describe('a VM that is up', { skip: hostSkip() }, () => {
       'systemctl is-active systemd-udevd systemd-udev-trigger systemd-sysusers systemd-logind systemd-journal-flush sys-kernel-debug.mount';
     await host.guest('web', `for i in $(seq 60); do ${later} > /dev/null && exit; sleep 1; done; ${later}; exit 1`);
     assert.equal(await host.guest('web', 'find /run/systemd/system-generators -type f'), '');
+    // devices are looked at one after the other once that was asked for
+    await host.guest('web', 'udevadm settle --timeout 60');
     assert.equal(await host.guest('web', 'ls /dev/disk/by-uuid | wc -l'), '2');
   });
 
