@@ -7,7 +7,7 @@ import { apparentBytes } from '../storage/disk.ts';
 import { vmFiles } from '../storage/layout.ts';
 import { isOpenToAll } from '../storage/ownership.ts';
 import { enterCgroup, makeCgroup } from '../system/cgroup.ts';
-import { confinedArgv, fileLimitArgv, type Limits } from '../system/confinement.ts';
+import { confinedArgv, fileLimitArgv, groupOfDevice, type Limits, TUN_DEVICE } from '../system/confinement.ts';
 import { childrenOf } from '../system/processes.ts';
 import type { Argv } from '../system/runner.ts';
 import { GIB, MIB } from '../units.ts';
@@ -32,7 +32,8 @@ export async function confinementOf(
 ): Promise<(argv: Argv) => Argv> {
   const user = userOf(host, vm);
   const { kvmGroup } = host.system.vmUsers;
-  const groups = acceleration === 'kvm' && kvmGroup !== undefined ? [kvmGroup] : [];
+  const devices = [acceleration === 'kvm' ? kvmGroup : undefined, await groupOfDevice(TUN_DEVICE)];
+  const groups = devices.filter((group) => group !== undefined);
   const limits = await vmmLimits(host, vm);
   return (argv) => confinedArgv(argv, { user, groups, limits });
 }

@@ -3,7 +3,8 @@
  * ones, environment and resources. Done by prlimit and setpriv of util-linux, which replace themselves by the program.
  */
 import { readFileSync } from 'node:fs';
-import { stat } from 'node:fs/promises';
+import { chmod, stat } from 'node:fs/promises';
+import { BangerError, messageOf } from '../errors.ts';
 import type { Argv } from './runner.ts';
 
 /** Resources a program may take; what is left out stays as it is. */
@@ -122,6 +123,24 @@ export async function usersMayOpen(device: string): Promise<boolean> {
   } catch {
     return false; // there is none
   }
+}
+
+/** Device that makes taps. */
+export const TUN_DEVICE = '/dev/net/tun';
+
+/**
+ * Lets users of VMs open the device that makes taps: the kernel makes it root's alone, and udev, which a container or a
+ * small system may not run, lets everybody open it. Who may use a tap depends on the tap's owner, not on this.
+ * @throws BangerError `host_unprepared` when its mode cannot be changed
+ */
+export async function letUsersOpenTun(device = TUN_DEVICE): Promise<void> {
+  if (await usersMayOpen(device)) return;
+  await chmod(device, 0o666).catch((error) => {
+    const message = `${device} may be opened by root alone, VMs run as users of their own, and that cannot be changed: ${messageOf(error)}`;
+    throw new BangerError('host_unprepared', message, {
+      hint: `Let them: chmod 666 ${device}   or run VMs as root: privilege.vm_users = "none"`,
+    });
+  });
 }
 
 /** Group that may read and write a device which not everybody may; never root's. */

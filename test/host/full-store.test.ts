@@ -59,8 +59,8 @@ describe('a store that is too small for what its VMs write', {
   }
 
   async function vmmState(name: string): Promise<string> {
-    const { id } = await host.vm(name);
-    const said = await describeVmm(join(store(), 'vms', id, 'api.sock'), 5000);
+    const { directory } = await host.vm(name);
+    const said = await describeVmm(join(directory, 'api.sock'), 5000);
     return said === 'silent' ? said : said.state;
   }
 

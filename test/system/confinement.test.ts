@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { chmod, chown, mkdir, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import {
@@ -7,6 +7,7 @@ import {
   confinedArgv,
   fileLimitArgv,
   groupOfDevice,
+  letUsersOpenTun,
   userOfDirectory,
 } from '../../src/system/confinement.ts';
 import { createRunner } from '../../src/system/runner.ts';
@@ -21,6 +22,26 @@ const everything = 'cat /proc/self/status /proc/self/limits; id -G';
 function field(text: string, name: string): string {
   return new RegExp(`^${name}:?\\s+(.*?)\\s*$`, 'm').exec(text)?.[1]?.replaceAll(/\s+/g, ' ') ?? 'none';
 }
+
+describe('the device that makes taps', () => {
+  it("is opened to users of VMs where it is root's alone, and left as it is where they may open it", async (t) => {
+    const device = join(await tempDir(t), 'tun');
+    await writeFile(device, '');
+    const modeAfter = async (mode: number) => {
+      await chmod(device, mode);
+      await letUsersOpenTun(device);
+      return ((await stat(device)).mode & 0o777).toString(8);
+    };
+    assert.equal(await modeAfter(0o600), '666');
+    assert.equal(await modeAfter(0o606), '606');
+  });
+
+  it('that cannot be opened to them is an error that names the ways out', async (t) => {
+    const error = await letUsersOpenTun(join(await tempDir(t), 'tun')).catch((thrown) => thrown);
+    assert.match(error.message, /tun may be opened by root alone.*cannot be changed: ENOENT/);
+    assert.match(error.hint, /chmod 666 .*tun {3}or .*privilege\.vm_users = "none"/);
+  });
+});
 
 describe('a confined program', () => {
   it('has one user, no capability and no way to get one', { skip: notRoot }, async () => {

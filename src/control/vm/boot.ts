@@ -19,7 +19,7 @@ import { vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { openDirectory } from '../../storage/ownership.ts';
 import { writeSeedDrive } from '../../storage/seed-drive.ts';
 import { throwIfCancelled } from '../../system/abort.ts';
-import { cleanEnvironment } from '../../system/confinement.ts';
+import { cleanEnvironment, letUsersOpenTun } from '../../system/confinement.ts';
 import { readOomKills } from '../../system/oom-kills.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import { confinementOf, groupOf, programWithinReach } from '../confine.ts';
@@ -84,7 +84,10 @@ export async function launchVm(
   // nothing unlinks it when a VMM ends, and the next one could not bind it
   await rm(files.vsock, { force: true });
   const onStarted = await groupOf(host, vm);
-  if (user !== undefined) await openDirectory(files.directory, user);
+  if (user !== undefined) {
+    await openDirectory(files.directory, user);
+    await letUsersOpenTun();
+  }
   const running = await launchVmm(host.system.runner, {
     program: await programWithinReach(host, vm, vmm.program),
     id: `banger-${vm.id}`,
