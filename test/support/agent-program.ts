@@ -31,19 +31,12 @@ const FLAGS = [
   ...['-std=c11', '-D_GNU_SOURCE', '-DFOR_TESTS', '-O1', '-g', '-Wall', '-Wextra', '-Werror'],
   ...['-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-fno-omit-frame-pointer'],
   // what it keeps for itself, and control groups, are in the directory it works in
-  ...[
-    '-DVERSION="9.9.9"',
-    '-DRUN_DIRECTORY="run"',
-    '-DGROUPS="groups"',
-    '-DVAR="var"',
-    '-DROOT_HOME="root"',
-    '-DTHAW_AFTER_MS=600',
-  ],
+  ...['-DVERSION="9.9.9"', '-DRUN_DIRECTORY="run"', '-DGROUPS="groups"', '-DVAR="var"', '-DROOT_HOME="root"'],
 ];
 
 /**
  * Compiles it unless that was done before.
- * @param defines further words of the preprocessor, e.g. `SKIP_RESEED`
+ * @param defines further words of the preprocessor, e.g. `THAW_AFTER_MS=1200`
  * @returns path of the program
  */
 export async function compileAgent(defines: readonly string[] = []): Promise<string> {
