@@ -104,14 +104,15 @@ describe('text of a hostile guest', () => {
     for (const [head, piece] of texts) {
       it(`costs little as ${what}: ${JSON.stringify(head + piece)} …`, () => {
         const text = `${head}${piece.repeat(Math.floor((bytes - head.length) / piece.length))}`;
-        const times = [0, 1].map(() => {
+        const times: number[] = [];
+        // the first call may pay for the compiler, and any for what else the machine does
+        while (times.length < 6 && !times.some((ms) => ms < LIMIT_MS)) {
           const before = process.cpuUsage();
           parse(text);
           const { user, system } = process.cpuUsage(before);
-          return (user + system) / 1000;
-        });
-        // the first call may pay for the compiler
-        assert(Math.min(...times) < LIMIT_MS, `${times.join(' and ')} ms`);
+          times.push((user + system) / 1000);
+        }
+        assert(Math.min(...times) < LIMIT_MS, `${times.join(', ')} ms`);
       });
     }
   }

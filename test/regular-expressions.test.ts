@@ -117,6 +117,11 @@ function searchMs(pattern: RegExp, texts: string[]): number {
   return (user + system) / 1000;
 }
 
+/** Each time: once may be what else the machine does. */
+function isSlow(pattern: RegExp, text: string): boolean {
+  return [1, 2, 3, 4].every(() => searchMs(pattern, [text]) > LIMIT_MS);
+}
+
 /** A text on which the pattern is too slow; its beginning. */
 function slowText({ source, flags }: Pick<Pattern, 'source' | 'flags'>): string | undefined {
   if (!/[*+]|,\}/.test(source)) return undefined;
@@ -131,7 +136,7 @@ function slowText({ source, flags }: Pick<Pattern, 'source' | 'flags'>): string 
   const long = texts(TEXT_LENGTH);
   return worst
     .map(({ index }) => long[index] ?? '')
-    .find((text) => searchMs(pattern, [text]) > LIMIT_MS)
+    .find((text) => isSlow(pattern, text))
     ?.slice(0, 30);
 }
 

@@ -67,8 +67,11 @@ const KEPT_MACHINES = 3;
 /** Left free beside a memory file. */
 const RESERVE_BYTES = 1024 * MIB;
 
-/** A guest that goes on answers in a second or two; one that does not is booted instead. */
-const LOGIN_LIMIT_MS = 15_000;
+/**
+ * A guest that goes on answers in a second or two, on a busy machine in many; one that shows no sign of life is given up
+ * long before this, and booted instead.
+ */
+const LOGIN_LIMIT_MS = 60_000;
 const SPARE_LIMIT_MS = 3000;
 
 const PREPARE_LIMIT_MS = 60_000;
