@@ -31,7 +31,7 @@ const CAUSES: [RegExp, (thing: string) => string][] = [
   [/Version '(.{1,200}?)' for '(.{1,200}?)' was not found/, (version) => `there is no such version: ${version}`],
   [/(\S{1,200}) \(no such package\)/, (name) => `there is no package ${name}`],
   [
-    /(?:Unable to find a match|No match for argument|target not found|No provider of|'(?=\S{1,200}' not found in package names)):?\s{0,8}'?([^\s']+)/,
+    /(?:Unable to find a match|No match for argument|target not found|No provider of|'(?=[^\s']{1,200}' not found in package names)):?\s{0,8}'?([^\s']+)/,
     (name) => `there is no package ${name}`,
   ],
   [
