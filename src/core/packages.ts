@@ -21,12 +21,11 @@ export interface PackageDiff {
   unchanged: number;
 }
 
+const LISTED = /^[ \t]*(\S+)[ \t]+(\S+)[ \t]+(\S+)[ \t\r]*$/gm;
+
 /** Reads a list with one `name version arch` a line; lines of another form are left out. */
 export function parsePackageList(text: string): InstalledPackage[] {
-  return text.split('\n').flatMap((line) => {
-    const [name, version, arch, ...rest] = line.trim().split(/\s+/);
-    return name && version && arch && rest.length === 0 ? [{ name, version, arch }] : [];
-  });
+  return Array.from(text.matchAll(LISTED), ([, name = '', version = '', arch = '']) => ({ name, version, arch }));
 }
 
 /** What is read of a dpkg database. */
