@@ -7,8 +7,9 @@ import { createLineSplitter } from '../src/guest/line-splitter.ts';
 import { parseListeners } from '../src/guest/listeners.ts';
 import { parseMeminfo } from '../src/guest/meminfo.ts';
 import { causeOf } from '../src/image/failures.ts';
+import { paced } from './support/pace.ts';
 
-const LIMIT_MS = 100;
+const LIMIT_MS = paced(100);
 const KIB = 1024;
 
 const LISTEN = 'LISTEN 0 5 0.0.0.0:80 0.0.0.0:* users:(';

@@ -10,12 +10,13 @@ import { it } from 'node:test';
 import { createContext, runInContext } from 'node:vm';
 import { parse } from 'acorn';
 import { analyse } from 'scslre';
+import { paced } from './support/pace.ts';
 
 const ROOT = resolve(import.meta.dirname, '..');
 
 /** Text of this length is read in less than this, or it is refused. */
 const TEXT_LENGTH = 64 * 1024;
-const LIMIT_MS = 100;
+const LIMIT_MS = paced(100);
 /** All of a pattern's texts, at a sixteenth of the length, are read in a third of this when it is quick. */
 const SUSPECT_MS = 10;
 
