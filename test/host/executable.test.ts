@@ -6,7 +6,6 @@ import { existsSync } from 'node:fs';
 import { cp, link, mkdtemp, readdir, readFile, realpath, stat, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { lacking } from '../bundle/sample-bundle.ts';
 import { daemonSkip, TestHost, until } from '../support/host.ts';
 import { paced } from '../support/pace.ts';
@@ -232,7 +231,12 @@ describe('the executable is no Node to anybody', { skip: daemonSkip() }, () => {
       (await readFile(`/proc/${pid}/net/tcp`, 'utf8')).match(/ 0100007F:240D 00000000:0000 0A /);
     const before = await listening();
     for (const signal of ['SIGUSR1', 'SIGUSR2'] as const) process.kill(pid, signal);
-    await sleep(500);
+    // an ordinary Node, signalled after it, has had the time for it
+    const node = spawn(process.execPath, ['--inspect-port=0', '-e', 'console.log("up"); setInterval(() => {}, 1e6)']);
+    await once(node.stdout, 'data');
+    node.kill('SIGUSR1');
+    assert.match(String((await once(node.stderr, 'data'))[0]), /Debugger listening/);
+    node.kill('SIGKILL');
     assert.equal((await host.daemon()).pid, pid);
     assert.deepEqual(await listening(), before);
     assert.doesNotMatch(await readFile(join(host.home, 'state/bangerd.log'), 'utf8'), /Debugger/);

@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { haltedBy } from '../../src/system/processes.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { crash, hostSkip, TestHost, until } from '../support/host.ts';
@@ -40,6 +39,14 @@ describe('the life of a VM', { skip: hostSkip('debugfs') }, () => {
     await host.fails(2, ['vm', 'set', 'web', '--disk', '9G'], [/banger disk resize web/]);
     await host.fails(2, ['vm', 'set', 'web', '--memory', '9999G'], [/this host has/]);
   });
+
+  /** Until the daemon has looked at the host once from beginning to end: what the second look puts back says so. */
+  async function looked(): Promise<void> {
+    for (const which of ['first', 'second']) {
+      await runner.run(['nft', 'flush', 'table', 'inet', host.table]);
+      await until(`the rules are back by a ${which} look`, async () => /masquerade/.test(await rules()), 8000);
+    }
+  }
 
   it('has its rules, routes and device state back within 5 s', LIMIT, async () => {
     const { address, tap } = await host.vm('web');
@@ -90,7 +97,7 @@ describe('the life of a VM', { skip: hostSkip('debugfs') }, () => {
       await host.daemon();
       const { state, problem } = await host.vm('www');
       assert.deepEqual([state, problem !== null], ['running', true]);
-      await sleep(5000); // until a look of the daemon has seen it
+      await looked();
     } finally {
       for (const each of [qemu, pid]) process.kill(each, 'SIGCONT');
     }
@@ -124,7 +131,7 @@ describe('the life of a VM', { skip: hostSkip('debugfs') }, () => {
       const { tap, pid } = await host.vm('www');
       await runner.run(['ip', 'link', 'delete', 'dev', tap]);
       assert.match((await host.vm('www')).problem ?? '', /network device bgr-\w+ was deleted.* banger restart www/);
-      await sleep(5000); // longer than until the next look
+      await looked();
       assert.equal((await host.vm('www')).pid, pid, 'a person decides');
       await host.ok('vm', 'set', 'www', '--restart', 'on-failure');
       await until('it runs anew', async () => {
