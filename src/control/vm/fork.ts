@@ -4,10 +4,9 @@
  */
 import { randomBytes, randomUUID } from 'node:crypto';
 import { link, mkdir, rename, rm } from 'node:fs/promises';
-import { gatewayOf } from '../../core/addresses.ts';
 import { newVm } from '../../core/new-vm.ts';
-import { tapName, type VmRecord } from '../../core/vm.ts';
-import { running, suspending } from '../../core/vm-changes.ts';
+import type { VmRecord } from '../../core/vm.ts';
+import { suspending } from '../../core/vm-changes.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { setState } from '../../firecracker/requests.ts';
@@ -15,31 +14,27 @@ import { generateKeyPair } from '../../guest/keys.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { copyDisk } from '../../storage/clone.ts';
 import { memoryFiles, vmFiles } from '../../storage/layout.ts';
-import { resolvConf } from '../../storage/seed-drive.ts';
-import { sideBySide } from '../../system/abort.ts';
 import { pathExists } from '../../system/files.ts';
 import { createMutex, type Mutex } from '../../system/mutex.ts';
 import { MIB } from '../../units.ts';
 import { findVmBootFiles } from '../bundles/boot-files.ts';
-import { freeUser, handOverFile, settleUser } from '../handover.ts';
+import { freeUser, settleUser } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
-import { forgetMemory, saveMemory, syncAll } from '../memory/checkpoint.ts';
+import { saveMemory, syncAll } from '../memory/checkpoint.ts';
 import { fitOf } from '../memory/fit.ts';
-import { loadMemory } from '../memory/restore.ts';
-import { guestResolver } from '../network/guest-resolver.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone, requireStoreSpace } from '../store/space.ts';
 import { vmmSocketOf } from '../vmm.ts';
-import { type LaunchedVm, launchVm, writeVmSeed } from './boot.ts';
 import { requireImage } from './create.ts';
 import { freeAddress, newVmId } from './identity.ts';
 import { requireRunning } from './problem.ts';
 import { discardVm, releaseVm } from './release.ts';
 import { requireFitting } from './resume.ts';
 import type { StartedVm } from './start.ts';
+import { startAsNew } from './start-as-new.ts';
 import { goOnRunning, requireRoom, requireSuspendable } from './suspend.ts';
-import { holdGuest, thawGuest, wakeAs } from './wake.ts';
+import { holdGuest, thawGuest } from './wake.ts';
 
 /** VMs that may go on at a time: more of them only wait for each other. */
 const SIDE_BY_SIDE = 4;
@@ -291,55 +286,10 @@ async function startAll(
 }
 
 async function startFork(host: Host, origin: Origin, admitted: VmRecord, signal: AbortSignal): Promise<StartedVm> {
-  const { store } = host.config.paths;
   const fork = await settleUser(host, admitted);
-  const began = performance.now();
-  const { rootDisk, workDisk } = vmFiles(store, fork.id);
-  let launched: LaunchedVm | undefined;
-  await writeVmSeed(host, fork);
-  await sideBySide(signal, [
-    // what it sends before it has its own address goes nowhere
-    () => host.network.attach(fork, { closed: true }),
-    async (either) => {
-      launched = await launchVm(host, fork, origin.boot, either, true);
-    },
-    () => syncAll(fork.workDiskBytes > 0 ? [rootDisk, workDisk] : [rootDisk]),
-  ]);
-  if (!launched) throw new BangerError('internal', `The VMM of ${fork.name} was not launched.`);
-  {
-    await using api = connectVmm(vmmSocketOf(host, fork.id));
-    const files = memoryFiles(store, fork.id);
-    await origin.loading.run(async () => {
-      for (const path of [files.memory, files.state]) await handOverFile(host, fork, path);
-      await loadMemory(host, fork, api, files, origin.vmmVersion, tapName(fork.id));
-    });
-    signal.throwIfAborted();
-    await api.send(setState('Resumed'));
-  }
-  await wakeAs(host, fork, await identityOf(host, fork));
-  await host.network.open(fork);
-  signal.throwIfAborted();
-  const tookMs = performance.now() - began;
-  const at = host.now();
-  const ready = { ms: Math.round(tookMs), failedUnits: origin.vm.ready?.failedUnits ?? [] };
-  host.stores.vms.update(fork.id, { ...running(fork, { at, vmm: launched.kind, timeline: [], tookMs }), ready });
-  await forgetMemory(host, fork);
-  return { vm: host.stores.vms.get(fork.name), ended: launched.ended };
-}
-
-/** All that makes it another machine than the one it began as. */
-async function identityOf(host: Host, fork: VmRecord): Promise<Parameters<typeof wakeAs>[2]> {
-  const { config, guests, network } = host;
-  return {
-    hostname: fork.name,
-    address: fork.address,
-    gateway: gatewayOf(network.pool),
-    mtu: await network.mtu(),
-    mac: fork.mac,
-    machineId: fork.machineId ?? randomBytes(16).toString('hex'),
-    bootId: randomUUID(),
-    resolver: resolvConf(await guestResolver(config, network.pool)),
-    hostKey: { private: fork.hostKeyPrivate, public: `${fork.hostKeyPublic}\n` },
-    authorizedKeys: [guests.publicKey],
-  };
+  const { rootDisk, workDisk } = vmFiles(host.config.paths.store, fork.id);
+  const { boot, vmmVersion, loading } = origin;
+  const failedUnits = origin.vm.ready?.failedUnits ?? [];
+  const first = { 'sync-disks': () => syncAll(fork.workDiskBytes > 0 ? [rootDisk, workDisk] : [rootDisk]) };
+  return await startAsNew(host, fork, { boot, vmmVersion, failedUnits, loading, first }, signal);
 }

@@ -1,0 +1,118 @@
+/**
+ * Starts a VM from memory that was another's: a fork, or a new VM that begins as a template stands. It is nobody until its
+ * agent has acknowledged who it is.
+ */
+import { randomBytes, randomUUID } from 'node:crypto';
+import { gatewayOf } from '../../core/addresses.ts';
+import { type TimelineStep, tapName, type VmRecord } from '../../core/vm.ts';
+import { running } from '../../core/vm-changes.ts';
+import { BangerError } from '../../errors.ts';
+import { connectVmm } from '../../firecracker/api.ts';
+import { setState } from '../../firecracker/requests.ts';
+import type { BootFiles } from '../../preflight/context.ts';
+import { memoryFiles } from '../../storage/layout.ts';
+import { resolvConf } from '../../storage/seed-drive.ts';
+import { sideBySide } from '../../system/abort.ts';
+import type { Mutex } from '../../system/mutex.ts';
+import { handOverFile } from '../handover.ts';
+import type { Host } from '../host.ts';
+import { forgetMemory } from '../memory/checkpoint.ts';
+import { loadMemory } from '../memory/restore.ts';
+import { guestResolver } from '../network/guest-resolver.ts';
+import { vmmSocketOf } from '../vmm.ts';
+import { type LaunchedVm, launchVm, writeVmSeed } from './boot.ts';
+import type { StartedVm } from './start.ts';
+import { wakeAs } from './wake.ts';
+
+/** What a VM begins as. */
+export interface Beginning {
+  boot: BootFiles;
+  /** what the VMM that wrote the state calls itself */
+  vmmVersion: string;
+  /** units of its init that had failed by then */
+  failedUnits: string[];
+  /** the memory is one file for all that begin as the same, and belongs to the user of the one that loads it */
+  loading: Mutex;
+  /** what else has to be done before the memory is loaded, by the step it is in the timeline */
+  first: Readonly<Record<string, (signal: AbortSignal) => Promise<void>>>;
+  /** looks at what was loaded, before its guest goes on and before anybody else loads it */
+  loaded?: () => Promise<void>;
+  /** done when the guest has acknowledged and goes on, before the VM counts as running */
+  awake?: () => Promise<void>;
+  /** of `performance.now()`: what came before is part of the start */
+  began?: number;
+}
+
+/**
+ * Disks and memory of `vm` have to be in its directory when `first` is done. What fails leaves it to be discarded.
+ * @throws BangerError `guest_failed` when the guest does not acknowledge
+ */
+export async function startAsNew(
+  host: Host,
+  vm: VmRecord,
+  { boot, vmmVersion, failedUnits, loading, first, loaded, awake, began = performance.now() }: Beginning,
+  signal: AbortSignal,
+): Promise<StartedVm> {
+  const timeline: TimelineStep[] = [];
+  const timed =
+    <T>(step: string, work: (either: AbortSignal) => Promise<T>) =>
+    async (either: AbortSignal): Promise<T> => {
+      const startedMs = performance.now() - began;
+      const result = await work(either);
+      timeline.push({ step, startedMs, durationMs: performance.now() - began - startedMs });
+      return result;
+    };
+  let launched: LaunchedVm | undefined;
+  await sideBySide(signal, [
+    timed('write-seed-drive', () => writeVmSeed(host, vm)),
+    // what it sends before it has its own address goes nowhere
+    timed('attach-network', () => host.network.attach(vm, { closed: true })),
+    timed('launch-vmm', async (either) => {
+      launched = await launchVm(host, vm, boot, either, true);
+    }),
+    ...Object.entries(first).map(([step, work]) => timed(step, work)),
+  ]);
+  if (!launched) throw new BangerError('internal', `The VMM of ${vm.name} was not launched.`);
+  {
+    await using api = connectVmm(vmmSocketOf(host, vm.id));
+    const files = memoryFiles(host.config.paths.store, vm.id);
+    await timed('load-memory', () =>
+      loading.run(async () => {
+        for (const path of [files.memory, files.state]) await handOverFile(host, vm, path);
+        await loadMemory(host, vm, api, files, vmmVersion, tapName(vm.id));
+        await loaded?.();
+      }),
+    )(signal);
+    signal.throwIfAborted();
+    await api.send(setState('Resumed'));
+  }
+  await timed('wake', async () => await wakeAs(host, vm, await identityOf(host, vm)))(signal);
+  await timed('open-network', () => host.network.open(vm))(signal);
+  await awake?.();
+  signal.throwIfAborted();
+  const tookMs = performance.now() - began;
+  const ready = { ms: Math.round(tookMs), failedUnits };
+  host.stores.vms.update(vm.id, {
+    ...running(vm, { at: host.now(), vmm: launched.kind, timeline, tookMs }),
+    ready,
+  });
+  await forgetMemory(host, vm);
+  return { vm: host.stores.vms.get(vm.name), ended: launched.ended };
+}
+
+/** All that makes it another machine than the one it begins as. */
+async function identityOf(host: Host, vm: VmRecord): Promise<Parameters<typeof wakeAs>[2]> {
+  const { config, guests, network } = host;
+  return {
+    hostname: vm.name,
+    address: vm.address,
+    gateway: gatewayOf(network.pool),
+    mtu: await network.mtu(),
+    mac: vm.mac,
+    machineId: vm.machineId ?? randomBytes(16).toString('hex'),
+    bootId: randomUUID(),
+    resolver: resolvConf(await guestResolver(config, network.pool)),
+    hostKey: { private: vm.hostKeyPrivate, public: `${vm.hostKeyPublic}\n` },
+    authorizedKeys: [guests.publicKey],
+  };
+}
