@@ -67,14 +67,15 @@ const WINGS: Record<string, Wing> = {
   bundles: { doors: ['access', 'boot-files', 'support'], mayImport: [] },
   store: { doors: ['space'], mayImport: [] },
   network: { doors: ['guest-resolver'], mayImport: [] },
-  disks: { doors: ['disk-work', 'keep'], mayImport: [] },
-  memory: { doors: ['checkpoint', 'fit', 'manifest', 'restore'], mayImport: [] },
-  images: { doors: ['catalogue', 'dpkg-status', 'export', 'import'], mayImport: ['bundles'] },
+  disks: { doors: ['disk-work', 'keep', 'online-growth'], mayImport: [] },
+  memory: { doors: ['checkpoint', 'fit', 'manifest', 'restore', 'templates'], mayImport: [] },
+  images: { doors: ['catalogue', 'dpkg-status', 'export', 'import'], mayImport: ['bundles', 'memory'] },
   vm: {
     doors: [
       'identity',
       'life',
       'boot',
+      'create',
       'pause',
       'free-disks',
       'limits',
@@ -91,7 +92,8 @@ const WINGS: Record<string, Wing> = {
   },
   snapshots: { doors: ['restore'], mayImport: ['bundles', 'store', 'disks', 'images', 'vm'] },
   stats: { doors: [], mayImport: ['vm'] },
-  builds: { doors: ['kept-vm'], mayImport: ['bundles', 'store', 'network', 'memory', 'images', 'vm'] },
+  builds: { doors: ['build-vm', 'kept-vm'], mayImport: ['bundles', 'store', 'network', 'memory', 'images', 'vm'] },
+  warm: { doors: [], mayImport: ['bundles', 'store', 'disks', 'memory', 'vm', 'builds'] },
   upkeep: { doors: [], mayImport: ['store', 'disks', 'memory', 'images', 'vm', 'snapshots', 'builds'] },
 };
 

@@ -43,6 +43,12 @@ export const Event = z.discriminatedUnion('type', [
   }),
   z.object({
     ...base,
+    type: z.literal('vm.not-warm'),
+    vm: vm.vm,
+    reason: z.string().describe('why it boots although there are templates of its image'),
+  }),
+  z.object({
+    ...base,
     type: z.literal('vm.ready'),
     ...vm,
     readyMs: z.number().describe('milliseconds since the start was asked for'),

@@ -18,6 +18,22 @@ export const ImageDigest = z
     'of the root file system: `fsverity-sha256:HEX`, its fs-verity digest; `sha256:HEX` when an older banger registered the image',
   );
 
+/** What VMs of an image or bundle may start from instead of booting. */
+export const Template = z.object({
+  id: z.string().describe('8 hexadecimal digits'),
+  image: z.string().describe('name of the image or bundle'),
+  vcpus: z.int(),
+  memoryMib: z.int(),
+  rootDiskBytes: z.number().describe('VMs with larger root disks may start from it'),
+  workDiskBytes: z.number().describe('the same of work disks; 0 for VMs without one'),
+  workDiskMount: z.string().nullable(),
+  nat: z.boolean().describe('for VMs that reach the outside, or for those that do not'),
+  bytes: z.number().describe('what it takes on the host’s disk'),
+  createdAt: z.iso.datetime(),
+  usedAt: z.iso.datetime().describe('when a VM last started from it, or when it was made'),
+  misfits: z.array(z.string()).describe('why no VM can start from it here and now, each a clause; empty when they can'),
+});
+
 export const Image = z.object({
   id: z.string().describe('8 hexadecimal digits, unchanged for the life of the image'),
   name: z.string(),
@@ -29,6 +45,7 @@ export const Image = z.object({
   createdAt: z.iso.datetime(),
   usedBy: z.array(z.string()).describe('names of the VMs made from it'),
   problem: z.string().nullable().describe('why no VM can be made from it, if so'),
+  templates: z.int().describe('how many templates there are that VMs made from it may start from'),
 });
 
 export const ImageDetail = Image.extend({
@@ -41,6 +58,23 @@ export const ImageDetail = Image.extend({
   recipe: z.unknown().describe('what it was built from; null when it was brought in'),
   trashed: z.array(z.string()).describe('names of deleted VMs that can still be restored and then need it'),
   layers: z.int().describe('layers of image builds that begin with it'),
+});
+
+const ImageWarm = z.strictObject({
+  image: z.string().min(1).optional().describe('image or bundle; the configured default otherwise'),
+  vcpus: z.int().min(1).max(32).optional(),
+  memoryMib: z.int().min(64).optional(),
+  rootDiskBytes: z.int().positive().optional(),
+  workDiskBytes: z.int().nonnegative().optional().describe('0 for VMs without one'),
+  workMount: z.string().optional(),
+  nat: z.boolean().optional().describe('whether these VMs reach the outside; default true'),
+});
+
+/** Result of an `image.warm` operation. */
+export const ImageWarmed = Template.extend({ made: z.boolean().describe('false when there was such a template') });
+
+const ImageCool = z.strictObject({
+  image: z.string().min(1).optional().describe('image or bundle; the configured default otherwise'),
 });
 
 const ImageRename = z.strictObject({ name: ImageName.describe('new name') });
@@ -109,6 +143,8 @@ export type ImageImport = z.infer<typeof ImageImport>;
 export type ImageFile = z.infer<typeof ImageFile>;
 export type ImageDiff = z.infer<typeof ImageDiff>;
 export type ImagePrune = z.infer<typeof ImagePrune>;
+export type Template = z.infer<typeof Template>;
+export type ImageWarmed = z.infer<typeof ImageWarmed>;
 export type ImagePruned = z.infer<typeof ImagePruned>;
 export type VmRebase = z.infer<typeof VmRebase>;
 
@@ -164,6 +200,27 @@ export const imageRoutes = {
     body: ImagePrune,
     response: Operation,
     status: 202,
+  },
+  listTemplates: {
+    method: 'GET',
+    url: '/v1/templates',
+    summary: 'What VMs may start from instead of booting, oldest first',
+    response: z.array(Template),
+  },
+  warmImage: {
+    method: 'POST',
+    url: '/v1/templates',
+    summary: 'Make a template of an image or bundle, from which VMs of this size start',
+    body: ImageWarm,
+    response: Operation,
+    status: 202,
+  },
+  coolImage: {
+    method: 'POST',
+    url: '/v1/templates/remove',
+    summary: 'Remove the templates of an image or bundle; running VMs go on',
+    body: ImageCool,
+    response: z.array(Template),
   },
   diffImages: {
     method: 'GET',

@@ -212,6 +212,7 @@ export const VmRun = VmCreate.omit({ name: true }).extend({
     .string()
     .optional()
     .describe('makes a VM that is deleted for good when this lease ends; there may be none of that name'),
+  cold: z.boolean().optional().describe('whether a new VM boots although there is a template that it could start from'),
 });
 
 /** Result of the operation that runs a VM; `vm.start`, which it may join, ends with the VM alone. */
@@ -219,6 +220,7 @@ export const VmRunResult = Vm.extend({
   created: z.boolean().describe('whether there was no VM of that name before'),
   started: z.boolean().describe('whether it did not run before'),
   resumed: z.boolean().describe('whether it was suspended and went on where it stood'),
+  warm: z.boolean().describe('whether it is new and started from a template'),
 });
 
 /** Result of the operations that start or resume a VM. */

@@ -12,6 +12,7 @@ export interface Config {
   vm: VmConfig;
   network: NetworkConfig;
   storage: StorageConfig;
+  warm: WarmConfig;
   dns: DnsConfig;
   metrics: MetricsConfig;
   daemon: DaemonConfig;
@@ -120,6 +121,16 @@ export interface StorageConfig {
   minFreeBytes: number;
   /** how long a stop may take longer to give free space back to the host, in `ms`; 0 for never */
   trimTimeoutMs: number;
+}
+
+/** Templates, from which new VMs start. */
+export interface WarmConfig {
+  /** whether one is made in the background after the first boot of an image */
+  automatic: boolean;
+  /** how many are kept at most */
+  templates: number;
+  /** what all of them may take of the store, in `bytes` */
+  roomBytes: number;
 }
 
 export interface DnsConfig {

@@ -1,6 +1,6 @@
 /** Every setting: its key in TOML, what it takes, what it is without configuration, and what it is for. */
 import { join } from 'node:path';
-import { MIB } from '../units.ts';
+import { GIB, MIB } from '../units.ts';
 import {
   absolutePath,
   address,
@@ -194,6 +194,21 @@ const SETTINGS: SettingTree<Config> = {
       5000,
       'How long a stop may take longer to give free space of the disks back to the host; `0s` for never',
     ),
+  },
+  warm: {
+    automatic: always(
+      'warm.automatic',
+      yesOrNo(),
+      true,
+      'Whether a template is made in the background after the first boot of an image or bundle, from which later VMs start',
+    ),
+    templates: always(
+      'warm.templates',
+      wholeNumber(0, 1000),
+      3,
+      'How many templates are kept; the longest unused goes first. `0` for none',
+    ),
+    roomBytes: always('warm.room', size(0), 4 * GIB, 'What all templates together may take of the store'),
   },
   dns: {
     enabled: always('dns.enabled', yesOrNo(), true, 'Whether the daemon answers DNS questions for VM names'),

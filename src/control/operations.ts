@@ -40,6 +40,8 @@ export interface OperationRequest<T> {
   exclusive?: boolean;
   /** whether it ends when nobody has followed it for a while */
   attended?: boolean;
+  /** whether nobody waits for it: it is called off by whatever it is in the way of, and does not count as running */
+  background?: boolean;
   run(progress: Progress, signal: AbortSignal): Promise<T>;
 }
 
@@ -65,6 +67,7 @@ export interface Operations {
    * @param why what it ends with; that it was cancelled without
    */
   abort(id: string, why?: BangerError): void;
+  /** Without those in the background. */
   runningCount(): number;
   /** Aborts everything and waits until it is undone. */
   shutdown(): Promise<void>;
@@ -83,6 +86,7 @@ interface Live {
   onlyLooks: boolean;
   exclusive: boolean;
   attended: boolean;
+  background: boolean;
   /** ends an action that nobody follows */
   unattended?: NodeJS.Timeout | undefined;
 }
@@ -195,11 +199,16 @@ export function createOperations(
       const busy = request.onlyLooks ? undefined : workingOn(request.target);
       if (busy) {
         const same = busy.joinsAs === joinsAs && busy.joinable && request.joinable;
-        if (same && !busy.abort.signal.aborted) return { ...busy.operation, joined: true };
-        throw busyError(request, busy.operation);
+        if (same && !busy.abort.signal.aborted) {
+          // somebody waits for it now
+          busy.background &&= request.background ?? false;
+          return { ...busy.operation, joined: true };
+        }
       }
-      const inTheWay = running().find((entry) => request.exclusive || entry.exclusive);
-      if (inTheWay) throw busyError(request, inTheWay.operation);
+      const inTheWay = running().filter((entry) => entry === busy || request.exclusive || entry.exclusive);
+      const firm = inTheWay.find((entry) => !entry.background || request.background);
+      if (firm) throw busyError(request, firm.operation);
+      for (const entry of inTheWay) entry.abort.abort(cancelledError(entry.operation));
       const operation: Operation = {
         id: randomUUID().slice(0, 8),
         kind: request.kind,
@@ -224,11 +233,13 @@ export function createOperations(
         onlyLooks: request.onlyLooks ?? false,
         exclusive: request.exclusive ?? false,
         attended: request.attended ?? false,
+        background: request.background ?? false,
       };
       live.set(operation.id, entry);
       tell(operation);
       expectWatcher(entry, FIRST_WATCHER_MS);
-      entry.done = execute(entry, request);
+      const over = inTheWay.map(({ done }) => done);
+      entry.done = over.length === 0 ? execute(entry, request) : Promise.all(over).then(() => execute(entry, request));
       return { ...operation };
     },
     async finished(id) {
@@ -297,7 +308,7 @@ export function createOperations(
       const entry = lookUp(id);
       entry.abort.abort(why ?? cancelledError(entry.operation));
     },
-    runningCount: () => running().length,
+    runningCount: () => running().filter(({ background }) => !background).length,
     async shutdown() {
       const left = running();
       for (const entry of left) {

@@ -18,6 +18,8 @@ export interface Inventory {
   vmms: readonly { pid: number; socketPath: string; id: string }[];
   /** directories with memory of VMs that have none on record */
   memories: readonly { path: string; name: string }[];
+  /** directories of templates of which there is no record */
+  templates: readonly string[];
   /** network devices that are named as ours are */
   taps: readonly string[];
 }
@@ -114,5 +116,9 @@ export function findGarbage(seen: Inventory): Garbage[] {
     ...{ kind: 'memory', name: path, verdict: 'free' },
     whose: `memory of ${name}, which is not suspended`,
   }));
-  return [...ledger, ...directories, ...snapshots, ...memories, ...sockets, ...vmms, ...taps];
+  const templates = seen.templates.map<Garbage>((path) => ({
+    ...{ kind: 'directory', name: path, verdict: 'free' },
+    whose: 'a template of which there is no record',
+  }));
+  return [...ledger, ...directories, ...snapshots, ...memories, ...templates, ...sockets, ...vmms, ...taps];
 }

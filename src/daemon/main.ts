@@ -12,6 +12,7 @@ import { createUpkeep } from '../control/upkeep/watch.ts';
 import { createWaker } from '../control/vm/awaken.ts';
 import { createLife } from '../control/vm/life.ts';
 import { createTemporaryVms } from '../control/vm/temporary.ts';
+import { createWarmer } from '../control/warm/background.ts';
 import { asBangerError, BangerError, messageOf } from '../errors.ts';
 import { MAX_SOCKET_PATH_BYTES } from '../storage/layout.ts';
 import { expiry } from '../system/abort.ts';
@@ -124,6 +125,7 @@ async function serve(
     },
   });
   const temporary = createTemporaryVms(host, life);
+  const warmer = createWarmer(host);
   dnsService.onWanted(createWaker(host, life));
   const sampler = createStatsSampler(host);
   using metrics = createMetrics(host, sampler);
@@ -178,6 +180,7 @@ async function serve(
   // who comes from now on waits for the next daemon, which systemd starts when this one is gone
   if (activated !== undefined) server.server.close();
   upkeep.close();
+  warmer.close();
   await Promise.race([temporary.close(), expiry(TEMPORARY_LIMIT_MS)]);
   // actions first: their clients still get to hear how they ended
   await host.operations.shutdown();

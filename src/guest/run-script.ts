@@ -1,4 +1,7 @@
 /** A short script in a guest, with its exit status and what it said. */
+import { finished } from 'node:stream/promises';
+import { expiry } from '../system/abort.ts';
+import type { GuestAgent } from './agent/agent.ts';
 import type { SshConnection } from './ssh.ts';
 
 export interface ScriptResult {
@@ -12,11 +15,11 @@ export interface ScriptResult {
 const MAX_OUTPUT_BYTES = 64 * 1024;
 
 /** Administrators' programs, whatever the guest's shell looks through. */
-const PATH = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 /** Runs a POSIX sh script; ends without an exit status after `timeoutMs`, when the script goes on by itself. */
 export async function runScript(connection: SshConnection, script: string, timeoutMs: number): Promise<ScriptResult> {
-  const channel = await connection.exec(`${PATH}; export PATH\n${script}`);
+  const channel = await connection.exec(`PATH=${PATH}; export PATH\n${script}`);
   const { promise, resolve } = Promise.withResolvers<void>();
   const timer = setTimeout(resolve, timeoutMs);
   let exitCode: number | null = null;
@@ -35,4 +38,25 @@ export async function runScript(connection: SshConnection, script: string, timeo
   await promise;
   clearTimeout(timer);
   return { exitCode, output: output.trim() };
+}
+
+/** The same through the guest's agent. @throws AgentError when it does not run it */
+export async function runThroughAgent(agent: GuestAgent, script: string, timeoutMs: number): Promise<ScriptResult> {
+  const channel = agent.exec({ argv: ['/bin/sh'], env: { PATH } });
+  let output = '';
+  const gather = (chunk: Buffer) => {
+    if (output.length < MAX_OUTPUT_BYTES) output += chunk.toString('utf8');
+  };
+  channel.on('data', gather);
+  channel.stderr.on('data', gather);
+  channel.end(script);
+  const said = Promise.all([channel, channel.stderr].map((stream) => finished(stream, { writable: false })));
+  said.catch(() => {}); // `ended` says it
+  const whole = channel.ended.then(async (exit) => {
+    await said.catch(() => {});
+    return exit;
+  });
+  const exit = await Promise.race([whole, expiry(timeoutMs)]);
+  channel.destroy();
+  return { exitCode: exit?.code ?? null, output: output.trim() };
 }

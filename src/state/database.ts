@@ -109,6 +109,11 @@ const MIGRATIONS: readonly string[] = [
   `ALTER TABLE vms ADD COLUMN idle_suspend_ms INTEGER NOT NULL DEFAULT 0;
    ALTER TABLE vms ADD COLUMN awake_until TEXT;`,
   `ALTER TABLE vms ADD COLUMN user_id INTEGER;`,
+  `CREATE TABLE templates (
+     id TEXT PRIMARY KEY,
+     created_at TEXT NOT NULL,
+     record TEXT NOT NULL
+   ) STRICT;`,
 ];
 
 /** Result codes of SQLite (sqlite.org/rescode.html) for writes there is no room for; the rest of 10 are of the same kind. */

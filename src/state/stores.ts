@@ -8,6 +8,7 @@ import { createLedger, type Ledger } from './ledger.ts';
 import { createSessions, type Sessions } from './sessions.ts';
 import { createSettings, type Settings } from './settings.ts';
 import { createSnapshotStore, type SnapshotStore } from './snapshots.ts';
+import { createTemplateStore, type TemplateStore } from './templates.ts';
 import { createTrash, type Trash } from './trash.ts';
 import { createVmStore, type VmStore } from './vms.ts';
 
@@ -22,6 +23,8 @@ export interface Stores {
   images: ImageStore;
   layers: LayerStore;
   snapshots: SnapshotStore;
+  /** guests that new VMs begin as */
+  templates: TemplateStore;
   /** commands and logins through the daemon, kept in memory alone */
   sessions: Sessions;
   /** what VMs and the daemon hold on the host */
@@ -47,6 +50,7 @@ export function createStores(database: Database, { now, onListenerError }: Store
     images: createImageStore(database),
     layers: createLayerStore(database),
     snapshots: createSnapshotStore(database),
+    templates: createTemplateStore(database),
     sessions: createSessions(),
     ledger: createLedger(database, now),
     settings: createSettings(database),

@@ -88,6 +88,26 @@ export function snapshotsDirectory(store: string, vmId: string): string {
   return join(vmFiles(store, vmId).directory, 'snapshots');
 }
 
+/** Files of a template: its memory, and its disks as they were at that moment. */
+export interface TemplateFiles {
+  directory: string;
+  memory: string;
+  state: string;
+  rootDisk: string;
+  workDisk: string;
+}
+
+export function templateFiles(store: string, id: string): TemplateFiles {
+  const directory = join(store, 'templates', id);
+  return {
+    directory,
+    memory: join(directory, 'memory'),
+    state: join(directory, 'state'),
+    rootDisk: join(directory, 'root.ext4'),
+    workDisk: join(directory, 'work.ext4'),
+  };
+}
+
 /** Work disks that were kept when their VM was deleted, each `NAME.ext4`. */
 export function keptDirectory(store: string): string {
   return join(store, 'kept');

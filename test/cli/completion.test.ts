@@ -239,6 +239,7 @@ describe('what completion asks', () => {
     createdAt: '2026-01-02T03:04:05.000Z',
     usedBy: [],
     problem: null,
+    templates: 0,
   };
   const trashed = {
     id: '0a1b2c3d',

@@ -56,6 +56,45 @@ describe('operations', () => {
     await all.finished(first.id);
   });
 
+  it('in the background are called off by what they are in the way of, which waits for their end', async () => {
+    for (const [kind, exclusive] of [
+      ['vm.start', false],
+      ['storage.init', true],
+    ] as const) {
+      const all = operations();
+      const order: string[] = [];
+      const { id } = all.start({
+        kind: 'image.warm',
+        target: 'web',
+        background: true,
+        async run(_, signal) {
+          await sleep(60_000, signal).catch(() => sleep(5));
+          order.push('over');
+          signal.throwIfAborted();
+        },
+      });
+      assert.equal(all.runningCount(), 0);
+      const target = exclusive ? 'the store' : 'web';
+      const next = all.start({ kind, target, exclusive, run: async () => void order.push(kind) });
+      assert.equal((await all.finished(next.id)).state, 'succeeded');
+      assert.equal((await all.finished(id)).state, 'cancelled');
+      assert.deepEqual(order, ['over', kind]);
+    }
+  });
+
+  it('in the background wait for nobody, and are called off by nobody once somebody waits for them', async () => {
+    const all = operations();
+    const gate = Promise.withResolvers<void>();
+    const request = { kind: 'image.warm', target: 'dev', joinable: true, background: true, run: () => gate.promise };
+    const { id } = all.start(request);
+    assert.throws(() => all.start({ ...request, kind: 'image.other' }), /has to wait/);
+    assert.equal(all.start({ ...request, background: false }).id, id);
+    assert.equal(all.runningCount(), 1);
+    assert.throws(() => all.start({ kind: 'image.delete', target: 'dev', run: async () => {} }), /has to wait/);
+    gate.resolve();
+    assert.equal((await all.finished(id)).state, 'succeeded');
+  });
+
   it('let those join each other that come to the same', async () => {
     const all = operations();
     const kinds = ['vm.run', 'vm.start'].map((kind) => ({ kind, target: 'web', joinable: true, joinsAs: 'vm.start' }));

@@ -4,7 +4,7 @@ import { findGarbage, type Inventory } from '../../src/core/find-garbage.ts';
 
 const nothing: Inventory = {
   ...{ ledger: [], vms: [], trash: [], directories: [], snapshots: [] },
-  ...{ memories: [], deadSockets: [], vmms: [], taps: [] },
+  ...{ memories: [], templates: [], deadSockets: [], vmms: [], taps: [] },
 };
 const web = { id: 'aaaaaaaa', name: 'web', active: true };
 const stopped = { id: 'bbbbbbbb', name: 'db', active: false };
@@ -34,6 +34,12 @@ describe('garbage', () => {
       taps: ['bgr-aaaaaaaa'],
     };
     assert.deepEqual(look(seen), []);
+  });
+
+  it('is a template of which there is no record', () => {
+    assert.deepEqual(look({ templates: ['/store/templates/dddddddd'] }), [
+      'directory free: a template of which there is no record',
+    ]);
   });
 
   it('is memory of a VM that has none on record', () => {

@@ -111,6 +111,8 @@ export class TestHost {
       BANGER_HOME: home,
       BANGER_BUNDLE_DEFAULT: this.bundle,
       ...slowGuests(),
+      // a VM that nobody asked for would take a processor of every test
+      BANGER_WARM_AUTOMATIC: 'false',
       ...env,
     };
     this.client = createClient({ socketPath: this.socket });

@@ -208,7 +208,7 @@ function createDaemon(given: {
     system: { runner, privileged, uid: 0, vmUsers: NO_VM_USERS, cgroups: NO_CGROUPS, env: {} },
     network: createHostNetwork({
       ...{ config, runner, privileged, ledger: stores.ledger, pool, uid: 0, table: 'banger_mortal' },
-      guests: () => stores.vms.list(),
+      guests: () => [...stores.vms.list(), ...stores.buildVms.list()],
       followChanges: async () => ({
         hearsRules: true,
         take: () => ({ rules: true, links: true }),

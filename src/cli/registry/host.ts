@@ -121,6 +121,12 @@ export const HOST_ENTRIES: readonly Entry<Command>[] = [
     load: () => import('../commands/image/delete.ts'),
   },
   {
+    path: 'image warm',
+    aliases: [],
+    summary: 'Make a template of an image, from which VMs start at once',
+    load: () => import('../commands/image/warm.ts'),
+  },
+  {
     path: 'image prune',
     aliases: [],
     summary: 'Remove layers of image builds',

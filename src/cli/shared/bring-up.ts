@@ -2,6 +2,7 @@
 import type { Bundle } from '../../api/bundle.ts';
 import type { Vm, VmRunResult } from '../../api/vm.ts';
 import { BangerError } from '../../errors.ts';
+import { formatDuration } from '../../units.ts';
 import type { OptionValues } from '../command-shape.ts';
 import type { Context } from '../context.ts';
 import { perform } from './operations.ts';
@@ -12,6 +13,8 @@ export type BringUpOptions = VmOptionValues &
   OptionValues<typeof START_OPTIONS> & {
     /** make no bundle */
     build: boolean;
+    /** boot a new VM */
+    cold: boolean;
   };
 
 export interface BroughtUp {
@@ -21,12 +24,16 @@ export interface BroughtUp {
   started: boolean;
   /** whether it was suspended and goes on */
   resumed: boolean;
+  /** whether it is new and started from a template */
+  warm: boolean;
 }
 
 /** @param lease makes it a temporary VM */
 export async function bringUp(ctx: Context, name: string, options: BringUpOptions, lease?: string): Promise<BroughtUp> {
   const { name: _, ...described } = vmCreateRequest(name, options);
-  const body = { ...described, ...startRequest(options), ...(lease === undefined ? {} : { lease }) };
+  const { cold } = options;
+  const leased = lease === undefined ? {} : { lease };
+  const body = { ...described, ...startRequest(options), ...leased, ...(cold ? { cold } : {}) };
   const begin = () => perform(ctx, `run ${name}`, () => ctx.api.call('runVm', { params: { name }, body }));
   const { result } = await begin().catch(async (error) => {
     if (options.build || !lacksFirstBundle(error)) throw error;
@@ -37,22 +44,33 @@ export async function bringUp(ctx: Context, name: string, options: BringUpOption
     ctx.talk(`${(bundle as Bundle).name} is ready in ${(bundle as Bundle).directory}`);
     return await begin();
   });
-  // without the last three where another client had begun to start it
-  const { created = false, started = true, resumed = false, ...reached } = result as Vm & Partial<VmRunResult>;
+  // without the last four where another client had begun to start it
+  const {
+    created = false,
+    started = true,
+    resumed = false,
+    warm = false,
+    ...reached
+  } = result as Vm & Partial<VmRunResult>;
   const vm = started ? await settled(ctx, reached, options.until, options.timeout) : reached;
   const ignored = created ? [] : givenVmFlags(options);
   if (ignored.length > 0) ctx.warn(`${name} exists already; ${ignored.join(', ')} changes nothing`);
-  return { vm, created, started, resumed };
+  return { vm, created, started, resumed, warm };
+}
+
+/** How it came up, and in which time. */
+export function startText(vm: Vm, warm: boolean): string {
+  return warm ? `from a template, ready after ${formatDuration(vm.readyMs ?? 0)}` : startTimes(vm);
 }
 
 /** The closing sentence, and what a new VM is good for. */
 export function sayWhatItIs(
   ctx: Context,
-  { vm, created, started, resumed }: BroughtUp,
+  { vm, created, started, resumed, warm }: BroughtUp,
   { autostart }: Pick<BringUpOptions, 'autostart'>,
 ): void {
   if (resumed) ctx.say(`${vm.name} was suspended and goes on at ${vm.address}`);
-  else if (started) ctx.say(`${vm.name} is running at ${vm.address} (${startTimes(vm)})`);
+  else if (started) ctx.say(`${vm.name} is running at ${vm.address} (${startText(vm, warm)})`);
   else ctx.say(`${vm.name} is already running at ${vm.address}`);
   if (created) ctx.talk(`Log in with: banger ssh ${vm.name}`);
   if (created && autostart) ctx.talk(AUTOSTART_HINT);

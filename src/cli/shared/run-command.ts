@@ -2,11 +2,10 @@
 import { asBangerError, BangerError } from '../../errors.ts';
 import type { OptionValues } from '../command-shape.ts';
 import type { Context } from '../context.ts';
-import { type BringUpOptions, bringUp } from './bring-up.ts';
+import { type BringUpOptions, bringUp, startText } from './bring-up.ts';
 import { type EXEC_OPTIONS, execHere } from './exec-options.ts';
 import { type HeldLease, holdLease } from './lease.ts';
 import { type COPY_OPTIONS, type Copies, copyIn, copyOut, planCopies } from './run-copies.ts';
-import { startTimes } from './start-options.ts';
 
 export type RunCommandOptions = BringUpOptions &
   OptionValues<typeof EXEC_OPTIONS> &
@@ -42,8 +41,8 @@ async function runIn(
   copies: Copies,
   lease?: HeldLease,
 ): Promise<void> {
-  const { vm, started } = await bringUp(ctx, name, options, lease?.id);
-  if (started) ctx.talk(`${name} is running at ${vm.address} (${startTimes(vm)})`);
+  const { vm, started, warm } = await bringUp(ctx, name, options, lease?.id);
+  if (started) ctx.talk(`${name} is running at ${vm.address} (${startText(vm, warm)})`);
   await copyIn(ctx, name, copies);
   // a reader that leaves ends the command and with it what was to come back
   if (copies.outs.length === 0) ctx.terminal.endWithReader?.();

@@ -1,7 +1,7 @@
 /** The temporary VM of an image build: booted lean, copied between steps, shut down, gone afterwards or handed over. */
 import { mkdir, rm } from 'node:fs/promises';
 import { Readable } from 'node:stream';
-import { newVm } from '../../core/new-vm.ts';
+import { type NewVm, newVm } from '../../core/new-vm.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { DEFAULT_WORK_MOUNT } from '../../core/work-mount.ts';
 import { connectVmm } from '../../firecracker/api.ts';
@@ -84,13 +84,9 @@ const RESUME_LIMIT_MS = 10 * 60_000;
 /** Everything written must reach the disk before the machine is held for a copy of it. */
 const SYNC_LIMIT_MS = 5 * 60_000;
 
-export interface BuildVmRequest {
-  name: string;
-  /** image or bundle it is made from */
-  image: string;
-  vcpus: number;
-  memoryMib: number;
-}
+/** Without sizes of disks, nothing is known of them yet. */
+export type BuildVmRequest = Pick<NewVm, 'name' | 'image' | 'vcpus' | 'memoryMib'> &
+  Partial<Pick<NewVm, 'imageId' | 'rootDiskBytes' | 'workDiskBytes' | 'workDiskMount' | 'nat'>>;
 
 /** Takes id, name and address; nothing exists on the host yet but the directory. */
 export async function admitBuildVm(host: Host, request: BuildVmRequest): Promise<VmRecord> {
@@ -100,8 +96,8 @@ export async function admitBuildVm(host: Host, request: BuildVmRequest): Promise
   const vm = host.stores.buildVms.admit(host.network.pool, (address) => ({
     ...newVm({
       id,
-      ...request,
       workDiskMount: DEFAULT_WORK_MOUNT,
+      ...request,
       address,
       hostKeyPrivate: hostKey.privateKey,
       hostKeyPublic: hostKey.publicKey,

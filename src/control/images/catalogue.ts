@@ -8,6 +8,7 @@ import type { ImageRecord } from '../../state/images.ts';
 import { allocatedBytes } from '../../storage/disk.ts';
 import { imageFiles } from '../../storage/layout.ts';
 import type { Host } from '../host.ts';
+import { forgetTemplates, templatesOf } from '../memory/templates.ts';
 
 /** What the catalogue needs of the host. */
 export type ImageHost = Pick<Host, 'config' | 'stores'>;
@@ -71,6 +72,7 @@ export async function viewImage(host: ImageHost, image: ImageRecord): Promise<Im
     allocatedBytes: allocated,
     usedBy: needsOf(host, image).vms,
     problem: missing.length === 0 ? null : `missing: ${missing.join(', ')}`,
+    templates: templatesOf(host, { imageId: id, rootfs }).length,
   };
 }
 
@@ -111,6 +113,7 @@ export function renameImage(host: ImageHost, from: string, to: string): ImageRec
       if (vm.imageId === image.id) host.stores.vms.update(vm.id, { image: to });
     }
     host.stores.snapshots.renameImage(image.id, to);
+    host.stores.templates.renameImage(image.id, to);
     for (const layer of host.stores.layers.list()) {
       if (layer.base === from) host.stores.layers.insert({ ...layer, base: to });
     }
@@ -129,6 +132,7 @@ export async function deleteImage(host: ImageHost, name: string): Promise<{ name
     host.stores.images.remove(found.id);
     return found;
   });
+  await forgetTemplates(host, templatesOf(host, { imageId: image.id, rootfs: '' }));
   await rm(imageFiles(host.config.paths.store, image.id).directory, { recursive: true, force: true });
   return { name };
 }
@@ -138,6 +142,7 @@ export async function deleteImage(host: ImageHost, name: string): Promise<{ name
  * go with the last of those, see `leaveImage`.
  */
 export async function retireImage(host: ImageHost, image: ImageRecord): Promise<void> {
+  await forgetTemplates(host, templatesOf(host, { imageId: image.id, rootfs: '' }));
   const files = imageFiles(host.config.paths.store, image.id);
   const gone = isNeeded(host, image.id) ? [files.rootfs, files.packages] : [files.directory];
   for (const path of gone) await rm(path, { recursive: true, force: true });

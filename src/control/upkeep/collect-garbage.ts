@@ -7,6 +7,7 @@ import { findVmm, listVmms } from '../../firecracker/launch.ts';
 import { memoryFiles, snapshotsDirectory } from '../../storage/layout.ts';
 import { pathExists } from '../../system/files.ts';
 import type { Host } from '../host.ts';
+import { strayTemplates } from '../memory/templates.ts';
 import type { Progress } from '../operations.ts';
 import { discardVm, releaseVm } from '../vm/release.ts';
 import { vmOfSocket } from '../vmm.ts';
@@ -95,6 +96,7 @@ async function takeInventory(host: Host): Promise<Inventory> {
     directories,
     snapshots: snapshots.flat(),
     memories: await leftMemories(host),
+    templates: await strayTemplates(host),
     deadSockets,
     vmms: vmms.map(({ pid, socketPath }) => ({ pid, socketPath, id: vmOfSocket(host, socketPath) ?? '' })),
     taps: (await namesIn('/sys/class/net')).filter((name) => /^bgr-/.test(name)),

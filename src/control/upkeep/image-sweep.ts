@@ -9,6 +9,7 @@ import type { Host } from '../host.ts';
 import { type ImageHost, isNeeded } from '../images/catalogue.ts';
 import { EXPORT_SUFFIX } from '../images/export.ts';
 import { IMPORT_SUFFIX } from '../images/import.ts';
+import { sweepTemplates } from '../memory/templates.ts';
 
 const IMAGE_ID = /^[0-9a-f]{8}$/;
 const LAYER_FILE = /^([0-9a-f]{64})\.(ext4|memory|vmstate)$/;
@@ -17,8 +18,9 @@ const LAYER_FILE = /^([0-9a-f]{64})\.(ext4|memory|vmstate)$/;
  * For the start of a daemon, when nobody imports or exports yet. Other names are left to whoever made them, and what
  * an image that was replaced left for its VMs stays while there are any.
  */
-export async function sweepImages(host: ImageHost & Pick<Host, 'log'>): Promise<void> {
+export async function sweepImages(host: ImageHost & Pick<Host, 'log' | 'system'>): Promise<void> {
   await forgetOldKeptVms(host);
+  await sweepTemplates(host);
   await sweepLayers(host);
   const store = dirname(imageFiles(host.config.paths.store, '0').directory);
   for (const name of await namesIn(store)) {

@@ -21,6 +21,7 @@ import { writeSeedDrive } from '../../storage/seed-drive.ts';
 import { throwIfCancelled } from '../../system/abort.ts';
 import { cleanEnvironment, letUsersOpenTun } from '../../system/confinement.ts';
 import { readOomKills } from '../../system/oom-kills.ts';
+import { leaveProcessorsToOthers } from '../../system/priority.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import { confinementOf, groupOf, programWithinReach } from '../confine.ts';
 import { handOverFile, sealAgainstVmm, userOf, withinReach } from '../handover.ts';
@@ -63,16 +64,20 @@ export async function writeVmSeed(
   await handOverFile(host, vm, seedDrive);
 }
 
-/**
- * Launches the VMM that fits this host; it is in the ledger before it exists.
- * @param continues whether the guest goes on from memory, and its console with it
- */
+export interface LaunchVmOptions {
+  /** whether the guest goes on from memory, and its console with it */
+  continues?: boolean;
+  /** whether it is to leave the processors to everybody else */
+  background?: boolean;
+}
+
+/** Launches the VMM that fits this host; it is in the ledger before it exists. */
 export async function launchVm(
   host: Host,
   vm: VmRecord,
   boot: BootFiles,
   signal: AbortSignal,
-  continues = false,
+  { continues = false, background = false }: LaunchVmOptions = {},
 ): Promise<LaunchedVm> {
   const vmm = await host.checks.chooseVmm(boot);
   const files = vmFiles(host.config.paths.store, vm.id);
@@ -83,7 +88,11 @@ export async function launchVm(
   host.stores.ledger.record(vm.id, vmmEntry);
   // nothing unlinks it when a VMM ends, and the next one could not bind it
   await rm(files.vsock, { force: true });
-  const onStarted = await groupOf(host, vm);
+  const enterGroup = await groupOf(host, vm);
+  const onStarted = async (pid: number) => {
+    if (background) await leaveProcessorsToOthers(pid);
+    await enterGroup?.(pid);
+  };
   if (user !== undefined) {
     await openDirectory(files.directory, user);
     await letUsersOpenTun();
@@ -100,7 +109,7 @@ export async function launchVm(
     user,
     // sudo itself needs the rights it has
     ...(vmm.bySudo ? {} : { confine: await confinementOf(host, vm, vmm) }),
-    ...(onStarted ? { onStarted } : {}),
+    onStarted,
     signal,
   });
   host.stores.ledger.record(vm.id, { ...vmmEntry, identity: running.identity });

@@ -24,50 +24,26 @@ import { freeAddress, newVmId } from './identity.ts';
 import { requireHostMemory } from './limits.ts';
 import { discardVm } from './release.ts';
 
+/** @property lease it is temporary under */
+export type NewVmRequest = VmCreate & { lease?: string | undefined };
+
 /**
  * @throws BangerError `conflict` when the name is taken, `not_found` for an unknown image, `invalid_input` for
  *   sizes this host or image cannot have
  */
 export async function createVm(
   host: Host,
-  request: VmCreate & { lease?: string | undefined },
+  request: NewVmRequest,
   progress: Progress,
   signal: AbortSignal,
 ): Promise<VmRecord> {
-  const taken = host.stores.vms.find(request.name);
-  if (taken) {
-    throw new BangerError('conflict', `A VM named "${request.name}" exists already.`, {
-      hint: `Start it with: banger start ${request.name}   or choose another name.`,
-    });
-  }
+  requireFreeName(host, request.name);
   const boot = await findBootFiles(host, request.image);
   const source = request.workDiskFrom === undefined ? undefined : await findWorkDisk(host, request.workDiskFrom);
   const shape = await decideShape(host, request, boot, source);
   await host.checks.beforeCreate(boot, await costOfClone(host, boot.rootfs), progress.warn);
-  const hostKey = await generateKeyPair(request.name);
-  signal.throwIfAborted();
-
-  // no await between choosing the address and taking it: two creations cannot get the same one
-  const address = freeAddress(host);
-  const { nat, autostart, restartPolicy, idleSuspendMs } = request;
-  const temporary = temporaryOf(host, request.lease, source);
-  const vm = newVm({
-    id: newVmId(),
-    name: request.name,
-    image: boot.name,
-    imageId: boot.imageId,
-    ...{ ...shape, address, nat, autostart, restartPolicy, idleSuspendMs, temporary },
-    hostKeyPrivate: hostKey.privateKey,
-    hostKeyPublic: hostKey.publicKey,
-    createdAt: host.now(),
-  });
-  vm.user = freeUser(host, vm.id);
+  const vm = await admitVm(host, request, boot, { ...shape, keptDisk: source?.kept?.name ?? null }, signal);
   const files = vmFiles(host.config.paths.store, vm.id);
-  host.stores.atomically(() => {
-    requireImage(host, boot);
-    host.stores.vms.insert(vm);
-    host.stores.ledger.record(vm.id, { kind: 'directory', name: files.directory });
-  });
   try {
     await mkdir(files.directory, { recursive: true, mode: 0o700 });
     progress.step('clone-root-disk', 'cloning the root disk');
@@ -92,16 +68,54 @@ export async function createVm(
   return host.stores.vms.get(vm.name);
 }
 
+/** @throws BangerError `conflict` */
+export function requireFreeName({ stores }: Pick<Host, 'stores'>, name: string): void {
+  if (!stores.vms.find(name)) return;
+  throw new BangerError('conflict', `A VM named "${name}" exists already.`, {
+    hint: `Start it with: banger start ${name}   or choose another name.`,
+  });
+}
+
+/** Records a new VM, with its address for life; nothing of it is on the host yet. */
+export async function admitVm(
+  host: Host,
+  { name, nat, autostart, restartPolicy, idleSuspendMs, lease }: NewVmRequest,
+  boot: BootFiles,
+  { keptDisk, ...shape }: Shape & { keptDisk: string | null; machineId?: string },
+  signal: AbortSignal,
+): Promise<VmRecord> {
+  const hostKey = await generateKeyPair(name);
+  signal.throwIfAborted();
+  // no await between choosing the address and taking it: two creations cannot get the same one
+  const address = freeAddress(host);
+  const temporary = temporaryOf(host, lease, keptDisk);
+  const vm = newVm({
+    ...{ id: newVmId(), name, image: boot.name, imageId: boot.imageId },
+    ...{ ...shape, address, nat, autostart, restartPolicy, idleSuspendMs, temporary },
+    ...{ hostKeyPrivate: hostKey.privateKey, hostKeyPublic: hostKey.publicKey, createdAt: host.now() },
+  });
+  vm.user = freeUser(host, vm.id);
+  host.stores.atomically(() => {
+    requireImage(host, boot);
+    host.stores.vms.insert(vm);
+    host.stores.ledger.record(vm.id, {
+      kind: 'directory',
+      name: vmFiles(host.config.paths.store, vm.id).directory,
+    });
+  });
+  return vm;
+}
+
 /** @throws BangerError `cancelled` when the lease has ended */
 function temporaryOf(
   { stores }: Pick<Host, 'stores'>,
   id: string | undefined,
-  source: WorkDiskSource | undefined,
+  keptDisk: string | null,
 ): VmRecord['temporary'] {
   if (id === undefined) return null;
   const lease = stores.leases.find(id);
   if (!lease) throw new BangerError('cancelled', 'No temporary VM is made: the client that asked for it has left.');
-  return { lease: id, holder: lease.holder, keptDisk: source?.kept?.name ?? null };
+  return { lease: id, holder: lease.holder, keptDisk };
 }
 
 /** @throws BangerError `not_found` when the image was deleted since its files were looked up */
@@ -112,13 +126,15 @@ export function requireImage(host: Pick<Host, 'stores'>, { imageId, name }: Boot
   });
 }
 
-type Shape = Pick<VmRecord, 'vcpus' | 'memoryMib' | 'rootDiskBytes' | 'workDiskBytes' | 'workDiskMount'>;
+/** Sizes of a new VM. */
+export type Shape = Pick<VmRecord, 'vcpus' | 'memoryMib' | 'rootDiskBytes' | 'workDiskBytes' | 'workDiskMount'>;
 
-async function decideShape(
-  host: Host,
-  request: VmCreate,
+/** @throws BangerError `invalid_input` for what this host or image cannot have */
+export async function decideShape(
+  host: Pick<Host, 'config'>,
+  request: Pick<VmCreate, 'name' | 'vcpus' | 'memoryMib' | 'rootDiskBytes' | 'workDiskBytes' | 'workMount'>,
   boot: BootFiles,
-  source: WorkDiskSource | undefined,
+  source?: WorkDiskSource,
 ): Promise<Shape> {
   const defaults = vmDefaults(host.config, boot.defaults);
   const image = await readSuperblock(boot.rootfs);

@@ -28,6 +28,7 @@ import { stopVm } from './stop.ts';
 import { createSupervisor } from './supervisor.ts';
 import { suspendVm } from './suspend.ts';
 import { viewVm, viewVmNow } from './view.ts';
+import { startWarm } from './warm-start.ts';
 
 /** How a run ended that nobody asked to end. */
 export type UnaskedEnd = RunEnd | 'reboot';
@@ -106,6 +107,9 @@ export interface Life {
   /** Watches nothing any more; the VMs go on. */
   close(): void;
 }
+
+/** What `run` did for a VM that runs. */
+const IT_RUNS = { created: false, started: false, resumed: false, warm: false };
 
 export function createLife(host: Host): Life {
   const { operations } = host;
@@ -225,7 +229,7 @@ export function createLife(host: Host): Life {
 
   async function run(
     name: string,
-    { timeoutMs, until, discardMemory: discard, ...described }: VmRun,
+    { timeoutMs, until, discardMemory: discard, cold, ...described }: VmRun,
     progress: Progress,
     signal: AbortSignal,
   ): Promise<VmRunResult> {
@@ -233,17 +237,21 @@ export function createLife(host: Host): Life {
     if (existing && described.lease !== undefined) throw nameTaken(name);
     if (existing && shownState(existing) === 'paused') {
       await goOn(existing, progress);
-      return { ...(await viewVmNow(host, vms.get(name))), created: false, started: false, resumed: false };
+      return { ...(await viewVmNow(host, vms.get(name))), ...IT_RUNS };
     }
-    if (existing?.phase === 'running')
-      return { ...(await viewVmNow(host, existing)), created: false, started: false, resumed: false };
+    if (existing?.phase === 'running') return { ...(await viewVmNow(host, existing)), ...IT_RUNS };
     const created = existing === undefined;
     const resumed = existing?.memory != null && !discard;
+    const warm = created && !cold ? await startWarm(host, { ...described, name }, progress, signal) : undefined;
+    if (warm) {
+      supervisor.watch(warm.vm, warm.ended);
+      return { ...viewVm(host, warm.vm), created, started: true, resumed: false, warm: true };
+    }
     if (created) await createVm(host, { ...described, name }, progress, signal);
     else vms.update(existing.id, { restarts: null });
     try {
       const vm = await start(name, { timeoutMs, until, discardMemory: discard }, progress, signal);
-      return { ...viewVm(host, vm), created, started: true, resumed };
+      return { ...viewVm(host, vm), created, started: true, resumed, warm: false };
     } catch (error) {
       if (created && signal.aborted) {
         // a work disk that somebody had kept is kept again

@@ -127,7 +127,7 @@ async function loadInto(
   await sideBySide(signal, [
     () => host.network.attach(vm),
     async (either) => {
-      launched = await launchVm(host, vm, boot, either, true);
+      launched = await launchVm(host, vm, boot, either, { continues: true });
     },
   ]);
   if (!launched) throw new BangerError('internal', `The VMM of ${vm.name} was not launched.`);

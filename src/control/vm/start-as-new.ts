@@ -68,7 +68,7 @@ export async function startAsNew(
     // what it sends before it has its own address goes nowhere
     timed('attach-network', () => host.network.attach(vm, { closed: true })),
     timed('launch-vmm', async (either) => {
-      launched = await launchVm(host, vm, boot, either, true);
+      launched = await launchVm(host, vm, boot, either, { continues: true });
     }),
     ...Object.entries(first).map(([step, work]) => timed(step, work)),
   ]);

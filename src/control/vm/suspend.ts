@@ -79,6 +79,28 @@ export async function goOnRunning(host: Host, vm: Pick<VmRecord, 'id' | 'name'>)
 
 /** @throws BangerError `conflict` when the memory of a running VM would be of no use */
 export function requireSuspendable(host: Host, vm: VmRecord, fit: Fit): void {
+  requireSavable(host, vm, fit);
+  const { directory } = vmFiles(host.config.paths.store, vm.id);
+  const vmm = host.stores.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
+  if (vmm?.kind !== 'vmm' || vmm.directory !== directory) {
+    throw new BangerError('conflict', `${vm.name} was started by an earlier banger and has to be restarted first.`, {
+      hint: `Do it once, then suspend it: banger restart ${vm.name}`,
+    });
+  }
+  if (vm.ready === null) {
+    throw new BangerError('conflict', `${vm.name} still boots.`, {
+      hint: `Wait for it: banger wait ${vm.name} --for ready`,
+    });
+  }
+  const halted = haltedProcess(host, vm);
+  if (halted === undefined) return;
+  throw new BangerError('conflict', `The VMM of ${vm.name} is halted (process ${halted} got SIGSTOP).`, {
+    hint: `Let it go on with: kill -CONT ${halted}`,
+  });
+}
+
+/** @throws BangerError `conflict` when what runs it writes no memory that could go on later */
+export function requireSavable(host: Pick<Host, 'health'>, vm: VmRecord, fit: Fit): void {
   const version = fit.vmm === 'firecracker' ? parseVmmVersion(fit.program) : undefined;
   if (version && !can(version, 'memory')) {
     throw new BangerError(
@@ -94,29 +116,11 @@ export function requireSuspendable(host: Host, vm: VmRecord, fit: Fit): void {
       hint: `Have it run on that first: banger restart ${vm.name}`,
     });
   }
-  const { directory } = vmFiles(host.config.paths.store, vm.id);
-  const vmm = host.stores.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');
-  const restart = { hint: `Do it once, then suspend it: banger restart ${vm.name}` };
-  if (vmm?.kind !== 'vmm' || vmm.directory !== directory) {
-    throw new BangerError(
-      'conflict',
-      `${vm.name} was started by an earlier banger and has to be restarted first.`,
-      restart,
-    );
-  }
   if (host.health.emulatedMeanwhile.has(vm.id)) {
-    throw new BangerError('conflict', `${vm.name} is emulated only because KVM was still being tested.`, restart);
-  }
-  if (vm.ready === null) {
-    throw new BangerError('conflict', `${vm.name} still boots.`, {
-      hint: `Wait for it: banger wait ${vm.name} --for ready`,
+    throw new BangerError('conflict', `${vm.name} is emulated only because KVM was still being tested.`, {
+      hint: `Do it once, then suspend it: banger restart ${vm.name}`,
     });
   }
-  const halted = haltedProcess(host, vm);
-  if (halted === undefined) return;
-  throw new BangerError('conflict', `The VMM of ${vm.name} is halted (process ${halted} got SIGSTOP).`, {
-    hint: `Let it go on with: kill -CONT ${halted}`,
-  });
 }
 
 /** @throws BangerError `host_unprepared` when the memory would leave less than what starts need */

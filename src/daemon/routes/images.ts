@@ -12,6 +12,8 @@ import {
 import { exportImage } from '../../control/images/export.ts';
 import { importImage } from '../../control/images/import.ts';
 import { pruneImages } from '../../control/images/prune.ts';
+import { warmImage } from '../../control/warm/background.ts';
+import { coolImage, viewTemplates } from '../../control/warm/view.ts';
 import type { Handlers } from '../server.ts';
 
 type ImageHandlers = Pick<
@@ -24,6 +26,9 @@ type ImageHandlers = Pick<
   | 'exportImage'
   | 'pruneImages'
   | 'diffImages'
+  | 'listTemplates'
+  | 'warmImage'
+  | 'coolImage'
 >;
 
 /** Names of images and VMs may be equal; operations on both may not be taken for one another. */
@@ -35,6 +40,9 @@ export function imageHandlers(host: Host): ImageHandlers {
   return {
     listImages: async () => await viewImages(host),
     showImage: async ({ params }) => await viewImageDetail(host, params.name),
+    listTemplates: async () => await viewTemplates(host),
+    warmImage: async ({ body }) => warmImage(host, body, { background: false }),
+    coolImage: async ({ body }) => await coolImage(host, body.image),
     diffImages: async ({ query }) => await diffImages(host, query.before, query.after),
     deleteImage: async ({ params: { name } }) => {
       images.get(name);

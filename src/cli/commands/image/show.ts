@@ -33,6 +33,7 @@ function renderImage(image: ImageDetail, paint: Paint): string {
     ['recipe', image.recipe === null ? null : JSON.stringify(image.recipe)],
     ['used by', list(image.usedBy)],
     ['in the trash', list(image.trashed)],
+    ['templates', image.templates === 0 ? null : `${image.templates}, see: banger image warm --list`],
     ['layers', image.layers === 0 ? null : String(image.layers)],
   ];
   return renderFields(

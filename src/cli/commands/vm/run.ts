@@ -16,6 +16,7 @@ export default defineCommand({
     ...VM_OPTIONS,
     ...START_OPTIONS,
     build: { type: 'off', help: 'make no bundle where there is none yet' },
+    cold: { type: 'flag', help: 'boot a new VM, also where it could start from a template' },
     rm: { type: 'flag', help: 'run the command in a VM of its own, which is deleted for good afterwards' },
     ...COPY_OPTIONS,
     ...EXEC_OPTIONS,

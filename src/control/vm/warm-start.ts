@@ -1,0 +1,179 @@
+/**
+ * Starts a new VM from a template, which stands where its boot would end. Whatever does not fit or fails leaves nothing, and
+ * the VM boots instead.
+ */
+import { randomBytes } from 'node:crypto';
+import { link, mkdir, rm } from 'node:fs/promises';
+import type { TemplateRecord } from '../../core/template.ts';
+import type { VmRecord } from '../../core/vm.ts';
+import { BangerError, messageOf } from '../../errors.ts';
+import type { BootFiles } from '../../preflight/context.ts';
+import { cloneFile } from '../../storage/clone.ts';
+import { growFile } from '../../storage/disk.ts';
+import { memoryFiles, templateFiles, vmFiles } from '../../storage/layout.ts';
+import { createMutex, type Mutex } from '../../system/mutex.ts';
+import { findBootFiles } from '../bundles/boot-files.ts';
+import { growMounted } from '../disks/online-growth.ts';
+import { handOverFile, settleUser, takeBack } from '../handover.ts';
+import type { Host } from '../host.ts';
+import { leaveImage } from '../images/catalogue.ts';
+import { findTemplate, forgetTemplates, isWhole, wantedTemplate } from '../memory/templates.ts';
+import type { Progress } from '../operations.ts';
+import { costOfClone, requireStoreSpace } from '../store/space.ts';
+import { admitVm, decideShape, type NewVmRequest, requireFreeName, type Shape } from './create.ts';
+import { discardVm, releaseVm } from './release.ts';
+import type { StartedVm } from './start.ts';
+import { startAsNew } from './start-as-new.ts';
+
+/** The memory of a template is one file, which belongs to the user of the VM that loads it. */
+const loading = new Map<string, Mutex>();
+
+/**
+ * Creates a VM and starts it from a template.
+ * @returns undefined when it has to boot; nothing of it is there then
+ * @throws BangerError `conflict` when the name is taken; whatever `signal` was aborted with
+ */
+export async function startWarm(
+  host: Host,
+  request: NewVmRequest,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<StartedVm | undefined> {
+  requireFreeName(host, request.name);
+  const began = performance.now();
+  const found = await look(host, request);
+  if (found === undefined) return undefined;
+  const { template, boot, shape } = found;
+  let vm: VmRecord | undefined;
+  try {
+    progress.step('preflight', 'checking the host');
+    await Promise.all([
+      host.checks.beforeCreate(boot, await costOfTemplate(host, template), progress.warn),
+      host.checks.beforeStart(boot, { ...shape, nat: request.nat ?? true }, progress.warn),
+    ]);
+    const machineId = randomBytes(16).toString('hex');
+    vm = await admitVm(host, request, boot, { ...shape, machineId, keptDisk: null }, signal);
+    progress.step('load', `starting ${vm.name} from a template`);
+    await requireStoreSpace(host, vm, progress);
+    return await begin(host, vm, template, boot, began, signal);
+  } catch (error) {
+    if (vm) {
+      progress.step('undo', 'undoing it');
+      await discard(host, vm);
+    }
+    signal.throwIfAborted();
+    tellWhy(host, request.name, messageOf(error));
+    return undefined;
+  }
+}
+
+/** What cannot be found or is asked for in vain is told by the creation that follows. */
+async function look(
+  host: Host,
+  request: NewVmRequest,
+): Promise<{ template: TemplateRecord; boot: BootFiles; shape: Shape } | undefined> {
+  // a file system that is used elsewhere must not change under a guest that has it mounted
+  if (request.workDiskFrom !== undefined || host.stores.templates.list().length === 0) return undefined;
+  try {
+    const boot = await findBootFiles(host, request.image);
+    const shape = await decideShape(host, request, boot);
+    const wanted = await wantedTemplate(host, { ...shape, nat: request.nat ?? true }, boot);
+    const { template, why } = await findTemplate(host, wanted);
+    if (template) return { template, boot, shape };
+    if (why.length > 0) tellWhy(host, request.name, why.join('; '));
+  } catch (error) {
+    host.log.warn({ vm: request.name, error: messageOf(error) }, 'no template could be looked for');
+  }
+  return undefined;
+}
+
+async function discard(host: Host, vm: VmRecord): Promise<void> {
+  await releaseVm(host, vm);
+  await discardVm(host, vm);
+  await leaveImage(host, vm.imageId);
+}
+
+async function begin(
+  host: Host,
+  admitted: VmRecord,
+  template: TemplateRecord,
+  boot: BootFiles,
+  began: number,
+  signal: AbortSignal,
+): Promise<StartedVm> {
+  const { store } = host.config.paths;
+  await mkdir(vmFiles(store, admitted.id).directory, { recursive: true, mode: 0o700 });
+  const vm = await settleUser(host, admitted);
+  const mutex = loading.get(template.id) ?? createMutex();
+  loading.set(template.id, mutex);
+  const started = await startAsNew(
+    host,
+    vm,
+    {
+      boot,
+      vmmVersion: template.vmmVersion,
+      failedUnits: template.failedUnits,
+      loading: mutex,
+      began,
+      first: {
+        'clone-disks': (either) => takeDisks(host, vm, template, either),
+        'take-memory': () => takeMemory(host, vm, template),
+      },
+      async loaded() {
+        const { memory, state } = templateFiles(store, template.id);
+        for (const path of [memory, state]) await takeBack(host, path);
+        // who replaced or wrote a file did it before it was copied, or while it was
+        if (await isWhole(host, template)) return;
+        await forgetTemplates(host, [template]);
+        throw new BangerError('corrupt', 'The files of its template were changed since.');
+      },
+      awake: () => growDisks(host, vm, template),
+    },
+    signal,
+  );
+  host.stores.templates.touch(template.id, host.now().toISOString());
+  return started;
+}
+
+async function takeDisks(host: Host, vm: VmRecord, template: TemplateRecord, signal: AbortSignal): Promise<void> {
+  const { store } = host.config.paths;
+  const { runner } = host.system;
+  const [from, to] = [templateFiles(store, template.id), vmFiles(store, vm.id)];
+  for (const disk of ['rootDisk', 'workDisk'] as const) {
+    if (disk === 'workDisk' && template.workDiskBytes === 0) continue;
+    await cloneFile(runner, host.config.programs.cp, from[disk], to[disk], 0, signal);
+    await handOverFile(host, vm, to[disk]);
+  }
+}
+
+/** By another name: what nobody has written is in memory once for all VMs that began as the same. */
+async function takeMemory(host: Host, vm: VmRecord, template: TemplateRecord): Promise<void> {
+  const { store } = host.config.paths;
+  const [from, to] = [templateFiles(store, template.id), memoryFiles(store, vm.id)];
+  await rm(to.directory, { recursive: true, force: true });
+  await mkdir(to.directory, { mode: 0o700 });
+  for (const file of ['memory', 'state'] as const) await link(from[file], to[file]);
+}
+
+/** Its guest has file systems of the template's size mounted. */
+async function growDisks(host: Host, vm: VmRecord, template: TemplateRecord): Promise<void> {
+  const { rootDisk, workDisk } = vmFiles(host.config.paths.store, vm.id);
+  for (const [role, path, bytes, grown] of [
+    ['root', rootDisk, vm.rootDiskBytes, vm.rootDiskBytes > template.rootDiskBytes],
+    ['work', workDisk, vm.workDiskBytes, vm.workDiskBytes > template.workDiskBytes],
+  ] as const) {
+    if (!grown) continue;
+    await growFile(path, bytes);
+    await growMounted(host, vm, role);
+  }
+}
+
+async function costOfTemplate(host: Host, { id, workDiskBytes }: TemplateRecord): Promise<number> {
+  const { rootDisk, workDisk } = templateFiles(host.config.paths.store, id);
+  return (await costOfClone(host, rootDisk)) + (workDiskBytes > 0 ? await costOfClone(host, workDisk) : 0);
+}
+
+function tellWhy(host: Host, name: string, why: string): void {
+  host.log.info({ vm: name, why }, 'it boots: there is no template that it could start from');
+  host.events.publish({ type: 'vm.not-warm', vm: name, reason: why });
+}
