@@ -1,28 +1,36 @@
 /**
- * What a VM costs that goes on from memory: suspend, resume to the first command, fork to the first command of the fork,
- * each with the page cache warm and with it dropped. Prints p50 and p95, beside a cold start in the same run.
+ * What a VM costs that goes on from memory: `run` from a template, suspend, resume to the first command, fork to the first
+ * command of the fork, with the page cache warm and with it dropped. Prints p50 and p95, beside cold starts in the same run.
  *
- *   node bench/warm.ts BUNDLE_DIRECTORY [ROUNDS] [suspend|resume|fork ...]
+ *   node bench/warm.ts BUNDLE_DIRECTORY [ROUNDS] [run|suspend|resume|fork ...]
  *
  * Needs root, dist/banger (make build), mkfs.xfs (apt-get install xfsprogs), and a bundle with the agent.
  */
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { loadavg } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Operation } from '../src/api/operation.ts';
-import type { VmForkResult } from '../src/api/vm.ts';
+import type { VmDetail, VmForkResult } from '../src/api/vm.ts';
 import { createClient } from '../src/client/client.ts';
 import { followOperation } from '../src/client/follow-operation.ts';
 
 const MEMORY = '256M';
 const bundle = resolve(process.argv[2] ?? '.dev/bundle');
 const ROUNDS = Number(process.argv[3] ?? 20);
-const wanted = new Set(process.argv.length > 4 ? process.argv.slice(4) : ['suspend', 'resume', 'fork']);
+const wanted = new Set(process.argv.length > 4 ? process.argv.slice(4) : ['run', 'suspend', 'resume', 'fork']);
+/** Each takes as long as all warm ones together. */
+const COLD_ROUNDS = Math.ceil(ROUNDS / 10);
 const banger = join(import.meta.dirname, '../dist/banger');
 const work = mkdtempSync('/tmp/banger-bench-');
 const [image, disk] = [join(work, 'image'), join(work, 'disk')];
-const env = { ...process.env, BANGER_HOME: join(disk, 'home'), BANGER_BUNDLE_DEFAULT: join(disk, 'bundle') };
+const env = {
+  ...process.env,
+  BANGER_HOME: join(disk, 'home'),
+  BANGER_BUNDLE_DEFAULT: join(disk, 'bundle'),
+  BANGER_WARM_AUTOMATIC: 'false',
+};
 const run = (...args: string[]) =>
   execFileSync(banger, args, { env, stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8' });
 
@@ -60,8 +68,45 @@ try {
     return operation;
   };
   const first = (name: string) => run('exec', '-n', name, '--', 'true');
-  await timed('cold start to ready', () => run('run', 'web', '--memory', MEMORY, '--work-disk', '64M', '--quiet'));
+  /** Without the command's own process. */
+  const execInDaemon = async (name: string) => {
+    const stream = await client.exec(name, { argv: ['true'] });
+    stream.resume();
+    await once(stream, 'close');
+  };
+  const remove = (name: string) => run('rm', '--force', '--now', name, '--quiet');
+  const size = ['--memory', MEMORY, '--work-disk', '64M'];
+  if (wanted.has('run')) {
+    await timed('template, made by image warm', () => run('image', 'warm', ...size, '--quiet'));
+    for (let round = 0; round < ROUNDS; round++) {
+      for (const cache of ['warm', 'dropped']) {
+        if (cache === 'dropped') dropCache();
+        await timed(`run NAME -- true from a template, cache ${cache}`, () =>
+          run('run', 'new', ...size, '--quiet', '-n', '--', 'true'),
+        );
+        const { readyMs, bootTimeline } = JSON.parse(run('show', 'new', '--json')) as VmDetail;
+        note(`  of it until ready, cache ${cache}`, readyMs ?? Number.NaN);
+        for (const { step, durationMs } of bootTimeline) note(`    ${step}, cache ${cache}`, durationMs);
+        remove('new');
+      }
+    }
+    for (let round = 0; round < COLD_ROUNDS; round++) {
+      await timed('run --cold NAME -- true', () => run('run', '--cold', 'new', ...size, '--quiet', '-n', '--', 'true'));
+      remove('new');
+    }
+  }
+  await timed('cold start to ready', () => run('run', '--cold', 'web', ...size, '--quiet'));
   if (JSON.parse(run('show', 'web', '--json')).agent?.state !== 'present') throw new Error('the bundle has no agent');
+  if (wanted.has('suspend')) {
+    run('run', '--cold', 'big', '--memory', '512M', '--work-disk', '64M', '--quiet');
+    for (let round = 0; round < ROUNDS; round++) {
+      await timed('suspend of 512 MiB (operation)', () =>
+        perform(client.call('suspendVm', { params: { name: 'big' } })),
+      );
+      run('resume', 'big', '--quiet');
+    }
+    remove('big');
+  }
   for (let round = 0; round < ROUNDS; round++) {
     if (wanted.has('suspend') || wanted.has('resume')) {
       for (const cache of ['warm', 'dropped']) {
@@ -85,9 +130,10 @@ try {
         note('fork: source paused', (result as VmForkResult).pausedMs);
         first('twin');
       });
-      run('rm', '--force', '--now', 'twin', '--quiet');
+      remove('twin');
     }
     await timed('exec of a VM that is up, with the command', () => first('web'));
+    await timed('exec of a VM that is up, in the daemon', () => execInDaemon('web'));
   }
   console.log(`${ROUNDS} rounds, ${MEMORY}, load ${loadavg()[0]?.toFixed(1)}, ${processorOf()}`);
   for (const [what, values] of samples) {

@@ -55,6 +55,45 @@ describe('a suspended VM', () => {
   });
 });
 
+const TEMPLATE = {
+  ...{ id: '0a1b2c3d', image: 'dev', vcpus: 1, memoryMib: 1024, rootDiskBytes: 2 ** 33, workDiskBytes: 0 },
+  ...{ workDiskMount: null, nat: true, bytes: 400 * 2 ** 20, createdAt: '2026-01-02T03:04:05.000Z' },
+  ...{ usedAt: '2026-01-03T03:04:05.000Z', misfits: [] as string[] },
+};
+
+describe('templates', () => {
+  it('are made for VMs of a size, and say that they are there', async () => {
+    const warm = ends('warmImage', { ...TEMPLATE, made: true });
+    const { stdout } = await cli('image warm dev --memory 1G --no-nat --work-disk none', warm.script);
+    assert.equal(stdout, 'VMs of dev with 1 processor and 1024 MiB start from a template now (400 MiB on disk)\n');
+    assert.deepEqual(warm.bodies, [{ image: 'dev', memoryMib: 1024, nat: false, workDiskBytes: 0 }]);
+    const there = ends('warmImage', { ...TEMPLATE, made: false });
+    assert.match(
+      (await cli('image warm', there.script)).stdout,
+      /^dev has a template for 1 processor and 1024 MiB already$/m,
+    );
+    assert.deepEqual(there.bodies, [{}]);
+  });
+
+  it('are listed with what they take and why one is of no use, and are forgotten', async () => {
+    const useless = { ...TEMPLATE, image: 'old', misfits: ['its kernel /k was replaced'] };
+    const { stdout } = await cli('image warm --list', { listTemplates: () => [TEMPLATE, useless] });
+    assert.match(stdout, /^dev +1 +1024 MiB +8 GiB +- +400 MiB +2026-01-03 03:04$/m);
+    assert.match(stdout, /^old .* of no use now: its kernel \/k was replaced$/m);
+    const { stdout: gone } = await cli('image warm dev --forget', { coolImage: () => [TEMPLATE] });
+    assert.equal(gone, '1 template is removed (400 MiB)\n');
+  });
+
+  it('are said to be what a new VM started from, unless it was to boot', async () => {
+    const result = { ...vm('web', { readyMs: 400 }), created: true, started: true, resumed: false, warm: true };
+    const run = ends('runVm', result);
+    const { stdout } = await cli('run web', run.script);
+    assert.equal(stdout, 'web is running at 172.30.0.2 (from a template, ready after 400 ms)\n');
+    await cli('run web --cold', run.script);
+    assert.deepEqual(run.bodies, [{}, { cold: true }]);
+  });
+});
+
 describe('fork', () => {
   it('numbers names, and tells what each became', async () => {
     const failed = [{ name: 'try-2', problem: problem('The guest of try-2 was not woken: no.') }];

@@ -68,7 +68,8 @@ describe('a template for a VM', () => {
 describe('limits of templates', () => {
   const [old, newer, newest] = [1, 2, 3].map((day) => template(`t${day}`, { usedAt: `2026-01-0${day}` }));
   const all = [newest, old, newer].flatMap((each) => each ?? []);
-  const gone = (count: number, bytes: number, kept?: string) => beyondLimits(all, { count, bytes }, kept).map(({ id }) => id);
+  const gone = (count: number, bytes: number, kept?: string) =>
+    beyondLimits(all, { count, bytes }, kept).map(({ id }) => id);
 
   it('let the longest unused go first', () => {
     assert.deepEqual(gone(3, 300), []);

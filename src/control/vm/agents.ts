@@ -120,6 +120,8 @@ export function createAgents({ config, log, events, system }: Deps): Agents {
     },
     standing(vm) {
       const now = known.get(vm.id);
+      // one that woke its guest was met before the run had begun
+      if (now?.standing.kind === 'present' && connected.get(vm.id)?.closed === false) return now.standing;
       return now?.startedAt === vm.startedAt ? now.standing : undefined;
     },
     async drop(vm) {

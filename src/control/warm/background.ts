@@ -32,9 +32,6 @@ const QUIET_MS = 3000;
 /** Left of the host's memory beside that of the template's VM. */
 const RESERVE_MIB = 512;
 
-/** One that failed is not tried again before this daemon ends, or the VM of another size boots. */
-type Attempted = Set<string>;
-
 export interface Warmer {
   /** Makes no more templates. */
   close(): void;
@@ -45,7 +42,8 @@ export function createWarmer(host: Host, quietMs = QUIET_MS): Warmer {
   const { vms } = host.stores;
   /** VMs that boot for the first time */
   const booting = new Set<string>();
-  const attempted: Attempted = new Set();
+  /** one that failed is not tried again by this daemon */
+  const attempted = new Set<string>();
   const waiting: VmRecord[] = [];
   let timer: NodeJS.Timeout | undefined;
   let busy = false;
@@ -54,7 +52,7 @@ export function createWarmer(host: Host, quietMs = QUIET_MS): Warmer {
   const unfollow = vms.onChange(({ before, after }) => {
     const id = (after ?? before)?.id ?? '';
     if (before?.phase === 'starting' && after?.phase === 'running' && before.run === null) booting.add(id);
-    if (!after || after.phase !== 'running') booting.delete(id);
+    if (after?.phase !== 'running') booting.delete(id);
     else if (after.ready !== null && booting.delete(id)) consider(after);
   });
 
@@ -105,14 +103,9 @@ export function createWarmer(host: Host, quietMs = QUIET_MS): Warmer {
     const request = { image, vcpus, memoryMib, rootDiskBytes, workDiskBytes, workMount, nat };
     const { id } = warmImage(host, request, { background: true });
     const { state, error } = await host.operations.finished(id);
-    if (state === 'succeeded') {
-      attempted.delete(key); // it may be forgotten, and wanted again
-      host.log.info({ image, vcpus, memoryMib }, 'a template was made: VMs of this image start from it');
-    } else if (state === 'cancelled') {
-      attempted.delete(key);
-    } else {
-      host.log.warn({ image, error: error?.message }, 'no template was made');
-    }
+    if (state === 'failed') host.log.warn({ image, error: error?.message }, 'no template was made');
+    // it may be called off, or forgotten, and wanted again
+    else attempted.delete(key);
   }
 
   return {

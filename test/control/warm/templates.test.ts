@@ -118,7 +118,12 @@ function look(place: MortalHost, daemon: Daemon) {
   const { store } = config.paths;
   const directories = (name: string) => (existsSync(join(store, name)) ? readdirSync(join(store, name)) : []);
   return {
-    ...{ web: stores.vms.find('web')?.phase ?? 'none', vmms: vmms.sort(), devices: devices.length, rules: rules.length },
+    ...{
+      web: stores.vms.find('web')?.phase ?? 'none',
+      vmms: vmms.sort(),
+      devices: devices.length,
+      rules: rules.length,
+    },
     strays: ledger.filter((kind) => kind.startsWith('nobody')),
     vms: directories('vms').length,
     memory: directories('vms').filter((id) => existsSync(join(store, 'vms', id, 'suspended'))).length,
@@ -182,7 +187,10 @@ describe('a template', () => {
       [files.memory, files.state, files.rootDisk].map((path) => readFileSync(path, 'base64')),
       before,
     );
-    assert.deepEqual(readdirSync(vmFiles(place.config.paths.store, web?.id ?? '').directory).includes('suspended'), false);
+    assert.deepEqual(
+      readdirSync(vmFiles(place.config.paths.store, web?.id ?? '').directory).includes('suspended'),
+      false,
+    );
   });
 
   it('is passed over where it does not fit, which is told; where it is asked not to be used, nothing is', async () => {

@@ -46,6 +46,8 @@ function describe(event: Event): string {
       return `${event.vm}: ${event.reason} while it was starting, and is started over`;
     case 'vm.agent-troubled':
       return `${event.vm}: ${firstLine(event.reason)}; it is served over SSH`;
+    case 'vm.not-warm':
+      return `${event.vm}: boots, as its template is of no use: ${firstLine(event.reason)}`;
     case 'vm.ready':
       return `${event.vm}: ready after ${formatDuration(event.readyMs)}${event.failedUnits.length === 0 ? '' : `, failed: ${event.failedUnits.join(', ')}`}`;
     case 'vm.ended':

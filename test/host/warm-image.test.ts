@@ -1,0 +1,117 @@
+/** Templates with real guests: a VM from one is what a booted one is, and no two are the same machine. */
+import assert from 'node:assert/strict';
+import { appendFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import type { Event } from '../../src/api/event.ts';
+import { hostSkip, TestHost } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
+
+const LIMIT = { timeout: paced(240_000) };
+
+const SIZE = ['--memory', '256M', '--disk', '2G', '--work-disk', '64M'];
+
+/** What is the same in all VMs of an image, line by line; identities are taken out. */
+const SAME = `
+find /etc /root -xdev ! -name 'ssh_host_*' ! -path /etc/machine-id -printf '%p %y %m %u %g %l\\n' | sort
+find /etc /root -xdev -type f ! -name 'ssh_host_*' ! -name machine-id ! -name hostname ! -name hosts -exec md5sum {} + | sort -k 2
+ls /etc/ssh
+systemctl is-system-running
+systemctl list-units --type=service --state=running --plain --no-legend | cut -d ' ' -f 1 | grep -v ssh@ | sort
+findmnt -rno TARGET,FSTYPE,OPTIONS / /root
+cat /proc/cmdline /etc/resolv.conf
+ip -o route | sed "s/src .*//"
+ip -o link show eth0 | sed 's/.*mtu/mtu/; s/ link.*//'
+sysctl -n kernel.random.entropy_avail
+id; umask; env | grep -v -e SSH_ -e ^_= | sort
+`;
+
+/** Who a machine is, one thing a line. */
+const WHO = `
+hostname
+cat /etc/hostname /etc/machine-id /proc/sys/kernel/random/boot_id
+cat /etc/ssh/ssh_host_ed25519_key.pub
+ip -o -4 addr show eth0 | grep -o 'inet [^ ]*'
+cat /sys/class/net/eth0/address
+head -c 32 /dev/urandom | md5sum
+md5sum < /var/lib/systemd/random-seed
+`;
+
+describe('a VM from a template', { skip: hostSkip() }, () => {
+  let host: TestHost;
+  before(async () => {
+    host = await TestHost.create();
+    await host.daemon();
+  }, LIMIT);
+  after(() => host?.[Symbol.asyncDispose]());
+
+  it('is what one that booted is', LIMIT, async () => {
+    assert.match(await host.ok('image', 'warm', ...SIZE), /start from a template now \(\S+ MiB on disk\)$/);
+    await host.assertQuiet('of the VM that was made for it');
+    await host.ok('run', 'cold', '--cold', ...SIZE);
+    await host.settled('cold');
+    assert.match(
+      await host.ok('run', 'warm', ...SIZE),
+      /^warm is running at \S+ \(from a template, ready after \S+ m?s\)$/,
+    );
+    const [booted, begun] = [await host.guest('cold', SAME), await host.guest('warm', SAME)];
+    assert.deepEqual(begun.split('\n'), booted.split('\n'));
+    assert.match(await host.guest('warm', 'cat /etc/hosts'), /^127\.0\.1\.1 warm$/m);
+    assert.doesNotMatch(await host.guest('warm', 'cat /etc/hosts /etc/hostname'), /template/);
+    const seconds = Number(await host.guest('warm', 'date +%s'));
+    assert.ok(Math.abs(seconds - Date.now() / 1000) < 3, `the guest has ${seconds}, the host ${Date.now() / 1000}`);
+    assert.equal(await host.guest('warm', 'dmesg | grep -ciE "i/o error|ext4-fs error|lockup|rcu.*stall"; true'), '0');
+    // the host's side: what it may reach, how it is logged in to
+    assert.equal(await host.ok('ssh', 'warm', 'hostname'), 'warm');
+    const [cold, warm] = [await host.vm('cold'), await host.vm('warm')];
+    for (const field of [
+      'image',
+      'nat',
+      'vcpus',
+      'memoryMib',
+      'rootDiskBytes',
+      'workDiskBytes',
+      'ready',
+      'state',
+    ] as const) {
+      assert.deepEqual(warm[field], cold[field], field);
+    }
+  });
+
+  it('is nobody else, also when two begin at once', LIMIT, async () => {
+    await Promise.all(['one', 'two'].map((name) => host.ok('run', name, ...SIZE)));
+    const who = await Promise.all(['one', 'two', 'warm', 'cold'].map((name) => host.guest(name, WHO)));
+    const lines = who.map((each) => each.split('\n'));
+    for (const [index, what] of (lines[0] ?? []).entries()) {
+      assert.equal(new Set(lines.map((each) => each[index])).size, who.length, `${index}: ${what}`);
+    }
+    await host.ok('rm', '--force', '--now', 'two');
+  });
+
+  it('may have larger disks, and is its own after its next boot', LIMIT, async () => {
+    await host.ok('run', 'large', '--memory', '256M', '--disk', '3G', '--work-disk', '256M');
+    const size = async () =>
+      (await host.guest('large', "df -m --output=size / /root | tail -n 2 | tr '\\n' ' '")).trim();
+    const [root = 0, work = 0] = (await size()).split(/\s+/).map(Number);
+    assert.ok(root > 2700 && work > 200, `${root} ${work}`);
+    const machine = await host.guest('large', 'cat /etc/machine-id');
+    await host.guest('large', 'echo mine > /root/mine; echo mine > /var/mine');
+    await host.ok('restart', 'large', '--until', 'reachable');
+    assert.equal(await host.guest('large', 'cat /etc/machine-id /root/mine /var/mine'), `${machine}\nmine\nmine`);
+    await host.ok('rm', '--force', '--now', 'large');
+  });
+
+  it('boots where its template was touched, and says why', LIMIT, async () => {
+    const [template] = await host.client.call('listTemplates', {});
+    appendFileSync(join(host.home, 'state/store/templates', template?.id ?? '', 'memory'), 'x');
+    const said = await host.ok('run', 'other', ...SIZE, '--until', 'reachable');
+    assert.match(said, /^other is running at \S+ \(login after/);
+    const events = (await host.ok('events', '--json')).split('\n').map((line) => JSON.parse(line) as Event);
+    assert.deepEqual(
+      events.flatMap((event) => (event.type === 'vm.not-warm' ? [[event.vm, event.reason]] : [])),
+      [['other', 'its files were changed since']],
+    );
+    await host.ok('image', 'warm', '--forget');
+    assert.deepEqual(await host.client.call('listTemplates', {}), []);
+  });
+});
