@@ -20,6 +20,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   dns: ['core', 'system'],
   guest: ['core', 'system'],
   image: ['core', 'system'],
+  oci: ['core', 'system'],
   preflight: ['core', 'system', 'config', 'firecracker', 'network', 'storage', 'bundle', 'dns', 'guest'],
   control: [
     'api',
@@ -34,6 +35,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
     'dns',
     'guest',
     'image',
+    'oci',
     'preflight',
   ],
   daemon: [
@@ -49,6 +51,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
     'dns',
     'guest',
     'image',
+    'oci',
     'preflight',
     'control',
   ],

@@ -19,6 +19,7 @@ const MAY_NAME_PATHS: Record<string, string> = {
   'dns/': 'files of resolvers, at the places their own documents name',
   'bundle/': 'places inside a root file system, and of apt',
   'image/': 'places inside a root file system',
+  'oci/skopeo.ts': 'where skopeo itself looks for a policy',
   'guest/': 'places inside a guest',
   'storage/seed-drive.ts': 'places inside a guest',
   'control/': 'places inside a guest',

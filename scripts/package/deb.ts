@@ -28,7 +28,7 @@ const DEPENDS = [
   'procps',
   'zstd',
 ];
-const RECOMMENDS = ['qemu-system-x86', 'mmdebstrap', 'kmod', 'lz4', 'sudo', 'uidmap', 'xz-utils'];
+const RECOMMENDS = ['qemu-system-x86', 'mmdebstrap', 'kmod', 'lz4', 'skopeo', 'sudo', 'uidmap', 'xz-utils'];
 const SUGGESTS = ['firecracker', 'bash-completion', 'systemd-resolved', 'xfsprogs'];
 
 export interface DebOptions extends Origin {

@@ -64,6 +64,7 @@ export const ADDRESSES = {
   renameImage: ['POST', '/v1/images/:name/rename'],
   importImage: ['POST', '/v1/images/import'],
   exportImage: ['POST', '/v1/images/:name/export'],
+  pullImage: ['POST', '/v1/images/pull'],
   pruneImages: ['POST', '/v1/images/prune'],
   listTemplates: ['GET', '/v1/templates'],
   warmImage: ['POST', '/v1/templates'],

@@ -58,6 +58,24 @@ export const ImageDetail = Image.extend({
   recipe: z.unknown().describe('what it was built from; null when it was brought in'),
   trashed: z.array(z.string()).describe('names of deleted VMs that can still be restored and then need it'),
   layers: z.int().describe('layers of image builds that begin with it'),
+  oci: z
+    .object({
+      reference: z.string(),
+      digest: z.string().describe('of what the reference led to when it was pulled'),
+      platform: z.string(),
+      entrypoint: z.array(z.string()),
+      cmd: z.array(z.string()),
+      env: z.array(z.string()),
+      user: z.string(),
+      workdir: z.string(),
+      stopSignal: z.string(),
+      ports: z.array(z.string()),
+      volumes: z.array(z.string()),
+      labels: z.record(z.string(), z.string()),
+      healthcheck: z.array(z.string()).nullable(),
+    })
+    .nullable()
+    .describe('what it was as an OCI image; null when it was none'),
 });
 
 const ImageWarm = z.strictObject({
@@ -86,6 +104,32 @@ export const ImageImport = z.strictObject({
   kernel: z.string().startsWith('/').optional().describe('kernel for an ext4 file system, ELF or bzImage'),
   initrd: z.string().startsWith('/').optional().describe('initrd that goes with the kernel'),
   bundle: z.string().min(1).optional().describe('bundle whose kernel and initrd an ext4 file system gets'),
+});
+
+export const ImagePull = z.strictObject({
+  reference: z
+    .string()
+    .min(1)
+    .max(4096)
+    .describe('e.g. `docker.io/library/alpine:3.20`, `oci-archive:/FILE`, `docker-archive:/FILE`, `oci:/DIRECTORY`'),
+  name: ImageName.optional().describe('default: made of the reference'),
+  platform: z.string().max(60).optional().describe('e.g. `linux/amd64`; default: that of this machine'),
+  policy: z
+    .enum(['always', 'missing', 'never'])
+    .optional()
+    .describe(
+      '`missing`, the default: fetched when it is not here; `always`: when the tag has moved; `never`: not at all',
+    ),
+  force: z.boolean().optional().describe('replace an image of that name'),
+  insecure: z.boolean().optional().describe('whether a registry may be spoken to without TLS; on this machine always'),
+  authFile: z.string().startsWith('/').optional().describe('file with credentials, in the form of `auth.json`'),
+  bundle: z.string().min(1).optional().describe('bundle whose kernel and initrd it gets'),
+  diskBytes: z.int().positive().optional().describe('size of the root file system; default: its content and some room'),
+});
+
+/** Result of an `image.pull` operation. */
+export const ImagePulled = Image.extend({
+  pulled: z.boolean().describe('whether it was fetched; false when it was here'),
 });
 
 const ImageExport = z.strictObject({
@@ -122,6 +166,8 @@ export const ImagePruned = z.object({
   removedBytes: z.number(),
   kept: z.int(),
   keptBytes: z.number(),
+  blobs: z.int().describe('layers of OCI images that no image is made of any more'),
+  blobBytes: z.number().describe('what these took'),
   dryRun: z.boolean(),
 });
 
@@ -140,6 +186,8 @@ export const VmRebase = z.strictObject({
 export type Image = z.infer<typeof Image>;
 export type ImageDetail = z.infer<typeof ImageDetail>;
 export type ImageImport = z.infer<typeof ImageImport>;
+export type ImagePull = z.infer<typeof ImagePull>;
+export type ImagePulled = z.infer<typeof ImagePulled>;
 export type ImageFile = z.infer<typeof ImageFile>;
 export type ImageDiff = z.infer<typeof ImageDiff>;
 export type ImagePrune = z.infer<typeof ImagePrune>;
@@ -181,6 +229,14 @@ export const imageRoutes = {
     url: '/v1/images/import',
     summary: 'Bring in an image, verified',
     body: ImageImport,
+    response: Operation,
+    status: 202,
+  },
+  pullImage: {
+    method: 'POST',
+    url: '/v1/images/pull',
+    summary: 'Make an image of an OCI image',
+    body: ImagePull,
     response: Operation,
     status: 202,
   },

@@ -68,6 +68,7 @@ export interface ProgramsConfig {
   cp: string;
   sudo: string;
   mmdebstrap: string;
+  skopeo: string;
 }
 
 /** Where programs are fetched from. */

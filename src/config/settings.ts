@@ -131,6 +131,7 @@ const SETTINGS: SettingTree<Config> = {
     cp: tool('cp', 'Copies disks where the file system cannot share blocks'),
     sudo: tool('sudo', 'Asked for single programs when the user is not root'),
     mmdebstrap: tool('mmdebstrap', 'Makes the root file system of a bundle'),
+    skopeo: tool('skopeo', 'Fetches OCI images'),
   },
   releases: {
     firecracker: always(

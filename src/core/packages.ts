@@ -42,15 +42,17 @@ export function formatPackageList(packages: readonly InstalledPackage[]): string
 /**
  * The installed packages of a dpkg database (`/var/lib/dpkg/status`): stanzas of `Key: value` lines, continued by a
  * leading space. Removed packages whose configuration stayed are not installed.
+ * @param options.all whether every package counts: files of `status.d` do not say that theirs is installed
  */
-export function parseDpkgStatus(text: string): InstalledPackage[] {
+export function parseDpkgStatus(text: string, { all = false } = {}): InstalledPackage[] {
   const packages: InstalledPackage[] = [];
   const fields = new Map<string, string>();
   const end = () => {
     const name = fields.get('Package');
     const version = fields.get('Version');
     const arch = fields.get('Architecture');
-    if (fields.get('Status')?.endsWith(' installed') && name && version && arch) packages.push({ name, version, arch });
+    if ((all || fields.get('Status')?.endsWith(' installed')) && name && version && arch)
+      packages.push({ name, version, arch });
     fields.clear();
   };
   for (const line of text.split('\n')) {
@@ -63,6 +65,23 @@ export function parseDpkgStatus(text: string): InstalledPackage[] {
     if (DPKG_FIELDS.has(key) && !fields.has(key)) fields.set(key, line.slice(colon + 1).trim());
   }
   end();
+  return packages;
+}
+
+/** The packages of an apk database (`/lib/apk/db/installed`): stanzas of `K:value` lines. */
+export function parseApkInstalled(text: string): InstalledPackage[] {
+  const packages: InstalledPackage[] = [];
+  let [name, version, arch] = ['', '', ''];
+  for (const line of `${text}\n\n`.split('\n')) {
+    const value = line.slice(2).trim();
+    if (line.startsWith('P:')) name = value;
+    else if (line.startsWith('V:')) version = value;
+    else if (line.startsWith('A:')) arch = value;
+    else if (line === '') {
+      if (name && version) packages.push({ name, version, arch: arch || 'noarch' });
+      [name, version, arch] = ['', '', ''];
+    }
+  }
   return packages;
 }
 

@@ -11,6 +11,7 @@ import {
   buildCheck,
   copyCheck,
   imageReadCheck,
+  pullCheck,
   sshCheck,
   unpackCheck,
   workDiskCheck,
@@ -25,6 +26,7 @@ export type PreflightCommand =
   | 'nat'
   | 'bundle-build'
   | 'image-build'
+  | 'image-pull'
   | 'disk-resize'
   | 'ssh'
   | 'exec'
@@ -57,6 +59,7 @@ const COMMANDS: Record<PreflightCommand, { purpose: string; checks: Check<Prefli
   },
   'bundle-build': { purpose: 'build a bundle', checks: [buildCheck, unpackCheck, diskSpaceCheck] },
   'image-build': { purpose: 'build an image', checks: [copyCheck, archiveCheck, imageReadCheck] },
+  'image-pull': { purpose: 'pull an OCI image', checks: [pullCheck] },
   'disk-resize': { purpose: 'resize a disk', checks: [workDiskCheck, diskSpaceCheck] },
   ssh: { purpose: 'log in to a VM', checks: [sshCheck, keysCheck] },
   exec: { purpose: 'run a command in a VM', checks: [keysCheck] },

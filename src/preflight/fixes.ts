@@ -58,6 +58,7 @@ const PACKAGES: Record<string, Partial<PackageNames>> = {
   'apt-get': { debian: 'apt' },
   'dpkg-deb': { debian: 'dpkg' },
   depmod: everywhere('kmod'),
+  skopeo: everywhere('skopeo'),
 };
 
 const INSTALL: Record<Exclude<DistributionFamily, 'unknown'>, string> = {

@@ -129,6 +129,8 @@ export interface ImageFiles {
   initrd: string;
   /** installed packages, one `name version arch` a line, sorted */
   packages: string;
+  /** of an OCI image: what it is and what runs in it */
+  oci: string;
 }
 
 export function imageFiles(store: string, imageId: string): ImageFiles {
@@ -139,7 +141,22 @@ export function imageFiles(store: string, imageId: string): ImageFiles {
     kernel: join(directory, 'vmlinux'),
     initrd: join(directory, 'initrd.img'),
     packages: join(directory, 'rootfs.packages'),
+    oci: join(directory, 'oci.json'),
   };
+}
+
+/** Where OCI images come in. */
+export interface OciFiles {
+  directory: string;
+  /** layers and other blobs by digest, in directories by algorithm */
+  blobs: string;
+  /** a directory for each pull that is under way */
+  pulls: string;
+}
+
+export function ociFiles(store: string): OciFiles {
+  const directory = join(store, 'oci');
+  return { directory, blobs: join(directory, 'blobs'), pulls: join(directory, 'pulls') };
 }
 
 /** The disk kept after one step of image builds, by the step's key; beside the images so that both can share blocks. */

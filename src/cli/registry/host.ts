@@ -91,6 +91,12 @@ export const HOST_ENTRIES: readonly Entry<Command>[] = [
     load: () => import('../commands/image/show.ts'),
   },
   {
+    path: 'image pull',
+    aliases: ['pull'],
+    summary: 'Make an image of an OCI image, from a registry or a file',
+    load: () => import('../commands/image/pull.ts'),
+  },
+  {
     path: 'image import',
     aliases: [],
     summary: 'Bring in an image, or a root file system of your own',

@@ -1,10 +1,12 @@
 /** From a name to a running VM: started or created first, also the first bundle where there is none. */
 import type { Bundle } from '../../api/bundle.ts';
+import type { ImagePulled } from '../../api/image.ts';
 import type { Vm, VmRunResult } from '../../api/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { formatDuration } from '../../units.ts';
 import type { OptionValues } from '../command-shape.ts';
 import type { Context } from '../context.ts';
+import { absoluteReference, authFileFrom, isOciReference } from './oci.ts';
 import { perform } from './operations.ts';
 import { type START_OPTIONS, settled, startRequest, startTimes } from './start-options.ts';
 import { AUTOSTART_HINT, givenVmFlags, type VmOptionValues, vmCreateRequest } from './vm-options.ts';
@@ -30,7 +32,7 @@ export interface BroughtUp {
 
 /** @param lease makes it a temporary VM */
 export async function bringUp(ctx: Context, name: string, options: BringUpOptions, lease?: string): Promise<BroughtUp> {
-  const { name: _, ...described } = vmCreateRequest(name, options);
+  const { name: _, ...described } = vmCreateRequest(name, { ...options, image: await imageOf(ctx, options.image) });
   const { cold } = options;
   const leased = lease === undefined ? {} : { lease };
   const body = { ...described, ...startRequest(options), ...leased, ...(cold ? { cold } : {}) };
@@ -61,6 +63,16 @@ export async function bringUp(ctx: Context, name: string, options: BringUpOption
 /** How it came up, and in which time. */
 export function startText(vm: Vm, warm: boolean): string {
   return warm ? `from a template, ready after ${formatDuration(vm.readyMs ?? 0)}` : startTimes(vm);
+}
+
+/** The name of an image; one of a registry or file is pulled unless it is here. */
+export async function imageOf(ctx: Context, image: string | undefined): Promise<string | undefined> {
+  if (image === undefined || !isOciReference(image)) return image;
+  const reference = absoluteReference(ctx, image);
+  const authFile = authFileFrom(ctx.terminal.env);
+  const body = { reference, ...(authFile === undefined ? {} : { authFile }) };
+  const { result } = await perform(ctx, `pull ${image}`, () => ctx.api.call('pullImage', { body }));
+  return (result as ImagePulled).name;
 }
 
 /** The closing sentence, and what a new VM is good for. */

@@ -16,6 +16,7 @@ export const IMAGE_ARCHIVE: ArchiveKind = {
 /** Files of an image in its archive, as they are named in the store too. */
 export const IMAGE_MEMBERS = { rootfs: 'rootfs.ext4', kernel: 'vmlinux', initrd: 'initrd.img' } as const;
 export const PACKAGES_MEMBER = 'rootfs.packages';
+export const OCI_MEMBER = 'oci.json';
 
 /** A recipe is a few KiB, a part of a disk 80 bytes; a description as long as a disk is not read into memory. */
 const MAX_MANIFEST_BYTES = 4 * 1024 * 1024;
@@ -42,6 +43,7 @@ export const ImageManifest = z.object({
     [IMAGE_MEMBERS.kernel]: FileSum,
     [IMAGE_MEMBERS.initrd]: FileSum,
     [PACKAGES_MEMBER]: FileSum.optional(),
+    [OCI_MEMBER]: FileSum.optional(),
   }),
 });
 

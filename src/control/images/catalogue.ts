@@ -9,6 +9,7 @@ import { allocatedBytes } from '../../storage/disk.ts';
 import { imageFiles } from '../../storage/layout.ts';
 import type { Host } from '../host.ts';
 import { forgetTemplates, templatesOf } from '../memory/templates.ts';
+import { type OciRecord, readOciRecord } from './oci-record.ts';
 
 /** What the catalogue needs of the host. */
 export type ImageHost = Pick<Host, 'config' | 'stores'>;
@@ -79,7 +80,7 @@ export async function viewImage(host: ImageHost, image: ImageRecord): Promise<Im
 /** @throws BangerError `not_found` */
 export async function viewImageDetail(host: ImageHost, name: string): Promise<ImageDetail> {
   const image = host.stores.images.get(name);
-  const { directory, rootfs, kernel, initrd, packages } = imageFiles(host.config.paths.store, image.id);
+  const { directory, rootfs, kernel, initrd, packages, oci } = imageFiles(host.config.paths.store, image.id);
   const listed = await readPackages(packages);
   const { trashed, layers } = needsOf(host, image);
   return {
@@ -89,7 +90,14 @@ export async function viewImageDetail(host: ImageHost, name: string): Promise<Im
     packageCount: listed?.length ?? null,
     recipe: recipeOf(image),
     layers: layers.length,
+    oci: viewOci(await readOciRecord(oci)),
   };
+}
+
+function viewOci(record: OciRecord | undefined): ImageDetail['oci'] {
+  if (record === undefined) return null;
+  const { reference, digest, platform, process } = record;
+  return { reference, digest, platform, ...process };
 }
 
 /** An imported image's recipe is what its archive says, which need not be one. */

@@ -12,7 +12,14 @@ import { VERITY_PREFIX } from '../../system/verity.ts';
 import { countBytes } from '../bundles/support.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
-import { formatManifest, IMAGE_MANIFEST, IMAGE_MEMBERS, ImageManifest, PACKAGES_MEMBER } from './archive.ts';
+import {
+  formatManifest,
+  IMAGE_MANIFEST,
+  IMAGE_MEMBERS,
+  ImageManifest,
+  OCI_MEMBER,
+  PACKAGES_MEMBER,
+} from './archive.ts';
 
 /** Ends the name of a directory an export works in; the first start of a daemon after that removes it. */
 export const EXPORT_SUFFIX = '.export.part';
@@ -77,8 +84,10 @@ async function sumMembers(
     ? `sha256:${(await sum(IMAGE_MEMBERS.rootfs)).sha256}`
     : `${VERITY_PREFIX}${disk.fsverity}`;
   if (digest !== image.digest) throw changed(image, `the digest of ${IMAGE_MEMBERS.rootfs} is another one`);
-  const hasPackages = await pathExists(join(directory, PACKAGES_MEMBER));
-  return hasPackages ? { ...files, [PACKAGES_MEMBER]: await sum(PACKAGES_MEMBER) } : files;
+  for (const member of [PACKAGES_MEMBER, OCI_MEMBER] as const) {
+    if (await pathExists(join(directory, member))) files[member] = await sum(member);
+  }
+  return files;
 }
 
 function manifestOf(image: ImageRecord, files: ImageManifest['files']): string {

@@ -10,7 +10,7 @@ import { imageFiles } from '../../storage/layout.ts';
 import { syncPath } from '../../system/files.ts';
 import type { Progress } from '../operations.ts';
 import { needsOf, retireImage, viewImage } from './catalogue.ts';
-import { fromArchive, fromRootfs, type ImportHost, type ImportWork } from './sources.ts';
+import { type FoundImage, fromArchive, fromRootfs, type ImportHost, type ImportWork } from './sources.ts';
 
 /** Ends the name of a directory somebody works in; the first start of a daemon after that removes it. */
 export const IMPORT_SUFFIX = '.import.part';
@@ -30,27 +30,47 @@ export async function importImage(
   signal: AbortSignal,
 ): Promise<ImageView> {
   const isRootfs = await holdsExt4(request);
-  const ownName = request.name ?? (isRootfs ? nameOfFile(request.source) : undefined);
-  if (ownName !== undefined) requireFree(host, ownName, request.force);
+  const name = request.name ?? (isRootfs ? nameOfFile(request.source) : undefined);
+  return await placeImage(host, { name, force: request.force ?? false }, progress, signal, async (place) => {
+    const work: ImportWork = { ...{ host, request, progress, signal }, ...place };
+    return isRootfs ? await fromRootfs(work) : await fromArchive(work);
+  });
+}
+
+/** Where an image is made, and what it may be called. */
+export type ImagePlaceWork = Pick<ImportWork, 'directory' | 'requireFree'>;
+
+/**
+ * Makes an image in a directory of its own and registers it; nothing is left of one that fails.
+ * @param options.name undefined when what is brought in has one itself
+ */
+export async function placeImage(
+  host: ImportHost,
+  options: { name: string | undefined; force: boolean },
+  progress: Progress,
+  signal: AbortSignal,
+  make: (place: ImagePlaceWork) => Promise<FoundImage>,
+): Promise<ImageView> {
+  const { force } = options;
+  if (options.name !== undefined) requireFree(host, options.name, force);
   const id = randomBytes(4).toString('hex');
   const { directory } = imageFiles(host.config.paths.store, id);
-  const work: ImportWork = {
-    ...{ host, request, progress, signal },
+  const place: ImagePlaceWork = {
     directory: `${directory}${IMPORT_SUFFIX}`,
-    requireFree: (name) => requireFree(host, name, request.force),
+    requireFree: (name) => requireFree(host, name, force),
   };
   try {
-    await mkdir(work.directory, { recursive: true, mode: 0o700 });
-    const found = isRootfs ? await fromRootfs(work) : await fromArchive(work);
-    const name = ownName ?? found.name ?? '';
-    requireFree(host, name, request.force);
+    await mkdir(place.directory, { recursive: true, mode: 0o700 });
+    const found = await make(place);
+    const name = options.name ?? found.name ?? '';
+    requireFree(host, name, force);
     signal.throwIfAborted();
     progress.step('register', 'registering the image');
     await makeDurable(found.result, found.files);
     await rename(found.result, directory);
     await syncPath(dirname(directory));
     const image: ImageRecord = { ...found.record, id, name, createdAt: found.createdAt ?? host.now().toISOString() };
-    const replaced = await registered(host, image, request.force, directory);
+    const replaced = await registered(host, image, force, directory);
     if (replaced) await retireImage(host, replaced);
     return await viewImage(host, image);
   } catch (error) {
@@ -60,7 +80,7 @@ export async function importImage(
       hint: 'Free some space, or set paths.store to a larger disk.',
     });
   } finally {
-    await rm(work.directory, { recursive: true, force: true });
+    await rm(place.directory, { recursive: true, force: true });
   }
 }
 

@@ -1,13 +1,15 @@
 /** Removes layers of image builds: they are shortcuts, and the next build makes again what it misses. */
-import { rm } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { ImagePrune, ImagePruned } from '../../api/image.ts';
 import { planPrune } from '../../core/prune-layers.ts';
 import { BangerError } from '../../errors.ts';
 import type { LayerRecord } from '../../state/layers.ts';
 import { allocatedBytes } from '../../storage/disk.ts';
-import { layerFiles } from '../../storage/layout.ts';
+import { imageFiles, layerFiles, ociFiles } from '../../storage/layout.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
+import { readOciRecord } from './oci-record.ts';
 
 type PruneHost = Pick<Host, 'config' | 'stores' | 'operations' | 'now'>;
 
@@ -38,13 +40,42 @@ export async function pruneImages(
       for (const path of layerFiles(host.config.paths.store, key)) await rm(path, { force: true });
     }
   }
+  const blobs = await pruneBlobs(host, all ?? false, dryRun);
   return {
+    ...blobs,
     removed: remove.map(({ key, base, step, sizeBytes, usedAt }) => ({ key, base, step, sizeBytes, usedAt })),
     removedBytes: sum(remove),
     kept: keep.length,
     keptBytes: sum(keep),
     dryRun,
   };
+}
+
+/** Blobs that no image names go; with `all` every one of them: they only spare the next pull its transfer. */
+async function pruneBlobs(
+  host: PruneHost,
+  all: boolean,
+  dryRun: boolean,
+): Promise<Pick<ImagePruned, 'blobs' | 'blobBytes'>> {
+  const { store } = host.config.paths;
+  const directory = join(ociFiles(store).blobs, 'sha256');
+  const pulling = host.operations.list().some(({ kind, state }) => kind === 'image.pull' && state === 'running');
+  const named = new Set<string>();
+  for (const { id } of all ? [] : host.stores.images.list()) {
+    const record = await readOciRecord(imageFiles(store, id).oci).catch(() => undefined);
+    for (const { digest } of record?.layers ?? []) named.add(digest.replace('sha256:', ''));
+  }
+  const result = { blobs: 0, blobBytes: 0 };
+  // one that is under way may need any of them
+  if (pulling) return result;
+  for (const name of await readdir(directory).catch((): string[] => [])) {
+    if (named.has(name)) continue;
+    const path = join(directory, name);
+    result.blobs += 1;
+    result.blobBytes += await allocatedBytes(path).catch(() => 0);
+    if (!dryRun) await rm(path, { force: true });
+  }
+  return result;
 }
 
 /** What it takes now: a file that shares blocks with others counts whole, because nobody can tell whose they are. */

@@ -113,16 +113,7 @@ export async function fromRootfs(work: ImportWork): Promise<FoundImage> {
   const { programs } = host.config;
   const result = await resultDirectory(work);
   // kernel and initrd first: they are small, and what is wrong with them is found at once
-  const boot = await bootOf(work);
-  const kernel = join(result, IMAGE_MEMBERS.kernel);
-  const unpacking = { runner: host.system.runner, programs };
-  if ((await inspectKernel(boot.kernel)).kind === 'bzimage')
-    await extractVmlinux(unpacking, boot.kernel, kernel, signal);
-  else await copyFile(boot.kernel, kernel);
-  const initrd = join(result, IMAGE_MEMBERS.initrd);
-  await copyFile(boot.initrd, initrd);
-  await requireBootFiles(result, request.source, 'Give a kernel for this machine, ELF or bzImage, and its initrd.');
-
+  const boot = await placeBootFiles(work, result);
   progress.step('copy', 'copying the root file system');
   const rootfs = join(result, IMAGE_MEMBERS.rootfs);
   await cloneFile(host.system.runner, programs.cp, request.source, rootfs, 0, signal);
@@ -130,25 +121,61 @@ export async function fromRootfs(work: ImportWork): Promise<FoundImage> {
   progress.step('check', 'checking the file system');
   await checkExt4(diskRunner(host), programs, rootfs, signal);
   const packages = await listPackages(work, rootfs);
-  const label = 'computing checksums';
-  progress.step('compute-checksums', label);
-  const sizeBytes = await apparentBytes(rootfs);
-  const digest = await verityDigest(rootfs, { signal, onBytes: countBytes(progress, label, sizeBytes) });
+  const { digest, sizeBytes } = await sumRootfs(work, rootfs);
   return {
     result,
-    files: [rootfs, kernel, initrd, ...(packages === undefined ? [] : [packages])],
+    files: [rootfs, ...boot.files, ...(packages === undefined ? [] : [packages])],
     record: { arch: hostArch(), base: boot.base, digest, sizeBytes, recipe: null, recipeKey: null },
   };
 }
 
-async function resultDirectory({ directory }: ImportWork): Promise<string> {
+/** What making an image that gets its kernel from elsewhere needs of the request. */
+export type BootRequest = Pick<ImageImport, 'source' | 'kernel' | 'initrd' | 'bundle'>;
+
+/**
+ * Puts kernel and initrd into the directory of an image.
+ * @returns the name of what they are from, and their paths there
+ */
+export async function placeBootFiles(
+  work: Pick<ImportWork, 'host' | 'signal'> & { request: BootRequest },
+  result: string,
+): Promise<{ base: string; files: string[]; initrd: string }> {
+  const { host, request, signal } = work;
+  const boot = await bootOf(work);
+  const kernel = join(result, IMAGE_MEMBERS.kernel);
+  const unpacking = { runner: host.system.runner, programs: host.config.programs };
+  if ((await inspectKernel(boot.kernel)).kind === 'bzimage')
+    await extractVmlinux(unpacking, boot.kernel, kernel, signal);
+  else await copyFile(boot.kernel, kernel);
+  const initrd = join(result, IMAGE_MEMBERS.initrd);
+  await copyFile(boot.initrd, initrd);
+  await requireBootFiles(result, request.source, 'Give a kernel for this machine, ELF or bzImage, and its initrd.');
+  return { base: boot.base, files: [kernel, initrd], initrd };
+}
+
+/** Size and digest of a finished root file system. */
+export async function sumRootfs(
+  { progress, signal }: Pick<ImportWork, 'progress' | 'signal'>,
+  rootfs: string,
+): Promise<{ digest: string; sizeBytes: number }> {
+  const label = 'computing checksums';
+  progress.step('compute-checksums', label);
+  const sizeBytes = await apparentBytes(rootfs);
+  const digest = await verityDigest(rootfs, { signal, onBytes: countBytes(progress, label, sizeBytes) });
+  return { digest, sizeBytes };
+}
+
+export async function resultDirectory({ directory }: Pick<ImportWork, 'directory'>): Promise<string> {
   const result = join(directory, 'result');
   await mkdir(result, { mode: 0o700 });
   return result;
 }
 
 /** Where kernel and initrd of an ext4 file system come from. */
-async function bootOf({ host, request }: ImportWork): Promise<{ kernel: string; initrd: string; base: string }> {
+async function bootOf({
+  host,
+  request,
+}: Pick<ImportWork, 'host'> & { request: BootRequest }): Promise<{ kernel: string; initrd: string; base: string }> {
   const { kernel, initrd } = request;
   if (kernel !== undefined && initrd !== undefined) {
     await requireInput(kernel, 'kernel');

@@ -2,7 +2,7 @@
 import { readdir, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { messageOf, systemCode } from '../../errors.ts';
-import { imageFiles, layerFile } from '../../storage/layout.ts';
+import { imageFiles, layerFile, ociFiles } from '../../storage/layout.ts';
 import { endProcess, findLeftPrograms, isIn, worksIn } from '../../system/processes.ts';
 import { forgetOldKeptVms } from '../builds/kept-vm.ts';
 import type { Host } from '../host.ts';
@@ -22,6 +22,7 @@ export async function sweepImages(host: ImageHost & Pick<Host, 'log' | 'system'>
   await forgetOldKeptVms(host);
   await sweepTemplates(host);
   await sweepLayers(host);
+  await sweepPulls(host);
   const store = dirname(imageFiles(host.config.paths.store, '0').directory);
   for (const name of await namesIn(store)) {
     const path = join(store, name);
@@ -41,6 +42,12 @@ async function sweepLayers(host: ImageHost & Pick<Host, 'log'>): Promise<void> {
     if (layer && (kind === 'ext4' || layer.machine !== null)) continue;
     await remove(host, join(directory, name), 'removing a layer that is in no record');
   }
+}
+
+/** Layouts that were being fetched; their blobs are elsewhere, and stay. */
+async function sweepPulls(host: ImageHost & Pick<Host, 'log'>): Promise<void> {
+  const { pulls } = ociFiles(host.config.paths.store);
+  for (const name of await namesIn(pulls)) await remove(host, join(pulls, name), 'removing what is left of a pull');
 }
 
 async function remove(host: Pick<Host, 'log'>, path: string, why: string): Promise<void> {

@@ -12,6 +12,7 @@ import {
 import { exportImage } from '../../control/images/export.ts';
 import { importImage } from '../../control/images/import.ts';
 import { pruneImages } from '../../control/images/prune.ts';
+import { pullImage } from '../../control/images/pull.ts';
 import { warmImage } from '../../control/warm/background.ts';
 import { coolImage, viewTemplates } from '../../control/warm/view.ts';
 import type { Handlers } from '../server.ts';
@@ -24,6 +25,7 @@ type ImageHandlers = Pick<
   | 'renameImage'
   | 'importImage'
   | 'exportImage'
+  | 'pullImage'
   | 'pruneImages'
   | 'diffImages'
   | 'listTemplates'
@@ -65,6 +67,13 @@ export function imageHandlers(host: Host): ImageHandlers {
         kind: 'image.import',
         target: targetOf(body.name ?? body.source),
         run: async (progress, signal) => await importImage(host, body, progress, signal),
+      }),
+    pullImage: async ({ body }) =>
+      operations.start({
+        kind: 'image.pull',
+        target: targetOf(body.name ?? body.reference),
+        joinable: true,
+        run: async (progress, signal) => await pullImage(host, body, progress, signal),
       }),
     exportImage: async ({ params: { name }, body }) => {
       images.get(name);

@@ -56,6 +56,16 @@ export const buildCheck: Check<PreflightContext> = {
   },
 };
 
+/** What fetches OCI images; nothing else needs it. */
+export const pullCheck: Check<PreflightContext> = {
+  id: 'image.transport',
+  title: 'fetching of OCI images',
+  async run(context) {
+    const outcome = await programsOutcome(context, [context.config.programs.skopeo]);
+    return outcome.status === 'ok' ? outcome : { ...outcome, status: 'warning' };
+  },
+};
+
 /** Distributions pack their kernels in one of several ways: what is missing is missed by some of them only. */
 export const unpackCheck: Check<PreflightContext> = {
   id: 'kernel.programs',

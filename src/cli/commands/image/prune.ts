@@ -24,12 +24,15 @@ export default defineCommand({
     const { result } = await perform(ctx, 'prune layers', () => ctx.api.call('pruneImages', { body }));
     return result as ImagePruned;
   },
-  print({ removed, removedBytes, kept, keptBytes, dryRun }, ctx) {
+  print({ removed, removedBytes, kept, keptBytes, blobs, blobBytes, dryRun }, ctx) {
     const layers = removed.length === 1 ? 'layer' : 'layers';
     ctx.talk(
       `${dryRun ? 'Would remove' : 'Removed'} ${removed.length} ${layers} (${formatSize(removedBytes)}), ` +
         `${dryRun ? 'would keep' : 'kept'} ${kept} (${formatSize(keptBytes)})`,
     );
+    if (blobs > 0) {
+      ctx.talk(`${dryRun ? 'Would remove' : 'Removed'} ${blobs} layers of OCI images (${formatSize(blobBytes)})`);
+    }
     if (removed.length === 0) return '';
     const rows = removed.map(({ key, base, step, sizeBytes, usedAt }) => [
       key.slice(0, 12),
