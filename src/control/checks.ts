@@ -6,6 +6,7 @@ import { BangerError } from '../errors.ts';
 import { type PreflightCommand, preflight } from '../preflight/commands.ts';
 import type { BootFiles, Needs, PreflightContext } from '../preflight/context.ts';
 import { runDoctor, sudoersFor } from '../preflight/doctor.ts';
+import { createLately } from '../preflight/lately.ts';
 import { chooseVmm, type VmmChoice } from '../preflight/vmm-choice.ts';
 import { readHostFacts } from '../system/host-facts.ts';
 import type { Argv } from '../system/runner.ts';
@@ -90,6 +91,8 @@ export function createChecks(base: CheckBase): Checks {
     needs,
     fcqemu: besideBanger(base.self),
   });
+  /** of checks before actions; who asks the doctor wants to know how it is now */
+  const lately = createLately();
   /** Nothing that is asked here depends on a bundle. */
   const noBoot = new BangerError('not_found', 'not asked');
   const pass = async (
@@ -98,7 +101,8 @@ export function createChecks(base: CheckBase): Checks {
     warn: Warn,
     ...commands: [PreflightCommand, ...PreflightCommand[]]
   ) => {
-    const results = await preflight(await context(boot, { ...NO_NEEDS, ...needs }), ...commands);
+    const asked = { ...(await context(boot, { ...NO_NEEDS, ...needs })), lately };
+    const results = await preflight(asked, ...commands);
     for (const { id, title, status, detail, fix } of results) {
       if (status === 'warning' && TOLD_AT_ONCE.has(id)) warn(`${title}: ${detail}${fix ? `\n    fix: ${fix}` : ''}`);
     }

@@ -25,10 +25,11 @@ const MAX_NAME_LENGTH = 15;
 
 /**
  * Creates the device with its address, route and neighbour entry.
+ * @param atOnce set up by one program, where that may be told anything; by one for each step otherwise
  * @throws BangerError `conflict` when a device of that name exists that nobody here made
  * @throws BangerError `host_unprepared` when TUN is missing or this user may not create devices
  */
-export async function createTap(privileged: Privileged, ip: string, tap: Tap): Promise<void> {
+export async function createTap(privileged: Privileged, ip: string, tap: Tap, atOnce = false): Promise<void> {
   if (tap.name.length > MAX_NAME_LENGTH) throw new BangerError('internal', `The tap name ${tap.name} is too long.`);
   if (await tapExists(tap.name)) {
     throw new BangerError('conflict', `A network device ${tap.name} exists already and is not this VM's.`, {
@@ -45,29 +46,32 @@ export async function createTap(privileged: Privileged, ip: string, tap: Tap): P
     });
   }
   // IPv6 is not routed to guests; without a link-local address nothing of the host answers on it either
-  await privileged.run([ip, 'link', 'set', 'dev', tap.name, 'addrgenmode', 'none']);
+  const noAddress = ['link', 'set', 'dev', tap.name, 'addrgenmode', 'none'];
+  if (atOnce) {
+    const lines = [noAddress, ...settingUp(tap)].map((words) => `${words.join(' ')}\n`);
+    await privileged.run([ip, '-batch', '-'], { input: lines.join('') });
+    return;
+  }
+  await privileged.run([ip, ...noAddress]);
   await setUpTap(privileged, ip, tap);
+}
+
+/** What a device needs to carry packets, each the arguments of `ip`; the first is no failure where it has the address. */
+function settingUp({ name, address, gateway, hostMac, mac, mtu }: Tap): string[][] {
+  return [
+    ['address', 'add', `${gateway}/32`, 'dev', name],
+    ['link', 'set', 'dev', name, 'address', hostMac, 'mtu', String(mtu), 'up'],
+    ['route', 'replace', `${address}/32`, 'dev', name, 'src', gateway],
+    ['neighbour', 'replace', address, 'lladdr', mac, 'dev', name, 'nud', 'permanent'],
+  ];
 }
 
 /** Gives an existing device what it needs to carry packets; also one that others shut down or took parts from. */
 export async function setUpTap(privileged: Privileged, ip: string, tap: Tap): Promise<void> {
-  // exit 2 is "File exists": it has the address
-  await privileged.run([ip, 'address', 'add', `${tap.gateway}/32`, 'dev', tap.name], { okExits: [0, 2] });
-  const { name, mtu, hostMac } = tap;
-  await privileged.run([ip, 'link', 'set', 'dev', name, 'address', hostMac, 'mtu', String(mtu), 'up']);
-  await privileged.run([ip, 'route', 'replace', `${tap.address}/32`, 'dev', tap.name, 'src', tap.gateway]);
-  await privileged.run([
-    ip,
-    'neighbour',
-    'replace',
-    tap.address,
-    'lladdr',
-    tap.mac,
-    'dev',
-    tap.name,
-    'nud',
-    'permanent',
-  ]);
+  for (const words of settingUp(tap)) {
+    // exit 2 is "File exists"
+    await privileged.run([ip, ...words], { okExits: words[0] === 'address' ? [0, 2] : [0] });
+  }
 }
 
 /** Removes the device, and with it its address and route; removing one that is already gone succeeds. */

@@ -7,6 +7,7 @@ import type { CgroupHome } from '../system/cgroup.ts';
 import type { HostFacts } from '../system/host-facts.ts';
 import type { Rights } from '../system/privilege.ts';
 import type { Argv, Runner } from '../system/runner.ts';
+import type { Lately } from './lately.ts';
 
 /** The files a VM boots from, all absolute. */
 export interface BootFiles {
@@ -44,6 +45,8 @@ export interface PreflightContext {
   /** file of the private key banger logs in with */
   clientKeyFile: string;
   needs: Needs;
+  /** what earlier starts have found; without it everything is looked at */
+  lately?: Lately;
   /** tests KVM again where the remembered verdict is "no" */
   retestKvm?: boolean;
   /** looks at what costs time too: versions, every single sudo rule */

@@ -77,6 +77,10 @@ export function createPlace(config: Config): Place {
     const last = args.at(-1) ?? '';
     const line = args.join(' ');
     if (program === programs.ip) {
+      if (args[0] === '-batch') {
+        for (const words of String(input).trim().split('\n')) await perform([program, ...words.split(' ')], {});
+        return {};
+      }
       const [, device = ''] = / dev (\S+)/.exec(` ${line}`) ?? [];
       const [, destination = ''] = /^route (?:replace|delete) (?:unreachable )?(\S+)/.exec(line) ?? [];
       if (line.startsWith('tuntap add')) place.devices.add(device);

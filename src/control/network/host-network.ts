@@ -23,6 +23,7 @@ import {
   findWays,
   otherPoolsInUse,
   readRules,
+  type Way,
 } from '../../network/routes.ts';
 import { createTap, deleteTap, setUpTap, type Tap } from '../../network/tap.ts';
 import { HOST_OWNER, type Ledger } from '../../state/ledger.ts';
@@ -61,6 +62,9 @@ const DEFAULT_MTU = 1500;
 const FULL_LOOK_MS = 300_000;
 /** The same of a canary, which only tells whether the whole table is there. */
 const CANARY_LOOK_MS = 60_000;
+
+/** An uplink keeps its MTU for longer than a start takes. */
+const MTU_BELIEF_MS = 1000;
 
 /** What one program gets to change the host's network; under load they take a tenth of a second. */
 const CALL_LIMIT_MS = 15_000;
@@ -214,9 +218,9 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   }
 
   /** Switches forwarding on wherever the host's routes lead: answers come in there. */
-  async function lendForwarding(): Promise<void> {
+  async function lendForwarding(found: Promise<Way[]>): Promise<void> {
     const { uplink } = deps.config.network;
-    const ways = await findWays(deps.runner, ip);
+    const ways = [...(await found)];
     if (uplink !== 'auto') ways.push({ device: uplink, isDefault: true });
     const off: typeof ways = [];
     for (const way of ways) {
@@ -247,16 +251,28 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     await addPoolRule(privileged, ip, pool);
   }
 
-  const uplinkNow = () => findUplink(deps.runner, ip, deps.config.network.uplink);
-  const mtu = async () => (await uplinkNow())?.mtu ?? DEFAULT_MTU;
+  let measured: { mtu: Promise<number>; until: number } | undefined;
+  /** Asked for several times in each start. */
+  const mtu = () => {
+    if (measured && performance.now() < measured.until) return measured.mtu;
+    const uplink = findUplink(deps.runner, ip, deps.config.network.uplink);
+    measured = { mtu: uplink.then((found) => found?.mtu ?? DEFAULT_MTU), until: performance.now() + MTU_BELIEF_MS };
+    measured.mtu.catch(() => {
+      measured = undefined;
+    });
+    return measured.mtu;
+  };
 
   async function claimHost(): Promise<void> {
+    // listed beside the rest: nothing of that changes what they are
+    const ways = findWays(deps.runner, ip);
+    ways.catch(() => {});
     if (!ledger.all().some(({ resource }) => resource.kind === 'pool-route')) {
       ledger.record(HOST_OWNER, { kind: 'pool-route', name: pool });
       await addPoolRoute(privileged, ip, pool);
     }
     await claimRules();
-    await lendForwarding();
+    await lendForwarding(ways);
   }
 
   /** The host gets back what it had when the last VM has gone; of settings, when no other banger needs them. */
@@ -284,7 +300,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
         await claimHost();
         // the rules first: the device must never be up without its anti-spoof entry
         await writeRules();
-        await createTap(privileged, ip, await tapOf(vm));
+        await createTap(privileged, ip, await tapOf(vm), deps.uid === 0);
         await writeSetting(privileged, sysctl, forwardingSetting(tap), '1');
         deps.onAttach?.();
       }),

@@ -12,6 +12,7 @@ import { type Drop, findForwardDrops, findNameDrops, type Paths } from '../firew
 import { parseIptablesSave } from '../firewall/legacy.ts';
 import { parseNftRuleset, type Ruleset } from '../firewall/ruleset.ts';
 import { asRoot } from '../fixes.ts';
+import { NOTHING_LATELY } from '../lately.ts';
 
 export const uplinkCheck: Check<PreflightContext> = {
   id: 'nat.uplink',
@@ -109,6 +110,19 @@ async function judge(
   lookedFor: string,
   find: (rulesets: Ruleset[], paths: Paths) => Drop[],
 ): Promise<CheckOutcome> {
+  const { once } = context.lately ?? NOTHING_LATELY;
+  return await once(
+    lookedFor,
+    () => judgeNow(context, lookedFor, find),
+    ({ status }) => status === 'ok',
+  );
+}
+
+async function judgeNow(
+  context: PreflightContext,
+  lookedFor: string,
+  find: (rulesets: Ruleset[], paths: Paths) => Drop[],
+): Promise<CheckOutcome> {
   if (context.pool === undefined) return notApplicable(lookedFor, 'There is no address pool.');
   const rulesets = await readRulesets(context);
   if (rulesets === undefined) return warning(lookedFor, 'The rules of this host could not be read.');
@@ -150,16 +164,28 @@ async function readLegacy({ env, rights, uid }: PreflightContext): Promise<Rules
 
 /** Every device that packets of VMs may leave by, the uplink first. */
 async function devicesOf(context: PreflightContext): Promise<string[]> {
-  const { config, env, runner } = context;
+  const { config, env, lately, runner } = context;
   const ip = await findProgram(config.programs.ip, env);
   if (!ip.found) return [];
   const uplink = await uplinkOf(context);
-  const ways = (await findWays(runner, ip.path)).map(({ device }) => device);
-  return [...new Set([...(uplink === undefined ? [] : [uplink]), ...ways])];
+  const { once } = lately ?? NOTHING_LATELY;
+  const found = await once(
+    'ways',
+    () => findWays(runner, ip.path),
+    (ways) => ways.length > 0,
+  );
+  const devices = found.map(({ device }) => device);
+  return [...new Set([...(uplink === undefined ? [] : [uplink]), ...devices])];
 }
 
-async function uplinkOf({ config, env, runner }: PreflightContext): Promise<string | undefined> {
+async function uplinkOf({ config, env, lately, runner }: PreflightContext): Promise<string | undefined> {
   const ip = await findProgram(config.programs.ip, env);
   if (!ip.found) return undefined;
-  return (await findUplink(runner, ip.path, config.network.uplink))?.device;
+  const { once } = lately ?? NOTHING_LATELY;
+  const { uplink } = config.network;
+  return await once(
+    `uplink ${uplink}`,
+    async () => (await findUplink(runner, ip.path, uplink))?.device,
+    (device) => device !== undefined,
+  );
 }

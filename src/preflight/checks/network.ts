@@ -11,6 +11,7 @@ import type { Argv } from '../../system/runner.ts';
 import { type Check, failed, notApplicable, ok, rootRepair, TRIAL_LIMIT_MS, warning } from '../check.ts';
 import type { PreflightContext } from '../context.ts';
 import { asRoot } from '../fixes.ts';
+import { NOTHING_LATELY } from '../lately.ts';
 import { programsOutcome } from '../programs.ts';
 
 const LOAD_TUN = rootRepair('modprobe', 'tun');
@@ -79,7 +80,7 @@ export const rulesCheck: Check<PreflightContext> = {
 export const poolCheck: Check<PreflightContext> = {
   id: 'network.pool',
   title: 'address pool',
-  async run({ config, env, ownLinks, poolHolder, pool, runner }) {
+  async run({ config, env, lately, ownLinks, poolHolder, pool, runner }) {
     const lookedFor = 'an address range that no route and no other banger of this host has';
     const fix = 'Choose a free range: BANGER_NETWORK_POOL=10.77.0.0/16, or network.pool in the configuration file.';
     if (pool === undefined) return failed(lookedFor, 'Every range banger would use is covered by a route.', fix);
@@ -96,8 +97,13 @@ export const poolCheck: Check<PreflightContext> = {
     const isOwn = ({ destination, device, type }: HostRoute) =>
       (isTapName(device) && (own?.has(device ?? '') ?? true)) ||
       (type === 'unreachable' && formatSubnet(destination) === pool && (own?.has(pool) ?? true));
-    const routes = await listRoutes(runner, ip.path);
-    const others = routes.filter((route) => overlaps(route.destination, wanted) && !isOwn(route));
+    const { once } = lately ?? NOTHING_LATELY;
+    const others = await once(
+      `routes over ${pool}`,
+      async () =>
+        (await listRoutes(runner, ip.path)).filter((route) => overlaps(route.destination, wanted) && !isOwn(route)),
+      (found) => found.length === 0,
+    );
     const [other] = others;
     if (other === undefined && holder) {
       // whoever has VMs has routes to them, which take root; a name takes nothing
@@ -119,8 +125,20 @@ export const poolCheck: Check<PreflightContext> = {
  * @returns what the program said when it failed; undefined when it worked or no namespace can be made
  */
 async function tryInNamespace(context: PreflightContext, argv: Argv, input?: string): Promise<string | undefined> {
-  const { env, runner, uid } = context;
-  if (!(await findProgram('unshare', env)).found) return undefined;
+  if (!(await findProgram('unshare', context.env)).found) return undefined;
+  const { once } = context.lately ?? NOTHING_LATELY;
+  return await once(
+    `${argv.join(' ')} ${input ?? ''}`,
+    () => attempt(context, argv, input),
+    (said) => said === undefined,
+  );
+}
+
+async function attempt(
+  { env, runner, uid }: PreflightContext,
+  argv: Argv,
+  input?: string,
+): Promise<string | undefined> {
   const namespace: Argv = uid === 0 ? ['unshare', '--net'] : ['unshare', '--user', '--map-root-user', '--net'];
   try {
     await runner.run([...namespace, '--', ...argv], {
