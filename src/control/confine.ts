@@ -15,6 +15,8 @@ import { userOf, withinReach } from './handover.ts';
 import type { Host } from './host.ts';
 import { findVmmOf } from './vmm.ts';
 
+type GuestShape = Pick<VmRecord, 'vcpus' | 'memoryMib'>;
+
 /** As the jailer's: each connection of a vsock takes one. */
 const OPEN_FILES = 2048;
 
@@ -24,32 +26,42 @@ const TASKS = 256;
 /** Logs, and what a VMM writes of its devices beside a guest's memory. */
 const LEAST_FILE_BYTES = GIB;
 
-/** The command line of a VMM with the rights that are left to it. */
+/**
+ * The command line of a VMM with the rights that are left to it.
+ * @param shape of the guest that it runs: of one that goes on from memory not what the VM's next start will give it
+ */
 export async function confinementOf(
-  host: Host,
+  host: Pick<Host, 'config' | 'system'>,
   vm: VmRecord,
+  shape: GuestShape,
   { acceleration }: Pick<VmmChoice, 'acceleration'>,
 ): Promise<(argv: Argv) => Argv> {
   const user = userOf(host, vm);
   const { kvmGroup } = host.system.vmUsers;
   const devices = [acceleration === 'kvm' ? kvmGroup : undefined, await groupOfDevice(TUN_DEVICE)];
   const groups = devices.filter((group) => group !== undefined);
-  const limits = await vmmLimits(host, vm);
+  const limits: Limits = {
+    ...(await fileLimitOf(host, vm, shape)),
+    openFiles: OPEN_FILES,
+    tasks: TASKS + shape.vcpus,
+  };
   return (argv) => confinedArgv(argv, { user, groups, limits });
 }
 
-/** No file that a VMM writes is larger than its VM's largest disk or its memory. */
-async function vmmLimits(host: Pick<Host, 'config'>, vm: VmRecord): Promise<Limits> {
-  return { ...(await fileLimitOf(host, vm)), openFiles: OPEN_FILES, tasks: TASKS + vm.vcpus };
-}
-
-/** A guest loses what its VMM may not write, so a VM of whose root disk nothing is known yet has no limit. */
-async function fileLimitOf(host: Pick<Host, 'config'>, vm: VmRecord): Promise<{ fileBytes?: number }> {
+/**
+ * No file that a VMM writes is larger than its VM's largest disk or its guest's memory. A guest loses what its VMM may not
+ * write, so a VM of whose root disk nothing is known yet has no limit.
+ */
+async function fileLimitOf(
+  host: Pick<Host, 'config'>,
+  vm: VmRecord,
+  { memoryMib }: Pick<GuestShape, 'memoryMib'>,
+): Promise<{ fileBytes?: number }> {
   const { rootDisk, workDisk } = vmFiles(host.config.paths.store, vm.id);
   const [root, work] = await Promise.all([rootDisk, workDisk].map((path) => apparentBytes(path).catch(() => 0)));
   const known = { root: Math.max(vm.rootDiskBytes, root ?? 0), work: Math.max(vm.workDiskBytes, work ?? 0) };
   if (known.root === 0) return {};
-  return { fileBytes: Math.max(known.root, known.work, vm.memoryMib * MIB, LEAST_FILE_BYTES) };
+  return { fileBytes: Math.max(known.root, known.work, memoryMib * MIB, LEAST_FILE_BYTES) };
 }
 
 /**
@@ -73,23 +85,28 @@ const OVERHEAD_SHARE = 4;
 
 /**
  * Makes the control group of a VM, in the ledger before it exists.
+ * @param shape of the guest that runs in it
  * @returns puts a process into it; undefined where there are none
  */
-export async function groupOf(host: Host, vm: VmRecord): Promise<((pid: number) => Promise<void>) | undefined> {
+export async function groupOf(
+  host: Pick<Host, 'stores' | 'system'>,
+  { id }: Pick<VmRecord, 'id'>,
+  { memoryMib, vcpus }: GuestShape,
+): Promise<((pid: number) => Promise<void>) | undefined> {
   const { directory } = host.system.cgroups;
   if (directory === undefined) return undefined;
-  const path = join(directory, vm.id);
-  host.stores.ledger.record(vm.id, { kind: 'cgroup', name: path });
-  const memoryBytes = vm.memoryMib * MIB * (1 + 1 / OVERHEAD_SHARE) + OVERHEAD_BYTES;
-  await makeCgroup(path, { memoryBytes, tasks: TASKS + vm.vcpus });
+  const path = join(directory, id);
+  host.stores.ledger.record(id, { kind: 'cgroup', name: path });
+  const memoryBytes = memoryMib * MIB * (1 + 1 / OVERHEAD_SHARE) + OVERHEAD_BYTES;
+  await makeCgroup(path, { memoryBytes, tasks: TASKS + vcpus });
   return async (pid) => await enterCgroup(path, pid);
 }
 
 /** Lets a VMM that runs write to a disk that has become larger, and to all others as before. */
-export async function letDiskGrow(host: Host, vm: VmRecord): Promise<void> {
+export async function letDiskGrow(host: Pick<Host, 'config' | 'stores' | 'system'>, vm: VmRecord): Promise<void> {
   const vmm = await findVmmOf(host, vm);
   if (!vmm) return;
-  const { fileBytes } = await fileLimitOf(host, vm);
+  const { fileBytes } = await fileLimitOf(host, vm, vm.run ?? vm);
   if (fileBytes === undefined) return;
   for (const pid of [vmm.pid, ...childrenOf(vmm.pid)]) {
     await host.system.runner.run(fileLimitArgv(pid, fileBytes, userOf(host, vm)));

@@ -88,7 +88,9 @@ export async function launchVm(
   host.stores.ledger.record(vm.id, vmmEntry);
   // nothing unlinks it when a VMM ends, and the next one could not bind it
   await rm(files.vsock, { force: true });
-  const enterGroup = await groupOf(host, vm);
+  // what is set for a VM applies from its next boot on
+  const shape = continues ? { ...vm, ...vm.run } : vm;
+  const enterGroup = await groupOf(host, vm, shape);
   const onStarted = async (pid: number) => {
     if (background) await leaveProcessorsToOthers(pid);
     await enterGroup?.(pid);
@@ -108,7 +110,7 @@ export async function launchVm(
     env: { ...cleanEnvironment(host.system.env), ...vmm.env },
     user,
     // sudo itself needs the rights it has
-    ...(vmm.bySudo ? {} : { confine: await confinementOf(host, vm, vmm) }),
+    ...(vmm.bySudo ? {} : { confine: await confinementOf(host, vm, shape, vmm) }),
     onStarted,
     signal,
   });
