@@ -5,15 +5,20 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { access, constants, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import type { VmUsers } from '../core/vm-users.ts';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
+import { isOpenToAll, letEnter } from '../storage/ownership.ts';
+import { shareFile } from '../storage/shared-files.ts';
+import { cleanEnvironment, confinedArgv, type Limits } from '../system/confinement.ts';
 import { writeFileAtomic } from '../system/files.ts';
 import { groupOfDevice } from '../system/host-facts.ts';
 import type { Privileged } from '../system/privilege.ts';
-import { endProcess, findProcessesByArgument } from '../system/processes.ts';
+import { endProcess, findProcesses } from '../system/processes.ts';
 import type { Argv, Runner } from '../system/runner.ts';
+import { MIB } from '../units.ts';
 
 /** A working host prints the first line within 0.3 s of the kernel being loaded; a loaded one gets ten times that. */
 const FIRST_LIMIT_MS = 3000;
@@ -33,6 +38,9 @@ const LOOK_MS = 250;
 
 /** Memory of the test guest: enough for a kernel's first lines. */
 const MEMORY_MIB = 128;
+
+/** Threads of QEMU; a test has no disk to write to. */
+const LIMITS: Limits = { openFiles: 256, tasks: 64, fileBytes: MIB };
 
 /** Early console: the first line comes before any driver is up. No root: the guest ends in a panic and resets. */
 const BOOT_ARGS = 'console=ttyS0 earlyprintk=serial,ttyS0,115200 reboot=k panic=-1';
@@ -54,6 +62,8 @@ export interface SelfTestOptions {
   kernel: string;
   /** directory for the verdict and the test's files */
   cacheDirectory: string;
+  /** whom programs run as that work for VMs, with what they have to reach in a copy in `store` */
+  confined: { users: VmUsers; store: string; cp: string; env: NodeJS.ProcessEnv };
   bootId: string;
   /** `/dev/kvm` */
   kvmDevice: string;
@@ -165,13 +175,48 @@ export async function deviceAccess(path: string): Promise<'yes' | 'denied' | 'mi
 
 type Outcome = Pick<Remembered, 'works' | 'detail' | 'silent'>;
 
+/** Where a test works, and by what its VMM is known. */
+interface Bench {
+  directory: string;
+  /** a name that is an argument of the VMM */
+  mark: string;
+  /** the program and the kernel as the VMM names them */
+  program: string;
+  kernel: string;
+}
+
+/** As the VMM of a VM is started: as an unprivileged user, in a directory where it finds what it needs and writes nothing. */
+async function prepareBench({ vmm, kernel, cacheDirectory, runner, confined }: SelfTestOptions): Promise<Bench> {
+  const mark = `self-test-${randomBytes(4).toString('hex')}`;
+  const directory = join(cacheDirectory, mark);
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  const { store, cp, users } = confined;
+  const { range } = users;
+  if (!range) return { directory, mark, program: vmm.path, kernel };
+  const reach = async (path: string, isProgram: boolean) => {
+    if (await isOpenToAll(path, isProgram)) return path;
+    const name = `use-${basename(path)}`;
+    await shareFile(runner, cp, { store, source: path, target: join(directory, name), isProgram });
+    return isProgram ? `./${name}` : name;
+  };
+  const bench = { directory, mark, program: await reach(vmm.path, true), kernel: await reach(kernel, false) };
+  await letEnter(directory, range.first);
+  return bench;
+}
+
+function confinedTest({ vmm, confined: { users } }: SelfTestOptions, bench: Bench): Argv {
+  const { range, kvmGroup } = users;
+  const argv = vmm.kind === 'firecracker' ? firecrackerArgv(bench) : qemuArgv(vmm.path, bench);
+  return confinedArgv(argv, {
+    user: range?.first,
+    groups: range && kvmGroup !== undefined ? [kvmGroup] : [],
+    limits: LIMITS,
+  });
+}
+
 async function bootOnce(options: SelfTestOptions, userMayOpen: boolean, limitMs: number): Promise<Outcome> {
   await mkdir(options.cacheDirectory, { recursive: true });
-  const configFile = join(options.cacheDirectory, `self-test-${randomBytes(4).toString('hex')}.json`);
-  const argv =
-    options.vmm.kind === 'firecracker'
-      ? firecrackerArgv(options.vmm.path, configFile)
-      : qemuArgv(options, `${configFile}.pid`);
+  const bench = await prepareBench(options);
   const stop = new AbortController();
   let firstLine: string | undefined;
   let ended = false;
@@ -181,25 +226,31 @@ async function bootOnce(options: SelfTestOptions, userMayOpen: boolean, limitMs:
   };
   // a kernel from a cold disk takes the VMM seconds; read before, it takes none
   await pipeline(createReadStream(options.kernel), new Writable({ write: (_chunk, _encoding, done) => done() }));
-  const argument = options.vmm.kind === 'firecracker' ? configFile : `${configFile}.pid`;
-  using _silence = watchSilence(argument, limitMs, end);
+  using _silence = watchSilence(bench.directory, usersOfTests(options.confined.users), limitMs, end);
   const began = performance.now();
   try {
-    await writeFile(configFile, JSON.stringify(firecrackerConfig(options.kernel)));
-    const runner = userMayOpen ? options.runner : options.privileged;
-    await runner.run(argv, {
+    const configFile = userMayOpen ? join(bench.directory, CONFIG_FILE) : `${bench.directory}.json`;
+    await writeFile(configFile, JSON.stringify(firecrackerConfig(bench.kernel)), { mode: 0o644 });
+    const how = {
       signal: stop.signal,
       timeoutMs: LOADING_MS + limitMs,
-      onLine: (line) => {
+      onLine: (line: string) => {
         if (firstLine !== undefined || !KERNEL_LINE.test(line)) return;
         firstLine = line;
         end();
       },
-    });
+    };
+    if (userMayOpen) {
+      const env = cleanEnvironment(options.confined.env);
+      await options.runner.run(confinedTest(options, bench), { ...how, env, cwd: bench.directory });
+    } else {
+      // as the rules for sudo have it, which take the rights away themselves
+      await options.privileged.run([bench.program, '--no-api', '--config-file', configFile], how);
+    }
   } catch (error) {
     if (!ended) return { works: false, detail: `The test guest could not be started: ${lastWords(error)}` };
   } finally {
-    for (const file of [configFile, `${configFile}.pid`]) await rm(file, { force: true });
+    for (const path of [bench.directory, `${bench.directory}.json`]) await rm(path, { recursive: true, force: true });
   }
   if (firstLine !== undefined) {
     const ms = Math.round(performance.now() - began);
@@ -211,17 +262,23 @@ async function bootOnce(options: SelfTestOptions, userMayOpen: boolean, limitMs:
   return { works: false, detail: `${opens} for ${limitMs / 1000} s: guests do not run here.`, silent };
 }
 
+/** Others than this process's own. */
+function usersOfTests({ range }: VmUsers): number[] {
+  return range ? [range.first] : [];
+}
+
 /**
  * Calls `onSilent` when the VMM has done nothing but run its guest for so long: what it still reads, of itself or of the kernel,
  * begins the time anew.
- * @param argument by which its process is known
+ * @param directory of the test
+ * @param users as which it may run besides this process's own
  */
-function watchSilence(argument: string, limitMs: number, onSilent: () => void): Disposable {
+function watchSilence(directory: string, users: readonly number[], limitMs: number, onSilent: () => void): Disposable {
   const began = performance.now();
   let quietSince = began;
   let seen = '';
   const look = async () => {
-    const read = await readSoFar(argument);
+    const read = await readSoFar(directory, users);
     const now = performance.now();
     if (read !== seen && now - began < LOADING_MS) quietSince = now;
     seen = read;
@@ -235,8 +292,8 @@ function watchSilence(argument: string, limitMs: number, onSilent: () => void): 
 }
 
 /** What the VMM has read by now, in a form to compare; of root's, which nobody else may ask, only which processes there are. */
-async function readSoFar(argument: string): Promise<string> {
-  const processes = await findProcessesByArgument(argument).catch(() => []);
+async function readSoFar(directory: string, users: readonly number[]): Promise<string> {
+  const processes = await findProcesses(isTestIn(directory), users).catch(() => []);
   const each = processes.map(async ({ pid }) => {
     const io = await readFile(`/proc/${pid}/io`, 'utf8').catch(() => '');
     return `${pid}: ${/^rchar: \d+$/m.exec(io)?.[0]} ${/^read_bytes: \d+$/m.exec(io)?.[0]}`;
@@ -259,29 +316,39 @@ function firecrackerConfig(kernel: string): object {
   };
 }
 
-function firecrackerArgv(path: string, configFile: string): Argv {
-  return [path, '--no-api', '--config-file', configFile];
+/** What Firecracker boots from, in the directory of a test. */
+const CONFIG_FILE = 'machine.json';
+
+function firecrackerArgv({ program, mark }: Bench): Argv {
+  return [program, '--id', mark, '--no-api', '--config-file', CONFIG_FILE];
 }
 
-/** It ends with this process, as under fcqemu; the file of its process id is how it is found when it did not. */
-function qemuArgv({ vmm, kernel }: SelfTestOptions, pidFile: string): Argv {
-  const machine = vmm.path.endsWith('aarch64') ? 'virt' : 'microvm';
+/** It ends with this process, as under fcqemu. */
+function qemuArgv(path: string, { program, mark, kernel }: Bench): Argv {
+  const machine = path.endsWith('aarch64') ? 'virt' : 'microvm';
   return [
-    ...(['setpriv', '--pdeathsig', 'KILL', '--', vmm.path, '-pidfile', pidFile] as const),
+    ...(['setpriv', '--pdeathsig', 'KILL', '--', program, '-name', mark] as const),
     ...['-accel', 'kvm', '-cpu', 'host', '-M', machine, '-m', String(MEMORY_MIB), '-nodefaults', '-no-user-config'],
+    ...['-sandbox', 'on,obsolete=deny,elevateprivileges=deny,spawn=deny'],
     ...['-no-reboot', '-display', 'none', '-serial', 'stdio', '-kernel', kernel, '-append', BOOT_ARGS],
   ];
 }
 
 /** For the start of a daemon, when no test runs: ends what tests of one that was killed have left. */
-export async function endSelfTests({ cacheDirectory }: Pick<SelfTestOptions, 'cacheDirectory'>): Promise<void> {
+export async function endSelfTests(cacheDirectory: string, users: VmUsers): Promise<void> {
   const names = await readdir(cacheDirectory).catch(() => []); // no test ever ran
   for (const name of names) {
-    if (!/^self-test-[0-9a-f]{8}\.json(\.pid)?$/.test(name)) continue;
-    const file = join(cacheDirectory, name);
-    for (const identity of await findProcessesByArgument(file)) await endProcess(identity, { graceMs: 0 });
-    await rm(file, { force: true });
+    const [, mark] = /^(self-test-[0-9a-f]{8})(?:\.json)?$/.exec(name) ?? [];
+    if (mark === undefined) continue;
+    const left = await findProcesses(isTestIn(join(cacheDirectory, mark)), usersOfTests(users));
+    for (const identity of left) await endProcess(identity, { graceMs: 0 });
+    await rm(join(cacheDirectory, name), { recursive: true, force: true });
   }
+}
+
+/** Whether a command line is that of a test: by its name, or where sudo started it by its configuration. */
+function isTestIn(directory: string): (argv: readonly string[]) => boolean {
+  return (argv) => argv.includes(basename(directory)) || argv.includes(`${directory}.json`);
 }
 
 function verdictFile({ cacheDirectory }: SelfTestOptions): string {

@@ -2,6 +2,7 @@
 import { realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CURRENT_VMM, installsDirectory, OWN_FIRECRACKER } from '../config/paths.ts';
+import { NO_VM_USERS } from '../core/vm-users.ts';
 import { BangerError } from '../errors.ts';
 import { usersMayOpen } from '../system/confinement.ts';
 import { pathExists } from '../system/files.ts';
@@ -132,6 +133,12 @@ async function testKvm(context: ChoiceContext, vmm: TestVmm | undefined): Promis
     vmm,
     kernel: context.boot.kernel,
     cacheDirectory: context.config.paths.cache,
+    confined: {
+      users: context.vmUsers ?? NO_VM_USERS,
+      store: context.config.paths.store,
+      cp: context.config.programs.cp,
+      env: context.env,
+    },
     bootId: context.facts.bootId,
     kvmDevice: device,
     ...(context.retestKvm ? { retest: true } : {}),

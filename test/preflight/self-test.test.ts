@@ -1,13 +1,17 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdir, readFile, utimes, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readdir, readFile, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
+import { NO_VM_USERS } from '../../src/core/vm-users.ts';
 import { endSelfTests, kvmVerdict, type SelfTestOptions } from '../../src/preflight/self-test.ts';
-import { findProcessesByArgument } from '../../src/system/processes.ts';
+import { findProcesses, findProcessesByArgument } from '../../src/system/processes.ts';
 import { until } from '../support/host.ts';
 import { BOOTS, REFUSES, SILENT, testMachine } from './support.ts';
+
+const notRoot = process.getuid?.() !== 0 && 'other users need root';
+const USERS = { first: 2_000_000_000, last: 2_000_000_015 };
 
 const source = (path: string) => JSON.stringify(new URL(`../../src/${path}`, import.meta.url));
 
@@ -99,12 +103,45 @@ describe('kvmVerdict', () => {
     const { options, machine } = await prepare(t, BOOTS);
     const path = await machine.script(
       'firecracker',
-      `[ "$1 $2" = '--no-api --config-file' ] || exit 1\n/bin/cat "$3" > ${machine.home}/seen.json\n${BOOTS}`,
+      `[ "$1 $3 $4" = '--id --no-api --config-file' ] || exit 1\n/bin/cat "$5" > ${machine.home}/seen.json\n${BOOTS}`,
     );
     assert.equal((await kvmVerdict({ ...options, vmm: { kind: 'firecracker', path } })).works, true);
     const seen = JSON.parse(await readFile(join(machine.home, 'seen.json'), 'utf8'));
     assert.equal(seen['boot-source'].kernel_image_path, machine.files.kernel);
     assert.deepEqual(seen.drives, []);
+    assert.deepEqual(await readdir(options.cacheDirectory), ['kvm-self-test.json']);
+  });
+
+  it("runs the VMM as VMs' users, without a right, and with its kernel in reach", { skip: notRoot }, async (t) => {
+    const seen = [
+      'read_field() { while read -r name value _; do [ "$name" = "$1:" ] && echo "$value"; done < /proc/self/status; }',
+      `[ "$(read_field Uid) $(read_field CapEff) $(read_field CapBnd) $(read_field NoNewPrivs)" = '${USERS.first} 0000000000000000 0000000000000000 1' ] || exit 1`,
+      '[ -z "$SECRET" ] || exit 2',
+      'for word; do case $last in -kernel) kernel=$word ;; esac; last=$word; done',
+      // what it is told, it may read; and it may write nowhere
+      ': < "$kernel" || exit 3',
+      '(: > new) 2> /dev/null && exit 4',
+      BOOTS,
+    ].join('\n');
+    const { options, machine } = await prepare(t, seen);
+    await chmod(machine.files.kernel, 0o600);
+    const users = { range: USERS, kvmGroup: undefined };
+    const confined = { ...options.confined, users, env: { ...machine.context.env, SECRET: 'x' } };
+    const verdict = await kvmVerdict({ ...options, confined });
+    assert.equal(verdict.works, true, verdict.detail);
+    assert.deepEqual(await readdir(options.cacheDirectory), ['kvm-self-test.json']);
+    // what one of a daemon that was killed has left
+    const directory = join(options.cacheDirectory, 'self-test-01234567');
+    await mkdir(directory);
+    const left = spawn('tail', ['-f', '/dev/null'], {
+      ...{ argv0: 'self-test-01234567', stdio: 'ignore', uid: USERS.first, gid: USERS.first },
+    });
+    const ended = once(left, 'close');
+    await until('it runs', async () => {
+      return (await findProcesses((argv) => argv.includes('self-test-01234567'), [USERS.first])).length > 0;
+    });
+    await endSelfTests(options.cacheDirectory, users);
+    assert.equal((await ended)[1], 'SIGKILL');
     assert.deepEqual(await readdir(options.cacheDirectory), ['kvm-self-test.json']);
   });
 
@@ -162,9 +199,9 @@ describe('kvmVerdict', () => {
 
     // Firecracker would still be there
     const [mark = ''] = await marks();
-    const other = spawn('tail', ['-f', join(options.cacheDirectory, mark)], { stdio: 'ignore' });
+    const other = spawn('tail', ['-f', '/dev/null'], { argv0: mark, stdio: 'ignore' });
     const ended = once(other, 'close');
-    await endSelfTests(options);
+    await endSelfTests(options.cacheDirectory, NO_VM_USERS);
     assert.deepEqual(await marks(), []);
     assert.equal((await ended)[1], 'SIGKILL');
   });
@@ -184,6 +221,7 @@ async function prepare(t: TestContext, guest: string) {
     cacheDirectory: config.paths.cache,
     bootId: facts.bootId,
     kvmDevice: '/dev/null',
+    confined: { users: NO_VM_USERS, store: config.paths.store, cp: 'cp', env: machine.context.env },
   };
   const ran = async () => (await readFile(join(machine.home, 'runs'), 'utf8').catch(() => '')).length;
   return { machine, options, ran };

@@ -66,7 +66,7 @@ export async function reconcileHost(host: Host, life: Life, restarts: Followed):
   await attempt(host, 'removing tries of the file system', () => removeProbes(store));
   await attempt(host, 'freeing what no VM owns', () => freeOwnerless(host));
   await attempt(host, 'looking after images', () => sweepImages(host));
-  await attempt(host, 'ending a KVM test of an earlier daemon', () => endSelfTests({ cacheDirectory: cache }));
+  await attempt(host, 'ending a KVM test of an earlier daemon', () => endSelfTests(cache, host.system.vmUsers));
   // after the deletions: a disk that was being kept has its VM's name no more
   await attempt(host, 'looking after kept disks', () => forgetShared(store));
   await attempt(host, 'looking after the network', async () => void (await host.network.reassert()));
