@@ -71,7 +71,7 @@ const WINGS: Record<string, Wing> = {
   store: { doors: ['space'], mayImport: [] },
   network: { doors: ['guest-resolver'], mayImport: [] },
   disks: { doors: ['disk-work', 'keep', 'online-growth'], mayImport: [] },
-  memory: { doors: ['checkpoint', 'fit', 'manifest', 'restore', 'templates'], mayImport: [] },
+  memory: { doors: ['checkpoint', 'fit', 'manifest', 'restore', 'share', 'templates'], mayImport: [] },
   images: { doors: ['catalogue', 'dpkg-status', 'export', 'import'], mayImport: ['bundles', 'memory'] },
   vm: {
     doors: [

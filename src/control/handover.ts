@@ -11,6 +11,7 @@ import {
   isOpenToAll,
   letEnter,
   makeFileFor,
+  makeReadOnly,
   sealDirectory,
 } from '../storage/ownership.ts';
 import { shareFile } from '../storage/shared-files.ts';
@@ -70,6 +71,14 @@ export async function handOverFile(host: UserHost, vm: Pick<VmRecord, 'user'>, p
   if (user === undefined) return;
   await letEnter(dirname(path), user);
   await giveFile(path, user);
+}
+
+/** Lets the VM's user read one file, which others read too and none of them may write. */
+export async function letReadFile(host: UserHost, vm: Pick<VmRecord, 'user'>, path: string): Promise<void> {
+  const user = userOf(host, vm);
+  if (user === undefined) return;
+  await letEnter(dirname(path), user);
+  await makeReadOnly(path);
 }
 
 /** Path of a file in a VM's directory, or below it, as its VMM has to name it. */

@@ -53,6 +53,19 @@ export async function sealDirectory(directory: string): Promise<void> {
  * @throws BangerError `corrupt` for what is no ordinary file
  */
 export async function giveFile(path: string, user: number): Promise<void> {
+  await setRights(path, user, 0o600);
+}
+
+/**
+ * Makes a file one that programs of several users read and none of them writes: root's, by a name of its own in the directory of
+ * each.
+ * @throws BangerError `corrupt` for what is no ordinary file
+ */
+export async function makeReadOnly(path: string): Promise<void> {
+  await setRights(path, 0, SHARED_MODE.file);
+}
+
+async function setRights(path: string, user: number, mode: number): Promise<void> {
   let file: Awaited<ReturnType<typeof open>>;
   try {
     file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
@@ -64,7 +77,7 @@ export async function giveFile(path: string, user: number): Promise<void> {
   try {
     const found = await file.stat();
     if (!found.isFile()) throw notOrdinary(path);
-    if ((found.mode & 0o777) !== 0o600) await file.chmod(0o600);
+    if ((found.mode & 0o777) !== mode) await file.chmod(mode);
     if (found.uid !== user || found.gid !== user) await file.chown(user, user);
   } finally {
     await file.close();

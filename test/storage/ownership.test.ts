@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
-import { chmod, lstat, mkdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
+import { chmod, link, lstat, mkdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import {
   giveFile,
   handOverDirectory,
   isOpenToAll,
+  letEnter,
   makeFileFor,
+  makeReadOnly,
   openDirectory,
   sealDirectory,
 } from '../../src/storage/ownership.ts';
@@ -123,6 +125,33 @@ describe('a file that VMs share', { skip }, () => {
     await shareFile(runner, 'cp', { store, source, target: join(directory, 'use-program'), isProgram: true });
     await handOverDirectory(directory, ONE);
     assert.equal(await as(ONE, directory, './use-program'), 0);
+  });
+});
+
+describe('memory that programs of several users map', { skip }, () => {
+  it('is read by each under a name of its own, and written by none', async (t) => {
+    const home = await tempDir(t);
+    const places = [ONE, OTHER].map((user) => ({ user, directory: join(home, String(user)) }));
+    // as the VMM that saved it made it
+    const first = join(places[0]?.directory ?? '', 'memory');
+    for (const { directory, user } of places) {
+      await mkdir(directory, { mode: 0o700 });
+      await letEnter(directory, user);
+    }
+    await makeFileFor(first, ONE);
+    await writeFile(first, 'memory');
+    await link(first, join(places[1]?.directory ?? '', 'memory'));
+    await makeReadOnly(first);
+    for (const { user, directory } of places) {
+      assert.equal(await as(user, directory, '[ "$(cat memory)" = memory ]'), 0);
+      for (const script of ['echo x >> memory', ': 1<> memory', 'chmod 600 memory', 'rm -f memory', 'mv memory mine']) {
+        assert.notEqual(await as(user, directory, script), 0, script);
+      }
+    }
+    assert.notEqual(await as(OTHER, '/', `cat ${first}`), 0);
+    assert.equal(await readFile(first, 'utf8'), 'memory');
+    await symlink('/etc/passwd', join(home, 'link'));
+    await assert.rejects(makeReadOnly(join(home, 'link')), { code: 'corrupt' });
   });
 });
 

@@ -3,7 +3,7 @@
  * seen. What is interrupted leaves the source as it was, and no fork that has not acknowledged its identity.
  */
 import { randomBytes, randomUUID } from 'node:crypto';
-import { link, mkdir, rename, rm } from 'node:fs/promises';
+import { mkdir, rename, rm } from 'node:fs/promises';
 import { newVm } from '../../core/new-vm.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { suspending } from '../../core/vm-changes.ts';
@@ -15,7 +15,6 @@ import type { BootFiles } from '../../preflight/context.ts';
 import { copyDisk } from '../../storage/clone.ts';
 import { memoryFiles, vmFiles } from '../../storage/layout.ts';
 import { pathExists } from '../../system/files.ts';
-import { createMutex, type Mutex } from '../../system/mutex.ts';
 import { MIB } from '../../units.ts';
 import { findVmBootFiles } from '../bundles/boot-files.ts';
 import { freeUser, settleUser } from '../handover.ts';
@@ -23,6 +22,7 @@ import type { Host } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
 import { saveMemory, syncAll } from '../memory/checkpoint.ts';
 import { fitOf } from '../memory/fit.ts';
+import { needsOwnMemory, shareMemory } from '../memory/share.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone, requireStoreSpace } from '../store/space.ts';
 import { vmmSocketOf } from '../vmm.ts';
@@ -51,8 +51,8 @@ interface Origin {
   vm: VmRecord;
   boot: BootFiles;
   vmmVersion: string;
-  /** the memory is one file, and belongs to the user of the fork that loads it */
-  loading: Mutex;
+  /** whether each fork has a memory file of its own, because its VMM opens it for writing */
+  ownMemory: boolean;
 }
 
 /**
@@ -87,8 +87,10 @@ export async function forkVm(
     const taken = source.memory
       ? { pausedMs: 0, vmmVersion: await copySuspended(host, source, fit, first, progress, signal) }
       : await copyRunning(host, source, first, progress, signal);
-    const origin: Origin = { vm: source, boot, vmmVersion: taken.vmmVersion, loading: createMutex() };
-    for (const other of forks.slice(1)) await copyFork(host, first, other, signal);
+    const ownMemory = needsOwnMemory(host, first, fit);
+    if (ownMemory) await requireRoomForMemory(host, name, first, forks.length - 1);
+    const origin: Origin = { vm: source, boot, vmmVersion: taken.vmmVersion, ownMemory };
+    for (const other of forks.slice(1)) await copyFork(host, first, other, ownMemory, signal);
     progress.step('start', forks.length === 1 ? `starting ${first.name}` : `starting ${forks.length} VMs`);
     const { started, failed } = await startAll(host, origin, forks, signal);
     if (started.length === 0 && failed[0]) throw failed[0].error;
@@ -129,11 +131,17 @@ function reserveNames(host: Host, names: readonly string[]): Disposable {
   return { [Symbol.dispose]: over.resolve };
 }
 
-/** Memory is shared by all; disks only where the file system shares blocks. */
+/** Of the first memory file, and of disks only where the file system does not share blocks. */
 async function costOfForks(host: Host, source: VmRecord, memoryBytes: number, count: number): Promise<number> {
   const { rootDisk, workDisk } = vmFiles(host.config.paths.store, source.id);
   const disks = (await costOfClone(host, rootDisk)) + (await costOfClone(host, workDisk));
   return memoryBytes + disks * count;
+}
+
+/** @throws BangerError `host_unprepared` */
+async function requireRoomForMemory(host: Host, name: string, first: VmRecord, others: number): Promise<void> {
+  const { memory } = memoryFiles(host.config.paths.store, first.id);
+  await requireRoom(host, name, (await costOfClone(host, memory)) * others);
 }
 
 /** Records and empty directories; a daemon that finds them later removes them. */
@@ -240,11 +248,17 @@ async function copySuspended(
   return manifest.vmmVersion;
 }
 
-/** A further one, before the first has begun: memory is the same file for all of them. */
-async function copyFork(host: Host, first: VmRecord, other: VmRecord, signal: AbortSignal): Promise<void> {
+/** A further one, before the first has begun: what is only read is the same file for all of them. */
+async function copyFork(
+  host: Host,
+  first: VmRecord,
+  other: VmRecord,
+  ownMemory: boolean,
+  signal: AbortSignal,
+): Promise<void> {
   const { store } = host.config.paths;
   const [from, to] = [memoryFiles(store, first.id), memoryFiles(store, other.id)];
-  for (const file of ['memory', 'state'] as const) await link(from[file], to[file]);
+  await shareMemory(host, from, to, ownMemory, signal);
   await copyDisks(host, first, other, signal);
 }
 
@@ -288,8 +302,8 @@ async function startAll(
 async function startFork(host: Host, origin: Origin, admitted: VmRecord, signal: AbortSignal): Promise<StartedVm> {
   const fork = await settleUser(host, admitted);
   const { rootDisk, workDisk } = vmFiles(host.config.paths.store, fork.id);
-  const { boot, vmmVersion, loading } = origin;
+  const { boot, vmmVersion, ownMemory } = origin;
   const failedUnits = origin.vm.ready?.failedUnits ?? [];
   const first = { 'sync-disks': () => syncAll(fork.workDiskBytes > 0 ? [rootDisk, workDisk] : [rootDisk]) };
-  return await startAsNew(host, fork, { boot, vmmVersion, failedUnits, loading, first }, signal);
+  return await startAsNew(host, fork, { boot, vmmVersion, failedUnits, ownMemory, first }, signal);
 }

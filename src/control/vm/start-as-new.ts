@@ -13,11 +13,10 @@ import type { BootFiles } from '../../preflight/context.ts';
 import { memoryFiles } from '../../storage/layout.ts';
 import { resolvConf } from '../../storage/seed-drive.ts';
 import { sideBySide } from '../../system/abort.ts';
-import type { Mutex } from '../../system/mutex.ts';
-import { handOverFile } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { forgetMemory } from '../memory/checkpoint.ts';
 import { loadMemory } from '../memory/restore.ts';
+import { letLoadShared } from '../memory/share.ts';
 import { guestResolver } from '../network/guest-resolver.ts';
 import { vmmSocketOf } from '../vmm.ts';
 import { type LaunchedVm, launchVm, writeVmSeed } from './boot.ts';
@@ -31,11 +30,11 @@ export interface Beginning {
   vmmVersion: string;
   /** units of its init that had failed by then */
   failedUnits: string[];
-  /** the memory is one file for all that begin as the same, and belongs to the user of the one that loads it */
-  loading: Mutex;
+  /** whether its memory file is its own, see `needsOwnMemory`; one for all that begin as the same otherwise */
+  ownMemory: boolean;
   /** what else has to be done before the memory is loaded, by the step it is in the timeline */
   first: Readonly<Record<string, (signal: AbortSignal) => Promise<void>>>;
-  /** looks at what was loaded, before its guest goes on and before anybody else loads it */
+  /** looks at what was loaded, before its guest goes on */
   loaded?: () => Promise<void>;
   /** done when the guest has acknowledged and goes on, before the VM counts as running */
   awake?: () => Promise<void>;
@@ -50,7 +49,7 @@ export interface Beginning {
 export async function startAsNew(
   host: Host,
   vm: VmRecord,
-  { boot, vmmVersion, failedUnits, loading, first, loaded, awake, began = performance.now() }: Beginning,
+  { boot, vmmVersion, failedUnits, ownMemory, first, loaded, awake, began = performance.now() }: Beginning,
   signal: AbortSignal,
 ): Promise<StartedVm> {
   const timeline: TimelineStep[] = [];
@@ -76,13 +75,11 @@ export async function startAsNew(
   {
     await using api = connectVmm(vmmSocketOf(host, vm.id));
     const files = memoryFiles(host.config.paths.store, vm.id);
-    await timed('load-memory', () =>
-      loading.run(async () => {
-        for (const path of [files.memory, files.state]) await handOverFile(host, vm, path);
-        await loadMemory(host, vm, api, files, vmmVersion, tapName(vm.id));
-        await loaded?.();
-      }),
-    )(signal);
+    await timed('load-memory', async () => {
+      await letLoadShared(host, vm, files, ownMemory);
+      await loadMemory(host, vm, api, files, vmmVersion, tapName(vm.id));
+      await loaded?.();
+    })(signal);
     signal.throwIfAborted();
     await api.send(setState('Resumed'));
   }

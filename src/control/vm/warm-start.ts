@@ -3,7 +3,7 @@
  * the VM boots instead.
  */
 import { randomBytes } from 'node:crypto';
-import { link, mkdir, rm } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import type { TemplateRecord } from '../../core/template.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
@@ -11,12 +11,12 @@ import type { BootFiles } from '../../preflight/context.ts';
 import { cloneFile } from '../../storage/clone.ts';
 import { growFile } from '../../storage/disk.ts';
 import { memoryFiles, templateFiles, vmFiles } from '../../storage/layout.ts';
-import { createMutex, type Mutex } from '../../system/mutex.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
 import { growMounted } from '../disks/online-growth.ts';
-import { handOverFile, settleUser, takeBack } from '../handover.ts';
+import { handOverFile, settleUser } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
+import { needsOwnMemory, shareMemory } from '../memory/share.ts';
 import { findTemplate, forgetTemplates, isWhole, wantedTemplate } from '../memory/templates.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone, requireStoreSpace } from '../store/space.ts';
@@ -24,9 +24,6 @@ import { admitVm, decideShape, type NewVmRequest, requireFreeName, type Shape } 
 import { discardVm, releaseVm } from './release.ts';
 import type { StartedVm } from './start.ts';
 import { startAsNew } from './start-as-new.ts';
-
-/** The memory of a template is one file, which belongs to the user of the VM that loads it. */
-const loading = new Map<string, Mutex>();
 
 /**
  * Creates a VM and starts it from a template.
@@ -104,8 +101,7 @@ async function begin(
   const { store } = host.config.paths;
   await mkdir(vmFiles(store, admitted.id).directory, { recursive: true, mode: 0o700 });
   const vm = await settleUser(host, admitted);
-  const mutex = loading.get(template.id) ?? createMutex();
-  loading.set(template.id, mutex);
+  const ownMemory = needsOwnMemory(host, vm, template.fit);
   const started = await startAsNew(
     host,
     vm,
@@ -113,15 +109,13 @@ async function begin(
       boot,
       vmmVersion: template.vmmVersion,
       failedUnits: template.failedUnits,
-      loading: mutex,
+      ownMemory,
       began,
       first: {
         'clone-disks': (either) => takeDisks(host, vm, template, either),
-        'take-memory': () => takeMemory(host, vm, template),
+        'take-memory': (either) => takeMemory(host, vm, template, ownMemory, either),
       },
       async loaded() {
-        const { memory, state } = templateFiles(store, template.id);
-        for (const path of [memory, state]) await takeBack(host, path);
         // who replaced or wrote a file did it before it was copied, or while it was
         if (await isWhole(host, template)) return;
         await forgetTemplates(host, [template]);
@@ -146,13 +140,19 @@ async function takeDisks(host: Host, vm: VmRecord, template: TemplateRecord, sig
   }
 }
 
-/** By another name: what nobody has written is in memory once for all VMs that began as the same. */
-async function takeMemory(host: Host, vm: VmRecord, template: TemplateRecord): Promise<void> {
+/** Under Firecracker what nobody has written is in memory once for all VMs that began as the same. */
+async function takeMemory(
+  host: Host,
+  vm: VmRecord,
+  template: TemplateRecord,
+  ownMemory: boolean,
+  signal: AbortSignal,
+): Promise<void> {
   const { store } = host.config.paths;
   const [from, to] = [templateFiles(store, template.id), memoryFiles(store, vm.id)];
   await rm(to.directory, { recursive: true, force: true });
   await mkdir(to.directory, { mode: 0o700 });
-  for (const file of ['memory', 'state'] as const) await link(from[file], to[file]);
+  await shareMemory(host, from, to, ownMemory, signal);
 }
 
 /** Its guest has file systems of the template's size mounted. */
@@ -168,9 +168,15 @@ async function growDisks(host: Host, vm: VmRecord, template: TemplateRecord): Pr
   }
 }
 
-async function costOfTemplate(host: Host, { id, workDiskBytes }: TemplateRecord): Promise<number> {
-  const { rootDisk, workDisk } = templateFiles(host.config.paths.store, id);
-  return (await costOfClone(host, rootDisk)) + (workDiskBytes > 0 ? await costOfClone(host, workDisk) : 0);
+async function costOfTemplate(host: Host, { id, workDiskBytes, fit }: TemplateRecord): Promise<number> {
+  const { memory, rootDisk, workDisk } = templateFiles(host.config.paths.store, id);
+  const copied = [
+    rootDisk,
+    ...(workDiskBytes > 0 ? [workDisk] : []),
+    ...(fit.vmm === 'fcqemu' && host.system.vmUsers.range ? [memory] : []),
+  ];
+  const costs = await Promise.all(copied.map((path) => costOfClone(host, path)));
+  return costs.reduce((sum, each) => sum + each, 0);
 }
 
 function tellWhy(host: Host, name: string, why: string): void {
