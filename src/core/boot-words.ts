@@ -14,8 +14,9 @@ const READY = new RegExp(`${READY_LINE} (\\d+(?:\\.\\d+)?)((?: [\\w@.:\\\\-]+)*)
 
 /** A guest can print for ever without ending a line. */
 const MAX_LINE = 4096;
-/** Names of units that are kept; a guest may claim any number. */
+/** Names of units that are kept; a guest may claim any number, of any length. systemd's have 255 bytes at most. */
 const MAX_UNITS = 20;
+const MAX_UNIT_LENGTH = 255;
 
 export type BootWord =
   | { kind: 'announced' }
@@ -38,6 +39,6 @@ function wordOf(line: string): BootWord[] {
   if (HANDOVER.test(line)) return [{ kind: 'handover' }];
   const [, uptime, units] = READY.exec(line) ?? [];
   if (uptime === undefined) return [];
-  const failedUnits = (units ?? '').split(' ').filter((unit) => unit !== '');
+  const failedUnits = (units ?? '').split(' ').filter((unit) => unit !== '' && unit.length <= MAX_UNIT_LENGTH);
   return [{ kind: 'ready', uptimeMs: Number(uptime) * 1000, failedUnits: failedUnits.slice(0, MAX_UNITS) }];
 }

@@ -224,6 +224,63 @@ describe('a host connection to the guest', { timeout: 30_000 }, () => {
     assert.equal(answer.length - answer.indexOf('\n') - 1, total);
   });
 
+  it('breaks when the guest gives credit for what it was never sent', async (t) => {
+    const { path, agent } = await withEcho(t);
+    const socket = await connect(path, 'CONNECT 52\n');
+    await line(socket);
+    const [{ stream } = assert.fail()] = agent.received(OP.connect);
+    agent.send(OP.credit, stream, 0xffff_ffff);
+    socket.resume();
+    await once(socket, 'end');
+  });
+
+  it('is given up when the guest gives credit for what it leaves unread, instead of being kept for it', async (t) => {
+    const path = join(await tempDir(t), 'v.sock');
+    const vsock = new Vsock();
+    await vsock.put({ guest_cid: 42, uds_path: path });
+    const [guest, host] = duplexPair();
+    vsock.attach(host);
+    t.after(() => host.destroy());
+    const agent = new FakeAgent(guest);
+    agent.onFrame = ({ op, stream }) => {
+      if (op !== OP.connect) return;
+      agent.send(OP.accept, stream);
+      guest.pause();
+    };
+    await agent.hello();
+    const socket = await connect(path, 'CONNECT 52\n');
+    await line(socket);
+    const [{ stream } = assert.fail()] = agent.received(OP.connect);
+    let most = 0;
+    let sent = 0;
+    let closed = false;
+    socket.on('error', () => {}).resume();
+    socket.once('close', () => {
+      closed = true;
+    });
+    while (!closed && sent < 64 * WINDOW_BYTES * 4) {
+      socket.write(Buffer.alloc(WINDOW_BYTES / 4));
+      sent += WINDOW_BYTES / 4;
+      await delay(1);
+      agent.send(OP.credit, stream, WINDOW_BYTES / 4);
+      most = Math.max(most, host.writableLength);
+    }
+    await waitFor(() => closed, 'its end');
+    assert.ok(most < 70 * WINDOW_BYTES, `${most} bytes were kept`);
+  });
+
+  it('takes frames in any pieces, in time that grows with their length alone', () => {
+    const whole = encodeFrame(OP.data, 2, 0, Buffer.alloc(64 * 1024, 7));
+    const decoder = new FrameDecoder();
+    const found: Frame[] = [];
+    const before = process.cpuUsage();
+    for (let at = 0; at < whole.length; at++) found.push(...decoder.push(whole.subarray(at, at + 1)));
+    const { user, system } = process.cpuUsage(before);
+    assert.equal(found.length, 1);
+    assert.ok(found[0]?.payload.equals(whole.subarray(16)));
+    assert.ok(user + system < 400_000, `${(user + system) / 1000} ms`);
+  });
+
   it('survives an agent that breaks the protocol, without trusting it any more', async (t) => {
     const { path, agent } = await withEcho(t);
     agent.send(OP.data, 4711, 0, Buffer.from('to nobody'));

@@ -50,25 +50,33 @@ export function encodeFrame(op: number, stream: number, argument = 0, payload: B
   return frame;
 }
 
-/** Cuts a byte stream into frames. */
+/** Cuts a byte stream into frames; what is incomplete waits in the pieces that it came in. */
 export class FrameDecoder {
-  #pending: Buffer = Buffer.alloc(0);
+  #pieces: Buffer[] = [];
+  #length = 0;
+  /** bytes without which there is nothing to be done */
+  #wanted = HEADER_BYTES;
 
   /** @throws RangeError when a frame is longer than allowed; nothing after it can be trusted */
   *push(bytes: Buffer): Generator<Frame> {
-    this.#pending = this.#pending.length === 0 ? bytes : Buffer.concat([this.#pending, bytes]);
-    while (this.#pending.length >= HEADER_BYTES) {
-      const length = this.#pending.readUInt32LE(12);
+    this.#pieces.push(bytes);
+    this.#length += bytes.length;
+    while (this.#length >= this.#wanted) {
+      const rest = this.#pieces.length === 1 ? (this.#pieces[0] ?? bytes) : Buffer.concat(this.#pieces);
+      const length = rest.readUInt32LE(12);
       if (length > MAX_PAYLOAD_BYTES) throw new RangeError(`a frame of ${length} bytes`);
-      if (this.#pending.length < HEADER_BYTES + length) return;
-      const frame = {
-        op: this.#pending.readUInt32LE(0),
-        stream: this.#pending.readUInt32LE(4),
-        argument: this.#pending.readUInt32LE(8),
-        payload: Buffer.from(this.#pending.subarray(HEADER_BYTES, HEADER_BYTES + length)),
+      const end = HEADER_BYTES + length;
+      const isWhole = rest.length >= end;
+      this.#pieces = [isWhole ? rest.subarray(end) : rest];
+      this.#length = this.#pieces[0]?.length ?? 0;
+      this.#wanted = isWhole ? HEADER_BYTES : end;
+      if (!isWhole) return;
+      yield {
+        op: rest.readUInt32LE(0),
+        stream: rest.readUInt32LE(4),
+        argument: rest.readUInt32LE(8),
+        payload: Buffer.from(rest.subarray(HEADER_BYTES, end)),
       };
-      this.#pending = this.#pending.subarray(HEADER_BYTES + length);
-      yield frame;
     }
   }
 }

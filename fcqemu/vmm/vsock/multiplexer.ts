@@ -11,6 +11,12 @@ export const WINDOW_BYTES = 256 * 1024;
 /** Streams at a time, as in Firecracker. */
 const MAX_STREAMS = 1023;
 
+/**
+ * Windows of streams that are gone already, beside those of streams that are open: more than all of them lies unread only where
+ * an agent gives credit for what it did not take.
+ */
+const SPARE_WINDOWS = 64;
+
 /** Argument of an agent's hello. */
 const WANTS_PORTS = 1;
 
@@ -38,6 +44,7 @@ export class Multiplexer {
   readonly #streams = new Map<number, GuestStream>();
   readonly #pending = new Map<number, Pending>();
   #agentReady = false;
+  #broken = false;
   #nextStream = 2;
 
   constructor(port: Duplex, options: MultiplexerOptions) {
@@ -81,7 +88,10 @@ export class Multiplexer {
   }
 
   #send(op: number, stream: number, argument = 0, payload?: Buffer): void {
+    if (this.#broken) return;
     this.#port.write(encodeFrame(op, stream, argument, payload));
+    const windows = this.#streams.size + SPARE_WINDOWS;
+    if (this.#port.writableLength > windows * WINDOW_BYTES) this.#giveUp();
   }
 
   #receive(bytes: Buffer): void {
@@ -89,14 +99,20 @@ export class Multiplexer {
       for (const frame of this.#decoder.push(bytes)) this.#handle(frame);
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
-      // an agent that breaks the protocol cannot be understood any more
-      this.#dropAll();
-      this.#port.removeAllListeners('data');
-      this.#port.resume();
+      this.#giveUp();
     }
   }
 
+  /** An agent that breaks the protocol cannot be understood any more. */
+  #giveUp(): void {
+    this.#broken = true;
+    this.#dropAll();
+    this.#port.removeAllListeners('data');
+    this.#port.resume();
+  }
+
   #handle({ op, stream: id, argument, payload }: Frame): void {
+    if (this.#broken) return;
     if (op === OP.hello) {
       this.#dropAll();
       this.#agentReady = true;
@@ -201,7 +217,9 @@ class GuestStream extends Duplex {
       this.push(null);
     } else if (op === OP.credit) {
       this.#credit += argument;
-      this.#blocked?.();
+      // credit for what it was never sent
+      if (this.#credit > WINDOW_BYTES) this.destroy();
+      else this.#blocked?.();
     }
   }
 

@@ -36,6 +36,7 @@ export class AgentChannel extends Duplex implements ChannelOwner {
   #unacknowledged = 0;
   #blocked: (() => void) | undefined;
   #over = false;
+  readonly #said = new Set<'begun' | 'ended'>();
 
   constructor(link: AgentLink) {
     super({ allowHalfOpen: true, emitClose: true, readableHighWaterMark: WINDOW_BYTES });
@@ -71,18 +72,20 @@ export class AgentChannel extends Duplex implements ChannelOwner {
   receive({ type, payload }: AgentFrame): 'more' | 'over' {
     switch (type) {
       case TYPE.done:
+        this.#once('begun');
         this.#begun.resolve(decodeFields(payload).number(TAG.pid) ?? 0);
         return 'more';
       case TYPE.stdout:
       case TYPE.stderr:
         return this.#output(type, payload);
       case TYPE.credit:
-        if (payload.length !== 4) throw new RangeError('credit that is no number');
+        if (payload.length !== 4 || payload.readUInt32LE(0) === 0) throw new RangeError('credit that is none');
         this.#credit += payload.readUInt32LE(0);
         if (this.#credit > WINDOW_BYTES) throw new RangeError('credit for what it was never sent');
         this.#blocked?.();
         return 'more';
       case TYPE.exit:
+        this.#once('ended');
         this.#exit = exitOf(payload);
         this.#exited.resolve(this.#exit);
         return 'more';
@@ -101,10 +104,17 @@ export class AgentChannel extends Duplex implements ChannelOwner {
     this.#fail(error);
   }
 
+  /** What can be said without end must cost credit: this can be said once. */
+  #once(what: 'begun' | 'ended'): void {
+    if (this.#said.has(what)) throw new RangeError(`a command that has ${what} twice`);
+    this.#said.add(what);
+  }
+
   #output(type: number, payload: Buffer): 'more' {
+    if (payload.length === 0) throw new RangeError('output without any');
     this.#unacknowledged += payload.length;
     if (this.#unacknowledged > WINDOW_BYTES) throw new RangeError('more output than it was granted');
-    if (payload.length > 0) (type === TYPE.stdout ? this : this.stderr).push(payload);
+    (type === TYPE.stdout ? this : this.stderr).push(payload);
     this.#acknowledge();
     return 'more';
   }

@@ -188,6 +188,26 @@ describe('the host', () => {
     );
   });
 
+  it('hears nothing twice, and nothing for nothing: an agent could say that without end', async (t) => {
+    const begun = encodeFields([[TAG.pid, 7]]);
+    const cases: [string, number, Buffer][] = [
+      ['has begun twice', TYPE.done, begun],
+      ['has ended twice', TYPE.exit, encodeFields([[TAG.code, 0]])],
+      ['output without any', TYPE.stdout, Buffer.alloc(0)],
+      ['output without any', TYPE.stderr, Buffer.alloc(0)],
+      ['credit that is none', TYPE.credit, Buffer.alloc(4)],
+    ];
+    for (const [what, type, payload] of cases) {
+      const path = join(await tempDir(t), 'v.sock');
+      const fake = await fakeAgent(t, path, { answer: ({ type }) => (type === TYPE.exec ? 'silence' : undefined) });
+      const agent = await connectAgent(path, { timeoutMs: paced(5000) });
+      const channel = agent.exec({ argv: ['yes'] });
+      for (let said = 0; said < 2; said++) fake.say(encodeAgentFrame(type, 1, payload));
+      await assert.rejects(channel.ended, { trouble: 'broken', message: new RegExp(what) });
+      assert.equal(agent.closed, true);
+    }
+  });
+
   it('does not keep more than it granted of what floods it', async (t) => {
     const path = join(await tempDir(t), 'v.sock');
     const fake = await fakeAgent(t, path, { answer: ({ type }) => (type === TYPE.exec ? 'silence' : undefined) });
