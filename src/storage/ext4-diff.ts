@@ -1,4 +1,5 @@
 /** What two states of one ext4 file system differ in, by names. */
+import { BangerError } from '../errors.ts';
 import type { Ext4Tree, NodeKind, TreeNode } from './ext4-tree.ts';
 
 export interface TreeChange {
@@ -15,8 +16,11 @@ export interface TreeDiff {
   omitted: number;
 }
 
-/** Deeper than any path that can be used; Linux takes paths of 4096 bytes. */
-const MAX_DEPTH = 2048;
+/** Linux takes paths of 4096 bytes; what lies deeper is counted and not gone into. */
+const MAX_PATH_BYTES = 4096;
+
+/** Names of a directory and of all it lies in, of both sides: what is held at a time. */
+const MAX_HELD = 600_000;
 
 /**
  * @param max how many changes are listed
@@ -30,19 +34,27 @@ export async function diffTrees(
 ): Promise<TreeDiff> {
   const changes: TreeChange[] = [];
   let omitted = 0;
+  let held = 0;
   const tell = (path: string, change: TreeChange['change'], { kind }: TreeNode) => {
-    if (changes.length < max) changes.push({ path, change, kind });
+    if (changes.length < max && path.length <= MAX_PATH_BYTES) changes.push({ path, change, kind });
     else omitted += 1;
   };
 
   /** Of a directory that one side has not, everything is told. */
-  const compare = async (path: string, old: TreeNode | undefined, now: TreeNode | undefined, depth: number) => {
+  const compare = async (path: string, old: TreeNode | undefined, now: TreeNode | undefined) => {
     signal.throwIfAborted();
-    if (depth > MAX_DEPTH) return;
+    if (path.length > MAX_PATH_BYTES) return;
     const [left, right] = [
       old?.kind === 'directory' ? await before.entries(old) : new Map<string, TreeNode>(),
       now?.kind === 'directory' ? await after.entries(now) : new Map<string, TreeNode>(),
     ];
+    const count = left.size + right.size;
+    held += count;
+    if (held > MAX_HELD) {
+      throw new BangerError('corrupt', `More names than are compared lie in and above one directory: ${held}.`, {
+        hint: 'Look for it in the VM: find / -xdev -type d -size +4M',
+      });
+    }
     for (const name of [...new Set([...left.keys(), ...right.keys()])].sort()) {
       const [a, b] = [left.get(name), right.get(name)];
       const child = `${path}/${name}`;
@@ -54,9 +66,10 @@ export async function diffTrees(
       }
       const inA = a?.kind === 'directory' ? a : undefined;
       const inB = b?.kind === 'directory' ? b : undefined;
-      if (inA || inB) await compare(child, inA, inB, depth + 1);
+      if (inA || inB) await compare(child, inA, inB);
     }
+    held -= count;
   };
-  await compare('', before.root, after.root, 0);
+  await compare('', before.root, after.root);
   return { changes, omitted };
 }

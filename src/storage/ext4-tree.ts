@@ -26,6 +26,8 @@ export interface Ext4Tree extends AsyncDisposable {
 /** More than any file system here holds; a larger number is an attempt on our time and memory. */
 const MAX_NODES = 4_000_000;
 const MAX_DIRECTORY_BYTES = 2 * 1024 ** 3;
+/** In one directory, all of which is held and put in order at once; each takes half a kilobyte. */
+const MAX_ENTRIES = 200_000;
 /** Pieces in which tables of inodes are read, and how many of them are kept. */
 const PIECE_BYTES = 64 * 1024;
 const KEPT_PIECES = 256;
@@ -57,11 +59,12 @@ interface Geometry {
 /**
  * @throws BangerError `corrupt` when it is none that can be read: damaged, of a kind that is not known here, or with a journal that
  *   was not written back
+ * @param maxEntries how many names one directory may have
  */
-export async function openExt4Tree(path: string): Promise<Ext4Tree> {
+export async function openExt4Tree(path: string, maxEntries = MAX_ENTRIES): Promise<Ext4Tree> {
   const file = await open(path, 'r');
   try {
-    const reader = new Reader(file, path, await readGeometry(file, path));
+    const reader = new Reader(file, path, await readGeometry(file, path), maxEntries);
     return await reader.tree();
   } catch (error) {
     await file.close();
@@ -109,13 +112,15 @@ class Reader {
   readonly #file: FileHandle;
   readonly #path: string;
   readonly #is: Geometry;
+  readonly #maxEntries: number;
   readonly #pieces = new Map<number, Buffer>();
   /** directories that were read: none is in two places */
   readonly #read = new Set<number>();
   #nodes = 0;
   #directoryBytes = 0;
 
-  constructor(file: FileHandle, path: string, geometry: Geometry) {
+  constructor(file: FileHandle, path: string, geometry: Geometry, maxEntries: number) {
+    this.#maxEntries = maxEntries;
     this.#file = file;
     this.#path = path;
     this.#is = geometry;
@@ -140,9 +145,11 @@ class Reader {
       for (const { name, number } of entriesOf(block, this.#path)) {
         if (name === '.' || name === '..') continue;
         this.#nodes += 1;
-        if (this.#nodes > MAX_NODES) throw tooMuch(this.#path, `${MAX_NODES} files`);
+        if (this.#nodes > MAX_NODES) throw tooMuch(this.#path, `more than ${MAX_NODES} files`);
         if (this.#nodes % NODES_AT_ONCE === 0) await setImmediate();
         found.set(name, await this.#node(number));
+        if (found.size > this.#maxEntries)
+          throw tooMuch(this.#path, `more than ${this.#maxEntries} names in one directory`);
       }
     }
     return found;
@@ -186,7 +193,7 @@ class Reader {
     for await (const { start, count } of runs) {
       for (let block = start; block < start + count; block++) {
         this.#directoryBytes += this.#is.blockBytes;
-        if (this.#directoryBytes > MAX_DIRECTORY_BYTES) throw tooMuch(this.#path, 'directories');
+        if (this.#directoryBytes > MAX_DIRECTORY_BYTES) throw tooMuch(this.#path, 'directories of more than 2 GiB');
         yield await this.#block(block);
       }
     }
@@ -248,6 +255,7 @@ class Reader {
   }
 
   async #bytes(at: number, length: number): Promise<Buffer> {
+    if (!Number.isSafeInteger(at + length)) throw damaged(this.#path, 'it names a place beyond its end');
     const first = Math.floor(at / PIECE_BYTES);
     const offset = at - first * PIECE_BYTES;
     const piece = await this.#piece(first);
@@ -303,7 +311,7 @@ function damaged(path: string, why: string): BangerError {
 }
 
 function tooMuch(path: string, what: string): BangerError {
-  return new BangerError('corrupt', `The file system in ${path} has more than is compared: too many ${what}.`, {
+  return new BangerError('corrupt', `The file system in ${path} has more than is compared: ${what}.`, {
     hint: `Look at it: dumpe2fs -h ${path}`,
   });
 }

@@ -40,6 +40,8 @@ const STATE = 0x3a;
 const FEATURE_INCOMPAT = 0x60;
 const BLOCKS_HIGH = 0x150;
 const FREE_BLOCKS_HIGH = 0x158;
+/** Blocks of 64 KiB. */
+const MAX_LOG_BLOCK = 6;
 const EXT4_MAGIC = 0xef53;
 const INCOMPAT_64BIT = 0x80;
 const STATE_CLEAN = 1;
@@ -73,7 +75,13 @@ export async function readSuperblock(path: string): Promise<Superblock> {
   const wide = (low: number, high: number) =>
     block.readUInt32LE(low) + (incompat & INCOMPAT_64BIT ? block.readUInt32LE(high) * 2 ** 32 : 0);
   const blocks = wide(BLOCKS_LOW, BLOCKS_HIGH);
-  const blockBytes = 1024 * 2 ** block.readUInt32LE(LOG_BLOCK_SIZE);
+  const logBlock = block.readUInt32LE(LOG_BLOCK_SIZE);
+  if (logBlock > MAX_LOG_BLOCK) {
+    throw new BangerError('corrupt', `The file system in ${path} is damaged: its superblock contradicts itself.`, {
+      hint: `Look at it: dumpe2fs -h ${path}   e2fsck -fn ${path}`,
+    });
+  }
+  const blockBytes = 1024 * 2 ** logBlock;
   const bytes = blocks * blockBytes;
   const size = await apparentBytes(path);
   if (size < bytes) {

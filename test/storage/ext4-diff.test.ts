@@ -4,8 +4,9 @@ import { chmod, copyFile, mkdir, open, symlink, writeFile } from 'node:fs/promis
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { BangerError } from '../../src/errors.ts';
+import { readSuperblock } from '../../src/storage/ext4.ts';
 import { diffTrees } from '../../src/storage/ext4-diff.ts';
-import { openExt4Tree } from '../../src/storage/ext4-tree.ts';
+import { type Ext4Tree, openExt4Tree, type TreeNode } from '../../src/storage/ext4-tree.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
 const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
@@ -125,6 +126,60 @@ describe('a file system that is not what it says', () => {
     await assert.rejects(openExt4Tree(image), { code: 'corrupt', message: /its journal was not written back/ });
     await writeFile(join(dir, 'empty'), '');
     await assert.rejects(openExt4Tree(join(dir, 'empty')), { code: 'corrupt', message: /holds no ext4/ });
+  });
+
+  it('is refused where more is in one directory than can be held, or in and above one', async (t) => {
+    const { image } = await sample(t);
+    await using left = await openExt4Tree(image, 500);
+    await using right = await openExt4Tree(image);
+    const refusal = { code: 'corrupt', message: /has more than is compared: more than 500 names in one directory/ };
+    await assert.rejects(diffTrees(left, right, 10, NEVER), refusal);
+    // a directory in a directory, each with as many names as one may have
+    const file: TreeNode = { inode: 9, kind: 'file', mark: '' };
+    const names = Array.from({ length: 200_000 }, (_, number): [string, TreeNode] => [`${number}`, file]);
+    const below: TreeNode = { inode: 8, kind: 'directory', mark: '' };
+    const deep = (): Ext4Tree => ({
+      root: below,
+      entries: async () => new Map([['0', below], ...names.slice(1)]),
+      [Symbol.asyncDispose]: async () => {},
+    });
+    await assert.rejects(diffTrees(deep(), deep(), 10, NEVER), { code: 'corrupt', message: /More names than/ });
+  });
+
+  it('is compared as far as paths go', async () => {
+    const name = 'n'.repeat(255);
+    let made = 0;
+    const tree = (mark: string): Ext4Tree => ({
+      root: { inode: 1, kind: 'directory', mark: '' },
+      entries: async () => {
+        made += 1;
+        return new Map([[name, { inode: made, kind: 'directory', mark }]]);
+      },
+      [Symbol.asyncDispose]: async () => {},
+    });
+    const { changes, omitted } = await diffTrees(tree('a'), tree('b'), 10_000, NEVER);
+    assert.deepEqual([changes.length, omitted], [16, 1]);
+    assert.ok(changes.every(({ path }) => path.length <= 4096));
+  });
+
+  it('is refused with numbers that no file system has', async (t) => {
+    const { dir, image } = await sample(t, '-O', '64bit');
+    const set = async (name: string, at: number, bytes: Buffer) => {
+      const changed = join(dir, name);
+      await copyFile(image, changed);
+      await using file = await open(changed, 'r+');
+      await file.write(bytes, 0, bytes.length, at);
+      return changed;
+    };
+    // blocks of 2^1034 bytes, of which there are none
+    const large = await set('large', 1024 + 0x18, Buffer.from([0xff, 3, 0, 0]));
+    await assert.rejects(openExt4Tree(large), { code: 'corrupt', message: /contradicts itself/ });
+    await assert.rejects(readSuperblock(large), { code: 'corrupt', message: /contradicts itself/ });
+    // a table of inodes beyond every file
+    const [, block = '1024'] = /^Block size: +(\d+)$/m.exec(run('dumpe2fs', '-h', image)) ?? [];
+    const descriptors = Math.max(2048, Number(block));
+    const far = await set('far', descriptors + 0x28, Buffer.alloc(4, 0xff));
+    await assert.rejects(openExt4Tree(far), { code: 'corrupt', message: /beyond its end|cut short/ });
   });
 
   it('is refused or compared whatever is in its place, and never hangs', { timeout: 120_000 }, async (t) => {

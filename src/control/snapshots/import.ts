@@ -126,6 +126,12 @@ async function requireSums(
 
 /** @throws BangerError `not_found` with how another one is taken */
 async function findImage(host: Host, request: SnapshotImport, { vm }: SnapshotManifest) {
+  // a path is of the machine that it comes from: what lies there on this one is another's, unless all VMs boot with it
+  if (request.image === undefined && vm.image.includes('/') && vm.image !== host.config.bundle.default) {
+    throw new BangerError('not_found', `It was made with a bundle that is in no catalogue: ${vm.image}.`, {
+      hint: 'Say which one it is to boot with: --image NAME-OR-PATH',
+    });
+  }
   try {
     return await findBootFiles(host, request.image ?? vm.image);
   } catch (error) {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import type { Host } from '../../../src/control/host.ts';
@@ -8,6 +8,7 @@ import { exportSnapshot } from '../../../src/control/snapshots/export.ts';
 import { importSnapshot } from '../../../src/control/snapshots/import.ts';
 import { createSnapshot } from '../../../src/control/snapshots/take.ts';
 import { viewSnapshots } from '../../../src/control/snapshots/view.ts';
+import { BangerError } from '../../../src/errors.ts';
 import { vmFiles } from '../../../src/storage/layout.ts';
 import { MIB } from '../../../src/units.ts';
 import { lacking } from '../../bundle/sample-bundle.ts';
@@ -89,6 +90,76 @@ describe('a snapshot of disks', { skip }, () => {
         .map(({ name }) => name)
         .sort(),
       ['copy', 'web'],
+    );
+  });
+
+  it('is not made a VM of when a stranger has made the file, and nothing is left of it', async (t) => {
+    await using all = await travel(t);
+    const { place, host, dir } = all;
+    const { runner } = host.system;
+    const file = join(dir, 'web.tar.zst');
+    await exportSnapshot(host, 'web', 'first', file, quietProgress(), never);
+    const honest = join(dir, 'honest');
+    mkdirSync(honest);
+    await runner.run(['tar', '--extract', '--file', file, '--directory', honest]);
+    const [top = ''] = readdirSync(honest);
+    const strangers: [string, string, RegExp][] = [
+      [
+        'a link to a file of the host',
+        'rm root.ext4; ln -s /etc/passwd root.ext4',
+        /is a link to \/etc\/passwd, outside/,
+      ],
+      ['a link to another member', 'mv root.ext4 x; ln -s x root.ext4', /lacks root\.ext4/],
+      ['a directory', 'rm root.ext4; mkdir root.ext4', /lacks root\.ext4/],
+      ['a pipe', 'rm root.ext4; mkfifo root.ext4', /is a device or another special file/],
+      ['a second name', 'ln root.ext4 y; ln root.ext4 z', /is a hard link/],
+      ['another disk', 'truncate -s 3M root.ext4', /has 3145728 bytes, snapshot\.json says/],
+      ['a manifest that is a link', 'mv snapshot.json x; ln -s x snapshot.json', /holds no snapshot\.json/],
+      ['a manifest that is no file of words', 'head -c 9000000 /dev/zero > snapshot.json', /longer than any/],
+      ['no manifest', 'rm snapshot.json', /holds no snapshot\.json/],
+      [
+        'a bundle of the host by its path',
+        'sed -i "s|\\"image\\": .*|\\"image\\": \\"/etc\\",|" snapshot.json',
+        /in no catalogue: \/etc/,
+      ],
+      [
+        'a bundle beside the catalogue',
+        'sed -i "s|\\"image\\": .*|\\"image\\": \\"../x\\",|" snapshot.json',
+        /in no catalogue/,
+      ],
+      [
+        'memory that no host has',
+        'sed -i "s|\\"memoryMib\\": .*|\\"memoryMib\\": 900719925474,|" snapshot.json',
+        /memory/,
+      ],
+      [
+        'a work disk in the way',
+        'sed -i "s|\\"workDiskMount\\": .*|\\"workDiskMount\\": \\"/../etc\\"|" snapshot.json',
+        /workDiskMount/,
+      ],
+    ];
+    for (const [what, script, says] of strangers) {
+      const place = join(dir, what);
+      await runner.run(['cp', '-a', honest, place]);
+      await runner.run(['sh', '-c', script], { cwd: join(place, top) });
+      const made = join(dir, `${what}.tar`);
+      await runner.run(['tar', '--create', '--file', made, '--directory', place, top]);
+      const error = await importSnapshot(host, { name: 'stranger', file: made }, quietProgress(), never).then(
+        () => assert.fail(`${what} was imported`),
+        (reason: unknown) => reason,
+      );
+      assert.ok(error instanceof BangerError && error.code !== 'internal', `${what}: ${error}`);
+      assert.match(error.message, says, what);
+    }
+    assert.deepEqual(
+      place.stores.vms.list().map(({ name }) => name),
+      ['web'],
+    );
+    const vms = join(place.config.paths.store, 'vms');
+    assert.deepEqual(readdirSync(vms), [place.vm.id]);
+    assert.deepEqual(
+      place.stores.ledger.all().filter(({ owner }) => owner !== place.vm.id),
+      [],
     );
   });
 });
