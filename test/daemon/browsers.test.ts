@@ -77,6 +77,24 @@ describe('a web page that reaches the daemon', () => {
     });
   }
 
+  it('reaches no route at all, and clients reach every one', async (t) => {
+    const { socketPath, reached } = await daemon(t);
+    const routes = Object.values(contract).map(({ method, url }) => [method, url.replaceAll(/:\w+/g, 'web')] as const);
+    assert.ok(routes.length > 70, `${routes.length} routes`);
+    for (const [method, path] of routes) {
+      for (const headers of [{ origin: 'http://evil.example' }, { host: 'evil.example' }]) {
+        assert.equal(await ask({ socketPath }, method, path, headers), 400, `${method} ${path}`);
+      }
+    }
+    assert.deepEqual(reached, []);
+    for (const [method, path] of routes) {
+      const status = await ask({ socketPath }, method, path, {});
+      // what a client has to say besides is missing
+      assert.ok(status === 500 || status === 400, `${method} ${path}: ${status}`);
+    }
+    assert.ok(reached.length > 50, `${reached.length} handlers`);
+  });
+
   it('is told from clients, by whatever name they call the daemon', async (t) => {
     const { socketPath, reached } = await daemon(t);
     for (const host of ['banger', 'localhost', 'localhost:8000', '127.0.0.1:8000', '[::1]:8000', 'LOCALHOST']) {
