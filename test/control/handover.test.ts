@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { chmod, mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { loadConfig } from '../../src/config/load.ts';
 import { programWithinReach } from '../../src/control/confine.ts';
@@ -15,10 +15,12 @@ import {
   withinReach,
 } from '../../src/control/handover.ts';
 import type { Host } from '../../src/control/host.ts';
+import { letLoadShared, needsOwnMemory, shareMemory } from '../../src/control/memory/share.ts';
+import type { Fit } from '../../src/core/fit.ts';
 import { chooseUser, NO_VM_USERS, type UserRange } from '../../src/core/vm-users.ts';
 import { openDatabase } from '../../src/state/database.ts';
 import { createStores } from '../../src/state/stores.ts';
-import { vmFiles } from '../../src/storage/layout.ts';
+import { memoryFiles, vmFiles } from '../../src/storage/layout.ts';
 import { confinedArgv } from '../../src/system/confinement.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { hostSystem } from '../support/host-system.ts';
@@ -132,5 +134,51 @@ describe('a file that a VMM works with', { skip }, () => {
       message: /may not read/,
     });
     assert.deepEqual(await programWithinReach(host, { ...vm, user: null }, [program]), [program]);
+  });
+});
+
+describe('memory that several VMs begin with', { skip }, () => {
+  const fit = (vmm: 'firecracker' | 'fcqemu') => ({ vmm }) as Fit;
+  const never = new AbortController().signal;
+
+  it('is one file that none may write, or a copy for whoever opens it for writing', async (t) => {
+    const { host, vm, home } = await hostWithVm(t, RANGE.first + 3);
+    const other = sampleVm({ id: '00000002', name: 'other', user: RANGE.first + 4 });
+    const source = { memory: join(home, 'template.memory'), state: join(home, 'template.state') };
+    for (const path of Object.values(source)) await writeFile(path, 'of a template', { mode: 0o600 });
+    const runner = createRunner();
+    const loaded = await Promise.all(
+      [vm, other].map(async (each) => {
+        const files = memoryFiles(host.config.paths.store, each.id);
+        await mkdir(files.directory, { recursive: true, mode: 0o700 });
+        return { each, files };
+      }),
+    );
+    const writes = async (user: number | null, path: string) => {
+      const argv = confinedArgv(['sh', '-c', `echo x >> ${basename(path)}`], { user: user ?? 0, limits: {} });
+      return (await runner.run(argv, { cwd: dirname(path), okExits: [0, 1, 2] })).exitCode === 0;
+    };
+    for (const vmm of ['firecracker', 'fcqemu'] as const) {
+      const own = needsOwnMemory(host, vm, fit(vmm));
+      assert.equal(own, vmm === 'fcqemu');
+      for (const { each, files } of loaded) {
+        for (const path of [files.memory, files.state]) await rm(path, { force: true });
+        await shareMemory(host, source, files, own, never);
+        await letLoadShared(host, each, files, own);
+      }
+      for (const { each, files } of loaded) {
+        assert.equal(await readFile(files.memory, 'utf8'), 'of a template');
+        assert.equal(await writes(each.user, files.state), false, `${vmm}: the state`);
+        assert.equal(await writes(each.user, files.memory), own, vmm);
+      }
+      assert.equal(await readFile(source.memory, 'utf8'), 'of a template', vmm);
+      const inodes = await Promise.all([source, ...loaded.map(({ files }) => files)].map(({ memory }) => stat(memory)));
+      assert.equal(new Set(inodes.map(({ ino }) => ino)).size, own ? 3 : 1);
+    }
+  });
+
+  it('is one file for all where all run as one user', async (t) => {
+    const { host, vm } = await hostWithVm(t, null, undefined);
+    assert.equal(needsOwnMemory(host, vm, fit('fcqemu')), false);
   });
 });
