@@ -140,7 +140,8 @@ export class Ext4Writer implements AsyncDisposable {
     const nodes = [...this.#placed].sort(([, a], [, b]) => a.inode - b.inode);
     for (const [node, placed] of nodes) {
       const raw = await this.#content(node, placed);
-      await this.#writer.write(this.#groups.inodeAt(placed.inode), raw);
+      // between them are inodes of mke2fs
+      await this.#writer.write(this.#groups.inodeAt(placed.inode), raw, false);
     }
     await this.#writer.flush();
     await this.#groups.finish();

@@ -16,11 +16,14 @@ export class HoleWriter {
     this.#file = file;
   }
 
-  /** @returns undefined when it need not be waited for */
-  write(at: number, bytes: Uint8Array): Promise<void> | undefined {
+  /**
+   * @param blank whether what is left between this and what was written last, if less than a block, is zeros: it is written over
+   * @returns undefined when it need not be waited for
+   */
+  write(at: number, bytes: Uint8Array, blank = true): Promise<void> | undefined {
     const gap = at - (this.#start + this.#length);
-    // the rest of a block is zeros anyway
-    const joins = this.#length > 0 && gap >= 0 && gap < 4096 && this.#length + gap + bytes.length <= BUFFER_BYTES;
+    const joins =
+      this.#length > 0 && gap >= 0 && gap < (blank ? 4096 : 1) && this.#length + gap + bytes.length <= BUFFER_BYTES;
     if (joins) this.#buffer.fill(0, this.#length, this.#length + gap);
     else if (this.#length > 0 || bytes.length > BUFFER_BYTES) return this.#writeAfterFlush(at, bytes);
     else this.#start = at;

@@ -157,7 +157,33 @@ describe('layers that are not what they should be', () => {
   });
 });
 
+/** A file system of layers, which e2fsck has nothing to say about. */
+async function fileSystemOf(place: string, blobs: readonly LayerBlob[]): Promise<string> {
+  const root = await mergeLayers(blobs, OPTIONS);
+  const { bytes, inodes } = sizeOfTree(root);
+  const image = join(place, 'image');
+  const file = await open(image, 'wx');
+  await file.truncate(bytes);
+  await file.close();
+  execFileSync('mke2fs', mke2fsOptions(inodes, image), { env: { ...process.env, PATH } });
+  {
+    await using writer = await Ext4Writer.open(image, root);
+    await copyData(blobs, root, (node, offset, chunk) => writer.write(node, offset, chunk), OPTIONS);
+    await writer.finish();
+  }
+  const check = spawnSync('e2fsck', ['-fn', image], { env: { ...process.env, PATH }, encoding: 'utf8' });
+  assert.equal(check.status, 0, check.stdout);
+  return image;
+}
+
 describe('a tree as ext4', () => {
+  it('may have just one file, or none', async (t) => {
+    for (const entries of [[], [{ path: 'app', data: 'x' }]]) {
+      const place = await tempDir(t);
+      await fileSystemOf(place, await blobsOf(place, [rawTar(entries)]));
+    }
+  });
+
   it('is in order, and says of every file what the layers said', async (t) => {
     const place = await tempDir(t);
     const capability = '\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00';
@@ -188,20 +214,7 @@ describe('a tree as ext4', () => {
       ]),
       rawTar([{ path: 'etc/more', data: 'of the upper layer' }]),
     ]);
-    const root = await mergeLayers(blobs, OPTIONS);
-    const { bytes, inodes } = sizeOfTree(root);
-    const image = join(place, 'image');
-    const file = await open(image, 'wx');
-    await file.truncate(bytes);
-    await file.close();
-    execFileSync('mke2fs', mke2fsOptions(inodes, image), { env: { ...process.env, PATH } });
-    {
-      await using writer = await Ext4Writer.open(image, root);
-      await copyData(blobs, root, (node, offset, chunk) => writer.write(node, offset, chunk), OPTIONS);
-      await writer.finish();
-    }
-    const check = spawnSync('e2fsck', ['-fn', image], { env: { ...process.env, PATH }, encoding: 'utf8' });
-    assert.equal(check.status, 0, check.stdout);
+    const image = await fileSystemOf(place, blobs);
     const ask = (request: string) =>
       execFileSync('debugfs', ['-R', request, image], {
         env: { ...process.env, PATH },
