@@ -47,6 +47,12 @@ export class AgentChannel extends Duplex implements ChannelOwner {
     for (const promise of [this.begun, this.exited, this.ended]) promise.catch(() => {});
     const acknowledge = () => this.#acknowledge();
     this.stderr = new (class extends Readable {
+      // what a reader takes after a pause is asked for by no _read: nothing was pushed since the one before
+      override read(size?: number): Buffer | null {
+        const chunk = super.read(size) as Buffer | null;
+        acknowledge();
+        return chunk;
+      }
       override _read(): void {
         acknowledge();
       }

@@ -47,6 +47,26 @@ describe('the agent', { skip: agentSkip }, () => {
         assert.deepEqual(await channel.ended, { code: 0, signal: null });
       });
 
+      for (const which of ['output', 'errors']) {
+        it(`goes on when much of its ${which} was left for a while, and its input is open`, async (t) => {
+          const agent = await (await run(t, compiled)).connect();
+          const to = which === 'errors' ? ' >&2' : '';
+          const channel = agent.exec({ argv: ['sh', '-c', `head -c 3000000 /dev/zero${to}`] });
+          const source = which === 'errors' ? channel.stderr : channel;
+          let seen = 0;
+          source.on('data', (chunk: Buffer) => {
+            // as often as a slow client makes the daemon wait
+            if (Math.floor((seen + chunk.length) / 500_000) > Math.floor(seen / 500_000)) {
+              source.pause();
+              setTimeout(() => source.resume(), 100);
+            }
+            seen += chunk.length;
+          });
+          assert.deepEqual(await channel.ended, { code: 0, signal: null });
+          assert.equal(seen + source.readableLength, 3_000_000);
+        });
+      }
+
       it('says when the guest is ready: at once, later, or that nobody will say so', async (t) => {
         const running = await run(t, compiled);
         const agent = await running.connect();
