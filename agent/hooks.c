@@ -1,4 +1,4 @@
-/* After a wake, in the background: the journal begins under its new id, and the guest's own hooks run by name. */
+/* After a wake, in the background: the guest's own hooks run by name, and the journal begins under its new id. */
 #include "hooks.h"
 #include "agent.h"
 #include "spawn.h"
@@ -19,6 +19,8 @@
 #define LOG RUN_DIRECTORY "/wake.log"
 /* what each may take */
 #define HOOK_SECONDS 60
+/* whoever woke the guest has the machine first: starting the journal anew takes an emulated one longer than a command does */
+#define JOURNAL_SECONDS 2
 
 /* Runs it and waits; runs that take too long are ended. */
 static void run(const char *program, char *const argv[]) {
@@ -79,7 +81,10 @@ void run_hooks(const char *mode, const char *generation, int is_new) {
   setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
   setenv("BANGER_WAKE", mode, 1);
   setenv("BANGER_GENERATION", generation, 1);
-  if (is_new) restart_journal();
   run_all();
+  if (is_new) {
+    sleep(JOURNAL_SECONDS);
+    restart_journal();
+  }
   _exit(0);
 }

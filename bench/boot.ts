@@ -17,7 +17,12 @@ const ROUNDS = Number(process.argv[3] ?? 3);
 const bundle = resolve(process.argv[2] ?? '.dev/bundle');
 const banger = join(import.meta.dirname, '../dist/banger');
 const work = mkdtempSync('/tmp/banger-bench-');
-const env = { ...process.env, BANGER_HOME: join(work, 'home'), BANGER_BUNDLE_DEFAULT: bundle };
+const env = {
+  ...process.env,
+  BANGER_HOME: join(work, 'home'),
+  BANGER_BUNDLE_DEFAULT: bundle,
+  BANGER_WARM_AUTOMATIC: 'false',
+};
 const VM = 'bench';
 const MEMORY_MIB = 512;
 const DEBVM_PORT = '2299';

@@ -19,7 +19,12 @@ const vms = Number(process.argv[3] ?? 15);
 const banger = join(import.meta.dirname, '../dist/banger');
 const work = mkdtempSync('/tmp/banger-bench-');
 const [image, disk] = [join(work, 'image'), join(work, 'disk')];
-const env = { ...process.env, BANGER_HOME: join(disk, 'home'), BANGER_BUNDLE_DEFAULT: join(disk, 'bundle') };
+const env = {
+  ...process.env,
+  BANGER_HOME: join(disk, 'home'),
+  BANGER_BUNDLE_DEFAULT: join(disk, 'bundle'),
+  BANGER_WARM_AUTOMATIC: 'false',
+};
 const run = (...args: string[]) =>
   execFileSync(banger, args, { env, stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8' });
 

@@ -17,7 +17,12 @@ const bundle = resolve(process.argv[2] ?? '.dev/bundle');
 const ROUNDS = Number(process.argv[3] ?? 3);
 const banger = join(import.meta.dirname, '../dist/banger');
 const work = mkdtempSync('/tmp/banger-bench-');
-const env = { ...process.env, BANGER_HOME: join(work, 'home'), BANGER_BUNDLE_DEFAULT: bundle };
+const env = {
+  ...process.env,
+  BANGER_HOME: join(work, 'home'),
+  BANGER_BUNDLE_DEFAULT: bundle,
+  BANGER_WARM_AUTOMATIC: 'false',
+};
 const PACKAGES = ['jq', 'htop', 'tree'];
 const COMMAND = 'echo built > /opt/built';
 /** The bundle's root has 2 GiB already, and both sides have to grow theirs. */

@@ -76,6 +76,49 @@ try {
   };
   const remove = (name: string) => run('rm', '--force', '--now', name, '--quiet');
   const size = ['--memory', MEMORY, '--work-disk', '64M'];
+  /** What a VM that runs costs on its way to disk and back, and one that begins as it. */
+  const measureOne = async () => {
+    await timed('cold start to ready', () => run('run', '--cold', 'web', ...size, '--quiet'));
+    if (JSON.parse(run('show', 'web', '--json')).agent?.state !== 'present') throw new Error('the bundle has no agent');
+    if (wanted.has('suspend')) {
+      run('run', '--cold', 'big', '--memory', '512M', '--work-disk', '64M', '--quiet');
+      for (let round = 0; round < ROUNDS; round++) {
+        await timed('suspend of 512 MiB (operation)', () =>
+          perform(client.call('suspendVm', { params: { name: 'big' } })),
+        );
+        run('resume', 'big', '--quiet');
+      }
+      remove('big');
+    }
+    for (let round = 0; round < ROUNDS; round++) {
+      if (wanted.has('suspend') || wanted.has('resume')) {
+        for (const cache of ['warm', 'dropped']) {
+          await timed(`suspend (operation), cache ${cache}`, () =>
+            perform(client.call('suspendVm', { params: { name: 'web' } })),
+          );
+          if (cache === 'dropped') dropCache();
+          await timed(`resume to first exec, cache ${cache}`, async () => {
+            await timed(`resume (operation), cache ${cache}`, () =>
+              perform(client.call('resumeVm', { params: { name: 'web' } })),
+            );
+            first('web');
+          });
+        }
+      }
+      if (wanted.has('fork')) {
+        await timed('fork to first exec', async () => {
+          const { result } = await timed('fork (operation)', () =>
+            perform(client.call('forkVm', { params: { name: 'web' }, body: { names: ['twin'] } })),
+          );
+          note('fork: source paused', (result as VmForkResult).pausedMs);
+          first('twin');
+        });
+        remove('twin');
+      }
+      await timed('exec of a VM that is up, with the command', () => first('web'));
+      await timed('exec of a VM that is up, in the daemon', () => execInDaemon('web'));
+    }
+  };
   if (wanted.has('run')) {
     await timed('template, made by image warm', () => run('image', 'warm', ...size, '--quiet'));
     for (let round = 0; round < ROUNDS; round++) {
@@ -95,53 +138,14 @@ try {
       remove('new');
     }
   }
-  await timed('cold start to ready', () => run('run', '--cold', 'web', ...size, '--quiet'));
-  if (JSON.parse(run('show', 'web', '--json')).agent?.state !== 'present') throw new Error('the bundle has no agent');
-  if (wanted.has('suspend')) {
-    run('run', '--cold', 'big', '--memory', '512M', '--work-disk', '64M', '--quiet');
-    for (let round = 0; round < ROUNDS; round++) {
-      await timed('suspend of 512 MiB (operation)', () =>
-        perform(client.call('suspendVm', { params: { name: 'big' } })),
-      );
-      run('resume', 'big', '--quiet');
-    }
-    remove('big');
-  }
-  for (let round = 0; round < ROUNDS; round++) {
-    if (wanted.has('suspend') || wanted.has('resume')) {
-      for (const cache of ['warm', 'dropped']) {
-        await timed(`suspend (operation), cache ${cache}`, () =>
-          perform(client.call('suspendVm', { params: { name: 'web' } })),
-        );
-        if (cache === 'dropped') dropCache();
-        await timed(`resume to first exec, cache ${cache}`, async () => {
-          await timed(`resume (operation), cache ${cache}`, () =>
-            perform(client.call('resumeVm', { params: { name: 'web' } })),
-          );
-          first('web');
-        });
-      }
-    }
-    if (wanted.has('fork')) {
-      await timed('fork to first exec', async () => {
-        const { result } = await timed('fork (operation)', () =>
-          perform(client.call('forkVm', { params: { name: 'web' }, body: { names: ['twin'] } })),
-        );
-        note('fork: source paused', (result as VmForkResult).pausedMs);
-        first('twin');
-      });
-      remove('twin');
-    }
-    await timed('exec of a VM that is up, with the command', () => first('web'));
-    await timed('exec of a VM that is up, in the daemon', () => execInDaemon('web'));
-  }
+  if (['suspend', 'resume', 'fork'].some((what) => wanted.has(what))) await measureOne();
   console.log(`${ROUNDS} rounds, ${MEMORY}, load ${loadavg()[0]?.toFixed(1)}, ${processorOf()}`);
   for (const [what, values] of samples) {
     const [p50, p95] = [0.5, 0.95].map((share) => at(values, share));
     console.log(`${what.padEnd(48)} p50 ${format(p50)}  p95 ${format(p95)}  (${values.length})`);
   }
 } finally {
-  run('rm', '--force', '--now', 'web', '--quiet');
+  for (const name of run('ls', '--names').split('\n').filter(Boolean)) run('rm', '--force', '--now', name, '--quiet');
   run('daemon', 'stop', '--quiet');
   execFileSync('umount', [disk]);
   rmSync(work, { recursive: true, force: true });

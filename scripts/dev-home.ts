@@ -30,7 +30,12 @@ export async function openDevHome(given: string): Promise<DevHome> {
   await mkdir(directory, { recursive: true });
   const home = join(directory, 'home');
   const bundle = join(directory, 'bundle');
-  const settings: Record<string, string> = { BANGER_HOME: home, BANGER_BUNDLE_DEFAULT: bundle };
+  const settings: Record<string, string> = {
+    BANGER_HOME: home,
+    BANGER_BUNDLE_DEFAULT: bundle,
+    // what is there is what somebody asked for
+    BANGER_WARM_AUTOMATIC: 'false',
+  };
   let run = join(home, 'run');
   if (Buffer.byteLength(vmmSocket(run, SAMPLE_ID)) > MAX_SOCKET_PATH_BYTES) {
     run = await shortRunDirectory(home);
