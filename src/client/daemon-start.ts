@@ -26,6 +26,8 @@ export interface DaemonStartOptions {
 
 /** Short against the daemon's own start, which takes a few hundred milliseconds. */
 const POLL_MS = 10;
+/** Where the daemon takes long a look does too, and takes from it: there is one after so much of the time that has passed. */
+const POLL_SHARE = 0.05;
 /** A log larger than this is set aside as `.1` at the next start, so that two of them are the most there is. */
 const MAX_LOG_BYTES = 8 * 1024 * 1024;
 /** Enough to see why a start failed. */
@@ -76,7 +78,7 @@ export async function startDaemon(options: DaemonStartOptions): Promise<void> {
       slow = true;
       options.onSlow?.();
     }
-    await sleep(POLL_MS);
+    await sleep(Math.max(POLL_MS, POLL_SHARE * (now - began)));
   }
 }
 

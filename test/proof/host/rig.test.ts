@@ -12,7 +12,7 @@ import type { Outcome, ProofVmm } from '../outcome.ts';
 import { Rig } from '../rig.ts';
 
 const DIRECTORY = join(import.meta.dirname, '../../../.dev');
-const FILES = ['test/proof/host/short.test.ts'];
+const FILES = ['short', 'short-user', 'short-kept'].map((name) => `test/proof/host/${name}.test.ts`);
 /** The first time with the build of the rig's bundle, which is kept. */
 const START_LIMIT = { timeout: paced(1_200_000) };
 const RUN_LIMIT_MS = paced(1_200_000);
