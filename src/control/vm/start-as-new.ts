@@ -9,6 +9,7 @@ import { running } from '../../core/vm-changes.ts';
 import { BangerError } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { setState } from '../../firecracker/requests.ts';
+import type { WakeIdentity } from '../../guest/agent/wake-request.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { memoryFiles } from '../../storage/layout.ts';
 import { resolvConf } from '../../storage/seed-drive.ts';
@@ -62,7 +63,12 @@ export async function startAsNew(
       return result;
     };
   let launched: LaunchedVm | undefined;
+  let identity: WakeIdentity | undefined;
   await sideBySide(signal, [
+    // before its guest goes on: what it waits for then is in nobody's hands
+    async () => {
+      identity = await identityOf(host, vm);
+    },
     timed('write-seed-drive', () => writeVmSeed(host, vm)),
     // what it sends before it has its own address goes nowhere
     timed('attach-network', () => host.network.attach(vm, { closed: true })),
@@ -71,7 +77,7 @@ export async function startAsNew(
     }),
     ...Object.entries(first).map(([step, work]) => timed(step, work)),
   ]);
-  if (!launched) throw new BangerError('internal', `The VMM of ${vm.name} was not launched.`);
+  if (!launched || !identity) throw new BangerError('internal', `The VMM of ${vm.name} was not launched.`);
   {
     await using api = connectVmm(vmmSocketOf(host, vm.id));
     const files = memoryFiles(host.config.paths.store, vm.id);
@@ -83,7 +89,8 @@ export async function startAsNew(
     signal.throwIfAborted();
     await api.send(setState('Resumed'));
   }
-  await timed('wake', async () => await wakeAs(host, vm, await identityOf(host, vm)))(signal);
+  const who = identity;
+  await timed('wake', () => wakeAs(host, vm, who))(signal);
   await timed('open-network', () => host.network.open(vm))(signal);
   await awake?.();
   signal.throwIfAborted();
@@ -98,7 +105,7 @@ export async function startAsNew(
 }
 
 /** All that makes it another machine than the one it begins as. */
-async function identityOf(host: Host, vm: VmRecord): Promise<Parameters<typeof wakeAs>[2]> {
+async function identityOf(host: Host, vm: VmRecord): Promise<WakeIdentity> {
   const { config, guests, network } = host;
   return {
     hostname: vm.name,

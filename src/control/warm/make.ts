@@ -239,14 +239,21 @@ async function keep(
   await syncAll(paths);
   await syncPath(own.directory);
   await syncPath(dirname(own.directory));
-  const sizes = await Promise.all(paths.map(allocatedBytes));
+  const bytes = (await Promise.all(paths.map(allocatedBytes))).reduce((sum, each) => sum + each, 0);
+  const { roomBytes } = host.config.warm;
+  if (bytes > roomBytes) {
+    throw new BangerError(
+      'conflict',
+      `A template of ${boot.name} takes ${formatSize(bytes)}, more than all of them may together (warm.room, ${formatSize(roomBytes)}).`,
+      { hint: 'Allow more in the configuration, see: banger config show' },
+    );
+  }
   const at = host.now().toISOString();
   const template: TemplateRecord = {
     ...{ id: vm.id, image: boot.name, shape: wanted.shape, fit: wanted.fit, vmmVersion, failedUnits },
     ...{ rootDiskBytes: vm.rootDiskBytes, workDiskBytes: vm.workDiskBytes },
     files: await contentsOf(paths),
-    bytes: sizes.reduce((sum, bytes) => sum + bytes, 0),
-    ...{ createdAt: at, usedAt: at },
+    ...{ bytes, createdAt: at, usedAt: at },
   };
   const useless = uselessBeside(host, template);
   host.stores.atomically(() => {

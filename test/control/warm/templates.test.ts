@@ -261,6 +261,14 @@ describe('a template', () => {
     await daemon.finish(() => daemon.life.delete('web', { force: true, now: true, keepWorkDisk: false }));
     assert.equal((await coolImage(daemon.host, OLD.name)).length, 2);
     assert.deepEqual(look(place, daemon).templates, [0, 0]);
+    daemon.host.config = { ...place.config, warm: { ...place.config.warm, roomBytes: 1 } };
+    const refused = await daemon.finish(() => warmImage(daemon.host, SIZE, { background: false }));
+    assert.match(
+      refused?.error?.message ?? '',
+      /takes \S+ \S+, more than all of them may together \(warm\.room, 1 B\)/,
+    );
+    assert.deepEqual(look(place, daemon).templates, [0, 0]);
+    daemon.host.config = place.config;
     await warm(daemon);
     await deleteImage(daemon.host, OLD.name);
     assert.deepEqual(look(place, daemon).templates, [0, 0]);
