@@ -218,6 +218,21 @@ describe('a template', () => {
     assert.equal(template.made, true);
   });
 
+  it('is begun from by VMs with larger disks, whose guests grow their file systems', async () => {
+    const guests = noGuests();
+    const { place, daemon } = await warmHost(guests);
+    await using _place = place;
+    const before = guests.scripts.length;
+    const events = told(daemon);
+    const { warm: isWarm } = await run(daemon, 'web', { rootDiskBytes: 2 * DISK_BYTES });
+    assert.deepEqual([isWarm, whyNot(events)], [true, []]);
+    const { rootDisk } = vmFiles(place.config.paths.store, place.stores.vms.get('web').id);
+    assert.equal(statSync(rootDisk).size, 2 * DISK_BYTES);
+    const [grow, ...others] = guests.scripts.slice(before);
+    assert.match(grow ?? '', /-lt 256 \][\s\S]*resize2fs \/dev\/vda/);
+    assert.deepEqual(others, []);
+  });
+
   it('whose files were written since is not begun from', async () => {
     for (const file of ['memory', 'state', 'rootDisk'] as const) {
       const { place, daemon, template } = await warmHost();
