@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { readFile, readlink, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -13,6 +14,22 @@ const runner = createRunner();
 async function field(pid: number, file: 'status' | 'limits', name: string): Promise<string> {
   const text = await readFile(`/proc/${pid}/${file}`, 'utf8');
   return new RegExp(`^${name}:?\\s+(.*?)\\s*$`, 'm').exec(text)?.[1] ?? 'none';
+}
+
+/** Files that a process could write to, by device and inode: those it has open, and those it has mapped to be written. */
+function writableFiles(pid: number): string[] {
+  const open = readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
+    try {
+      const found = statSync(`/proc/${pid}/fd/${fd}`);
+      const flags = /^flags:\s+(\d+)$/m.exec(readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'latin1'))?.[1] ?? '0';
+      return found.isFile() && (Number.parseInt(flags, 8) & 0b11) !== 0 ? [`${found.dev}:${found.ino}`] : [];
+    } catch {
+      return []; // closed meanwhile
+    }
+  });
+  const maps = readFileSync(`/proc/${pid}/maps`, 'latin1').split('\n');
+  const mapped = maps.flatMap((line) => (/^\S+ .w.s /.test(line) ? [line.split(/\s+/).slice(3, 5).join(':')] : []));
+  return [...open, ...mapped.filter((file) => !file.endsWith(':0'))];
 }
 
 describe('what root starts for a VM', { skip: hostSkip() }, () => {
@@ -91,5 +108,28 @@ describe('what root starts for a VM', { skip: hostSkip() }, () => {
       'dd if=/dev/zero of=/var/far bs=1M seek=3500 count=1 conv=fsync 2> /dev/null && touch /var/x && sync',
     );
     assert.equal((await host.vm('one')).state, 'running');
+  });
+});
+
+describe('what root starts for forks', { skip: hostSkip('debugfs') }, () => {
+  it("writes nothing that another fork's guest runs on", async () => {
+    await using host = await TestHost.create({ lean: true });
+    await host.ok('run', 'one', '--work-disk', '32M');
+    await host.ok('fork', 'one', 'twin-a', 'twin-b');
+    const names = ['one', 'twin-a', 'twin-b'];
+    const owners = new Map<string, string>();
+    for (const name of names) {
+      const { pid } = await host.vm(name);
+      const files = new Set([pid ?? 0, ...childrenOf(pid ?? 0)].flatMap(writableFiles));
+      assert.ok(files.size >= 3, `${name} has its disks and its log`);
+      for (const file of files) {
+        assert.equal(owners.get(file), undefined, `${file} is open for writing for ${name}, too`);
+        owners.set(file, name);
+      }
+    }
+    // each keeps what it has in memory, when all have written
+    for (const name of names)
+      await host.guest(name, `echo ${name} > /run/own; head -c 20000000 /dev/zero > /run/large`);
+    for (const name of names) assert.equal(await host.guest(name, 'cat /run/own'), name);
   });
 });
