@@ -3,7 +3,7 @@ import { writeFile } from 'node:fs/promises';
 import { constants, setPriority } from 'node:os';
 
 /**
- * For a process that has started nothing yet, with all that it will start. Where the kernel shares processors between sessions
+ * For a process with all that it will start from now on. Where the kernel shares processors between sessions
  * first (sched_autogroup_enabled), its session counts less too.
  */
 export async function leaveProcessorsToOthers(pid: number): Promise<void> {

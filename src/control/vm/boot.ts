@@ -90,11 +90,7 @@ export async function launchVm(
   await rm(files.vsock, { force: true });
   // what is set for a VM applies from its next boot on
   const shape = continues ? { ...vm, ...vm.run } : vm;
-  const enterGroup = await groupOf(host, vm, shape);
-  const onStarted = async (pid: number) => {
-    if (background) await leaveProcessorsToOthers(pid);
-    await enterGroup?.(pid);
-  };
+  const onStarted = await groupOf(host, vm, shape);
   if (user !== undefined) {
     await openDirectory(files.directory, user);
     await letUsersOpenTun();
@@ -111,10 +107,12 @@ export async function launchVm(
     user,
     // sudo itself needs the rights it has
     ...(vmm.bySudo ? {} : { confine: await confinementOf(host, vm, shape, vmm) }),
-    onStarted,
+    ...(onStarted ? { onStarted } : {}),
     signal,
   });
   host.stores.ledger.record(vm.id, { ...vmmEntry, identity: running.identity });
+  // when it answers: on a busy host it would not in time, and its guest, which takes the time, does not run yet
+  if (background) await leaveProcessorsToOthers(running.identity.pid);
   if (vmm.undecided) host.health.emulatedMeanwhile.add(vm.id);
   return { kind: vmm.kind, ended: running.ended };
 }

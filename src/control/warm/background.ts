@@ -29,6 +29,9 @@ export function warmImage(host: Host, request: TemplateRequest, { background }: 
 /** How long nothing may have been asked for: whoever has just started a VM goes on to use it. */
 const QUIET_MS = 3000;
 
+/** A host that was busy is tried again when the next VM has booted; an image that cannot have one is left alone. */
+const TRIES = 3;
+
 /** Left of the host's memory beside that of the template's VM. */
 const RESERVE_MIB = 512;
 
@@ -42,8 +45,8 @@ export function createWarmer(host: Host, quietMs = QUIET_MS): Warmer {
   const { vms } = host.stores;
   /** VMs that boot for the first time */
   const booting = new Set<string>();
-  /** one that failed is not tried again by this daemon */
-  const attempted = new Set<string>();
+  /** how often one failed, by what it is for */
+  const failures = new Map<string, number>();
   const waiting: VmRecord[] = [];
   let timer: NodeJS.Timeout | undefined;
   let busy = false;
@@ -97,15 +100,15 @@ export function createWarmer(host: Host, quietMs = QUIET_MS): Warmer {
     if (vm.imageId !== null && host.stores.images.findById(vm.imageId) === undefined) return;
     const wanted = await wantedTemplate(host, vm, await findVmBootFiles(host, vm));
     const key = JSON.stringify([wanted.shape, wanted.fit, vm.rootDiskBytes, vm.workDiskBytes]);
-    if (attempted.has(key) || (await findTemplate(host, wanted)).template) return;
-    attempted.add(key);
+    const failed = failures.get(key) ?? 0;
+    if (failed >= TRIES || (await findTemplate(host, wanted)).template) return;
     const { image, vcpus, memoryMib, rootDiskBytes, workDiskBytes, workDiskMount: workMount, nat } = vm;
     const request = { image, vcpus, memoryMib, rootDiskBytes, workDiskBytes, workMount, nat };
     const { id } = warmImage(host, request, { background: true });
     const { state, error } = await host.operations.finished(id);
-    if (state === 'failed') host.log.warn({ image, error: error?.message }, 'no template was made');
-    // it may be called off, or forgotten, and wanted again
-    else attempted.delete(key);
+    if (state !== 'failed') return;
+    failures.set(key, failed + 1);
+    host.log.warn({ image, error: error?.message }, 'no template was made');
   }
 
   return {
