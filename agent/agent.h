@@ -83,6 +83,7 @@ enum frame_type {
   RESIZE,
   SIGNAL,
   CLOSE,
+  SERVICE,
   /* to the host */
   HELLO = 32,
   DONE,

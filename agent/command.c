@@ -3,6 +3,7 @@
  * would over SSH: the user's login shell is given a script that ends in the command.
  */
 #include "command.h"
+#include "service.h"
 #include "spawn.h"
 #include <errno.h>
 #include <grp.h>
@@ -18,6 +19,9 @@
 /* what a login is given by the system, each `NAME=VALUE` on a line */
 static const char *const environment_files[] = {"/etc/environment", "/etc/default/locale"};
 #define MAX_ENVIRONMENT_FILE (64u << 10)
+/* tools that come with the initrd for images that lack them, behind all of the image's own */
+#define TOOLS_PATH RUN_DIRECTORY "/bin"
+#define TOOLS_SHELL TOOLS_PATH "/sh"
 /* start-up files that bash reads for a command that came over SSH, and not otherwise */
 #define BASH_START "[ -f /etc/bash.bashrc ] && . /etc/bash.bashrc; [ -f ~/.bashrc ] && . ~/.bashrc; "
 
@@ -116,8 +120,34 @@ static const char *find_user(struct command *command) {
   } else {
     return "there is no such user";
   }
+  /* an image need not have a shell */
+  if (command->shell && access(command->shell, X_OK) != 0 && access(TOOLS_SHELL, X_OK) == 0) {
+    free(command->shell);
+    command->shell = strdup(access("/bin/sh", X_OK) == 0 ? "/bin/sh" : TOOLS_SHELL);
+  }
   if (!command->home || !command->shell) die("memory");
   return NULL;
+}
+
+/* The search path of before, with the tools at its end. */
+static void add_tools(struct command *command) {
+  if (access(TOOLS_PATH, X_OK) != 0) return;
+  for (size_t at = 0; at < command->variables; at++)
+    if (strncmp(command->environment[at], "PATH=", 5) == 0) {
+      set_variable(command, join(command->environment[at], ":", TOOLS_PATH));
+      return;
+    }
+}
+
+/* What the image has around its process commands have too. */
+static void add_image_environment(struct command *command) {
+  struct service service;
+  read_service(&service);
+  for (size_t at = 0; at < service.variables; at++)
+    if (strchr(service.environment[at], '=')) set_variable(command, strdup(service.environment[at]));
+  free(service.argv);
+  free(service.environment);
+  free(service.text);
 }
 
 /* What a login has, then what was asked for. */
@@ -134,6 +164,8 @@ static void complete_environment(struct command *command) {
   set_pair(command, "SHELL", command->shell);
   for (size_t at = 0; at < sizeof environment_files / sizeof *environment_files; at++)
     read_environment_file(command, environment_files[at]);
+  add_image_environment(command);
+  add_tools(command);
   if (command->has_terminal) set_pair(command, "TERM", command->term && *command->term ? command->term : "xterm-256color");
   for (size_t at = 0; at < count; at++) set_variable(command, asked[at]);
   free(asked);

@@ -4,6 +4,7 @@
  */
 #include "agent.h"
 #include "cgroups.h"
+#include "service.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -77,6 +78,8 @@ int main(int argc, char **argv) { return serve(argc, argv); }
 #else
 /* Whoever falls is begun again by its parent, which does nothing else and ends with it when that has nothing to do. */
 int main(int argc, char **argv) {
+  if (argc == 2 && strcmp(argv[1], "--init") == 0) supervise();
+  if (argc == 2 && strcmp(argv[1], "--service") == 0) return exec_service();
   /* of no session that ends before it does */
   setsid();
   for (;;) {

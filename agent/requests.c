@@ -12,7 +12,7 @@
 /* what a quiesce may take when nothing is said */
 #define QUIESCE_MS 10000
 
-static const char *const features[] = {"ready", "quiesce", "wake-same", "wake-new", "exec", "terminal"};
+static const char *const features[] = {"ready", "quiesce", "wake-same", "wake-new", "exec", "terminal", "service"};
 
 void greet(struct link *link) {
   struct buffer fields = {0};
@@ -54,6 +54,15 @@ static void ask_thaw(struct link *link, uint32_t channel, const uint8_t *payload
   free(token);
 }
 
+/* How the image's process does, in the words of who looks after it; nothing where nobody does. */
+static void tell_service(struct link *link, uint32_t channel) {
+  char text[1024];
+  struct buffer fields = {0};
+  if (read_file(RUN_DIRECTORY "/service-state", text, sizeof text) > 0) add_text(&fields, F_TEXT, text);
+  send_fields(link, DONE, channel, &fields);
+  buffer_clear(&fields);
+}
+
 void handle_frame(struct link *link, const struct header *header, const uint8_t *payload) {
   heard_of_host();
   uint32_t channel = header->channel;
@@ -72,6 +81,9 @@ void handle_frame(struct link *link, const struct header *header, const uint8_t 
     break;
   case WAKE:
     wake(link, channel, payload, header->length);
+    break;
+  case SERVICE:
+    tell_service(link, channel);
     break;
   case EXEC:
     exec_command(link, channel, payload, header->length);

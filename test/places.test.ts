@@ -24,6 +24,7 @@ const MAY_NAME_PATHS: Record<string, string> = {
   'storage/seed-drive.ts': 'places inside a guest',
   'control/': 'places inside a guest',
   'state/database.ts': 'places inside a guest',
+  'core/guest-process.ts': 'places inside a guest',
   'core/boot-words.ts': 'places inside a guest',
   'core/work-mount.ts': 'places inside a guest',
   'cli/shared/vm-options.ts': 'places inside a guest',

@@ -142,6 +142,29 @@ export const VmDetail = Vm.extend({
   bootTimeline: z.array(TimelineStep).describe('steps of the last start, up to the first SSH login'),
 });
 
+const ProcessWord = z
+  .string()
+  .max(131_072)
+  .regex(/^[^\0]*$/, 'must have no zero byte in it');
+
+/** Of an OCI image; what is left out is the image's. */
+const VmProcess = z
+  .strictObject({
+    entrypoint: z
+      .array(ProcessWord)
+      .max(1000)
+      .optional()
+      .describe('takes the place of the image’s, and its command away'),
+    cmd: z.array(ProcessWord).max(1000).optional().describe('arguments of the entrypoint'),
+    env: z
+      .array(ProcessWord.regex(/^[^=]+=/, 'must be NAME=VALUE'))
+      .max(1000)
+      .optional(),
+    user: ProcessWord.optional().describe('name or id, with `:GROUP` if need be'),
+    workdir: ProcessWord.startsWith('/').optional(),
+  })
+  .describe('what runs in a VM of an OCI image');
+
 export const VmCreate = z.strictObject({
   name: VmName,
   image: z.string().min(1).optional().describe('bundle or image name; the configured default otherwise'),
@@ -159,6 +182,7 @@ export const VmCreate = z.strictObject({
   autostart: z.boolean().optional().describe('whether the daemon starts it after a boot of the host; default false'),
   restartPolicy: RestartPolicy.optional().describe('what happens when it ends without being asked to; default `never`'),
   idleSuspendMs: IdleSuspendMs.optional(),
+  process: VmProcess.optional(),
 });
 
 const VmSet = z.strictObject({

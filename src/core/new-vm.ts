@@ -19,6 +19,7 @@ export interface NewVm
   idleSuspendMs?: number | undefined;
   temporary?: VmRecord['temporary'] | undefined;
   machineId?: VmRecord['machineId'] | undefined;
+  process?: VmRecord['process'] | undefined;
 }
 
 /** A VM that is being created: it has never run. */
@@ -59,5 +60,6 @@ export function newVm(vm: NewVm): VmRecord {
     memory: null,
     paused: null,
     machineId: vm.machineId ?? null,
+    process: vm.process ?? null,
   };
 }

@@ -1,4 +1,5 @@
 /** What banger knows of a VM: its record, and what is seen of it on the host. */
+import type { ProcessRequest } from './guest-process.ts';
 import type { LastEnd } from './run-end.ts';
 
 /** What the daemon last decided about a VM; only `running` needs the host to agree. */
@@ -155,6 +156,8 @@ export interface VmRecord {
   paused: Paused | null;
   /** 32 hexadecimal digits for a VM whose root disk has another one's; null where the guest makes its own */
   machineId: string | null;
+  /** what its image's process was asked to be; null for what the image says, and for images that have none */
+  process: ProcessRequest | null;
 }
 
 /** Phases of a VM whose guest lives, be it on disk: its name is known and what its run was started with counts. */

@@ -114,6 +114,7 @@ const MIGRATIONS: readonly string[] = [
      created_at TEXT NOT NULL,
      record TEXT NOT NULL
    ) STRICT;`,
+  `ALTER TABLE vms ADD COLUMN process TEXT;`,
 ];
 
 /** Result codes of SQLite (sqlite.org/rescode.html) for writes there is no room for; the rest of 10 are of the same kind. */

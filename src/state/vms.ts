@@ -94,6 +94,7 @@ const COLUMNS: { [K in keyof VmRecord]: Column<VmRecord[K]> } = {
   memory: orNull(json<NonNullable<VmRecord['memory']>>('memory')),
   paused: orNull(json<NonNullable<VmRecord['paused']>>('paused')),
   machineId: orNull(text<string>('machine_id')),
+  process: orNull(json<NonNullable<VmRecord['process']>>('process')),
 };
 
 const FIELDS = Object.keys(COLUMNS) as (keyof VmRecord)[];

@@ -23,6 +23,8 @@ export interface Seed {
   hostKeyPublic: string;
   /** directory of the guest where the work disk is mounted */
   workMount: string;
+  /** what the initrd reads of the image's process, by name */
+  process?: Readonly<Record<string, string>> | undefined;
   /** further files by absolute path, laid over the root */
   files?: Readonly<Record<string, string>>;
 }
@@ -67,6 +69,7 @@ function seedEntries(seed: Seed): TarEntry[] {
       0o600,
     ),
     file('authorized_keys', `${seed.authorizedKeys.join('\n')}\n`, 0o600),
+    ...Object.entries(seed.process ?? {}).map(([name, text]) => file(name, text, 0o600)),
     // named by itself because busybox tar reports an asked-for member that has no entry of its own
     { header: { name: 'rootfs/', mode: 0o755, size: 0, type: 'directory', uid: 0, gid: 0, mtime: new Date(0) } },
     file('rootfs/etc/hostname', `${seed.hostname}\n`, 0o644),

@@ -99,6 +99,8 @@ describe('a database of an older banger', () => {
       DROP TABLE snapshots;
       ALTER TABLE vms DROP COLUMN forked_from;
       ALTER TABLE vms DROP COLUMN user_id;
+      DROP TABLE templates;
+      ALTER TABLE vms DROP COLUMN process;
       ALTER TABLE layers DROP COLUMN machine;
       ALTER TABLE layers DROP COLUMN unsynced_boot;
       ALTER TABLE vms DROP COLUMN ready;

@@ -7,6 +7,7 @@
  * prints `banger-init: FAILED: WHAT` and `banger-init: reason: WHY`, then resets the machine.
  */
 
+import { PROCESS_FUNCTIONS } from './process-boot.ts';
 import { SYSTEMD_FUNCTIONS } from './systemd-boot.ts';
 
 /** Makes `ssh.service` (Debian) or `sshd.service` (others) take over the server that the initrd started. */
@@ -239,6 +240,7 @@ name_host() {
 }
 
 ${SYSTEMD_FUNCTIONS}
+${PROCESS_FUNCTIONS}
 # A session begun now must find the devices that systemd would mount later.
 mount_devices() {
   mkdir -p /dev/pts /dev/shm
@@ -252,17 +254,21 @@ start_agent() {
   cp "$here/bin/banger-agent" /run/banger/agent || return 0
   while read -r module; do cp "$here/modules/$module" /run/banger/modules/; done < "$here/modules.agent"
   /run/banger/agent < /dev/null > /dev/null 2> /run/banger/agent.err &
+  [ -e /run/banger/beside ] && /run/banger/agent --init < /dev/null > /dev/null 2> /run/banger/process.err &
 }
 
 # A stock systemd reaches its SSH server late in the boot. The server itself needs nothing but the network, so it is
 # started here and handed over: the drop-in makes the unit adopt the running server without closing its port.
 start_sshd_early() {
-  [ -x /usr/sbin/sshd ] && [ -d /run ] || return 0
   unit=''
   for name in ssh sshd; do
     [ -e "/etc/systemd/system/multi-user.target.wants/$name.service" ] && unit=$name
   done
-  [ -n "$unit" ] || return 0
+  # an init that is not systemd starts its own server, if it has one
+  if [ ! -x /usr/sbin/sshd ] || [ -z "$unit" ]; then
+    ls /etc/runlevels/*/sshd > /dev/null 2>&1 || start_private_sshd
+    return 0
+  fi
   # whoever else would listen on the port must get it
   [ -e /etc/systemd/system/sockets.target.wants/ssh.socket ] && return 0
   mkdir -p /run/sshd /run/banger "/run/systemd/system/$unit.service.d"
@@ -285,6 +291,7 @@ if [ "$1" = inside ]; then
   lay_seed
   prepare_systemd
   mount_devices
+  place_tools
   start_agent
   start_sshd_early
   shorten_boot
@@ -314,6 +321,11 @@ if [ -n "$seed" ]; then
   chroot /newroot ${HERE}/bin/busybox sh ${HERE}/init inside "$seed" || stop
   # what was started there may still be on its way to the program that it becomes
   umount -l /newroot${HERE} && rmdir /newroot${HERE}
+fi
+if [ -e /newroot/run/banger/supervised ]; then
+  read -r uptime _ < /newroot/proc/uptime
+  say "handover $uptime"
+  exec switch_root /newroot /run/banger/agent --init 2> /newroot/dev/console
 fi
 for init in /sbin/init /lib/systemd/systemd /bin/init; do
   # an absolute link means something only inside the new root, so a link is taken at its word

@@ -14,6 +14,7 @@ export const VM_FLAGS: Readonly<Record<string, string>> = {
   autostart: '--autostart',
   restartPolicy: '--restart',
   idleSuspendMs: '--idle-suspend',
+  process: '--entrypoint, --cmd, --env, --user, --workdir',
 };
 
 const UNITS: Readonly<Record<string, string>> = {

@@ -6,6 +6,7 @@ import { BangerError } from '../../errors.ts';
 import { parseDuration } from '../../units.ts';
 import type { OptionSpecs, OptionValues } from '../command-shape.ts';
 import { VM_FLAGS } from './flag-names.ts';
+import { splitWords } from './words.ts';
 
 export const RESTART_POLICIES = ['never', 'on-failure', 'always'] as const satisfies RestartPolicy[];
 
@@ -43,9 +44,20 @@ export const VM_OPTIONS = {
     help: 'suspend it after so long without use, e.g. 30m',
     default: 'off',
   },
+  entrypoint: {
+    type: 'text',
+    placeholder: 'words',
+    help: 'run this instead of what the OCI image runs; none for nothing',
+  },
+  cmd: { type: 'text', placeholder: 'words', help: 'arguments for what the OCI image runs, instead of its own' },
+  user: { type: 'text', placeholder: 'name[:group]', help: 'as whom the OCI image’s process runs' },
+  workdir: { type: 'text', placeholder: 'dir', help: 'directory the OCI image’s process runs in' },
 } as const satisfies OptionSpecs;
 
-export type VmOptionValues = OptionValues<typeof VM_OPTIONS>;
+export type VmOptionValues = OptionValues<typeof VM_OPTIONS> & {
+  /** variables for the process of an OCI image */
+  processEnv?: readonly string[];
+};
 
 export function vmCreateRequest(name: string, options: VmOptionValues): VmCreate {
   return {
@@ -61,8 +73,26 @@ export function vmCreateRequest(name: string, options: VmOptionValues): VmCreate
     ...(options.autostart ? { autostart: true } : {}),
     // the parser takes none but these
     ...(options.idleSuspend === undefined ? {} : { idleSuspendMs: idleSuspendMs(options.idleSuspend) }),
+    ...processRequest(options),
     ...(options.restart === undefined ? {} : { restartPolicy: options.restart as RestartPolicy }),
   };
+}
+
+function processRequest({
+  entrypoint,
+  cmd,
+  user,
+  workdir,
+  processEnv = [],
+}: VmOptionValues): Pick<VmCreate, 'process'> {
+  const process = {
+    ...(entrypoint === undefined ? {} : { entrypoint: entrypoint === 'none' ? [] : splitWords(entrypoint) }),
+    ...(cmd === undefined ? {} : { cmd: splitWords(cmd) }),
+    ...(user === undefined ? {} : { user }),
+    ...(workdir === undefined ? {} : { workdir }),
+    ...(processEnv.length === 0 ? {} : { env: [...processEnv] }),
+  };
+  return Object.keys(process).length === 0 ? {} : { process };
 }
 
 /**

@@ -26,6 +26,7 @@ import { flattenInto } from './flatten.ts';
 import { placeImage } from './import.ts';
 import { type OciRecord, processOf, readOciRecord, writeOciRecord } from './oci-record.ts';
 import { type FoundImage, type ImportHost, placeBootFiles, resultDirectory, sumRootfs } from './sources.ts';
+import { addTools } from './tools.ts';
 
 /** Node's names of processors, in OCI's words. */
 const OCI_ARCH = { x86_64: 'amd64', aarch64: 'arm64' } as const;
@@ -101,6 +102,7 @@ async function fetched(
   const target = { layout: join(own, 'layout'), scratch: join(own, 'scratch'), blobs };
   const result = await resultDirectory(work);
   const boot = await placeBootFiles(work, result);
+  await addTools(work, work.request.bundle, boot.initrd);
   await mkdir(join(blobs, 'sha256'), { recursive: true, mode: 0o700 });
   for (const path of [target.layout, target.scratch]) await mkdir(path, { recursive: true, mode: 0o700 });
   try {

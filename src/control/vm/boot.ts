@@ -4,6 +4,7 @@ import { basename } from 'node:path';
 import { vmDefaults } from '../../config/schema.ts';
 import { gatewayOf } from '../../core/addresses.ts';
 import { type BootWord, createBootWordReader } from '../../core/boot-words.ts';
+import { describeEnvironment, describeProcess, describeUnit, resolveProcess } from '../../core/guest-process.ts';
 import { tapName, type VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { connectVmm, explainRefusal, versionOfVmm } from '../../firecracker/api.ts';
@@ -15,7 +16,7 @@ import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
 import type { SshConnection } from '../../guest/ssh.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import type { VmmChoice } from '../../preflight/vmm-choice.ts';
-import { vmFiles, vmmSocket } from '../../storage/layout.ts';
+import { imageFiles, vmFiles, vmmSocket } from '../../storage/layout.ts';
 import { openDirectory } from '../../storage/ownership.ts';
 import { writeSeedDrive } from '../../storage/seed-drive.ts';
 import { throwIfCancelled } from '../../system/abort.ts';
@@ -26,6 +27,7 @@ import type { DetachedProcess } from '../../system/runner.ts';
 import { confinementOf, groupOf, programWithinReach } from '../confine.ts';
 import { handOverFile, sealAgainstVmm, userOf, withinReach } from '../handover.ts';
 import type { Host } from '../host.ts';
+import { readOciRecord } from '../images/oci-record.ts';
 import { guestResolver } from '../network/guest-resolver.ts';
 import { findVmmOf, vmmSocketOf } from '../vmm.ts';
 import { watchLifeSigns } from './life-signs.ts';
@@ -59,6 +61,7 @@ export async function writeVmSeed(
     hostKeyPrivate: vm.hostKeyPrivate,
     hostKeyPublic: vm.hostKeyPublic,
     workMount: vm.workDiskMount,
+    process: await processOf(host, vm),
     files: { ...files, ...(vm.machineId === null ? {} : { '/etc/machine-id': `${vm.machineId}\n` }) },
   });
   await handOverFile(host, vm, seedDrive);
@@ -69,6 +72,19 @@ export interface LaunchVmOptions {
   continues?: boolean;
   /** whether it is to leave the processors to everybody else */
   background?: boolean;
+}
+
+/** What the image's process is to be; undefined for images that were no OCI image. */
+async function processOf({ config }: Host, vm: VmRecord): Promise<Record<string, string> | undefined> {
+  if (vm.imageId === null) return undefined;
+  const oci = await readOciRecord(imageFiles(config.paths.store, vm.imageId).oci);
+  if (!oci) return undefined;
+  const process = resolveProcess(oci.process, vm.process ?? {});
+  return {
+    environment: describeEnvironment(process),
+    service: describeProcess(process),
+    'service.unit': describeUnit(process),
+  };
 }
 
 /** Launches the VMM that fits this host; it is in the ledger before it exists. */

@@ -79,7 +79,7 @@ export function requireFreeName({ stores }: Pick<Host, 'stores'>, name: string):
 /** Records a new VM, with its address for life; nothing of it is on the host yet. */
 export async function admitVm(
   host: Host,
-  { name, nat, autostart, restartPolicy, idleSuspendMs, lease }: NewVmRequest,
+  { name, nat, autostart, restartPolicy, idleSuspendMs, lease, process }: NewVmRequest,
   boot: BootFiles,
   { keptDisk, ...shape }: Shape & { keptDisk: string | null; machineId?: string },
   signal: AbortSignal,
@@ -91,7 +91,7 @@ export async function admitVm(
   const temporary = temporaryOf(host, lease, keptDisk);
   const vm = newVm({
     ...{ id: newVmId(), name, image: boot.name, imageId: boot.imageId },
-    ...{ ...shape, address, nat, autostart, restartPolicy, idleSuspendMs, temporary },
+    ...{ ...shape, address, nat, autostart, restartPolicy, idleSuspendMs, temporary, process: process ?? null },
     ...{ hostKeyPrivate: hostKey.privateKey, hostKeyPublic: hostKey.publicKey, createdAt: host.now() },
   });
   vm.user = freeUser(host, vm.id);

@@ -70,6 +70,8 @@ async function look(
   request: NewVmRequest,
 ): Promise<{ template: TemplateRecord; boot: BootFiles; shape: Shape } | undefined> {
   // a file system that is used elsewhere must not change under a guest that has it mounted
+  // the process of a template is the image's
+  if (request.process !== undefined) return undefined;
   if (request.workDiskFrom !== undefined || host.stores.templates.list().length === 0) return undefined;
   try {
     const boot = await findBootFiles(host, request.image);

@@ -62,7 +62,7 @@ export function createWarmer(host: Host, quietMs = QUIET_MS): Warmer {
   function consider(vm: VmRecord): void {
     const { automatic, templates } = host.config.warm;
     // a fork or a restored disk says nothing of the image
-    if (!automatic || templates === 0 || vm.forkedFrom !== null || vm.machineId !== null) return;
+    if (!automatic || templates === 0 || vm.forkedFrom !== null || vm.machineId !== null || vm.process !== null) return;
     waiting.push(vm);
     lookSoon();
   }

@@ -58,14 +58,13 @@ export default defineCommand({
       ['--copy-in', options.copyIn.length > 0],
       ['--copy-out', options.copyOut.length > 0],
       ['--overwrite', options.overwrite],
-      ['--env', options.env.length > 0],
       ['--cwd', options.cwd !== undefined],
       ['--tty', options.tty !== undefined],
       ['--no-stdin', options.stdin],
     ] as const) {
       if (given) throw misplaced(flag, 'goes with a command', `banger run ${name} ${flag} ... -- COMMAND`);
     }
-    const run = await bringUp(ctx, name, options);
+    const run = await bringUp(ctx, name, { ...options, processEnv: options.env });
     sayWhatItIs(ctx, run, options);
     return run.vm;
   },

@@ -1,0 +1,128 @@
+/** The process of an OCI image as its VM runs it: what the image says, and what was asked for instead. */
+
+/** What an image says. */
+export interface ImageProcess {
+  entrypoint: readonly string[];
+  cmd: readonly string[];
+  /** `NAME=VALUE` */
+  env: readonly string[];
+  user: string;
+  workdir: string;
+  /** name or number of a signal */
+  stopSignal: string;
+}
+
+/** What was asked for when the VM was made; what is left out is the image's. */
+export interface ProcessRequest {
+  /** an empty one takes away that of the image */
+  entrypoint?: string[] | undefined;
+  cmd?: string[] | undefined;
+  /** added to that of the image, by name */
+  env?: string[] | undefined;
+  user?: string | undefined;
+  workdir?: string | undefined;
+}
+
+export interface GuestProcess {
+  /** empty when nothing is to run beside what the guest itself begins */
+  argv: string[];
+  env: string[];
+  user: string;
+  workdir: string;
+  stopSignal: number;
+}
+
+/** Linux on x86 and ARM (asm-generic/signal.h). */
+const SIGNALS = [
+  ...['', 'HUP', 'INT', 'QUIT', 'ILL', 'TRAP', 'ABRT', 'BUS', 'FPE', 'KILL', 'USR1', 'SEGV', 'USR2', 'PIPE', 'ALRM'],
+  ...['TERM', 'STKFLT', 'CHLD', 'CONT', 'STOP', 'TSTP', 'TTIN', 'TTOU', 'URG', 'XCPU', 'XFSZ', 'VTALRM', 'PROF'],
+  ...['WINCH', 'IO', 'PWR', 'SYS'],
+];
+const RTMIN = 34;
+
+/** Inits that images name as their process: process 1 is one anyway. */
+const INITS = new Set([
+  '/sbin/init',
+  '/usr/sbin/init',
+  '/lib/systemd/systemd',
+  '/usr/lib/systemd/systemd',
+  '/bin/systemd',
+  'systemd',
+]);
+/** A shell that is given nothing to read ends at once. */
+const SHELLS = new Set(['sh', 'bash', 'ash', 'dash', 'zsh', 'fish', 'busybox']);
+
+/** What runs, by the rules of Docker: an entrypoint that is asked for takes the image's command away. */
+export function resolveProcess(image: ImageProcess, request: ProcessRequest): GuestProcess {
+  const entrypoint = request.entrypoint ?? image.entrypoint;
+  const cmd = request.cmd ?? (request.entrypoint === undefined ? image.cmd : []);
+  const env = new Map<string, string>();
+  for (const pair of [...image.env, ...(request.env ?? [])]) env.set(pair.split('=', 1)[0] ?? '', pair);
+  const argv = [...entrypoint, ...cmd];
+  return {
+    argv: isIdle(argv) ? [] : argv,
+    env: [...env.values()].filter((pair) => /^[^=]+=/.test(pair)),
+    user: request.user ?? image.user,
+    workdir: request.workdir ?? (image.workdir || '/'),
+    stopSignal: signalNumber(image.stopSignal),
+  };
+}
+
+function isIdle(argv: readonly string[]): boolean {
+  const [program = ''] = argv;
+  if (INITS.has(program)) return true;
+  return argv.length === 1 && SHELLS.has(program.split('/').at(-1) ?? '');
+}
+
+/** SIGTERM for what is none. */
+function signalNumber(text: string): number {
+  const name = text.toUpperCase().replace(/^SIG/, '');
+  if (/^\d{1,2}$/.test(name)) return Number(name) >= 1 && Number(name) <= 64 ? Number(name) : 15;
+  const [, offset] = /^RTMIN(?:\+(\d{1,2}))?$/.exec(name) ?? [];
+  if (name.startsWith('RTMIN')) return RTMIN + Number(offset ?? 0);
+  const number = SIGNALS.indexOf(name);
+  return number > 0 ? number : 15;
+}
+
+/** What the guest reads it from: records with a zero byte behind each; one that has such a byte in it is left out. */
+export function describeProcess({ argv, env, user, workdir, stopSignal }: GuestProcess): string {
+  const records = [
+    ...argv.map((word) => `arg=${word}`),
+    ...env.map((pair) => `env=${pair}`),
+    `user=${user}`,
+    `directory=${workdir}`,
+    `stop=${stopSignal}`,
+  ];
+  return records
+    .filter((record) => !record.includes('\0'))
+    .map((record) => `${record}\0`)
+    .join('');
+}
+
+/** The environment for shells. */
+export function describeEnvironment({ env }: GuestProcess): string {
+  const lines = env.flatMap((pair) => {
+    const [, name, value] = /^([A-Za-z_]\w{0,250})=(.*)$/s.exec(pair) ?? [];
+    if (name === undefined || value === undefined || value.includes('\0')) return [];
+    return [`export ${name}='${value.replaceAll("'", `'\\''`)}'\n`];
+  });
+  return lines.join('');
+}
+
+/** A unit for images whose init is systemd. */
+export function describeUnit({ stopSignal }: GuestProcess): string {
+  return `# Made by banger's initrd at each boot, gone with it: the process of the image.
+[Unit]
+Description=Process of the image
+After=network.target
+[Service]
+ExecStart=/run/banger/agent --service
+Restart=on-failure
+RestartSec=1
+KillSignal=${stopSignal}
+StandardOutput=journal+console
+StandardError=journal+console
+[Install]
+WantedBy=multi-user.target
+`;
+}
