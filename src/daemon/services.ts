@@ -19,6 +19,7 @@ import { messageOf } from '../errors.ts';
 import { ensureClientKey } from '../guest/keys.ts';
 import { openCanary } from '../network/canary.ts';
 import { GUEST_DNS_PORT } from '../network/nftables.ts';
+import { createLocalPort } from '../network/port.ts';
 import type { PoolHolder } from '../preflight/context.ts';
 import { type Ballast, createBallast } from '../state/ballast.ts';
 import { type Database, openDatabase } from '../state/database.ts';
@@ -116,6 +117,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const onAttach = () => dnsService.linkUp();
   // root hears of rules from the kernel
   const canary = uid === 0 ? undefined : await openCanary();
+  const port = createLocalPort({ privileged: rights.network, programs: config.programs, atOnce: uid === 0 });
   const guests = () => [...vms.list(), ...stores.buildVms.list()];
 
   const host: Host = {
@@ -125,7 +127,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     stores,
     system,
     network: createHostNetwork({
-      ...{ config, runner, privileged: rights.network, ledger, guests, pool, uid, table, guestDns, onAttach },
+      ...{ config, runner, port, ledger, guests, pool, uid, table, guestDns, onAttach },
       canary,
       onNoForwarding: (device, error) =>
         log.warn(

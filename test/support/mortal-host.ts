@@ -22,6 +22,7 @@ import { parseSubnet } from '../../src/core/addresses.ts';
 import type { VmRecord } from '../../src/core/vm.ts';
 import { NO_VM_USERS } from '../../src/core/vm-users.ts';
 import type { SshConnection } from '../../src/guest/ssh.ts';
+import { createLocalPort } from '../../src/network/port.ts';
 import { type Database, openDatabase } from '../../src/state/database.ts';
 import { createOperationStore, type OperationStore } from '../../src/state/operations.ts';
 import { createStores } from '../../src/state/stores.ts';
@@ -207,7 +208,8 @@ function createDaemon(given: {
     stores,
     system: { runner, privileged, uid: 0, vmUsers: NO_VM_USERS, cgroups: NO_CGROUPS, env: {} },
     network: createHostNetwork({
-      ...{ config, runner, privileged, ledger: stores.ledger, pool, uid: 0, table: 'banger_mortal' },
+      ...{ config, runner, ledger: stores.ledger, pool, uid: 0, table: 'banger_mortal' },
+      port: createLocalPort({ privileged, programs: config.programs, atOnce: true }),
       guests: () => [...stores.vms.list(), ...stores.buildVms.list()],
       followChanges: async () => ({
         hearsRules: true,

@@ -5,37 +5,21 @@ import { hostMacFor, tapName, type VmRecord } from '../../core/vm.ts';
 import type { Canary } from '../../network/canary.ts';
 import { followHostChanges, type HostChanges } from '../../network/changes.ts';
 import { findDrift, type Link } from '../../network/drift.ts';
-import { forwardingSetting, LENT, readSetting, writeSetting } from '../../network/forwarding.ts';
-import {
-  applyRules,
-  type FirewallMember,
-  type FirewallRules,
-  type GuestDns,
-  isWhole,
-  readTable,
-} from '../../network/nftables.ts';
-import {
-  addPoolRoute,
-  addPoolRule,
-  deletePoolRoute,
-  deletePoolRule,
-  findUplink,
-  findWays,
-  otherPoolsInUse,
-  readRules,
-  type Way,
-} from '../../network/routes.ts';
-import { createTap, deleteTap, setUpTap, type Tap } from '../../network/tap.ts';
+import { forwardingSetting, LENT, readSetting } from '../../network/forwarding.ts';
+import type { FirewallMember, FirewallRules, GuestDns } from '../../network/nftables.ts';
+import type { NetworkPort } from '../../network/port.ts';
+import { findUplink, findWays, otherPoolsInUse, readRules, type Way } from '../../network/routes.ts';
+import type { Tap } from '../../network/tap.ts';
 import { HOST_OWNER, type Ledger } from '../../state/ledger.ts';
 import { createMutex } from '../../system/mutex.ts';
-import type { Privileged } from '../../system/privilege.ts';
 import type { Runner } from '../../system/runner.ts';
 import type { HostNetwork, Mended } from '../host.ts';
 
 export interface HostNetworkDeps {
   config: Config;
   runner: Runner;
-  privileged: Privileged;
+  /** changes what takes a right to change */
+  port: NetworkPort;
   ledger: Ledger;
   /** every VM that may have a tap: those on record and those of image builds */
   guests: () => readonly VmRecord[];
@@ -66,22 +50,14 @@ const CANARY_LOOK_MS = 60_000;
 /** An uplink keeps its MTU for longer than a start takes. */
 const MTU_BELIEF_MS = 1000;
 
-/** What one program gets to change the host's network; under load they take a tenth of a second. */
-const CALL_LIMIT_MS = 15_000;
-
 /** How often rules are written that somebody takes away at once; the next round goes on with it. */
 const WRITE_TRIES = 3;
 
 const NOTHING_MENDED: Mended = { rules: false, routes: [], goneTaps: [] };
 
 export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
-  const { ip, nft, sysctl } = deps.config.programs;
-  const { ledger } = deps;
-  // each is done in milliseconds; one that hangs holds the mutex, and so every start, stop and repair
-  const privileged: Privileged = {
-    ...deps.privileged,
-    run: (argv, options) => deps.privileged.run(argv, { timeoutMs: CALL_LIMIT_MS, ...options }),
-  };
+  const { ip } = deps.config.programs;
+  const { ledger, port } = deps;
   const pool = formatSubnet(deps.pool);
   // the firewall table and the shared settings are rewritten as a whole: one change at a time
   const mutex = createMutex();
@@ -146,22 +122,22 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   async function writeRules(leaving?: string): Promise<void> {
     written = undefined;
     const rules = await rulesFor(leaving);
-    await applyRules(privileged, nft, rules);
+    await port.writeRules(rules);
     walled = String(rules.lent);
   }
 
   /** Whether the table had to be written: anybody may have flushed it, or only parts of it. */
   async function mendRules(): Promise<boolean> {
-    const present = await readTable(privileged, nft, deps.table);
+    const present = (await port.readRules(await rulesFor()))?.text;
     if (present !== undefined && present === written) return false;
     // what stands there was either never compared or is not what was written
     const first = written === undefined && present !== undefined;
     written = undefined;
     for (let tries = 0; written === undefined && tries < WRITE_TRIES; tries++) {
       await writeRules();
-      const seen = await readTable(privileged, nft, deps.table);
+      const seen = await port.readRules(await rulesFor());
       // whoever flushes again and again may have done so before it was read: that is not to be compared with from now on
-      if (seen !== undefined && isWhole(seen, await rulesFor())) written = seen;
+      if (seen?.whole) written = seen.text;
     }
     return !(first && present === written);
   }
@@ -179,13 +155,15 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   async function mendRoutes(): Promise<Pick<Mended, 'routes' | 'goneTaps'>> {
     const links: Link[] = members();
     const drift = await findDrift(links, pool);
-    if (drift.poolRouteLost) await addPoolRoute(privileged, ip, pool);
+    if (drift.poolRouteLost) await port.addPoolRoute(pool);
     for (const { tap } of drift.lostRoutes) {
       const vm = deps.guests().find(({ id }) => tapName(id) === tap);
-      if (vm) await setUpTap(privileged, ip, await tapOf(vm));
+      if (vm) await port.setUpTap(await tapOf(vm));
     }
     // whoever sets net.ipv4.ip_forward sets every device's own switch too
-    for (const { tap } of links) await writeSetting(privileged, sysctl, forwardingSetting(tap), '1', 'if-present');
+    for (const { tap } of links) {
+      if ((await readSetting(forwardingSetting(tap))) === '0') await port.setForwarding(tap, '1');
+    }
     const routes = [...(drift.poolRouteLost ? [pool] : []), ...drift.lostRoutes.map(({ tap }) => tap)];
     return { routes, goneTaps: drift.goneTaps };
   }
@@ -212,7 +190,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     for (const { resource } of ledger.all()) {
       if (resource.kind !== 'sysctl' || resource.set !== LENT) continue;
       // whoever wrote 1 since wants it for more than VMs
-      if ((await readSetting(resource.name)) !== '1') lent.push(resource.name.split('/')[3] ?? '');
+      if ((await readSetting(resource.name)) !== '1') lent.push(deviceOf(resource.name));
     }
     return lent.sort();
   }
@@ -235,7 +213,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     if (members().length > 0 && String(await lentDevices()) !== walled) await writeRules();
     for (const { device, isDefault } of off) {
       try {
-        await writeSetting(privileged, sysctl, forwardingSetting(device), LENT, 'if-present');
+        await port.setForwarding(device, LENT);
       } catch (error) {
         if (isDefault) throw error;
         deps.onNoForwarding?.(device, error);
@@ -248,7 +226,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     const rules = await readRules(deps.runner, ip, pool);
     if (!rules.others || rules.own) return;
     ledger.record(HOST_OWNER, { kind: 'pool-rule', name: pool });
-    await addPoolRule(privileged, ip, pool);
+    await port.addPoolRule(pool);
   }
 
   let measured: { mtu: Promise<number>; until: number } | undefined;
@@ -269,7 +247,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     ways.catch(() => {});
     if (!ledger.all().some(({ resource }) => resource.kind === 'pool-route')) {
       ledger.record(HOST_OWNER, { kind: 'pool-route', name: pool });
-      await addPoolRoute(privileged, ip, pool);
+      await port.addPoolRoute(pool);
     }
     await claimRules();
     await lendForwarding(ways);
@@ -279,12 +257,12 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   async function releaseHost(): Promise<void> {
     for (const { owner, resource } of ledger.all()) {
       if (owner !== HOST_OWNER) continue;
-      if (resource.kind === 'pool-route') await deletePoolRoute(privileged, ip, resource.name);
-      else if (resource.kind === 'pool-rule') await deletePoolRule(privileged, ip, resource.name);
+      if (resource.kind === 'pool-route') await port.deletePoolRoute(resource.name);
+      else if (resource.kind === 'pool-rule') await port.deletePoolRule(resource.name);
       else if (resource.kind === 'sysctl') {
         if (await otherPoolsInUse(deps.runner, ip, pool)) continue; // asked again at the next reconcile
         if ((await readSetting(resource.name)) === (resource.set ?? '1')) {
-          await writeSetting(privileged, sysctl, resource.name, resource.before, 'if-present');
+          await port.setForwarding(deviceOf(resource.name), resource.before);
         }
       } else continue;
       ledger.strike(resource.kind, resource.name);
@@ -298,10 +276,10 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
         const tap = tapName(vm.id);
         ledger.record(vm.id, { kind: 'tap', name: tap, ...(closed ? { closed } : {}) });
         await claimHost();
-        // the rules first: the device must never be up without its anti-spoof entry
-        await writeRules();
-        await createTap(privileged, ip, await tapOf(vm), deps.uid === 0);
-        await writeSetting(privileged, sysctl, forwardingSetting(tap), '1');
+        written = undefined;
+        const rules = await rulesFor();
+        await port.attach(await tapOf(vm), rules);
+        walled = String(rules.lent);
         deps.onAttach?.();
       }),
     open: (vm) =>
@@ -315,8 +293,10 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
       mutex.run(async () => {
         for (const resource of ledger.of(vm.id)) {
           if (resource.kind !== 'tap') continue;
-          await deleteTap(privileged, ip, resource.name);
-          await writeRules(vm.id);
+          written = undefined;
+          const rules = await rulesFor(vm.id);
+          await port.detach(resource.name, rules);
+          walled = String(rules.lent);
           ledger.strike('tap', resource.name); // last, because it stands for the rules too
         }
         if (members().length > 0) return;
@@ -347,4 +327,9 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
         if (members().length > 0) await writeRules();
       }),
   };
+}
+
+/** Device of a forwarding switch. */
+function deviceOf(setting: string): string {
+  return setting.split('/')[3] ?? '';
 }

@@ -3,6 +3,7 @@ import { describe, it, type TestContext } from 'node:test';
 import { loadConfig } from '../../../src/config/load.ts';
 import { createHostNetwork } from '../../../src/control/network/host-network.ts';
 import { parseSubnet } from '../../../src/core/addresses.ts';
+import { createLocalPort } from '../../../src/network/port.ts';
 import { openDatabase } from '../../../src/state/database.ts';
 import { createLedger } from '../../../src/state/ledger.ts';
 import { createPrivileged } from '../../../src/system/privilege.ts';
@@ -36,7 +37,11 @@ async function place(t: TestContext, hearsRules = true) {
   const network = createHostNetwork({
     config,
     runner,
-    privileged: createPrivileged(runner, { uid: 0, sudo: 'never', sudoProgram: 'sudo' }),
+    port: createLocalPort({
+      privileged: createPrivileged(runner, { uid: 0, sudo: 'never', sudoProgram: 'sudo' }),
+      programs: config.programs,
+      atOnce: true,
+    }),
     ledger,
     guests: () => [vm],
     pool: parseSubnet('10.99.0.0/16'),

@@ -9,6 +9,7 @@ import { loadConfig } from '../../../src/config/load.ts';
 import { createHostNetwork } from '../../../src/control/network/host-network.ts';
 import { gatewayOf, parseSubnet } from '../../../src/core/addresses.ts';
 import type { VmRecord } from '../../../src/core/vm.ts';
+import { createLocalPort } from '../../../src/network/port.ts';
 import { openDatabase } from '../../../src/state/database.ts';
 import { createLedger } from '../../../src/state/ledger.ts';
 import { createPrivileged } from '../../../src/system/privilege.ts';
@@ -116,7 +117,11 @@ export async function createBanger(options: {
   const network = createHostNetwork({
     config,
     runner,
-    privileged: createPrivileged(runner, { uid: 0, sudo: 'never', sudoProgram: 'sudo' }),
+    port: createLocalPort({
+      privileged: createPrivileged(runner, { uid: 0, sudo: 'never', sudoProgram: 'sudo' }),
+      programs: config.programs,
+      atOnce: true,
+    }),
     ledger: createLedger(openDatabase(':memory:')),
     guests: () => vms,
     pool,
