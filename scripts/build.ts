@@ -1,6 +1,6 @@
 /**
- * Builds the executable: `dist/banger` (command line and daemon), which is fcqemu under its second name `dist/fcqemu`,
- * and the licences of everything inside. Run it with the Node that shall be inside: it is the one that is copied.
+ * Builds the executable: `dist/banger` (command line and daemon), which is fcqemu and the network helper under its other
+ * names `dist/fcqemu` and `dist/bangernet`, and the licences of everything inside. Run it with the Node that shall be inside: it is the one that is copied.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createWriteStream, existsSync, rmSync, writeFileSync } from 'node:fs';
@@ -88,19 +88,22 @@ async function main(): Promise<void> {
     const node = await strippedNode(work);
     const cli = await bundle('bin/banger.ts', [separateDaemon]);
     const fcqemu = await bundle('bin/fcqemu.ts');
+    const bangernet = await bundle('bin/bangernet.ts');
     const daemon = await bundle('src/daemon/main.ts');
     const loader = await bundle('scripts/embedded-main.ts');
     await executable(work, node, loader, {
-      // these two begin their work as soon as they are run, so they are compiled and no more
+      // these begin their work as soon as they are run, so they are compiled and no more
       ...(await script(work, 'banger', cli)),
       ...(await script(work, 'fcqemu', fcqemu)),
+      ...(await script(work, 'bangernet', bangernet)),
       ...(await script(work, 'daemon', daemon, 'warm')),
       ...(await helperScripts()),
       'banger-agent': join(DIST, 'banger-agent'),
     });
-    await writeFile(join(work, 'LICENSES'), await licences([...cli.inputs, ...daemon.inputs, ...fcqemu.inputs]));
+    const inputs = [cli, daemon, fcqemu, bangernet].flatMap((part) => part.inputs);
+    await writeFile(join(work, 'LICENSES'), await licences(inputs));
     await rename(join(work, 'LICENSES'), join(DIST, 'LICENSES'));
-    await writeFile(join(work, 'parts.json'), await parts([...cli.inputs, ...daemon.inputs, ...fcqemu.inputs]));
+    await writeFile(join(work, 'parts.json'), await parts(inputs));
     await rename(join(work, 'parts.json'), join(DIST, 'parts.json'));
   } finally {
     await rm(work, { recursive: true, force: true });
@@ -115,6 +118,8 @@ function tryOut(): void {
   const env = { ...process.env, BANGER_HOME: DIST, BANGER_VMM: 'none of them' };
   const daemon = spawnSync(join(DIST, 'banger'), ['daemon', 'run'], { env, encoding: 'utf8' });
   if (daemon.status !== 2) throw new Error(`the daemon in dist/banger does not start: ${daemon.stderr}`);
+  const helper = execFileSync(join(DIST, 'bangernet'), ['--version'], { encoding: 'utf8' }).trim();
+  if (helper !== `bangernet ${manifest.version}`) throw new Error(`dist/bangernet says it is "${helper}"`);
   // a file that is no snapshot: to see that, a part of Node has to be loaded that most processes never need
   const snapshot = join(DIST, `.snapshot-${process.pid}`);
   writeFileSync(snapshot, Buffer.concat([Buffer.from('FCQEMU\0\x01', 'latin1'), Buffer.alloc(16)]));
@@ -184,15 +189,15 @@ async function executable(work: string, node: string, main: Bundle, assets: Reco
   // written in small pieces: in one large write the kernel caches it in large folios, of which a process then
   // has every byte mapped that it never touches, 40 MB more resident memory than Node itself
   const pieces = join(DIST, `banger.${process.pid}.new`);
-  const second = join(DIST, `fcqemu.${process.pid}.new`);
+  const others = ['fcqemu', 'bangernet'].map((name) => ({ name, link: join(DIST, `${name}.${process.pid}.new`) }));
   await pipeline(Readable.from(slices(file)), createWriteStream(pieces, { mode: 0o755 }));
   // a link that is no symbolic one keeps its name when somebody asks for its real path
-  await link(pieces, second);
+  for (const other of others) await link(pieces, other.link);
   // at once, so that a daemon that runs from it keeps its own file
   await rename(pieces, join(DIST, 'banger'));
-  await rename(second, join(DIST, 'fcqemu'));
+  for (const other of others) await rename(other.link, join(DIST, other.name));
   const { size } = await stat(join(DIST, 'banger'));
-  console.log(`${join(DIST, 'banger')}  ${(size / 1e6).toFixed(1)} MB, also called fcqemu`);
+  console.log(`${join(DIST, 'banger')}  ${(size / 1e6).toFixed(1)} MB, also called fcqemu and bangernet`);
 }
 
 function* slices(file: Buffer): Generator<Buffer> {

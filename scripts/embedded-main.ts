@@ -24,6 +24,7 @@ const MODULES: Record<Program, readonly string[]> = {
     'timers/promises',
     'util',
   ],
+  bangernet: ['child_process', 'events', 'fs', 'fs/promises', 'net', 'util'],
   fcqemu: ['child_process', 'events', 'fs', 'fs/promises', 'net', 'os', 'path', 'stream', 'timers/promises'],
 };
 

@@ -1,8 +1,8 @@
-/** Which of its two programs the executable is: that depends on the name it was started by. */
+/** Which of its three programs the executable is: that depends on the name it was started by. */
 import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
 import { basename } from 'node:path';
 
-export type Program = 'banger' | 'fcqemu';
+export type Program = 'banger' | 'fcqemu' | 'bangernet';
 
 /** Type of the entry of the auxiliary vector that points to the path given to execve (getauxval(3)). */
 const AT_EXECFN = 31n;
@@ -10,7 +10,7 @@ const PATH_BYTES = 4096;
 
 /**
  * A name decides by what it contains, because people keep versions and copies: `fcqemu`, `firecracker` (whose place
- * fcqemu takes under its name), `banger`. Where argument 0 says nothing, as anybody may choose it, the path does that was
+ * fcqemu takes under its name), `bangernet`, `banger`. Where argument 0 says nothing, as anybody may choose it, the path does that was
  * given to execve, and then the file's own name.
  *
  * @returns the program, and the name that it was started by
@@ -28,6 +28,7 @@ export function findProgram(
 
 function programOf(name: string): Program | undefined {
   if (/fcqemu|firecracker/.test(name)) return 'fcqemu';
+  if (name.includes('bangernet')) return 'bangernet';
   return name.includes('banger') ? 'banger' : undefined;
 }
 

@@ -22,6 +22,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   image: ['core', 'system'],
   oci: ['core', 'system'],
   preflight: ['core', 'system', 'config', 'firecracker', 'network', 'storage', 'bundle', 'dns', 'guest'],
+  nethelper: ['core', 'system', 'network'],
   control: [
     'api',
     'core',

@@ -19,6 +19,8 @@ export interface Config {
   privilege: {
     /** whether single programs may be asked for with `sudo -n` when the user is not root */
     sudo: 'auto' | 'never';
+    /** socket of the network helper, or `never` */
+    helper: string;
     /** users of VMs when the daemon is root's: `auto`, `none`, or a range `FIRST-LAST` */
     vmUsers: string;
   };

@@ -242,6 +242,12 @@ const SETTINGS: SettingTree<Config> = {
       'auto',
       'Whether `sudo -n` is asked for single programs when the user is not root',
     ),
+    helper: always(
+      'privilege.helper',
+      nameOrPath('an absolute path or "never"'),
+      '/run/bangernet.sock',
+      'Socket of the network helper, which sets up networks for users; `never` asks sudo instead',
+    ),
     vmUsers: always(
       'privilege.vm_users',
       userRange(),

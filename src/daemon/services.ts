@@ -15,9 +15,11 @@ import { recoverStore } from '../control/store/image.ts';
 import { createAgents } from '../control/vm/agents.ts';
 import { createGuests } from '../control/vm/connections.ts';
 import { formatSubnet, gatewayOf } from '../core/addresses.ts';
+import { tableName } from '../core/network-names.ts';
 import { messageOf } from '../errors.ts';
 import { ensureClientKey } from '../guest/keys.ts';
 import { openCanary } from '../network/canary.ts';
+import { chooseWay, createHelperPort, mayAskHelper } from '../network/helper-client.ts';
 import { GUEST_DNS_PORT } from '../network/nftables.ts';
 import { createLocalPort } from '../network/port.ts';
 import type { PoolHolder } from '../preflight/context.ts';
@@ -66,7 +68,8 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   });
   const privileged = rights.root;
   const instance = instanceHash(env);
-  const table = tableName(instance);
+  const instanceName = instance?.toString(16).padStart(8, '0') ?? '';
+  const table = tableName(uid, instanceName);
   const cgroups = await findCgroupHome(uid, table);
   const system = { runner, privileged, uid, env, vmUsers: await findVmUsers(config, uid), cgroups };
   const databaseFile = join(config.paths.state, 'banger.db');
@@ -117,7 +120,14 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const onAttach = () => dnsService.linkUp();
   // root hears of rules from the kernel
   const canary = uid === 0 ? undefined : await openCanary();
-  const port = createLocalPort({ privileged: rights.network, programs: config.programs, atOnce: uid === 0 });
+  const local = createLocalPort({ privileged: rights.network, programs: config.programs, atOnce: uid === 0 });
+  const { helper } = config.privilege;
+  const port =
+    uid === 0
+      ? local
+      : chooseWay(createHelperPort(helper, { instance: instanceName, pool: poolText }), local, () =>
+          mayAskHelper(helper),
+        );
   const guests = () => [...vms.list(), ...stores.buildVms.list()];
 
   const host: Host = {
@@ -186,8 +196,4 @@ async function holderOf(claim: PoolClaim): Promise<PoolHolder | undefined> {
 function instanceHash(env: NodeJS.ProcessEnv): number | undefined {
   if (!env.BANGER_HOME) return undefined;
   return createHash('sha256').update(env.BANGER_HOME).digest().readUInt32BE(0);
-}
-
-function tableName(instance: number | undefined): string {
-  return instance === undefined ? 'banger' : `banger_${instance.toString(16).padStart(8, '0')}`;
 }

@@ -25,7 +25,7 @@ export async function readSetting(name: string): Promise<string | undefined> {
 }
 
 /**
- * Sets a kernel setting: directly as root, by `sysctl -w` through sudo otherwise.
+ * Sets a kernel setting: directly where this process has the right to, by `sysctl -w` through sudo otherwise.
  * @param absent what to make of a setting that does not exist: an error unless `if-present`
  */
 export async function writeSetting(
@@ -38,11 +38,21 @@ export async function writeSetting(
   const before = await readSetting(name);
   if (before === value || (before === undefined && absent === 'if-present')) return;
   try {
-    if (process.geteuid?.() === 0) await writeFile(`/proc/sys/${name}`, value);
-    else await privileged.run([sysctl, '-q', '-w', `${name}=${value}`]);
+    if (await written(name, value)) return;
+    await privileged.run([sysctl, '-q', '-w', `${name}=${value}`]);
   } catch (error) {
     // devices come and go while they are looked at
     if (absent === 'if-present' && (await readSetting(name)) === undefined) return;
+    throw error;
+  }
+}
+
+async function written(name: string, value: string): Promise<boolean> {
+  try {
+    await writeFile(`/proc/sys/${name}`, value);
+    return true;
+  } catch (error) {
+    if (['EACCES', 'EPERM'].includes(systemCode(error) ?? '')) return false;
     throw error;
   }
 }

@@ -152,13 +152,14 @@ function canaryChain(port: number): string {
 `;
 }
 
-/** Replaces both tables, of IP and of ARP, in one transaction; without members they are removed. */
+/** Replaces both tables, of IP and of ARP, in one transaction; without members and devices that are lent they are removed. */
 export async function applyRules(privileged: Privileged, nft: string, rules: FirewallRules): Promise<void> {
   // naming a table before deleting it makes the deletion succeed where there is none
   const removed = ['inet', 'arp'].map(
     (family) => `table ${family} ${rules.table}\ndelete table ${family} ${rules.table}\n`,
   );
-  const text = rules.members.length > 0 ? renderRules(rules) : removed.join('');
+  const isEmpty = rules.members.length === 0 && !rules.lent?.length;
+  const text = isEmpty ? removed.join('') : renderRules(rules);
   try {
     await privileged.run([nft, '-f', '-'], { input: text });
   } catch (error) {

@@ -140,10 +140,15 @@ export async function addPoolRoute(privileged: Privileged, ip: string, pool: str
   await privileged.run([ip, 'route', 'replace', 'unreachable', pool, 'proto', ROUTE_PROTOCOL]);
 }
 
+/** Ranges of all bangers of this host that have VMs running, by the routes of their pools. */
+export async function listPools(runner: Runner, ip: string): Promise<string[]> {
+  const { stdout } = await runner.run([ip, '-j', '-4', 'route', 'show', 'proto', ROUTE_PROTOCOL]);
+  return (JSON.parse(stdout || '[]') as IpRoute[]).map(({ dst }) => dst);
+}
+
 /** Whether another banger of this host has VMs running, by the route of its pool. */
 export async function otherPoolsInUse(runner: Runner, ip: string, pool: string): Promise<boolean> {
-  const { stdout } = await runner.run([ip, '-j', '-4', 'route', 'show', 'proto', ROUTE_PROTOCOL]);
-  return (JSON.parse(stdout || '[]') as IpRoute[]).some((route) => route.dst !== pool);
+  return (await listPools(runner, ip)).some((other) => other !== pool);
 }
 
 /** Removing a route that is already gone succeeds. */

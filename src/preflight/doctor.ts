@@ -5,6 +5,7 @@ import { userInfo } from 'node:os';
 import { dirname } from 'node:path';
 import { detectResolver } from '../dns/resolver-detect.ts';
 import { isSetUp } from '../dns/resolver-setup.ts';
+import { mayAskHelper } from '../network/helper-client.ts';
 import { findUplink, findWays } from '../network/routes.ts';
 import { sharesBlocks } from '../storage/file-system.ts';
 import { findProgram, groupOfDevice, KVM_DEVICE } from '../system/host-facts.ts';
@@ -67,10 +68,15 @@ async function summarize(context: PreflightContext): Promise<Record<string, stri
     bundle: hasBoot(context) ? `${context.boot.name} (${dirname(context.boot.kernel)})` : 'none',
     disks,
     network: `pool ${context.pool ?? 'none'}, uplink ${uplink ?? 'none'}`,
-    rights:
-      context.uid === 0 ? 'root' : context.config.privilege.sudo === 'never' ? 'none' : 'sudo -n, to set up networks',
+    rights: await rightsOf(context),
     resolver,
   };
+}
+
+async function rightsOf({ config: { privilege }, uid }: PreflightContext): Promise<string> {
+  if (uid === 0) return 'root';
+  if (await mayAskHelper(privilege.helper)) return `the network helper (${privilege.helper})`;
+  return privilege.sudo === 'never' ? 'none' : 'sudo -n, to set up networks';
 }
 
 /** Who resolves names on this host, and whether that one finds VMs. */

@@ -1,4 +1,4 @@
-/** Whose process listens on a Unix socket. */
+/** Whose process is at the other end of a Unix socket, as the kernel says. */
 import { once } from 'node:events';
 import { createConnection, type Socket } from 'node:net';
 import { type Functions, loadLibc } from './libc.ts';
@@ -38,6 +38,15 @@ export async function findListener(path: string): Promise<Peer | undefined> {
   } finally {
     socket.destroy();
   }
+}
+
+/**
+ * A way to tell whose process made a connection, when it did.
+ * @returns undefined where there is no ffi
+ */
+export async function peerReader(): Promise<((connection: Socket) => Peer | undefined) | undefined> {
+  const c = await loadLibc(SIGNATURES);
+  return c && ((connection) => credentialsOf(c, connection));
 }
 
 function credentialsOf(c: Functions<typeof SIGNATURES>, socket: Socket): Peer | undefined {

@@ -7,12 +7,12 @@ import { join } from 'node:path';
 import { describe, it, mock } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createClient } from '../../src/client/client.ts';
-import { takeActivationSocket } from '../../src/daemon/activation.ts';
 import { createIdleEnd, type IdleHost, isBusy, neededFor } from '../../src/daemon/idle.ts';
 import { takeDaemonLock } from '../../src/daemon/lock.ts';
 import { isProgramReplaced } from '../../src/daemon/replaced.ts';
 import { lockHolder, takeLockOver } from '../../src/daemon/take-over.ts';
 import type { BangerError } from '../../src/errors.ts';
+import { takeActivationSocket } from '../../src/system/activation.ts';
 import { sampleVm } from '../support/sample-vm.ts';
 import { tempDir } from '../support/temp-dir.ts';
 

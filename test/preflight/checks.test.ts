@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { chmod, mkdir, truncate, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { BangerError } from '../../src/errors.ts';
@@ -217,6 +219,27 @@ describe('checks of rights', () => {
     const result = await failed('privilege', context);
     assert.match(result.detail, /sudo is not installed/);
     assert.equal(result.fix, 'apt install sudo');
+  });
+
+  it('pass by the network helper without sudo, and name what to do when it does not answer', async (t) => {
+    const { context, home } = await testMachine(t, { uid: 1000 });
+    const helper = join(home, 'net.sock');
+    const config = { ...context.config, privilege: { ...context.config.privilege, helper } };
+    let answer = '{"ok":true,"result":{"version":"1.2","vmLimit":7}}\n';
+    const server = createServer((socket) => socket.on('data', () => socket.end(answer))).listen(helper);
+    t.after(() => server.close());
+    await once(server, 'listening');
+    const result = await check('privilege', { ...context, config });
+    assert.deepEqual([result.status, result.lookedFor], ['ok', `the network helper at ${helper}`]);
+    assert.match(result.detail, /helper \(1\.2\) sets up networks for up to 7 VMs/);
+    answer = '';
+    const broken = await failed('privilege', { ...context, config });
+    assert.match(broken.detail, /ended before it had answered/);
+    assert.equal(broken.fix, 'sudo systemctl restart bangernet.socket');
+    // rules of others are nobody's to see
+    const drops = await check('nat.firewall', { ...context, config, pool: '172.30.0.0/16' });
+    assert.equal(drops.status, 'not_applicable');
+    assert.match(drops.detail, /shows nobody the rules/);
   });
 
   it('name the commands sudo refuses and the one that installs the rules', async (t) => {

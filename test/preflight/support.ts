@@ -57,7 +57,7 @@ export async function testMachine(
     const found = await findProgram(program, own);
     if (found.found) await symlink(found.path, join(bin, program));
   }
-  const env = { PATH: bin, BANGER_HOME: home, ...options.env };
+  const env = { PATH: bin, BANGER_HOME: home, BANGER_PRIVILEGE_HELPER: 'never', ...options.env };
   const uid = options.uid ?? 0;
   const { config } = await loadConfig({ env, uid, arch: 'x64' });
   const runner = createRunner(env);

@@ -1,6 +1,6 @@
 /** The part of `banger setup` about this machine: what `banger doctor --fix` would run, and rights for who is not root. */
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import type { CheckResult, DoctorReport } from '../../api/system.ts';
 import { SUDOERS_DIRECTORY } from '../../config/paths.ts';
@@ -11,6 +11,9 @@ import { type Part, type SetupContext, settled, showFile } from './part.ts';
 
 const MACHINE = 'this machine';
 const RIGHTS = 'rights';
+
+/** Members may ask the network helper. */
+const HELPER_GROUP = 'banger';
 
 /** Commands that fix what failed, each once. */
 export function machinePart({ ctx, runner, journal }: SetupContext, { checks }: DoctorReport): Part {
@@ -33,12 +36,13 @@ export function machinePart({ ctx, runner, journal }: SetupContext, { checks }: 
   };
 }
 
-/** Rules for sudo, shown whole: they are what lets this user make networks. */
+/** What lets this user make networks: the group of the network helper, or else rules for sudo, which are shown whole. */
 export async function rightsPart({ ctx, journal }: SetupContext, { checks }: DoctorReport): Promise<Part> {
   const { terminal } = ctx;
   const check = checks.find(({ id }) => id === 'privilege');
   if (terminal.uid === 0) return settled(RIGHTS, 'root needs none');
   if (check?.status !== 'failed') return settled(RIGHTS, check?.detail ?? 'nothing more is needed');
+  if (check.fix?.includes('usermod')) return joinPart({ ctx, journal });
   if (!check.fix?.includes('--sudoers')) return settled(RIGHTS, `${check.detail} ${check.fix ?? ''}`.trim());
   const { text } = await ctx.api.call('sudoers', {});
   // a file for each user: several of them use banger on one machine
@@ -58,6 +62,21 @@ export async function rightsPart({ ctx, journal }: SetupContext, { checks }: Doc
       } finally {
         await rm(directory, { recursive: true, force: true });
       }
+    },
+  };
+}
+
+/** The group counts from the next login on, so what is left to do is said. */
+function joinPart({ ctx, journal }: Pick<SetupContext, 'ctx' | 'journal'>): Part {
+  const user = userInfo().username;
+  const argv: Argv = ['usermod', '--append', '--groups', HELPER_GROUP, user];
+  return {
+    title: RIGHTS,
+    plan: [`run ${commandLine(withRights(ctx.terminal, argv))}`],
+    async apply() {
+      await journal.add({ did: 'join', group: HELPER_GROUP, user });
+      await runOnTerminal(ctx, withRights(ctx.terminal, argv));
+      ctx.talk('Log out and in again: a session keeps the groups that it began with. A daemon too: banger daemon stop');
     },
   };
 }

@@ -12,6 +12,8 @@ export type Action =
   | { did: 'install'; packages: string[] }
   /** rules for sudo, a file of root */
   | { did: 'grant'; path: string }
+  /** membership of a group that lets this user ask the network helper */
+  | { did: 'join'; group: string; user: string }
   | { did: 'resolve' }
   /** `created` when the user had no ssh configuration of their own */
   | { did: 'include'; main: string; created: boolean }

@@ -38,6 +38,8 @@ function undo(ctx: SetupContext['ctx'], config: Config, action: Action): Omit<Un
       return command(withRights(ctx.terminal, ['dpkg', '--remove', ...action.packages]));
     case 'grant':
       return command(withRights(ctx.terminal, ['rm', '-f', action.path]));
+    case 'join':
+      return command(withRights(ctx.terminal, ['gpasswd', '--delete', action.user, action.group]));
     case 'linger':
       return command(['loginctl', 'disable-linger', action.user]);
     case 'resolve':

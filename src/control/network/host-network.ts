@@ -109,15 +109,19 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
     changes = undefined;
   }
 
-  const rulesFor = async (leaving?: string): Promise<FirewallRules> => ({
-    table: deps.table,
-    members: members(leaving),
-    vmToVm: deps.config.network.vmToVm,
-    vmToHost: deps.config.network.vmToHost,
-    guestDns: deps.guestDns,
-    lent: await lentDevices(),
-    canaryPort: deps.canary?.port,
-  });
+  const rulesFor = async (leaving?: string): Promise<FirewallRules> => {
+    const attached = members(leaving);
+    return {
+      table: deps.table,
+      members: attached,
+      vmToVm: deps.config.network.vmToVm,
+      vmToHost: deps.config.network.vmToHost,
+      guestDns: deps.guestDns,
+      // without VMs forwarding is about to be given back
+      lent: attached.length > 0 ? await lentDevices() : [],
+      canaryPort: deps.canary?.port,
+    };
+  };
 
   async function writeRules(leaving?: string): Promise<void> {
     written = undefined;

@@ -2,6 +2,7 @@
 import { access, constants, readFile } from 'node:fs/promises';
 import { BangerError } from '../../errors.ts';
 import { forwardingSetting, readSetting } from '../../network/forwarding.ts';
+import { mayAskHelper } from '../../network/helper-client.ts';
 import { GUEST_DNS_PORT } from '../../network/nftables.ts';
 import { findUplink, findWays } from '../../network/routes.ts';
 import { findProgram } from '../../system/host-facts.ts';
@@ -124,6 +125,12 @@ async function judgeNow(
   find: (rulesets: Ruleset[], paths: Paths) => Drop[],
 ): Promise<CheckOutcome> {
   if (context.pool === undefined) return notApplicable(lookedFor, 'There is no address pool.');
+  if (context.uid !== 0 && (await mayAskHelper(context.config.privilege.helper))) {
+    return notApplicable(
+      lookedFor,
+      'The network helper shows nobody the rules of this host; root can look: sudo banger doctor',
+    );
+  }
   const rulesets = await readRulesets(context);
   if (rulesets === undefined) return warning(lookedFor, 'The rules of this host could not be read.');
   const drops = find(rulesets, { ownTable: context.table, pool: context.pool, uid: context.uid });

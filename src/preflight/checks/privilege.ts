@@ -1,7 +1,8 @@
-/** Whether banger may do as root what it must, by sudo and for exactly the commands it runs. */
+/** Whether banger may do as root what it must: by the network helper, or by sudo and for exactly the commands it runs. */
 import { readFile } from 'node:fs/promises';
 import { gatewayOf, parseSubnet } from '../../core/addresses.ts';
 import { BangerError, messageOf } from '../../errors.ts';
+import { greetHelper, helperAccess } from '../../network/helper-client.ts';
 import { findUplink } from '../../network/routes.ts';
 import { findProgram } from '../../system/host-facts.ts';
 import {
@@ -23,10 +24,14 @@ const CAP_NET_ADMIN = 12n;
 /** Installs what `banger doctor --sudoers` prints, in one command and with the mode sudo demands. */
 export const INSTALL_SUDOERS = 'banger doctor --sudoers | sudo install -m 0440 /dev/stdin /etc/sudoers.d/banger';
 
+/** A session, and a daemon started in it, keeps the groups it began with. */
+const JOIN_GROUP =
+  'sudo usermod -aG banger "$USER", then log in again, and stop a daemon that runs: banger daemon stop';
+
 export const privilegeCheck: Check<PreflightContext> = {
   id: 'privilege',
   title: 'rights',
-  run: (context) => (context.uid === 0 ? checkRoot() : checkSudo(context)),
+  run: (context) => (context.uid === 0 ? checkRoot() : checkUser(context)),
 };
 
 async function checkRoot(): Promise<CheckOutcome> {
@@ -38,6 +43,26 @@ async function checkRoot(): Promise<CheckOutcome> {
     'This root may not set up networks; it is the root of a container.',
     'Start the container with: --cap-add NET_ADMIN --device /dev/net/tun',
   );
+}
+
+/** The helper first, as the daemon does; who may not use it is told how, unless sudo does as well. */
+async function checkUser(context: PreflightContext): Promise<CheckOutcome> {
+  const socket = context.config.privilege.helper;
+  const access = await helperAccess(socket);
+  if (access === 'absent') return await checkSudo(context);
+  const lookedFor = `the network helper at ${socket}`;
+  if (access === 'allowed') {
+    try {
+      const { version, vmLimit } = await greetHelper(socket);
+      return ok(lookedFor, `the network helper (${version}) sets up networks for up to ${vmLimit} VMs of this user`);
+    } catch (error) {
+      return failed(lookedFor, messageOf(error), 'sudo systemctl restart bangernet.socket');
+    }
+  }
+  const bySudo = await checkSudo(context);
+  if (bySudo.status === 'ok') return bySudo;
+  const detail = 'There is a network helper on this host, and this user is not in its group, banger.';
+  return failed(lookedFor, detail, JOIN_GROUP);
 }
 
 async function checkSudo(context: PreflightContext): Promise<CheckOutcome> {
