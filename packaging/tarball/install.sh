@@ -60,8 +60,9 @@ while read -r file; do
 	# a program that runs keeps its file
 	rm -f "$target"
 	case "$file" in
+	prefix/lib/banger/bangernet) ln "$destdir$prefix/bin/banger" "$target" 2>/dev/null || ln -s ../../bin/banger "$target" ;;
 	prefix/bin/fcqemu) ln "$destdir$prefix/bin/banger" "$target" 2>/dev/null || ln -s banger "$target" ;;
-	*.service | */apparmor-profile) sed "s|/usr/local/bin/|$prefix/bin/|" "$source" >"$target" ;;
+	*.service | */apparmor-profile) sed -E "s#/usr/local/(bin|lib)/#$prefix/\1/#" "$source" >"$target" ;;
 	*) cp -P -p "$source" "$target" ;;
 	esac
 done <"$here/files"
@@ -70,6 +71,8 @@ echo "Installed banger in $destdir$prefix."
 if [ -z "$destdir" ] && [ -d /run/systemd/system ] && [ "$(id -u)" = 0 ]; then
 	systemd-sysusers banger.conf || true
 	systemctl daemon-reload || true
+	systemctl enable --now bangernet.socket || true
+	echo "Members of the group banger may use the network helper: usermod -aG banger USER"
 	echo "For a daemon that starts with the first command of each user: systemctl --global enable bangerd.socket"
 fi
 echo "Next: banger setup"

@@ -2,7 +2,7 @@
  * What an installed banger consists of: the one list from which `make install`, the Debian package, the RPM and the tarball are
  * made, so that they cannot differ.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { completionScript } from '../../src/cli/completion/script.ts';
@@ -73,6 +73,8 @@ function programs({ prefix }: Layout): Entry[] {
   return [
     { path: join(bin, 'banger'), kind: 'copy', mode: 0o755, from: join(DIST, 'banger') },
     { path: join(bin, 'fcqemu'), kind: 'hardlink', to: join(bin, 'banger') },
+    // nobody calls it by hand, so it is in no PATH
+    { path: join(prefix, 'lib/banger/bangernet'), kind: 'hardlink', to: join(bin, 'banger') },
     { path: join(bin, 'fcqemu-vsock'), kind: 'copy', mode: 0o755, from: join(DIST, 'fcqemu-vsock') },
   ];
 }
@@ -85,13 +87,9 @@ function units(layout: Layout): Entry[] {
     unit('system/bangerd.service', 'bangerd-system.service'),
     unit('user/bangerd.socket', 'bangerd.socket'),
     unit('user/bangerd.service', 'bangerd-user.service'),
-    ...helperUnits(layout).map((name) => unit(`system/${name}`, name)),
+    unit('system/bangernet.socket', 'bangernet.socket'),
+    unit('system/bangernet.service', 'bangernet.service'),
   ];
-}
-
-/** Units of the network helper, in packages of a banger that has one. */
-export function helperUnits(_layout: Layout): string[] {
-  return ['bangernet.socket', 'bangernet.service'].filter((name) => existsSync(join(PACKAGING, 'systemd', name)));
 }
 
 function hostFiles(layout: Layout): Entry[] {
@@ -148,6 +146,7 @@ function filled(source: string, { prefix }: Layout): string {
   const environment = Object.entries(DAEMON_MEMORY).map(([name, value]) => `Environment=${name}=${value}`);
   return readFileSync(join(PACKAGING, source), 'utf8')
     .replaceAll('@BINDIR@', join(prefix, 'bin'))
+    .replaceAll('@LIBDIR@', join(prefix, 'lib/banger'))
     .replaceAll('@ENVIRONMENT@', environment.join('\n'));
 }
 

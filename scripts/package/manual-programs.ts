@@ -1,9 +1,9 @@
-/** Manual pages of the other programs: fcqemu(1), whose options are those of its help, and fcqemu-vsock(1). */
+/** Manual pages of the other programs: fcqemu(1), whose options are those of its help, fcqemu-vsock(1) and bangernet(8). */
 import { helpText } from '../../fcqemu/argv.ts';
 import type { Page } from './mdoc.ts';
 
 export function programPages(): Page[] {
-  return [fcqemuPage(), vsockPage()];
+  return [fcqemuPage(), vsockPage(), helperPage()];
 }
 
 function fcqemuPage(): Page {
@@ -79,6 +79,66 @@ function vsockPage(): Page {
       ['EXAMPLES', [{ literal: ['banger cp /usr/bin/fcqemu-vsock web:/sbin/', 'banger exec web -- fcqemu-vsock'] }]],
     ],
     seeAlso: ['fcqemu 1', 'banger 1'],
+  };
+}
+
+function helperPage(): Page {
+  return {
+    name: 'bangernet',
+    section: 8,
+    about: 'network helper of banger, for users without root',
+    sections: [
+      ['SYNOPSIS', [{ synopsis: ['bangernet', '[--vms N]', '[--pools LIST]', '[--journal DIR]'] }]],
+      [
+        'DESCRIPTION',
+        [
+          {
+            text:
+              'Makes network devices, routes and packet rules for VMs of users. systemd starts it when a daemon of a member of the group ' +
+              'banger connects to its socket, with the right to change the network and no other; it ends when it is not needed.',
+          },
+          {
+            text:
+              'A request names a VM, its address and what it may reach. Devices, rules and tables are named and written by the helper: ' +
+              'each user has a table, and no request reaches what belongs to another user, to root, or to rules of others. Each ' +
+              'request that changes something is in the journal, with user and process.',
+          },
+        ],
+      ],
+      [
+        'OPTIONS',
+        [
+          {
+            terms: [
+              { term: '--vms N', text: 'VMs that a user may have at a time. Without it: 256.' },
+              {
+                term: '--pools LIST',
+                text:
+                  'Address ranges, separated by commas, that VMs of users may have addresses of. Without it: those that banger chooses ' +
+                  'from by itself, within 172.27.0.0 to 172.30.255.255, 10.213.0.0/16, 10.214.0.0/16 and 10.128.0.0/10.',
+              },
+              {
+                term: '--journal DIR',
+                text: 'Where it is written down what users have. Without it: the runtime directory of the unit.',
+              },
+            ],
+          },
+        ],
+      ],
+      [
+        'EXAMPLES',
+        [
+          {
+            literal: [
+              'sudo usermod -aG banger alice',
+              'journalctl -u bangernet',
+              'sudo systemctl edit bangernet     # another ExecStart, with options',
+            ],
+          },
+        ],
+      ],
+    ],
+    seeAlso: ['banger 1', 'banger.toml 5'],
   };
 }
 

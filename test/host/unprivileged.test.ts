@@ -98,7 +98,7 @@ describe('a user who is not root', { skip }, () => {
     const processes = await processesOf(uid);
     return [
       ...(links.includes(`bgr-${id}`) ? ['tap'] : []),
-      ...(/ banger$/m.test(tables) ? ['table'] : []),
+      ...(new RegExp(` banger_u${uid}$`, 'm').test(tables) ? ['table'] : []),
       ...(routes.includes(pool) ? ['route'] : []),
       ...(processes.some((line) => /qemu-system|fcqemu|firecracker/.test(line)) ? ['VMM'] : []),
     ];

@@ -53,10 +53,12 @@ describe('what is installed', { skip: unbuilt }, () => {
     await writeFile(own, '');
     stage(root, entries);
     assert.equal((await filesOf(root)).length, entries.length + 1);
-    const [banger, fcqemu] = await Promise.all(
-      ['banger', 'fcqemu'].map((name) => stat(join(root, 'usr/local/bin', name))),
+    const inodes = await Promise.all(
+      ['bin/banger', 'bin/fcqemu', 'lib/banger/bangernet'].map(
+        async (name) => (await stat(join(root, 'usr/local', name))).ino,
+      ),
     );
-    assert.equal(banger?.ino, fcqemu?.ino, 'one file with two names');
+    assert.equal(new Set(inodes).size, 1, 'one file with three names');
     stage(root, entries); // over itself, while it may run
     unstage(root, entries);
     assert.deepEqual(await filesOf(root), ['/etc/ssh/ssh_config.d/mine.conf']);
@@ -119,11 +121,14 @@ describe('what is installed', { skip: unbuilt }, () => {
         env,
         encoding: 'utf8',
       });
-      const ours = stderr.split('\n').filter((line) => line.includes('bangerd'));
+      const ours = stderr.split('\n').filter((line) => /bangerd|bangernet/.test(line));
       assert.deepEqual([status, ours], [0, []], stderr);
     };
     verify('user', 'bangerd.socket', 'bangerd.service');
-    verify('system', 'bangerd.socket', 'bangerd.service');
+    verify('system', 'bangerd.socket', 'bangerd.service', 'bangernet.socket', 'bangernet.service');
+    const helper = join(root, 'usr/lib/systemd/system/bangernet.service');
+    const exposure = spawnSync('systemd-analyze', ['security', '--offline=true', '--threshold=20', helper]);
+    assert.equal(exposure.status, 0, `more open than 2.0:\n${exposure.stdout}`);
     execFileSync('systemd-sysusers', ['--root', root, '--dry-run', join(root, 'usr/lib/sysusers.d/banger.conf')]);
     execFileSync('systemd-tmpfiles', ['--root', root, '--create', join(root, 'usr/lib/tmpfiles.d/banger.conf')]);
     assert.equal((await stat(join(root, 'run/banger'))).mode & 0o777, 0o700);

@@ -25,7 +25,7 @@ describe('the manual', () => {
     const names = new Set([...pages.map(({ name }) => name), ...pageAliases().map(({ alias }) => alias)]);
     const missing = REGISTRY.flatMap(namesOf).filter((name) => !names.has(`banger-${name.replaceAll(' ', '-')}`));
     assert.deepEqual(missing, []);
-    const others = ['banger', 'fcqemu', 'fcqemu-vsock', 'banger.toml', 'bundle.json', 'recipe'];
+    const others = ['banger', 'fcqemu', 'fcqemu-vsock', 'bangernet', 'banger.toml', 'bundle.json', 'recipe'];
     assert.deepEqual(
       others.filter((name) => !names.has(name)),
       [],

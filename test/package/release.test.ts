@@ -37,6 +37,8 @@ describe('the tarball', { skip: unbuilt }, () => {
       assert.equal((await stat(join(bin, 'banger'))).ino, (await stat(join(bin, 'fcqemu'))).ino);
       const said = execFileSync(join(bin, 'fcqemu'), ['--version'], { encoding: 'utf8' });
       assert.match(said, /^Firecracker v/);
+      const helper = join(root, prefix, 'lib/banger/bangernet');
+      assert.equal(execFileSync(helper, ['--version'], { encoding: 'utf8' }), `bangernet ${VERSION}\n`);
       execFileSync(script, ['--prefix', prefix, '--destdir', root, '--uninstall'], { stdio: 'pipe' });
       const left = await readdir(root, { recursive: true, withFileTypes: true });
       assert.deepEqual(
