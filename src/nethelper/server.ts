@@ -101,7 +101,8 @@ export function createHelperServer({ helper, peerOf, log, limits: given }: Helpe
     }
     const own = connections.get(peer.uid) ?? 0;
     if (own >= limits.connectionsPerUser || total >= limits.connections) {
-      connection.end(`${JSON.stringify(TOO_MANY)}\n`);
+      // whole, and then closed, whether or not the other side closes it
+      connection.end(`${JSON.stringify(TOO_MANY)}\n`, () => connection.destroy());
       return;
     }
     connections.set(peer.uid, own + 1);

@@ -24,10 +24,10 @@ export class OrdinaryUser {
   readonly rulesFile: string;
   readonly #place: string;
 
-  readonly #dnsPort: number;
+  readonly #env: readonly string[];
 
-  private constructor(name: string, place: string, uid: string, dnsPort: number) {
-    this.#dnsPort = dnsPort;
+  private constructor(name: string, place: string, uid: string, env: readonly string[]) {
+    this.#env = env;
     this.name = name;
     this.home = join(place, 'home');
     this.uid = uid;
@@ -35,8 +35,11 @@ export class OrdinaryUser {
     this.#place = place;
   }
 
-  /** @param groups groups of the host the user is in besides its own */
-  static async create(groups: readonly string[] = []): Promise<OrdinaryUser> {
+  /**
+   * @param groups groups of the host the user is in besides its own
+   * @param env variables besides those of a login
+   */
+  static async create(groups: readonly string[] = [], env: Record<string, string> = {}): Promise<OrdinaryUser> {
     const name = `banger-${randomBytes(3).toString('hex')}`;
     // root's own directories may be closed to others, so the user gets copies of what it needs
     const place = await mkdtemp('/tmp/bu-');
@@ -50,14 +53,20 @@ export class OrdinaryUser {
     await root.run(['useradd', '--no-create-home', '--home-dir', home, '--groups', groups.join(','), name]);
     await root.run(['chown', '-R', name, home]);
     const uid = (await root.run(['id', '-u', name])).stdout.trim();
-    return new OrdinaryUser(name, place, uid, await freePort());
+    const variables = { BANGER_DNS_PORT: String(await freePort()), ...env };
+    return new OrdinaryUser(
+      name,
+      place,
+      uid,
+      Object.entries(variables).map(([key, value]) => `${key}=${value}`),
+    );
   }
 
   /** What a login of the user would run; ends with any status. */
   async run(...args: string[]): Promise<RunResult> {
     const env = [
       ...['PATH=/usr/local/bin:/usr/bin:/bin', `HOME=${this.home}`, `BANGER_BUNDLE_DEFAULT=${this.home}/bundle`],
-      `BANGER_DNS_PORT=${this.#dnsPort}`,
+      ...this.#env,
       // where vector instructions are slow the tests were told so
       ...(process.env.OPENSSL_ia32cap ? [`OPENSSL_ia32cap=${process.env.OPENSSL_ia32cap}`] : []),
       ...[`BANGER_LIMITS_BOOT_TIMEOUT=${paced(180)}s`, `BANGER_LIMITS_STOP_TIMEOUT=${paced(90)}s`],

@@ -15,7 +15,7 @@ import type { NetworkPort } from '../../../src/network/port.ts';
 import { loadLibc } from '../../../src/system/libc.ts';
 
 /** A group that no user of this host is in. */
-export const GROUP = 28_100;
+const GROUP = 28_100;
 
 const PROGRAM = [process.execPath, join(import.meta.dirname, '../../../bin/bangernet.ts')];
 
@@ -27,6 +27,7 @@ export class RealHelper {
   readonly log: string[] = [];
   readonly #listening: number;
   readonly #argv: readonly string[];
+  #group = GROUP;
   #process: ChildProcess | undefined;
 
   private constructor(directory: string, listening: number, argv: readonly string[]) {
@@ -37,11 +38,12 @@ export class RealHelper {
   }
 
   /** @param program program and arguments; the sources with few VMs a user without */
-  static async start(argv: readonly string[] = [...PROGRAM, '--vms', '4']): Promise<RealHelper> {
+  static async start(argv: readonly string[] = [...PROGRAM, '--vms', '4'], group = GROUP): Promise<RealHelper> {
     const directory = await mkdtemp(join(tmpdir(), 'bn-'));
     chmodSync(directory, 0o755);
     const helper = new RealHelper(directory, await listenAt(join(directory, 'net.sock')), argv);
-    chownSync(helper.socket, 0, GROUP);
+    helper.#group = group;
+    chownSync(helper.socket, 0, group);
     chmodSync(helper.socket, 0o660);
     await helper.run();
     return helper;
@@ -84,7 +86,7 @@ export class RealHelper {
       get:
         (target, name: keyof NetworkPort) =>
         (...args: unknown[]) =>
-          connectAs(uid, () => (target[name] as (...given: unknown[]) => Promise<unknown>)(...args)),
+          connectAs(uid, () => (target[name] as (...given: unknown[]) => Promise<unknown>)(...args), [this.#group]),
     });
   }
 
