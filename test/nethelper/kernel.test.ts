@@ -33,7 +33,7 @@ describe('the network helper with a real kernel', { skip }, () => {
       untouched: true,
       outsider: 'The network helper cannot be reached at SOCKET: connect EACCES SOCKET.',
       limit: [4, ['A user may have 4 VMs on this host at a time, and not 5.']],
-      deaths: [8, true],
+      deaths: [6, []],
       after: 'table inet hosts',
       forwardingAfter: '0',
       logged: 4,

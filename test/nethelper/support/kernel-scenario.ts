@@ -1,5 +1,5 @@
 /** Runs in a network of its own: users ask a real helper with a real kernel; prints what came of it. */
-import { closeSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import { loadConfig } from '../../../src/config/load.ts';
 import { createHostNetwork } from '../../../src/control/network/host-network.ts';
 import { gatewayOf, parseSubnet } from '../../../src/core/addresses.ts';
@@ -51,6 +51,19 @@ const answered = async (work: Promise<unknown>) =>
     (error) => String(error.message),
   );
 const text = async (script: string) => await sh(`${script} 2>&1 || true`);
+/** Ends what a helper that was killed had begun, as systemd does with everything in the unit's control group. */
+async function endOrphans(): Promise<void> {
+  const orphans = () =>
+    readdirSync('/proc').flatMap((pid) => {
+      const stat =
+        /^\d+$/.test(pid) && existsSync(`/proc/${pid}/stat`) ? readFileSync(`/proc/${pid}/stat`, 'utf8') : '';
+      return /^\d+ \((?:ip|nft)\) [^Z]/.test(stat) ? [Number(pid)] : [];
+    });
+  for (let left = orphans(); left.length > 0; left = orphans()) {
+    for (const pid of left) process.kill(pid, 'SIGKILL');
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
 /** What is left of VMs on this host. */
 const traces = async () =>
   await text(`ip -br link | grep -o '^bgr-[0-9a-f]*'; nft list tables; ip route show proto 119`);
@@ -132,12 +145,13 @@ for (let at = 2; at <= 6; at++) {
 seen.limit = [bunch.length, [...new Set(refusals)]];
 const own = helper.portOf(ANNA, { pool: ANNAS, instance: '' });
 const deaths: string[] = [];
-for (let turn = 0; turn < 8; turn++) {
+for (let turn = 0; turn < 6; turn++) {
   const address = '172.30.0.3';
   const members = [member('000000a1', '172.30.0.2'), member('000000a2', address)];
   const work = answered(own.attach(tap('000000a2', address), { ...rules, members }));
   await new Promise((resolve) => setTimeout(resolve, turn * 12));
   await helper.kill();
+  await endOrphans();
   deaths.push(await work);
   await helper.run();
   await own.detach('bgr-000000a2', { ...rules, members: members.slice(0, 1) });
@@ -145,7 +159,7 @@ for (let turn = 0; turn < 8; turn++) {
   // whatever happened, what is there has its entry against spoofing
   if (!(await text('nft list set inet banger_u28001 vms')).includes('"bgr-000000a1" . 172.30.0.2')) deaths.push('open');
 }
-seen.deaths = [deaths.length, deaths.every((said) => said === 'done' || /ended before|cannot be reached/.test(said))];
+seen.deaths = [deaths.length, deaths.filter((said) => said !== 'done' && !/ended before|cannot be reached/.test(said))];
 
 for (const { tap: name } of bunch.slice(1).reverse()) {
   await port.detach(name, { ...rules, members: bunch.filter((other) => other.tap !== name && other.tap < name) });
