@@ -1,6 +1,7 @@
 /** OCI images become images: what is kept of them, what is fetched again, and what is refused. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
@@ -13,7 +14,8 @@ import { rawTar, type SampleImage, writeOciLayout } from '../../support/oci-imag
 import { type ImagePlace, imagePlace } from './image-host.ts';
 
 const hasSkopeo = spawnSync('skopeo', ['--version']).status === 0;
-const skip = hasSkopeo ? false : 'skopeo is not installed';
+const hasAgent = existsSync(join(import.meta.dirname, '../../../dist/banger-agent'));
+const skip = !hasSkopeo ? 'skopeo is not installed' : !hasAgent && 'dist/banger-agent is not compiled (make build)';
 
 const BASE = {
   tar: rawTar([
