@@ -97,7 +97,7 @@ const WINGS: Record<string, Wing> = {
   snapshots: { doors: ['restore'], mayImport: ['bundles', 'store', 'disks', 'images', 'vm'] },
   stats: { doors: [], mayImport: ['vm'] },
   builds: { doors: ['build-vm', 'kept-vm'], mayImport: ['bundles', 'store', 'network', 'memory', 'images', 'vm'] },
-  warm: { doors: [], mayImport: ['bundles', 'store', 'disks', 'memory', 'vm', 'builds'] },
+  warm: { doors: [], mayImport: ['images', 'bundles', 'store', 'disks', 'memory', 'vm', 'builds'] },
   upkeep: { doors: [], mayImport: ['store', 'disks', 'memory', 'images', 'vm', 'snapshots', 'builds'] },
 };
 

@@ -101,7 +101,7 @@ describe('run with a command', () => {
       [['--rm'], 2, /no command to run[\s\S]*run --rm -- COMMAND/],
       [['--', 'true'], 2, /no name of a VM[\s\S]*--rm/],
       [['web', 'ls', '-la'], 2, /two dashes: banger run NAME -- COMMAND/],
-      [['web', '--env', 'A=1'], 2, /--env goes with a command/],
+      [['web', '--env', 'A'], 2, /sets no variable/],
       [['web', '--copy-in', '.'], 2, /--copy-in goes with a command/],
       [['web', '--json', '--', 'true'], 2, /--json/],
       [['--rm', '--autostart', '--', 'true'], 2, /--autostart is for VMs that stay/],
@@ -121,6 +121,11 @@ describe('run with a command', () => {
       assert.match(ran.stderr, says, words.join(' '));
     }
     assert.deepEqual(asked, ['run web'], 'a variable is read when the command is to run');
+    const ran = await run(['web', '--env', 'A=1', '--user', 'app']);
+    assert.deepEqual(
+      [ran.status, ran.stderr],
+      [0, 'banger: warning: web exists already; --user, --env changes nothing\n'],
+    );
   });
 });
 

@@ -1,10 +1,10 @@
 /** How a command in a VM is to run, as `exec` and `run` ask for it. */
 import type { ExecRequest } from '../../api/vm.ts';
-import { BangerError } from '../../errors.ts';
 import type { OptionSpecs } from '../command-shape.ts';
 import type { Context } from '../context.ts';
 import type { Terminal } from '../terminal.ts';
 import { untilRequest } from './start-options.ts';
+import { parseVariable } from './words.ts';
 
 export const EXEC_OPTIONS = {
   stdin: { type: 'off', short: 'n', help: 'give it no input' },
@@ -32,7 +32,7 @@ function execRequest(
     argv,
     tty,
     ...(tty ? terminalOf(terminal) : {}),
-    env: Object.fromEntries(choices.env.map(variable)),
+    env: Object.fromEntries(choices.env.map(parseVariable)),
     ...(choices.cwd === undefined ? {} : { cwd: choices.cwd }),
     ...untilRequest(choices.until),
   };
@@ -60,14 +60,4 @@ function terminalOf({ stdout, env }: Terminal): Pick<ExecRequest, 'columns' | 'r
     ...(stdout.rows ? { rows: stdout.rows } : {}),
     term: env.TERM ?? 'xterm-256color',
   };
-}
-
-function variable(text: string): [string, string] {
-  const [, name, value] = /^([A-Za-z_][A-Za-z0-9_]*)=(.*)$/s.exec(text) ?? [];
-  if (name === undefined || value === undefined) {
-    throw new BangerError('invalid_input', `--env: "${text}" sets no variable.`, {
-      hint: 'Write it as --env NAME=value.',
-    });
-  }
-  return [name, value];
 }

@@ -6,7 +6,7 @@ import { BangerError } from '../../errors.ts';
 import { parseDuration } from '../../units.ts';
 import type { OptionSpecs, OptionValues } from '../command-shape.ts';
 import { VM_FLAGS } from './flag-names.ts';
-import { splitWords } from './words.ts';
+import { parseVariable, splitWords } from './words.ts';
 
 export const RESTART_POLICIES = ['never', 'on-failure', 'always'] as const satisfies RestartPolicy[];
 
@@ -90,7 +90,7 @@ function processRequest({
     ...(cmd === undefined ? {} : { cmd: splitWords(cmd) }),
     ...(user === undefined ? {} : { user }),
     ...(workdir === undefined ? {} : { workdir }),
-    ...(processEnv.length === 0 ? {} : { env: [...processEnv] }),
+    ...(processEnv.length === 0 ? {} : { env: processEnv.map((text) => parseVariable(text).join('=')) }),
   };
   return Object.keys(process).length === 0 ? {} : { process };
 }
@@ -116,8 +116,8 @@ function workDiskFrom(given: string): string {
 
 /** The flags among these that were given, as they are written. */
 export function givenVmFlags(options: VmOptionValues): string[] {
-  const { name: _, ...given } = vmCreateRequest('', options);
-  return Object.keys(given).map((key) => VM_FLAGS[key] ?? key);
+  const { name: _, process = {}, ...given } = vmCreateRequest('', options);
+  return [...Object.keys(given).map((key) => VM_FLAGS[key] ?? key), ...Object.keys(process).map((key) => `--${key}`)];
 }
 
 /** Autostart is the daemon's doing: somebody has to start that one. */

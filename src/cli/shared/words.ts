@@ -41,3 +41,14 @@ export function splitWords(text: string): string[] {
   }
   return word === undefined ? words : [...words, word];
 }
+
+/** @throws BangerError `invalid_input` */
+export function parseVariable(text: string): [string, string] {
+  const [, name, value] = /^([A-Za-z_][A-Za-z0-9_]*)=(.*)$/s.exec(text) ?? [];
+  if (name === undefined || value === undefined) {
+    throw new BangerError('invalid_input', `--env: "${text}" sets no variable.`, {
+      hint: 'Write it as --env NAME=value.',
+    });
+  }
+  return [name, value];
+}

@@ -12,12 +12,13 @@ import type { BootFiles } from '../../preflight/context.ts';
 import { cloneThroughBase } from '../../storage/base-cache.ts';
 import { requireDiskSize } from '../../storage/disk.ts';
 import { MIN_WORK_DISK_BYTES, readSuperblock } from '../../storage/ext4.ts';
-import { vmFiles } from '../../storage/layout.ts';
+import { imageFiles, vmFiles } from '../../storage/layout.ts';
 import { formatSize, MIB } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
 import { adoptWorkDisk, findWorkDisk, settleKept, type WorkDiskSource } from '../disks/keep.ts';
 import { freeUser } from '../handover.ts';
 import type { Host } from '../host.ts';
+import { readOciRecord } from '../images/oci-record.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone } from '../store/space.ts';
 import { freeAddress, newVmId } from './identity.ts';
@@ -41,6 +42,7 @@ export async function createVm(
   const boot = await findBootFiles(host, request.image);
   const source = request.workDiskFrom === undefined ? undefined : await findWorkDisk(host, request.workDiskFrom);
   const shape = await decideShape(host, request, boot, source);
+  if (request.process !== undefined) await requireProcess(host, request.name, boot);
   await host.checks.beforeCreate(boot, await costOfClone(host, boot.rootfs), progress.warn);
   const vm = await admitVm(host, request, boot, { ...shape, keptDisk: source?.kept?.name ?? null }, signal);
   const files = vmFiles(host.config.paths.store, vm.id);
@@ -124,6 +126,19 @@ export function requireImage(host: Pick<Host, 'stores'>, { imageId, name }: Boot
   throw new BangerError('not_found', `The image ${name} was deleted or replaced meanwhile.`, {
     hint: 'See what exists: banger image list',
   });
+}
+
+/** @throws BangerError `invalid_input` for an image that runs nothing of its own */
+async function requireProcess({ config }: Pick<Host, 'config'>, name: string, boot: BootFiles): Promise<void> {
+  const { imageId } = boot;
+  if (imageId !== undefined && (await readOciRecord(imageFiles(config.paths.store, imageId).oci))) return;
+  throw new BangerError(
+    'invalid_input',
+    `process is for OCI images; ${boot.name} is none and runs no process of its own.`,
+    {
+      hint: `Run a command in the VM: banger run ${name} -- COMMAND`,
+    },
+  );
 }
 
 /** Sizes of a new VM. */

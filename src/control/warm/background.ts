@@ -4,9 +4,11 @@ import type { ImageWarmed } from '../../api/image.ts';
 import type { Operation } from '../../api/operation.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { messageOf } from '../../errors.ts';
+import { imageFiles } from '../../storage/layout.ts';
 import { MIB } from '../../units.ts';
 import { findVmBootFiles } from '../bundles/boot-files.ts';
 import type { Host } from '../host.ts';
+import { readOciRecord } from '../images/oci-record.ts';
 import { findTemplate, wantedTemplate } from '../memory/templates.ts';
 import { type MakeOptions, makeTemplate, type TemplateRequest } from './make.ts';
 import { viewTemplate } from './view.ts';
@@ -96,8 +98,12 @@ export function createWarmer(host: Host, quietMs = QUIET_MS): Warmer {
       host.log.info({ image: vm.image }, 'no template is made: there is too little memory');
       return;
     }
-    // of an image that was replaced there will be no more VMs
-    if (vm.imageId !== null && host.stores.images.findById(vm.imageId) === undefined) return;
+    if (vm.imageId !== null) {
+      // of an image that was replaced there will be no more VMs
+      if (host.stores.images.findById(vm.imageId) === undefined) return;
+      // what its process makes at its first start, as keys and ids, would be the same in all VMs
+      if (await readOciRecord(imageFiles(host.config.paths.store, vm.imageId).oci)) return;
+    }
     const wanted = await wantedTemplate(host, vm, await findVmBootFiles(host, vm));
     const key = JSON.stringify([wanted.shape, wanted.fit, vm.rootDiskBytes, vm.workDiskBytes]);
     const failed = failures.get(key) ?? 0;
