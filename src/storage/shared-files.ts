@@ -33,7 +33,11 @@ export async function shareFile(
   await oneAtATime.run(async () => {
     const copy = await ensureCopy(runner, cp, store, source, isProgram);
     await rm(target, { force: true });
-    await link(copy, target);
+    await link(copy, target).catch(async (error) => {
+      // where it is wanted is on another file system, as the cache may be
+      if (systemCode(error) !== 'EXDEV') throw error;
+      await copyTo(runner, cp, copy, target, isProgram);
+    });
   });
 }
 
@@ -63,11 +67,15 @@ async function ensureCopy(
   if (known) return path;
   await mkdir(directoryOf(store), { recursive: true, mode: 0o700 });
   await removeUnused(directoryOf(store));
-  // cloneFile makes it whole or not at all, but without its rights
-  await cloneFile(runner, cp, source, `${path}.new`);
-  await chmod(`${path}.new`, isProgram ? SHARED_MODE.program : SHARED_MODE.file);
+  await copyTo(runner, cp, source, `${path}.new`, isProgram);
   await rename(`${path}.new`, path);
   return path;
+}
+
+/** cloneFile makes it whole or not at all, but without its rights. */
+async function copyTo(runner: Runner, cp: string, source: string, target: string, isProgram: boolean): Promise<void> {
+  await cloneFile(runner, cp, source, target);
+  await chmod(target, isProgram ? SHARED_MODE.program : SHARED_MODE.file);
 }
 
 function directoryOf(store: string): string {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { chmod, link, lstat, mkdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
+import { chmod, link, lstat, mkdir, mkdtemp, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import {
@@ -114,6 +114,19 @@ describe('a file that VMs share', { skip }, () => {
       await shareFile(runner, 'cp', { store, source, target, isProgram: false });
       assert.equal(await readFile(target, 'utf8'), content);
     }
+  });
+
+  it('is copied where a file system of another one begins', async (t) => {
+    const store = await tempDir(t);
+    const other = await mkdtemp('/dev/shm/bt-');
+    t.after(() => rm(other, { recursive: true }));
+    assert.notEqual((await stat(store)).dev, (await stat(other)).dev);
+    const source = join(store, 'kernel');
+    const target = join(other, 'use-kernel');
+    await writeFile(source, 'kernel', { mode: 0o600 });
+    await shareFile(runner, 'cp', { store, source, target, isProgram: false });
+    assert.equal(await readFile(target, 'utf8'), 'kernel');
+    assert.equal((await stat(target)).mode & 0o777, 0o444);
   });
 
   it('can be executed when it is a program', async (t) => {
