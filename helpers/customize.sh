@@ -81,6 +81,7 @@ export BANGER_HOME=$home
 export BANGER_PATHS_STORE=$work/store
 export BANGER_BUNDLE_DEFAULT=$bundle
 export BANGER_DNS_ENABLED=false
+export BANGER_WARM_AUTOMATIC=false
 vm=customize
 
 cleanup() {

@@ -34,6 +34,7 @@ home=$(mktemp -d)
 export BANGER_HOME=$home
 export BANGER_BUNDLE_DEFAULT=$bundle
 export BANGER_DNS_ENABLED=false
+export BANGER_WARM_AUTOMATIC=false
 vm=verify
 
 cleanup() {

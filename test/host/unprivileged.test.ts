@@ -77,7 +77,7 @@ describe('a user who is not root', { skip }, () => {
   /** What a login of the user would run, with nothing of root's environment. */
   async function run(...args: string[]): Promise<RunResult> {
     const env = ['PATH=/usr/local/bin:/usr/bin:/bin', `HOME=${home}`, `BANGER_BUNDLE_DEFAULT=${home}/bundle`];
-    env.push(`BANGER_DNS_PORT=${dnsPort}`);
+    env.push(`BANGER_DNS_PORT=${dnsPort}`, 'BANGER_WARM_AUTOMATIC=false');
     const as = ['setpriv', '--reuid', user, '--regid', user, '--init-groups', '--', 'env', '-i', ...env] as const;
     const okExits = Array.from({ length: 256 }, (_, status) => status);
     return await root.run([...as, banger, ...args], { cwd: '/', timeoutMs: LIMIT.timeout, okExits });

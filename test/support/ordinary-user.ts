@@ -53,7 +53,7 @@ export class OrdinaryUser {
     await root.run(['useradd', '--no-create-home', '--home-dir', home, '--groups', groups.join(','), name]);
     await root.run(['chown', '-R', name, home]);
     const uid = (await root.run(['id', '-u', name])).stdout.trim();
-    const variables = { BANGER_DNS_PORT: String(await freePort()), ...env };
+    const variables = { BANGER_DNS_PORT: String(await freePort()), BANGER_WARM_AUTOMATIC: 'false', ...env };
     return new OrdinaryUser(
       name,
       place,
