@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { Operation, Problem } from './operation.ts';
 import { flag, type Route } from './route.ts';
+import { VmProcess } from './vm-process.ts';
 
 /** RFC 1123 label; a VM's name is also its host name and its DNS name below the zone. */
 export const VmName = z
@@ -141,29 +142,6 @@ export const VmDetail = Vm.extend({
     .describe('automatic restarts since it last ran for a minute, and when the next one is due'),
   bootTimeline: z.array(TimelineStep).describe('steps of the last start, up to the first SSH login'),
 });
-
-const ProcessWord = z
-  .string()
-  .max(131_072)
-  .regex(/^[^\0]*$/, 'must have no zero byte in it');
-
-/** Of an OCI image; what is left out is the image's. */
-const VmProcess = z
-  .strictObject({
-    entrypoint: z
-      .array(ProcessWord)
-      .max(1000)
-      .optional()
-      .describe('takes the place of the image’s, and its command away'),
-    cmd: z.array(ProcessWord).max(1000).optional().describe('arguments of the entrypoint'),
-    env: z
-      .array(ProcessWord.regex(/^[^=]+=/, 'must be NAME=VALUE'))
-      .max(1000)
-      .optional(),
-    user: ProcessWord.optional().describe('name or id, with `:GROUP` if need be'),
-    workdir: ProcessWord.startsWith('/').optional(),
-  })
-  .describe('what runs in a VM of an OCI image');
 
 export const VmCreate = z.strictObject({
   name: VmName,

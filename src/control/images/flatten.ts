@@ -10,6 +10,7 @@ import { lookUp } from '../../oci/merge.ts';
 import { checkExt4 } from '../../storage/ext4.ts';
 import { Ext4Writer, mke2fsOptions, sizeOfTree } from '../../storage/ext4-writer.ts';
 import { formatSize, MIB } from '../../units.ts';
+import { countBytes } from '../bundles/support.ts';
 import { diskRunner } from '../handover.ts';
 import type { Progress } from '../operations.ts';
 import { PACKAGES_MEMBER } from './archive.ts';
@@ -48,7 +49,7 @@ export async function flattenInto(
   const total = layers.reduce((bytes, { size }) => bytes + size, 0);
   const options = (label: string): FlattenOptions => ({
     signal,
-    onBytes: layerProgress(progress, label, total),
+    onBytes: countBytes(progress, label, total),
     limits: { entries: MAX_ENTRIES, bytes: request.limitBytes },
   });
   progress.step('verify', 'reading the layers');
@@ -118,17 +119,4 @@ async function writePackages(
 
 function isStatus(root: FileNode, node: FileNode): boolean {
   return lookUp(root, '/var/lib/dpkg/status') === node;
-}
-
-const REPORT_EVERY_BYTES = 8 * MIB;
-
-function layerProgress(progress: Progress, label: string, total: number): (bytes: number) => void {
-  let done = 0;
-  let reported = 0;
-  return (bytes) => {
-    done += bytes;
-    if (done - reported < REPORT_EVERY_BYTES && done !== total) return;
-    reported = done;
-    progress.report({ label, detail: `${formatSize(done)} of ${formatSize(total)}`, done, total });
-  };
 }
