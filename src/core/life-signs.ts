@@ -27,14 +27,22 @@ const SPINNING_CPU_MS = 90_000;
  */
 export function createLifeWatch(): (sample: LifeSample) => string | undefined {
   let sign: LifeSample | undefined;
+  // what was seen since the last sign, the oldest not newer than the time a guest may be idle: what it computed before counts no more
+  let quiet: LifeSample[] = [];
   return (sample) => {
-    if (!sign || sample.answered || sample.consoleBytes !== sign.consoleBytes) sign = sample;
-    const quietMs = sample.atMs - sign.atMs;
-    const cpuMs = sample.cpuMs - sign.cpuMs;
-    const starved = sample.waitedMs - sign.waitedMs >= quietMs * STARVED_SHARE;
-    if (quietMs >= IDLE_MS && cpuMs < quietMs * IDLE_SHARE && !starved) {
-      return `did nothing for ${Math.round(quietMs / 1000)} s`;
+    if (!sign || sample.answered || sample.consoleBytes !== sign.consoleBytes) {
+      sign = sample;
+      quiet = [];
     }
+    quiet.push(sample);
+    while (quiet[1] !== undefined && sample.atMs - quiet[1].atMs >= IDLE_MS) quiet.shift();
+    const [from = sample] = quiet;
+    const idleMs = sample.atMs - from.atMs;
+    const starved = sample.waitedMs - from.waitedMs >= idleMs * STARVED_SHARE;
+    if (idleMs >= IDLE_MS && sample.cpuMs - from.cpuMs < idleMs * IDLE_SHARE && !starved) {
+      return `did nothing for ${Math.round(idleMs / 1000)} s`;
+    }
+    const cpuMs = sample.cpuMs - sign.cpuMs;
     if (cpuMs >= SPINNING_CPU_MS) return `computed for ${Math.round(cpuMs / 1000)} s without a word`;
     return undefined;
   };

@@ -22,6 +22,13 @@ describe('a guest that is being started', () => {
     assert.deepEqual(dead, { second: 22, verdict: 'did nothing for 20 s' });
   });
 
+  it('is given up as soon when it computed much before it fell silent', () => {
+    const dead = watch(180, (second) =>
+      second < 4 ? { cpuMs: 900, consoleBytes: second === 0 ? 40 : 0 } : { cpuMs: 4 },
+    );
+    assert.deepEqual(dead, { second: 23, verdict: 'did nothing for 20 s' });
+  });
+
   it('is given up when it computes for many times what a login takes, and says nothing', () => {
     assert.deepEqual(watch(180, () => ({ cpuMs: 1000 }))?.verdict, 'computed for 90 s without a word');
   });
