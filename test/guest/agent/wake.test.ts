@@ -142,7 +142,9 @@ describe('a wake as another machine', { skip: namespacesSkip() }, () => {
     await copyFile('/bin/bash', join(running.directory, 'sshd'));
     await chmod(join(running.directory, 'sshd'), 0o755);
     const session = './sshd -c "echo session; sleep 1000; echo not reached" & ';
-    const server = `trap "echo read again" HUP; ${session} while :; do wait; sleep 0.05; done`;
+    // it waits without a program of its own: one that is just being started would count as a server
+    const idle = 'exec 3<> <(:); wait $!';
+    const server = `trap "echo read again" HUP; ${idle}; ${session} while :; do wait; read -t 0.05 -u 3; done`;
     const channel = agent.exec({ argv: ['./sshd', '-c', server], cwd: running.directory });
     let output = '';
     channel.on('data', (chunk: Buffer) => {
