@@ -50,7 +50,7 @@ export function namespacesSkip(): string | false {
 }
 
 export async function runInNamespaces(t: TestContext, program: string): Promise<RunningAgent> {
-  const directory = await workDirectory(t);
+  const directory = await workDirectory();
   for (const place of ['etc/ssh', 'var/lib/systemd', 'root']) await mkdir(join(directory, place), { recursive: true });
   await writeFile(join(directory, 'etc/passwd'), 'root:x:0:0:root:/root:/bin/sh\n');
   await writeFile(

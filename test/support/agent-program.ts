@@ -8,6 +8,7 @@ import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { createConnection, createServer } from 'node:net';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -17,7 +18,6 @@ import { Vsock } from '../../fcqemu/vmm/vsock/vsock.ts';
 import { connectAgent, type GuestAgent } from '../../src/guest/agent/agent.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
 import { paced } from './pace.ts';
-import { tempDir } from './temp-dir.ts';
 
 const SOURCES = join(import.meta.dirname, '../../agent');
 
@@ -73,7 +73,7 @@ export interface RunningAgent {
 
 /** Runs it behind fcqemu's own vsock, as in a guest of fcqemu. */
 export async function runOverPort(t: TestContext, program: string): Promise<RunningAgent> {
-  const directory = await workDirectory(t);
+  const directory = await workDirectory();
   const port = join(directory, 'port');
   const vsock = new Vsock();
   await vsock.put({ guest_cid: 3, uds_path: join(directory, 'v.sock') });
@@ -89,7 +89,7 @@ export async function runOverPort(t: TestContext, program: string): Promise<Runn
 
 /** Runs it behind something that connects as Firecracker does. */
 export async function runOverSocket(t: TestContext, program: string): Promise<RunningAgent> {
-  const directory = await workDirectory(t);
+  const directory = await workDirectory();
   return await behindSocket(t, begin(program, ['--listen', 'agent.sock'], directory), directory);
 }
 
@@ -114,8 +114,9 @@ export async function behindSocket(t: TestContext, child: ChildProcess, director
   return running;
 }
 
-export async function workDirectory(t: TestContext): Promise<string> {
-  const directory = await tempDir(t);
+/** Removed by whoever follows the program in it, once that has ended: it may make files until then. */
+export async function workDirectory(): Promise<string> {
+  const directory = await mkdtemp(join(tmpdir(), 'banger-test-'));
   await mkdir(join(directory, 'run'));
   return directory;
 }
@@ -139,6 +140,8 @@ function follow(t: TestContext, child: ChildProcess, directory: string): Running
       child.kill('SIGKILL');
       await once(child, 'exit');
     }
+    // what it had started, in namespaces of its own too, ends with it, but not at once
+    await rm(directory, { recursive: true, force: true, maxRetries: 10 });
     if (/Sanitizer|runtime error/.test(said)) throw new Error(said);
   });
   return {

@@ -6,6 +6,6 @@ import type { TestContext } from 'node:test';
 
 export async function tempDir(t: Pick<TestContext, 'after'>): Promise<string> {
   const dir = await mkdtemp(join(tmpdir(), 'banger-test-'));
-  t.after(() => rm(dir, { recursive: true, force: true }));
+  t.after(() => rm(dir, { recursive: true, force: true, maxRetries: 10 }));
   return dir;
 }
