@@ -71,6 +71,7 @@ async function runHere(
   env: NodeJS.ProcessEnv,
   { input, output, signal }: CopyStreams,
 ): Promise<void> {
+  signal?.throwIfAborted();
   const child = spawn(program, args, { env, stdio: [input ? 'pipe' : 'ignore', output ? 'pipe' : 'ignore', 'pipe'] });
   signal?.addEventListener('abort', () => child.kill('SIGKILL'), { once: true });
   const failed = once(child, 'error').then(([error]) => Promise.reject(notStarted(program, error)));
@@ -133,7 +134,9 @@ export function guestSide(ctx: Context, name: string): CopySide {
     },
     async run(argv, { input, output, signal }) {
       const connection = await ctx.api.exec(name, { argv: [...argv], tty: false, env: { LC_ALL: 'C.UTF-8' } });
-      signal?.addEventListener('abort', () => connection.destroy(), { once: true });
+      const leave = () => connection.destroy();
+      signal?.addEventListener('abort', leave, { once: true });
+      if (signal?.aborted) leave(); // while the daemon was asked
       const said: Buffer[] = [];
       const stderr = new Writable({
         write(chunk: Buffer, _encoding, done) {
