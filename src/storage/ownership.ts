@@ -5,19 +5,25 @@
 import { chmod, chown, constants, lstat, open, readdir, realpath, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { BangerError, systemCode } from '../errors.ts';
+import { createMutex } from '../system/mutex.ts';
 
 /** The user may enter it and open what it knows by name. */
 const SEALED = 0o710;
 /** The user may also create files, as long as its programs have met nothing that a guest has written. */
 const OPEN = 0o1730;
 
+/**
+ * Files are handed over while a VMM is launched beside that: what is decided by the rights of a directory is done before they
+ * change again.
+ */
+const directoryRights = createMutex();
+
 /** Rights of what a VM's programs only read or execute, and share with others by hard links. */
 export const SHARED_MODE = { file: 0o444, program: 0o555 };
 
 /** Makes a directory one that a user's programs may work in, and the files in it that are its own the user's. */
 export async function handOverDirectory(directory: string, user: number): Promise<void> {
-  await chown(directory, 0, user);
-  await chmod(directory, SEALED);
+  await directoryRights.run(() => setDirectory(directory, user, SEALED));
   for (const name of await readdir(directory)) {
     const path = join(directory, name);
     const found = await lstat(path).catch(ignoreMissing);
@@ -28,10 +34,11 @@ export async function handOverDirectory(directory: string, user: number): Promis
 
 /** Lets a user's programs work in a directory in which none does yet. */
 export async function letEnter(directory: string, user: number): Promise<void> {
-  const { uid, gid, mode } = await stat(directory);
-  if (uid === 0 && gid === user && (mode & 0o010) !== 0) return;
-  await chown(directory, 0, user);
-  await chmod(directory, SEALED);
+  await directoryRights.run(async () => {
+    const { uid, gid, mode } = await stat(directory);
+    // it may be open already, and stays so
+    if (uid !== 0 || gid !== user || (mode & 0o010) === 0) await setDirectory(directory, user, SEALED);
+  });
 }
 
 /**
@@ -39,13 +46,17 @@ export async function letEnter(directory: string, user: number): Promise<void> {
  * @param user whose programs may work in it
  */
 export async function openDirectory(directory: string, user: number): Promise<void> {
-  await chown(directory, 0, user);
-  await chmod(directory, OPEN);
+  await directoryRights.run(() => setDirectory(directory, user, OPEN));
 }
 
 /** Ends what `openDirectory` began. */
 export async function sealDirectory(directory: string): Promise<void> {
-  await chmod(directory, SEALED);
+  await directoryRights.run(() => chmod(directory, SEALED));
+}
+
+async function setDirectory(directory: string, user: number, mode: number): Promise<void> {
+  await chown(directory, 0, user);
+  await chmod(directory, mode);
 }
 
 /**

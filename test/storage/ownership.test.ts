@@ -56,6 +56,17 @@ describe("a VM's directory", { skip }, () => {
     assert.notEqual(await as(ONE, directory, 'rm -f api.sock'), 0);
   });
 
+  it('stays open for its VMM while files in it are handed over', async (t) => {
+    const home = await tempDir(t);
+    for (let round = 0; round < 200; round++) {
+      const directory = join(home, String(round));
+      await mkdir(directory, { mode: 0o700 });
+      await Promise.all([letEnter(directory, ONE), openDirectory(directory, ONE), letEnter(directory, ONE)]);
+      const { gid, mode } = await stat(directory);
+      assert.deepEqual([gid, mode & 0o7777], [ONE, 0o1730], `in round ${round}`);
+    }
+  });
+
   it('hands nothing over that a link leads to', async (t) => {
     const home = await tempDir(t);
     const [directory, precious] = [join(home, 'vm'), join(home, 'precious')];
