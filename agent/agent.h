@@ -130,7 +130,8 @@ enum field_tag {
   F_PID,    /* u32 */
   F_CODE,   /* u32 */
   F_SIGNAL, /* u32 */
-  F_OLD_ADDRESS
+  F_OLD_ADDRESS,
+  F_PLAIN /* of a request two u32, see command.h; of an exit u32 1 when no shell was begun */
 };
 
 struct header {

@@ -24,6 +24,10 @@ static const char *const environment_files[] = {"/etc/environment", "/etc/defaul
 #define TOOLS_SHELL TOOLS_PATH "/sh"
 /* start-up files that bash reads for a command that came over SSH, and not otherwise */
 #define BASH_START "[ -f /etc/bash.bashrc ] && . /etc/bash.bashrc; [ -f ~/.bashrc ] && . ~/.bashrc; "
+#ifndef BASH_FOR_ALL
+#define BASH_FOR_ALL "/etc/bash.bashrc"
+#define BASH_FOR_ONE "/.bashrc"
+#endif
 
 static void add_string(char ***list, size_t *count, char *text) {
   *list = realloc(*list, (*count + 2) * sizeof **list);
@@ -41,15 +45,19 @@ static char *join(const char *one, const char *two, const char *three) {
 }
 
 /* `NAME=VALUE`, instead of an earlier one of that name; takes the text. */
-static void set_variable(struct command *command, char *text) {
+static void set_in(char ***list, size_t *count, char *text) {
   size_t name = strcspn(text, "=") + 1;
-  for (size_t at = 0; at < command->variables; at++)
-    if (strncmp(command->environment[at], text, name) == 0) {
-      free(command->environment[at]);
-      command->environment[at] = text;
+  for (size_t at = 0; at < *count; at++)
+    if (strncmp((*list)[at], text, name) == 0) {
+      free((*list)[at]);
+      (*list)[at] = text;
       return;
     }
-  add_string(&command->environment, &command->variables, text);
+  add_string(list, count, text);
+}
+
+static void set_variable(struct command *command, char *text) {
+  set_in(&command->environment, &command->variables, text);
 }
 
 static void set_pair(struct command *command, const char *name, const char *value) {
@@ -59,6 +67,14 @@ static void set_pair(struct command *command, const char *name, const char *valu
 static const char *read_one(struct command *command, const struct field *field) {
   uint32_t size[2];
   char *text = NULL;
+  if (field->tag == F_PLAIN) {
+    if (field->length != sizeof size) return "what may be left out of it";
+    memcpy(size, field->bytes, sizeof size);
+    command->may_be_plain = 1;
+    command->enters = size[0] != 0;
+    command->assignments = size[1];
+    return NULL;
+  }
   if (field->tag == F_TERMINAL) {
     if (field->length != sizeof size) return "the size of its terminal";
     memcpy(size, field->bytes, sizeof size);
@@ -187,6 +203,68 @@ static void add_quoted(struct buffer *text, const char *word) {
   buffer_append(text, "'", 1);
 }
 
+/* A start-up file that has nothing to say to a command: missing, made of comments, or for terminals alone in its first words. */
+static int is_inert(const char *path) {
+  static const char *const guards[] = {"[ -z \"$PS1\" ] && return", "[ -z \"${PS1-}\" ] && return",
+                                       "[[ $- != *i* ]] && return", NULL};
+  static const char *const choice[] = {"case $- in", "*i*) ;;", "*) return;;", "esac"};
+  char line[256];
+  size_t chosen = 0;
+  FILE *file = fopen(path, "re");
+  if (!file) return errno == ENOENT;
+  int inert = 1;
+  while (fgets(line, sizeof line, file)) {
+    char *text = line + strspn(line, " \t");
+    size_t length = strcspn(text, "\n");
+    /* cut off within a comment, what follows would be taken for the next line */
+    if (text[length] == 0 && !feof(file)) inert = 0;
+    while (length > 0 && (text[length - 1] == ' ' || text[length - 1] == '\t')) length--;
+    text[length] = 0;
+    if (inert && (length == 0 || *text == '#')) continue;
+    if (inert && chosen == 0 && is_one_of(text, guards)) break;
+    inert = inert && strcmp(text, choice[chosen]) == 0;
+    if (!inert || ++chosen == sizeof choice / sizeof *choice) break;
+  }
+  inert = inert && !ferror(file) && (chosen == 0 || chosen == sizeof choice / sizeof *choice);
+  fclose(file);
+  return inert;
+}
+
+/* Whether the shell would only become the command: an emulated guest takes longer to begin it than to run most commands. */
+static int needs_no_shell(const struct command *command) {
+  static const char *const silent[] = {"sh", "dash", "ash", NULL};
+  const char *name = strrchr(command->shell, '/');
+  name = name ? name + 1 : command->shell;
+  if (is_one_of(name, silent)) return 1;
+  if (strcmp(name, "bash") != 0) return 0;
+  for (size_t at = 0; at < command->variables; at++)
+    if (strncmp(command->environment[at], "BASH_ENV=", 9) == 0) return 0;
+  char *own = join(command->home, BASH_FOR_ONE, "");
+  int inert = is_inert(BASH_FOR_ALL) && is_inert(own);
+  free(own);
+  return inert;
+}
+
+/* Finds the command in the arguments of the script, and what it would have around it. */
+static void find_plain(struct command *command) {
+  size_t before = (size_t)command->enters + (command->assignments > 0 ? (size_t)command->assignments + 1 : 0);
+  if (!command->may_be_plain || command->has_terminal || before >= command->count || !needs_no_shell(command)) return;
+  const char *directory = command->enters ? command->argv[0] : command->home;
+  if (*directory != '/') return;
+  for (size_t at = 0; at < command->variables; at++)
+    add_string(&command->plain_environment, &command->plain_variables, strdup(command->environment[at]));
+  command->plain_directory = strdup(directory);
+  /* as a shell has it */
+  set_in(&command->plain_environment, &command->plain_variables, join("PWD=", directory, ""));
+  set_in(&command->plain_environment, &command->plain_variables, strdup("SHLVL=0"));
+  for (size_t at = before - command->assignments; at < before; at++) {
+    if (!strchr(command->argv[at], '=')) return;
+    set_in(&command->plain_environment, &command->plain_variables, strdup(command->argv[at]));
+  }
+  size_t count = 0;
+  for (size_t at = before; at < command->count; at++) add_string(&command->plain, &count, strdup(command->argv[at]));
+}
+
 /* The login shell with the script, which gets the arguments. One that speaks another language is given a `sh` to begin. */
 static void enter_shell(struct command *command) {
   static const char *const known[] = {"sh", "bash", "dash", "ash", "ksh", "mksh", "zsh", NULL};
@@ -227,14 +305,22 @@ const char *read_command(struct command *command, const uint8_t *at, size_t left
   const char *wrong = find_user(command);
   if (wrong) return wrong;
   complete_environment(command);
-  if (command->script) enter_shell(command);
+  if (command->script) {
+    find_plain(command);
+    enter_shell(command);
+  }
   return NULL;
 }
 
 void free_command(struct command *command) {
   for (size_t at = 0; at < command->count; at++) free(command->argv[at]);
   for (size_t at = 0; at < command->variables; at++) free(command->environment[at]);
-  char *texts[] = {command->directory, command->user, command->script, command->term, command->home, command->shell};
+  for (size_t at = 0; at < command->plain_variables; at++) free(command->plain_environment[at]);
+  for (char **word = command->plain; word && *word; word++) free(*word);
+  free(command->plain);
+  free(command->plain_environment);
+  char *texts[] = {command->directory, command->user,  command->script,         command->term,
+                   command->home,      command->shell, command->plain_directory};
   for (size_t at = 0; at < sizeof texts / sizeof *texts; at++) free(texts[at]);
   free(command->argv);
   free(command->environment);
@@ -249,10 +335,23 @@ static int become_user(const struct command *command) {
 
 extern char **environ;
 
-const char *run_command(struct command *command) {
+/* Returns when the shell has to try: it finds what is no program of its own, and says what is wrong as people know it. */
+static void run_plain(const struct command *command, int report) {
+  static const char plain = BEGINS_PLAIN, shell = BEGINS_SHELL;
+  if (chdir(command->plain_directory) != 0) return;
+  environ = command->plain_environment;
+  if (write(report, &plain, 1) == 1) {
+    execvp(command->plain[0], command->plain);
+    if (write(report, &shell, 1) != 1) _exit(126);
+  }
+  if (chdir(command->home) != 0 && chdir("/") != 0) _exit(126);
+}
+
+const char *run_command(struct command *command, int report) {
   if (become_user(command) != 0) return "its user could not be taken on";
   if (chdir(command->home) != 0 && chdir("/") != 0) return "its home";
   if (command->directory && chdir(command->directory) != 0) return "its directory";
+  if (command->plain) run_plain(command, report);
   /* execvp looks through the PATH of who calls it */
   environ = command->environment;
   if (command->script) execv(command->shell, command->argv);

@@ -28,6 +28,12 @@ struct stream {
   struct watch *watch;
 };
 
+/* Why a program did not begin. */
+struct trouble {
+  int number;
+  char what[256];
+};
+
 struct session {
   struct session *next;
   /* NULL when nobody waits for it any more */
@@ -42,7 +48,10 @@ struct session {
   uint32_t taken, credit;
   /* when it was hung up, 0 when it was not */
   int64_t abandoned_at;
-  int has_terminal, input_ended, begun, exited, gone;
+  int has_terminal, input_ended, begun, plain, exited, gone;
+  /* what it said on `report` so far */
+  uint8_t said[2 + sizeof(struct trouble)];
+  size_t said_length;
 };
 
 static struct timer farewell;
@@ -212,19 +221,26 @@ static void in_ready(void *owner, short seen) {
   write_input(owner);
 }
 
-struct trouble {
-  int number;
-  char what[256];
-};
-
+/* How it begins, each in a byte, and then what went wrong, if anything. */
 static void report_ready(void *owner, short seen) {
   struct session *session = owner;
   struct trouble trouble;
   (void)seen;
-  ssize_t length = read(session->report.fd, &trouble, sizeof trouble);
+  size_t room = sizeof session->said - session->said_length;
+  ssize_t length = read(session->report.fd, session->said + session->said_length, room);
   if (length < 0 && (errno == EINTR || errno == EAGAIN)) return;
+  if (length > 0) {
+    session->said_length += (size_t)length;
+    if ((size_t)length < room) {
+      report_ready(session, seen);
+      return;
+    }
+  }
   close_stream(&session->report);
-  if (length == (ssize_t)sizeof trouble) {
+  size_t ways = session->said_length % sizeof trouble;
+  session->plain = ways == 1 && session->said[0] == BEGINS_PLAIN;
+  if (session->said_length >= sizeof trouble) {
+    memcpy(&trouble, session->said + ways, sizeof trouble);
     trouble.what[sizeof trouble.what - 1] = 0;
     send_failure(session->link, session->channel, "%s: %s", trouble.what, strerror(trouble.number));
     session->link = NULL;
@@ -256,7 +272,7 @@ static _Noreturn void begin_child(struct command *command, const struct ends *en
   const char *what = "its terminal";
   if (in >= 0 && dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err, 2) >= 0) {
     if (in > 2) close(in);
-    what = run_command(command);
+    what = run_command(command, ends->report);
   }
   trouble.number = errno;
   snprintf(trouble.what, sizeof trouble.what, "%s", what);
@@ -433,6 +449,7 @@ int session_child(pid_t pid, int status) {
       struct buffer fields = {0};
       if (WIFSIGNALED(status)) add_number(&fields, F_SIGNAL, (uint32_t)WTERMSIG(status));
       else add_number(&fields, F_CODE, (uint32_t)WEXITSTATUS(status));
+      if (session->plain) add_number(&fields, F_PLAIN, 1);
       if (session->begun) {
         while (session->has_terminal && session->out.fd >= 0 && pass_output(session, &session->out, STDOUT)) continue;
         send_fields(session->link, EXIT, session->channel, &fields);

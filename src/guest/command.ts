@@ -47,17 +47,24 @@ export function sessionCommand(command: GuestCommand, token: string, tty: boolea
   return `exec sh -c ${[script, 'sh', ...operands].map(quote).join(' ')}`;
 }
 
+export interface SessionScript {
+  script: string;
+  operands: readonly string[];
+  /** what of the operands comes before the command: whether a directory, and how many assignments behind `env` */
+  plain: { enters: boolean; assignments: number };
+}
+
 /** The same as a POSIX shell script and its arguments, for whoever starts the shell itself. */
-export function sessionScript(
-  { argv, env = {}, cwd }: GuestCommand,
-  token: string,
-  tty: boolean,
-): { script: string; operands: readonly string[] } {
+export function sessionScript({ argv, env = {}, cwd }: GuestCommand, token: string, tty: boolean): SessionScript {
   const assignments = Object.entries(env).map(([key, value]) => `${key}=${value}`);
   const words = assignments.length > 0 ? ['env', ...assignments, ...argv] : argv;
   const enter = cwd === undefined ? '' : 'cd -- "$1" || exit 1; shift; ';
   const script = `printf "${BEGIN_ESCAPED} %s %s\\n" ${token} $$; ${enter}${tty ? KNOWN_TERMINAL : ''}exec "$@"`;
-  return { script, operands: cwd === undefined ? words : [cwd, ...words] };
+  return {
+    script,
+    operands: cwd === undefined ? words : [cwd, ...words],
+    plain: { enters: cwd !== undefined, assignments: assignments.length },
+  };
 }
 
 export interface BeginReader {

@@ -32,6 +32,7 @@ const FLAGS = [
   ...['-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-fno-omit-frame-pointer'],
   // what it keeps for itself, and control groups, are in the directory it works in
   ...['-DVERSION="9.9.9"', '-DRUN_DIRECTORY="run"', '-DGROUPS="groups"', '-DVAR="var"', '-DROOT_HOME="root"'],
+  ...['-DBASH_FOR_ALL="bash.bashrc"', '-DBASH_FOR_ONE="/.bashrc-of-tests"'],
 ];
 
 /**

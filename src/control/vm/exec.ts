@@ -139,9 +139,10 @@ async function pump(vm: VmRecord, command: RunningCommand, stream: Duplex, gone:
 function sayEnd(vm: VmRecord, { begin }: RunningCommand, end: CommandEnd, stream: Duplex): void {
   const rest = begin.end();
   if (rest.length > 0) stream.write(encodeFrame(FRAME.stdout, rest));
-  const neverBegan = end.code !== null && begin.pid === undefined;
-  if (neverBegan) stream.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(notBegun(vm, end.code)))));
-  else stream.end(encodeFrame(FRAME.exit, JSON.stringify(end)));
+  const { code, signal, plain } = end;
+  const neverBegan = code !== null && begin.pid === undefined && !plain;
+  if (neverBegan) stream.end(encodeFrame(FRAME.error, JSON.stringify(toProblem(notBegun(vm, code)))));
+  else stream.end(encodeFrame(FRAME.exit, JSON.stringify({ code, signal })));
 }
 
 /** The login shell, or the start-up files it read, ended before the command. */

@@ -25,6 +25,8 @@ export interface CommandEnd {
   code: number | null;
   /** e.g. `SIGKILL` */
   signal: string | null;
+  /** whether it was run without a shell, so that nothing says where its output begins */
+  plain?: boolean;
 }
 
 export interface RunningCommand {
@@ -57,6 +59,9 @@ const BEGIN_POLL_MS = 50;
 /** What finding and signalling a session over SSH may take. */
 const SIGNAL_LIMIT_MS = 30_000;
 
+/** One that has said something so lately need not be asked whether it is there. */
+const HEARD_LATELY_MS = 1000;
+
 /** An agent that does not answer in this time is done without: nothing was asked of it yet. */
 const PING_LIMIT_MS = 3000;
 
@@ -78,7 +83,7 @@ async function answeringAgent(host: Host, vm: VmRecord): Promise<GuestAgent | un
   const agent = vm.paused === null ? await host.agents.get(vm) : undefined;
   if (!agent?.hello.features.has('exec')) return undefined;
   try {
-    await agent.ping({ timeoutMs: PING_LIMIT_MS });
+    if (agent.quietMs > HEARD_LATELY_MS) await agent.ping({ timeoutMs: PING_LIMIT_MS });
     return agent;
   } catch (error) {
     host.agents.failed(vm, error);
@@ -93,8 +98,9 @@ async function beginThroughAgent(
   request: ExecRequest,
 ): Promise<RunningCommand> {
   const token = randomUUID();
-  const { script, operands } = sessionScript(request, token, request.tty ?? false);
-  const channel = agent.exec({ argv: operands, script, terminal: request.tty ? terminalOf(request) : undefined });
+  const { script, operands, plain } = sessionScript(request, token, request.tty ?? false);
+  const how = request.tty ? { terminal: terminalOf(request) } : { plain };
+  const channel = agent.exec({ argv: operands, script, ...how });
   const begun = await Promise.race([channel.begun, expiry(OPEN_LIMIT_MS)]).catch((error) => {
     throw refused(vm, error);
   });

@@ -48,10 +48,20 @@ export interface AgentReady {
   failedUnits: string[];
 }
 
+/** What of a script's arguments comes before its command. */
+export interface PlainCommand {
+  /** whether the first is a directory that is entered */
+  enters: boolean;
+  /** how many assignments `env` is given */
+  assignments: number;
+}
+
 export interface AgentCommand {
   argv: readonly string[];
   /** POSIX shell, run by the login shell with `argv` as its arguments; without it `argv` is run itself */
   script?: string | undefined;
+  /** how to run the command of the script without a shell, where that would only become it */
+  plain?: PlainCommand | undefined;
   env?: Readonly<Record<string, string>> | undefined;
   cwd?: string | undefined;
   /** root without */
@@ -68,6 +78,8 @@ interface Limits {
 export interface GuestAgent extends AsyncDisposable {
   readonly hello: AgentHello;
   readonly closed: boolean;
+  /** how long it has said nothing, in `ms` */
+  readonly quietMs: number;
   /** Called once when the connection ends, however it ends. */
   onClose(listener: () => void): void;
   /** @throws AgentError */
@@ -169,6 +181,9 @@ function createAgent(link: AgentLink, hello: AgentHello): GuestAgent {
     get closed() {
       return link.closed;
     },
+    get quietMs() {
+      return performance.now() - link.heardAt;
+    },
     onClose: (listener) => link.onClose(listener),
     async ping(limits) {
       await ask(TYPE.ping, Buffer.from('ping'), { timeoutMs: ANSWER_LIMIT_MS, ...limits });
@@ -212,11 +227,14 @@ function createAgent(link: AgentLink, hello: AgentHello): GuestAgent {
   };
 }
 
-function commandFields({ argv, script, env = {}, cwd, user, terminal }: AgentCommand): [number, FieldValue][] {
+function commandFields({ argv, script, plain, env = {}, cwd, user, terminal }: AgentCommand): [number, FieldValue][] {
   return [
     ...argv.map((word): [number, FieldValue] => [TAG.argument, word]),
     ...Object.entries(env).map(([name, value]): [number, FieldValue] => [TAG.environment, `${name}=${value}`]),
     ...(script === undefined ? [] : [[TAG.script, script] as [number, FieldValue]]),
+    ...(plain === undefined
+      ? []
+      : [[TAG.plain, uint32(plain.enters ? 1 : 0, plain.assignments)] as [number, FieldValue]]),
     ...(cwd === undefined ? [] : [[TAG.directory, cwd] as [number, FieldValue]]),
     ...(user === undefined ? [] : [[TAG.user, user] as [number, FieldValue]]),
     ...(terminal === undefined

@@ -11,6 +11,8 @@ export interface AgentExit {
   code: number | null;
   /** e.g. `SIGKILL` */
   signal: string | null;
+  /** whether no shell was begun for it */
+  plain?: true;
 }
 
 const SIGNAL_NAMES = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]));
@@ -197,8 +199,9 @@ export class AgentChannel extends Duplex implements ChannelOwner {
 function exitOf(payload: Buffer): AgentExit {
   const fields = decodeFields(payload);
   const signal = fields.number(TAG.signal);
-  if (signal !== undefined) return { code: null, signal: SIGNAL_NAMES.get(signal) ?? `SIG${signal}` };
+  const plain = fields.number(TAG.plain) === 1 ? { plain: true as const } : {};
+  if (signal !== undefined) return { code: null, signal: SIGNAL_NAMES.get(signal) ?? `SIG${signal}`, ...plain };
   const code = fields.number(TAG.code);
   if (code === undefined || code > 255) throw new RangeError('an exit status that is none');
-  return { code, signal: null };
+  return { code, signal: null, ...plain };
 }

@@ -62,6 +62,7 @@ export const TAG = {
   code: 34,
   signal: 35,
   oldAddress: 36,
+  plain: 37,
 } as const;
 
 /** Bytes either side may send on a channel before it is given credit. */

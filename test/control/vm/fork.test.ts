@@ -32,6 +32,7 @@ function agentsOf(guests: Guests): Agents {
       ...{ frozenBy: undefined, generation: undefined },
     },
     closed: false,
+    quietMs: 0,
     onClose: () => {},
     ping: async () => {},
     ready: async () => undefined,

@@ -42,6 +42,7 @@ function agentsOf(guests: Guests): Agents {
       ...{ frozenBy: undefined, generation: undefined },
     },
     closed: false,
+    quietMs: 0,
     onClose: () => {},
     ping: async () => {},
     ready: async () => ({ uptimeMs: 10, failedUnits: ['sad.service'] }),

@@ -7,6 +7,7 @@ import { buffer, text } from 'node:stream/consumers';
 import { before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { WakeRequest } from '../../../src/guest/agent/wake-request.ts';
+import { type GuestCommand, sessionScript } from '../../../src/guest/command.ts';
 import { agentSkip, compileAgent, type RunningAgent, runOverPort, runOverSocket } from '../../support/agent-program.ts';
 import { paced } from '../../support/pace.ts';
 
@@ -35,6 +36,51 @@ describe('the agent', { skip: agentSkip }, () => {
         const [out, err] = [text(channel), text(channel.stderr)];
         channel.end('in\n');
         assert.deepEqual([await out, await err, await channel.ended], ['in\n', 'err\n', { code: 7, signal: null }]);
+      });
+
+      it('runs a command as the login shell would, and without it where that reads nothing', async (t) => {
+        const running = await run(t, compiled);
+        const agent = await running.connect();
+        const bare = async (request: GuestCommand) => {
+          const { script, operands, plain } = sessionScript(request, 'TOKEN', false);
+          const channel = agent.exec({ argv: operands, script, plain });
+          channel.end();
+          const [out, err, end] = [await text(channel), await text(channel.stderr), await channel.ended];
+          const began = /^\W?banger-exec TOKEN \d+\n/m.exec(out)?.[0] ?? '';
+          assert.equal(began === '', end.plain === true, 'a shell says when it begins');
+          return { out: out.replace(began, ''), err, code: end.code, plain: end.plain ?? false };
+        };
+        const print = ['sh', '-c', 'echo $PWD $A; exit 3'];
+        const seen = { out: '/ b c\n', err: '', code: 3 };
+        const request = { argv: print, cwd: '/', env: { A: 'b c' } };
+        assert.deepEqual(await bare(request), { ...seen, plain: true });
+        assert.deepEqual(await bare({ argv: ['pwd'], cwd: '/proc/1' }).then(({ out }) => out), '/proc/1\n');
+        // what the shell has to say for itself
+        const missing = await bare({ argv: ['no-such-program'] });
+        assert.deepEqual([missing.code, missing.plain], [127, false]);
+        assert.match(missing.err, /no-such-program: not found/);
+        assert.deepEqual(await bare({ argv: ['true'], cwd: '/none' }).then(({ code, plain }) => [code, plain]), [
+          1,
+          false,
+        ]);
+        assert.deepEqual(await bare({ argv: ['true'], cwd: 'proc' }).then(({ code, plain }) => [code, plain]), [
+          1,
+          false,
+        ]);
+        assert.equal((await bare({ argv: ['/proc'] })).code, 126);
+        const unmarked = join(running.directory, 'unmarked');
+        await writeFile(unmarked, 'echo read by a shell\n', { mode: 0o755 });
+        assert.equal((await bare({ argv: [unmarked] })).out, 'read by a shell\n');
+        assert.deepEqual(await bare({ argv: ['true'], env: { PATH: '/none' } }).then(({ code }) => code), 127);
+        // start-up files are those of bash
+        if (!/^root:.*\/bash$/m.test(await readFile('/etc/passwd', 'utf8'))) return;
+        const start = join(running.directory, 'bash.bashrc');
+        await writeFile(start, `# said\n  \n[ -z "$PS1" ] && return\nexport A=start\n`);
+        assert.deepEqual(await bare(request), { ...seen, plain: true });
+        for (const text of ['export B=start\n', 'case $- in\n*i*) ;;\nesac\n', `#${' long'.repeat(100)}\ntrue\n`]) {
+          await writeFile(start, text);
+          assert.deepEqual(await bare(request), { ...seen, plain: false }, text);
+        }
       });
 
       it('passes on much output and much input, no faster than it is taken', async (t) => {
