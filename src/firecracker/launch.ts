@@ -5,7 +5,7 @@ import { BangerError } from '../errors.ts';
 import { sleep, throwIfCancelled } from '../system/abort.ts';
 import { userOfDirectory } from '../system/confinement.ts';
 import { pathExists } from '../system/files.ts';
-import { findProcesses, type ProcessIdentity, pathAsSeenBy } from '../system/processes.ts';
+import { findProcesses, identifyProcess, type ProcessIdentity, pathAsSeenBy } from '../system/processes.ts';
 import type { Argv, DetachedProcess, Runner } from '../system/runner.ts';
 import { describeVmm } from './api.ts';
 import { lastLines, removeLog, rotateLog } from './console.ts';
@@ -42,7 +42,7 @@ export interface RunningVmm {
 
 /** From start to an answering API Firecracker needs some 10 ms and fcqemu 150; the limit is for loaded hosts. */
 const READY_TIMEOUT_MS = 20_000;
-const READY_POLL_MS = 10;
+const READY_POLL_MS = 3;
 /** What one question gets to be answered; a VMM that takes longer is asked again. */
 const ANSWER_TIMEOUT_MS = 2000;
 
@@ -93,13 +93,20 @@ export async function launchVmm(runner: Runner, options: LaunchOptions): Promise
       }
       await sleep(READY_POLL_MS, options.signal);
     }
-    const identity = await findVmm(options.socketPath);
+    const identity = (await isVmm(started.pid, options)) ?? (await findVmm(options.socketPath));
     if (!identity) throw await launchError(options, 'ended right after its API had answered');
     return { identity, ended };
   } catch (error) {
     endGroup(started.pid);
     throw error;
   }
+}
+
+/** What was started, where that has become the VMM itself: sudo stays its parent. */
+async function isVmm(pid: number, { socketPath }: LaunchOptions): Promise<ProcessIdentity | undefined> {
+  const argv = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+  if (servedSocket(argv.split('\0'), pid) !== socketPath || (await isSudo(pid))) return undefined;
+  return await identifyProcess(pid);
 }
 
 /** Ends what was started with all its children: one that is no VMM is not found by its arguments later. */

@@ -2,6 +2,7 @@
 import { closeSync, openSync, readFileSync, readlinkSync, readSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { isAbsolute, resolve } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
 import { messageOf, systemCode } from '../errors.ts';
 import { sleep } from './abort.ts';
 
@@ -19,6 +20,12 @@ export type ForeignKill = (pid: number, signal: 'SIGTERM' | 'SIGKILL') => Promis
 
 /** How often a dying process is looked at: short against the time a VMM needs to end. */
 const POLL_MS = 20;
+/** The same at first: most are gone in a moment. */
+const FIRST_POLL_MS = 2;
+const FIRST_POLLS = 25;
+
+/** How many processes are looked at before others get their turn. */
+const LOOKS_AT_ONCE = 250;
 
 let bootId: string | undefined;
 
@@ -119,10 +126,12 @@ export async function findProcesses(
   also: readonly number[] | ((user: number, pid: number) => Promise<boolean>) = [],
 ): Promise<ProcessIdentity[]> {
   const found: ProcessIdentity[] = [];
-  for (const entry of await readdir('/proc')) {
-    const pid = Number(entry);
-    if (!Number.isSafeInteger(pid) || pid === process.pid) continue;
-    const commandLine = await readProcFile(pid, 'cmdline');
+  const processes = await processIds();
+  // asked for side by side, each by a thread: of a process that hangs in the kernel it may never come
+  const commandLines = await Promise.all(processes.map((pid) => readProcFile(pid, 'cmdline')));
+  for (const [index, pid] of processes.entries()) {
+    const commandLine = commandLines[index];
+    if (pid === process.pid) continue;
     if (!commandLine || !wanted(commandLine.split('\0'), pid)) continue;
     const user = await userOf(pid);
     if (user === undefined) continue;
@@ -166,16 +175,20 @@ async function userOf(pid: number): Promise<number | undefined> {
 
 /** Whether any process of this host has a user among its ids. */
 export async function hasProcesses(user: number): Promise<boolean> {
-  for (const entry of await readdir('/proc')) {
-    const pid = Number(entry);
-    if (!Number.isSafeInteger(pid)) continue;
-    const status = (await readProcFile(pid, 'status')) ?? '';
+  for (const [looks, pid] of (await processIds()).entries()) {
+    if (looks % LOOKS_AT_ONCE === LOOKS_AT_ONCE - 1) await setImmediate();
+    // at once: the kernel makes it in microseconds and waits for nobody, and a thread would take longer
+    const status = readProcFileSync(`${pid}/status`) ?? '';
     // one that has ended does nothing any more, whenever its parent asks how
     if (/^State:\tZ/m.test(status)) continue;
     const [, ids] = /^Uid:\t([\d\t]+)$/m.exec(status) ?? [];
     if (ids?.split('\t').some((id) => Number(id) === user)) return true;
   }
   return false;
+}
+
+async function processIds(): Promise<number[]> {
+  return (await readdir('/proc')).map(Number).filter(Number.isSafeInteger);
 }
 
 /** Absolute form of a path as a process means it; undefined when it has ended or is not ours to see. */
@@ -221,9 +234,9 @@ export async function endProcess(
 /** @returns whether the process ended within `limitMs` */
 export async function waitForEnd(identity: ProcessIdentity, limitMs: number, signal?: AbortSignal): Promise<boolean> {
   const deadline = performance.now() + limitMs;
-  while (await isAlive(identity)) {
+  for (let looks = 0; await isAlive(identity); looks++) {
     if (performance.now() >= deadline) return false;
-    await sleep(POLL_MS, signal);
+    await sleep(looks < FIRST_POLLS ? FIRST_POLL_MS : POLL_MS, signal);
   }
   return true;
 }

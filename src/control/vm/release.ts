@@ -41,26 +41,28 @@ async function endVmms(
   { name: socketPath, identity: known }: { name: string; identity?: ProcessIdentity },
 ): Promise<void> {
   // the one that was written down, and whatever serves its socket: the daemon may have died before it could write
-  const recorded = known && (await isAlive(known)) ? [known] : [];
-  const found = (await findVmms(socketPath)).filter(({ pid }) => pid !== recorded[0]?.pid);
-  for (const identity of [...recorded, ...found]) {
-    const gone = await endProcess(identity, {
-      // one that is halted does not hear SIGTERM
-      graceMs: haltedBy(identity.pid) === undefined ? VMM_GRACE_MS : 0,
-      foreignKill: host.system.privileged.kill,
-    });
-    if (!gone) {
-      throw new BangerError(
-        'vmm_failed',
-        `The VMM of ${vm.name} (process ${identity.pid}) does not end, not even by SIGKILL.`,
-        {
-          hint: `It hangs in the kernel; see: cat /proc/${identity.pid}/stack   then try again: banger kill ${vm.name}`,
-        },
-      );
-    }
-  }
+  const recorded = known && (await isAlive(known)) ? known : undefined;
+  if (recorded) await endVmm(host, vm, recorded);
+  for (const identity of await findVmms(socketPath)) await endVmm(host, vm, identity);
   await rm(socketPath, { force: true });
   host.stores.ledger.strike('vmm', socketPath);
+}
+
+async function endVmm(host: Host, vm: Pick<VmRecord, 'name'>, identity: ProcessIdentity): Promise<void> {
+  const gone = await endProcess(identity, {
+    // one that is halted does not hear SIGTERM
+    graceMs: haltedBy(identity.pid) === undefined ? VMM_GRACE_MS : 0,
+    foreignKill: host.system.privileged.kill,
+  });
+  if (!gone) {
+    throw new BangerError(
+      'vmm_failed',
+      `The VMM of ${vm.name} (process ${identity.pid}) does not end, not even by SIGKILL.`,
+      {
+        hint: `It hangs in the kernel; see: cat /proc/${identity.pid}/stack   then try again: banger kill ${vm.name}`,
+      },
+    );
+  }
 }
 
 /** Images that a VM and its snapshots boot with; each may go once the VM is gone. */

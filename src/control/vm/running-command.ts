@@ -59,7 +59,7 @@ const BEGIN_POLL_MS = 50;
 /** What finding and signalling a session over SSH may take. */
 const SIGNAL_LIMIT_MS = 30_000;
 
-/** One that has said something so lately need not be asked whether it is there. */
+/** One that has answered so lately need not be asked whether it is there. */
 const HEARD_LATELY_MS = 1000;
 
 /** An agent that does not answer in this time is done without: nothing was asked of it yet. */

@@ -44,15 +44,18 @@ export async function startWarm(
   let vm: VmRecord | undefined;
   try {
     progress.step('preflight', 'checking the host');
-    await Promise.all([
-      host.checks.beforeCreate(boot, await costOfTemplate(host, template), progress.warn),
-      host.checks.beforeStart(boot, { ...shape, nat: request.nat ?? true }, progress.warn),
-    ]);
     const machineId = randomBytes(16).toString('hex');
     vm = await admitVm(host, request, boot, { ...shape, machineId, keptDisk: null }, signal);
     progress.step('load', `starting ${vm.name} from a template`);
     await requireStoreSpace(host, vm, progress);
-    return await begin(host, vm, template, boot, began, signal);
+    // beside the rest, and done before a guest is let go on: a host that fails them is told so by the boot that follows
+    const check = async () => {
+      await Promise.all([
+        host.checks.beforeCreate(boot, await costOfTemplate(host, template), progress.warn),
+        host.checks.beforeStart(boot, { ...shape, nat: request.nat ?? true }, progress.warn),
+      ]);
+    };
+    return await begin(host, vm, template, boot, check, began, signal);
   } catch (error) {
     if (vm) {
       progress.step('undo', 'undoing it');
@@ -97,6 +100,7 @@ async function begin(
   admitted: VmRecord,
   template: TemplateRecord,
   boot: BootFiles,
+  check: () => Promise<void>,
   began: number,
   signal: AbortSignal,
 ): Promise<StartedVm> {
@@ -114,6 +118,7 @@ async function begin(
       ownMemory,
       began,
       first: {
+        preflight: check,
         'clone-disks': (either) => takeDisks(host, vm, template, either),
         'take-memory': (either) => takeMemory(host, vm, template, ownMemory, either),
       },

@@ -78,7 +78,7 @@ interface Limits {
 export interface GuestAgent extends AsyncDisposable {
   readonly hello: AgentHello;
   readonly closed: boolean;
-  /** how long it has said nothing, in `ms` */
+  /** how long ago it answered a request, in `ms` */
   readonly quietMs: number;
   /** Called once when the connection ends, however it ends. */
   onClose(listener: () => void): void;
@@ -170,8 +170,10 @@ function helloOf({ type, payload }: AgentFrame): AgentHello {
 }
 
 function createAgent(link: AgentLink, hello: AgentHello): GuestAgent {
+  let answeredAt = Number.NEGATIVE_INFINITY;
   const ask = async (type: number, payload: Buffer, limits: Limits = {}): Promise<Buffer> => {
     const answer = await awaitAnswer(link, limits, (owner) => link.open(type, payload, owner));
+    answeredAt = performance.now();
     if (answer.type === TYPE.done) return answer.payload;
     const reason = answer.type === TYPE.failed ? tryDecode(answer.payload)?.text(TAG.text, 1024) : undefined;
     throw new AgentError('refused', reason ?? 'its agent refuses without a reason');
@@ -182,7 +184,7 @@ function createAgent(link: AgentLink, hello: AgentHello): GuestAgent {
       return link.closed;
     },
     get quietMs() {
-      return performance.now() - link.heardAt;
+      return performance.now() - answeredAt;
     },
     onClose: (listener) => link.onClose(listener),
     async ping(limits) {

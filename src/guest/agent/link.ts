@@ -37,8 +37,6 @@ export class AgentLink {
   #nextChannel = 1;
   #spareBytes = SPARE_BYTES;
   #lost: AgentError | undefined;
-  /** when the guest last said something, of `performance.now()` */
-  heardAt = performance.now();
 
   constructor(socket: Socket) {
     this.#socket = socket;
@@ -95,7 +93,6 @@ export class AgentLink {
   }
 
   #read(chunk: Buffer): void {
-    this.heardAt = performance.now();
     try {
       for (const frame of this.#decode(chunk)) {
         if (this.#lost) return;
