@@ -153,8 +153,12 @@ export const ImageDiff = z.object({
 
 export const ImagePrune = z.strictObject({
   keepBytes: z.int().nonnegative().optional().describe('remove layers until no more than this is left'),
-  unusedForMs: z.int().nonnegative().optional().describe('remove layers no build used for so long'),
-  all: z.boolean().optional().describe('remove every layer'),
+  unusedForMs: z
+    .int()
+    .nonnegative()
+    .optional()
+    .describe('remove layers no build used for so long, and templates no VM started from'),
+  all: z.boolean().optional().describe('remove every layer and every template'),
   dryRun: z.boolean().optional().describe('say what would go and remove nothing'),
 });
 
@@ -168,6 +172,10 @@ export const ImagePruned = z.object({
   keptBytes: z.number(),
   blobs: z.int().describe('layers of OCI images that no image is made of any more'),
   blobBytes: z.number().describe('what these took'),
+  templates: z
+    .int()
+    .describe('templates that no VM can start from any more, that none did for so long, or all of them'),
+  templateBytes: z.number().describe('what these took'),
   dryRun: z.boolean(),
 });
 

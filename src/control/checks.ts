@@ -24,6 +24,7 @@ export type CheckBase = Pick<
   | 'pool'
   | 'poolHolder'
   | 'ownLinks'
+  | 'templates'
   | 'table'
   | 'clientKeyFile'
 > & {

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { LoadedConfig } from '../config/load.ts';
 import type { Config } from '../config/schema.ts';
 import { findVmUsers } from '../config/vm-users.ts';
-import { createChecks } from '../control/checks.ts';
+import { type Checks, createChecks } from '../control/checks.ts';
 import { createEvents } from '../control/events.ts';
 import type { Host, Log } from '../control/host.ts';
 import { createDnsService, type DnsService } from '../control/network/dns-service.ts';
@@ -14,6 +14,7 @@ import { createOperations } from '../control/operations.ts';
 import { recoverStore } from '../control/store/image.ts';
 import { createAgents } from '../control/vm/agents.ts';
 import { createGuests } from '../control/vm/connections.ts';
+import { viewTemplates } from '../control/warm/view.ts';
 import { formatSubnet, gatewayOf } from '../core/addresses.ts';
 import { tableName } from '../core/network-names.ts';
 import { messageOf } from '../errors.ts';
@@ -98,7 +99,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const vmCount = vms.list().length;
   const { pool, claim } = await decidePool({ config, settings: stores.settings, runner, instance, vmCount, ownRoutes });
   const poolText = formatSubnet(pool);
-  const checks = createChecks({
+  const checks: Checks = createChecks({
     config,
     env,
     uid,
@@ -113,6 +114,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     poolHolder: () => holderOf(claim),
     ownLinks: () =>
       ledger.all().flatMap(({ resource: { kind, name } }) => (kind === 'tap' || kind === 'pool-route' ? [name] : [])),
+    templates: () => viewTemplates({ config, stores, system, checks }),
   });
 
   const dnsService = createDnsService({ config, pool, vms, settings: createSettings(operationLog), log });

@@ -17,6 +17,7 @@ import {
   workDiskCheck,
 } from './checks/programs.ts';
 import { diskSpaceCheck, memoryCheck } from './checks/resources.ts';
+import { templatesCheck } from './checks/templates.ts';
 import { kvmCheck, vmmCheck } from './checks/vmm.ts';
 import type { PreflightContext } from './context.ts';
 
@@ -30,7 +31,8 @@ export type PreflightCommand =
   | 'disk-resize'
   | 'ssh'
   | 'exec'
-  | 'isolation';
+  | 'isolation'
+  | 'warm';
 
 const BOOT = [bundleCheck, kernelCheck, initrdCheck, rootfsCheck];
 
@@ -64,6 +66,7 @@ const COMMANDS: Record<PreflightCommand, { purpose: string; checks: Check<Prefli
   ssh: { purpose: 'log in to a VM', checks: [sshCheck, keysCheck] },
   exec: { purpose: 'run a command in a VM', checks: [keysCheck] },
   isolation: { purpose: 'keep VMs apart', checks: [...isolationChecks] },
+  warm: { purpose: 'start VMs from templates', checks: [templatesCheck] },
 };
 
 /** The checks of a command, to be run by `runChecks`. */
@@ -87,6 +90,6 @@ export async function preflight(
 
 /** Every check there is, each once, in the order of the commands. */
 export function allChecks(): Check<PreflightContext>[] {
-  const commands = ['vm-start', 'vm-create', 'nat', 'ssh', 'image-build', 'bundle-build', 'isolation'] as const;
+  const commands = ['vm-start', 'vm-create', 'nat', 'ssh', 'image-build', 'bundle-build', 'isolation', 'warm'] as const;
   return [...new Set(commands.flatMap((command) => COMMANDS[command].checks))];
 }

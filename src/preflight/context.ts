@@ -40,6 +40,8 @@ export interface PreflightContext {
   poolHolder?: () => Promise<PoolHolder | undefined>;
   /** devices and ranges whose routes are this banger's, as its ledger has them */
   ownLinks?: () => readonly string[];
+  /** templates that are kept, with why no VM can start from one any more; none where they are not asked for */
+  templates?: () => Promise<readonly KeptTemplate[]>;
   /** nftables table of this banger */
   table: string;
   /** file of the private key banger logs in with */
@@ -61,6 +63,14 @@ export interface PreflightContext {
   hostRoot?: string;
   /** device that makes taps; `/dev/net/tun` except in tests */
   tunDevice?: string;
+}
+
+export interface KeptTemplate {
+  /** image or bundle that it was made of */
+  image: string;
+  bytes: number;
+  /** each a clause; empty for one that VMs can start from */
+  misfits: readonly string[];
 }
 
 /** Another process that has taken the name of a pool; who it is may not be known. */

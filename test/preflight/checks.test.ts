@@ -322,6 +322,24 @@ describe('assertPassed', () => {
   });
 });
 
+describe('templates', () => {
+  it('are told with what they take, and why none of them is of use', async (t) => {
+    const { context } = await testMachine(t);
+    const told = async (...templates: { image: string; bytes: number; misfits: string[] }[]) => {
+      const { status, detail, fix } = await check('warm.templates', { ...context, templates: async () => templates });
+      return [status, detail, fix];
+    };
+    const whole = { image: 'debian', bytes: 2 ** 20, misfits: [] };
+    assert.equal((await told())[0], 'not_applicable');
+    assert.deepEqual(await told(whole), ['ok', '1 template (1 MiB)', undefined]);
+    assert.deepEqual(await told(whole, { ...whole, image: 'dev', misfits: ['its kernel was replaced'] }), [
+      'warning',
+      '2 templates (2 MiB), and no VM can start from 1 of them: of dev: its kernel was replaced.',
+      'banger image prune',
+    ]);
+  });
+});
+
 describe('preflightFor', () => {
   it('asks each command only what it needs', () => {
     const ids = (command: Parameters<typeof preflightFor>[0]) => preflightFor(command).map(({ id }) => id);

@@ -12,9 +12,10 @@ import { createStores } from '../../../src/state/stores.ts';
 import { imageFiles } from '../../../src/storage/layout.ts';
 import { sampleBundle } from '../../bundle/sample-bundle.ts';
 import { hostSystem } from '../../support/host-system.ts';
+import { PASSED_CHECKS } from '../../support/passed-checks.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 
-export type ImageTestHost = Pick<Host, 'config' | 'log' | 'now' | 'operations' | 'stores' | 'system'>;
+export type ImageTestHost = Pick<Host, 'config' | 'checks' | 'log' | 'now' | 'operations' | 'stores' | 'system'>;
 
 export interface ImagePlace {
   dir: string;
@@ -47,6 +48,7 @@ export async function imagePlace(t: TestContext): Promise<ImagePlace> {
   const now = () => new Date('2026-05-01T00:00:00.000Z');
   const host: ImageTestHost = {
     config: { ...config, bundle: { ...config.bundle, default: bundle } },
+    checks: PASSED_CHECKS,
     system: hostSystem(env),
     log: { info: () => {}, warn: () => {}, error: () => {} },
     now,

@@ -17,6 +17,8 @@ import {
 import { exportImage } from '../../../src/control/images/export.ts';
 import { importImage } from '../../../src/control/images/import.ts';
 import { pruneImages } from '../../../src/control/images/prune.ts';
+import { contentsOf } from '../../../src/control/memory/manifest.ts';
+import { pathsOf, wantedTemplate } from '../../../src/control/memory/templates.ts';
 import { sweepImages } from '../../../src/control/upkeep/image-sweep.ts';
 import { imageFiles, layerFile } from '../../../src/storage/layout.ts';
 import { readBootId } from '../../../src/system/processes.ts';
@@ -425,6 +427,57 @@ describe('the image catalogue', { skip }, () => {
     build.resolve();
     await host.operations.finished(id);
     assert.equal((await pruneImages(host, {}, place.progress, signal)).removed.length, 1);
+  });
+
+  it('prunes templates that nothing can start from, and what else is asked for', async (t) => {
+    const { host, progress } = await imagePlace(t);
+    const boot = await findBootFiles(host, undefined);
+    const vm = { vcpus: 1, memoryMib: 256, rootDiskBytes: 4096, workDiskBytes: 0, workDiskMount: '/root', nat: true };
+    const wanted = await wantedTemplate(host, vm, boot);
+    const keep = async (id: string, usedAt: string) => {
+      const record = {
+        id,
+        image: boot.name,
+        ...wanted,
+        vmmVersion: '1',
+        failedUnits: [],
+        bytes: 10,
+        createdAt: usedAt,
+        usedAt,
+      };
+      const paths = pathsOf(host, record);
+      await mkdir(dirname(paths[0] ?? ''), { recursive: true });
+      for (const path of paths) await writeFile(path, 'x');
+      host.stores.templates.insert({ ...record, files: await contentsOf(paths) });
+      return paths;
+    };
+    const [memory = ''] = await keep('0000000a', '2026-04-01T00:00:00.000Z');
+    await keep('0000000b', '2026-03-01T00:00:00.000Z');
+    await keep('0000000c', '2026-04-30T00:00:00.000Z');
+    const left = () => host.stores.templates.list().map(({ id }) => id.slice(-1));
+    const prune = async (request: Parameters<typeof pruneImages>[1]) => {
+      const { templates, templateBytes } = await pruneImages(host, request, progress, signal);
+      return [templates, templateBytes];
+    };
+    assert.deepEqual(await prune({}), [0, 0]);
+    await writeFile(memory, 'written since');
+    assert.deepEqual(
+      [await prune({ dryRun: true }), left()],
+      [
+        [1, 10],
+        ['b', 'a', 'c'],
+      ],
+    );
+    assert.deepEqual(
+      [await prune({}), left()],
+      [
+        [1, 10],
+        ['b', 'c'],
+      ],
+    );
+    await assert.rejects(stat(memory), { code: 'ENOENT' });
+    assert.deepEqual([await prune({ unusedForMs: 7 * 86_400_000 }), left()], [[1, 10], ['c']]);
+    assert.deepEqual([await prune({ all: true }), left()], [[1, 10], []]);
   });
 });
 
