@@ -129,8 +129,15 @@ try {
         );
         const { readyMs, bootTimeline } = JSON.parse(run('show', 'new', '--json')) as VmDetail;
         note(`  of it until ready, cache ${cache}`, readyMs ?? Number.NaN);
-        for (const { step, durationMs } of bootTimeline) note(`    ${step}, cache ${cache}`, durationMs);
-        remove('new');
+        for (const { step, startedMs, durationMs } of bootTimeline) {
+          note(`    ${step}, begun, cache ${cache}`, startedMs);
+          note(`    ${step}, cache ${cache}`, durationMs);
+        }
+        if (cache === 'warm') {
+          await timed('kill, with the command', () => run('kill', 'new', '--quiet'));
+          await timed('rm --now of a stopped VM, with the command', () => run('rm', '--now', 'new', '--quiet'));
+        } else await timed('rm --force --now of a running VM, with the command', () => remove('new'));
+        await timed('a command that does nothing (daemon status)', () => run('daemon', 'status', '--json'));
       }
     }
     for (let round = 0; round < COLD_ROUNDS; round++) {
