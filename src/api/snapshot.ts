@@ -22,8 +22,11 @@ export const Snapshot = z.object({
   automatic: z.boolean().describe('taken before a restore, which an undo puts back'),
   memory: z.boolean().describe('whether the memory of the guest is in it'),
   taken: z
-    .enum(['at-rest', 'frozen'])
-    .describe('`at-rest`: the VM did not run; `frozen`: its guest held its file systems still'),
+    .enum(['at-rest', 'frozen', 'held', 'suspended'])
+    .describe(
+      '`at-rest`: the VM did not run; `frozen`: its guest held its file systems still; `held`: its guest stood still, and its ' +
+        'memory is in it; `suspended`: so is that of a VM that was suspended',
+    ),
   pauseMs: z.number().nullable().describe('milliseconds in which the guest could not write; null when it did not run'),
   image: z.string().describe('bundle or image that its root disk boots with'),
   rootDiskBytes: z.number().describe('apparent size of the root disk'),
@@ -35,11 +38,13 @@ export const Snapshot = z.object({
 const SnapshotCreate = z.strictObject({
   name: SnapshotName.optional().describe('made of the time without one'),
   pauseOk: z.boolean().optional().describe('whether the guest may stand still for as long as its disks are copied'),
+  diskOnly: z.boolean().optional().describe('whether the memory of a guest that runs is left out'),
 });
 
 const Restore = z.strictObject({
   force: z.boolean().optional().describe('also a VM that runs: it is shut down, and started again'),
-  start: z.boolean().optional().describe('false leaves a VM stopped that ran'),
+  start: z.boolean().optional().describe('false leaves a VM stopped that ran, and suspended one that gets memory'),
+  diskOnly: z.boolean().optional().describe('whether the memory in the snapshot is left out'),
 });
 
 /** Result of a restore and of its undo. */
@@ -48,7 +53,13 @@ export const Restored = z.object({
   before: SnapshotName.describe('automatic snapshot of what was there before'),
 });
 
-const SnapshotCopy = z.strictObject({ name: VmName.describe('the new VM') });
+const SnapshotCopy = z.strictObject({
+  name: VmName.describe('the new VM'),
+  diskOnly: z
+    .boolean()
+    .optional()
+    .describe('whether the memory in the snapshot is left out; the new VM does not run then'),
+});
 
 const SnapshotDiffRequest = z.strictObject({
   to: SnapshotName.optional().describe('another snapshot of the VM; its disks as they are now otherwise'),
@@ -125,7 +136,7 @@ export const snapshotRoutes = {
   createSnapshot: {
     method: 'POST',
     url: '/v1/vms/:name/snapshots',
-    summary: 'Take a snapshot of the disks of a VM',
+    summary: 'Take a snapshot of the disks of a VM, and of its memory when it runs',
     params: named,
     body: SnapshotCreate,
     response: Operation,

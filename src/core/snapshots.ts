@@ -1,5 +1,7 @@
 /** Snapshots of a VM: what their records hold, how they are named, and which of the automatic ones stay. */
 import { BangerError } from '../errors.ts';
+import type { Fit } from './fit.ts';
+import type { TemplateFile } from './template.ts';
 import type { VmRecord } from './vm.ts';
 
 /** What of a VM's record belongs to its disks: put back with them. */
@@ -20,13 +22,31 @@ export interface SnapshotRecord {
   automatic: boolean;
   /** whether the guest's memory is in it */
   memory: boolean;
-  /** how the disks came to be of one moment: the VM did not run, or its guest held its file systems still */
-  taken: 'at-rest' | 'frozen';
+  /** of one with memory: what that is and what it goes on with */
+  saved?: SnapshotMemory;
+  /**
+   * how the disks came to be of one moment: the VM did not run; its guest held its file systems still; the guest stood still, with
+   * its memory saved; it was suspended
+   */
+  taken: 'at-rest' | 'frozen' | 'held' | 'suspended';
   /** `ms` that the guest could not write, null when it did not run */
   pauseMs: number | null;
   /** whether the VM had made its work disk by then */
   hasWorkDisk: boolean;
   values: SnapshotValues;
+}
+
+export interface SnapshotMemory {
+  fit: Fit;
+  /** what the VMM that wrote the state calls itself; no other version reads it */
+  vmmVersion: string;
+  /** address that the guest has */
+  address: string;
+  /** what the guest was started with */
+  run: NonNullable<VmRecord['run']>;
+  ready: NonNullable<VmRecord['ready']>;
+  /** memory, state, root and work disk, in this order: one that was written or replaced since is told apart */
+  files: TemplateFile[];
 }
 
 /** As names of VMs and images. */

@@ -51,6 +51,8 @@ export type Resource =
       values: { image: string; imageId: string | null; rootDiskBytes: number; workDiskBytes: number };
       /** whether the VM ran before */
       ran: boolean;
+      /** name of the memory that comes with them, with which the VM is suspended then; missing without */
+      memory?: string;
     }
   /** kernel setting of the host, with the value to put back as long as it is what it was set to (1 when that is not told) */
   | { kind: 'sysctl'; name: string; before: string; set?: string }

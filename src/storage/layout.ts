@@ -13,6 +13,8 @@ export interface VmFiles {
   /** disks of a snapshot, before they take the place of the VM's */
   restoredRootDisk: string;
   restoredWorkDisk: string;
+  /** directory with the memory of a snapshot, before it is the VM's */
+  restoredMemory: string;
   /** written anew at each start */
   seedDrive: string;
   /** serial console of the current and earlier runs */
@@ -35,6 +37,7 @@ export function vmFiles(store: string, vmId: string): VmFiles {
     workDisk: join(directory, 'work.ext4'),
     restoredRootDisk: join(directory, 'root.restored.ext4'),
     restoredWorkDisk: join(directory, 'work.restored.ext4'),
+    restoredMemory: join(directory, 'suspended.restored'),
     seedDrive: join(directory, 'seed.img'),
     consoleLog: join(directory, 'console.log'),
     vmmLog: join(directory, 'vmm.log'),
@@ -56,7 +59,11 @@ export interface MemoryFiles {
 
 /** Memory of a suspended VM; `unfinished` while it is being written. */
 export function memoryFiles(store: string, vmId: string, unfinished = false): MemoryFiles {
-  const directory = join(store, 'vms', vmId, unfinished ? 'suspended.new' : 'suspended');
+  return memoryFilesIn(join(store, 'vms', vmId, unfinished ? 'suspended.new' : 'suspended'));
+}
+
+/** The same in a directory that is yet to be that of a VM. */
+export function memoryFilesIn(directory: string): MemoryFiles {
   return {
     directory,
     memory: join(directory, 'memory'),
@@ -70,6 +77,9 @@ export interface SnapshotFiles {
   directory: string;
   rootDisk: string;
   workDisk: string;
+  /** the guest's memory, and state of CPUs and devices; of snapshots that have them */
+  memory: string;
+  state: string;
   /** what the snapshot is, for whoever finds the directory alone */
   manifest: string;
 }
@@ -80,6 +90,8 @@ export function snapshotFiles(store: string, vmId: string, snapshotId: string): 
     directory,
     rootDisk: join(directory, 'root.ext4'),
     workDisk: join(directory, 'work.ext4'),
+    memory: join(directory, 'memory'),
+    state: join(directory, 'state'),
     manifest: join(directory, 'manifest.json'),
   };
 }

@@ -18,7 +18,7 @@ export const take = (name: string): Action => ({
   async run(model, { host }) {
     const vm = vmOf(model, name);
     if (vm.snapshot) await host.ok('snapshot', 'delete', name, SNAPSHOT);
-    await host.ok('snapshot', 'create', name, SNAPSHOT, '--pause-ok');
+    await host.ok('snapshot', 'create', name, SNAPSHOT, '--disk-only', '--pause-ok');
     model.vms.set(name, { ...vm, snapshot: heldBy(vm) });
   },
 });

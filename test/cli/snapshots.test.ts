@@ -22,8 +22,31 @@ describe('snapshot create', () => {
     assert.match(stderr, /Put it back with: banger snapshot restore web 20260102-030405/);
     await cli('snapshot create web before --pause-ok', script);
     assert.deepEqual(asked, [
-      ['createSnapshot', { params: { name: 'web' }, body: {} }],
+      ['createSnapshot', { params: { name: 'web' }, body: { diskOnly: true } }],
       ['createSnapshot', { params: { name: 'web' }, body: { name: 'before', pauseOk: true } }],
+    ]);
+  });
+});
+
+describe('a snapshot with memory', () => {
+  it('is told apart when it is taken, put back and made a VM of', async () => {
+    const { script } = daemon(snapshot('first', { memory: true, taken: 'held', pauseMs: 150 }));
+    assert.equal(
+      (await cli('snapshot create web first', script)).stdout,
+      'first is a snapshot of web with its memory (300 MiB); its guest stood still for 150 ms\n',
+    );
+    const asleep = daemon({ vm: vm('web', { state: 'suspended' }), before: 'before-1' });
+    assert.equal(
+      (await cli('snapshot restore web first --no-start', asleep.script)).stdout,
+      'web has the disks of first again with its memory, and is suspended\n',
+    );
+    const copied = daemon(vm('other', { address: '172.30.0.9' }));
+    assert.equal(
+      (await cli('snapshot restore web first --as other --disk-only', copied.script)).stdout,
+      'other goes on from first of web, at 172.30.0.9\n',
+    );
+    assert.deepEqual(copied.asked, [
+      ['copySnapshot', { params: { name: 'web', snapshot: 'first' }, body: { name: 'other', diskOnly: true } }],
     ]);
   });
 });

@@ -39,7 +39,7 @@ describe('snapshots', { skip: hostSkip('cmp') }, () => {
       'web',
       `mkdir -p /opt; touch /opt/bt-old; (${writer}) > /dev/null 2>&1 & echo $! > /run/bt-writer; sleep 1`,
     );
-    const taken = JSON.parse(await host.ok('snapshot', 'create', 'web', 'first', '--pause-ok', '--json'));
+    const taken = JSON.parse(await host.ok('snapshot', 'create', 'web', 'first', '--disk-only', '--pause-ok', '--json'));
     assert.equal(taken.taken, 'frozen');
     assert.ok(taken.pauseMs > 0, JSON.stringify(taken));
     const number = async () => Number(await host.guest('web', 'cat /root/bt-n'));
@@ -78,7 +78,7 @@ describe('snapshots', { skip: hostSkip('cmp') }, () => {
   });
 
   it('cut off by the end of the daemon leave a guest that writes, and nothing else', LIMIT, async () => {
-    const cut = host.begin(['snapshot', 'create', 'web', 'cut', '--pause-ok']);
+    const cut = host.begin(['snapshot', 'create', 'web', 'cut', '--disk-only', '--pause-ok']);
     await cut.says(/holding the guest still/);
     await host.killDaemon();
     await cut.ended;

@@ -38,6 +38,8 @@ export interface Manifest {
   address: string;
   fit: Fit;
   waker: Waker;
+  /** whether a guest may have gone on from it before */
+  again?: true;
   /** what the VMM that wrote the state calls itself; no other version reads it */
   vmmVersion: string;
   disks: Identities;

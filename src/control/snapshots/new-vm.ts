@@ -1,22 +1,31 @@
-/** Makes a VM of the disks of a snapshot: with a name, an address, keys and a machine id of its own. */
+/**
+ * Makes a VM of a snapshot, with a name, an address, keys and a machine id of its own: of its disks, or, where it has memory, one
+ * that goes on from there as a fork does.
+ */
 import { randomBytes } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { newVm } from '../../core/new-vm.ts';
-import type { SnapshotRecord, SnapshotValues } from '../../core/snapshots.ts';
+import type { SnapshotMemory, SnapshotRecord, SnapshotValues } from '../../core/snapshots.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { stopped } from '../../core/vm-changes.ts';
 import { BangerError } from '../../errors.ts';
 import { generateKeyPair } from '../../guest/keys.ts';
 import { cloneFile } from '../../storage/clone.ts';
-import { snapshotFiles, vmFiles } from '../../storage/layout.ts';
+import { memoryFiles, snapshotFiles, vmFiles } from '../../storage/layout.ts';
 import { throwIfCancelled } from '../../system/abort.ts';
+import { syncPath } from '../../system/files.ts';
 import { formatSize } from '../../units.ts';
 import { findVmBootFiles } from '../bundles/boot-files.ts';
+import { freeUser, handOverFile, settleUser } from '../handover.ts';
 import type { Host } from '../host.ts';
+import { leaveImage } from '../images/catalogue.ts';
+import { needsOwnMemory, shareMemory } from '../memory/share.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone } from '../store/space.ts';
 import { freeAddress, newVmId } from '../vm/identity.ts';
-import { discardVm } from '../vm/release.ts';
+import { discardVm, releaseVm } from '../vm/release.ts';
+import { startAsNew } from '../vm/start-as-new.ts';
+import { hasSaved, isWholeSnapshot, requireUsableMemory } from './memory.ts';
 import { getSnapshot, requireRoom } from './take.ts';
 
 /** @throws BangerError `not_found`, `conflict` when the name is taken, `host_unprepared` without room */
@@ -24,12 +33,13 @@ export async function copySnapshot(
   host: Host,
   vmName: string,
   snapshotName: string,
-  newName: string,
+  { name: newName, diskOnly }: { name: string; diskOnly: boolean },
   progress: Progress,
   signal: AbortSignal,
 ): Promise<VmRecord> {
   const source = host.stores.vms.get(vmName);
   const snapshot = getSnapshot(host, source, snapshotName);
+  if (!diskOnly && hasSaved(snapshot)) return await goOnAs(host, source, snapshot, newName, progress, signal);
   const files = snapshotFiles(host.config.paths.store, source.id, snapshot.id);
   const costs = await Promise.all(disksOf(snapshot, files).map(([path]) => costOfClone(host, path)));
   const cost = costs.reduce((sum, each) => sum + each, 0);
@@ -43,6 +53,85 @@ export async function copySnapshot(
       await cloneFile(runner, host.config.programs.cp, from, to ?? '', 0, signal);
     }
   });
+}
+
+/** @throws BangerError as `copySnapshot`, and `guest_failed` when its guest does not take on its identity: nothing of it is there then */
+async function goOnAs(
+  host: Host,
+  source: VmRecord,
+  snapshot: SnapshotRecord & { saved: SnapshotMemory },
+  name: string,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<VmRecord> {
+  const { saved, values } = snapshot;
+  const { store } = host.config.paths;
+  const { nat, restartPolicy } = source;
+  requireFreeName(host, name);
+  progress.step('preflight', 'checking the host');
+  const boot = await requireUsableMemory(host, source, snapshot);
+  await host.checks.beforeStart(boot, { ...saved.run, nat }, progress.warn);
+  const from = snapshotFiles(store, source.id, snapshot.id);
+  const copied = [...disksOf(snapshot, from).map(([path]) => path), from.memory];
+  const costs = await Promise.all(copied.map((path) => costOfClone(host, path)));
+  await requireRoom(
+    host,
+    costs.reduce((sum, each) => sum + each, 0),
+    `the disks and memory of ${name}`,
+  );
+  const hostKey = await generateKeyPair(name);
+  throwIfCancelled(signal);
+  const { vcpus, memoryMib } = saved.run;
+  // no await between choosing the address and taking it
+  const admitted = newVm({
+    ...{ id: newVmId(), name, address: freeAddress(host), createdAt: host.now() },
+    ...{ ...values, imageId: values.imageId ?? undefined, vcpus, memoryMib, nat, restartPolicy },
+    ...{ hostKeyPrivate: hostKey.privateKey, hostKeyPublic: hostKey.publicKey },
+    machineId: randomBytes(16).toString('hex'),
+    forkedFrom: { id: source.id, name: source.name },
+  });
+  admitted.user = freeUser(host, admitted.id);
+  const [files, own] = [vmFiles(store, admitted.id), memoryFiles(store, admitted.id)];
+  try {
+    host.stores.atomically(() => {
+      host.stores.vms.insert(admitted);
+      host.stores.ledger.record(admitted.id, { kind: 'directory', name: files.directory });
+    });
+    for (const path of [files.directory, own.directory]) await mkdir(path, { recursive: true, mode: 0o700 });
+    const vm = await settleUser(host, admitted);
+    const ownMemory = needsOwnMemory(host, vm, saved.fit);
+    progress.step('start', `starting ${name}`);
+    const { vm: started } = await startAsNew(
+      host,
+      vm,
+      {
+        ...{ boot, vmmVersion: saved.vmmVersion, failedUnits: saved.ready.failedUnits, ownMemory },
+        first: {
+          'clone-disks': async (either) => {
+            for (const [path, to = ''] of disksOf(snapshot, from, files)) {
+              await cloneFile(host.system.runner, host.config.programs.cp, path, to, 0, either);
+              await handOverFile(host, vm, to);
+              await syncPath(to);
+            }
+          },
+          'take-memory': (either) => shareMemory(host, from, own, ownMemory, either),
+        },
+        async loaded() {
+          // who wrote to a file did so before it was copied, or while it was
+          if (await isWholeSnapshot(host, snapshot)) return;
+          throw new BangerError('corrupt', `The files of the snapshot ${snapshot.name} were changed meanwhile.`);
+        },
+      },
+      signal,
+    );
+    return started;
+  } catch (error) {
+    progress.step('undo', 'undoing it');
+    await releaseVm(host, admitted);
+    await discardVm(host, admitted);
+    await leaveImage(host, values.imageId);
+    throw error;
+  }
 }
 
 interface DiskPaths {

@@ -2,27 +2,39 @@
  * Puts the disks of a snapshot in the place of a VM's, whose own become an automatic snapshot first. Up to the moment when that is
  * recorded a crash undoes it, and from then on it is finished; `recoverSnapshots` does both and may be repeated.
  */
-import { link, rename, rm } from 'node:fs/promises';
+import { randomUUID } from 'node:crypto';
+import { link, mkdir, rename, rm } from 'node:fs/promises';
 import { requireNoMemory } from '../../core/saved-memory.ts';
-import { latestAutomatic, type SnapshotRecord, timedName, valuesOf } from '../../core/snapshots.ts';
+import {
+  latestAutomatic,
+  type SnapshotMemory,
+  type SnapshotRecord,
+  timedName,
+  valuesOf,
+} from '../../core/snapshots.ts';
 import type { VmRecord } from '../../core/vm.ts';
-import { stopped } from '../../core/vm-changes.ts';
+import { stopped, suspended, type VmChange } from '../../core/vm-changes.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import type { Resource } from '../../state/ledger.ts';
 import { copyDisk } from '../../storage/clone.ts';
-import { snapshotFiles, vmFiles } from '../../storage/layout.ts';
+import { allocatedBytes } from '../../storage/disk.ts';
+import { memoryFiles, memoryFilesIn, snapshotFiles, vmFiles } from '../../storage/layout.ts';
 import { throwIfCancelled } from '../../system/abort.ts';
 import { pathExists, syncPath } from '../../system/files.ts';
 import { endProcess, findProcesses } from '../../system/processes.ts';
 import { formatSize } from '../../units.ts';
 import { settleDiskWork } from '../disks/disk-work.ts';
+import { handOverFile, settleUser } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
+import { disksOf } from '../memory/checkpoint.ts';
+import { identitiesOf, identityOf, writeManifest as writeMemoryManifest } from '../memory/manifest.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone } from '../store/space.ts';
 import { requireFreeDisks } from '../vm/free-disks.ts';
 import type { StartStop } from '../vm/rebase.ts';
 import { findVmmOf } from '../vmm.ts';
+import { hasSaved, isWholeSnapshot, requireUsableMemory } from './memory.ts';
 import {
   getSnapshot,
   newSnapshotId,
@@ -36,8 +48,10 @@ import {
 export interface RestoreRequest {
   /** also a VM that runs: it is shut down, and started again */
   force: boolean;
-  /** false leaves a VM stopped that ran */
+  /** false leaves a VM stopped that ran, and suspended one that gets memory */
   start: boolean;
+  /** whether the memory in it is left out */
+  diskOnly?: boolean | undefined;
 }
 
 export interface Restored {
@@ -49,7 +63,7 @@ export interface Restored {
 type RestoreEntry = Extract<Resource, { kind: 'restore' }>;
 
 /** What finishing or undoing needs of the host. */
-type RecoveryHost = Pick<Host, 'config' | 'stores' | 'events' | 'log'>;
+type RecoveryHost = Pick<Host, 'config' | 'stores' | 'events' | 'log' | 'system'>;
 
 /** @throws BangerError `not_found`, `conflict` when the VM runs and `force` is not given, `host_unprepared` without room */
 export async function restoreSnapshot(
@@ -94,7 +108,7 @@ async function putBack(
   vm: VmRecord,
   snapshot: SnapshotRecord,
   consumes: boolean,
-  { force, start }: RestoreRequest,
+  { force, start, diskOnly = false }: RestoreRequest,
   progress: Progress,
   signal: AbortSignal,
 ): Promise<Restored> {
@@ -107,8 +121,10 @@ async function putBack(
       hint: `Stop it first: banger stop ${vm.name}   or let it be stopped and started again with --force`,
     });
   }
+  const withMemory = !diskOnly && hasSaved(snapshot) ? snapshot : undefined;
+  if (withMemory) await requireUsableMemory(host, vm, withMemory);
   const sources = snapshotFiles(host.config.paths.store, vm.id, snapshot.id);
-  const cost = consumes ? 0 : await costOf(host, snapshot);
+  const cost = consumes ? 0 : await costOf(host, snapshot, withMemory !== undefined);
   await requireRoom(host, cost, `the disks of the snapshot ${snapshot.name}`);
   const { image, imageId, rootDiskBytes, workDiskBytes } = snapshot.values;
   const entry: RestoreEntry = {
@@ -116,6 +132,7 @@ async function putBack(
     name: vmFiles(host.config.paths.store, vm.id).rootDisk,
     ...{ step: 'preparing', snapshot: snapshot.id, consumes, hasWorkDisk: snapshot.hasWorkDisk, ran },
     values: { image, imageId, rootDiskBytes, workDiskBytes },
+    ...(withMemory ? { memory: randomUUID() } : {}),
   };
   host.stores.ledger.record(vm.id, entry);
   let before: string;
@@ -126,6 +143,7 @@ async function putBack(
     await requireFreeDisks(host, vm);
     progress.step('clone-disks', cost === 0 ? 'cloning the disks' : `copying the disks: ${formatSize(cost)}`);
     await bring(host, vm, snapshot, sources, consumes, signal);
+    if (withMemory) await bringMemory(host, vm, withMemory, signal);
     throwIfCancelled(signal);
     progress.step('keep-state', 'keeping what is there');
     before = await keepPresent(host, host.stores.vms.get(vm.name), entry);
@@ -137,7 +155,16 @@ async function putBack(
   await finish(host, vm, { ...entry, step: 'swapping' });
   host.events.publish({ type: 'snapshot.restored', vm: vm.name, id: vm.id, snapshot: snapshot.name });
   if (!consumes) await thinOut(host, vm);
-  if (ran && start) {
+  const asleep = host.stores.vms.get(vm.name).memory !== null;
+  if (withMemory && !asleep)
+    progress.warn(`The memory of ${snapshot.name} was lost on the way; ${vm.name} has its disks.`);
+  if (asleep && start) {
+    try {
+      await life.resume(vm.name, progress, signal);
+    } catch (error) {
+      throw signal.aborted ? error : withWayBack(error, vm, snapshot, before);
+    }
+  } else if (ran && start) {
     try {
       const started = await life.reach(vm.name, undefined, progress, signal);
       await life.settle(started, {}, progress, signal);
@@ -160,11 +187,10 @@ function withWayBack(error: unknown, vm: VmRecord, snapshot: SnapshotRecord, bef
 /** A check of a large disk that an earlier daemon began. */
 const SETTLE_LIMIT_MS = 5 * 60_000;
 
-async function costOf(host: Host, { vmId, id, hasWorkDisk }: SnapshotRecord): Promise<number> {
-  const { rootDisk, workDisk } = snapshotFiles(host.config.paths.store, vmId, id);
-  const costs = await Promise.all(
-    [rootDisk, ...(hasWorkDisk ? [workDisk] : [])].map((path) => costOfClone(host, path)),
-  );
+async function costOf(host: Host, { vmId, id, hasWorkDisk }: SnapshotRecord, withMemory: boolean): Promise<number> {
+  const { memory, rootDisk, workDisk } = snapshotFiles(host.config.paths.store, vmId, id);
+  const paths = [rootDisk, ...(hasWorkDisk ? [workDisk] : []), ...(withMemory ? [memory] : [])];
+  const costs = await Promise.all(paths.map((path) => costOfClone(host, path)));
   return costs.reduce((sum, each) => sum + each, 0);
 }
 
@@ -189,6 +215,29 @@ async function bring(
     await syncPath(target);
   }
   await syncPath(directory);
+}
+
+/** A copy of the memory, which is used up; nobody else goes on from it, so that whatever its VMM does to it hurts nobody else. */
+async function bringMemory(
+  host: Host,
+  vm: VmRecord,
+  snapshot: SnapshotRecord & { saved: SnapshotMemory },
+  signal: AbortSignal,
+): Promise<void> {
+  const { store } = host.config.paths;
+  const from = snapshotFiles(store, vm.id, snapshot.id);
+  const to = memoryFilesIn(vmFiles(store, vm.id).restoredMemory);
+  await rm(to.directory, { recursive: true, force: true });
+  await mkdir(to.directory, { mode: 0o700 });
+  for (const file of ['memory', 'state'] as const) {
+    await copyDisk(host.system.runner, host.config.programs.cp, from[file], to[file], signal);
+    await syncPath(to[file]);
+  }
+  // who wrote to it did so before it was copied, or while it was
+  if (!(await isWholeSnapshot(host, snapshot))) {
+    throw new BangerError('corrupt', `The files of the snapshot ${snapshot.name} were changed meanwhile.`);
+  }
+  await syncPath(to.directory);
 }
 
 /**
@@ -231,21 +280,72 @@ async function finish(host: RecoveryHost, vm: Pick<VmRecord, 'id' | 'name'>, ent
   await syncPath(directory);
   const used = snapshotFiles(store, vm.id, entry.snapshot).directory;
   const imageBefore = host.stores.vms.findById(vm.id)?.imageId ?? null;
+  const asleep = entry.memory === undefined ? undefined : await layMemory(host, vm, entry, entry.memory);
   host.stores.atomically(() => {
-    host.stores.vms.update(vm.id, { ...entry.values, ...stopped() });
-    host.stores.ledger.strike('restore', entry.name);
+    host.stores.vms.update(vm.id, { ...entry.values, ...(asleep ?? stopped()) });
+    if (asleep === undefined) host.stores.ledger.strike('restore', entry.name);
     if (!entry.consumes) return;
     host.stores.ledger.record(vm.id, { kind: 'snapshot', name: used });
     host.stores.snapshots.remove(entry.snapshot);
   });
+  if (asleep !== undefined) {
+    const own = memoryFiles(store, vm.id);
+    const restored = vmFiles(store, vm.id).restoredMemory;
+    if (await pathExists(restored)) {
+      await rm(own.directory, { recursive: true, force: true });
+      await rename(restored, own.directory);
+      await syncPath(directory);
+    }
+    host.stores.ledger.strike('restore', entry.name);
+  }
   if (entry.consumes) await removeDirectory(host, used);
   await leaveImage(host, imageBefore);
 }
 
+/**
+ * Says beside the memory of a snapshot what it is and which disks it belongs to, now that these are in their place.
+ * @param id names it for good
+ * @returns how its VM is suspended with it; undefined when it is gone, which leaves the disks
+ */
+async function layMemory(
+  host: RecoveryHost,
+  { id: vmId }: Pick<VmRecord, 'id'>,
+  entry: RestoreEntry,
+  id: string,
+): Promise<VmChange | undefined> {
+  const vm = host.stores.vms.findById(vmId);
+  const snapshot = host.stores.snapshots.findById(entry.snapshot);
+  if (!vm || !snapshot || !hasSaved(snapshot)) return undefined;
+  const { saved, createdAt: at } = snapshot;
+  const { store } = host.config.paths;
+  const files = memoryFilesIn(vmFiles(store, vmId).restoredMemory);
+  const done = vm.memory?.id === id;
+  if (!done) {
+    const present = [files.memory, files.state, vmFiles(store, vmId).seedDrive];
+    for (const path of present) if (!(await pathExists(path))) return undefined;
+    // its VMM opens all of them as the VM's user, and what they are is written down after that
+    const owned = await settleUser(host, { ...vm, ...entry.values });
+    for (const path of [files.memory, files.state]) await handOverFile(host, owned, path);
+    await writeMemoryManifest(files, {
+      ...{ format: 1, id, at, address: saved.address, fit: saved.fit, waker: 'agent', again: true },
+      vmmVersion: saved.vmmVersion,
+      disks: await identitiesOf(disksOf(host, { id: vmId, workDiskBytes: entry.values.workDiskBytes })),
+      memory: await identityOf(files.memory),
+      state: await identityOf(files.state),
+    });
+    await syncPath(files.directory);
+  }
+  const bytes = done
+    ? (vm.memory?.bytes ?? 0)
+    : (await allocatedBytes(files.memory)) + (await allocatedBytes(files.state));
+  return { ...suspended({ id, at, bytes, spentOn: null }), run: saved.run, ready: saved.ready };
+}
+
 /** Nothing of it is left; the VM's own disks never moved. */
 async function undo(host: RecoveryHost, vm: Pick<VmRecord, 'id'>, entry: RestoreEntry): Promise<void> {
-  const { restoredRootDisk, restoredWorkDisk } = vmFiles(host.config.paths.store, vm.id);
+  const { restoredRootDisk, restoredWorkDisk, restoredMemory } = vmFiles(host.config.paths.store, vm.id);
   for (const path of [restoredRootDisk, restoredWorkDisk]) await rm(path, { force: true });
+  await rm(restoredMemory, { recursive: true, force: true });
   host.stores.ledger.strike('restore', entry.name);
 }
 
@@ -272,14 +372,16 @@ export async function recoverSnapshots(host: RecoveryHost, vm: Pick<VmRecord, 'i
       await removeDirectory(host, resource.name);
     }
     if (resource.kind !== 'restore') continue;
-    const { restoredRootDisk, restoredWorkDisk } = vmFiles(host.config.paths.store, vm.id);
-    for (const path of [restoredRootDisk, restoredWorkDisk]) await endCopiesTo(path);
+    const { restoredRootDisk, restoredWorkDisk, restoredMemory } = vmFiles(host.config.paths.store, vm.id);
+    for (const path of [restoredRootDisk, restoredWorkDisk, `${restoredMemory}/`]) await endCopiesTo(path);
     host.log.info({ vm: vm.name, step: resource.step, ran: resource.ran }, 'a restore was interrupted');
     if (resource.step === 'swapping') await finish(host, vm, resource);
     else await undo(host, vm, resource);
     ran = resource.ran;
   }
-  return ran && host.stores.vms.findById(vm.id)?.phase !== 'running';
+  const phase = host.stores.vms.findById(vm.id)?.phase;
+  // one with memory is let go on by whoever wants it
+  return ran && phase !== 'running' && phase !== 'suspended';
 }
 
 /** Programs outlive the daemon that started them. */

@@ -2,13 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { requireNoMemory } from '../../core/saved-memory.ts';
-import {
-  requireSnapshotName,
-  type SnapshotRecord,
-  surplusAutomatic,
-  timedName,
-  valuesOf,
-} from '../../core/snapshots.ts';
+import { type SnapshotRecord, surplusAutomatic } from '../../core/snapshots.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { freezeGuest } from '../../guest/freeze.ts';
@@ -24,13 +18,6 @@ import type { Progress } from '../operations.ts';
 import { costOfClone, storeSpace } from '../store/space.ts';
 import { requireFreeDisks } from '../vm/free-disks.ts';
 
-export interface SnapshotRequest {
-  /** a name made of the time without */
-  name?: string | undefined;
-  /** whether the guest may stand still for as long as a copy takes */
-  pauseOk: boolean;
-}
-
 /** Disks of one moment, in the place of a snapshot. */
 export type TakenDisks = Pick<SnapshotRecord, 'taken' | 'pauseMs' | 'hasWorkDisk'>;
 
@@ -45,41 +32,6 @@ const UNASKED_PAUSE_MS = 2000;
 
 /** What a guest stays frozen for at most, whatever comes between, beside three times the expected copy. */
 const FREEZE_MS = 10_000;
-
-/**
- * @throws BangerError `conflict` when the name is taken, or when the guest would stand still for long and that is not allowed;
- *   `host_unprepared` when there is no room; `guest_failed` when the guest cannot hold still
- */
-export async function createSnapshot(
-  host: Host,
-  vmName: string,
-  request: SnapshotRequest,
-  progress: Progress,
-  signal: AbortSignal,
-): Promise<SnapshotRecord> {
-  const vm = host.stores.vms.get(vmName);
-  const { snapshots } = host.stores;
-  const at = host.now();
-  const taken = new Set(snapshots.list(vm.id).map((each) => each.name));
-  const name = request.name ?? timedName(at, taken);
-  requireSnapshotName(name);
-  if (taken.has(name)) {
-    throw new BangerError('conflict', `${vmName} has a snapshot "${name}" already.`, {
-      hint: `Choose another name, or delete it: banger snapshot delete ${vmName} ${name}`,
-    });
-  }
-  const id = newSnapshotId();
-  return await provisionally(host, vm, id, async () => {
-    const disks = await takeDisks(host, vm, id, request.pauseOk, progress, signal);
-    const record: SnapshotRecord = {
-      ...{ id, vmId: vm.id, name, createdAt: at.toISOString(), automatic: false, memory: false },
-      ...disks,
-      values: valuesOf(vm),
-    };
-    await writeManifest(host, record);
-    return await commit(host, vm, record);
-  });
-}
 
 export function newSnapshotId(): string {
   return randomBytes(4).toString('hex');
@@ -159,17 +111,7 @@ async function whileFrozen(
   progress: Progress,
   clone: () => Promise<void>,
 ): Promise<number> {
-  const expectedMs = Math.round((bytes / COPY_BYTES_PER_S) * 1000);
-  if (expectedMs > UNASKED_PAUSE_MS && !pauseOk) {
-    throw new BangerError(
-      'conflict',
-      `The guest of ${vm.name} would have to stand still for about ${formatDuration(expectedMs)}: ${formatSize(bytes)} are copied, because the store does not share blocks.`,
-      {
-        hint: `Allow it with --pause-ok, or stop it first: banger stop ${vm.name}   Clones cost nothing after: banger storage init`,
-        details: { expectedMs, bytes },
-      },
-    );
-  }
+  const expectedMs = requireShortPause(vm, bytes, pauseOk);
   const connection = await host.guests.get(vm);
   progress.step(
     'freeze',
@@ -193,22 +135,29 @@ async function whileFrozen(
   );
 }
 
+/**
+ * @returns `ms` that the guest will stand still for while that many bytes are copied
+ * @throws BangerError `conflict` when that is long and not allowed
+ */
+export function requireShortPause(vm: Pick<VmRecord, 'name'>, bytes: number, pauseOk: boolean): number {
+  const expectedMs = Math.round((bytes / COPY_BYTES_PER_S) * 1000);
+  if (expectedMs <= UNASKED_PAUSE_MS || pauseOk) return expectedMs;
+  throw new BangerError(
+    'conflict',
+    `The guest of ${vm.name} would have to stand still for about ${formatDuration(expectedMs)}: ${formatSize(bytes)} are copied, because the store does not share blocks.`,
+    {
+      hint: `Allow it with --pause-ok, or stop it first: banger stop ${vm.name}   Clones cost nothing after: banger storage init`,
+      details: { expectedMs, bytes },
+    },
+  );
+}
+
 /** What is to be found in the directory alone. */
 export async function writeManifest(host: Pick<Host, 'config'>, record: SnapshotRecord): Promise<void> {
   const { manifest, directory } = snapshotFiles(host.config.paths.store, record.vmId, record.id);
   await writeFile(manifest, `${JSON.stringify({ version: 1, ...record }, null, 2)}\n`, { mode: 0o600 });
   for (const path of [manifest, directory, snapshotsDirectory(host.config.paths.store, record.vmId)])
     await syncPath(path);
-}
-
-async function commit(host: Host, vm: VmRecord, record: SnapshotRecord): Promise<SnapshotRecord> {
-  const { directory } = snapshotFiles(host.config.paths.store, vm.id, record.id);
-  host.stores.atomically(() => {
-    host.stores.snapshots.insert(record);
-    host.stores.ledger.strike('snapshot', directory);
-  });
-  host.events.publish({ type: 'snapshot.created', vm: vm.name, id: vm.id, snapshot: record.name });
-  return record;
 }
 
 /** Deletes a snapshot: its record first, and what a crash leaves of its files goes at the next start. */

@@ -17,8 +17,13 @@ export async function viewSnapshots(host: ViewHost, vmName?: string): Promise<Sn
 }
 
 export async function viewSnapshot(host: ViewHost, record: SnapshotRecord): Promise<Snapshot> {
-  const { directory, rootDisk, workDisk } = snapshotFiles(host.config.paths.store, record.vmId, record.id);
-  const sizes = await Promise.all([rootDisk, workDisk].map((path) => allocatedBytes(path).catch(() => 0)));
+  const {
+    directory,
+    rootDisk,
+    workDisk,
+    memory: saved,
+  } = snapshotFiles(host.config.paths.store, record.vmId, record.id);
+  const sizes = await Promise.all([rootDisk, workDisk, saved].map((path) => allocatedBytes(path).catch(() => 0)));
   const { id, name, createdAt, automatic, memory, taken, pauseMs, hasWorkDisk, values } = record;
   return {
     vm: host.stores.vms.findById(record.vmId)?.name ?? record.vmId,

@@ -2,14 +2,11 @@
  * Forks a VM: others begin as it stands, with its memory and disks, and are machines of their own before anything of them is
  * seen. What is interrupted leaves the source as it was, and no fork that has not acknowledged its identity.
  */
-import { randomBytes, randomUUID } from 'node:crypto';
-import { mkdir, rename, rm } from 'node:fs/promises';
+import { randomBytes } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
 import { newVm } from '../../core/new-vm.ts';
 import type { VmRecord } from '../../core/vm.ts';
-import { suspending } from '../../core/vm-changes.ts';
 import { BangerError, messageOf } from '../../errors.ts';
-import { connectVmm } from '../../firecracker/api.ts';
-import { setState } from '../../firecracker/requests.ts';
 import { generateKeyPair } from '../../guest/keys.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { copyDisk } from '../../storage/clone.ts';
@@ -20,12 +17,12 @@ import { findVmBootFiles } from '../bundles/boot-files.ts';
 import { freeUser, settleUser } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
-import { saveMemory, syncAll } from '../memory/checkpoint.ts';
+import { syncAll } from '../memory/checkpoint.ts';
 import { fitOf } from '../memory/fit.ts';
 import { needsOwnMemory, shareMemory } from '../memory/share.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone, requireStoreSpace } from '../store/space.ts';
-import { vmmSocketOf } from '../vmm.ts';
+import { copyMoment } from './copy-moment.ts';
 import { requireImage } from './create.ts';
 import { freeAddress, newVmId } from './identity.ts';
 import { requireRunning } from './problem.ts';
@@ -33,8 +30,7 @@ import { discardVm, releaseVm } from './release.ts';
 import { requireFitting } from './resume.ts';
 import type { StartedVm } from './start.ts';
 import { startAsNew } from './start-as-new.ts';
-import { goOnRunning, requireRoom, requireSuspendable } from './suspend.ts';
-import { holdGuest, thawGuest } from './wake.ts';
+import { requireRoom, requireSuspendable } from './suspend.ts';
 
 /** VMs that may go on at a time: more of them only wait for each other. */
 const SIDE_BY_SIDE = 4;
@@ -86,7 +82,14 @@ export async function forkVm(
     if (!first) throw new BangerError('invalid_input', 'There is no name for a fork.');
     const taken = source.memory
       ? { pausedMs: 0, vmmVersion: await copySuspended(host, source, fit, first, progress, signal) }
-      : await copyRunning(host, source, first, progress, signal);
+      : await copyMoment(
+          host,
+          source,
+          memoryFiles(host.config.paths.store, first.id),
+          () => copyDisks(host, source, first, signal),
+          progress,
+          signal,
+        );
     const ownMemory = needsOwnMemory(host, first, fit);
     if (ownMemory) await requireRoomForMemory(host, name, first, forks.length - 1);
     const origin: Origin = { vm: source, boot, vmmVersion: taken.vmmVersion, ownMemory };
@@ -181,43 +184,6 @@ async function admit(host: Host, source: VmRecord, boot: BootFiles, names: reado
     throw error;
   }
   return forks;
-}
-
-/** Of one moment: while it stands still. It goes on whatever happens; a daemon that dies meanwhile leaves that to the next. */
-async function copyRunning(
-  host: Host,
-  source: VmRecord,
-  fork: VmRecord,
-  progress: Progress,
-  signal: AbortSignal,
-): Promise<{ pausedMs: number; vmmVersion: string }> {
-  const { store } = host.config.paths;
-  const { rootDisk, workDisk } = vmFiles(store, source.id);
-  // its VMM may not write to the directory of another VM
-  const [own, forked] = [memoryFiles(store, source.id, true), memoryFiles(store, fork.id)];
-  // little is left to be written, or copied, when it stands still
-  await syncAll(source.workDiskBytes > 0 ? [rootDisk, workDisk] : [rootDisk]);
-  host.stores.vms.update(source.id, suspending());
-  let held = false;
-  try {
-    progress.step('hold', `holding ${source.name}`);
-    await holdGuest(host, source, randomUUID(), signal);
-    held = true;
-    await using api = connectVmm(vmmSocketOf(host, source.id));
-    const began = performance.now();
-    await api.send(setState('Paused'));
-    progress.step('save-memory', 'saving its memory and disks');
-    await rm(own.directory, { recursive: true, force: true });
-    await mkdir(own.directory, { mode: 0o700 });
-    const vmmVersion = await saveMemory(host, source, api, own);
-    for (const file of ['memory', 'state'] as const) await rename(own[file], forked[file]);
-    await copyDisks(host, source, fork, signal);
-    await api.send(setState('Resumed'));
-    return { pausedMs: performance.now() - began, vmmVersion };
-  } finally {
-    await goOnRunning(host, source);
-    if (held) await thawGuest(host, source);
-  }
 }
 
 /** It stays suspended: its memory is copied, as its own files are not to be touched. */

@@ -151,6 +151,7 @@ export function createLife(host: Host): Life {
       if (failed.length > 0) progress.warn(describeFailedUnits(ready.name, failed));
       return ready;
     },
+    resume,
     async stop(name, timeoutMs = limits.stopTimeoutMs, progress, signal) {
       supervisor.unwatch(vms.get(name).id);
       return await stopVm(host, name, timeoutMs, progress, signal);

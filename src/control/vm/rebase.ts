@@ -41,6 +41,8 @@ export interface StartStop {
   reach(name: string, timeoutMs: number | undefined, progress: Progress, signal: AbortSignal): Promise<VmRecord>;
   /** Waits until it is ready, unless told otherwise; what goes wrong leaves it as it is. */
   settle(vm: VmRecord, wanted: Wanted, progress: Progress, signal: AbortSignal): Promise<VmRecord>;
+  /** Lets one that is suspended go on. */
+  resume(name: string, progress: Progress, signal: AbortSignal): Promise<VmRecord>;
   /** @param timeoutMs what the guest gets to shut down; the configured time without */
   stop(name: string, timeoutMs: number | undefined, progress: Progress, signal: AbortSignal): Promise<VmRecord>;
 }

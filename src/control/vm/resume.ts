@@ -66,7 +66,7 @@ export async function resumeVm(host: Host, name: string, progress: Progress, sig
     await using api = connectVmm(vmmSocketOf(host, vm.id));
     await api.send(setState('Resumed'));
     progress.step('wake', 'telling it the time');
-    await wakeGuest(host, vm, manifest.waker);
+    await wakeGuest(host, vm, manifest);
   } catch (error) {
     await afterBadWake(host, vm, memory, manifest, progress, error);
   }

@@ -9,14 +9,14 @@ import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import type { GuestAgent } from '../../guest/agent/agent.ts';
 import { AgentError } from '../../guest/agent/errors.ts';
-import type { WakeIdentity } from '../../guest/agent/wake-request.ts';
+import type { WakeIdentity, WakeRequest } from '../../guest/agent/wake-request.ts';
 import { askGuest } from '../../guest/ask.ts';
 import { quote } from '../../guest/command.ts';
 import { runInGuest } from '../../guest/run.ts';
 import { AWAKE, resumeScript } from '../../guest/wake.ts';
 import { sleep } from '../../system/abort.ts';
 import type { Host } from '../host.ts';
-import type { Waker } from '../memory/manifest.ts';
+import type { Manifest, Waker } from '../memory/manifest.ts';
 import { awaitLogin } from './boot.ts';
 import { hostnameScript } from './rename.ts';
 
@@ -95,12 +95,17 @@ async function standsStill(
 }
 
 /**
- * Sets clock and seed of a guest that goes on as itself, and lets its programs go on. It cannot be un-told.
+ * Sets clock and seed of a guest that goes on as itself, and lets its programs go on. It cannot be un-told. One that went on
+ * from the same memory before gets rid of its connections too: their peers have heard more than it knows.
  * @throws BangerError when it does not answer
  */
-export async function wakeGuest(host: Host, vm: VmRecord, waker: Waker): Promise<void> {
+export async function wakeGuest(
+  host: Host,
+  vm: VmRecord,
+  { waker, again }: Pick<Manifest, 'waker' | 'again'>,
+): Promise<void> {
   await host.guests.drop(vm);
-  if (waker === 'agent') await wakeByAgent(host, vm);
+  if (waker === 'agent') await wakeByAgent(host, vm, { mode: again ? 'again' : 'same' });
   else await wakeBySsh(host, vm);
   const oldName = vm.run?.hostname ?? vm.name;
   if (oldName !== vm.name) await rename(host, vm, oldName);
@@ -111,7 +116,7 @@ export async function thawGuest(host: Host, vm: VmRecord): Promise<void> {
   try {
     await host.agents.drop(vm);
     const agent = await host.agents.get(vm);
-    if (agent) await wakeByAgent(host, vm);
+    if (agent) await wakeByAgent(host, vm, { mode: 'same' });
   } catch (error) {
     host.log.warn({ vm: vm.name, error: messageOf(error) }, 'a guest that was held could not be woken');
   }
@@ -122,15 +127,14 @@ export async function thawGuest(host: Host, vm: VmRecord): Promise<void> {
  * @throws BangerError `guest_failed` unless it has said that all of it is done
  */
 export async function wakeAs(host: Host, vm: VmRecord, identity: WakeIdentity): Promise<void> {
-  await wakeByAgent(host, vm, identity);
+  await wakeByAgent(host, vm, { mode: 'new', identity });
 }
 
-async function wakeByAgent(host: Host, vm: VmRecord, identity?: WakeIdentity): Promise<void> {
+async function wakeByAgent(host: Host, vm: VmRecord, who: Pick<WakeRequest, 'mode' | 'identity'>): Promise<void> {
   try {
     const agent = await reachAgent(host, vm);
     const wallClockNs = BigInt(host.now().getTime()) * 1_000_000n;
     const request = { generation: randomUUID(), seed: randomBytes(64), wallClockNs };
-    const who = identity ? ({ mode: 'new', identity } as const) : ({ mode: 'same' } as const);
     await agent.wake({ ...request, ...who }, { timeoutMs: AGENT_LIMIT_MS });
   } catch (error) {
     throw new BangerError('guest_failed', `The guest of ${vm.name} was not woken: ${messageOf(error)}.`, {

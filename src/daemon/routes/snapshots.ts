@@ -1,12 +1,13 @@
 /** Handlers for snapshots of VMs. */
 import { resolve } from 'node:path';
 import type { Host } from '../../control/host.ts';
+import { createSnapshot } from '../../control/snapshots/create.ts';
 import { diffSnapshot } from '../../control/snapshots/diff.ts';
 import { exportSnapshot } from '../../control/snapshots/export.ts';
 import { importSnapshot } from '../../control/snapshots/import.ts';
 import { copySnapshot } from '../../control/snapshots/new-vm.ts';
 import { type Restored, restoreSnapshot, undoRestore } from '../../control/snapshots/restore.ts';
-import { createSnapshot, deleteSnapshot, getSnapshot } from '../../control/snapshots/take.ts';
+import { deleteSnapshot, getSnapshot } from '../../control/snapshots/take.ts';
 import { viewSnapshot, viewSnapshots } from '../../control/snapshots/view.ts';
 import type { Life } from '../../control/vm/life.ts';
 import { viewVm } from '../../control/vm/view.ts';
@@ -37,12 +38,12 @@ export function snapshotHandlers(host: Host, life: Life): SnapshotHandlers {
     showSnapshot: async ({ params: { name, snapshot } }) => await viewSnapshot(host, known(name, snapshot)),
     createSnapshot: async ({ params: { name }, body }) =>
       life.change('snapshot.create', name, async (_actions, progress, signal) => {
-        const request = { name: body.name, pauseOk: body.pauseOk ?? false };
+        const request = { name: body.name, pauseOk: body.pauseOk ?? false, diskOnly: body.diskOnly ?? false };
         return await viewSnapshot(host, await createSnapshot(host, name, request, progress, signal));
       }),
     restoreSnapshot: async ({ params: { name, snapshot }, body }) => {
       known(name, snapshot);
-      const request = { force: body.force ?? false, start: body.start ?? true };
+      const request = { force: body.force ?? false, start: body.start ?? true, diskOnly: body.diskOnly };
       return life.change('snapshot.restore', name, async (actions, progress, signal) =>
         viewRestored(await restoreSnapshot(host, actions, name, snapshot, request, progress, signal)),
       );
@@ -58,8 +59,12 @@ export function snapshotHandlers(host: Host, life: Life): SnapshotHandlers {
       return operations.start({
         kind: 'snapshot.copy',
         target: body.name,
-        run: async (progress, signal) =>
-          viewVm(host, await copySnapshot(host, name, snapshot, body.name, progress, signal)),
+        run: async (progress, signal) => {
+          const wanted = { name: body.name, diskOnly: body.diskOnly ?? false };
+          const vm = await copySnapshot(host, name, snapshot, wanted, progress, signal);
+          if (vm.phase === 'running') life.adopt(vm);
+          return viewVm(host, vm);
+        },
       });
     },
     diffSnapshot: async ({ params: { name, snapshot }, body }) => {

@@ -7,9 +7,10 @@ import { copyFileSync, existsSync, mkdirSync, readdirSync, statSync } from 'node
 import { open } from 'node:fs/promises';
 import { describe, it } from 'node:test';
 import type { Operation } from '../../../src/api/operation.ts';
+import { createSnapshot } from '../../../src/control/snapshots/create.ts';
 import { copySnapshot } from '../../../src/control/snapshots/new-vm.ts';
 import { restoreSnapshot, undoRestore } from '../../../src/control/snapshots/restore.ts';
-import { createSnapshot, deleteSnapshot, getSnapshot } from '../../../src/control/snapshots/take.ts';
+import { deleteSnapshot, getSnapshot } from '../../../src/control/snapshots/take.ts';
 import { becameReady } from '../../../src/core/vm-changes.ts';
 import { BangerError } from '../../../src/errors.ts';
 import { imageFiles, snapshotsDirectory, vmFiles } from '../../../src/storage/layout.ts';
@@ -57,7 +58,7 @@ async function prepare(runs: boolean): Promise<MortalHost> {
 
 function take({ host, life }: Daemon, name: string): Operation {
   return life.change('snapshot.create', 'web', (_actions, progress, signal) =>
-    createSnapshot(host, 'web', { name, pauseOk: false }, progress, signal),
+    createSnapshot(host, 'web', { name, pauseOk: false, diskOnly: true }, progress, signal),
   );
 }
 
@@ -145,7 +146,8 @@ const ACTIONS: readonly Action[] = [
       host.operations.start({
         kind: 'snapshot.copy',
         target: 'other',
-        run: (progress, signal) => copySnapshot(host, 'web', 'first', 'other', progress, signal),
+        run: (progress, signal) =>
+          copySnapshot(host, 'web', 'first', { name: 'other', diskOnly: false }, progress, signal),
       }),
     end: { ...TWO, odd: ['other stopped'] },
     others: [TWO],

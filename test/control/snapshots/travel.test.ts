@@ -3,10 +3,10 @@ import { mkdirSync, readdirSync, readFileSync, statSync, truncateSync, writeFile
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import type { Host } from '../../../src/control/host.ts';
+import { createSnapshot } from '../../../src/control/snapshots/create.ts';
 import { diffSnapshot } from '../../../src/control/snapshots/diff.ts';
 import { exportSnapshot } from '../../../src/control/snapshots/export.ts';
 import { importSnapshot } from '../../../src/control/snapshots/import.ts';
-import { createSnapshot } from '../../../src/control/snapshots/take.ts';
 import { viewSnapshots } from '../../../src/control/snapshots/view.ts';
 import { BangerError } from '../../../src/errors.ts';
 import { vmFiles } from '../../../src/storage/layout.ts';
@@ -42,7 +42,7 @@ async function travel(t: TestContext): Promise<Travel> {
     await system.runner.run(['mke2fs', '-q', '-F', '-t', 'ext4', '-d', tree, disk, '2M']);
   }
   place.stores.vms.insert({ ...place.vm, rootDiskBytes: 2 * MIB, workDiskBytes: 2 * MIB });
-  await createSnapshot(host, 'web', { name: 'first', pauseOk: false }, quietProgress(), never);
+  await createSnapshot(host, 'web', { name: 'first', pauseOk: false, diskOnly: true }, quietProgress(), never);
   return { place, host, dir, disks, [Symbol.asyncDispose]: () => place[Symbol.asyncDispose]() };
 }
 

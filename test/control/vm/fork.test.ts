@@ -5,58 +5,13 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { isDeepStrictEqual } from 'node:util';
 import type { VmForkResult } from '../../../src/api/vm.ts';
-import type { Agents } from '../../../src/control/host.ts';
 import { becameReady } from '../../../src/core/vm-changes.ts';
-import type { GuestAgent } from '../../../src/guest/agent/agent.ts';
 import { AgentError } from '../../../src/guest/agent/errors.ts';
 import type { WakeRequest } from '../../../src/guest/agent/wake-request.ts';
 import { imageFiles, vmFiles } from '../../../src/storage/layout.ts';
-import { effectOrNever } from '../../support/effects.ts';
 import { OLD } from '../../support/mortal-disks.ts';
 import { type Daemon, type MortalHost, mortalHost } from '../../support/mortal-host.ts';
-import { NO_AGENTS } from '../../support/no-agents.ts';
-
-interface Guests {
-  /** those who went on, oldest first */
-  woken: WakeRequest[];
-  /** called before one acknowledges */
-  onWake?: (request: WakeRequest) => void;
-}
-
-/** Agents of all guests of a host. */
-function agentsOf(guests: Guests): Agents {
-  const done = async (what: string) => await effectOrNever(`agent: ${what}`);
-  const agent: GuestAgent = {
-    hello: {
-      ...{ protocol: 1, version: '0', features: new Set(['quiesce', 'wake-same', 'wake-new']) },
-      ...{ frozenBy: undefined, generation: undefined },
-    },
-    closed: false,
-    quietMs: 0,
-    onClose: () => {},
-    ping: async () => {},
-    ready: async () => undefined,
-    async quiesce() {
-      await done('quiesce');
-      return { state: 'frozen', frozen: 1, notFrozen: 0, names: [] };
-    },
-    thaw: () => done('thaw'),
-    async wake(request) {
-      guests.onWake?.(request);
-      await done(`wake ${request.mode}`);
-      guests.woken.push(request);
-      return { generation: request.generation, did: new Map() };
-    },
-    exec: () => assert.fail('nothing is run'),
-    [Symbol.asyncDispose]: async () => {},
-  };
-  return { ...NO_AGENTS, get: async () => agent, connect: async () => agent };
-}
-
-function withAgents(daemon: Daemon, guests: Guests): Daemon {
-  daemon.host.agents = agentsOf(guests);
-  return daemon;
-}
+import { type Guests, withAgents } from '../../support/waking-agents.ts';
 
 /** A VM that runs, and is watched by nobody. */
 async function runningVm(suspended = false): Promise<MortalHost> {

@@ -1,0 +1,66 @@
+/**
+ * Takes memory and disks of a VM at one moment, while it goes on or stays suspended: what forks begin as, and what a snapshot
+ * keeps. A daemon that dies meanwhile leaves it to the next to let the guest go on.
+ */
+import { randomUUID } from 'node:crypto';
+import { mkdir, rename, rm } from 'node:fs/promises';
+import type { VmRecord } from '../../core/vm.ts';
+import { suspending } from '../../core/vm-changes.ts';
+import { connectVmm } from '../../firecracker/api.ts';
+import { setState } from '../../firecracker/requests.ts';
+import { type MemoryFiles, memoryFiles, vmFiles } from '../../storage/layout.ts';
+import type { Host } from '../host.ts';
+import { saveMemory, syncAll } from '../memory/checkpoint.ts';
+import type { Progress } from '../operations.ts';
+import { vmmSocketOf } from '../vmm.ts';
+import { goOnRunning } from './suspend.ts';
+import { holdGuest, thawGuest } from './wake.ts';
+
+export interface Moment {
+  /** how long its processors stood still, in `ms`; 0 for one that was suspended */
+  pausedMs: number;
+  /** what the VMM that wrote the state calls itself */
+  vmmVersion: string;
+}
+
+/**
+ * @param to where memory and state come, in a directory that is there
+ * @param copyDisks called while the guest stands still
+ * @throws BangerError `conflict` when its agent cannot hold it and wake a copy; it goes on whatever happens
+ */
+export async function copyMoment(
+  host: Host,
+  vm: VmRecord,
+  to: Pick<MemoryFiles, 'memory' | 'state'>,
+  copyDisks: () => Promise<void>,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<Moment> {
+  const { store } = host.config.paths;
+  const { rootDisk, workDisk } = vmFiles(store, vm.id);
+  // its VMM writes to no other directory than the VM's own
+  const own = memoryFiles(store, vm.id, true);
+  // little is left to be written, or copied, when it stands still
+  await syncAll(vm.workDiskBytes > 0 ? [rootDisk, workDisk] : [rootDisk]);
+  host.stores.vms.update(vm.id, suspending());
+  let held = false;
+  try {
+    progress.step('hold', `holding ${vm.name}`);
+    await holdGuest(host, vm, randomUUID(), signal);
+    held = true;
+    await using api = connectVmm(vmmSocketOf(host, vm.id));
+    const began = performance.now();
+    await api.send(setState('Paused'));
+    progress.step('save-memory', 'saving its memory and disks');
+    await rm(own.directory, { recursive: true, force: true });
+    await mkdir(own.directory, { mode: 0o700 });
+    const vmmVersion = await saveMemory(host, vm, api, own);
+    for (const file of ['memory', 'state'] as const) await rename(own[file], to[file]);
+    await copyDisks();
+    await api.send(setState('Resumed'));
+    return { pausedMs: performance.now() - began, vmmVersion };
+  } finally {
+    await goOnRunning(host, vm);
+    if (held) await thawGuest(host, vm);
+  }
+}

@@ -1,0 +1,51 @@
+/** Agents of the guests of a host whose daemons die: they hold still and wake as they are told, and note it. */
+import assert from 'node:assert/strict';
+import type { Agents } from '../../src/control/host.ts';
+import type { GuestAgent } from '../../src/guest/agent/agent.ts';
+import type { WakeRequest } from '../../src/guest/agent/wake-request.ts';
+import { effectOrNever } from './effects.ts';
+import type { Daemon } from './mortal-host.ts';
+import { NO_AGENTS } from './no-agents.ts';
+
+export interface Guests {
+  /** those who went on, oldest first */
+  woken: WakeRequest[];
+  /** called before one acknowledges */
+  onWake?: (request: WakeRequest) => void;
+}
+
+/** Agents of all guests of a host. */
+function agentsOf(guests: Guests): Agents {
+  const done = async (what: string) => await effectOrNever(`agent: ${what}`);
+  const agent: GuestAgent = {
+    hello: {
+      ...{ protocol: 1, version: '0', features: new Set(['quiesce', 'wake-same', 'wake-new']) },
+      ...{ frozenBy: undefined, generation: undefined },
+    },
+    closed: false,
+    quietMs: 0,
+    onClose: () => {},
+    ping: async () => {},
+    ready: async () => undefined,
+    async quiesce() {
+      await done('quiesce');
+      return { state: 'frozen', frozen: 1, notFrozen: 0, names: [] };
+    },
+    thaw: () => done('thaw'),
+    async wake(request) {
+      guests.onWake?.(request);
+      await done(`wake ${request.mode}`);
+      guests.woken.push(request);
+      return { generation: request.generation, did: new Map() };
+    },
+    exec: () => assert.fail('nothing is run'),
+    [Symbol.asyncDispose]: async () => {},
+  };
+  return { ...NO_AGENTS, get: async () => agent, connect: async () => agent };
+}
+
+/** Gives a daemon the agents of its host. */
+export function withAgents(daemon: Daemon, guests: Guests): Daemon {
+  daemon.host.agents = agentsOf(guests);
+  return daemon;
+}
