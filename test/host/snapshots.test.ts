@@ -39,7 +39,9 @@ describe('snapshots', { skip: hostSkip('cmp') }, () => {
       'web',
       `mkdir -p /opt; touch /opt/bt-old; (${writer}) > /dev/null 2>&1 & echo $! > /run/bt-writer; sleep 1`,
     );
-    const taken = JSON.parse(await host.ok('snapshot', 'create', 'web', 'first', '--disk-only', '--pause-ok', '--json'));
+    const taken = JSON.parse(
+      await host.ok('snapshot', 'create', 'web', 'first', '--disk-only', '--pause-ok', '--json'),
+    );
     assert.equal(taken.taken, 'frozen');
     assert.ok(taken.pauseMs > 0, JSON.stringify(taken));
     const number = async () => Number(await host.guest('web', 'cat /root/bt-n'));

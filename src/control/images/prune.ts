@@ -1,4 +1,4 @@
-/** Removes shortcuts: layers of image builds and templates of VMs, which are made again when they are missing. */
+/** Removes layers of image builds: they are shortcuts, and the next build makes again what it misses. */
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ImagePrune, ImagePruned } from '../../api/image.ts';
@@ -8,12 +8,13 @@ import type { LayerRecord } from '../../state/layers.ts';
 import { allocatedBytes } from '../../storage/disk.ts';
 import { imageFiles, layerFiles, ociFiles } from '../../storage/layout.ts';
 import type { Host } from '../host.ts';
-import { forgetTemplates } from '../memory/templates.ts';
 import type { Progress } from '../operations.ts';
-import { viewTemplates } from '../warm/view.ts';
 import { readOciRecord } from './oci-record.ts';
 
-type PruneHost = Pick<Host, 'config' | 'stores' | 'operations' | 'now' | 'checks' | 'system'>;
+/** Templates are not its own. */
+type PrunedLayers = Omit<ImagePruned, 'templates' | 'templateBytes'>;
+
+type PruneHost = Pick<Host, 'config' | 'stores' | 'operations' | 'now'>;
 
 /** @throws BangerError `conflict` while an image is built: it may be about to begin from one of them */
 export async function pruneImages(
@@ -21,7 +22,7 @@ export async function pruneImages(
   request: ImagePrune,
   progress: Progress,
   signal: AbortSignal,
-): Promise<ImagePruned> {
+): Promise<PrunedLayers> {
   const dryRun = request.dryRun ?? false;
   const layers = await Promise.all(host.stores.layers.list().map((layer) => withRealSize(host, layer)));
   const { unusedForMs, keepBytes, all } = request;
@@ -43,10 +44,8 @@ export async function pruneImages(
     }
   }
   const blobs = await pruneBlobs(host, all ?? false, dryRun);
-  const templates = await pruneTemplates(host, request);
   return {
     ...blobs,
-    ...templates,
     removed: remove.map(({ key, base, step, sizeBytes, usedAt }) => ({ key, base, step, sizeBytes, usedAt })),
     removedBytes: sum(remove),
     kept: keep.length,
@@ -80,19 +79,6 @@ async function pruneBlobs(
     if (!dryRun) await rm(path, { force: true });
   }
   return result;
-}
-
-/** Templates go that no VM can begin as any more; with an age those too that none did for so long. */
-async function pruneTemplates(
-  host: PruneHost,
-  { all = false, unusedForMs, dryRun = false }: ImagePrune,
-): Promise<Pick<ImagePruned, 'templates' | 'templateBytes'>> {
-  const since = host.now().getTime() - (unusedForMs ?? Number.POSITIVE_INFINITY);
-  const goes = (await viewTemplates(host)).filter(
-    ({ misfits, usedAt }) => all || misfits.length > 0 || Date.parse(usedAt) < since,
-  );
-  if (!dryRun) await forgetTemplates(host, goes);
-  return { templates: goes.length, templateBytes: goes.reduce((total, { bytes }) => total + bytes, 0) };
 }
 
 /** What it takes now: a file that shares blocks with others counts whole, because nobody can tell whose they are. */

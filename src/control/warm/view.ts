@@ -1,5 +1,5 @@
-/** Templates as the API shows them. */
-import type { Template } from '../../api/image.ts';
+/** Templates as the API shows them, and what of them goes. */
+import type { ImagePrune, ImagePruned, Template } from '../../api/image.ts';
 import { vmDefaults } from '../../config/schema.ts';
 import { type TemplateRecord, whyNot } from '../../core/template.ts';
 import { messageOf } from '../../errors.ts';
@@ -28,6 +28,19 @@ export async function coolImage(host: ViewHost, image: string | undefined): Prom
   const views = await Promise.all(templates.map((template) => viewTemplate(host, template)));
   await forgetTemplates(host, templates);
   return views;
+}
+
+/** Templates go that no VM can begin as any more; with an age those too that none did for so long. */
+export async function pruneTemplates(
+  host: ViewHost & Pick<Host, 'now'>,
+  { all = false, unusedForMs, dryRun = false }: ImagePrune,
+): Promise<Pick<ImagePruned, 'templates' | 'templateBytes'>> {
+  const since = host.now().getTime() - (unusedForMs ?? Number.POSITIVE_INFINITY);
+  const goes = (await viewTemplates(host)).filter(
+    ({ misfits, usedAt }) => all || misfits.length > 0 || Date.parse(usedAt) < since,
+  );
+  if (!dryRun) await forgetTemplates(host, goes);
+  return { templates: goes.length, templateBytes: goes.reduce((total, { bytes }) => total + bytes, 0) };
 }
 
 /** Why a VM of just its size could not begin as it, each a clause. */

@@ -14,7 +14,7 @@ import { importImage } from '../../control/images/import.ts';
 import { pruneImages } from '../../control/images/prune.ts';
 import { pullImage } from '../../control/images/pull.ts';
 import { warmImage } from '../../control/warm/background.ts';
-import { coolImage, viewTemplates } from '../../control/warm/view.ts';
+import { coolImage, pruneTemplates, viewTemplates } from '../../control/warm/view.ts';
 import type { Handlers } from '../server.ts';
 
 type ImageHandlers = Pick<
@@ -87,7 +87,10 @@ export function imageHandlers(host: Host): ImageHandlers {
       operations.start({
         kind: 'image.prune',
         target: 'image layers',
-        run: async (progress, signal) => await pruneImages(host, body, progress, signal),
+        run: async (progress, signal) => ({
+          ...(await pruneImages(host, body, progress, signal)),
+          ...(await pruneTemplates(host, body)),
+        }),
       }),
   };
 }

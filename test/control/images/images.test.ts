@@ -3,6 +3,7 @@ import { mkdir, open, readdir, readFile, rm, stat, symlink, truncate, writeFile 
 import { dirname, join } from 'node:path';
 import { describe, it } from 'node:test';
 import { gzipSync } from 'node:zlib';
+import type { ImagePrune } from '../../../src/api/image.ts';
 import { sumFile } from '../../../src/bundle/store/checksum.ts';
 import { cachedSteps } from '../../../src/control/builds/layers.ts';
 import { findBootFiles, findVmBootFiles } from '../../../src/control/bundles/boot-files.ts';
@@ -20,6 +21,7 @@ import { pruneImages } from '../../../src/control/images/prune.ts';
 import { contentsOf } from '../../../src/control/memory/manifest.ts';
 import { pathsOf, wantedTemplate } from '../../../src/control/memory/templates.ts';
 import { sweepImages } from '../../../src/control/upkeep/image-sweep.ts';
+import { pruneTemplates } from '../../../src/control/warm/view.ts';
 import { imageFiles, layerFile } from '../../../src/storage/layout.ts';
 import { readBootId } from '../../../src/system/processes.ts';
 import { verityDigest } from '../../../src/system/verity.ts';
@@ -430,7 +432,7 @@ describe('the image catalogue', { skip }, () => {
   });
 
   it('prunes templates that nothing can start from, and what else is asked for', async (t) => {
-    const { host, progress } = await imagePlace(t);
+    const { host } = await imagePlace(t);
     const boot = await findBootFiles(host, undefined);
     const vm = { vcpus: 1, memoryMib: 256, rootDiskBytes: 4096, workDiskBytes: 0, workDiskMount: '/root', nat: true };
     const wanted = await wantedTemplate(host, vm, boot);
@@ -455,8 +457,8 @@ describe('the image catalogue', { skip }, () => {
     await keep('0000000b', '2026-03-01T00:00:00.000Z');
     await keep('0000000c', '2026-04-30T00:00:00.000Z');
     const left = () => host.stores.templates.list().map(({ id }) => id.slice(-1));
-    const prune = async (request: Parameters<typeof pruneImages>[1]) => {
-      const { templates, templateBytes } = await pruneImages(host, request, progress, signal);
+    const prune = async (request: ImagePrune) => {
+      const { templates, templateBytes } = await pruneTemplates(host, request);
       return [templates, templateBytes];
     };
     assert.deepEqual(await prune({}), [0, 0]);
