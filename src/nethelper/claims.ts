@@ -81,9 +81,7 @@ export function requireMembers(
   const elsewhere = [...user.realms.values()].filter((other) => other !== realm);
   const count = members.length + elsewhere.reduce((sum, other) => sum + other.members.length, 0);
   if (count > limit) {
-    throw new BangerError('conflict', `A user may have ${limit} VMs on this host at a time, and not ${count}.`, {
-      hint: 'Stop one: banger ls, then banger stop NAME. Root can allow more: systemctl edit bangernet (bangernet --vms)',
-    });
+    throw tooMany(limit, count);
   }
   const pool = parseSubnet(realm.pool);
   const [first, last] = [parseAddress(gatewayOf(pool)) + 1, pool.base + 2 ** (32 - pool.prefix) - 2];
@@ -100,7 +98,15 @@ export function requireMembers(
     const owner = ownerOfName(vm);
     const another = elsewhere.some((other) => other.members.some((member) => member.vm === vm));
     if (another || (owner !== undefined && owner !== user.uid)) {
-      throw new BangerError('conflict', `The VM ${vm} is another one's.`);
+      throw new BangerError('conflict', `The VM ${vm} is another one's.`, {
+        hint: 'Make yours anew, with another id: banger create NAME',
+      });
     }
   }
+}
+
+export function tooMany(limit: number, count: number): BangerError {
+  return new BangerError('conflict', `A user may have ${limit} VMs on this host at a time, and not ${count}.`, {
+    hint: 'Stop one: banger ls, then banger stop NAME. Root can allow more: systemctl edit bangernet (bangernet --vms)',
+  });
 }

@@ -15,13 +15,15 @@ import type { HostRoute, Way } from '../network/routes.ts';
 import type { Tap } from '../network/tap.ts';
 import { createMutex, type Mutex } from '../system/mutex.ts';
 import { VERSION } from '../version.ts';
-import { requireMembers, requireNoRoute, requirePool, requireUnclaimed } from './claims.ts';
+import { requireMembers, requireNoRoute, requirePool, requireUnclaimed, tooMany } from './claims.ts';
 import { NO_RULES, type Realm, type User, type Users } from './users.ts';
 
 /** What the helper sees of the host, without a right to it. */
 export interface HostView {
   /** user who may open a device; undefined when there is no such device, or it is no tap of a user */
   tapOwner(device: string): number | undefined;
+  /** names of all devices that could be VMs' */
+  vmTaps(): string[];
   /** whether there is such a device, whatever it is */
   deviceExists(device: string): boolean;
   /** devices but those of VMs whose forwarding is lent */
@@ -45,6 +47,9 @@ export interface HelperOptions {
   /** ranges that users may have */
   pools: readonly Subnet[];
 }
+
+/** Stands in rules for what speaks for no address. */
+const NO_ADDRESS = '0.0.0.0';
 
 type Op<K extends HelperRequest['op']> = Extract<HelperRequest, { op: K }>;
 
@@ -79,13 +84,30 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
 
   const isThere = (user: User, vm: string) => host.tapOwner(tapName(vm)) === user.uid;
 
+  const tapsOf = (user: User) => host.vmTaps().filter((device) => host.tapOwner(device) === user.uid);
+
+  /** Devices that were made for this user and are no VM's any more, because taking one away failed. */
+  function straysOf(user: User): string[] {
+    const known = new Set([...user.realms.values()].flatMap(({ members }) => members.map(({ vm }) => vm)));
+    return tapsOf(user).filter((device) => {
+      const vm = vmOfTap(device) ?? '';
+      return user.names.includes(vm) && !known.has(vm);
+    });
+  }
+
   /** The range of one banger: what it has, or what it gets now. */
   async function claim(user: User, { instance, pool: wanted }: Scope): Promise<Realm> {
     const pool = requirePool(wanted, pools);
     const known = user.realms.get(instance);
     if (known?.pool === wanted) return known;
     if (known?.members.some(({ vm }) => isThere(user, vm))) {
-      throw new BangerError('conflict', `The range cannot change from ${known.pool} to ${wanted} while VMs run in it.`);
+      throw new BangerError(
+        'conflict',
+        `The range cannot change from ${known.pool} to ${wanted} while VMs run in it.`,
+        {
+          hint: 'Stop them first: banger ls, then banger stop NAME',
+        },
+      );
     }
     const routes = await host.routes();
     // from here on nothing is waited for: two users cannot both find it free
@@ -100,7 +122,7 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
   function realmOf(user: User, { instance, pool }: Scope): Realm {
     const realm = user.realms.get(instance);
     if (realm?.pool === pool) return realm;
-    throw new BangerError('not_found', `This user has no VM in ${pool} by the network helper.`);
+    throw new BangerError('not_found', `This user has no VM in ${pool} by the network helper.`, { hint: 'banger ls' });
   }
 
   /**
@@ -110,18 +132,22 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
   function rulesOf(
     user: User,
     realm: Realm,
-    { coming, lending }: { coming?: string; lending?: string } = {},
+    { coming, going, lending }: { coming?: string; going?: string; lending?: string } = {},
   ): FirewallRules {
     const { canaryPort, guestDns, vmToVm, vmToHost } = realm.rules;
     const members = realm.members.filter(({ vm }) => vm === coming || isThere(user, vm));
+    const strays = straysOf(user).filter((device) => going === undefined || device !== tapName(going));
     const lent = new Set(host.lentDevices());
     if (lending !== undefined) lent.add(lending);
     return {
       table: tableName(user.uid, realm.instance),
-      members: members.map(({ vm, address, nat, closed }) => ({ tap: tapName(vm), address, nat, closed })),
+      members: [
+        ...members.map(({ vm, address, nat, closed }) => ({ tap: tapName(vm), address, nat, closed })),
+        ...strays.map((tap) => ({ tap, address: NO_ADDRESS, nat: false, closed: true })),
+      ],
       ...{ vmToVm, vmToHost },
       guestDns: guestDns ? { gateway: gatewayOf(parseSubnet(realm.pool)), port: GUEST_DNS_PORT } : undefined,
-      lent: members.length > 0 || lending !== undefined ? [...lent].sort() : [],
+      lent: members.length > 0 || strays.length > 0 || lending !== undefined ? [...lent].sort() : [],
       canaryPort,
     };
   }
@@ -137,9 +163,8 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
     const forgotten = realm.members.filter(
       ({ vm }) => vm !== going && !members.some((member) => member.vm === vm) && isThere(user, vm),
     );
-    const addresses = new Set(members.map(({ address }) => address));
-    const kept = forgotten.filter(({ address }) => !addresses.has(address));
-    realm.members = [...members, ...kept.map((member) => ({ ...member, nat: false, closed: true }))];
+    // another one may have its address by now: what is closed speaks for none
+    realm.members = [...members, ...forgotten.map((member) => ({ ...member, nat: false, closed: true }))];
     const isCanary = rules.canaryPort !== undefined && host.ownsPort(user.uid, rules.canaryPort);
     realm.rules = { ...rules, canaryPort: isCanary ? rules.canaryPort : undefined };
     for (const { vm } of members) {
@@ -164,12 +189,22 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
   function requireOwn(user: User, vm: string): void {
     const device = tapName(vm);
     if (!host.deviceExists(device) || host.tapOwner(device) === user.uid) return;
-    throw new BangerError('conflict', `The network device ${device} is not this user's.`);
+    throw new BangerError('conflict', `The network device ${device} is not this user's.`, {
+      hint: `Whose it is: cat /sys/class/net/${device}/owner   Make the VM anew, with another id: banger create NAME`,
+    });
+  }
+
+  /** @throws BangerError `conflict` when the user has as many devices as a user may, whatever they are for */
+  function requireRoom(user: User, vm: string): void {
+    const taps = tapsOf(user);
+    if (taps.length < vmLimit || taps.includes(tapName(vm))) return;
+    throw tooMany(vmLimit, taps.length + 1);
   }
 
   async function attach(user: User, request: Op<'attach'>): Promise<void> {
     const realm = await claim(user, request);
     requireOwn(user, request.vm);
+    requireRoom(user, request.vm);
     await keep(user, realm, request.rules, { coming: request.vm });
     const tap = tapOf(user, realm, request);
     const rules = rulesOf(user, realm, { coming: request.vm });
@@ -181,7 +216,7 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
     const realm = await claim(user, request);
     const rules = { ...request.rules, members: request.rules.members.filter(({ vm }) => vm !== request.vm) };
     await keep(user, realm, rules, { going: request.vm });
-    const written = rulesOf(user, realm);
+    const written = rulesOf(user, realm, { going: request.vm });
     await withWalls(user, realm, written, () => port.detach(tapName(request.vm), written));
   }
 
@@ -189,7 +224,8 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
     const realm = await claim(user, request);
     await users.save(user);
     if (request.wanted) return await port.addPoolRoute(realm.pool);
-    if (realm.members.some(({ vm }) => isThere(user, vm))) {
+    const isLast = user.realms.size === 1 && straysOf(user).length > 0;
+    if (isLast || realm.members.some(({ vm }) => isThere(user, vm))) {
       throw new BangerError('conflict', `VMs run in ${realm.pool}.`, { hint: 'banger ls' });
     }
     await port.deletePoolRule(realm.pool);
@@ -304,7 +340,11 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
       case 'set-up': {
         const realm = realmOf(user, request);
         const tap = tapOf(user, realm, request);
-        if (!isThere(user, request.vm)) throw new BangerError('not_found', `There is no network device ${tap.name}.`);
+        if (!isThere(user, request.vm)) {
+          throw new BangerError('not_found', `There is no network device ${tap.name}.`, {
+            hint: 'banger restart NAME',
+          });
+        }
         return await port.setUpTap(tap);
       }
       case 'pool-route':
@@ -329,5 +369,7 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
 }
 
 function stillNeeded(device: string): BangerError {
-  return new BangerError('conflict', `VMs of this host still need the forwarding of ${device}.`);
+  return new BangerError('conflict', `VMs of this host still need the forwarding of ${device}.`, {
+    hint: `It is given back when the last one stops. What it is now: sysctl net.ipv4.conf.${device}.forwarding`,
+  });
 }

@@ -19,6 +19,7 @@ export function createHostView(runner: Runner, ip: string): HostView {
       const owner = Number(read(`${DEVICES}/${device}/owner`) ?? -1);
       return owner >= 0 ? owner : undefined;
     },
+    vmTaps: () => readdirSync(DEVICES).filter((device) => vmOfTap(device) !== undefined),
     deviceExists: (device) => existsSync(`${DEVICES}/${device}`),
     lentDevices: () =>
       readdirSync(SETTINGS).filter(

@@ -59,7 +59,11 @@ export async function runHelper({ argv, env, pid, signal, log, print }: HelperPr
     });
   }
   const peerOf = await peerReader();
-  if (!peerOf) throw new BangerError('host_unprepared', 'It cannot be told here who asks, so nobody is answered.');
+  if (!peerOf) {
+    throw new BangerError('host_unprepared', 'It cannot be told here who asks, so nobody is answered.', {
+      hint: 'Run banger as root, or let users have sudo: banger doctor --sudoers',
+    });
+  }
   const journal = options.journal ?? env.RUNTIME_DIRECTORY;
   if (!journal)
     throw new BangerError('invalid_input', 'There is no directory for the journal.', { hint: '--journal DIR' });

@@ -173,6 +173,31 @@ describe('what the network helper does not do', () => {
     await assert.rejects(helper.handle(ANNA, { op: 'pool-route', ...scope(), wanted: false }), /VMs run in/);
   });
 
+  it('lets no device out of the rules whose address another VM was given, or that could not be taken away', async (t) => {
+    const host = await SmallHost.create(t);
+    const helper = host.helper();
+    await helper.handle(ANNA, attach([web]));
+    await helper.handle(ANNA, attach([{ ...db, address: web.address }]));
+    const inRules = () => host.tables.get('banger_u1000')?.members.map(({ tap, closed }) => [tap, closed === true]);
+    assert.deepEqual(inRules(), [
+      ['bgr-00000002', false],
+      ['bgr-00000001', true],
+    ]);
+    host.gate = async (what) => {
+      if (what === 'no tap bgr-00000001') throw new Error('it is busy');
+    };
+    await assert.rejects(helper.handle(ANNA, detach(web.vm, [])));
+    await helper.handle(ANNA, detach(db.vm, []));
+    assert.deepEqual(inRules(), [['bgr-00000001', true]]);
+    await assert.rejects(helper.handle(ANNA, { op: 'pool-route', ...scope(), wanted: false }), /VMs run in/);
+    // a helper after this one knows it too
+    host.gate = async () => {};
+    await host.helper().handle(ANNA, { op: 'rules', ...scope(), rules: rules([db]) });
+    assert.deepEqual(inRules(), [['bgr-00000001', true]]);
+    await host.helper().handle(ANNA, detach(web.vm, []));
+    assert.deepEqual([...host.taps, ...host.tables], []);
+  });
+
   it('touches no device that is no VM’s, and none of root’s', async (t) => {
     const host = await SmallHost.create(t);
     host.devices.add('bgr-00000009');
@@ -236,6 +261,22 @@ describe('what the network helper does not do', () => {
       if (number < 8) await helper.handle(ANNA, request);
       else await assert.rejects(helper.handle(ANNA, request), /in 8 ranges already/);
     }
+  });
+
+  it('makes no more devices than that for who asks ten thousand times, each time for another VM alone', async (t) => {
+    const host = await SmallHost.create(t);
+    const helper = host.helper();
+    const refusals = new Set<string>();
+    for (let number = 2; number < 10_002; number++) {
+      const member = { ...vmAt(number), address: `172.30.${number >> 8}.${number & 255}` };
+      await helper.handle(ANNA, attach([member])).catch(({ message }) => refusals.add(message));
+    }
+    assert.deepEqual([host.taps.size, host.tables.get('banger_u1000')?.members.length], [4, 4]);
+    assert.deepEqual([...refusals], ['A user may have 4 VMs on this host at a time, and not 5.']);
+    assert.ok((await readFile(join(host.journal, '1000.json'))).length < 4096);
+    // what is there can be taken away, whatever else is asked
+    for (const name of host.taps.keys()) await helper.handle(ANNA, detach(name.slice(4), []));
+    assert.deepEqual([...host.taps, ...host.tables], []);
   });
 
   it('drops packets to a port of the host only if it is the user’s', async (t) => {

@@ -60,6 +60,7 @@ export class SmallHost {
   view(): HostView {
     return {
       tapOwner: (device) => this.taps.get(device),
+      vmTaps: () => [...this.taps.keys()],
       deviceExists: (device) => this.taps.has(device) || this.devices.has(device),
       lentDevices: () => [...this.forwarding].flatMap(([device, value]) => (value === '2' ? [device] : [])),
       forwarding: (device) => this.forwarding.get(device),
