@@ -5,10 +5,12 @@ PREFIX ?= /usr/local
 # bundles and homes of demo and tests; nothing outside of it is written
 DEV := $(CURDIR)/.dev
 
-UNIT_TESTS = $(filter-out test/host/%,$(filter-out $(HOST_TESTS) $(RIG_TESTS),$(sort $(wildcard test/*.test.ts test/*/*.test.ts test/*/*/*.test.ts))))
+UNIT_TESTS = $(filter-out test/host/%,$(filter-out $(HOST_TESTS) $(RIG_TESTS) $(PACKAGE_TESTS),$(sort $(wildcard test/*.test.ts test/*/*.test.ts test/*/*/*.test.ts))))
 # a host with a working KVM is made for them, which takes long, and they may meet a fault of its emulated processor
 RIG_TESTS = test/proof/host/rig.test.ts
-HOST_TESTS = $(filter-out $(RIG_TESTS),$(wildcard test/host/*.test.ts test/*/host/*.test.ts))
+# a machine with systemd is made for them, and VMs run in it
+PACKAGE_TESTS = test/package/host/installed.test.ts
+HOST_TESTS = $(filter-out $(RIG_TESTS) $(PACKAGE_TESTS),$(wildcard test/host/*.test.ts test/*/host/*.test.ts))
 PROOF_TESTS = $(HOST_TESTS)
 
 # program:package pairs, and what Node is linked against; nodejs and npm only when there is no npm at all
@@ -29,7 +31,7 @@ AGENT_CFLAGS := -std=c11 -D_GNU_SOURCE -Os -Wall -Wextra -Werror -ffunction-sect
 # what the executable is made of
 SOURCES := $(shell find src bin fcqemu helpers scripts -type f) package.json package-lock.json tsconfig.json
 
-.PHONY: demo test unit host-test proof proof-short chaos check format build install uninstall deb deb-check release clean deps host-deps test-deps
+.PHONY: demo test unit host-test proof proof-short chaos check format build install uninstall deb deb-check package-test release clean deps host-deps test-deps
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
@@ -96,12 +98,19 @@ deb: build ## dist/banger_VERSION_ARCH.deb
 	node scripts/package/main.ts deb
 
 # programs for `make deb-check`: these packages alone
-DEB_CHECK_NEEDED := lintian:lintian mandoc:mandoc systemd-analyze:systemd shellcheck:shellcheck
+DEB_CHECK_NEEDED := lintian:lintian mandoc:mandoc systemd-analyze:systemd shellcheck:shellcheck ssh:openssh-client
+DEB = $(lastword $(sort $(wildcard dist/banger_*.deb)))
 
-deb-check: deb ## lintian of the package, and where piuparts is installed and PIUPARTS=1, that too
-	$(call install_missing,$(DEB_CHECK_NEEDED))
-	lintian --fail-on warning $(lastword $(sort $(wildcard dist/banger_*.deb)))
-	$(if $(PIUPARTS),piuparts --no-eatmydata $(lastword $(sort $(wildcard dist/banger_*.deb))))
+deb-check: deb ## the package by lintian, its units, pages and scripts by their own programs, made twice; with PIUPARTS=1 by piuparts too
+	$(call install_missing,$(DEB_CHECK_NEEDED) $(if $(PIUPARTS),piuparts:piuparts))
+	lintian --fail-on warning $(DEB)
+	node --test --test-reporter=dot test/package/content.test.ts test/package/manual.test.ts
+	node scripts/package/main.ts deb --output dist/again && cmp $(DEB) dist/again/$(notdir $(DEB)) && rm -r dist/again
+	$(if $(PIUPARTS),piuparts --no-eatmydata $(if $(PIUPARTS_MIRROR),--mirror $(PIUPARTS_MIRROR)) $(DEB))
+
+package-test: test-deps build ## the package on a Debian machine with systemd, made for it: install, VM, upgrade, removal; BANGER_PREVIOUS_DEB
+	node scripts/test-bundle.ts $(DEV)
+	BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --limit 1800 --report $(DEV)/package-tests.txt $(PACKAGE_TESTS)
 
 release: ## packages, tarball, bill of materials, checksums in dist/release; VERSION=x cuts that version first, SIGNING_KEY=id signs
 	$(if $(VERSION),node scripts/release/cut.ts "$(VERSION)")

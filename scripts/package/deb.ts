@@ -16,7 +16,7 @@ const ARCHITECTURES: Partial<Record<string, string>> = { x64: 'amd64', arm64: 'a
  * Programs that every start of a VM needs, and what the executable is linked against; libraries with the first version that has the
  * symbols Node needs.
  */
-const DEPENDS = [
+export const DEPENDS = [
   'libc6 (>= 2.28)',
   'libgcc-s1 (>= 3.4)',
   'libstdc++6 (>= 9)',
@@ -28,7 +28,7 @@ const DEPENDS = [
   'procps',
   'zstd',
 ];
-const RECOMMENDS = ['qemu-system-x86', 'mmdebstrap', 'kmod', 'lz4', 'skopeo', 'sudo', 'uidmap', 'xz-utils'];
+export const RECOMMENDS = ['qemu-system-x86', 'mmdebstrap', 'kmod', 'lz4', 'skopeo', 'sudo', 'uidmap', 'xz-utils'];
 const SUGGESTS = ['firecracker', 'bash-completion', 'systemd-resolved', 'xfsprogs'];
 
 export interface DebOptions extends Origin {

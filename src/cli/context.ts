@@ -17,6 +17,7 @@ import { createPaint, type Paint } from './output/paint.ts';
 import { plainJson, plainPainted, plainText } from './output/plain-text.ts';
 import type { ProgressView } from './output/progress.ts';
 import { type Interrupts, watchInterrupts } from './shared/interrupts.ts';
+import { withNextCommand } from './shared/next-command.ts';
 import type { Terminal } from './terminal.ts';
 
 export interface Context {
@@ -53,6 +54,8 @@ export interface Context {
 }
 
 export interface ContextOptions {
+  /** the command as it was typed, without `banger` */
+  typed: string;
   json: boolean;
   quiet: boolean;
   argv: readonly string[];
@@ -91,7 +94,7 @@ export function createContext(terminal: Terminal, options: ContextOptions): Cont
     },
     warn: (text) => write(terminal.stderr, `${paintErrors('yellow', 'banger: warning:')} ${plainText(text)}\n`),
     fail: (error) => {
-      write(terminal.stderr, renderError(error, paintErrors));
+      write(terminal.stderr, renderError(withNextCommand(error, options.typed), paintErrors));
       ctx.status ||= error.exitStatus;
     },
     async view() {

@@ -1,5 +1,5 @@
 /** The command line from arguments to exit status. */
-import { asBangerError, BangerError } from '../errors.ts';
+import { asBangerError } from '../errors.ts';
 import { VERSION } from '../version.ts';
 import { createContext } from './context.ts';
 import { namesOf } from './entry.ts';
@@ -8,6 +8,7 @@ import { createPaint } from './output/paint.ts';
 import { parseCommand } from './parse.ts';
 import { findEntry, REGISTRY } from './registry.ts';
 import { inFlags } from './shared/flag-names.ts';
+import { withNextCommand } from './shared/next-command.ts';
 import { withVmNames } from './shared/vm-names.ts';
 import type { Terminal } from './terminal.ts';
 
@@ -24,7 +25,7 @@ export async function main(argv: readonly string[], terminal: Terminal): Promise
   try {
     return await dispatch(argv, terminal);
   } catch (error) {
-    const failure = asBangerError(error);
+    const failure = withNextCommand(asBangerError(error), '');
     terminal.stderr.write(renderError(failure, createPaint(terminal.stderr, terminal.env)));
     return failure.exitStatus;
   }
@@ -53,22 +54,16 @@ async function dispatch(argv: readonly string[], terminal: Terminal): Promise<nu
     terminal.stdout.write(parsed.help);
     return 0;
   }
-  using ctx = createContext(terminal, { json: parsed.json, quiet: parsed.quiet, argv, commands: REGISTRY });
+  using ctx = createContext(terminal, { typed, json: parsed.json, quiet: parsed.quiet, argv, commands: REGISTRY });
   try {
     const args = await withVmNames(command, parsed.input.args, terminal);
     await command.execute(ctx, { ...parsed.input, args });
   } catch (error) {
-    ctx.fail(withHelp(asBangerError(error), typed));
+    const failure = asBangerError(error);
+    // a refusal of the daemon names a field
+    ctx.fail(failure.code === 'invalid_input' ? inFlags(failure) : failure);
   }
   return ctx.status;
-}
-
-/** A refusal of the daemon names a field; how to give it is in the command's help. */
-function withHelp(error: BangerError, typed: string): BangerError {
-  if (error.code !== 'invalid_input') return error;
-  const told = inFlags(error);
-  if (told.hint !== undefined) return told;
-  return new BangerError(told.code, told.message, { cause: error, hint: `banger ${typed} --help` });
 }
 
 /** `banger help vm start` is `banger vm start --help`. */

@@ -157,6 +157,7 @@ function connectionError(error: unknown, socketPath: string): BangerError {
   }
   return new BangerError('daemon_unreachable', `The daemon on ${socketPath} cannot be asked: ${messageOf(error)}`, {
     cause: error,
+    hint: 'banger daemon status',
   });
 }
 

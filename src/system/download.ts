@@ -36,12 +36,17 @@ export async function download(url: string, path: string, { limitBytes, timeoutM
     if (error instanceof BangerError) throw error;
     // fetch itself only says that it failed
     const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
-    throw new BangerError('host_unprepared', `${url} cannot be fetched: ${messageOf(cause)}.`, { cause: error });
+    throw new BangerError('host_unprepared', `${url} cannot be fetched: ${messageOf(cause)}.`, {
+      cause: error,
+      hint: `See whether this host reaches it: curl -I ${url}`,
+    });
   }
 }
 
 function refused(url: string, status: number): BangerError {
   return status === 404 || status === 410
-    ? new BangerError('not_found', `There is no ${url}.`)
-    : new BangerError('host_unprepared', `${url} cannot be fetched: the server answered with status ${status}.`);
+    ? new BangerError('not_found', `There is no ${url}.`, { hint: 'See where it is looked for: banger config show' })
+    : new BangerError('host_unprepared', `${url} cannot be fetched: the server answered with status ${status}.`, {
+        hint: `Try it by hand: curl -I ${url}`,
+      });
 }

@@ -269,6 +269,7 @@ function startError(program: string, error: Error): BangerError {
   if (code === 'EACCES') {
     return new BangerError('host_unprepared', `The program \`${program}\` may not be executed by this user.`, {
       cause: error,
+      hint: program.includes('/') ? `ls -l ${program}` : `ls -l "$(which -a ${program} | head -n 1)"`,
       details: { program },
     });
   }

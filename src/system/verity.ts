@@ -102,7 +102,10 @@ function* piecesOf(ranges: Iterable<DataRange>, sizeBytes: number): Generator<Da
 async function readWhole(file: FileHandle, into: Buffer, position: number, path: string): Promise<void> {
   for (let done = 0; done < into.length; ) {
     const { bytesRead } = await file.read(into, done, into.length - done, position + done);
-    if (bytesRead === 0) throw new BangerError('conflict', `${path} became shorter while it was read.`);
+    if (bytesRead === 0)
+      throw new BangerError('conflict', `${path} became shorter while it was read.`, {
+        hint: `Let whatever writes to it end first: fuser -v ${path}`,
+      });
     done += bytesRead;
   }
 }

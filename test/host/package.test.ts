@@ -3,38 +3,23 @@
  * container. Nothing of the host is touched.
  */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { installedContent, layoutOf } from '../../scripts/package/content.ts';
 import { buildDeb } from '../../scripts/package/deb.ts';
 import { stage } from '../../scripts/package/stage.ts';
+import { MARKER } from '../../src/dns/resolvers/plan.ts';
 import { VERSION } from '../../src/version.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
+import { onOwnSystem } from '../package/support/own-system.ts';
 import { daemonSkip } from '../support/host.ts';
 import { paced } from '../support/pace.ts';
 
 const LIMIT = { timeout: paced(120_000) };
 const ORIGIN = { version: VERSION, date: new Date('2026-11-29T12:00:00Z') };
-
-/** Lays a system over this one and runs a script in it: `$1` is the directory of the test, `$2` the room it has. */
-const OVER = `
-set -e
-mount -t tmpfs -o size="$2" tmpfs "$1/over"
-mkdir "$1/over/upper" "$1/over/work" "$1/over/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$1/over/upper,workdir=$1/over/work" "$1/over/root"
-cd "$1/over/root"
-mount -t proc proc proc
-mount -t tmpfs tmpfs run
-mount --bind /dev dev
-mkdir -p packages
-mount --bind "$1/packages" packages
-exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=readline \\
-  chroot . sh -c "$3" sh < /dev/null
-`;
 
 function skip(): string | false {
   if (daemonSkip()) return daemonSkip();
@@ -47,23 +32,18 @@ describe('the package', { skip: skip() }, () => {
   let work = '';
   before(async () => {
     work = await mkdtemp(join(tmpdir(), 'banger-test-'));
-    await mkdir(join(work, 'over'));
     for (const version of ['0.0.1', VERSION])
       await buildDeb({ ...ORIGIN, version, output: join(work, 'packages'), compression: 'none' });
   });
   after(() => rm(work, { recursive: true, force: true }));
 
-  /** What a script says that is run on the system of its own. Dependencies may be missing here; they are not the subject. */
-  function onOwnSystem(script: string, room = '1g'): { status: number | null; said: string } {
-    const functions = `exec 2>&1; install() { dpkg --force-depends --force-unsafe-io --no-triggers -i "/packages/banger_\${1}_"*.deb; }\n`;
-    const argv = ['--mount', '--pid', '--fork', '--kill-child', 'sh', '-c', OVER, 'sh', work, room, functions + script];
-    const { status, stdout, stderr, error } = spawnSync('unshare', argv, { encoding: 'utf8', timeout: paced(100_000) });
-    assert.ifError(error);
-    return { status, said: stdout + stderr };
-  }
+  /** Dependencies may be missing here; they are not the subject. */
+  const run = (script: string, room?: string) =>
+    onOwnSystem(script, { work, dpkgOptions: '--force-depends', ...(room ? { room } : {}) });
 
-  it('is installed, upgraded, removed and purged without a question, and leaves disks alone', LIMIT, (t) => {
-    const { status, said } = onOwnSystem(`
+  it('is installed, upgraded, removed and purged without a question, and leaves disks alone', LIMIT, async (t) => {
+    await writeFile(join(work, 'packages/told.conf'), `${MARKER}\n`);
+    const { status, said } = await run(`
       set -e
       state() { echo "$1: $(dpkg-query -W -f '\${Status} \${Version}' banger 2>/dev/null), socket \\
         $(readlink /etc/systemd/user/sockets.target.wants/bangerd.socket)"; }
@@ -75,7 +55,9 @@ describe('the package', { skip: skip() }, () => {
       mkdir -p /var/lib/banger/store /root/.local/state/banger /var/cache/banger
       echo disk > /var/lib/banger/store/disk
       mount -t tmpfs tmpfs /var/lib/banger/store; echo mounted > /var/lib/banger/store/disk
-      dpkg --no-triggers -r banger; state removed
+      mkdir -p /etc/unbound/unbound.conf.d; cp /packages/told.conf /etc/unbound/unbound.conf.d/banger-vm.conf
+      echo 'by hand' > /etc/unbound/unbound.conf.d/banger-mine.conf
+      dpkg --no-triggers -r banger; ls /etc/unbound/unbound.conf.d/banger-vm.conf; state removed
       install ${VERSION}
       dpkg --no-triggers -P banger; state purged
       cat /var/lib/banger/store/disk
@@ -96,7 +78,12 @@ describe('the package', { skip: skip() }, () => {
     assert.match(said, /^removed: deinstall ok config-files/m);
     assert.match(said, /disks and records of VMs were kept: \/var\/lib\/banger\n/);
     assert.match(said, /disks and records of VMs were kept: \/root\/\.local\/state\/banger\n/);
-    assert.match(said, /^purged: .*\nmounted\n$/m, 'nothing else is left');
+    assert.match(said, /^banger: the host's resolver asks no banger any more: \S+banger-vm\.conf is gone$/m);
+    assert.match(
+      said,
+      /^purged: .*\nmounted\n\/etc\/unbound\/unbound\.conf\.d\/banger-mine\.conf\n$/m,
+      'nothing else is left',
+    );
   });
 
   it('is installed beside one made by hand, which it tells of', LIMIT, async () => {
@@ -105,7 +92,7 @@ describe('the package', { skip: skip() }, () => {
       byHand,
       (await installedContent(layoutOf('/usr/local'), ORIGIN)).filter(({ kind }) => kind !== 'hardlink'),
     );
-    const { status, said } = onOwnSystem(`
+    const { status, said } = await run(`
       cp -a /packages/by-hand/. / && install ${VERSION} && dpkg --no-triggers -P banger && /usr/local/bin/banger --version
     `);
     await rm(byHand, { recursive: true });
@@ -117,7 +104,7 @@ describe('the package', { skip: skip() }, () => {
 
   it('ends daemons when it is removed, says which VMs go on, and touches those of no other system', LIMIT, async () => {
     await writeFile(join(work, 'packages/fcqemu'), '#!/bin/sh\nsleep 60\n', { mode: 0o755 });
-    const { status, said } = onOwnSystem(`
+    const { status, said } = await run(`
       set -e
       install ${VERSION}
       export BANGER_HOME=/own
@@ -137,8 +124,8 @@ describe('the package', { skip: skip() }, () => {
     assert.match(said, new RegExp(`VMs keep running without a daemon; processes of their VMMs: ${vmm} \\n`), said);
   });
 
-  it('that finds no room leaves the one that was there', LIMIT, () => {
-    const { status, said } = onOwnSystem(
+  it('that finds no room leaves the one that was there', LIMIT, async () => {
+    const { status, said } = await run(
       `
       install 0.0.1 && if install ${VERSION}; then exit 1; fi
       dpkg-query -W -f '\${Version}\\n' banger; banger --version; rm -rf /usr/share/doc/* /filler

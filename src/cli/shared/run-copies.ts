@@ -105,7 +105,10 @@ async function requireDirectory(path: string): Promise<void> {
     throw error;
   });
   if (found?.isDirectory()) return;
-  if (!found) throw new BangerError('not_found', `There is no directory ${path} to copy in.`);
+  if (!found)
+    throw new BangerError('not_found', `There is no directory ${path} to copy in.`, {
+      hint: `ls -ld ${dirname(path)}`,
+    });
   throw new BangerError('invalid_input', `${path} is no directory, and --copy-in takes directories.`, {
     hint: `Copy the one it is in: --copy-in ${dirname(path)}`,
   });
@@ -169,7 +172,9 @@ async function copyOneOut(ctx: Context, name: string, { from, to }: CopyOut, ove
     const { here, there } = await sides(ctx, name);
     const [seen] = await there.look([from]);
     if (seen?.kind !== 'directory' && seen?.kind !== 'file') {
-      throw new BangerError('not_found', `There is no ${name}:${from} to copy out.`);
+      throw new BangerError('not_found', `There is no ${name}:${from} to copy out.`, {
+        hint: `banger exec ${name} -- ls -l ${posix.dirname(from)}`,
+      });
     }
     const packed = posix.basename(seen.path);
     if (packed === '')

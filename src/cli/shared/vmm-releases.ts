@@ -205,7 +205,10 @@ async function compare(archive: string, sums: string, name: string): Promise<voi
   }
   const hash = createHash('sha256');
   await pipeline(createReadStream(archive), hash).catch((error) => {
-    throw new BangerError('not_found', `${archive} cannot be read: ${messageOf(error)}.`, { cause: error });
+    throw new BangerError('not_found', `${archive} cannot be read: ${messageOf(error)}.`, {
+      cause: error,
+      hint: `ls -l ${archive}`,
+    });
   });
   const found = hash.digest('hex');
   if (found === wanted) return;
@@ -220,11 +223,14 @@ async function tryRelease(runner: Runner, directory: string, version: string): P
   const said = await runner.run([program, '--version'], { timeoutMs: 10_000 }).catch((error) => {
     throw new BangerError('corrupt', `The firecracker of this release does not run here: ${messageOf(error)}`, {
       cause: error,
+      hint: 'Get the release for this machine: banger vmm install',
     });
   });
   if (/\bv?(\d+\.\d+\.\d+)\b/.exec(said.stdout)?.[1] === version) return;
   const line = said.stdout.trim().split('\n')[0] ?? '';
-  throw new BangerError('corrupt', `The firecracker of release ${version} says that it is "${line}".`);
+  throw new BangerError('corrupt', `The firecracker of release ${version} says that it is "${line}".`, {
+    hint: 'Nothing was installed. Get the file again.',
+  });
 }
 
 /** From one moment to the next: there is no time without. */

@@ -228,7 +228,9 @@ async function readGiven(path: string, what: string): Promise<string> {
   try {
     return await readFile(path, 'utf8');
   } catch (error) {
-    if (systemCode(error) === 'ENOENT') throw new BangerError('not_found', `There is no ${what} ${path}.`);
+    if (systemCode(error) === 'ENOENT') {
+      throw new BangerError('not_found', `There is no ${what} ${path}.`, { hint: `ls -l ${dirname(path)}` });
+    }
     throw new BangerError('invalid_input', `The ${what} ${path} cannot be read: ${messageOf(error)}.`, {
       cause: error,
     });

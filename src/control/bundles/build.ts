@@ -302,7 +302,10 @@ function workPath(output: string): string {
 async function presentBundle(output: string): Promise<Bundle | undefined> {
   const names = await readdir(output).catch((error: unknown) => {
     if (systemCode(error) === 'ENOENT') return [] as string[];
-    throw new BangerError('conflict', `${output} cannot become a bundle (${systemCode(error)}).`, { cause: error });
+    throw new BangerError('conflict', `${output} cannot become a bundle (${systemCode(error)}).`, {
+      cause: error,
+      hint: `Name a directory that can be written to: ls -ld ${output}`,
+    });
   });
   if (names.length > 0 && !names.includes(MANIFEST_FILE)) {
     throw new BangerError('conflict', `${output} holds files but no bundle, and would be replaced.`, {

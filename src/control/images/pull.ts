@@ -235,7 +235,7 @@ async function requireReadable(path: string): Promise<void> {
   try {
     await (await open(path, 'r')).close();
   } catch (error) {
-    throw new BangerError('not_found', `There is nothing to read at ${path}.`, { cause: error });
+    throw new BangerError('not_found', `There is nothing to read at ${path}.`, { cause: error, hint: `ls -l ${path}` });
   }
 }
 

@@ -1,6 +1,6 @@
 /** What an image is imported from: an archive, or an ext4 file system with a kernel from elsewhere. */
 import { copyFile, lstat, mkdir, rename, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { ImageImport } from '../../api/image.ts';
 import { looksLikeInitrd } from '../../bundle/boot/initrd-file.ts';
 import { inspectKernel, kernelProblem } from '../../bundle/boot/kernel.ts';
@@ -240,7 +240,7 @@ async function requireInput(path: string, what: string): Promise<void> {
   if (info?.isFile()) return;
   throw info
     ? new BangerError('invalid_input', `The ${what} ${path} is no regular file.`)
-    : new BangerError('not_found', `The ${what} ${path} does not exist.`);
+    : new BangerError('not_found', `The ${what} ${path} does not exist.`, { hint: `ls -l ${dirname(path)}` });
 }
 
 /** @returns in what a file is another than `image.json` says, without a full stop */

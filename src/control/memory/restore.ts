@@ -34,7 +34,9 @@ export async function loadMemory(
 export async function requireVersion(api: VmmApi, vmmVersion: string): Promise<void> {
   const { text } = await versionOfVmm(api);
   if (text === vmmVersion) return;
-  throw new BangerError('conflict', `Version ${vmmVersion} of the VMM wrote its state, and ${text} is here now.`);
+  throw new BangerError('conflict', `Version ${vmmVersion} of the VMM wrote its state, and ${text} is here now.`, {
+    hint: 'See which there are: banger vmm list   Give the memory up: banger start NAME --discard-memory',
+  });
 }
 
 /** What keeps a VM's memory from going on, each a clause: empty when everything is as it was. */

@@ -1,6 +1,6 @@
 /** Makes a VM of an exported snapshot: unpacked in the directory that becomes the VM's, and checked there. */
 import { lstat, mkdir, rename, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { SnapshotImport } from '../../api/snapshot.ts';
 import { sumProblem } from '../../bundle/store/checksum.ts';
 import type { VmRecord } from '../../core/vm.ts';
@@ -89,7 +89,8 @@ export async function importSnapshot(
 
 async function requireArchive(file: string): Promise<void> {
   const found = await lstat(file).catch(() => undefined);
-  if (!found) throw new BangerError('not_found', `There is no file ${file} to read.`);
+  if (!found)
+    throw new BangerError('not_found', `There is no file ${file} to read.`, { hint: `ls -l ${dirname(file)}` });
   const kind = await foreignKind(file);
   if (kind === undefined) return;
   throw new BangerError(

@@ -85,7 +85,10 @@ async function removeTemporary(host: TemporaryHost, life: Pick<Life, 'delete'>, 
   if (!left) return;
   const { id } = life.delete(left.name, { force: true, now: true, keepWorkDisk: false });
   const { error } = await operations.finished(id);
-  if (error) throw new BangerError('conflict', `${left.name} was not deleted: ${error.message}`);
+  if (error)
+    throw new BangerError('conflict', `${left.name} was not deleted: ${error.message}`, {
+      hint: `banger rm --force --now ${left.name}`,
+    });
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

@@ -40,7 +40,7 @@ export default defineCommand({
     if (!into) return;
     if (places.length > 1 && into.kind !== 'directory') {
       throw new BangerError('invalid_input', `${target} is no directory, so it cannot take ${places.length} copies.`, {
-        hint: `Make it first: ${to.side.prefix === '' ? 'mkdir' : `banger exec ${to.side.prefix.slice(0, -1)} -- mkdir`} ${to.path}`,
+        hint: `Make it first: ${on(to.side, `mkdir ${to.path}`)}`,
       });
     }
     for (const from of places) {
@@ -82,6 +82,11 @@ function lastName({ written, path }: Place): string {
   return /(?:^|[/:])\.{0,2}\/{0,64}$/.test(written) ? '.' : basename(path);
 }
 
+/** A command line of whoever copies, for one of the two sides. */
+function on({ prefix }: CopySide, command: string): string {
+  return prefix === '' ? command : `banger exec ${prefix.slice(0, -1)} -- ${command}`;
+}
+
 interface CopyOptions {
   recursive: boolean;
   preserve: boolean;
@@ -90,7 +95,9 @@ interface CopyOptions {
 async function copy(ctx: Context, from: Place, to: Place, into: SeenPath, options: CopyOptions): Promise<void> {
   const [source] = await from.side.look([from.path]);
   if (!source || source.kind === 'missing' || source.kind === 'unreachable') {
-    throw new BangerError('not_found', `There is no ${from.written}.`);
+    throw new BangerError('not_found', `There is no ${from.written}.`, {
+      hint: on(from.side, `ls -l ${posix.dirname(from.path)}`),
+    });
   }
   if (source.kind === 'directory' && !options.recursive) {
     throw new BangerError('invalid_input', `${from.written} is a directory.`, {
@@ -101,20 +108,25 @@ async function copy(ctx: Context, from: Place, to: Place, into: SeenPath, option
     throw new BangerError(
       'not_found',
       `There is no directory ${to.side.prefix}${posix.dirname(to.path)} to copy into.`,
+      { hint: `Make it first: ${on(to.side, `mkdir -p ${posix.dirname(to.path)}`)}` },
     );
   }
   const inside = into.kind === 'directory';
   const name = lastName(from);
   const target = inside ? (name === '.' ? into.path : posix.join(into.path, name)) : into.path;
   if (!inside && source.kind === 'file' && to.written.endsWith('/')) {
-    throw new BangerError('not_found', `There is no directory ${to.written} to copy into.`);
+    throw new BangerError('not_found', `There is no directory ${to.written} to copy into.`, {
+      hint: `Make it first: ${on(to.side, `mkdir -p ${to.path}`)}`,
+    });
   }
   const format = packFormat(from.side, to.side);
   const kept = { times: options.preserve, modes: options.preserve };
   const unpack = unpackOptions(from.side, to.side, kept);
   if (source.kind === 'directory') {
     if (into.kind === 'file') {
-      throw new BangerError('conflict', `${to.written} is a file; a directory cannot take its place.`);
+      throw new BangerError('conflict', `${to.written} is a file; a directory cannot take its place.`, {
+        hint: 'Name another place, or move the file away.',
+      });
     }
     await to.side.run(['mkdir', '-p', '--', target], {});
     const pack: Argv = ['tar', '-c', '-C', source.path, ...format, '-f', '-', '.'];
