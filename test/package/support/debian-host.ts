@@ -87,11 +87,10 @@ export class DebianHost {
    * @returns what was printed, errors too
    */
   async shell(script: string, limitMs = 2 * MINUTE): Promise<string> {
-    const whole = `exec 2>&1; set -e; cd /; export OPENSSL_ia32cap='${NO_VECTORS}' DEBIAN_FRONTEND=readline\n${script}`;
-    return await this.#banger(
-      ['exec', '--no-stdin', VM, '--', 'sh', '-c', `(${whole}\n) || { echo "ended with $?"; }`],
-      limitMs,
-    );
+    const before = `cd /; export OPENSSL_ia32cap='${NO_VECTORS}' DEBIAN_FRONTEND=readline`;
+    const whole = `cat > /run/root-script <<'ROOT'\n${before}\n${script}\nROOT
+      sh -e /run/root-script < /dev/null 2>&1 || echo "ended with $?"`;
+    return await this.#banger(['exec', '--no-stdin', VM, '--', 'sh', '-c', whole], limitMs);
   }
 
   /** The same for a user, with the environment of a login. */
