@@ -34,6 +34,7 @@ describe('the network helper with a real kernel', { skip }, () => {
       outsider: 'The network helper cannot be reached at SOCKET: connect EACCES SOCKET.',
       limit: [4, ['A user may have 4 VMs on this host at a time, and not 5.']],
       deaths: [6, []],
+      given: [['"bgr-000000a1"', '"bgr-000000a3"'], ['"bgr-000000a3"']],
       after: 'table inet hosts',
       forwardingAfter: '0',
       logged: 4,

@@ -159,6 +159,13 @@ for (let turn = 0; turn < 6; turn++) {
   // whatever happened, what is there has its entry against spoofing
   if (!(await text('nft list set inet banger_u28001 vms')).includes('"bgr-000000a1" . 172.30.0.2')) deaths.push('open');
 }
+// an address that is given to another VM: whatever the one before sends is dropped
+const rival = tap('000000a3', '172.30.0.2');
+await own.attach(rival, { ...rules, members: [member('000000a3', '172.30.0.2')] });
+const listed = async (set: string) => (await text(`nft list set inet banger_u28001 ${set}`)).match(/"bgr-\w+"/g);
+seen.given = [(await listed('taps'))?.sort(), await listed('vms')];
+await own.detach(rival.name, { ...rules, members: [member('000000a1', '172.30.0.2')] });
+await anna.network.reassert();
 seen.deaths = [deaths.length, deaths.filter((said) => said !== 'done' && !/ended before|cannot be reached/.test(said))];
 
 for (const { tap: name } of bunch.slice(1).reverse()) {
