@@ -107,10 +107,10 @@ describe('the daemon commands', () => {
     assert.equal((await cli('daemon run', {}, { runDaemon: async () => void ran.push('daemon') })).status, 0);
     assert.deepEqual(ran, ['daemon']);
     const refused = async () => {
-      throw new BangerError('conflict', 'Another bangerd serves /state already.');
+      throw new BangerError('conflict', 'Another bangerd serves /state already.', { hint: 'banger daemon status' });
     };
     const { status: exit, stderr } = await cli('daemon run', {}, { runDaemon: refused });
-    assert.deepEqual([exit, stderr], [5, 'banger: Another bangerd serves /state already.\n']);
+    assert.deepEqual([exit, stderr], [5, 'banger: Another bangerd serves /state already.\n  try: banger daemon status\n']);
   });
 });
 

@@ -131,7 +131,7 @@ describe('a long action', () => {
     });
     assert.equal(status, 4);
     assert.match(stdout, /^web is running .*\ncache is running .*\n$/);
-    assert.equal(stderr, 'banger: There is no VM named db.\n');
+    assert.equal(stderr, 'banger: There is no VM named db.\n  try: banger start --help\n');
   });
 
   it('is undone at the first Ctrl-C, and says what to type to try again', async () => {
