@@ -110,7 +110,10 @@ describe('the daemon commands', () => {
       throw new BangerError('conflict', 'Another bangerd serves /state already.', { hint: 'banger daemon status' });
     };
     const { status: exit, stderr } = await cli('daemon run', {}, { runDaemon: refused });
-    assert.deepEqual([exit, stderr], [5, 'banger: Another bangerd serves /state already.\n  try: banger daemon status\n']);
+    assert.deepEqual(
+      [exit, stderr],
+      [5, 'banger: Another bangerd serves /state already.\n  try: banger daemon status\n'],
+    );
   });
 });
 
