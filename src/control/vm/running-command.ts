@@ -99,7 +99,9 @@ async function beginThroughAgent(
 ): Promise<RunningCommand> {
   const token = randomUUID();
   const { script, operands, plain } = sessionScript(request, token, request.tty ?? false);
-  const how = request.tty ? { terminal: terminalOf(request) } : { plain };
+  // an earlier agent takes every field for text, and refuses one that is none
+  const mayBePlain = agent.hello.features.has('plain');
+  const how = request.tty ? { terminal: terminalOf(request) } : { plain: mayBePlain ? plain : undefined };
   const channel = agent.exec({ argv: operands, script, ...how });
   const begun = await Promise.race([channel.begun, expiry(OPEN_LIMIT_MS)]).catch((error) => {
     throw refused(vm, error);
