@@ -25,13 +25,27 @@ static int read_process(const char *number, struct process *process) {
   return 1;
 }
 
-void list_processes(struct processes *processes) {
+/* Whether the program it runs is such a one. */
+static int runs_such(const char *number, int (*is_such)(const char *)) {
+  char path[64], program[512];
+  snprintf(path, sizeof path, "/proc/%.12s/exe", number);
+  ssize_t length = readlink(path, program, sizeof program - 1);
+  if (length < 0) return 0;
+  program[length] = 0;
+  /* one that was upgraded runs on from its old file */
+  char *deleted = strstr(program, " (deleted)");
+  if (deleted) *deleted = 0;
+  return is_such(program);
+}
+
+void list_programs(struct processes *processes, int (*is_such)(const char *)) {
   size_t room = 0;
   *processes = (struct processes){0};
   DIR *directory = opendir("/proc");
   if (!directory) return;
   for (struct dirent *entry; (entry = readdir(directory));) {
     if (entry->d_name[0] < '1' || entry->d_name[0] > '9') continue;
+    if (is_such && !runs_such(entry->d_name, is_such)) continue;
     if (processes->count == room) {
       room = room * 2 + 128;
       processes->list = realloc(processes->list, room * sizeof *processes->list);
@@ -43,22 +57,12 @@ void list_processes(struct processes *processes) {
   if (processes->count > 0) qsort(processes->list, processes->count, sizeof *processes->list, by_number);
 }
 
+void list_processes(struct processes *processes) { list_programs(processes, NULL); }
+
 const struct process *find_process(const struct processes *processes, pid_t pid) {
   struct process wanted = {.pid = pid};
   if (processes->count == 0) return NULL;
   return bsearch(&wanted, processes->list, processes->count, sizeof wanted, by_number);
-}
-
-int process_program(pid_t pid, int (*is_such)(const char *)) {
-  char path[64], program[512];
-  snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
-  ssize_t length = readlink(path, program, sizeof program - 1);
-  if (length < 0) return 0;
-  program[length] = 0;
-  /* one that was upgraded runs on from its old file */
-  char *deleted = strstr(program, " (deleted)");
-  if (deleted) *deleted = 0;
-  return is_such(program);
 }
 
 void signal_session(pid_t leader, int number) {

@@ -17,8 +17,8 @@ struct processes {
 };
 
 void list_processes(struct processes *);
+/* Those alone that run such a program: most are known by that not to be of interest, in a fraction of the time. */
+void list_programs(struct processes *, int (*is_such)(const char *path));
 const struct process *find_process(const struct processes *, pid_t);
-/* Whether the program it runs is such a one. */
-int process_program(pid_t, int (*is_such)(const char *path));
 
 #endif

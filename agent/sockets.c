@@ -12,6 +12,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* of one machine: containers may have their own */
+#define MAX_SERVERS 256
+
 #define ALL_STATES_BUT_LISTEN (0xfffu & ~(1u << TCP_LISTEN))
 
 struct diag_ask {
@@ -34,7 +37,11 @@ static void load_module(const char *path) {
   close(file);
 }
 
+/* Once: a kernel reads the whole file before it says that it has it. */
 void load_diag_modules(void) {
+  static int loaded;
+  if (loaded) return;
+  loaded = 1;
   load_module(RUN_DIRECTORY "/modules/inet_diag.ko");
   load_module(RUN_DIRECTORY "/modules/tcp_diag.ko");
 }
@@ -110,21 +117,29 @@ static int is_sshd(const char *program) {
   return strcmp(name, "sshd") == 0 || strcmp(name, "sshd-session") == 0 || strcmp(name, "sshd-auth") == 0;
 }
 
-static int each_sshd(int signal, int sessions) {
+/* servers that were found beside the sessions that were ended last */
+static pid_t servers[MAX_SERVERS];
+static int server_count;
+
+int end_ssh_sessions(void) {
   struct processes all;
-  int done = 0;
-  list_processes(&all);
-  for (size_t at = 0; at < all.count; at++) all.list[at].marked = process_program(all.list[at].pid, is_sshd);
+  int ended = 0;
+  server_count = 0;
+  list_programs(&all, is_sshd);
   for (size_t at = 0; at < all.count; at++) {
-    if (!all.list[at].marked) continue;
-    const struct process *parent = find_process(&all, all.list[at].parent);
-    int is_session = parent && parent->marked;
-    if (is_session == sessions && kill(all.list[at].pid, signal) == 0) done++;
+    pid_t pid = all.list[at].pid;
+    if (!find_process(&all, all.list[at].parent)) {
+      if (server_count < MAX_SERVERS) servers[server_count++] = pid;
+    } else if (kill(pid, SIGKILL) == 0) ended++;
   }
   free(all.list);
-  return done;
+  return ended;
 }
 
-int end_ssh_sessions(void) { return each_sshd(SIGKILL, 1); }
-
-int reload_ssh_servers(void) { return each_sshd(SIGHUP, 0); }
+int reload_ssh_servers(void) {
+  int told = 0;
+  for (int at = 0; at < server_count; at++)
+    if (kill(servers[at], SIGHUP) == 0) told++;
+  server_count = 0;
+  return told;
+}

@@ -11,9 +11,9 @@ void load_diag_modules(void);
  * @returns how many, or -1 when this kernel cannot do that
  */
 int destroy_connections(const struct ip_address *, int count);
-/* Ends the SSH sessions, not the servers. @returns how many */
+/* Ends the SSH sessions, not the servers, which it notes for the next call. @returns how many */
 int end_ssh_sessions(void);
-/* Makes every SSH server of this machine read its configuration and keys again. @returns how many */
+/* Makes every SSH server that was noted read its configuration and keys again. @returns how many */
 int reload_ssh_servers(void);
 
 #endif

@@ -76,6 +76,7 @@ const WINGS: Record<string, Wing> = {
   images: { doors: ['catalogue', 'dpkg-status', 'export', 'import', 'oci-record'], mayImport: ['bundles', 'memory'] },
   vm: {
     doors: [
+      'awaken',
       'identity',
       'life',
       'boot',

@@ -82,6 +82,8 @@ export interface HostNetwork {
   reassert(): Promise<Mended>;
   /** Writes the rules anew: a VM's membership changed. */
   rewrite(): Promise<void>;
+  /** Does something while no VM is attached or detached. */
+  alone<T>(work: () => Promise<T>): Promise<T>;
 }
 
 /** What was not as it should be and is again. */

@@ -8,6 +8,7 @@ import { loadConfig } from '../config/load.ts';
 import { daemonLogFile, pidFile, socketPath } from '../config/paths.ts';
 import type { Host } from '../control/host.ts';
 import { createStatsSampler } from '../control/stats/vm-stats.ts';
+import { createPacketWaker } from '../control/upkeep/packet-waker.ts';
 import { createUpkeep } from '../control/upkeep/watch.ts';
 import { createWaker } from '../control/vm/awaken.ts';
 import { createLife } from '../control/vm/life.ts';
@@ -109,7 +110,7 @@ async function run({ env, uid, self, signal }: DaemonOptions, activated: number 
 }
 
 async function serve(
-  { host, dnsService, ballast }: Services,
+  { host, sleepDevice, dnsService, ballast }: Services,
   { path: socket, activated, self }: { path: string; activated: number | undefined; self: Argv },
   log: FastifyBaseLogger,
   signal: AbortSignal,
@@ -128,6 +129,7 @@ async function serve(
   const temporary = createTemporaryVms(host, life);
   const warmer = createWarmer(host);
   dnsService.onWanted(createWaker(host, life));
+  const packetWaker = sleepDevice === undefined ? undefined : createPacketWaker(host, life, { name: sleepDevice });
   const sampler = createStatsSampler(host);
   using metrics = createMetrics(host, sampler);
   const server = createServer(
@@ -169,6 +171,7 @@ async function serve(
   log.info({ socket, version: VERSION, activated: activated !== undefined }, 'bangerd is ready');
 
   upkeep.begin();
+  packetWaker?.begin();
   let replaced = false;
   using _ends =
     activated === undefined
@@ -182,6 +185,7 @@ async function serve(
   if (activated !== undefined) server.server.close();
   upkeep.close();
   warmer.close();
+  packetWaker?.close();
   await Promise.race([temporary.close(), expiry(TEMPORARY_LIMIT_MS)]);
   // actions first: their clients still get to hear how they ended
   await host.operations.shutdown();

@@ -16,7 +16,7 @@ import { createAgents } from '../control/vm/agents.ts';
 import { createGuests } from '../control/vm/connections.ts';
 import { viewTemplates } from '../control/warm/view.ts';
 import { formatSubnet, gatewayOf } from '../core/addresses.ts';
-import { tableName } from '../core/network-names.ts';
+import { sleepDeviceName, tableName } from '../core/network-names.ts';
 import { messageOf } from '../errors.ts';
 import { ensureClientKey } from '../guest/keys.ts';
 import { openCanary } from '../network/canary.ts';
@@ -39,6 +39,8 @@ import { decidePool, isStranger, type PoolClaim } from './pool.ts';
 
 export interface Services extends AsyncDisposable {
   host: Host;
+  /** name of the device that VMs which are asleep are routed to; absent where none can be made */
+  sleepDevice: string | undefined;
   dnsService: DnsService;
   database: Database;
   ballast: Ballast;
@@ -131,6 +133,9 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
           mayAskHelper(helper),
         );
   const guests = () => [...vms.list(), ...stores.buildVms.list()];
+  // whoever is not root may not make such a device
+  const digits = createHash('sha256').update(`asleep ${table}`).digest('hex').slice(0, 8);
+  const sleepDevice = uid === 0 ? sleepDeviceName(digits) : undefined;
 
   const host: Host = {
     config,
@@ -139,7 +144,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     stores,
     system,
     network: createHostNetwork({
-      ...{ config, runner, port, ledger, guests, pool, uid, table, guestDns, onAttach },
+      ...{ config, runner, port, ledger, guests, pool, uid, table, guestDns, onAttach, sleepDevice },
       canary,
       onNoForwarding: (device, error) =>
         log.warn(
@@ -162,6 +167,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   };
   return {
     host,
+    sleepDevice,
     dnsService,
     database,
     ballast,

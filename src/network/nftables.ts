@@ -31,6 +31,8 @@ export interface FirewallRules {
   lent?: readonly string[] | undefined;
   /** port of 127.0.0.1 that nothing arrives at as long as the table is there, see canary.ts */
   canaryPort?: number | undefined;
+  /** device that connections to VMs which were asleep come from when these are up, see sleep-device.ts */
+  sleepDevice?: string | undefined;
 }
 
 export interface GuestDns {
@@ -63,6 +65,7 @@ export function renderRules({
   guestDns,
   lent = [],
   canaryPort,
+  sleepDevice,
 }: FirewallRules): string {
   const open = members.filter((member) => !member.closed);
   const pairs = open.map((member) => `"${member.tap}" . ${member.address}`);
@@ -83,7 +86,7 @@ table inet ${table} {
   }
   chain forward {
     type filter hook forward priority filter; policy accept;
-    iifname @taps ip daddr ${METADATA} drop
+${sleepDevice ? `    iifname "${sleepDevice}" oifname @taps accept\n` : ''}    iifname @taps ip daddr ${METADATA} drop
     ${FLOW_LIMIT}
     iifname @taps oifname @taps ${vmToVm ? 'accept' : 'drop'}
     iifname @taps ip saddr @nat accept

@@ -52,7 +52,10 @@ async function performTo(
   request: () => Promise<Operation>,
   signal: AbortSignal,
 ): Promise<Operation> {
-  const operation = await request();
+  const asked = request();
+  // what its events are read by takes as long to load as the daemon takes to begin
+  void import('../../client/open-stream.ts');
+  const operation = await asked;
   if (operation.joined) task.step('already under way, waiting with who began it');
   let shown = task;
   const ended = await Promise.race([

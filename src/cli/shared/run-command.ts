@@ -23,6 +23,8 @@ export async function runCommand(
 ): Promise<void> {
   requireSense(name, command, options);
   const copies = await planCopies(ctx.terminal.cwd, options);
+  // needed when the VM is there, and loaded while it starts
+  void import('./exec-session.ts');
   if (!options.rm) return await runIn(ctx, name ?? '', command, options, copies);
   const lease = await holdLease(ctx);
   try {

@@ -31,6 +31,8 @@ export interface HostNetworkDeps {
   guestDns?: GuestDns | undefined;
   /** called after a VM got its tap, and so the gateway its address */
   onAttach?: () => void;
+  /** device that connections to VMs which were asleep come from when these are up */
+  sleepDevice?: string | undefined;
   /** tells whether the table is there to a daemon that does not hear of rules */
   canary?: Canary | undefined;
   /** told of a device behind which VMs reach nothing */
@@ -120,6 +122,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
       // without VMs forwarding is about to be given back
       lent: attached.length > 0 ? await lentDevices() : [],
       canaryPort: deps.canary?.port,
+      sleepDevice: deps.sleepDevice,
     };
   };
 
@@ -330,6 +333,8 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
       mutex.run(async () => {
         if (members().length > 0) await writeRules();
       }),
+
+    alone: (work) => mutex.run(work),
   };
 }
 
