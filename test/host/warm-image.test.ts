@@ -46,9 +46,11 @@ describe('a VM from a template', { skip: hostSkip() }, () => {
   after(() => host?.[Symbol.asyncDispose]());
 
   it('is what one that booted is', LIMIT, async () => {
-    assert.match(await host.ok('image', 'warm', ...SIZE), /start from a template now \(\S+ MiB on disk\)$/);
-    await host.assertQuiet('of the VM that was made for it');
-    await host.ok('run', 'cold', '--cold', ...SIZE);
+    // two boots side by side
+    const [warmed] = await Promise.all([host.ok('image', 'warm', ...SIZE), host.ok('run', 'cold', '--cold', ...SIZE)]);
+    assert.match(warmed, /start from a template now \(\S+ MiB on disk\)$/);
+    const [cold] = await host.processes().then((all) => all.filter(({ command }) => /fcqemu --api-sock/.test(command)));
+    assert.ok(cold, 'the VM that nobody asked for is gone, the other runs');
     await host.settled('cold');
     assert.match(
       await host.ok('run', 'warm', ...SIZE),
@@ -63,7 +65,7 @@ describe('a VM from a template', { skip: hostSkip() }, () => {
     assert.equal(await host.guest('warm', 'dmesg | grep -ciE "i/o error|ext4-fs error|lockup|rcu.*stall"; true'), '0');
     // the host's side: what it may reach, how it is logged in to
     assert.equal(await host.ok('ssh', 'warm', 'hostname'), 'warm');
-    const [cold, warm] = [await host.vm('cold'), await host.vm('warm')];
+    const [one, other] = [await host.vm('cold'), await host.vm('warm')];
     for (const field of [
       'image',
       'nat',
@@ -74,7 +76,7 @@ describe('a VM from a template', { skip: hostSkip() }, () => {
       'ready',
       'state',
     ] as const) {
-      assert.deepEqual(warm[field], cold[field], field);
+      assert.deepEqual(other[field], one[field], field);
     }
   });
 
@@ -88,30 +90,49 @@ describe('a VM from a template', { skip: hostSkip() }, () => {
     await host.ok('rm', '--force', '--now', 'two');
   });
 
-  it('may have larger disks, and is its own after its next boot', LIMIT, async () => {
+  it('is suspended and goes on as any other, all its programs frozen meanwhile', LIMIT, async () => {
+    const mark = 'cat /proc/sys/kernel/random/boot_id; cat /run/counter; systemctl is-system-running';
+    await host.guest(
+      'warm',
+      `(n=0; while :; do echo $((n += 1)) > /run/counter; sleep 0.1; done) > /dev/null 2>&1 & sleep 0.5`,
+    );
+    const [boot, before] = (await host.guest('warm', mark)).split('\n');
+    await host.ok('suspend', 'warm');
+    await host.ok('resume', 'warm');
+    const [sameBoot, after, state] = (await host.guest('warm', mark)).split('\n');
+    assert.deepEqual([sameBoot, state], [boot, 'running']);
+    assert.ok(Number(after) >= Number(before), `${before} ${after}`);
+  });
+
+  it('may have larger disks', LIMIT, async () => {
     await host.ok('run', 'large', '--memory', '256M', '--disk', '3G', '--work-disk', '256M');
     const size = async () =>
       (await host.guest('large', "df -m --output=size / /root | tail -n 2 | tr '\\n' ' '")).trim();
     const [root = 0, work = 0] = (await size()).split(/\s+/).map(Number);
     assert.ok(root > 2700 && work > 200, `${root} ${work}`);
-    const machine = await host.guest('large', 'cat /etc/machine-id');
-    await host.guest('large', 'echo mine > /root/mine; echo mine > /var/mine');
-    await host.ok('restart', 'large', '--until', 'reachable');
-    assert.equal(await host.guest('large', 'cat /etc/machine-id /root/mine /var/mine'), `${machine}\nmine\nmine`);
-    await host.ok('rm', '--force', '--now', 'large');
   });
 
-  it('boots where its template was touched, and says why', LIMIT, async () => {
-    const [template] = await host.client.call('listTemplates', {});
-    appendFileSync(join(host.home, 'state/store/templates', template?.id ?? '', 'memory'), 'x');
-    const said = await host.ok('run', 'other', ...SIZE, '--until', 'reachable');
-    assert.match(said, /^other is running at \S+ \(login after/);
-    const events = (await host.ok('events', '--json')).split('\n').map((line) => JSON.parse(line) as Event);
-    assert.deepEqual(
-      events.flatMap((event) => (event.type === 'vm.not-warm' ? [[event.vm, event.reason]] : [])),
-      [['other', 'its files were changed since']],
-    );
-    await host.ok('image', 'warm', '--forget');
-    assert.deepEqual(await host.client.call('listTemplates', {}), []);
-  });
+  it(
+    'is its own after its next boot; the next one boots where its template was touched, and says why',
+    LIMIT,
+    async () => {
+      const machine = await host.guest('large', 'cat /etc/machine-id');
+      await host.guest('large', 'echo mine > /root/mine; echo mine > /var/mine');
+      const restarted = host.ok('restart', 'large', '--until', 'reachable');
+
+      const [template] = await host.client.call('listTemplates', {});
+      appendFileSync(join(host.home, 'state/store/templates', template?.id ?? '', 'memory'), 'x');
+      const said = await host.ok('run', 'other', ...SIZE, '--until', 'reachable');
+      assert.match(said, /^other is running at \S+ \(login after/);
+      const events = (await host.ok('events', '--json')).split('\n').map((line) => JSON.parse(line) as Event);
+      assert.deepEqual(
+        events.flatMap((event) => (event.type === 'vm.not-warm' ? [[event.vm, event.reason]] : [])),
+        [['other', 'its files were changed since']],
+      );
+      await restarted;
+      assert.equal(await host.guest('large', 'cat /etc/machine-id /root/mine /var/mine'), `${machine}\nmine\nmine`);
+      await host.ok('image', 'warm', '--forget');
+      assert.deepEqual(await host.client.call('listTemplates', {}), []);
+    },
+  );
 });

@@ -27,7 +27,23 @@ const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sb
 const PROGRAMS = [
   ...['sh', 'dash', 'cat', 'ls', 'mkdir', 'rm', 'mv', 'cp', 'sync', 'sleep', 'head', 'tail', 'dd', 'sha256sum', 'stat'],
   ...['df', 'date', 'uname', 'id', 'env', 'hostname', 'grep', 'seq', 'true', 'false', 'kill', 'stty', 'touch', 'wc'],
-  ...['scp', 'ip', 'findmnt', 'od', 'yes', 'nproc', 'nice', 'bash', 'chmod', 'find', 'ln', 'rmdir', 'sed', 'perl'],
+  ...[
+    'scp',
+    'ip',
+    'findmnt',
+    'od',
+    'yes',
+    'nproc',
+    'nice',
+    'bash',
+    'chmod',
+    'find',
+    'ln',
+    'rmdir',
+    'sed',
+    'perl',
+    'dmesg',
+  ],
 ].map((name) => `bin/${name}`);
 const ADMIN_PROGRAMS = ['sshd', 'resize2fs', 'fstrim', 'fsfreeze'].map((name) => `sbin/${name}`);
 

@@ -1,0 +1,71 @@
+/** Forks with real guests: each is another machine, down to the next random number that a program draws. */
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { hostSkip, TestHost } from '../support/host.ts';
+import { paced } from '../support/pace.ts';
+
+/** Two tell each other apart; 200 are made by hand: BANGER_TEST_FORKS=200. */
+const COUNT = Number(process.env.BANGER_TEST_FORKS ?? 2);
+/** Made at a time: each of them takes its memory. */
+const AT_ONCE = 10;
+const LIMIT = { timeout: paced(120_000 + COUNT * 5000) };
+
+/** Draws numbers all the time, and is frozen in the middle of it. */
+const DRAW = 'while :; do od -An -N16 -tx1 /dev/urandom >> /run/draws; done';
+
+/** Who a machine is, one thing a line. */
+const WHO = `
+hostname
+cat /proc/sys/kernel/random/boot_id /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub
+cat /sys/class/net/eth0/address
+ip -o -4 addr show eth0
+cat /proc/sys/kernel/random/uuid
+od -An -N32 -tx1 /dev/urandom
+`;
+
+describe('forks of one moment', { skip: hostSkip() }, () => {
+  let host: TestHost;
+  before(async () => {
+    host = await TestHost.create({ lean: true });
+    await host.daemon();
+    await host.ok('run', 'web', '--memory', '128M', '--work-disk', '0');
+    await host.guest(
+      'web',
+      `echo 0123456789abcdef0123456789abcdef > /etc/machine-id; (${DRAW}) > /dev/null 2>&1 & sleep 0.5`,
+    );
+  });
+  after(() => host?.[Symbol.asyncDispose]());
+
+  it('differ from each other and from their source in all that a machine is told by', LIMIT, async (t) => {
+    const known: { who: string[]; draws: string[] }[] = [];
+    const look = async (name: string) => {
+      const who = (await host.guest(name, WHO)).split('\n');
+      const draws = (await host.guest(name, 'cat /run/draws')).split('\n');
+      return { who, draws };
+    };
+    let common = Number.POSITIVE_INFINITY;
+    for (let made = 0; made < COUNT; made += AT_ONCE) {
+      const names = Array.from({ length: Math.min(AT_ONCE, COUNT - made) }, (_, index) => `fork-${made + index}`);
+      await host.ok('fork', 'web', ...names);
+      const batch = await Promise.all(names.map(look));
+      // numbers up to the moment are the same in all, and none after it
+      const [first] = batch;
+      const shared = first?.draws.findIndex((draw, at) => batch.some(({ draws }) => draws[at] !== draw)) ?? -1;
+      if (batch.length > 1) {
+        assert.ok(shared > 0, 'they have a beginning in common');
+        common = Math.min(common, shared);
+        const later = batch.flatMap(({ draws }) => draws.slice(shared));
+        assert.equal(new Set(later).size, later.length, 'two drew the same number');
+      }
+      known.push(...batch);
+      await host.ok('rm', '--force', '--now', ...names);
+    }
+    known.push(await look('web'));
+    for (const [line, what] of (known[0]?.who ?? []).entries()) {
+      const values = known.map(({ who }) => who[line]);
+      assert.equal(new Set(values).size, known.length, `line ${line}: ${what}`);
+    }
+    t.diagnostic(`${COUNT} forks; at least ${common} numbers were drawn before the moment`);
+    assert.equal(await host.guest('web', 'dmesg | grep -ciE "i/o error|ext4-fs error|lockup|rcu.*stall"; true'), '0');
+  });
+});
