@@ -10,7 +10,7 @@ import type { FirewallMember, FirewallRules, GuestDns } from '../../network/nfta
 import type { NetworkPort } from '../../network/port.ts';
 import { findUplink, findWays, otherPoolsInUse, readRules, type Way } from '../../network/routes.ts';
 import type { Tap } from '../../network/tap.ts';
-import { HOST_OWNER, type Ledger } from '../../state/ledger.ts';
+import { HOST_OWNER, type Ledger, type Resource } from '../../state/ledger.ts';
 import { createMutex } from '../../system/mutex.ts';
 import type { Runner } from '../../system/runner.ts';
 import type { HostNetwork, Mended } from '../host.ts';
@@ -262,18 +262,23 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
 
   /** The host gets back what it had when the last VM has gone; of settings, when no other banger needs them. */
   async function releaseHost(): Promise<void> {
-    for (const { owner, resource } of ledger.all()) {
-      if (owner !== HOST_OWNER) continue;
+    const own = ledger.all().flatMap(({ owner, resource }) => (owner === HOST_OWNER ? [resource] : []));
+    const isLent = own.some(({ kind }) => kind === 'sysctl');
+    const shared = isLent ? otherPoolsInUse(deps.runner, ip, pool) : Promise.resolve(false);
+    const giveBack = async (resource: Resource): Promise<boolean> => {
       if (resource.kind === 'pool-route') await port.deletePoolRoute(resource.name);
       else if (resource.kind === 'pool-rule') await port.deletePoolRule(resource.name);
       else if (resource.kind === 'sysctl') {
-        if (await otherPoolsInUse(deps.runner, ip, pool)) continue; // asked again at the next reconcile
+        if (await shared) return false; // asked again at the next reconcile
         if ((await readSetting(resource.name)) === (resource.set ?? '1')) {
           await port.setForwarding(deviceOf(resource.name), resource.before);
         }
-      } else continue;
-      ledger.strike(resource.kind, resource.name);
-    }
+      } else return false;
+      return true;
+    };
+    await inParallel(own, async (resource) => {
+      if (await giveBack(resource)) ledger.strike(resource.kind, resource.name);
+    });
   }
 
   return {
@@ -336,6 +341,13 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
 
     alone: (work) => mutex.run(work),
   };
+}
+
+/** All of it is begun; what failed first is thrown when all have ended. */
+async function inParallel<T>(items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
+  for (const outcome of await Promise.allSettled(items.map(work))) {
+    if (outcome.status === 'rejected') throw outcome.reason;
+  }
 }
 
 /** Device of a forwarding switch. */

@@ -24,6 +24,12 @@ export async function releaseVm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>): 
   void host.agents.drop(vm);
   host.health.silent.delete(vm.id);
   host.health.emulatedMeanwhile.delete(vm.id);
+  // its device may go before it: a VMM that is being ended sends nothing that anybody waits for
+  const done = await Promise.allSettled([endPrograms(host, vm), host.network.detach(vm)]);
+  for (const outcome of done) if (outcome.status === 'rejected') throw outcome.reason;
+}
+
+async function endPrograms(host: Host, vm: Pick<VmRecord, 'id' | 'name'>): Promise<void> {
   for (const resource of host.stores.ledger.of(vm.id)) {
     if (resource.kind === 'vmm') await endVmms(host, vm, resource);
   }
@@ -32,7 +38,6 @@ export async function releaseVm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>): 
     await removeCgroup(resource.name);
     host.stores.ledger.strike('cgroup', resource.name);
   }
-  await host.network.detach(vm);
 }
 
 async function endVmms(
@@ -42,8 +47,8 @@ async function endVmms(
 ): Promise<void> {
   // the one that was written down, and whatever serves its socket: the daemon may have died before it could write
   const recorded = known && (await isAlive(known)) ? known : undefined;
-  if (recorded) await endVmm(host, vm, recorded);
-  for (const identity of await findVmms(socketPath)) await endVmm(host, vm, identity);
+  const [found] = await Promise.all([findVmms(socketPath), recorded && endVmm(host, vm, recorded)]);
+  for (const identity of found) if (identity.pid !== recorded?.pid) await endVmm(host, vm, identity);
   await rm(socketPath, { force: true });
   host.stores.ledger.strike('vmm', socketPath);
 }
