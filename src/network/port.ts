@@ -9,7 +9,7 @@ import { addPoolRoute, addPoolRule, deletePoolRoute, deletePoolRule } from './ro
 import { createTap, deleteTap, setUpTap, type Tap } from './tap.ts';
 
 export interface NetworkPort {
-  /** Writes the rules, then makes the device, which is never up without its entry against spoofing, and lets it forward. */
+  /** Writes the rules and makes the device, which is never up without its entry against spoofing, and lets it forward. */
   attach(tap: Tap, rules: FirewallRules): Promise<void>;
   /** Removes the device if it is there, then writes the rules. */
   detach(name: string, rules: FirewallRules): Promise<void>;
@@ -56,8 +56,7 @@ export function createLocalPort({
   };
   return {
     async attach(tap, rules) {
-      await applyRules(privileged, nft, rules);
-      await createTap(privileged, ip, tap, atOnce);
+      await createTap(privileged, ip, tap, atOnce, applyRules(privileged, nft, rules));
       await writeSetting(privileged, sysctl, forwardingSetting(tap.name), '1');
     },
     async detach(name, rules) {

@@ -26,10 +26,33 @@ const MAX_NAME_LENGTH = 15;
 /**
  * Creates the device with its address, route and neighbour entry.
  * @param atOnce set up by one program, where that may be told anything; by one for each step otherwise
+ * @param guarded waited for before the device comes up
  * @throws BangerError `conflict` when a device of that name exists that nobody here made
  * @throws BangerError `host_unprepared` when TUN is missing or this user may not create devices
  */
-export async function createTap(privileged: Privileged, ip: string, tap: Tap, atOnce = false): Promise<void> {
+export async function createTap(
+  privileged: Privileged,
+  ip: string,
+  tap: Tap,
+  atOnce = false,
+  guarded: Promise<void> = Promise.resolve(),
+): Promise<void> {
+  // the failure of the device is told first, and both have ended by then
+  const made = await Promise.allSettled([makeTap(privileged, ip, tap), guarded]);
+  for (const outcome of made) if (outcome.status === 'rejected') throw outcome.reason;
+  // IPv6 is not routed to guests; without a link-local address nothing of the host answers on it either
+  const noAddress = ['link', 'set', 'dev', tap.name, 'addrgenmode', 'none'];
+  if (atOnce) {
+    const lines = [noAddress, ...settingUp(tap)].map((words) => `${words.join(' ')}\n`);
+    await privileged.run([ip, '-batch', '-'], { input: lines.join('') });
+    return;
+  }
+  await privileged.run([ip, ...noAddress]);
+  await setUpTap(privileged, ip, tap);
+}
+
+/** It is down, and carries nothing. */
+async function makeTap(privileged: Privileged, ip: string, tap: Tap): Promise<void> {
   if (tap.name.length > MAX_NAME_LENGTH) throw new BangerError('internal', `The tap name ${tap.name} is too long.`);
   if (await tapExists(tap.name)) {
     throw new BangerError('conflict', `A network device ${tap.name} exists already and is not this VM's.`, {
@@ -45,15 +68,6 @@ export async function createTap(privileged: Privileged, ip: string, tap: Tap, at
       hint: 'See what is missing: banger doctor',
     });
   }
-  // IPv6 is not routed to guests; without a link-local address nothing of the host answers on it either
-  const noAddress = ['link', 'set', 'dev', tap.name, 'addrgenmode', 'none'];
-  if (atOnce) {
-    const lines = [noAddress, ...settingUp(tap)].map((words) => `${words.join(' ')}\n`);
-    await privileged.run([ip, '-batch', '-'], { input: lines.join('') });
-    return;
-  }
-  await privileged.run([ip, ...noAddress]);
-  await setUpTap(privileged, ip, tap);
 }
 
 /** What a device needs to carry packets, each the arguments of `ip`; the first is no failure where it has the address. */
