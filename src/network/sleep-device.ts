@@ -38,6 +38,9 @@ const IFREQ_BYTES = 40;
 /** `IFNAMSIZ` */
 const NAME_BYTES = 16;
 
+/** Of VMs that nothing wakes by itself. */
+const HINT = 'Let VMs that sleep go on by a command: banger resume NAME';
+
 /** The longest a timer takes. */
 const FOR_EVER_MS = 2 ** 31 - 1;
 
@@ -113,14 +116,15 @@ export async function openSleepDevice(options: SleepDeviceOptions): Promise<Slee
 
 async function openTun(name: string): Promise<number> {
   const libc = await loadLibc({ ioctl: { arguments: ['int32', 'uint64', 'buffer'], return: 'int32' } });
-  if (!libc) throw new BangerError('host_unprepared', 'This Node cannot call the C library (node:ffi).');
+  if (!libc)
+    throw new BangerError('host_unprepared', 'This Node cannot call the C library (node:ffi).', { hint: HINT });
   const fd = openSync('/dev/net/tun', constants.O_RDWR);
   const request = Buffer.alloc(IFREQ_BYTES);
   request.write(name, 0, NAME_BYTES - 1, 'utf8');
   request.writeUInt16LE(IFF_TUN | IFF_NO_PI, NAME_BYTES);
   if (libc.ioctl(fd, TUNSETIFF, request) === 0) return fd;
   closeSync(fd);
-  throw new BangerError('host_unprepared', `The network device ${name} could not be made.`);
+  throw new BangerError('host_unprepared', `The network device ${name} could not be made.`, { hint: HINT });
 }
 
 function packetSink(onPacket: (packet: Buffer) => void): Writable {
