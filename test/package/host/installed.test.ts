@@ -221,10 +221,11 @@ describe('the package on a machine with systemd', { skip }, () => {
     const said = await host.shell(`
       ${apt('purge', 'banger')}
       find /home/anna/.local/state/banger -name '*.ext4' -size +1M | head -n 1
-      find /etc /usr /var/lib/systemd /var/cache /run -xdev -name '*banger*' -not -path '/run/user/*' -not -path '*/shells/*'
+      # this machine is a guest of banger itself, which has a part of /run
+      find /etc /usr /var/lib/systemd /var/cache /run/private -xdev -name '*banger*'; ls -d /run/bangernet* || true
       getent group banger
     `);
     assert.match(said, /disks and records of VMs were kept: \/home\/anna\/\.local\/state\/banger$/m, said);
-    assert.match(said, /\/home\/anna\/\.local\/state\/banger\/\S+\nbanger:x:\d+:anna\n$/, said);
+    assert.match(said, /\/home\/anna\/\.local\/state\/banger\/\S+\nls: [^\n]*\nbanger:x:\d+:anna\n$/, said);
   });
 });
