@@ -4,6 +4,7 @@
  */
 #include "agent.h"
 #include "cgroups.h"
+#include "grow.h"
 #include "service.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -80,6 +81,7 @@ int main(int argc, char **argv) { return serve(argc, argv); }
 int main(int argc, char **argv) {
   if (argc == 2 && strcmp(argv[1], "--init") == 0) supervise();
   if (argc == 2 && strcmp(argv[1], "--service") == 0) return exec_service();
+  if (argc == 4 && strcmp(argv[1], "--grow") == 0) return grow(argv[2], argv[3]);
   /* of no session that ends before it does */
   setsid();
   for (;;) {

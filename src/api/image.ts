@@ -98,12 +98,16 @@ const ImageCool = z.strictObject({
 const ImageRename = z.strictObject({ name: ImageName.describe('new name') });
 
 export const ImageImport = z.strictObject({
-  source: z.string().startsWith('/').describe('archive made by `image export`, or an ext4 file system'),
+  source: z
+    .string()
+    .startsWith('/')
+    .describe('archive made by `image export`, disk (raw or qcow2), or root file system'),
   name: ImageName.optional().describe('default: the one in the archive, or that of the file'),
   force: z.boolean().optional().describe('replace an image of that name'),
-  kernel: z.string().startsWith('/').optional().describe('kernel for an ext4 file system, ELF or bzImage'),
+  kernel: z.string().startsWith('/').optional().describe('kernel for a disk or root file system, ELF or bzImage'),
   initrd: z.string().startsWith('/').optional().describe('initrd that goes with the kernel'),
-  bundle: z.string().min(1).optional().describe('bundle whose kernel and initrd an ext4 file system gets'),
+  bundle: z.string().min(1).optional().describe('bundle whose kernel and initrd a disk or root file system gets'),
+  partition: z.int().min(1).max(1024).optional().describe('number of the partition with the root file system'),
 });
 
 export const ImagePull = z.strictObject({

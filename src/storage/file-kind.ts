@@ -1,6 +1,5 @@
 /** What a file is that somebody takes for an image, by the first bytes of it: so that a refusal can say what to do. */
 import { open } from 'node:fs/promises';
-import { formatSize } from '../units.ts';
 
 export interface FileKind {
   /** with its article, e.g. `a qcow2 disk image` */
@@ -12,8 +11,6 @@ export interface FileKind {
 /** The furthest signature, that of btrfs, ends here. */
 const LOOK_BYTES = 0x10048;
 
-const SECTOR_BYTES = 512;
-
 interface Signature {
   at: number;
   bytes: string;
@@ -23,19 +20,20 @@ interface Signature {
 
 const toRaw = (format: string) => (path: string) =>
   `Make a raw image of it, then import that: qemu-img convert -f ${format} -O raw ${path} ${path}.raw`;
+const asImage = (path: string) => `Import it as an image: banger image import ${path}`;
 const toDirectory = (path: string) =>
   `Copy its files into an ext4 file system: mke2fs -t ext4 -d DIRECTORY rootfs.ext4 4G, DIRECTORY being where ${path} is mounted or unpacked`;
 const unpack = (program: string) => (path: string) => `Unpack it first: ${program} -dc ${path} > rootfs.ext4`;
 
 /** From the formats' own descriptions; text is Latin-1. */
 const SIGNATURES: readonly Signature[] = [
-  { at: 0, bytes: 'QFI\xfb', name: 'a qcow2 disk image', remedy: toRaw('qcow2') },
+  { at: 0, bytes: 'QFI\xfb', name: 'a qcow2 disk image', remedy: asImage },
   { at: 0, bytes: 'KDMV', name: 'a VMDK disk image', remedy: toRaw('vmdk') },
   { at: 0, bytes: 'vhdxfile', name: 'a VHDX disk image', remedy: toRaw('vhdx') },
   { at: 0, bytes: 'conectix', name: 'a VHD disk image', remedy: toRaw('vpc') },
   { at: 64, bytes: '\x7f\x10\xda\xbe', name: 'a VDI disk image', remedy: toRaw('vdi') },
-  { at: 0, bytes: 'XFSB', name: 'an XFS file system', remedy: toDirectory },
-  { at: 0x10040, bytes: '_BHRfS_M', name: 'a btrfs file system', remedy: toDirectory },
+  { at: 0, bytes: 'XFSB', name: 'an XFS file system', remedy: asImage },
+  { at: 0x10040, bytes: '_BHRfS_M', name: 'a btrfs file system', remedy: asImage },
   {
     at: 0,
     bytes: 'hsqs',
@@ -90,57 +88,7 @@ export async function foreignKind(path: string): Promise<FileKind | undefined> {
   if (found) return { name: found.name, remedy: found.remedy(path) };
   const packed = COMPRESSED.find(({ bytes }) => has(0, bytes));
   if (packed) return { name: `a file compressed by ${packed.program}`, remedy: unpack(packed.program)(path) };
-  const partition = largestPartition(head);
-  if (partition) {
-    return {
-      name: `a disk with partitions, the largest of ${formatSize(partition.sectors * SECTOR_BYTES)}`,
-      remedy: `Take that partition out of it: dd if=${path} of=rootfs.ext4 bs=1M iflag=skip_bytes,count_bytes conv=sparse skip=${partition.start * SECTOR_BYTES} count=${partition.sectors * SECTOR_BYTES}`,
-    };
-  }
   if (head.every((byte) => byte === 0))
     return { name: 'a file of zeros', remedy: 'Make a file system on it: mke2fs -t ext4' };
   return undefined;
-}
-
-interface Partition {
-  /** first sector, of 512 bytes */
-  start: number;
-  sectors: number;
-}
-
-const MBR_TABLE_AT = 446;
-const MBR_ENTRY_BYTES = 16;
-const PROTECTIVE_TYPE = 0xee;
-
-/** Of a GPT (UEFI 2.10, 5.3) or an MBR; a boot sector without a sensible table is none. */
-function largestPartition(head: Buffer): Partition | undefined {
-  if (head.length < 2 * SECTOR_BYTES || head.readUInt16LE(510) !== 0xaa55) return undefined;
-  const entries = Array.from({ length: 4 }, (_, index) => {
-    const at = MBR_TABLE_AT + index * MBR_ENTRY_BYTES;
-    return { type: head.readUInt8(at + 4), start: head.readUInt32LE(at + 8), sectors: head.readUInt32LE(at + 12) };
-  });
-  const isGpt = head.toString('latin1', SECTOR_BYTES, SECTOR_BYTES + 8) === 'EFI PART';
-  const used = isGpt
-    ? gptPartitions(head)
-    : entries.filter(({ type, start, sectors }) => type !== 0 && type !== PROTECTIVE_TYPE && start > 0 && sectors > 0);
-  return used.reduce<Partition | undefined>(
-    (largest, each) => (largest === undefined || each.sectors > largest.sectors ? each : largest),
-    undefined,
-  );
-}
-
-function gptPartitions(head: Buffer): Partition[] {
-  const table = Number(head.readBigUInt64LE(SECTOR_BYTES + 72)) * SECTOR_BYTES;
-  const count = head.readUInt32LE(SECTOR_BYTES + 80);
-  const entryBytes = head.readUInt32LE(SECTOR_BYTES + 84);
-  const found: Partition[] = [];
-  if (entryBytes < 128) return found;
-  for (let index = 0; index < count; index++) {
-    const at = table + index * entryBytes;
-    if (at + 48 > head.length) break;
-    if (head.subarray(at, at + 16).every((byte) => byte === 0)) continue;
-    const start = Number(head.readBigUInt64LE(at + 32));
-    found.push({ start, sectors: Number(head.readBigUInt64LE(at + 40)) - start + 1 });
-  }
-  return found;
 }

@@ -1,9 +1,10 @@
 /** VMs of OCI images that have nothing but a program, and what is done with them. */
 import assert from 'node:assert/strict';
-import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { createRunner } from '../../src/system/runner.ts';
+import { writeDisk } from '../support/disk-images.ts';
 import { hostSkip, TestHost, until } from '../support/host.ts';
 import { tarOf, writeOciLayout } from '../support/oci-image.ts';
 
@@ -81,4 +82,49 @@ describe('an OCI image with one static program', { skip }, () => {
       /app: 7:0 in .* says other[\s\S]*status 3 and begins again/.test(await host.ok('logs', 'bad')),
     );
   });
+});
+
+describe('a disk whose root is no ext4', { skip: skip || hostSkip('mkfs.xfs', 'mkfs.btrfs', 'sfdisk', 'qemu-img') }, () => {
+  const FSTAB = [
+    'UUID=01234567-89ab-cdef-0123-456789abcdef / auto rw 0 1',
+    'UUID=1234-ABCD /boot/efi vfat umask=0077 0 1',
+    'tmpfs /cache tmpfs size=1M 0 0',
+    '',
+  ].join('\n');
+  const UUID = '01234567-89ab-cdef-0123-456789abcdef';
+
+  for (const kind of ['xfs', 'btrfs'] as const) {
+    it(`boots from ${kind}, grows it, and loses what named other partitions`, async (t) => {
+      const host = await TestHost.create();
+      const dir = await mkdtemp('/tmp/bt-disk-');
+      t.after(async () => {
+        await host[Symbol.asyncDispose]();
+        await rm(dir, { recursive: true, force: true });
+      });
+      const [root, content, raw, disk] = ['root', 'content', 'raw', 'server.qcow2'].map((name) => join(dir, name)) as [
+        ...[string, string, string, string],
+      ];
+      await mkdir(join(root, 'etc'), { recursive: true });
+      await writeFile(join(root, 'etc/fstab'), FSTAB);
+      await writeFile(content, '');
+      await truncate(content, 300 * 1024 * 1024);
+      if (kind === 'btrfs') await runner.run(['mkfs.btrfs', '-q', '-U', UUID, '--rootdir', root, content]);
+      else {
+        const proto = `/\n0 0\nd--755 0 0\netc d--755 0 0\nfstab ---644 0 0 ${join(root, 'etc/fstab')}\n$\n$\n`;
+        await writeFile(join(dir, 'proto'), proto);
+        await runner.run(['mkfs.xfs', '-q', '-m', `uuid=${UUID}`, '-p', join(dir, 'proto'), content]);
+      }
+      await writeDisk(raw, 'gpt', [{ content }]);
+      await runner.run(['qemu-img', 'convert', '-c', '-O', 'qcow2', raw, disk]);
+      await host.daemon();
+      await host.ok('image', 'import', disk);
+      await host.ok('run', 'web', '--image', 'server', '--work-disk', 'none', '--disk', '500M');
+      const df = async () => await host.ok('exec', 'web', '--', 'df', '-m', '/');
+      assert.match(await df(), /\/dev\/vda +(4[5-9]\d|500) /);
+      const fstab = await host.ok('exec', 'web', '--', 'cat', '/etc/fstab');
+      assert.equal(fstab, FSTAB.replace('UUID=1234', '# not on this disk: UUID=1234'));
+      await host.ok('disk', 'resize', 'web', '--root', '700M', '--online');
+      assert.match(await df(), /\/dev\/vda +(6[5-9]\d|700) /);
+    });
+  }
 });

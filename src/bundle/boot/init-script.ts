@@ -7,6 +7,7 @@
  * prints `banger-init: FAILED: WHAT` and `banger-init: reason: WHY`, then resets the machine.
  */
 
+import { DISK_FUNCTIONS } from './disk-boot.ts';
 import { PROCESS_FUNCTIONS } from './process-boot.ts';
 import { SYSTEMD_FUNCTIONS } from './systemd-boot.ts';
 
@@ -165,7 +166,7 @@ set_address() {
 
 mount_root() {
   wait_for_disk "$root" root
-  mount -t ext4 -o rw "$root" /newroot || fail "mount the root disk"
+  mount_root_disk
   for dir in proc sys dev run; do
     [ -d "/newroot/$dir" ] || mkdir -p "/newroot/$dir" || fail "make /$dir on the root disk"
   done
@@ -241,6 +242,7 @@ name_host() {
 
 ${SYSTEMD_FUNCTIONS}
 ${PROCESS_FUNCTIONS}
+${DISK_FUNCTIONS}
 # A session begun now must find the devices that systemd would mount later.
 mount_devices() {
   mkdir -p /dev/pts /dev/shm
@@ -287,8 +289,9 @@ if [ "$1" = inside ]; then
   here=${HERE}
   HOSTNAME=''
   . "$here/seed/config"
-  seed=$2
+  seed=$2 root=$3
   lay_seed
+  adopt_disk
   prepare_systemd
   mount_devices
   place_tools
@@ -318,7 +321,7 @@ done
 if [ -n "$seed" ]; then
   mkdir /newroot${HERE}
   mount -o bind / /newroot${HERE} || fail "keep the initrd within reach"
-  chroot /newroot ${HERE}/bin/busybox sh ${HERE}/init inside "$seed" || stop
+  chroot /newroot ${HERE}/bin/busybox sh ${HERE}/init inside "$seed" "$root" || stop
   # what was started there may still be on its way to the program that it becomes
   umount -l /newroot${HERE} && rmdir /newroot${HERE}
 fi

@@ -2,8 +2,9 @@
 import { readFile } from 'node:fs/promises';
 import { BangerError } from '../../errors.ts';
 import { type CpioEntry, writeCpio } from './cpio.ts';
+import type { RootFileSystem } from './disk-boot.ts';
 import { INIT_SCRIPT } from './init-script.ts';
-import { loadOrder, readModule, readModuleIndex } from './modules.ts';
+import { loadOrder, type ModuleIndex, readModule, readModuleIndex } from './modules.ts';
 import type { UnpackDeps } from './unpack.ts';
 
 export interface InitrdParts {
@@ -51,40 +52,66 @@ export interface Initrd {
  * @throws BangerError `corrupt` when the kernel lacks a module no guest can do without
  */
 export async function buildInitrd(deps: UnpackDeps, parts: InitrdParts): Promise<Initrd> {
-  const index = await readModuleIndex(parts.modules);
-  const required = loadOrder(index, REQUIRED_MODULES);
-  if (required.missing.length > 0) {
-    throw new BangerError(
-      'corrupt',
-      `The kernel of ${parts.modules} lacks the modules ${required.missing.join(', ')}.`,
-      {
-        hint: 'Take a kernel built for virtual machines, such as linux-image-cloud-amd64.',
-      },
-    );
-  }
-  const always = loadOrder(index, LOAD_SEQUENCE).order;
-  const notAlways = (names: readonly string[]) => {
-    const { order } = loadOrder(index, names);
-    return order.filter(({ name }) => !always.some((module) => module.name === name));
+  const modules = await collectModules(deps, parts.modules);
+  return {
+    image: writeCpio([...skeleton(await readFile(parts.busybox), parts.agent), ...modules.entries]),
+    modules: modules.always,
   };
-  const lists = {
-    'modules.order': always,
-    'modules.vsock': notAlways(VSOCK_MODULES),
-    'modules.agent': notAlways(AGENT_MODULES),
-  };
-  const entries = skeleton(await readFile(parts.busybox), parts.agent);
+}
+
+/** Modules of file systems that a root disk has besides ext4. */
+const ROOT_MODULES: Readonly<Record<RootFileSystem, readonly string[]>> = { ext4: [], xfs: ['xfs'], btrfs: ['btrfs'] };
+
+/**
+ * A cpio archive to be put behind an initrd, whose modules count instead of its own: those of another kernel, or more of them.
+ * @throws BangerError `corrupt` when the kernel lacks a module that such a guest cannot do without
+ */
+export async function modulesArchive(deps: UnpackDeps, tree: string, kind: RootFileSystem): Promise<Buffer> {
+  const { entries } = await collectModules(deps, tree, ROOT_MODULES[kind]);
+  return writeCpio([{ type: 'directory', path: 'modules' }, ...entries]);
+}
+
+/** Paths below a tree of all modules that its initrd has. @throws BangerError as `modulesArchive` */
+export function modulesNeeded(index: ModuleIndex, tree: string, kind: RootFileSystem): string[] {
+  const lists = moduleLists(index, tree, ROOT_MODULES[kind]);
+  return [...new Set(Object.values(lists).flat())].map(({ path }) => path);
+}
+
+async function collectModules(
+  deps: UnpackDeps,
+  tree: string,
+  more: readonly string[] = [],
+): Promise<{ entries: CpioEntry[]; always: string[] }> {
+  const lists = moduleLists(await readModuleIndex(tree), tree, more);
+  const entries: CpioEntry[] = [];
   for (const module of new Set(Object.values(lists).flat())) {
-    entries.push({
-      type: 'file',
-      path: `modules/${module.name}.ko`,
-      data: await readModule(deps, parts.modules, module),
-    });
+    entries.push({ type: 'file', path: `modules/${module.name}.ko`, data: await readModule(deps, tree, module) });
   }
   for (const [path, modules] of Object.entries(lists)) {
     const lines = modules.map(({ name }) => `${name}.ko\n`);
     entries.push({ type: 'file', path, data: Buffer.from(lines.join('')) });
   }
-  return { image: writeCpio(entries), modules: always.map((module) => module.name) };
+  return { entries, always: lists['modules.order'].map(({ name }) => name) };
+}
+
+/** By the names of the files that list them in the initrd. */
+function moduleLists(index: ModuleIndex, tree: string, more: readonly string[]) {
+  const required = loadOrder(index, [...REQUIRED_MODULES, ...more]);
+  if (required.missing.length > 0) {
+    throw new BangerError('corrupt', `The kernel of ${tree} lacks the modules ${required.missing.join(', ')}.`, {
+      hint: 'Take a kernel built for virtual machines, such as linux-image-cloud-amd64.',
+    });
+  }
+  const always = loadOrder(index, [...LOAD_SEQUENCE, ...more]).order;
+  const notAlways = (names: readonly string[]) => {
+    const { order } = loadOrder(index, names);
+    return order.filter(({ name }) => !always.some((module) => module.name === name));
+  };
+  return {
+    'modules.order': always,
+    'modules.vsock': notAlways(VSOCK_MODULES),
+    'modules.agent': notAlways(AGENT_MODULES),
+  };
 }
 
 function skeleton(busybox: Buffer, agent: Buffer): CpioEntry[] {

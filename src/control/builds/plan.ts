@@ -21,8 +21,8 @@ import { outsideError, outsideNames, realSource } from '../../image/recipe-wall.
 import { readScript, type SnapshotOptions, snapshotFiles, snapshotTree } from '../../image/snapshot.ts';
 import type { ArchiveItem } from '../../image/tar-stream.ts';
 import type { BootFiles } from '../../preflight/context.ts';
-import { readSuperblock } from '../../storage/ext4.ts';
 import { imageFiles } from '../../storage/layout.ts';
+import { readRootVolume } from '../../storage/volume.ts';
 import { pathExists } from '../../system/files.ts';
 import { kernelArch } from '../../system/host-facts.ts';
 import { VERITY_PREFIX, verityDigest } from '../../system/verity.ts';
@@ -101,7 +101,12 @@ export async function resolveBuild(host: Host, request: ImageBuild): Promise<Bui
     (request.packageFiles ?? []).map(async (file) => await readPackageFile(resolve(request.directory, file))),
   );
   const base = await findBase(host, recipe.base);
-  const { bytes } = await readSuperblock(base.boot.rootfs);
+  const { bytes, kind, name: fileSystem } = await readRootVolume(base.boot.rootfs);
+  if (kind !== 'ext4') {
+    throw new BangerError('conflict', `Images are built on ext4 file systems, and ${base.name} has ${fileSystem}.`, {
+      hint: 'Make a VM of it, change that, and keep a snapshot: banger snapshot create VM',
+    });
+  }
   const sizeBytes = recipe.size === undefined ? bytes : parseSize(recipe.size);
   if (sizeBytes < bytes) {
     throw new BangerError(

@@ -6,8 +6,10 @@ import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
+import { growFile } from '../../storage/disk.ts';
 import { discardableBytes, discardFree, growExt4, needsGrowth } from '../../storage/ext4.ts';
 import { vmFiles } from '../../storage/layout.ts';
+import { readRootVolume } from '../../storage/volume.ts';
 import { pathExists } from '../../system/files.ts';
 import { findProcesses, type ProcessIdentity, pathAsSeenBy, waitForEnd } from '../../system/processes.ts';
 import { MIB } from '../../units.ts';
@@ -58,9 +60,13 @@ export async function settleDiskWork(
   return true;
 }
 
-/** Grows the file system of a disk that no guest uses; finishes a growth that was cut off. */
+/**
+ * Grows the file system of a disk that no guest uses; finishes a growth that was cut off. XFS and btrfs grow when a guest has mounted
+ * them: its initrd does that.
+ */
 export async function growDisk(host: Host, vm: VmRecord, path: string, bytes: number): Promise<void> {
   await requireSettled(host, vm, path);
+  if ((await readRootVolume(path)).kind !== 'ext4') return await growFile(path, bytes);
   if (!(await needsGrowth(path, bytes))) return;
   await inLedger(host, vm, path, () => growExt4(diskRunner(host, vm), host.config.programs, path, bytes));
 }
@@ -76,7 +82,7 @@ export async function trimDisks(host: Host, vm: VmRecord, progress: Progress, si
   for (const path of [files.workDisk, files.rootDisk]) {
     const leftMs = Math.round(deadline - performance.now());
     if (signal.aborted || leftMs < 500 || !(await pathExists(path))) continue;
-    if ((await discardableBytes(path)) < TRIM_WORTH_BYTES) continue;
+    if ((await readRootVolume(path)).kind !== 'ext4' || (await discardableBytes(path)) < TRIM_WORTH_BYTES) continue;
     progress.step('trim', 'giving free space back to the host');
     try {
       await inLedger(host, vm, path, () => discardFree(diskRunner(host, vm), host.config.programs, path, leftMs));

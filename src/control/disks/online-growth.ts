@@ -6,8 +6,8 @@ import { connectVmm } from '../../firecracker/api.ts';
 import { updateDrive } from '../../firecracker/requests.ts';
 import { runScript, runThroughAgent, type ScriptResult } from '../../guest/run-script.ts';
 import { apparentBytes } from '../../storage/disk.ts';
-import { readSuperblock } from '../../storage/ext4.ts';
 import { vmFiles } from '../../storage/layout.ts';
+import { readRootVolume } from '../../storage/volume.ts';
 import { letDiskGrow } from '../confine.ts';
 import type { Host } from '../host.ts';
 import { vmmSocketOf } from '../vmm.ts';
@@ -37,8 +37,10 @@ export async function growMounted(host: Host, vm: VmRecord, role: Role): Promise
   const relative = vmm?.kind === 'vmm' && vmm.directory === dirname(path);
   await api.send(updateDrive({ drive_id: role, path_on_host: relative ? basename(path) : path }));
   const device = GUEST_DEVICES[role];
-  const blocks = Math.floor((await apparentBytes(path)) / (await readSuperblock(path)).blockBytes);
-  const script = growScript(device, Math.floor((await apparentBytes(path)) / 512), blocks);
+  const { kind, blockBytes } = await readRootVolume(path);
+  const bytes = await apparentBytes(path);
+  const grow = kind === 'ext4' ? growExt4Script(device, Math.floor(bytes / blockBytes)) : growOthersScript(device);
+  const script = awaitSizeScript(device, Math.floor(bytes / 512)) + grow;
   const { exitCode, output } = await runInGuest(host, vm, script);
   if (exitCode === 0) return;
   const reasons: Record<number, string> = {
@@ -48,7 +50,7 @@ export async function growMounted(host: Host, vm: VmRecord, role: Role): Promise
   const reason =
     exitCode === null
       ? `it did not finish within ${GUEST_LIMIT_MS / 1000} s`
-      : (reasons[exitCode] ?? (output.split('\n').at(-1) || `resize2fs ended with ${exitCode}`));
+      : (reasons[exitCode] ?? (output.split('\n').at(-1) || `its program ended with ${exitCode}`));
   throw new BangerError('guest_failed', `The guest of ${vm.name} did not grow its file system: ${reason}.`, {
     hint: later,
     details: { output: output.slice(-2000) },
@@ -65,18 +67,28 @@ async function runInGuest(host: Host, vm: VmRecord, script: string): Promise<Scr
 /** Linux, include/uapi/linux/ext4.h: EXT4_IOC_RESIZE_FS, which takes the new number of blocks. */
 const EXT4_IOC_RESIZE_FS = '0x40086610';
 
-/**
- * Waits until the kernel has heard of the new size, then grows the mounted file system: by resize2fs, or by what
- * resize2fs would ask the kernel for, in a language that small images have too.
- */
-function growScript(device: string, sectors: number, blocks: number): string {
+/** Waits until the kernel has heard of the new size. */
+function awaitSizeScript(device: string, sectors: number): string {
   return `tries=0
 while [ "$(cat /sys/class/block/${device}/size)" -lt ${sectors} ]; do
   tries=$((tries + 1))
   [ "$tries" -gt 50 ] && exit ${EXIT_SIZE_UNKNOWN}
   sleep 0.1 2> /dev/null || sleep 1
 done
-if command -v resize2fs > /dev/null; then
+`;
+}
+
+/** The agent asks the kernel itself: such a guest has it from the import of its image on. */
+function growOthersScript(device: string): string {
+  return `/run/banger/agent --grow /dev/${device} /\n`;
+}
+
+/**
+ * Grows the mounted file system by resize2fs, or by what resize2fs would ask the kernel for, in a language that small images have
+ * too.
+ */
+function growExt4Script(device: string, blocks: number): string {
+  return `if command -v resize2fs > /dev/null; then
   resize2fs /dev/${device} 2>&1
   exit
 fi

@@ -10,6 +10,7 @@ import { imageFiles } from '../../storage/layout.ts';
 import { syncPath } from '../../system/files.ts';
 import type { Progress } from '../operations.ts';
 import { needsOf, retireImage, viewImage } from './catalogue.ts';
+import { fromDisk, isDisk } from './from-disk.ts';
 import { type FoundImage, fromArchive, fromRootfs, type ImportHost, type ImportWork } from './sources.ts';
 
 /** Ends the name of a directory somebody works in; the first start of a daemon after that removes it. */
@@ -18,7 +19,7 @@ export const IMPORT_SUFFIX = '.import.part';
 const NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
 
 /**
- * Imports an archive of `exportImage`, or an ext4 file system with a kernel and initrd to boot it.
+ * Imports an archive of `exportImage`, a root file system, or the one of a disk, with a kernel and initrd to boot it.
  * @throws BangerError `corrupt` when a sum is wrong or the archive holds what no image may
  * @throws BangerError `conflict` when the name is taken and `force` is not given
  * @throws BangerError `invalid_input` for a combination that makes no sense, `host_unprepared` when it does not fit
@@ -29,11 +30,12 @@ export async function importImage(
   progress: Progress,
   signal: AbortSignal,
 ): Promise<ImageView> {
-  const isRootfs = await holdsExt4(request);
-  const name = request.name ?? (isRootfs ? nameOfFile(request.source) : undefined);
+  const kind = await kindOf(request);
+  const name = request.name ?? (kind === 'archive' ? undefined : nameOfFile(request.source));
   return await placeImage(host, { name, force: request.force ?? false }, progress, signal, async (place) => {
     const work: ImportWork = { ...{ host, request, progress, signal }, ...place };
-    return isRootfs ? await fromRootfs(work) : await fromArchive(work);
+    if (kind === 'archive') return await fromArchive(work);
+    return kind === 'ext4' ? await fromRootfs(work) : await fromDisk(work);
   });
 }
 
@@ -99,32 +101,42 @@ async function registered(
   }
 }
 
+type SourceKind = 'archive' | 'ext4' | 'disk';
+
+const SOURCES = 'It is an archive made by `banger image export`, a disk (raw or qcow2), or a root file system.';
+
 /** @throws BangerError `not_found` for a missing file, `invalid_input` for a kernel with an archive, which has one */
-async function holdsExt4({ source, kernel, initrd, bundle }: ImageImport): Promise<boolean> {
+async function kindOf({ source, kernel, initrd, bundle, partition }: ImageImport): Promise<SourceKind> {
   const info = await stat(source).catch((error: unknown) => {
     const missing = systemCode(error) === 'ENOENT' || systemCode(error) === 'ENOTDIR';
     throw new BangerError(missing ? 'not_found' : 'host_unprepared', `There is no file ${source} to read.`, {
       cause: error,
-      hint: 'It is an archive made by `banger image export`, or an ext4 file system.',
+      hint: SOURCES,
     });
   });
   if (!info.isFile()) {
     throw new BangerError('invalid_input', `${source} is no regular file.`, {
       hint: info.isDirectory()
         ? `Make a file system of a directory: mke2fs -t ext4 -d ${source} rootfs.ext4 4G`
-        : 'It is an archive made by `banger image export`, or an ext4 file system.',
+        : SOURCES,
     });
   }
-  const isRootfs = (await inspectRootfs(source)).kind !== 'unusable';
+  const kind: SourceKind =
+    (await inspectRootfs(source)).kind !== 'unusable' ? 'ext4' : (await isDisk(source)) ? 'disk' : 'archive';
   const given = [
     ...(kernel === undefined ? [] : ['--kernel']),
     ...(initrd === undefined ? [] : ['--initrd']),
     ...(bundle === undefined ? [] : ['--bundle']),
   ];
-  if (!isRootfs && given.length > 0) {
+  if (partition !== undefined && kind !== 'disk') {
+    throw new BangerError('invalid_input', `--partition goes with a disk, and ${source} has no partitions.`, {
+      hint: 'Leave it out.',
+    });
+  }
+  if (kind === 'archive' && given.length > 0) {
     throw new BangerError(
       'invalid_input',
-      `${given.join(' and ')} go with an ext4 file system, and ${source} is none.`,
+      `${given.join(' and ')} go with a disk or a root file system, and ${source} is none.`,
       {
         hint: `An archive brings its own kernel: banger image import ${source}`,
       },
@@ -140,7 +152,7 @@ async function holdsExt4({ source, kernel, initrd, bundle }: ImageImport): Promi
       hint: 'Give both --kernel and --initrd, or take those of a bundle with --bundle NAME.',
     });
   }
-  return isRootfs;
+  return kind;
 }
 
 function requireFree(host: ImportHost, name: string, force: boolean | undefined): void {
@@ -160,7 +172,7 @@ function requireFree(host: ImportHost, name: string, force: boolean | undefined)
 
 /** `/tmp/My Root.ext4` → `my-root`. */
 function nameOfFile(source: string): string {
-  const stem = basename(source).replace(/(\.(ext4|img|raw|tar|zst|rootfs)){1,8}$/i, '');
+  const stem = basename(source).replace(/(\.(ext4|xfs|btrfs|img|raw|qcow2|tar|zst|rootfs)){1,8}$/i, '');
   return stem
     .toLowerCase()
     .replace(/[^a-z0-9]+/g, '-')

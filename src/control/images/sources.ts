@@ -14,6 +14,7 @@ import { cloneFile } from '../../storage/clone.ts';
 import { apparentBytes } from '../../storage/disk.ts';
 import { checkExt4 } from '../../storage/ext4.ts';
 import { foreignKind } from '../../storage/file-kind.ts';
+import { readRootVolume } from '../../storage/volume.ts';
 import { unpackArchive } from '../../system/archive.ts';
 import { VERITY_PREFIX, verityDigest } from '../../system/verity.ts';
 import { bundleBootFiles } from '../bundles/access.ts';
@@ -58,7 +59,7 @@ async function requireArchive(source: string): Promise<void> {
   if (kind === undefined) return;
   throw new BangerError(
     'invalid_input',
-    `${source} is ${kind.name}; an image comes as an archive of \`banger image export\` or as an ext4 file system.`,
+    `${source} is ${kind.name}; an image comes as an archive of \`banger image export\`, a disk, or a root file system.`,
     { hint: kind.remedy },
   );
 }
@@ -91,7 +92,9 @@ export async function fromArchive(work: ImportWork): Promise<FoundImage> {
   if (wrong.length > 0) throw refused(request.source, wrong);
   for (const { member } of sums) await rename(join(from, member), join(result, member));
   await requireBootFiles(result, request.source);
-  await requireRootfs(result, request.source);
+  await readRootVolume(join(result, IMAGE_MEMBERS.rootfs)).catch((error: unknown) => {
+    throw refused(request.source, [messageOf(error).replace(/\.$/, '')]);
+  });
   if (manifest.arch !== hostArch()) throw refused(request.source, [`it is for ${manifest.arch}`]);
   const { name, arch, base, recipe, recipeKey, createdAt, files } = manifest;
   const disk = files[IMAGE_MEMBERS.rootfs];
@@ -206,7 +209,10 @@ async function requireRootfs(result: string, source: string): Promise<void> {
  * Writes the list of packages that dpkg in the file system says are installed.
  * @returns its path; undefined for a system without dpkg
  */
-async function listPackages({ host, progress, signal }: ImportWork, rootfs: string): Promise<string | undefined> {
+export async function listPackages(
+  { host, progress, signal }: ImportWork,
+  rootfs: string,
+): Promise<string | undefined> {
   progress.step('list-packages', 'reading the list of packages');
   try {
     const packages = await readDpkgPackages(host, rootfs, signal);

@@ -5,11 +5,13 @@ import { join } from 'node:path';
 import type { SnapshotDiff } from '../../api/snapshot.ts';
 import type { SnapshotRecord } from '../../core/snapshots.ts';
 import type { VmRecord } from '../../core/vm.ts';
+import { BangerError } from '../../errors.ts';
 import { copyDisk } from '../../storage/clone.ts';
 import { checkExt4, readSuperblock } from '../../storage/ext4.ts';
 import { diffTrees, type TreeChange } from '../../storage/ext4-diff.ts';
 import { type Ext4Tree, openExt4Tree } from '../../storage/ext4-tree.ts';
 import { snapshotFiles } from '../../storage/layout.ts';
+import { readRootVolume } from '../../storage/volume.ts';
 import { diskRunner } from '../handover.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
@@ -91,6 +93,12 @@ async function compare(
 /** One whose journal was not written back is put in order first, in a copy. */
 async function openInOrder(host: Host, path: string | undefined, copy: string, signal: AbortSignal): Promise<Ext4Tree> {
   if (path === undefined) return emptyTree();
+  const { kind, name } = await readRootVolume(path);
+  if (kind !== 'ext4') {
+    throw new BangerError('conflict', `Only ext4 file systems are compared, and the root disk is ${name}.`, {
+      hint: 'Make a second VM as it was, and compare files over ssh: banger snapshot restore VM SNAPSHOT',
+    });
+  }
   if ((await readSuperblock(path)).clean) return await openExt4Tree(path);
   const { runner } = host.system;
   await requireRoom(host, await costOfClone(host, path), `a copy of ${path}, whose journal has to be written back`);

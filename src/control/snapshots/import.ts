@@ -6,9 +6,9 @@ import { sumProblem } from '../../bundle/store/checksum.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, systemCode } from '../../errors.ts';
 import { requireDiskSize } from '../../storage/disk.ts';
-import { readSuperblock } from '../../storage/ext4.ts';
 import { foreignKind } from '../../storage/file-kind.ts';
 import { vmFiles } from '../../storage/layout.ts';
+import { readRootVolume } from '../../storage/volume.ts';
 import { unpackArchive } from '../../system/archive.ts';
 import { syncPath } from '../../system/files.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
@@ -121,7 +121,7 @@ async function requireSums(
       throw refused(file, `${member} has ${found.size} bytes, ${SNAPSHOT_MANIFEST} says ${sum.size}`);
     const problem = await sumProblem(path, sum, SNAPSHOT_MANIFEST, { signal, onBytes });
     if (problem !== undefined) throw refused(file, `${member}: ${problem}`);
-    await readSuperblock(path);
+    await readRootVolume(path);
   }
 }
 

@@ -11,8 +11,9 @@ import { generateKeyPair } from '../../guest/keys.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { cloneThroughBase } from '../../storage/base-cache.ts';
 import { requireDiskSize } from '../../storage/disk.ts';
-import { MIN_WORK_DISK_BYTES, readSuperblock } from '../../storage/ext4.ts';
+import { MIN_WORK_DISK_BYTES } from '../../storage/ext4.ts';
 import { imageFiles, vmFiles } from '../../storage/layout.ts';
+import { readRootVolume } from '../../storage/volume.ts';
 import { formatSize, MIB } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
 import { adoptWorkDisk, findWorkDisk, settleKept, type WorkDiskSource } from '../disks/keep.ts';
@@ -152,7 +153,7 @@ export async function decideShape(
   source?: WorkDiskSource,
 ): Promise<Shape> {
   const defaults = vmDefaults(host.config, boot.defaults);
-  const image = await readSuperblock(boot.rootfs);
+  const image = await readRootVolume(boot.rootfs);
   const shape: Shape = {
     vcpus: request.vcpus ?? defaults.vcpus,
     memoryMib: request.memoryMib ?? defaults.memoryMib,

@@ -13,8 +13,8 @@ import { BangerError, messageOf } from '../../errors.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import type { Resource } from '../../state/ledger.ts';
 import { cloneFile } from '../../storage/clone.ts';
-import { readSuperblock } from '../../storage/ext4.ts';
 import { vmFiles } from '../../storage/layout.ts';
+import { readRootVolume } from '../../storage/volume.ts';
 import { pathExists, syncPath } from '../../system/files.ts';
 import { formatSize } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
@@ -69,7 +69,7 @@ export async function rebaseVm(
   const vm = host.stores.vms.get(name);
   requireNoMemory(vm, 'given another root disk');
   const boot = await findBootFiles(host, request.image);
-  const { bytes } = await readSuperblock(boot.rootfs);
+  const { bytes } = await readRootVolume(boot.rootfs);
   const ran = await mayBeStopped(host, vm, request);
   const entry: RebaseEntry = {
     kind: 'rebase',

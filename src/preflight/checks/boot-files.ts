@@ -2,7 +2,7 @@
 import { open, stat } from 'node:fs/promises';
 import { inspectKernel, kernelProblem } from '../../bundle/boot/kernel.ts';
 import { BangerError, messageOf, systemCode } from '../../errors.ts';
-import { readSuperblock } from '../../storage/ext4.ts';
+import { readRootVolume } from '../../storage/volume.ts';
 import { formatSize } from '../../units.ts';
 import { type Check, type CheckOutcome, failed, notApplicable, ok } from '../check.ts';
 import { type BootFiles, hasBoot, type PreflightContext } from '../context.ts';
@@ -51,11 +51,11 @@ export const rootfsCheck: Check<PreflightContext> = {
   title: 'root file system',
   run: (context) =>
     withBoot(context, 'a root file system', async ({ rootfs }) => {
-      const lookedFor = `an ext4 image at ${rootfs}`;
+      const lookedFor = `a root file system at ${rootfs}`;
       const problem = await whyNotReadable(rootfs);
       if (problem !== undefined) return failed(lookedFor, `The root file system ${rootfs} ${problem}.`, REBUILD);
       try {
-        const { bytes } = await readSuperblock(rootfs);
+        const { bytes } = await readRootVolume(rootfs);
         return ok(lookedFor, `${rootfs}, ${formatSize(bytes)}`);
       } catch (error) {
         return failed(lookedFor, messageOf(error), REBUILD);

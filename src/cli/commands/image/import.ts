@@ -19,33 +19,41 @@ export default defineCommand({
       type: 'text',
       placeholder: 'file',
       completes: ['file'],
-      help: 'kernel for an ext4 file, ELF or bzImage; with --initrd',
+      help: 'kernel for a disk or root file system, ELF or bzImage; with --initrd',
     },
     initrd: { type: 'text', placeholder: 'file', completes: ['file'], help: 'initrd with the modules of that kernel' },
     bundle: {
       type: 'text',
       placeholder: 'bundle',
       completes: ['bundle', 'directory'],
-      help: 'bundle whose kernel and initrd an ext4 file gets',
-      default: 'the default bundle',
+      help: 'bundle whose kernel and initrd it gets',
+      default: 'its own kernel where that fits, else the default bundle',
+    },
+    partition: {
+      type: 'count',
+      help: 'partition of a disk that has the root file system',
+      default: 'found',
     },
     force: { type: 'flag', short: 'f', help: 'replace an image of that name; VMs made from it keep what they have' },
   },
-  description: 'The file is what `banger image export` wrote, or an ext4 file system, which gets a kernel and initrd.',
+  description:
+    'The file is what `banger image export` wrote, a disk (raw or qcow2) such as clouds have, or a root file system (ext4, XFS, btrfs).',
   examples: [
     'image import dev.tar.zst',
     'image import rootfs.ext4 --name mine',
+    'image import debian-12-genericcloud-amd64.qcow2 --name debian',
     'image import rootfs.ext4 --kernel vmlinux --initrd initrd.img',
   ],
   async run(ctx, { args, options }) {
     const path = (file: string) => resolve(ctx.terminal.cwd, file);
-    const { name, kernel, initrd, bundle, force } = options;
+    const { name, kernel, initrd, bundle, partition, force } = options;
     const body = {
       source: path(args.file),
       name,
       ...(kernel === undefined ? {} : { kernel: path(kernel) }),
       ...(initrd === undefined ? {} : { initrd: path(initrd) }),
       ...(bundle === undefined ? {} : { bundle: bundleRef(ctx, bundle) }),
+      ...(partition === undefined ? {} : { partition }),
       ...(force ? { force } : {}),
     };
     const { result } = await perform(ctx, `import ${args.file}`, () => ctx.api.call('importImage', { body }));
