@@ -14,6 +14,8 @@ export interface SkopeoDeps {
   program: string;
   env: NodeJS.ProcessEnv;
   signal: AbortSignal;
+  /** after how many `ms` without a byte a transfer is given up */
+  stallMs?: number;
 }
 
 export interface SkopeoOptions {
@@ -78,6 +80,7 @@ export async function copyImage(
     sourceOf(reference, digest),
     `oci:${target.layout}:image`,
   ];
+  const stallMs = deps.stallMs ?? STALL_MS;
   const stalled = new AbortController();
   let before = -1;
   let since = performance.now();
@@ -86,7 +89,7 @@ export async function copyImage(
     if (bytes !== before) {
       before = bytes;
       since = performance.now();
-    } else if (performance.now() - since > STALL_MS) stalled.abort();
+    } else if (performance.now() - since > stallMs) stalled.abort();
     onBytes(bytes);
   };
   const timer = setInterval(() => void look().catch(() => {}), LOOK_EVERY_MS);
@@ -97,7 +100,7 @@ export async function copyImage(
     });
   } catch (error) {
     if (!stalled.signal.aborted || deps.signal.aborted) throw error;
-    throw new BangerError('timeout', `Nothing of ${reference.text} has come for ${STALL_MS / 60_000} minutes.`, {
+    throw new BangerError('timeout', `Nothing of ${reference.text} has come for ${Math.round(stallMs / 1000)} s.`, {
       cause: error,
       hint: 'Try again: layers that have come whole are not fetched again.',
     });
@@ -150,7 +153,12 @@ async function skopeo(deps: SkopeoDeps, argv: Argv, reference: ImageReference, o
 }
 
 /** What skopeo complains about, in words of ours; by what its own errors and those of registries say. */
-const COMPLAINTS: readonly { sign: RegExp; code: 'not_found' | 'host_unprepared'; what: string; hint: string }[] = [
+const COMPLAINTS: readonly {
+  sign: RegExp;
+  code: 'not_found' | 'host_unprepared' | 'corrupt';
+  what: string;
+  hint: string;
+}[] = [
   {
     sign: /unauthorized|authentication required|access to the resource is denied|denied: |status 403|StatusCode: 403/i,
     ...{ code: 'host_unprepared', what: 'may not be read: the registry wants another login' },
@@ -185,6 +193,11 @@ const COMPLAINTS: readonly { sign: RegExp; code: 'not_found' | 'host_unprepared'
     sign: /no image found in (?:manifest list|image index) for architecture|no matching manifest/i,
     ...{ code: 'not_found', what: 'is not there for this platform' },
     hint: 'Choose another with --platform',
+  },
+  {
+    sign: /exceeded maximum allowed size/i,
+    ...{ code: 'corrupt', what: 'is described by a document that is longer than any' },
+    hint: 'It cannot be used as it is: build it again.',
   },
   {
     sign: /no such file or directory/i,

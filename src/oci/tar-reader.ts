@@ -90,7 +90,11 @@ export class TarReader {
   /** @throws BangerError `corrupt` for an archive that is none, or one beyond the limits */
   async write(chunk: Buffer): Promise<void> {
     this.#bytes += chunk.length;
-    if (this.#bytes > this.#limits.bytes) throw wrong('it holds more than there is room for');
+    if (this.#bytes > this.#limits.bytes) {
+      throw new BangerError('host_unprepared', 'There is no room for what the layers hold without their compression.', {
+        hint: 'Free some space, or set paths.store to a larger disk.',
+      });
+    }
     let at = 0;
     while (at < chunk.length) {
       // what follows the end of an archive is nobody's

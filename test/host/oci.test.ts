@@ -84,7 +84,9 @@ describe('an OCI image with one static program', { skip }, () => {
   });
 });
 
-describe('a disk whose root is no ext4', { skip: skip || hostSkip('mkfs.xfs', 'mkfs.btrfs', 'sfdisk', 'qemu-img') }, () => {
+describe('a disk whose root is no ext4', {
+  skip: skip || hostSkip('mkfs.xfs', 'mkfs.btrfs', 'sfdisk', 'qemu-img'),
+}, () => {
   const FSTAB = [
     'UUID=01234567-89ab-cdef-0123-456789abcdef / auto rw 0 1',
     'UUID=1234-ABCD /boot/efi vfat umask=0077 0 1',

@@ -145,10 +145,7 @@ describe('layers that are not what they should be', () => {
 
   it('limits end a bomb', async (t) => {
     const blobs = await blobsOf(await tempDir(t), [good]);
-    await assert.rejects(
-      mergeLayers(blobs, { ...OPTIONS, limits: { entries: 10, bytes: 1000 } }),
-      /more than there is room/,
-    );
+    await assert.rejects(mergeLayers(blobs, { ...OPTIONS, limits: { entries: 10, bytes: 1000 } }), /There is no room/);
     const many = await blobsOf(await tempDir(t), [rawTar(Array.from({ length: 20 }, (_, at) => ({ path: `f${at}` })))]);
     await assert.rejects(
       mergeLayers(many, { ...OPTIONS, limits: { entries: 10, bytes: 2 ** 30 } }),

@@ -76,7 +76,7 @@ export async function placeImage(
     if (replaced) await retireImage(host, replaced);
     return await viewImage(host, image);
   } catch (error) {
-    if (systemCode(error) !== 'ENOSPC') throw error;
+    if (!isNoSpace(error)) throw error;
     throw new BangerError('host_unprepared', `There is no room for the image in ${dirname(directory)}.`, {
       cause: error,
       hint: 'Free some space, or set paths.store to a larger disk.',
@@ -84,6 +84,13 @@ export async function placeImage(
   } finally {
     await rm(place.directory, { recursive: true, force: true });
   }
+}
+
+/** Ours, or that of a program. */
+function isNoSpace(error: unknown): boolean {
+  if (systemCode(error) === 'ENOSPC') return true;
+  const said = error instanceof BangerError && error.code === 'command_failed' ? error.details?.stderr : undefined;
+  return typeof said === 'string' && /No space left on device/.test(said);
 }
 
 /** The record makes the image exist; a directory without one is removed. */

@@ -63,7 +63,7 @@ async function remove(host: Pick<Host, 'log'>, path: string, why: string): Promi
 /** Programs outlive the daemon that started them. */
 async function endWriters(directory: string): Promise<void> {
   const writers = await findLeftPrograms(
-    (argv, pid) => worksIn(directory, pid) || argv.some((word) => isIn(directory, word, pid)),
+    (argv, pid) => worksIn(directory, pid) || argv.some((word) => isIn(directory, word.replace(/^oci:/, ''), pid)),
     async (_user, pid) => worksIn(directory, pid),
   );
   for (const writer of writers) await endProcess(writer, { graceMs: 0 });
