@@ -60,6 +60,7 @@ export const ADDRESSES = {
   watchEvents: ['GET', '/v1/events'],
   listImages: ['GET', '/v1/images'],
   showImage: ['GET', '/v1/images/:name'],
+  showSbom: ['GET', '/v1/images/:name/sbom'],
   deleteImage: ['DELETE', '/v1/images/:name'],
   renameImage: ['POST', '/v1/images/:name/rename'],
   importImage: ['POST', '/v1/images/import'],

@@ -136,6 +136,8 @@ export const ImagePulled = Image.extend({
   pulled: z.boolean().describe('whether it was fetched; false when it was here'),
 });
 
+const SbomFormat = z.enum(['spdx', 'cyclonedx']).describe('SPDX 2.3 or CycloneDX 1.6, as JSON');
+
 const ImageExport = z.strictObject({
   file: z.string().startsWith('/').describe('`.tar.zst` file to write; it must not exist'),
 });
@@ -218,6 +220,14 @@ export const imageRoutes = {
     summary: 'One image, in detail',
     params: image,
     response: ImageDetail,
+  },
+  showSbom: {
+    method: 'GET',
+    url: '/v1/images/:name/sbom',
+    summary: 'Bill of materials of an image',
+    params: image,
+    query: z.object({ format: SbomFormat }),
+    response: z.record(z.string(), z.unknown()),
   },
   deleteImage: {
     method: 'DELETE',

@@ -85,6 +85,16 @@ export function parseApkInstalled(text: string): InstalledPackage[] {
   return packages;
 }
 
+/** The package that a file `desc` of pacman's database describes; undefined when it describes none. */
+export function parsePacmanDesc(text: string): InstalledPackage | undefined {
+  const field = (key: string) => {
+    const at = text.indexOf(`%${key}%\n`);
+    return at < 0 ? '' : (text.slice(at + key.length + 3).split('\n', 1)[0] ?? '').trim();
+  };
+  const [name, version, arch] = [field('NAME'), field('VERSION'), field('ARCH')];
+  return name && version && arch ? { name, version, arch } : undefined;
+}
+
 /**
  * What has to happen to `before` to get `after`, each part sorted by name. A package that is installed for several
  * architectures is compared with its own kind; where only the architecture differs, that is the change.

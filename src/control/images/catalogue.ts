@@ -177,13 +177,14 @@ export async function diffImages(host: ImageHost, before: string, after: string)
   return { before, after, ...diffPackages(old, fresh) };
 }
 
-async function packagesOf(host: ImageHost, name: string): Promise<InstalledPackage[]> {
+/** @throws BangerError `not_found`, or `conflict` when there is no list of them */
+export async function packagesOf(host: ImageHost, name: string): Promise<InstalledPackage[]> {
   const image = host.stores.images.find(name);
   const path = image ? imageFiles(host.config.paths.store, image.id).packages : await bundlePackages(host, name);
   const packages = path === undefined ? undefined : await readPackages(path);
   if (packages) return packages;
   throw new BangerError('conflict', `${name} has no list of packages.`, {
-    hint: 'Images have one when they were built by banger or made from a Debian root file system.',
+    hint: 'Images have one when they were built by banger, or when dpkg, apk, rpm or pacman keeps a database in them.',
   });
 }
 

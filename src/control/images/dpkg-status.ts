@@ -3,7 +3,7 @@ import { type InstalledPackage, parseDpkgStatus } from '../../core/packages.ts';
 import { diskReader } from '../handover.ts';
 import type { Host } from '../host.ts';
 
-export const DPKG_STATUS = '/var/lib/dpkg/status';
+const DPKG_STATUS = '/var/lib/dpkg/status';
 
 /** debugfs reads a few MiB out of a file; on a damaged one it may not come to an end. */
 const DEBUGFS_TIMEOUT_MS = 60_000;

@@ -1,9 +1,8 @@
 /** Layers of an OCI image become a root file system, and the list of its packages beside it. */
-import { open, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { open } from 'node:fs/promises';
 import { type FileNode, piecesOf } from '../../core/file-tree.ts';
-import { formatPackageList, type InstalledPackage, parseApkInstalled, parseDpkgStatus } from '../../core/packages.ts';
 import { BangerError } from '../../errors.ts';
+import { DATABASE_PLACES } from '../../image/package-databases.ts';
 import { copyData, type FlattenOptions, mergeLayers } from '../../oci/flatten.ts';
 import type { LayerBlob } from '../../oci/layer-stream.ts';
 import { lookUp } from '../../oci/merge.ts';
@@ -13,7 +12,7 @@ import { formatSize, MIB } from '../../units.ts';
 import { countBytes } from '../bundles/support.ts';
 import { diskRunner } from '../handover.ts';
 import type { Progress } from '../operations.ts';
-import { PACKAGES_MEMBER } from './archive.ts';
+import { writePackageList } from './package-list.ts';
 import type { ImportHost } from './sources.ts';
 
 interface FlattenWork {
@@ -84,10 +83,12 @@ export async function flattenInto(
 
 /** Files by which package managers know what is installed, as far as they are small enough; with room for what is in them. */
 function packageDatabases(root: FileNode): Map<FileNode, Buffer[]> {
+  const { files, directories, directoriesOfDescriptions } = DATABASE_PLACES;
+  const below = (path: string) => [...(lookUp(root, path)?.children?.values() ?? [])];
   const nodes = [
-    ...['/var/lib/dpkg/status', '/lib/apk/db/installed', '/usr/lib/apk/db/installed'].map((path) => lookUp(root, path)),
-    // images without dpkg itself have a file for each package
-    ...(lookUp(root, '/var/lib/dpkg/status.d')?.children?.values() ?? []),
+    ...files.map((path) => lookUp(root, path)),
+    ...directories.flatMap(below),
+    ...directoriesOfDescriptions.flatMap((path) => below(path).map((each) => each.children?.get('desc'))),
   ];
   const found = new Map<FileNode, Buffer[]>();
   for (const node of nodes) if (node?.kind === 'file' && node.size <= MAX_DATABASE_BYTES) found.set(node, []);
@@ -100,23 +101,11 @@ async function writePackages(
   root: FileNode,
   databases: ReadonlyMap<FileNode, readonly Buffer[]>,
 ): Promise<string | undefined> {
-  const apk = ['/lib/apk/db/installed', '/usr/lib/apk/db/installed'].map((path) => lookUp(root, path));
-  const packages = new Map<string, InstalledPackage>();
-  for (const [node, chunks] of databases) {
-    if (piecesOf(node).length > 1) continue;
-    const text = Buffer.concat(chunks).toString('utf8');
-    const found = apk.includes(node) ? parseApkInstalled(text) : parseDpkgStatus(text, { all: !isStatus(root, node) });
-    for (const one of found) packages.set(`${one.name} ${one.arch} ${one.version}`, one);
-  }
-  if (packages.size === 0) {
-    progress.warn('There is no list of packages: the image has neither a database of dpkg nor one of apk.');
-    return undefined;
-  }
-  const path = join(rootfs, '..', PACKAGES_MEMBER);
-  await writeFile(path, formatPackageList([...packages.values()]), { mode: 0o600 });
-  return path;
-}
-
-function isStatus(root: FileNode, node: FileNode): boolean {
-  return lookUp(root, '/var/lib/dpkg/status') === node;
+  const read = async (path: string) => {
+    const node = lookUp(root, path);
+    const chunks = node && databases.get(node);
+    return chunks && piecesOf(node).length <= 1 ? Buffer.concat(chunks) : undefined;
+  };
+  const list = async (path: string) => [...(lookUp(root, path)?.children?.keys() ?? [])];
+  return await writePackageList(progress, rootfs, { read, list });
 }

@@ -1,5 +1,5 @@
 /** What an image is imported from: an archive, or an ext4 file system with a kernel from elsewhere. */
-import { copyFile, lstat, mkdir, rename, stat, writeFile } from 'node:fs/promises';
+import { copyFile, lstat, mkdir, rename, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { ImageImport } from '../../api/image.ts';
 import { looksLikeInitrd } from '../../bundle/boot/initrd-file.ts';
@@ -7,7 +7,6 @@ import { inspectKernel, kernelProblem } from '../../bundle/boot/kernel.ts';
 import { extractVmlinux } from '../../bundle/boot/vmlinux.ts';
 import { inspectRootfs, rootfsProblem } from '../../bundle/debian/rootfs-image.ts';
 import { type FileSum, type SumOptions, sumProblem } from '../../bundle/store/checksum.ts';
-import { formatPackageList } from '../../core/packages.ts';
 import { BangerError, messageOf, systemCode } from '../../errors.ts';
 import type { ImageRecord } from '../../state/images.ts';
 import { cloneFile } from '../../storage/clone.ts';
@@ -22,9 +21,10 @@ import { countBytes, hostArch } from '../bundles/support.ts';
 import { diskRunner } from '../handover.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
-import { IMAGE_ARCHIVE, IMAGE_MANIFEST, IMAGE_MEMBERS, PACKAGES_MEMBER, readManifest } from './archive.ts';
+import { IMAGE_ARCHIVE, IMAGE_MANIFEST, IMAGE_MEMBERS, readManifest } from './archive.ts';
 import type { ImageHost } from './catalogue.ts';
-import { DPKG_STATUS, readDpkgPackages } from './dpkg-status.ts';
+import { guestFiles } from './guest-files.ts';
+import { writePackageList } from './package-list.ts';
 
 export type ImportHost = ImageHost & Pick<Host, 'system' | 'now' | 'log'>;
 
@@ -205,23 +205,14 @@ async function requireRootfs(result: string, source: string): Promise<void> {
   if (problem !== undefined) throw refused(source, [`the root file system ${problem}`]);
 }
 
-/**
- * Writes the list of packages that dpkg in the file system says are installed.
- * @returns its path; undefined for a system without dpkg
- */
+/** @returns path of the list; undefined for a system that has none */
 export async function listPackages(
   { host, progress, signal }: ImportWork,
   rootfs: string,
 ): Promise<string | undefined> {
   progress.step('list-packages', 'reading the list of packages');
   try {
-    const packages = await readDpkgPackages(host, rootfs, signal);
-    if (packages.length > 0) {
-      const path = join(rootfs, '..', PACKAGES_MEMBER);
-      await writeFile(path, formatPackageList(packages), { mode: 0o600 });
-      return path;
-    }
-    progress.warn(`There is no list of packages: ${DPKG_STATUS} of the file system names none.`);
+    return await writePackageList(progress, rootfs, guestFiles(host, rootfs, signal));
   } catch (error) {
     if (signal.aborted) throw error;
     progress.warn(`There is no list of packages: ${messageOf(error)}`);

@@ -13,6 +13,7 @@ import { exportImage } from '../../control/images/export.ts';
 import { importImage } from '../../control/images/import.ts';
 import { pruneImages } from '../../control/images/prune.ts';
 import { pullImage } from '../../control/images/pull.ts';
+import { viewSbom } from '../../control/images/sbom.ts';
 import { warmImage } from '../../control/warm/background.ts';
 import { coolImage, pruneTemplates, viewTemplates } from '../../control/warm/view.ts';
 import type { Handlers } from '../server.ts';
@@ -21,6 +22,7 @@ type ImageHandlers = Pick<
   Handlers,
   | 'listImages'
   | 'showImage'
+  | 'showSbom'
   | 'deleteImage'
   | 'renameImage'
   | 'importImage'
@@ -42,6 +44,7 @@ export function imageHandlers(host: Host): ImageHandlers {
   return {
     listImages: async () => await viewImages(host),
     showImage: async ({ params }) => await viewImageDetail(host, params.name),
+    showSbom: async ({ params, query, signal }) => await viewSbom(host, params.name, query.format, signal),
     listTemplates: async () => await viewTemplates(host),
     warmImage: async ({ body }) => warmImage(host, body, { background: false }),
     coolImage: async ({ body }) => await coolImage(host, body.image),

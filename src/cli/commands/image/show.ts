@@ -5,12 +5,23 @@ import { defineCommand } from '../../command.ts';
 import type { Paint } from '../../output/paint.ts';
 import { renderFields } from '../../output/table.ts';
 
+const SBOM_FORMATS = ['spdx', 'cyclonedx'];
+
 export default defineCommand({
   positionals: ['name'],
   completes: { name: ['image'] },
-  examples: ['image show dev', 'image show dev --json'],
-  run: (ctx, { args: { name } }) => ctx.api.call('showImage', { params: { name } }),
-  print(image, ctx) {
+  options: {
+    sbom: { type: 'text', choices: SBOM_FORMATS, help: 'print a bill of materials of its packages instead, as JSON' },
+  },
+  examples: ['image show dev', 'image show dev --json', 'image show dev --sbom spdx > dev.spdx.json'],
+  async run(ctx, { args: { name }, options: { sbom } }) {
+    const params = { name };
+    if (sbom === undefined) return await ctx.api.call('showImage', { params });
+    return await ctx.api.call('showSbom', { params, query: { format: sbom as 'spdx' } });
+  },
+  print(found, ctx, { sbom }) {
+    if (sbom !== undefined) return JSON.stringify(found, null, 2);
+    const image = found as ImageDetail;
     if (image.problem !== null) ctx.warn(`${image.name} cannot be used: ${image.problem}`);
     return renderImage(image, ctx.paint);
   },
@@ -30,6 +41,7 @@ function renderImage(image: ImageDetail, paint: Paint): string {
     ['kernel', image.kernel],
     ['initrd', image.initrd],
     ['packages', image.packages === null ? null : `${image.packageCount} in ${image.packages}`],
+    ...renderOci(image.oci),
     ['recipe', image.recipe === null ? null : JSON.stringify(image.recipe)],
     ['used by', list(image.usedBy)],
     ['in the trash', list(image.trashed)],
@@ -40,4 +52,25 @@ function renderImage(image: ImageDetail, paint: Paint): string {
     fields.filter((field): field is [string, string] => field[1] !== null),
     paint,
   );
+}
+
+/** What it was as an OCI image. */
+function renderOci(oci: ImageDetail['oci']): [string, string | null][] {
+  if (oci === null) return [];
+  const words = (list: readonly string[]) => (list.length === 0 ? null : JSON.stringify(list));
+  const listed = (list: readonly string[]) => (list.length === 0 ? null : list.join(' '));
+  const labels = Object.entries(oci.labels).map(([name, value]) => `${name}=${value}`);
+  return [
+    ['from', `${oci.reference} (${oci.digest})`],
+    ['platform', oci.platform],
+    ['entrypoint', words(oci.entrypoint)],
+    ['cmd', words(oci.cmd)],
+    ['user', oci.user || null],
+    ['workdir', oci.workdir],
+    ['stop signal', oci.stopSignal],
+    ['exposes', listed(oci.ports)],
+    ['volumes', listed(oci.volumes)],
+    ['health check', oci.healthcheck === null ? null : words(oci.healthcheck)],
+    ['labels', listed(labels)],
+  ];
 }
