@@ -98,7 +98,7 @@ const WINGS: Record<string, Wing> = {
     mayImport: ['bundles', 'store', 'network', 'disks', 'memory', 'images'],
   },
   snapshots: { doors: ['restore'], mayImport: ['bundles', 'store', 'disks', 'memory', 'images', 'vm'] },
-  stats: { doors: [], mayImport: ['vm'] },
+  stats: { doors: [], mayImport: ['images', 'vm'] },
   builds: { doors: ['build-vm', 'kept-vm'], mayImport: ['bundles', 'store', 'network', 'memory', 'images', 'vm'] },
   warm: { doors: [], mayImport: ['images', 'bundles', 'store', 'disks', 'memory', 'vm', 'builds'] },
   upkeep: { doors: [], mayImport: ['store', 'disks', 'memory', 'images', 'vm', 'snapshots', 'builds'] },

@@ -43,6 +43,13 @@ export const Event = z.discriminatedUnion('type', [
   }),
   z.object({
     ...base,
+    type: z.literal('vm.process'),
+    ...vm,
+    state: z.enum(['running', 'waiting', 'ended', 'failed']),
+    detail: z.string().describe('how the process of its OCI image ended, or why it could not begin; as the guest says'),
+  }),
+  z.object({
+    ...base,
     type: z.literal('vm.not-warm'),
     vm: vm.vm,
     reason: z.string().describe('why it boots although there are templates of its image'),

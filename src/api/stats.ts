@@ -38,8 +38,11 @@ export const VmPort = z.object({
   port: z.int(),
   addresses: z.array(z.string()).describe('addresses it is bound to in the guest'),
   reach: z
-    .enum(['network', 'loopback', 'other'])
-    .describe('`network`: from this host and other VMs; `loopback`: from the guest itself; `other`: neither is sure'),
+    .enum(['network', 'loopback', 'other', 'none'])
+    .describe(
+      '`network`: from this host and other VMs; `loopback`: from the guest itself; `other`: neither is sure; `none`: nothing listens there',
+    ),
+  exposed: z.boolean().describe('whether its OCI image says that something listens there'),
   processes: z.array(z.object({ name: z.string(), pid: z.int() })).describe('empty when the guest does not tell'),
   url: z.string().nullable().describe('where a browser finds it; null for SSH and what is not reachable'),
 });

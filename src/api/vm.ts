@@ -114,6 +114,16 @@ export const VmDetail = Vm.extend({
     })
     .nullable()
     .describe('the agent in the guest; null when the VM does not run. Without one everything goes over SSH'),
+  process: z
+    .object({
+      state: z
+        .enum(['running', 'waiting', 'ended', 'failed', 'none'])
+        .describe('`waiting`: it failed and begins again in a moment; `none`: nothing is to run'),
+      detail: z.string().describe('how it ended last, e.g. `status 3`, or why it could not begin'),
+      restarts: z.int().describe('how often it was begun again since the guest booted'),
+    })
+    .nullable()
+    .describe('the process of an OCI image; null for other VMs, and when the guest does not tell'),
   directory: z.string().describe('host directory with everything of this VM'),
   disks: z.array(
     z.object({

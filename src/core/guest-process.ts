@@ -99,6 +99,21 @@ export function describeProcess({ argv, env, user, workdir, stopSignal }: GuestP
     .join('');
 }
 
+/** Where nothing of an image may be put aside: what the guest itself mounts, and what boots it. */
+const NO_VOLUMES = /^\/(?:$|proc|sys|dev|run|boot|etc|usr|bin|sbin|lib)(?:\/|$)/;
+
+/** VOLUMEs that the work disk keeps, one a line; those that lie on it anyway, and those that cannot, are left out. */
+export function describeVolumes(volumes: readonly string[], workMount: string): string {
+  const kept = volumes.filter((path) => {
+    const plain =
+      /^\/[\w.@+-]+(?:\/[\w.@+-]+){0,40}\/?$/.test(path) && !path.split('/').some((part) => /^\.{1,2}$/.test(part));
+    return plain && !NO_VOLUMES.test(path) && path !== workMount && !path.startsWith(`${workMount}/`);
+  });
+  // those above others first
+  const sorted = [...new Set(kept.map((path) => path.replace(/\/$/, '')))].sort();
+  return sorted.map((path) => `${path}\n`).join('');
+}
+
 /** The environment for shells. */
 export function describeEnvironment({ env }: GuestProcess): string {
   const lines = env.flatMap((pair) => {
@@ -117,6 +132,8 @@ Description=Process of the image
 After=network.target
 [Service]
 ExecStart=/run/banger/agent --service
+ExecStartPost=-/run/banger/busybox sh -c 'echo banger-init: service started > /dev/console'
+ExecStopPost=-/run/banger/busybox sh -c 'test $$EXIT_CODE = exited && how=status || how=signal; echo banger-init: service ended with $$how $$EXIT_STATUS > /dev/console'
 Restart=on-failure
 RestartSec=1
 KillSignal=${stopSignal}

@@ -72,6 +72,7 @@ describe('vm show', () => {
     vmmVersion: '1.16.1+fcqemu',
     vmmLimits: [],
     agent: null,
+    process: null,
     tap: 'bgr0a1b2c3d',
     consoleLog: '/s/web/console.log',
     vmmLog: '/s/web/vmm.log',

@@ -95,6 +95,7 @@ describe('ports', () => {
     port: number,
     addresses: ['0.0.0.0'],
     reach: 'network',
+    exposed: false,
     processes: [],
     url: null,
     ...values,

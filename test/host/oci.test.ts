@@ -43,6 +43,7 @@ describe('an OCI image with one static program', { skip }, () => {
     const config = {
       ...{ Entrypoint: ['/app'], Env: ['GREETING=hello world', 'PATH=/opt'], User: '1000:2000' },
       ...{ WorkingDir: '/srv/data', StopSignal: 'SIGQUIT' },
+      ...{ ExposedPorts: { '8080/tcp': {} }, Volumes: { '/srv/kept': {} } },
     };
     await writeOciLayout(join(dir, 'layout'), { layers: [{ tar: tarOf(root) }], config });
     await host.daemon();
@@ -77,10 +78,16 @@ describe('an OCI image with one static program', { skip }, () => {
 
   it('is begun again when it fails, as whom and with what was asked for', async () => {
     const asked = ['--cmd', 'fail', '--user', '7', '--env', 'GREETING=other'];
-    await host.ok('run', 'bad', '--image', 'layout', '--work-disk', 'none', ...asked);
+    await host.ok('run', 'bad', '--image', 'layout', '--work-disk', '64M', ...asked);
     await until('it is begun again', async () =>
       /app: 7:0 in .* says other[\s\S]*status 3 and begins again/.test(await host.ok('logs', 'bad')),
     );
+    const { process } = JSON.parse(await host.ok('show', 'bad', '--json'));
+    assert.ok(process.restarts > 0 && process.detail === 'status 3', JSON.stringify(process));
+    assert.match(await host.ok('events'), /bad: its process is waiting: status 3/);
+    assert.match(await host.ok('ports', 'bad'), /^8080 .*nothing listens there yet/m);
+    await host.ok('exec', 'bad', '--', 'touch', '/srv/kept/there');
+    assert.equal((await host.ok('exec', 'bad', '--', 'ls', '/root/.volumes/srv/kept')).trim(), 'there');
   });
 });
 

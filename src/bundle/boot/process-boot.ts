@@ -92,7 +92,23 @@ place_tools() {
   for name in service service.unit environment; do
     [ -e "$here/seed/$name" ] && cp "$here/seed/$name" "/run/banger/$name"
   done
+  keep_volumes
   choose_init
+}
+
+# What the image wants kept is on the work disk: a copy of the image's own to begin with, which has its name when it is complete.
+keep_volumes() {
+  [ -s "$here/seed/volumes" ] && [ -e "$WORK_DIR/lost+found/.banger-seeded" ] || return 0
+  while read -r path; do
+    store=$WORK_DIR/.volumes$path
+    mkdir -p "$path" "\${store%/*}" || fail "make $path"
+    path=$(readlink -f "$path")
+    if [ ! -d "$store" ]; then
+      rm -rf "$store.part"
+      cp -a "$path" "$store.part" && sync && /run/banger/busybox mv "$store.part" "$store" || fail "copy the image's $path to the work disk"
+    fi
+    mount -o bind "$store" "$path" || fail "mount $path"
+  done < "$here/seed/volumes"
 }
 
 # Whether the image brings an init that knows what to do: busybox without anything to begin is none.

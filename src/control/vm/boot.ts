@@ -4,7 +4,13 @@ import { basename } from 'node:path';
 import { vmDefaults } from '../../config/schema.ts';
 import { gatewayOf } from '../../core/addresses.ts';
 import { type BootWord, createBootWordReader } from '../../core/boot-words.ts';
-import { describeEnvironment, describeProcess, describeUnit, resolveProcess } from '../../core/guest-process.ts';
+import {
+  describeEnvironment,
+  describeProcess,
+  describeUnit,
+  describeVolumes,
+  resolveProcess,
+} from '../../core/guest-process.ts';
 import { tapName, type VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { connectVmm, explainRefusal, versionOfVmm } from '../../firecracker/api.ts';
@@ -84,6 +90,7 @@ async function processOf({ config }: Host, vm: VmRecord): Promise<Record<string,
     environment: describeEnvironment(process),
     service: describeProcess(process),
     'service.unit': describeUnit(process),
+    ...(vm.workDiskBytes === 0 ? {} : { volumes: describeVolumes(oci.process.volumes, vm.workDiskMount) }),
   };
 }
 

@@ -1,5 +1,6 @@
 /** Keeps an eye on running VMs: a VMM that ends, a guest that reboots, a guest that powers off. */
 
+import { processEventOf } from '../../core/process-state.ts';
 import type { LastEnd } from '../../core/run-end.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { ended } from '../../core/vm-changes.ts';
@@ -50,6 +51,10 @@ const LAST_WORDS_BYTES = 200;
 /** A guest that says it is off and is not at once may have disks to write out; after these looks the line was only a line. */
 const POWER_OFF_LOOKS = 10;
 const POWER_OFF_LOOK_MS = 500;
+
+/** Events of a guest's process, and how long a line of its console is that is looked at. */
+const PROCESS_EVENTS_AT_ONCE = 20;
+const MAX_LINE = 1000;
 
 /** Lines of a VMM's log that are kept with its end. */
 const KEPT_VMM_LINES = 10;
@@ -137,7 +142,14 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     // from a little before the end: a guest may have powered off while no daemon was there
     const size = await apparentBytes(consoleLog).catch(() => 0);
     let tail = '';
+    let line = '';
+    const tell = processTeller(vm);
     for await (const chunk of followFile(consoleLog, Math.max(0, size - LAST_WORDS_BYTES), signal)) {
+      if (tell) {
+        const lines = (line + chunk).split('\n');
+        line = (lines.pop() ?? '').slice(-MAX_LINE);
+        for (const each of lines) tell(each);
+      }
       tail = (tail + chunk).slice(-LAST_WORDS_BYTES);
       if (!POWER_OFF.test(stripControls(tail))) continue;
       tail = '';
@@ -152,6 +164,26 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
       if (current) actions.poweredOff(current);
       return;
     }
+  }
+
+  /** Makes events of what the console says of the process of an OCI image; undefined for VMs of others. */
+  function processTeller(vm: VmRecord): ((line: string) => void) | undefined {
+    if (vm.imageId === null) return undefined;
+    let left = PROCESS_EVENTS_AT_ONCE;
+    let since = performance.now();
+    return (line) => {
+      const said = processEventOf(stripControls(line));
+      if (!said || said.state === 'none') return;
+      // an honest guest has something to say every second at most
+      const now = performance.now();
+      left = Math.min(PROCESS_EVENTS_AT_ONCE, left + (now - since) / 1000);
+      since = now;
+      if (left < 1) return;
+      left -= 1;
+      const { state, detail } = said;
+      const { name } = host.stores.vms.findById(vm.id) ?? vm;
+      host.events.publish({ type: 'vm.process', vm: name, id: vm.id, state, detail });
+    };
   }
 
   /** One that was halted, as by SIGSTOP, or is paused stands still too: it is judged when it goes on. */

@@ -1,13 +1,16 @@
 /** VMs as the API shows them. */
 import type { Vm, VmDetail } from '../../api/vm.ts';
 import { pendingValues } from '../../core/plan-set.ts';
+import { PROCESS_STATE_COMMAND, parseProcessState } from '../../core/process-state.ts';
 import { ranStably } from '../../core/restart.ts';
 import { hasGuest, shownState, tapName, type VmRecord } from '../../core/vm.ts';
 import { describeVmm } from '../../firecracker/api.ts';
 import { limitsOf, parseVmmVersion } from '../../firecracker/versions.ts';
+import { runThroughAgent } from '../../guest/run-script.ts';
 import { allocatedBytes, apparentBytes } from '../../storage/disk.ts';
-import { vmFiles } from '../../storage/layout.ts';
+import { imageFiles, vmFiles } from '../../storage/layout.ts';
 import type { Host } from '../host.ts';
+import { readOciRecord } from '../images/oci-record.ts';
 import { vmmSocketOf } from '../vmm.ts';
 import { problemOf } from './problem.ts';
 import { whyNotResumable } from './resume.ts';
@@ -82,6 +85,7 @@ export async function viewVmDetail(
     ...(await viewVmm(host, vm)),
     notResumable: vm.phase === 'suspended' ? await whyNotResumable(host, vm) : [],
     agent: vm.phase === 'running' ? await viewAgent(host, vm) : null,
+    process: vm.phase === 'running' && vm.paused === null ? await viewProcess(host, vm) : null,
     directory: files.directory,
     disks: disks.flat(),
     tap: tapName(vm.id),
@@ -121,4 +125,23 @@ async function viewAgent({ agents }: Pick<Host, 'agents'>, vm: VmRecord): Promis
     version: standing.kind === 'present' ? standing.version : null,
     reason: standing.kind === 'troubled' ? standing.why : null,
   };
+}
+
+/** A guest that is busy must not keep anybody waiting who only looks. */
+const PROCESS_LIMIT_MS = 3000;
+
+async function viewProcess(
+  { agents, config }: Pick<Host, 'agents' | 'config'>,
+  vm: VmRecord,
+): Promise<VmDetail['process']> {
+  if (vm.imageId === null) return null;
+  const oci = await readOciRecord(imageFiles(config.paths.store, vm.imageId).oci).catch(() => undefined);
+  const agent = oci && (await agents.get(vm));
+  if (!agent?.hello.features.has('exec')) return null;
+  try {
+    const { output } = await runThroughAgent(agent, PROCESS_STATE_COMMAND, PROCESS_LIMIT_MS);
+    return parseProcessState(output) ?? null;
+  } catch {
+    return null; // it ends at this moment
+  }
 }

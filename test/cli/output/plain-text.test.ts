@@ -56,6 +56,7 @@ describe('text from outside', () => {
         addresses: [`1.2.3.4${HOSTILE}\nFAKE`],
         processes: [{ name: `nginx${HOSTILE}`, pid: 1 }],
         reach: 'network' as const,
+        exposed: false,
         url: null,
       },
     ];

@@ -190,10 +190,17 @@ describe('ports of a guest', () => {
       { address: '172.17.0.1', port: 2375, processes: [] },
     ];
     assert.deepEqual(groupByPort(listeners, '172.30.0.2', 'web.vm'), [
-      { port: 22, addresses: ['0.0.0.0', '::'], reach: 'network', processes: [sshd], url: null },
-      { port: 80, addresses: ['127.0.0.1', '*'], reach: 'network', processes: [nginx], url: 'http://web.vm:80' },
-      { port: 2375, addresses: ['172.17.0.1'], reach: 'other', processes: [], url: null },
-      { port: 5432, addresses: ['127.0.0.1'], reach: 'loopback', processes: [], url: null },
+      { port: 22, addresses: ['0.0.0.0', '::'], reach: 'network', exposed: false, processes: [sshd], url: null },
+      {
+        port: 80,
+        addresses: ['127.0.0.1', '*'],
+        reach: 'network',
+        exposed: false,
+        processes: [nginx],
+        url: 'http://web.vm:80',
+      },
+      { port: 2375, addresses: ['172.17.0.1'], reach: 'other', exposed: false, processes: [], url: null },
+      { port: 5432, addresses: ['127.0.0.1'], reach: 'loopback', exposed: false, processes: [], url: null },
     ]);
   });
 

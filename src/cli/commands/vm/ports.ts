@@ -16,7 +16,7 @@ export default defineCommand({
     const rows = ports.map((port) => [
       String(port.port),
       port.processes.length === 0 ? '-' : [...new Set(port.processes.map(({ name }) => name))].join(', '),
-      port.addresses.join(', '),
+      port.addresses.join(', ') || '-',
       whereTo(port),
     ]);
     return renderTable(['PORT', 'PROCESS', 'LISTENS ON', 'REACH IT AT'], rows, ctx.paint);
@@ -24,6 +24,7 @@ export default defineCommand({
 });
 
 function whereTo({ reach, url, port }: VmPort): string {
+  if (reach === 'none') return 'nothing listens there yet, which the image says';
   if (reach === 'loopback') return 'only inside the VM (loopback)';
   if (reach === 'other') return 'only on that address';
   return url ?? `port ${port}`;

@@ -22,6 +22,15 @@ function pendingText(vm: VmDetail, key: 'vcpus' | 'memoryMib', show: (value: num
   return `${show(vm.current[key])}, ${show(pending)} from the next start on`;
 }
 
+/** What the guest says of the process of its image. */
+function processOf({ process }: VmDetail): string | undefined {
+  if (process === null || process.state === 'none') return undefined;
+  const { state, detail, restarts } = process;
+  const times = restarts === 0 ? '' : `, begun again ${restarts === 1 ? 'once' : `${restarts} times`}`;
+  const how = detail === '' ? '' : state === 'running' ? `, ended before with ${detail}` : ` (${detail})`;
+  return `${state}${how}${times}`;
+}
+
 function restartsOf({ restarts }: VmDetail, now: number): string | undefined {
   if (restarts === null) return undefined;
   const { attempts, nextAt } = restarts;
@@ -68,6 +77,7 @@ function renderVm(vm: VmDetail, paint: Paint, now: number): string {
         ? undefined
         : `${vm.notResumable.join('; ')}. Nothing is deleted: banger start --discard-memory ${vm.name}`,
     ],
+    ['process', processOf(vm)],
     ['restarts', restartsOf(vm, now)],
     ['uptime', uptime],
     ['image', vm.image],
