@@ -73,7 +73,10 @@ const WINGS: Record<string, Wing> = {
   network: { doors: ['guest-resolver'], mayImport: [] },
   disks: { doors: ['disk-work', 'keep', 'online-growth'], mayImport: [] },
   memory: { doors: ['checkpoint', 'fit', 'manifest', 'restore', 'share', 'templates'], mayImport: [] },
-  images: { doors: ['catalogue', 'dpkg-status', 'export', 'import', 'oci-record'], mayImport: ['bundles', 'memory'] },
+  images: {
+    doors: ['catalogue', 'dpkg-status', 'export', 'guest-files', 'import', 'oci-record'],
+    mayImport: ['bundles', 'memory'],
+  },
   vm: {
     doors: [
       'awaken',

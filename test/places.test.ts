@@ -26,6 +26,7 @@ const MAY_NAME_PATHS: Record<string, string> = {
   'state/database.ts': 'places inside a guest',
   'core/guest-process.ts': 'places inside a guest',
   'core/boot-words.ts': 'places inside a guest',
+  'core/user-data.ts': 'places inside a guest',
   'core/work-mount.ts': 'places inside a guest',
   'cli/shared/vm-options.ts': 'places inside a guest',
   'cli/shared/run-copies.ts': 'places inside a guest',

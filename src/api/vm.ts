@@ -114,6 +114,16 @@ export const VmDetail = Vm.extend({
     })
     .nullable()
     .describe('the agent in the guest; null when the VM does not run. Without one everything goes over SSH'),
+  userData: z
+    .object({
+      by: z.enum(['cloud-init', 'script']).describe('who takes it up; `script` in images without cloud-init'),
+      state: z.enum(['running', 'done', 'failed']),
+      detail: z.string().describe('what went wrong, as the guest says'),
+    })
+    .nullable()
+    .describe(
+      'how far the guest is with what it was given for its first boot; null when that is nothing, or it does not tell',
+    ),
   process: z
     .object({
       state: z
@@ -153,6 +163,9 @@ export const VmDetail = Vm.extend({
   bootTimeline: z.array(TimelineStep).describe('steps of the last start, up to the first SSH login'),
 });
 
+/** Longer than any cloud takes. */
+const FirstBootText = z.string().min(1).max(100_000);
+
 export const VmCreate = z.strictObject({
   name: VmName,
   image: z.string().min(1).optional().describe('bundle or image name; the configured default otherwise'),
@@ -171,6 +184,8 @@ export const VmCreate = z.strictObject({
   restartPolicy: RestartPolicy.optional().describe('what happens when it ends without being asked to; default `never`'),
   idleSuspendMs: IdleSuspendMs.optional(),
   process: VmProcess.optional(),
+  userData: FirstBootText.optional().describe('for cloud-init in the guest; a script (`#!`) also where there is none'),
+  metaData: FirstBootText.optional().describe('for cloud-init; made of the VM otherwise'),
 });
 
 const VmSet = z.strictObject({
@@ -425,7 +440,7 @@ export const vmRoutes = {
       for: z
         .string()
         .optional()
-        .describe('`ssh` (default), `ready`, `running`, `stopped`, `suspended` or `port=NUMBER`'),
+        .describe('`ssh` (default), `ready`, `cloud-init`, `running`, `stopped`, `suspended` or `port=NUMBER`'),
       timeoutMs: z.coerce.number().int().positive().optional().describe('limit in milliseconds; default 60 s'),
     }),
     response: Vm,

@@ -17,6 +17,8 @@ export interface VmFiles {
   restoredMemory: string;
   /** written anew at each start */
   seedDrive: string;
+  /** what it was given for its first boot; absent for most */
+  userData: string;
   /** serial console of the current and earlier runs */
   consoleLog: string;
   /** the VMM's own log of the current run */
@@ -39,6 +41,7 @@ export function vmFiles(store: string, vmId: string): VmFiles {
     restoredWorkDisk: join(directory, 'work.restored.ext4'),
     restoredMemory: join(directory, 'suspended.restored'),
     seedDrive: join(directory, 'seed.img'),
+    userData: join(directory, 'user-data.json'),
     consoleLog: join(directory, 'console.log'),
     vmmLog: join(directory, 'vmm.log'),
     vsock: join(directory, 'v.sock'),

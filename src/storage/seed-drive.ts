@@ -27,6 +27,8 @@ export interface Seed {
   process?: Readonly<Record<string, string>> | undefined;
   /** further files by absolute path, laid over the root */
   files?: Readonly<Record<string, string>>;
+  /** the same, for root alone to read */
+  privateFiles?: Readonly<Record<string, string>>;
 }
 
 /** What an initrd gets that cannot mount the work disk elsewhere: it would look for root's keys there too. */
@@ -77,6 +79,7 @@ function seedEntries(seed: Seed): TarEntry[] {
     file('rootfs/etc/ssh/ssh_host_ed25519_key', seed.hostKeyPrivate, 0o600),
     file('rootfs/etc/ssh/ssh_host_ed25519_key.pub', `${seed.hostKeyPublic}\n`, 0o644),
     ...Object.entries(seed.files ?? {}).map(([path, text]) => file(`rootfs${path}`, text, 0o644)),
+    ...Object.entries(seed.privateFiles ?? {}).map(([path, text]) => file(`rootfs${path}`, text, 0o600)),
   ];
 }
 

@@ -73,6 +73,7 @@ describe('vm show', () => {
     vmmLimits: [],
     agent: null,
     process: null,
+    userData: null,
     tap: 'bgr0a1b2c3d',
     consoleLog: '/s/web/console.log',
     vmmLog: '/s/web/vmm.log',

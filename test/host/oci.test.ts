@@ -78,7 +78,13 @@ describe('an OCI image with one static program', { skip }, () => {
 
   it('is begun again when it fails, as whom and with what was asked for', async () => {
     const asked = ['--cmd', 'fail', '--user', '7', '--env', 'GREETING=other'];
-    await host.ok('run', 'bad', '--image', 'layout', '--work-disk', '64M', ...asked);
+    const script = join(dir, 'script');
+    await writeFile(script, '#!/run/banger/bin/sh\necho said by the script\ndate > /srv/first\n');
+    await host.ok('run', 'bad', '--image', 'layout', '--work-disk', '64M', '--user-data', script, ...asked);
+    await host.ok('wait', 'bad', '--for', 'cloud-init');
+    await host.ok('exec', 'bad', '--', 'cat', '/srv/first');
+    assert.match(await host.ok('show', 'bad'), /its script is done/);
+    assert.match(await host.ok('logs', 'bad'), /said by the script/);
     await until('it is begun again', async () =>
       /app: 7:0 in .* says other[\s\S]*status 3 and begins again/.test(await host.ok('logs', 'bad')),
     );

@@ -10,6 +10,7 @@
 import { DISK_FUNCTIONS } from './disk-boot.ts';
 import { PROCESS_FUNCTIONS } from './process-boot.ts';
 import { SYSTEMD_FUNCTIONS } from './systemd-boot.ts';
+import { USER_DATA_FUNCTIONS } from './user-data-boot.ts';
 
 /** Makes `ssh.service` (Debian) or `sshd.service` (others) take over the server that the initrd started. */
 const SSHD_DROPIN = `# Made by banger's initrd at each boot, gone with it: the SSH server runs already, this unit adopts it.
@@ -243,6 +244,7 @@ name_host() {
 ${SYSTEMD_FUNCTIONS}
 ${PROCESS_FUNCTIONS}
 ${DISK_FUNCTIONS}
+${USER_DATA_FUNCTIONS}
 # A session begun now must find the devices that systemd would mount later.
 mount_devices() {
   mkdir -p /dev/pts /dev/shm
@@ -297,6 +299,7 @@ if [ "$1" = inside ]; then
   place_tools
   start_agent
   start_sshd_early
+  run_user_data
   shorten_boot
   exit 0
 fi

@@ -14,6 +14,8 @@ export const VM_FLAGS: Readonly<Record<string, string>> = {
   autostart: '--autostart',
   restartPolicy: '--restart',
   idleSuspendMs: '--idle-suspend',
+  userData: '--user-data',
+  metaData: '--meta-data',
   process: '--entrypoint, --cmd, --env, --user, --workdir',
 };
 

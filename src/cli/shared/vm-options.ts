@@ -1,8 +1,9 @@
 /** What `vm create` and `run` ask about a new VM, and the request made of it. */
 
+import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { RestartPolicy, VmCreate } from '../../api/vm.ts';
-import { BangerError } from '../../errors.ts';
+import { BangerError, systemCode } from '../../errors.ts';
 import { parseDuration } from '../../units.ts';
 import type { OptionSpecs, OptionValues } from '../command-shape.ts';
 import { VM_FLAGS } from './flag-names.ts';
@@ -44,6 +45,13 @@ export const VM_OPTIONS = {
     help: 'suspend it after so long without use, e.g. 30m',
     default: 'off',
   },
+  userData: {
+    type: 'text',
+    placeholder: 'file',
+    completes: ['file'],
+    help: 'file for cloud-init at its first boot; a script (#!) also where there is none',
+  },
+  metaData: { type: 'text', placeholder: 'file', completes: ['file'], help: 'the same: meta-data for cloud-init' },
   entrypoint: {
     type: 'text',
     placeholder: 'words',
@@ -74,6 +82,8 @@ export function vmCreateRequest(name: string, options: VmOptionValues): VmCreate
     // the parser takes none but these
     ...(options.idleSuspend === undefined ? {} : { idleSuspendMs: idleSuspendMs(options.idleSuspend) }),
     ...processRequest(options),
+    ...(options.userData === undefined ? {} : { userData: textOf('--user-data', options.userData) }),
+    ...(options.metaData === undefined ? {} : { metaData: textOf('--meta-data', options.metaData) }),
     ...(options.restart === undefined ? {} : { restartPolicy: options.restart as RestartPolicy }),
   };
 }
@@ -112,6 +122,15 @@ export function idleSuspendMs(text: string): number {
 /** A file is a path of the client, and the daemon has another working directory. */
 function workDiskFrom(given: string): string {
   return given.includes('/') ? resolve(given) : given;
+}
+
+/** @throws BangerError `invalid_input` for a file that cannot be read */
+function textOf(flag: string, path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new BangerError('invalid_input', `${flag}: ${path} cannot be read (${systemCode(error)}).`, { cause: error });
+  }
 }
 
 /** The flags among these that were given, as they are written. */

@@ -11,6 +11,7 @@ import {
   describeVolumes,
   resolveProcess,
 } from '../../core/guest-process.ts';
+import { userDataFiles } from '../../core/user-data.ts';
 import { tapName, type VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { connectVmm, explainRefusal, versionOfVmm } from '../../firecracker/api.ts';
@@ -37,6 +38,7 @@ import { readOciRecord } from '../images/oci-record.ts';
 import { guestResolver } from '../network/guest-resolver.ts';
 import { findVmmOf, vmmSocketOf } from '../vmm.ts';
 import { watchLifeSigns } from './life-signs.ts';
+import { readUserData } from './user-data.ts';
 
 /** After this time without a word, a guest has an initrd that says nothing: it is ready since its first login. */
 const NO_WORD_MS = 10_000;
@@ -57,6 +59,8 @@ export async function writeVmSeed(
 ): Promise<void> {
   const { config, guests, network } = host;
   const { seedDrive } = vmFiles(config.paths.store, vm.id);
+  const data = await readUserData(host, vm);
+  const script = data?.by === 'script' ? { 'user-data': data.userData } : {};
   await writeSeedDrive(seedDrive, {
     hostname: vm.name,
     address: vm.address,
@@ -67,8 +71,9 @@ export async function writeVmSeed(
     hostKeyPrivate: vm.hostKeyPrivate,
     hostKeyPublic: vm.hostKeyPublic,
     workMount: vm.workDiskMount,
-    process: await processOf(host, vm),
+    process: { ...(await processOf(host, vm)), ...script },
     files: { ...files, ...(vm.machineId === null ? {} : { '/etc/machine-id': `${vm.machineId}\n` }) },
+    ...(data ? { privateFiles: userDataFiles(data, vm) } : {}),
   });
   await handOverFile(host, vm, seedDrive);
 }

@@ -25,6 +25,7 @@ import { costOfClone } from '../store/space.ts';
 import { freeAddress, newVmId } from './identity.ts';
 import { requireHostMemory } from './limits.ts';
 import { discardVm } from './release.ts';
+import { decideUserData, keepUserData } from './user-data.ts';
 
 /** @property lease it is temporary under */
 export type NewVmRequest = VmCreate & { lease?: string | undefined };
@@ -44,11 +45,13 @@ export async function createVm(
   const source = request.workDiskFrom === undefined ? undefined : await findWorkDisk(host, request.workDiskFrom);
   const shape = await decideShape(host, request, boot, source);
   if (request.process !== undefined) await requireProcess(host, request.name, boot);
+  const userData = await decideUserData(host, request, boot, signal);
   await host.checks.beforeCreate(boot, await costOfClone(host, boot.rootfs), progress.warn);
   const vm = await admitVm(host, request, boot, { ...shape, keptDisk: source?.kept?.name ?? null }, signal);
   const files = vmFiles(host.config.paths.store, vm.id);
   try {
     await mkdir(files.directory, { recursive: true, mode: 0o700 });
+    if (userData) await keepUserData(host, vm, userData);
     progress.step('clone-root-disk', 'cloning the root disk');
     const { programs } = host.config;
     const { store } = host.config.paths;

@@ -14,6 +14,7 @@ import { readOciRecord } from '../images/oci-record.ts';
 import { vmmSocketOf } from '../vmm.ts';
 import { problemOf } from './problem.ts';
 import { whyNotResumable } from './resume.ts';
+import { lookAtUserData } from './user-data.ts';
 
 /** Without looking at the host; what operations return. */
 export function viewVm(host: Pick<Host, 'stores'>, vm: VmRecord): Vm {
@@ -85,6 +86,7 @@ export async function viewVmDetail(
     ...(await viewVmm(host, vm)),
     notResumable: vm.phase === 'suspended' ? await whyNotResumable(host, vm) : [],
     agent: vm.phase === 'running' ? await viewAgent(host, vm) : null,
+    userData: (await lookAtUserData(host, vm)) ?? null,
     process: vm.phase === 'running' && vm.paused === null ? await viewProcess(host, vm) : null,
     directory: files.directory,
     disks: disks.flat(),

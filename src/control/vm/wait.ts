@@ -5,6 +5,7 @@ import { BangerError, messageOf } from '../../errors.ts';
 import { expiry, sleep } from '../../system/abort.ts';
 import { formatDuration } from '../../units.ts';
 import type { Host } from '../host.ts';
+import { lookAtUserData, readUserData } from './user-data.ts';
 
 export type WaitedFor =
   | { kind: 'running' }
@@ -12,6 +13,7 @@ export type WaitedFor =
   | { kind: 'suspended' }
   | { kind: 'ssh' }
   | { kind: 'ready' }
+  | { kind: 'cloud-init' }
   | { kind: 'port'; port: number };
 
 /** How often a guest is asked; the state of a VM needs no asking. */
@@ -21,21 +23,23 @@ const POLL_MS = 250;
 const CONNECT_TIMEOUT_MS = 2000;
 
 /**
- * `running`, `stopped`, `suspended`, `ssh`, `ready` or `port=NUMBER`.
+ * `running`, `stopped`, `suspended`, `ssh`, `ready`, `cloud-init` or `port=NUMBER`.
  * @throws BangerError `invalid_input` for anything else
  */
 export function parseWaitedFor(text: string): WaitedFor {
-  const kind = (['running', 'stopped', 'suspended', 'ssh', 'ready'] as const).find((known) => known === text);
+  const kind = (['running', 'stopped', 'suspended', 'ssh', 'ready', 'cloud-init'] as const).find(
+    (known) => known === text,
+  );
   if (kind) return { kind };
   const port = Number(/^port=(\d{1,5})$/.exec(text)?.[1]);
   if (port >= 1 && port <= 65_535) return { kind: 'port', port };
   throw new BangerError('invalid_input', `"${text}" is nothing that can be waited for.`, {
-    hint: 'Wait for one of: ssh, ready, running, stopped, suspended, port=80',
+    hint: 'Wait for one of: ssh, ready, cloud-init, running, stopped, suspended, port=80',
   });
 }
 
 /**
- * @throws BangerError `timeout`, and `not_found` when the VM is deleted meanwhile
+ * @throws BangerError `timeout`, `not_found` when the VM is deleted meanwhile, `guest_failed` when its user data failed
  */
 export async function waitForVm(
   host: Host,
@@ -70,6 +74,8 @@ async function holds(host: Host, vm: VmRecord, wanted: WaitedFor, leftMs: number
       return runs;
     case 'ready':
       return runs && vm.ready !== null;
+    case 'cloud-init':
+      return runs && vm.ready !== null && (await hasTakenUp(host, vm));
     case 'ssh': {
       if (!runs) return false;
       const login = host.guests.get(vm).then(
@@ -81,6 +87,22 @@ async function holds(host: Host, vm: VmRecord, wanted: WaitedFor, leftMs: number
     case 'port':
       return runs && (await accepts(vm.address, wanted.port, Math.min(leftMs, CONNECT_TIMEOUT_MS)));
   }
+}
+
+/** @throws BangerError `conflict` for a VM that was given no user data, `guest_failed` when what it was given failed */
+async function hasTakenUp(host: Host, vm: VmRecord): Promise<boolean> {
+  if (!(await readUserData(host, vm))) {
+    throw new BangerError('conflict', `${vm.name} was made without --user-data: there is nothing to wait for.`, {
+      hint: `Wait until it is ready: banger wait ${vm.name} --for ready`,
+    });
+  }
+  const found = await lookAtUserData(host, vm);
+  if (found?.state !== 'failed') return found?.state === 'done';
+  const log =
+    found.by === 'script' ? `banger logs ${vm.name}` : `banger exec ${vm.name} -- cat /var/log/cloud-init.log`;
+  throw new BangerError('guest_failed', `The user data of ${vm.name} failed: ${found.detail}.`, {
+    hint: `See what it said: ${log}`,
+  });
 }
 
 function accepts(address: string, port: number, timeoutMs: number): Promise<boolean> {
@@ -119,6 +141,7 @@ function outOfTime(vm: VmRecord, wanted: WaitedFor, timeoutMs: number): BangerEr
     suspended: 'was not suspended',
     ssh: 'did not let us in over SSH',
     ready: 'was not ready',
+    'cloud-init': 'was not done with its user data',
     port: '',
   }[wanted.kind];
   const said = wanted.kind === 'port' ? `did not accept a connection on port ${wanted.port}` : what;

@@ -73,8 +73,8 @@ async function look(
   request: NewVmRequest,
 ): Promise<{ template: TemplateRecord; boot: BootFiles; shape: Shape } | undefined> {
   // a file system that is used elsewhere must not change under a guest that has it mounted
-  // the process of a template is the image's
-  if (request.process !== undefined) return undefined;
+  // the process of a template is the image's, and its first boot was long ago
+  if (request.process !== undefined || request.userData !== undefined) return undefined;
   if (request.workDiskFrom !== undefined || host.stores.templates.list().length === 0) return undefined;
   try {
     const boot = await findBootFiles(host, request.image);

@@ -22,6 +22,12 @@ function pendingText(vm: VmDetail, key: 'vcpus' | 'memoryMib', show: (value: num
   return `${show(vm.current[key])}, ${show(pending)} from the next start on`;
 }
 
+function userDataOf({ userData }: VmDetail): string | undefined {
+  if (userData === null) return undefined;
+  const { by, state, detail } = userData;
+  return `${by === 'script' ? 'its script' : 'cloud-init'} ${{ running: 'is under way', done: 'is done', failed: `failed: ${detail}` }[state]}`;
+}
+
 /** What the guest says of the process of its image. */
 function processOf({ process }: VmDetail): string | undefined {
   if (process === null || process.state === 'none') return undefined;
@@ -78,6 +84,7 @@ function renderVm(vm: VmDetail, paint: Paint, now: number): string {
         : `${vm.notResumable.join('; ')}. Nothing is deleted: banger start --discard-memory ${vm.name}`,
     ],
     ['process', processOf(vm)],
+    ['user data', userDataOf(vm)],
     ['restarts', restartsOf(vm, now)],
     ['uptime', uptime],
     ['image', vm.image],

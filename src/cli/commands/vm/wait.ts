@@ -7,8 +7,8 @@ export default defineCommand({
     for: {
       type: 'text',
       placeholder: 'what',
-      completes: { words: ['ssh', 'ready', 'running', 'stopped', 'suspended', 'port='] },
-      help: 'ssh, ready, running, stopped, suspended, or port=NUMBER',
+      completes: { words: ['ssh', 'ready', 'cloud-init', 'running', 'stopped', 'suspended', 'port='] },
+      help: 'ssh, ready, cloud-init, running, stopped, suspended, or port=NUMBER',
       default: 'ssh',
     },
     timeout: { type: 'duration', short: 't', help: 'how long to wait', default: '60s' },
