@@ -64,23 +64,21 @@ adopt_disk() {
 sort_fstab() {
   changed=''
   while IFS= read -r line || [ -n "$line" ]; do
-    set -f
-    set -- $line
-    set +f
-    source=$1 point=$2
+    read -r source point rest <<LINE
+$line
+LINE
     case $source in
     UUID=*) name=\${source#UUID=} known=$ROOT_UUID ;;
     LABEL=*) name=\${source#LABEL=} known=$ROOT_LABEL ;;
     PARTUUID=* | PARTLABEL=* | /dev/*) name=gone known='' ;;
     *) name='' known='' ;;
     esac
-    name=\${name#"}
-    name=\${name%"}
+    name=\${name#[\\"]}
+    name=\${name%[\\"]}
     if [ -z "$name" ] || { [ -n "$known" ] && [ "$name" = "$known" ]; }; then
       printf '%s\n' "$line"
     elif [ "$point" = / ]; then
-      shift
-      printf '%s\n' "$root $*"
+      printf '%s\n' "$root $point $rest"
       changed=yes
     else
       printf '%s\n' "# not on this disk: $line"

@@ -105,7 +105,9 @@ keep_volumes() {
     path=$(readlink -f "$path")
     if [ ! -d "$store" ]; then
       rm -rf "$store.part"
-      cp -a "$path" "$store.part" && sync && /run/banger/busybox mv "$store.part" "$store" || fail "copy the image's $path to the work disk"
+      cp -a "$path" "$store.part" || fail "copy the image's $path to the work disk"
+      sync
+      /run/banger/busybox mv "$store.part" "$store" || fail "keep the image's $path on the work disk"
     fi
     mount -o bind "$store" "$path" || fail "mount $path"
   done < "$here/seed/volumes"
