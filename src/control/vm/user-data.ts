@@ -37,7 +37,7 @@ export async function decideUserData(
   if (userData.startsWith('#!')) return { by: 'script', userData };
   const what = /^#[\w-]{1,40}/.exec(userData)?.[0] ?? 'user data';
   throw new BangerError('conflict', `${boot.name} has no cloud-init, which ${what} is for.`, {
-    hint: `Add it: banger image build --base ${boot.name} --name ${boot.name}-cloud --package cloud-init   then: --image ${boot.name}-cloud   A script (#!) runs without.`,
+    hint: `Add it: banger image build --from ${boot.name} --name ${boot.name}-cloud --package cloud-init   then: --image ${boot.name}-cloud   A script (#!) runs without.`,
   });
 }
 

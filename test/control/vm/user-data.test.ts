@@ -38,7 +38,7 @@ describe('user data', { skip: lacking('mke2fs', 'debugfs') }, () => {
     await assert.rejects(decide({ userData: '#cloud-config\npackages: [jq]\n' }), (error) => {
       assert.ok(error instanceof BangerError);
       assert.equal(error.message, 'dev has no cloud-init, which #cloud-config is for.');
-      assert.match(error.hint ?? '', /banger image build --base dev --name dev-cloud --package cloud-init/);
+      assert.match(error.hint ?? '', /banger image build --from dev --name dev-cloud --package cloud-init/);
       return true;
     });
   });
