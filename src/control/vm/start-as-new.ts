@@ -22,7 +22,7 @@ import { guestResolver } from '../network/guest-resolver.ts';
 import { vmmSocketOf } from '../vmm.ts';
 import { type LaunchedVm, launchVm, writeVmSeed } from './boot.ts';
 import type { StartedVm } from './start.ts';
-import { wakeAs } from './wake.ts';
+import { reachAgent, wakeAs } from './wake.ts';
 
 /** What a VM begins as. */
 export interface Beginning {
@@ -90,7 +90,8 @@ export async function startAsNew(
     await api.send(setState('Resumed'));
   }
   const who = identity;
-  await timed('wake', () => wakeAs(host, vm, who))(signal);
+  const agent = await timed('reach-agent', () => reachAgent(host, vm))(signal);
+  await timed('wake', () => wakeAs(host, vm, who, agent))(signal);
   await timed('open-network', () => host.network.open(vm))(signal);
   await awake?.();
   signal.throwIfAborted();

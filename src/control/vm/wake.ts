@@ -126,33 +126,48 @@ export async function thawGuest(host: Host, vm: VmRecord): Promise<void> {
  * Makes a guest that goes on from another's memory a machine of its own.
  * @throws BangerError `guest_failed` unless it has said that all of it is done
  */
-export async function wakeAs(host: Host, vm: VmRecord, identity: WakeIdentity): Promise<void> {
-  await wakeByAgent(host, vm, { mode: 'new', identity });
+export async function wakeAs(host: Host, vm: VmRecord, identity: WakeIdentity, agent: GuestAgent): Promise<void> {
+  await tellAgent(host, vm, agent, { mode: 'new', identity });
 }
 
 async function wakeByAgent(host: Host, vm: VmRecord, who: Pick<WakeRequest, 'mode' | 'identity'>): Promise<void> {
+  await tellAgent(host, vm, await reachAgent(host, vm), who);
+}
+
+async function tellAgent(
+  host: Host,
+  vm: VmRecord,
+  agent: GuestAgent,
+  who: Pick<WakeRequest, 'mode' | 'identity'>,
+): Promise<void> {
   try {
-    const agent = await reachAgent(host, vm);
     const wallClockNs = BigInt(host.now().getTime()) * 1_000_000n;
     const request = { generation: randomUUID(), seed: randomBytes(64), wallClockNs };
     await agent.wake({ ...request, ...who }, { timeoutMs: AGENT_LIMIT_MS });
   } catch (error) {
-    throw new BangerError('guest_failed', `The guest of ${vm.name} was not woken: ${messageOf(error)}.`, {
-      cause: error,
-      hint: `See what it says: banger logs ${vm.name}`,
-    });
+    throw notWoken(vm, error);
   }
 }
 
-/** What was loaded has to find out that it was: until then nobody listens. */
-async function reachAgent(host: Host, vm: VmRecord): Promise<GuestAgent> {
+function notWoken({ name }: Pick<VmRecord, 'name'>, error: unknown): BangerError {
+  return new BangerError('guest_failed', `The guest of ${name} was not woken: ${messageOf(error)}.`, {
+    cause: error,
+    hint: `See what it says: banger logs ${name}`,
+  });
+}
+
+/**
+ * What was loaded has to find out that it was: until then nobody listens.
+ * @throws BangerError `guest_failed`
+ */
+export async function reachAgent(host: Host, vm: VmRecord): Promise<GuestAgent> {
   const deadline = performance.now() + AGENT_LIMIT_MS;
   for (;;) {
     try {
       return await host.agents.connect(vm, { timeoutMs: Math.max(1, deadline - performance.now()) });
     } catch (error) {
       const early = error instanceof AgentError && (error.trouble === 'absent' || error.trouble === 'gone');
-      if (!early || performance.now() >= deadline) throw error;
+      if (!early || performance.now() >= deadline) throw notWoken(vm, error);
       await sleep(AGENT_RETRY_MS);
     }
   }
