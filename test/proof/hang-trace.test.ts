@@ -8,9 +8,20 @@ const EXIT =
 
 describe('a guest that stands in the code of KVM', () => {
   it('hangs when it leaves there again and again, and the last time is the evidence', () => {
+    assert.deepEqual(hangIn(`# tracer: nop\n${`${EXIT}\n`.repeat(300)}`), {
+      evidence: `a guest stands in KVM's own code:\n${EXIT.trim()}`,
+      tid: 1008,
+    });
+  });
+
+  it('is known by the thread of its processor, whatever that is called', () => {
+    const named = EXIT.replace(' qemu-system-x86-1008', '       CPU 0/KVM-77');
+    const once = EXIT.replace('1008', '1009');
+    assert.equal(hangIn(`${once}\n${`${named}\n`.repeat(300)}`)?.tid, 77);
     assert.equal(
-      hangIn(`# tracer: nop\n${`${EXIT}\n`.repeat(300)}`),
-      `a guest stands in KVM's own code:\n${EXIT.trim()}`,
+      hangIn(`${`${EXIT}\n`.repeat(150)}${`${named}\n`.repeat(150)}`),
+      undefined,
+      'neither alone did it often',
     );
   });
 

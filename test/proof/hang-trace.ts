@@ -29,15 +29,28 @@ export function watchForHangs(): void {
   writeFileSync(`${TRACING}/tracing_on`, '1');
 }
 
-/** What was noted since the last call, as evidence; undefined when no guest hung. */
-export function hangSeen(): string | undefined {
+export interface Hang {
+  /** the last exit of the guest, as the kernel noted it */
+  evidence: string;
+  /** thread of its processor */
+  tid: number;
+}
+
+/** What was noted since the last call; undefined when no guest hung. */
+export function hangSeen(): Hang | undefined {
   const trace = readFileSync(`${TRACING}/trace`, 'latin1');
   writeFileSync(`${TRACING}/trace`, '');
   return hangIn(trace);
 }
 
-/** The last exit in a trace of a hung guest. */
-export function hangIn(trace: string): string | undefined {
-  const exits = trace.split('\n').filter((line) => /kvm_exit: .*reason npf rip 0x[0-9a-f]+/.test(line));
-  return exits.length < HUNG_EXITS ? undefined : `a guest stands in KVM's own code:\n${exits.at(-1)?.trim()}`;
+/** The guest that hung last in a trace. */
+export function hangIn(trace: string): Hang | undefined {
+  const exits = trace.split('\n').flatMap((line) => {
+    const tid = /-(\d+) +\[\d+\].* kvm_exit: .*reason npf rip 0x[0-9a-f]+/.exec(line)?.[1];
+    return tid === undefined
+      ? []
+      : [{ evidence: `a guest stands in KVM's own code:\n${line.trim()}`, tid: Number(tid) }];
+  });
+  const last = exits.at(-1);
+  return exits.filter(({ tid }) => tid === last?.tid).length < HUNG_EXITS ? undefined : last;
 }

@@ -164,10 +164,25 @@ async function watchGuests(signal: AbortSignal): Promise<Seen> {
         // deleted since it was listed
       }
     }
-    hang = hangSeen() ?? hang;
+    const now = hangSeen();
+    if (now !== undefined) {
+      hang = now.evidence;
+      // whoever waits for it would wait until a limit
+      killGuest(now.tid);
+    }
     await sleep(paced(WATCH_MS), undefined, { signal }).catch(() => {});
   }
-  return { consoles: [...consoles.values()], lastWords, hang: hangSeen() ?? hang };
+  return { consoles: [...consoles.values()], lastWords, hang: hangSeen()?.evidence ?? hang };
+}
+
+/** Ends the VMM whose guest's processor is this thread, unless it has ended already. */
+function killGuest(tid: number): void {
+  try {
+    const pid = /^Tgid:\s+(\d+)/m.exec(readFileSync(`/proc/${tid}/status`, 'latin1'))?.[1];
+    if (pid !== undefined) process.kill(Number(pid), 'SIGKILL');
+  } catch {
+    // it is gone
+  }
 }
 
 function faultLines(console: string): string {
