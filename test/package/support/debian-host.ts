@@ -12,6 +12,7 @@ import { banger, requireBuild } from '../../../scripts/transcript.ts';
 import { buildBundle } from '../../../src/control/bundles/build.ts';
 import { createRunner } from '../../../src/system/runner.ts';
 import { GIB } from '../../../src/units.ts';
+import { paced } from '../../support/pace.ts';
 
 const VM = 'package-host';
 /** What a login and a user's systemd need, which the package itself does not. */
@@ -111,7 +112,7 @@ export class DebianHost {
   }
 
   async #banger(args: readonly string[], limitMs: number): Promise<string> {
-    return await banger(args, { env: this.#dev.env, limitMs, output: 'silent' });
+    return await banger(args, { env: this.#dev.env, limitMs: paced(limitMs), output: 'silent' });
   }
 
   async #step<T>(what: string, act: () => Promise<T>): Promise<T> {
