@@ -94,7 +94,7 @@ describe('a banger that is asked for', { skip: hostSkip('setpriv', 'debugfs', 't
     const garbage = join(host.home, 'garbage.ext4');
     await writeFile(garbage, Buffer.alloc(1_000_000, 'x'));
     await withSettings({ BANGER_BUNDLE_ROOTFS: garbage }, async () => {
-      await host.fails(1, ['create', 'web'], [/garbage\.ext4 holds no ext4 file system/]);
+      await host.fails(1, ['create', 'web'], [/garbage\.ext4 holds no file system that a guest can have as its root/]);
     });
     await host.assertQuiet('of VMs that could not be made');
   });
@@ -103,7 +103,7 @@ describe('a banger that is asked for', { skip: hostSkip('setpriv', 'debugfs', 't
     const { directory } = await create(t, 'web');
     const disk = join(directory, 'root.ext4');
     await truncate(disk, 1_000_000);
-    await host.fails(1, ['start', 'web'], [/root\.ext4 is cut short/]);
+    await host.fails(1, ['start', 'web'], [/root\.ext4 cannot be used: it is cut short/]);
     await host.assertQuiet('of a start with a damaged disk');
     await rm(disk);
     await host.fails(1, ['start', 'web'], [/The root disk of web is gone/, /banger rm web/]);
