@@ -171,7 +171,10 @@ async function ruleMembers(host: TestHost): Promise<string[]> {
     okExits: [0, 1],
   });
   if (exitCode !== 0) return [];
-  return [...new Set([...stdout.matchAll(/"bgr-([0-9a-f]{8})"/g)].map((match) => match[1] ?? ''))].sort();
+  // of its sets alone: a rule names the device of VMs that sleep, which is no VM's
+  const { nftables } = JSON.parse(stdout) as { nftables: { set?: { elem?: unknown } }[] };
+  const elements = JSON.stringify(nftables.map(({ set }) => set?.elem));
+  return [...new Set([...elements.matchAll(/"bgr-([0-9a-f]{8})"/g)].map((match) => match[1] ?? ''))].sort();
 }
 
 async function namesIn(directory: string): Promise<string[]> {
