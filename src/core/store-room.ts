@@ -38,7 +38,7 @@ const CALM_LOOK_MS = 1000;
  * When to look again, in `ms`: before the fastest guest could have used up what is left.
  * @param leftBytes room above the limit; below it, negative
  * @param shrinks whether there was more at the last look
- * @param longestMs a look that costs nothing, because others are due then
+ * @param longestMs however much is left
  */
 export function nextLookMs(leftBytes: number, shrinks: boolean, longestMs: number): number {
   const soon = shrinks ? SHORTEST_LOOK_MS : CALM_LOOK_MS;

@@ -18,7 +18,7 @@ import { WATCH_INTERVAL_MS } from './host-watch.ts';
 const NEXT_GOES_ON_MS = 1000;
 
 export interface RoomWatch {
-  /** Looks once; called every `WATCH_INTERVAL_MS`, and by itself in between while room is short. */
+  /** Looks once where that is due; called every `WATCH_INTERVAL_MS`, and by itself in between while room is short. */
   look(): Promise<void>;
   close(): void;
 }
@@ -31,6 +31,9 @@ interface Watched {
   held: VmRecord[];
   places: string[];
 }
+
+/** Where there is much room, others may use it up too. */
+const LONGEST_LOOK_MS = 30_000;
 
 type RoomHost = Pick<Host, 'config' | 'stores' | 'system' | 'operations' | 'log' | 'now'>;
 
@@ -47,6 +50,8 @@ export function createRoomWatch(
   let marks: Map<string, number> | undefined;
   let lastFree: number | undefined;
   let timer: NodeJS.Timeout | undefined;
+  /** until then, on the clock of `performance`, nothing could use up what is left; a change of a record is looked at sooner */
+  let dueMs = 0;
   let busy = false;
   let closed = false;
   const unfollow = vms.onChange(() => {
@@ -85,7 +90,7 @@ export function createRoomWatch(
       if (vm && found) await restrain(vm, found.bytes, least);
       // what the others took until now was not what filled it
       marks = vm || !marks ? now : new Map([...now, ...marks]);
-      return active.length > 0 ? nextLookMs(left, shrinks || !!vm, WATCH_INTERVAL_MS) : WATCH_INTERVAL_MS;
+      return active.length > 0 ? nextLookMs(left, shrinks || !!vm, LONGEST_LOOK_MS) : WATCH_INTERVAL_MS;
     }
     marks = isNear(left) ? await measure(active) : undefined;
     const next = held[0];
@@ -93,7 +98,7 @@ export function createRoomWatch(
       await release(next);
       return NEXT_GOES_ON_MS;
     }
-    return active.length > 0 ? nextLookMs(left, shrinks, WATCH_INTERVAL_MS) : WATCH_INTERVAL_MS;
+    return active.length > 0 ? nextLookMs(left, shrinks, LONGEST_LOOK_MS) : WATCH_INTERVAL_MS;
   }
 
   /** One that runs is held; what it did so far is its owner's to keep. One that begins or ends is cut off. */
@@ -133,6 +138,7 @@ export function createRoomWatch(
       busy = true;
       clearTimeout(timer);
       try {
+        if (watched && performance.now() < dueMs) return;
         watched ??= list();
         const idle = watched.active.length === 0 && watched.held.length === 0;
         if (idle || (minFreeBytes === 0 && watched.held.length === 0)) {
@@ -140,6 +146,8 @@ export function createRoomWatch(
           return;
         }
         const nextMs = await lookOnce(watched);
+        // this is called again before that is over
+        dueMs = performance.now() + nextMs - WATCH_INTERVAL_MS;
         if (nextMs >= WATCH_INTERVAL_MS || closed) return;
         timer = setTimeout(() => {
           this.look().catch((error) =>

@@ -155,6 +155,21 @@ describe('room for disks', () => {
     assert.deepEqual([room.looks, unlimited.room.looks], [[], []]);
   });
 
+  it('is looked at less often where the fastest guest could not use it up, and at once after a change', async (t) => {
+    const { host, watch, room, vm } = await setUp(t, ['a']);
+    room.free = 100 * 1024 * MIB;
+    for (let round = 0; round < 3; round++) await watch.look();
+    const once = room.looks.length;
+    assert.ok(once > 0);
+    host.stores.vms.update(vm('a').id, { workDiskMount: '/srv' });
+    await watch.look();
+    assert.equal(room.looks.length, 2 * once);
+    const narrow = await setUp(t, ['a']);
+    narrow.room.free = 10 * 1024 * MIB;
+    for (let round = 0; round < 3; round++) await narrow.watch.look();
+    assert.equal(narrow.room.looks.length, 3 * once, 'three times');
+  });
+
   it('ends a start and a stop that take it, with the reason', async (t) => {
     const { host, watch, room, write, vm } = await setUp(t, ['a', 'b']);
     room.free = 70 * MIB;
