@@ -14,9 +14,17 @@ export type ImageReference =
       /** all of it, with nothing left out that has a default */
       text: string;
     }
-  | { from: 'file'; transport: 'oci-archive' | 'docker-archive' | 'oci'; path: string; text: string };
+  | {
+      from: 'file';
+      transport: 'oci-archive' | 'docker-archive' | 'oci';
+      path: string;
+      /** which of several in it: a tag of the layout, or the name it was saved by */
+      inside?: string;
+      text: string;
+    };
 
-const FILE_TRANSPORT = /^(oci-archive|docker-archive|oci):(.+)$/s;
+/** A colon ends the path, for skopeo as well. */
+const FILE_TRANSPORT = /^(oci-archive|docker-archive|oci):([^:]+)(?::(.{1,512}))?$/s;
 /** Of the distribution specification: parts of lower-case letters and digits, with separators between. */
 const PART = /^[a-z0-9]+(?:(?:\.|_|__|-{1,8})[a-z0-9]+){0,40}$/;
 const TAG = /^\w[\w.-]{0,127}$/;
@@ -25,9 +33,10 @@ const HOST = /^(?:[A-Za-z0-9][A-Za-z0-9.-]{0,252}|\[[0-9a-fA-F:.]{2,45}\])(?::\d
 
 /** @throws BangerError `invalid_input` for what names no image */
 export function parseReference(given: string): ImageReference {
-  const [, transport, path] = FILE_TRANSPORT.exec(given) ?? [];
+  const [, transport, path, inside] = FILE_TRANSPORT.exec(given) ?? [];
   if (transport !== undefined && path !== undefined) {
-    return { from: 'file', transport: transport as 'oci', path, text: given };
+    const named = inside === undefined ? {} : { inside };
+    return { from: 'file', transport: transport as 'oci', path, ...named, text: given };
   }
   let rest = given.replace(/^docker:\/\//, '');
   const at = rest.indexOf('@');
@@ -72,7 +81,7 @@ export function isLoopback(registry: string): boolean {
 export function nameOfReference(reference: ImageReference): string {
   const stem =
     reference.from === 'file'
-      ? (reference.path.split('/').at(-1) ?? '').replace(/(?:\.(?:tar|oci|gz|docker)){1,4}$/i, '')
+      ? nameOfFile(reference)
       : `${reference.repository.split('/').at(-1)}${reference.tag === undefined || reference.tag === 'latest' ? '' : `-${reference.tag}`}`;
   return stem
     .toLowerCase()
@@ -80,4 +89,9 @@ export function nameOfReference(reference: ImageReference): string {
     .replace(/^-|-$/g, '')
     .slice(0, 63)
     .replace(/-$/, '');
+}
+
+function nameOfFile({ path, inside }: { path: string; inside?: string }): string {
+  const file = (path.split('/').at(-1) ?? '').replace(/(?:\.(?:tar|oci|gz|docker)){1,4}$/i, '');
+  return inside === undefined ? file : `${file}-${inside.split('/').at(-1)}`;
 }

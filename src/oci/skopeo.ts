@@ -2,7 +2,7 @@
  * Registries and archives through skopeo: tokens, redirects, proxies, certificates, mirrors and policies are its. Who may log in where
  * it reads from files of its own; nothing of that is ever an argument.
  */
-import { access, readdir, stat } from 'node:fs/promises';
+import { access, readdir, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BangerError } from '../errors.ts';
 import type { Argv, Runner, RunOptions } from '../system/runner.ts';
@@ -33,6 +33,8 @@ export interface CopyTarget {
   blobs: string;
   /** directory for what is unpacked on the way */
   scratch: string;
+  /** what stays free in `bytes`, however much comes */
+  leaveBytes?: number;
 }
 
 const ASK_TIMEOUT_MS = 120_000;
@@ -75,6 +77,8 @@ export async function copyImage(
     ...(await globalOptions(deps.env)),
     ...[`--override-os=${os}`, `--override-arch=${architecture}`],
     ...(variant === undefined ? [] : [`--override-variant=${variant}`]),
+    // the variable TMPDIR is not heeded for what is large
+    `--tmpdir=${target.scratch}`,
     ...['copy', '--retry-times=2', `--dest-shared-blob-dir=${target.blobs}`],
     ...accessOptions(reference, options, 'src-'),
     sourceOf(reference, digest),
@@ -82,6 +86,7 @@ export async function copyImage(
   ];
   const stallMs = deps.stallMs ?? STALL_MS;
   const stalled = new AbortController();
+  const crowded = new AbortController();
   let before = -1;
   let since = performance.now();
   const look = async () => {
@@ -91,15 +96,18 @@ export async function copyImage(
       since = performance.now();
     } else if (performance.now() - since > stallMs) stalled.abort();
     onBytes(bytes);
+    const { bavail, bsize } = await statfs(target.layout);
+    if (bavail * bsize < (target.leaveBytes ?? 0)) crowded.abort();
   };
   const timer = setInterval(() => void look().catch(() => {}), LOOK_EVERY_MS);
   try {
-    await skopeo({ ...deps, signal: AbortSignal.any([deps.signal, stalled.signal]) }, argv, reference, {
+    await skopeo({ ...deps, signal: AbortSignal.any([deps.signal, stalled.signal, crowded.signal]) }, argv, reference, {
       timeoutMs: COPY_TIMEOUT_MS,
-      env: { ...deps.env, TMPDIR: target.scratch },
     });
   } catch (error) {
-    if (!stalled.signal.aborted || deps.signal.aborted) throw error;
+    if (deps.signal.aborted) throw error;
+    if (crowded.signal.aborted) throw noRoom(reference, error);
+    if (!stalled.signal.aborted) throw error;
     throw new BangerError('timeout', `Nothing of ${reference.text} has come for ${Math.round(stallMs / 1000)} s.`, {
       cause: error,
       hint: 'Try again: layers that have come whole are not fetched again.',
@@ -110,7 +118,7 @@ export async function copyImage(
 }
 
 function sourceOf(reference: ImageReference, digest?: string): string {
-  if (reference.from === 'file') return `${reference.transport}:${reference.path}`;
+  if (reference.from === 'file') return reference.text;
   const { registry, repository, tag } = reference;
   const exact = digest ?? reference.digest;
   return `docker://${registry}/${repository}${exact === undefined ? `:${tag}` : `@${exact}`}`;
@@ -152,10 +160,16 @@ async function skopeo(deps: SkopeoDeps, argv: Argv, reference: ImageReference, o
   }
 }
 
+const MAKE_ROOM = 'Make room with: banger image prune   or set paths.store to a larger disk';
+
+function noRoom({ text }: ImageReference, cause: unknown): BangerError {
+  return new BangerError('host_unprepared', `${text} does not fit on the disk.`, { cause, hint: MAKE_ROOM });
+}
+
 /** What skopeo complains about, in words of ours; by what its own errors and those of registries say. */
 const COMPLAINTS: readonly {
   sign: RegExp;
-  code: 'not_found' | 'host_unprepared' | 'corrupt';
+  code: 'not_found' | 'host_unprepared' | 'corrupt' | 'invalid_input';
   what: string;
   hint: string;
 }[] = [
@@ -200,6 +214,26 @@ const COMPLAINTS: readonly {
     hint: 'It cannot be used as it is: build it again.',
   },
   {
+    sign: /more than one image in oci|choose an image|expected 1 item, got \d/i,
+    ...{ code: 'invalid_input', what: 'holds several images' },
+    hint: 'Say which: oci:DIRECTORY:TAG   oci-archive:FILE:TAG   docker-archive:FILE:NAME:TAG',
+  },
+  {
+    sign: /no descriptor found for reference|Tag \\*"[^"]{1,600}" not found/i,
+    ...{ code: 'not_found', what: 'is not in there' },
+    hint: 'Its own index names what is: index.json of an OCI layout, manifest.json of `docker save`.',
+  },
+  {
+    sign: /manifest\.json: file does not exist|index\.json: no such file or directory|invalid tar header/i,
+    ...{ code: 'invalid_input', what: 'is no archive or layout of that kind' },
+    hint: 'oci-archive: and oci: are for OCI layouts, docker-archive: for what `docker save` writes.',
+  },
+  {
+    sign: /(?:untarring file|loading tar component) .{0,300}unexpected EOF/i,
+    ...{ code: 'corrupt', what: 'is cut short' },
+    hint: 'Get it again.',
+  },
+  {
     sign: /no such file or directory/i,
     ...{ code: 'not_found', what: 'is not there' },
     hint: 'Is the path right?',
@@ -207,7 +241,7 @@ const COMPLAINTS: readonly {
   {
     sign: /no space left on device/i,
     ...{ code: 'host_unprepared', what: 'does not fit on the disk' },
-    hint: 'Make room with: banger image prune   or set paths.store to a larger disk',
+    hint: MAKE_ROOM,
   },
 ];
 

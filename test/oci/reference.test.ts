@@ -25,6 +25,7 @@ describe('references', () => {
     assert.equal(name('docker.io/library/nginx:1.27'), 'nginx-1-27');
     assert.equal(name('ghcr.io/org/My_app'.toLowerCase()), 'my-app');
     assert.equal(name('docker-archive:/tmp/App.tar.gz'), 'app');
+    assert.equal(name('docker-archive:/tmp/App.tar:docker.io/library/web:2'), 'app-web-2');
   });
 
   it('only this machine is spoken to without TLS unasked', () => {

@@ -4,6 +4,7 @@ import { createHash, createPrivateKey, sign } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
@@ -25,8 +26,11 @@ export interface FakeRegistry {
 
 const MANIFEST = 'application/vnd.oci.image.manifest.v1+json';
 
-/** @param layout OCI layout whose only image is there as `app:latest` */
-export async function fakeRegistry(t: TestContext, layout: string): Promise<FakeRegistry> {
+/**
+ * @param layout OCI layout whose only image is there as `app:latest`
+ * @param tls has it speak TLS
+ */
+export async function fakeRegistry(t: TestContext, layout: string, tls?: Certificate): Promise<FakeRegistry> {
   let how: Misbehaviour | undefined;
   const requests: string[] = [];
   const index = JSON.parse(await readFile(join(layout, 'index.json'), 'utf8'));
@@ -48,7 +52,9 @@ export async function fakeRegistry(t: TestContext, layout: string): Promise<Fake
     if (request.method === 'HEAD') return void response.end();
     createReadStream(blob).pipe(response);
   };
-  const server = createServer((request, response) => void answer(request, response).catch(() => response.destroy()));
+  const listener = (request: IncomingMessage, response: ServerResponse) =>
+    void answer(request, response).catch(() => response.destroy());
+  const server = tls ? createTlsServer(tls, listener) : createServer(listener);
   const name = await listening(t, server);
   return {
     ...{ name, requests },
@@ -82,6 +88,20 @@ async function listening(t: TestContext, server: Server): Promise<string> {
     server.close();
   });
   return `127.0.0.1:${(server.address() as AddressInfo).port}`;
+}
+
+export interface Certificate {
+  key: string;
+  cert: string;
+}
+
+/** One that vouches for itself, for an address. */
+export async function certificateFor(dir: string, address: string): Promise<Certificate> {
+  const [key, cert] = [join(dir, 'tls-key.pem'), join(dir, 'tls-certificate.pem')];
+  const words = ['req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-days', '2', '-subj', '/CN=test'];
+  const names = ['-addext', `subjectAltName=IP:${address}`];
+  execFileSync('openssl', [...words, ...names, '-keyout', key, '-out', cert], { stdio: 'ignore' });
+  return { key: await readFile(key, 'utf8'), cert: await readFile(cert, 'utf8') };
 }
 
 export interface Account {

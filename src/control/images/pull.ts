@@ -99,7 +99,7 @@ async function fetched(
   const { host, progress, signal } = work;
   const { blobs, pulls } = ociFiles(host.config.paths.store);
   const own = join(pulls, randomBytes(4).toString('hex'));
-  const target = { layout: join(own, 'layout'), scratch: join(own, 'scratch'), blobs };
+  const target = { layout: join(own, 'layout'), scratch: join(own, 'scratch'), blobs, leaveBytes: RESERVED_BYTES };
   const result = await resultDirectory(work);
   const boot = await placeBootFiles(work, result);
   await addTools(work, work.request.bundle, boot.initrd);
