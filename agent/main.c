@@ -75,12 +75,16 @@ static int serve(int argc, char **argv) {
 }
 
 #ifdef FOR_TESTS
-int main(int argc, char **argv) { return serve(argc, argv); }
+int main(int argc, char **argv) {
+  if (argc == 2 && strcmp(argv[1], "--health") == 0) watch_health();
+  return serve(argc, argv);
+}
 #else
 /* Whoever falls is begun again by its parent, which does nothing else and ends with it when that has nothing to do. */
 int main(int argc, char **argv) {
   if (argc == 2 && strcmp(argv[1], "--init") == 0) supervise();
   if (argc == 2 && strcmp(argv[1], "--service") == 0) return exec_service();
+  if (argc == 2 && strcmp(argv[1], "--health") == 0) watch_health();
   if (argc == 4 && strcmp(argv[1], "--grow") == 0) return grow(argv[2], argv[3]);
   /* of no session that ends before it does */
   setsid();

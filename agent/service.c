@@ -36,7 +36,14 @@ static int starts(const char *text, const char *with, char **rest) {
 /* Records `KEY=VALUE`, each with a zero byte behind it. */
 int read_service(struct service *service) {
   struct stat seen;
-  *service = (struct service){.stop_signal = SIGTERM, .grace_ms = GRACE_MS};
+  *service = (struct service){
+      .stop_signal = SIGTERM,
+      .grace_ms = GRACE_MS,
+      .check_interval_ms = 30000,
+      .check_timeout_ms = 30000,
+      .check_start_interval_ms = 5000,
+      .check_retries = 3,
+  };
   int file = open(DESCRIPTION, O_RDONLY | O_CLOEXEC);
   if (file < 0) return 0;
   if (fstat(file, &seen) != 0 || seen.st_size <= 0 || seen.st_size > MAX_DESCRIPTION) {
@@ -58,6 +65,12 @@ int read_service(struct service *service) {
     else if (starts(at, "restart=", &value)) service->restart = value;
     else if (starts(at, "stop=", &value)) service->stop_signal = atoi(value);
     else if (starts(at, "grace=", &value)) service->grace_ms = atoi(value);
+    else if (starts(at, "check=", &value)) add(&service->check, &service->checks, value);
+    else if (starts(at, "check-interval=", &value)) service->check_interval_ms = atoi(value);
+    else if (starts(at, "check-timeout=", &value)) service->check_timeout_ms = atoi(value);
+    else if (starts(at, "check-start=", &value)) service->check_start_ms = atoi(value);
+    else if (starts(at, "check-start-interval=", &value)) service->check_start_interval_ms = atoi(value);
+    else if (starts(at, "check-retries=", &value)) service->check_retries = atoi(value);
   }
   if (service->stop_signal < 1 || service->stop_signal > 64) service->stop_signal = SIGTERM;
   return service->count > 0;

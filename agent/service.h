@@ -5,6 +5,10 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#ifndef CONSOLE
+#define CONSOLE "/dev/console"
+#endif
+
 struct service {
   /* end with NULL; point into `text` */
   char **argv, **environment;
@@ -13,6 +17,10 @@ struct service {
   int stop_signal;
   /* ms it gets to end when it is asked to */
   int grace_ms;
+  /* what is asked whether it is well, ends with NULL; none when `checks` is 0 */
+  char **check;
+  size_t checks;
+  int check_interval_ms, check_timeout_ms, check_start_ms, check_start_interval_ms, check_retries;
   char *text;
 };
 
@@ -22,6 +30,8 @@ int read_service(struct service *);
 const char *run_service(const struct service *, int output);
 /* The same for a program that has it as its own: an init of the image that begins units. */
 int exec_service(void);
+/* Asks whether the process is well, as its image says, until it is told to end. */
+_Noreturn void watch_health(void);
 /* As process 1, or beside an init of the image that knows nothing of it. Does not return. */
 _Noreturn void supervise(void);
 

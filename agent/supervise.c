@@ -29,10 +29,10 @@
 #define OTHERS_MS 2000
 
 static struct service service;
-static pid_t running;
+static pid_t running, health;
 static int console = -1, output = -1, restarts, going_down;
 static struct watch *output_watch;
-static struct timer again, patience;
+static struct timer again, patience, health_again;
 static int64_t begun_at;
 static int pause_ms = FIRST_PAUSE_MS;
 
@@ -81,6 +81,21 @@ static void fail_to_begin(const char *what, int number) {
   say(line);
 }
 
+/* What asks the process whether it is well lives as long as it. */
+static void begin_health(void) {
+  if (service.checks == 0 || health || !running) return;
+  health = fork();
+  if (health != 0) return;
+  become_program();
+  execl("/proc/self/exe", "banger-agent", "--health", NULL);
+  _exit(127);
+}
+
+static void end_health(void) {
+  if (health > 0) kill(health, SIGTERM);
+  unlink(RUN_DIRECTORY "/health-state");
+}
+
 /* What a child could not do, told by a pipe that closes when it could. */
 struct trouble {
   int number;
@@ -120,6 +135,7 @@ static void begin(void) {
     running = child;
     note("running", "");
     say("service started");
+    begin_health();
   }
 }
 
@@ -136,6 +152,7 @@ static void service_ended(int status) {
   if (WIFSIGNALED(status)) snprintf(how, sizeof how, "signal %d", WTERMSIG(status));
   else snprintf(how, sizeof how, "status %d", WEXITSTATUS(status));
   running = 0;
+  end_health();
   if (going_down) {
     note("ended", how);
     go_down();
@@ -159,6 +176,9 @@ static void service_ended(int status) {
 
 static void child_ended(pid_t pid, int status) {
   if (pid == running) service_ended(status);
+  if (pid != health) return;
+  health = 0;
+  if (running && !going_down) set_timer(&health_again, FIRST_PAUSE_MS, begin_health);
 }
 
 /* File systems of disks, the root last; what is still in use is made to be read only. */
@@ -229,7 +249,7 @@ static void become_init(void) {
 
 void supervise(void) {
   signal(SIGPIPE, SIG_IGN);
-  console = open("/dev/console", O_WRONLY | O_NOCTTY | O_CLOEXEC);
+  console = open(CONSOLE, O_WRONLY | O_NOCTTY | O_CLOEXEC);
   on_child(child_ended);
   if (getpid() == 1) become_init();
   if (read_service(&service)) begin();

@@ -50,6 +50,13 @@ export const Event = z.discriminatedUnion('type', [
   }),
   z.object({
     ...base,
+    type: z.literal('vm.health'),
+    ...vm,
+    state: z.enum(['starting', 'healthy', 'unhealthy']),
+    detail: z.string().describe('how the HEALTHCHECK of its OCI image ended, and what it said; as the guest says'),
+  }),
+  z.object({
+    ...base,
     type: z.literal('vm.not-warm'),
     vm: vm.vm,
     reason: z.string().describe('why it boots although there are templates of its image'),

@@ -84,6 +84,10 @@ export const Vm = z.object({
     .nullable()
     .describe('its memory on disk, from which it goes on; null when it has none'),
   snapshots: z.int().describe('how many snapshots it has'),
+  health: z
+    .enum(['starting', 'healthy', 'unhealthy'])
+    .nullable()
+    .describe('what the HEALTHCHECK of its OCI image found last; null without one, and where nothing was heard yet'),
 });
 
 /** An end of a run that nobody wanted. */
@@ -131,6 +135,13 @@ export const VmDetail = Vm.extend({
         .describe('`waiting`: it failed and begins again in a moment; `none`: nothing is to run'),
       detail: z.string().describe('how it ended last, e.g. `status 3`, or why it could not begin'),
       restarts: z.int().describe('how often it was begun again since the guest booted'),
+      health: z
+        .object({
+          state: z.enum(['starting', 'healthy', 'unhealthy']),
+          detail: z.string().describe('how the check ended last, and what it said then; empty when it is well'),
+        })
+        .nullable()
+        .describe('what its HEALTHCHECK found; null without one'),
     })
     .nullable()
     .describe('the process of an OCI image; null for other VMs, and when the guest does not tell'),

@@ -4,6 +4,7 @@
  */
 import type { Config } from '../config/schema.ts';
 import type { Subnet } from '../core/addresses.ts';
+import type { HealthState } from '../core/process-state.ts';
 import type { VmRecord } from '../core/vm.ts';
 import type { VmUsers } from '../core/vm-users.ts';
 import type { GuestAgent } from '../guest/agent/agent.ts';
@@ -46,6 +47,8 @@ export interface Health {
   silent: Set<string>;
   /** ids of VMs that were started emulated while it was not known whether KVM works */
   emulatedMeanwhile: Set<string>;
+  /** by ids of VMs, what the HEALTHCHECK of their image found last */
+  processes: Map<string, HealthState>;
 }
 
 /** Programs of this host, and as whom they run. */

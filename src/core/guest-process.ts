@@ -10,6 +10,18 @@ export interface ImageProcess {
   workdir: string;
   /** name or number of a signal */
   stopSignal: string;
+  /** HEALTHCHECK as images have it: `CMD` or `CMD-SHELL` and words, `NONE`; null for none */
+  healthcheck: readonly string[] | null;
+  healthTimes?: HealthTimes | undefined;
+}
+
+/** What the image says of its HEALTHCHECK; what it does not say has Docker's defaults. */
+export interface HealthTimes {
+  intervalMs?: number | undefined;
+  timeoutMs?: number | undefined;
+  startPeriodMs?: number | undefined;
+  startIntervalMs?: number | undefined;
+  retries?: number | undefined;
 }
 
 /** What was asked for when the VM was made; what is left out is the image's. */
@@ -30,7 +42,19 @@ export interface GuestProcess {
   user: string;
   workdir: string;
   stopSignal: number;
+  /** undefined when nobody asks whether it is well */
+  health: GuestHealth | undefined;
 }
+
+export interface GuestHealth extends Required<{ [Key in keyof HealthTimes]: number }> {
+  argv: string[];
+}
+
+/** As Docker has them. */
+const HEALTH_DEFAULTS = {
+  ...{ intervalMs: 30_000, timeoutMs: 30_000, startPeriodMs: 0, startIntervalMs: 5000, retries: 3 },
+};
+const LONGEST_HEALTH_MS = 24 * 60 * 60_000;
 
 /** Linux on x86 and ARM (asm-generic/signal.h). */
 const SIGNALS = [
@@ -58,13 +82,33 @@ export function resolveProcess(image: ImageProcess, request: ProcessRequest): Gu
   const cmd = request.cmd ?? (request.entrypoint === undefined ? image.cmd : []);
   const env = new Map<string, string>();
   for (const pair of [...image.env, ...(request.env ?? [])]) env.set(pair.split('=', 1)[0] ?? '', pair);
-  const argv = [...entrypoint, ...cmd];
+  const words = [...entrypoint, ...cmd];
+  const argv = isIdle(words) ? [] : words;
   return {
-    argv: isIdle(argv) ? [] : argv,
+    argv,
     env: [...env.values()].filter((pair) => /^[^=]+=/.test(pair)),
     user: request.user ?? image.user,
     workdir: request.workdir ?? (image.workdir || '/'),
     stopSignal: signalNumber(image.stopSignal),
+    health: argv.length === 0 ? undefined : resolveHealth(image),
+  };
+}
+
+function resolveHealth({ healthcheck, healthTimes }: ImageProcess): GuestHealth | undefined {
+  const [kind, ...words] = healthcheck ?? [];
+  const argv = kind === 'CMD-SHELL' ? ['/bin/sh', '-c', words.join(' ')] : kind === 'CMD' ? words : [];
+  if (words.length === 0 || argv.length === 0) return undefined;
+  const limited = (value: number | undefined, fallback: number, least: number) =>
+    value === undefined || value <= 0 ? fallback : Math.min(Math.max(Math.round(value), least), LONGEST_HEALTH_MS);
+  const given = healthTimes ?? {};
+  const { intervalMs, timeoutMs, startPeriodMs, startIntervalMs, retries } = HEALTH_DEFAULTS;
+  return {
+    argv,
+    intervalMs: limited(given.intervalMs, intervalMs, 100),
+    timeoutMs: limited(given.timeoutMs, timeoutMs, 100),
+    startPeriodMs: limited(given.startPeriodMs, startPeriodMs, 0),
+    startIntervalMs: limited(given.startIntervalMs, startIntervalMs, 100),
+    retries: limited(given.retries, retries, 1),
   };
 }
 
@@ -85,18 +129,31 @@ function signalNumber(text: string): number {
 }
 
 /** What the guest reads it from: records with a zero byte behind each; one that has such a byte in it is left out. */
-export function describeProcess({ argv, env, user, workdir, stopSignal }: GuestProcess): string {
+export function describeProcess({ argv, env, user, workdir, stopSignal, health }: GuestProcess): string {
   const records = [
     ...argv.map((word) => `arg=${word}`),
     ...env.map((pair) => `env=${pair}`),
     `user=${user}`,
     `directory=${workdir}`,
     `stop=${stopSignal}`,
+    ...(health === undefined ? [] : healthRecords(health)),
   ];
   return records
     .filter((record) => !record.includes('\0'))
     .map((record) => `${record}\0`)
     .join('');
+}
+
+function healthRecords({ argv, ...times }: GuestHealth): string[] {
+  const { intervalMs, timeoutMs, startPeriodMs, startIntervalMs, retries } = times;
+  return [
+    ...argv.map((word) => `check=${word}`),
+    `check-interval=${intervalMs}`,
+    `check-timeout=${timeoutMs}`,
+    `check-start=${startPeriodMs}`,
+    `check-start-interval=${startIntervalMs}`,
+    `check-retries=${retries}`,
+  ];
 }
 
 /** Where nothing of an image may be put aside: what the guest itself mounts, and what boots it. */
@@ -125,12 +182,12 @@ export function describeEnvironment({ env }: GuestProcess): string {
 }
 
 /** A unit for images whose init is systemd. */
-export function describeUnit({ stopSignal }: GuestProcess): string {
+export function describeUnit({ stopSignal, health }: GuestProcess): string {
   return `# Made by banger's initrd at each boot, gone with it: the process of the image.
 [Unit]
 Description=Process of the image
 After=network.target
-[Service]
+${health === undefined ? '' : 'Wants=banger-health.service\n'}[Service]
 ExecStart=/run/banger/agent --service
 ExecStartPost=-/run/banger/busybox sh -c 'echo banger-init: service started > /dev/console'
 ExecStopPost=-/run/banger/busybox sh -c 'test $$EXIT_CODE = exited && how=status || how=signal; echo banger-init: service ended with $$how $$EXIT_STATUS > /dev/console'
@@ -141,5 +198,19 @@ StandardOutput=journal+console
 StandardError=journal+console
 [Install]
 WantedBy=multi-user.target
+`;
+}
+
+/** A unit beside it that asks whether it is well; empty where nobody is to ask. */
+export function describeHealthUnit({ health }: GuestProcess): string {
+  if (health === undefined) return '';
+  return `# Made by banger's initrd at each boot, gone with it: the HEALTHCHECK of the image.
+[Unit]
+Description=Health of the process of the image
+BindsTo=banger-process.service
+After=banger-process.service
+[Service]
+ExecStart=/run/banger/agent --health
+ExecStopPost=-/run/banger/busybox rm -f /run/banger/health-state
 `;
 }

@@ -163,7 +163,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
       },
     }),
     events,
-    health: { silent: new Set(), emulatedMeanwhile: new Set() },
+    health: { silent: new Set(), emulatedMeanwhile: new Set(), processes: new Map() },
   };
   return {
     host,

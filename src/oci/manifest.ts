@@ -45,6 +45,8 @@ const RunConfig = z.object({
       Test: Words,
       Interval: z.number().nullish(),
       Timeout: z.number().nullish(),
+      StartPeriod: z.number().nullish(),
+      StartInterval: z.number().nullish(),
       Retries: z.number().nullish(),
     })
     .nullish(),

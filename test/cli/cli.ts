@@ -188,6 +188,7 @@ export function vm(name: string, values: Partial<Vm> = {}): Vm {
     forkedFrom: null,
     suspended: null,
     snapshots: 0,
+    health: null,
     ...values,
   };
 }

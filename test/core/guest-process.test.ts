@@ -1,7 +1,13 @@
 /** What runs in a VM of an OCI image. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { describeEnvironment, describeProcess, describeUnit, resolveProcess } from '../../src/core/guest-process.ts';
+import {
+  describeEnvironment,
+  describeHealthUnit,
+  describeProcess,
+  describeUnit,
+  resolveProcess,
+} from '../../src/core/guest-process.ts';
 
 const IMAGE = {
   entrypoint: ['/entry'],
@@ -10,6 +16,7 @@ const IMAGE = {
   user: '1000',
   workdir: '/srv',
   stopSignal: 'SIGQUIT',
+  healthcheck: null,
 };
 
 describe('the process of an OCI image', () => {
@@ -45,5 +52,29 @@ describe('the process of an OCI image', () => {
     );
     assert.equal(describeEnvironment(process), "export PATH='/app'\nexport A='1'\nexport Q='it'\\''s\nso'\n");
     assert.match(describeUnit(process), /^KillSignal=3$/m);
+    assert.equal(describeHealthUnit(process), '');
+  });
+
+  it('is asked whether it is well as the image says, or not at all', () => {
+    const health = (healthcheck: string[] | null, healthTimes = {}) =>
+      resolveProcess({ ...IMAGE, healthcheck, healthTimes }, {}).health;
+    for (const none of [null, [], ['NONE'], ['CMD'], ['CMD-SHELL'], ['odd', 'x']])
+      assert.equal(health(none), undefined);
+    assert.equal(resolveProcess({ ...IMAGE, healthcheck: ['CMD', 'x'] }, { entrypoint: [] }).health, undefined);
+    assert.deepEqual(health(['CMD', '/check', 'a b']), {
+      ...{ argv: ['/check', 'a b'], intervalMs: 30_000, timeoutMs: 30_000 },
+      ...{ startPeriodMs: 0, startIntervalMs: 5000, retries: 3 },
+    });
+    const times = { intervalMs: 1e30, timeoutMs: 0.5, startPeriodMs: -1, retries: 2.4 };
+    const limited = health(['CMD-SHELL', 'curl -f localhost || exit 1'], times);
+    assert.deepEqual(limited?.argv, ['/bin/sh', '-c', 'curl -f localhost || exit 1']);
+    assert.deepEqual(
+      [limited?.intervalMs, limited?.timeoutMs, limited?.startPeriodMs, limited?.retries],
+      [86_400_000, 100, 0, 2],
+    );
+    const process = resolveProcess({ ...IMAGE, healthcheck: ['CMD', 'a', 'b'], healthTimes: { intervalMs: 200 } }, {});
+    assert.match(describeProcess(process), /check=a\0check=b\0check-interval=200\0.*check-retries=3\0$/);
+    assert.match(describeUnit(process), /^Wants=banger-health.service$/m);
+    assert.match(describeHealthUnit(process), /^BindsTo=banger-process.service$/m);
   });
 });

@@ -39,6 +39,7 @@ const web: Vm = {
   forkedFrom: null,
   suspended: null,
   snapshots: 0,
+  health: null,
 };
 
 const begun = {

@@ -24,6 +24,7 @@ int main(int count, char **words) {
   printf("app: %d:%d in %s says %s\\n", getuid(), getgid(), getcwd(here, sizeof here), getenv("GREETING"));
   fflush(stdout);
   if (count > 1 && strcmp(words[1], "fail") == 0) return 3;
+  if (count > 1 && strcmp(words[1], "check") == 0) return access("ill", F_OK) == 0;
   for (;;) pause();
 }
 `;
@@ -43,6 +44,7 @@ describe('an OCI image with one static program', { skip }, () => {
     const config = {
       ...{ Entrypoint: ['/app'], Env: ['GREETING=hello world', 'PATH=/opt'], User: '1000:2000' },
       ...{ WorkingDir: '/srv/data', StopSignal: 'SIGQUIT' },
+      Healthcheck: { Test: ['CMD', '/app', 'check'], Interval: 200_000_000, Retries: 2 },
       ...{ ExposedPorts: { '8080/tcp': {} }, Volumes: { '/srv/kept': {} } },
     };
     await writeOciLayout(join(dir, 'layout'), { layers: [{ tar: tarOf(root) }], config });
@@ -67,6 +69,18 @@ describe('an OCI image with one static program', { skip }, () => {
     await host.ok('cp', join(dir, 'there'), 'app:/srv/');
     await host.ok('cp', 'app:/srv/there', join(dir, 'back'));
     assert.equal(await readFile(join(dir, 'back'), 'utf8'), 'and back');
+  });
+
+  it('is asked whether it is well, and its state is seen', async () => {
+    const listed = async (state: string) => await until(state, async () => (await host.ok('ls')).includes(state));
+    await listed('running (healthy)');
+    await host.ok('exec', 'app', '--', 'touch', '/srv/data/ill');
+    await listed('running (unhealthy)');
+    const { process } = JSON.parse(await host.ok('show', 'app', '--json'));
+    assert.match(JSON.stringify(process.health), /"state":"unhealthy","detail":"status 1: app: 1000:2000 in .srv.data/);
+    assert.match(await host.ok('events'), /app: its process is unhealthy: status 1/);
+    await host.ok('exec', 'app', '--', 'rm', '/srv/data/ill');
+    await listed('running (healthy)');
   });
 
   it('ends by the signal that the image names, and keeps its disk', async () => {

@@ -31,7 +31,14 @@ const FLAGS = [
   ...['-std=c11', '-D_GNU_SOURCE', '-DFOR_TESTS', '-O1', '-g', '-Wall', '-Wextra', '-Werror'],
   ...['-fsanitize=address,undefined', '-fno-sanitize-recover=all', '-fno-omit-frame-pointer'],
   // what it keeps for itself, and control groups, are in the directory it works in
-  ...['-DVERSION="9.9.9"', '-DRUN_DIRECTORY="run"', '-DGROUPS="groups"', '-DVAR="var"', '-DROOT_HOME="root"'],
+  ...[
+    '-DVERSION="9.9.9"',
+    '-DRUN_DIRECTORY="run"',
+    '-DGROUPS="groups"',
+    '-DVAR="var"',
+    '-DROOT_HOME="root"',
+    '-DCONSOLE="run/console"',
+  ],
   ...['-DBASH_FOR_ALL="bash.bashrc"', '-DBASH_FOR_ONE="/.bashrc-of-tests"'],
 ];
 

@@ -222,7 +222,7 @@ function createDaemon(given: {
     checks: PASSED_CHECKS,
     operations: createOperations(operationStore(), now),
     events: createEvents(now),
-    health: { silent: new Set(), emulatedMeanwhile: new Set() },
+    health: { silent: new Set(), emulatedMeanwhile: new Set(), processes: new Map() },
   };
   const { life, upkeep } = one.run(() => {
     const owner = createLife(host);

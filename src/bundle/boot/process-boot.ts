@@ -89,7 +89,7 @@ place_tools() {
     [ -e "/dev/\${link%%:*}" ] || ln -s "\${link#*:}" "/dev/\${link%%:*}"
   done
   grep -qs localhost /etc/hosts || printf '127.0.0.1 localhost\\n::1 localhost\\n' >> /etc/hosts
-  for name in service service.unit environment; do
+  for name in service service.unit health.unit environment; do
     [ -e "$here/seed/$name" ] && cp "$here/seed/$name" "/run/banger/$name"
   done
   keep_volumes
@@ -135,6 +135,7 @@ choose_init() {
   if is_systemd; then
     mkdir -p /run/systemd/system/multi-user.target.wants
     cp /run/banger/service.unit /run/systemd/system/banger-process.service
+    [ -s /run/banger/health.unit ] && cp /run/banger/health.unit /run/systemd/system/banger-health.service
     ln -s ../banger-process.service /run/systemd/system/multi-user.target.wants/banger-process.service
   else
     : > /run/banger/beside

@@ -27,11 +27,23 @@ const OciRecord = z.object({
     volumes: Words,
     labels: z.record(z.string(), z.string()),
     healthcheck: Words.nullable(),
+    // what the image does not say, and what was pulled before it was kept
+    healthTimes: z
+      .object({
+        intervalMs: z.number(),
+        timeoutMs: z.number(),
+        startPeriodMs: z.number(),
+        startIntervalMs: z.number(),
+        retries: z.number(),
+      })
+      .partial()
+      .optional(),
   }),
 });
 
 export type OciRecord = z.infer<typeof OciRecord>;
 export type OciProcess = OciRecord['process'];
+type HealthConfig = NonNullable<NonNullable<ImageConfig['config']>['Healthcheck']>;
 
 /** What a configuration says of the process, nothing being left out. */
 export function processOf({ config }: ImageConfig): OciProcess {
@@ -46,7 +58,19 @@ export function processOf({ config }: ImageConfig): OciProcess {
     volumes: Object.keys(config?.Volumes ?? {}),
     labels: config?.Labels ?? {},
     healthcheck: config?.Healthcheck?.Test ?? null,
+    ...(config?.Healthcheck ? { healthTimes: healthTimesOf(config.Healthcheck) } : {}),
   };
+}
+
+/** Images have it in nanoseconds, and nothing or 0 for what they leave to others. */
+function healthTimesOf(said: HealthConfig): NonNullable<OciProcess['healthTimes']> {
+  const times = Object.entries({
+    intervalMs: said.Interval,
+    timeoutMs: said.Timeout,
+    startPeriodMs: said.StartPeriod,
+    startIntervalMs: said.StartInterval,
+  }).flatMap(([key, nanoseconds]) => (nanoseconds ? [[key, nanoseconds / 1e6] as const] : []));
+  return { ...Object.fromEntries(times), ...(said.Retries ? { retries: said.Retries } : {}) };
 }
 
 export async function writeOciRecord(path: string, record: OciRecord): Promise<void> {

@@ -6,6 +6,7 @@ import { gatewayOf } from '../../core/addresses.ts';
 import { type BootWord, createBootWordReader } from '../../core/boot-words.ts';
 import {
   describeEnvironment,
+  describeHealthUnit,
   describeProcess,
   describeUnit,
   describeVolumes,
@@ -95,6 +96,7 @@ async function processOf({ config }: Host, vm: VmRecord): Promise<Record<string,
     environment: describeEnvironment(process),
     service: describeProcess(process),
     'service.unit': describeUnit(process),
+    'health.unit': describeHealthUnit(process),
     ...(vm.workDiskBytes === 0 ? {} : { volumes: describeVolumes(oci.process.volumes, vm.workDiskMount) }),
   };
 }

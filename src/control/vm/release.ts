@@ -24,6 +24,7 @@ export async function releaseVm(host: Host, vm: Pick<VmRecord, 'id' | 'name'>): 
   void host.agents.drop(vm);
   host.health.silent.delete(vm.id);
   host.health.emulatedMeanwhile.delete(vm.id);
+  host.health.processes.delete(vm.id);
   // its device may go before it: a VMM that is being ended sends nothing that anybody waits for
   const done = await Promise.allSettled([endPrograms(host, vm), host.network.detach(vm)]);
   for (const outcome of done) if (outcome.status === 'rejected') throw outcome.reason;

@@ -1,6 +1,6 @@
 /** Keeps an eye on running VMs: a VMM that ends, a guest that reboots, a guest that powers off. */
 
-import { processEventOf } from '../../core/process-state.ts';
+import { healthEventOf, processEventOf } from '../../core/process-state.ts';
 import type { LastEnd } from '../../core/run-end.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { ended } from '../../core/vm-changes.ts';
@@ -21,6 +21,7 @@ import { vmmProcess } from './problem.ts';
 import { followReadiness } from './readiness.ts';
 import { releaseVm } from './release.ts';
 import { guestEnd } from './run-end.ts';
+import { viewProcess } from './view.ts';
 
 export interface Supervisor {
   /** Watches a VM that runs; `ended` is known only for a VMM this daemon started. */
@@ -172,17 +173,22 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     let left = PROCESS_EVENTS_AT_ONCE;
     let since = performance.now();
     return (line) => {
-      const said = processEventOf(stripControls(line));
-      if (!said || said.state === 'none') return;
+      const plain = stripControls(line);
+      const health = healthEventOf(plain);
+      const process = processEventOf(plain);
+      if (health) host.health.processes.set(vm.id, health.state);
+      else if (process && process.state !== 'running') host.health.processes.delete(vm.id);
+      if (!process && (!health || health.state === 'starting')) return;
       // an honest guest has something to say every second at most
       const now = performance.now();
       left = Math.min(PROCESS_EVENTS_AT_ONCE, left + (now - since) / 1000);
       since = now;
       if (left < 1) return;
       left -= 1;
-      const { state, detail } = said;
       const { name } = host.stores.vms.findById(vm.id) ?? vm;
-      host.events.publish({ type: 'vm.process', vm: name, id: vm.id, state, detail });
+      const of = { vm: name, id: vm.id };
+      if (process) host.events.publish({ type: 'vm.process', ...of, ...process });
+      else if (health) host.events.publish({ type: 'vm.health', ...of, ...health });
     };
   }
 
@@ -221,6 +227,8 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
         host.log.error({ vm: vm.name, error: String(error) }, 'it is not known when the guest is ready'),
       );
     }
+    // nothing was heard of a guest that goes on from before
+    if (vm.imageId !== null && vm.ready !== null) void viewProcess(host, vm);
     followConsole(vm, vmFiles(host.config.paths.store, vm.id).consoleLog, abort.signal).catch((error) => {
       if (!abort.signal.aborted)
         host.log.error({ vm: vm.name, error: String(error) }, 'the console cannot be followed');

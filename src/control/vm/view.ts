@@ -51,12 +51,14 @@ export function viewVm(host: Pick<Host, 'stores'>, vm: VmRecord): Vm {
     forkedFrom: vm.forkedFrom,
     suspended: vm.memory && { at: vm.memory.at, memoryBytes: vm.memory.bytes },
     snapshots: host.stores.snapshots.count(vm.id),
+    health: null,
   };
 }
 
 /** With what is wrong with it at this moment. */
 export async function viewVmNow(host: Pick<Host, 'stores' | 'health'>, vm: VmRecord): Promise<Vm> {
-  return { ...viewVm(host, vm), problem: await problemOf(host, vm) };
+  const health = vm.phase === 'running' ? (host.health.processes.get(vm.id) ?? null) : null;
+  return { ...viewVm(host, vm), problem: await problemOf(host, vm), health };
 }
 
 /** How long a VMM gets to say its version to somebody who looks, in `ms`. */
@@ -81,13 +83,15 @@ export async function viewVmDetail(
       }
     }),
   );
+  // first: it brings the health up to date
+  const process = vm.phase === 'running' && vm.paused === null ? await viewProcess(host, vm) : null;
   return {
     ...(await viewVmNow(host, vm)),
     ...(await viewVmm(host, vm)),
     notResumable: vm.phase === 'suspended' ? await whyNotResumable(host, vm) : [],
     agent: vm.phase === 'running' ? await viewAgent(host, vm) : null,
     userData: (await lookAtUserData(host, vm)) ?? null,
-    process: vm.phase === 'running' && vm.paused === null ? await viewProcess(host, vm) : null,
+    process,
     directory: files.directory,
     disks: disks.flat(),
     tap: tapName(vm.id),
@@ -132,8 +136,9 @@ async function viewAgent({ agents }: Pick<Host, 'agents'>, vm: VmRecord): Promis
 /** A guest that is busy must not keep anybody waiting who only looks. */
 const PROCESS_LIMIT_MS = 3000;
 
-async function viewProcess(
-  { agents, config }: Pick<Host, 'agents' | 'config'>,
+/** What the guest says of the process of its image; null where there is none, and when it does not tell. */
+export async function viewProcess(
+  { agents, config, health }: Pick<Host, 'agents' | 'config' | 'health'>,
   vm: VmRecord,
 ): Promise<VmDetail['process']> {
   if (vm.imageId === null) return null;
@@ -142,7 +147,9 @@ async function viewProcess(
   if (!agent?.hello.features.has('exec')) return null;
   try {
     const { output } = await runThroughAgent(agent, PROCESS_STATE_COMMAND, PROCESS_LIMIT_MS);
-    return parseProcessState(output) ?? null;
+    const state = parseProcessState(output) ?? null;
+    if (state?.health) health.processes.set(vm.id, state.health.state);
+    return state;
   } catch {
     return null; // it ends at this moment
   }

@@ -69,7 +69,7 @@ async function bench(t: TestContext, script: string, changes: Partial<VmRecord> 
   const connections = guests(MEMINFO);
   // of the configuration and the connections, nothing else is looked at
   const host = { config: { paths: { store } } as Config, stores, now: () => new Date() };
-  const health = { silent: new Set<string>(), emulatedMeanwhile: new Set<string>() };
+  const health = { silent: new Set<string>(), emulatedMeanwhile: new Set<string>(), processes: new Map() };
   const sampler = createStatsSampler({ ...host, health, guests: connections as unknown as Guests });
   return { sampler, vm, connections };
 }

@@ -30,7 +30,7 @@ async function setUp(t: TestContext, names: readonly string[], minFreeBytes = MI
   const now = () => new Date();
   const log = { info: () => {}, warn: () => {}, error: () => {} };
   const operations = createOperations(createOperationStore(database), now);
-  const health = { silent: new Set<string>(), emulatedMeanwhile: new Set<string>() };
+  const health = { silent: new Set<string>(), emulatedMeanwhile: new Set<string>(), processes: new Map() };
   const host = { config, stores, system: hostSystem(), operations, log, now, health };
   await mkdir(join(config.paths.run, 'vmm'), { recursive: true });
   const vmms = new Map<string, FakeVmm>();

@@ -78,7 +78,7 @@ describe('a release', () => {
       config,
       guests: { drop: async () => {} },
       agents: NO_AGENTS,
-      health: { silent: new Set(), emulatedMeanwhile: new Set() },
+      health: { silent: new Set(), emulatedMeanwhile: new Set(), processes: new Map() },
       stores: { ledger },
       network: { detach: async () => {} },
       system: { privileged: { kill: async () => assert.fail('they are ours') } },

@@ -34,7 +34,7 @@ async function viewOf(t: TestContext, version: string | undefined, phase: 'runni
     });
   }
   const stores = createStores(openDatabase(':memory:'));
-  const health = { silent: new Set<string>(), emulatedMeanwhile: new Set<string>() };
+  const health = { silent: new Set<string>(), emulatedMeanwhile: new Set<string>(), processes: new Map() };
   return await viewVmDetail(
     { config, stores, health, system: hostSystem(), agents: NO_AGENTS, checks: PASSED_CHECKS, now: () => new Date() },
     vm,

@@ -46,6 +46,7 @@ function describe(event: Event): string {
       return `${event.vm}: ${event.reason} while it was starting, and is started over`;
     case 'vm.agent-troubled':
       return `${event.vm}: ${firstLine(event.reason)}; it is served over SSH`;
+    case 'vm.health':
     case 'vm.process':
       return `${event.vm}: its process is ${event.state}${event.detail === '' ? '' : `: ${firstLine(event.detail)}`}`;
     case 'vm.not-warm':

@@ -21,6 +21,12 @@ const STATE_COLOURS: Record<VmState, Colour> = {
   failed: 'red',
 };
 
+const HEALTH_COLOURS: Record<NonNullable<Vm['health']>, Colour> = {
+  starting: 'yellow',
+  healthy: 'green',
+  unhealthy: 'red',
+};
+
 export default defineCommand({
   options: NAMES,
   examples: ['ls', "ls --json | jq -r '.[].address'", 'ls --names'],
@@ -35,8 +41,11 @@ export default defineCommand({
 });
 
 /** One that runs and still boots is shown as what it is good for. */
-function stateCell({ state, ready }: Vm, paint: Paint) {
+function stateCell({ state, ready, health }: Vm, paint: Paint) {
   if (state === 'running' && !ready) return { text: 'reachable', paint: (text: string) => paint('yellow', text) };
+  if (state === 'running' && health) {
+    return { text: `${state} (${health})`, paint: (text: string) => paint(HEALTH_COLOURS[health], text) };
+  }
   return { text: state, paint: (text: string) => paint(STATE_COLOURS[state], text) };
 }
 

@@ -31,10 +31,11 @@ function userDataOf({ userData }: VmDetail): string | undefined {
 /** What the guest says of the process of its image. */
 function processOf({ process }: VmDetail): string | undefined {
   if (process === null || process.state === 'none') return undefined;
-  const { state, detail, restarts } = process;
+  const { state, detail, restarts, health } = process;
   const times = restarts === 0 ? '' : `, begun again ${restarts === 1 ? 'once' : `${restarts} times`}`;
   const how = detail === '' ? '' : state === 'running' ? `, ended before with ${detail}` : ` (${detail})`;
-  return `${state}${how}${times}`;
+  const well = health === null ? '' : `, ${health.state}${health.detail === '' ? '' : ` (${health.detail})`}`;
+  return `${state}${how}${times}${well}`;
 }
 
 function restartsOf({ restarts }: VmDetail, now: number): string | undefined {
