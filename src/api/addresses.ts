@@ -64,6 +64,7 @@ export const ADDRESSES = {
   deleteImage: ['DELETE', '/v1/images/:name'],
   renameImage: ['POST', '/v1/images/:name/rename'],
   importImage: ['POST', '/v1/images/import'],
+  pushImage: ['POST', '/v1/images/:name/push'],
   exportImage: ['POST', '/v1/images/:name/export'],
   pullImage: ['POST', '/v1/images/pull'],
   pruneImages: ['POST', '/v1/images/prune'],

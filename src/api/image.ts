@@ -136,6 +136,25 @@ export const ImagePulled = Image.extend({
   pulled: z.boolean().describe('whether it was fetched; false when it was here'),
 });
 
+export const ImagePush = z.strictObject({
+  reference: z
+    .string()
+    .min(1)
+    .max(4096)
+    .describe('e.g. `ghcr.io/org/dev:1`, or a file that is not there: `oci-archive:/FILE`, `oci:/DIRECTORY`'),
+  insecure: z.boolean().optional().describe('whether a registry may be spoken to without TLS; on this machine always'),
+  authFile: z.string().startsWith('/').optional().describe('file with credentials, in the form of `auth.json`'),
+});
+
+/** Result of an `image.push` operation. */
+export const ImagePushed = z.object({
+  name: z.string(),
+  reference: z.string().describe('with nothing left out'),
+  digest: z.string().describe('of its manifest, by which it can be pulled'),
+  tree: z.string().describe('digest of its files as one plain archive; the same wherever the image is pulled to'),
+  sizeBytes: z.number().describe('of its layer'),
+});
+
 const SbomFormat = z.enum(['spdx', 'cyclonedx']).describe('SPDX 2.3 or CycloneDX 1.6, as JSON');
 
 const ImageExport = z.strictObject({
@@ -203,6 +222,8 @@ export type ImageImport = z.infer<typeof ImageImport>;
 export type ImagePull = z.infer<typeof ImagePull>;
 export type ImagePulled = z.infer<typeof ImagePulled>;
 export type ImageFile = z.infer<typeof ImageFile>;
+export type ImagePush = z.infer<typeof ImagePush>;
+export type ImagePushed = z.infer<typeof ImagePushed>;
 export type ImageDiff = z.infer<typeof ImageDiff>;
 export type ImagePrune = z.infer<typeof ImagePrune>;
 export type Template = z.infer<typeof Template>;
@@ -259,6 +280,15 @@ export const imageRoutes = {
     url: '/v1/images/pull',
     summary: 'Make an image of an OCI image',
     body: ImagePull,
+    response: Operation,
+    status: 202,
+  },
+  pushImage: {
+    method: 'POST',
+    url: '/v1/images/:name/push',
+    summary: 'Write an image as an OCI image',
+    params: image,
+    body: ImagePush,
     response: Operation,
     status: 202,
   },

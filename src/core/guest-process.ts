@@ -54,6 +54,8 @@ export interface GuestHealth extends Required<{ [Key in keyof HealthTimes]: numb
 const HEALTH_DEFAULTS = {
   ...{ intervalMs: 30_000, timeoutMs: 30_000, startPeriodMs: 0, startIntervalMs: 5000, retries: 3 },
 };
+/** Where the image has none, the agent takes its own. */
+const GUEST_SHELL = '/bin/sh';
 const LONGEST_HEALTH_MS = 24 * 60 * 60_000;
 
 /** Linux on x86 and ARM (asm-generic/signal.h). */
@@ -96,7 +98,7 @@ export function resolveProcess(image: ImageProcess, request: ProcessRequest): Gu
 
 function resolveHealth({ healthcheck, healthTimes }: ImageProcess): GuestHealth | undefined {
   const [kind, ...words] = healthcheck ?? [];
-  const argv = kind === 'CMD-SHELL' ? ['/bin/sh', '-c', words.join(' ')] : kind === 'CMD' ? words : [];
+  const argv = kind === 'CMD-SHELL' ? [GUEST_SHELL, '-c', words.join(' ')] : kind === 'CMD' ? words : [];
   if (words.length === 0 || argv.length === 0) return undefined;
   const limited = (value: number | undefined, fallback: number, least: number) =>
     value === undefined || value <= 0 ? fallback : Math.min(Math.max(Math.round(value), least), LONGEST_HEALTH_MS);

@@ -117,6 +117,32 @@ export async function copyImage(
   }
 }
 
+export interface LayoutPush {
+  /** OCI layout with one image */
+  layout: string;
+  /** directory for what is made on the way */
+  scratch: string;
+  /** where to; of a registry, with a tag */
+  reference: ImageReference;
+  insecure: boolean;
+  authFile?: string | undefined;
+}
+
+/** Copies the image of a layout to a registry or into a file; nothing of it is packed anew. */
+export async function pushLayout(deps: SkopeoDeps, push: LayoutPush): Promise<void> {
+  const { layout, scratch, reference, insecure, authFile } = push;
+  const argv: Argv = [
+    deps.program,
+    ...(await globalOptions(deps.env)),
+    `--tmpdir=${scratch}`,
+    ...['copy', '--retry-times=2'],
+    ...accessOptions(reference, { insecure, ...(authFile === undefined ? {} : { authFile }) }, 'dest-'),
+    `oci:${layout}`,
+    sourceOf(reference),
+  ];
+  await skopeo(deps, argv, reference, { timeoutMs: COPY_TIMEOUT_MS });
+}
+
 function sourceOf(reference: ImageReference, digest?: string): string {
   if (reference.from === 'file') return reference.text;
   const { registry, repository, tag } = reference;
@@ -142,8 +168,8 @@ async function globalOptions(env: NodeJS.ProcessEnv): Promise<string[]> {
 
 function accessOptions(
   reference: ImageReference,
-  { insecure, authFile }: SkopeoOptions,
-  prefix: '' | 'src-',
+  { insecure, authFile }: Pick<SkopeoOptions, 'insecure' | 'authFile'>,
+  prefix: '' | 'src-' | 'dest-',
 ): string[] {
   if (reference.from === 'file') return [];
   return [
@@ -175,7 +201,7 @@ const COMPLAINTS: readonly {
 }[] = [
   {
     sign: /unauthorized|authentication required|access to the resource is denied|denied: |status 403|StatusCode: 403/i,
-    ...{ code: 'host_unprepared', what: 'may not be read: the registry wants another login' },
+    ...{ code: 'host_unprepared', what: 'is for others: the registry wants another login' },
     hint: 'Log in there: skopeo login REGISTRY   or name a file with credentials: --auth-file FILE',
   },
   {
@@ -253,7 +279,7 @@ function explained(error: unknown, reference: ImageReference): unknown {
   // its log lines end with the error itself: level=fatal msg="…"
   const words =
     /msg="((?:[^"\\]|\\.){1,1000})"/.exec(said.trim().split('\n').at(-1) ?? '')?.[1] ?? said.trim().slice(-500);
-  return new BangerError('command_failed', `${reference.text} cannot be read: ${words}`, { cause: error });
+  return new BangerError('command_failed', `skopeo fails at ${reference.text}: ${words}`, { cause: error });
 }
 
 /** Bytes of all files in these directories, not below. */

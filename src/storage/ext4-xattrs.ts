@@ -84,6 +84,55 @@ function storedAcl(value: Buffer): Buffer | undefined {
   return Buffer.concat(parts);
 }
 
+/**
+ * Reads them back.
+ * @param bytes what follows the fixed part of an inode, or a block
+ * @param wrong makes the error for what contradicts itself
+ */
+export function parseAttributes(
+  bytes: Buffer,
+  where: 'inside' | 'block',
+  into: Map<string, Buffer>,
+  wrong: () => Error,
+): void {
+  if (bytes.readUInt32LE(0) !== MAGIC) {
+    if (where === 'block') throw wrong();
+    return;
+  }
+  const base = where === 'inside' ? 4 : 0;
+  for (let at = where === 'inside' ? 4 : HEADER_BYTES; at + 4 <= bytes.length && bytes.readUInt32LE(at) !== 0; ) {
+    if (at + ENTRY_BYTES > bytes.length) throw wrong();
+    const nameLength = bytes.readUInt8(at);
+    const known = PREFIXES.find(({ index }) => index === bytes.readUInt8(at + 1));
+    const offset = base + bytes.readUInt16LE(at + 2);
+    const length = bytes.readUInt32LE(at + 8);
+    const inOther = bytes.readUInt32LE(at + 4) !== 0;
+    const nameAt = at + ENTRY_BYTES;
+    if (inOther || nameAt + nameLength > bytes.length || offset + length > bytes.length) throw wrong();
+    const value = Buffer.from(bytes.subarray(offset, offset + length));
+    if (known) {
+      const name = known.prefix + bytes.toString('latin1', nameAt, nameAt + nameLength);
+      const whole = known.whole ? kernelAcl(value) : value;
+      if (whole) into.set(name, whole);
+    }
+    at = nameAt + padded(nameLength);
+  }
+}
+
+/** Of the disk in the form of the kernel's interface: every entry has an id, -1 where it does not count. */
+function kernelAcl(stored: Buffer): Buffer | undefined {
+  if (stored.length < 4 || stored.readUInt32LE(0) !== 1) return undefined;
+  const parts: Buffer[] = [Buffer.from([2, 0, 0, 0])];
+  for (let at = 4; at + 4 <= stored.length; ) {
+    const hasId = [0x02, 0x08].includes(stored.readUInt16LE(at));
+    if (hasId && at + 8 > stored.length) return undefined;
+    parts.push(stored.subarray(at, at + (hasId ? 8 : 4)));
+    if (!hasId) parts.push(Buffer.from([0xff, 0xff, 0xff, 0xff]));
+    at += hasId ? 8 : 4;
+  }
+  return Buffer.concat(parts);
+}
+
 const padded = (bytes: number) => (bytes + 3) & ~3;
 
 /** With the four zero bytes that end the list. */

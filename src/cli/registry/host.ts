@@ -97,6 +97,12 @@ export const HOST_ENTRIES: readonly Entry<Command>[] = [
     load: () => import('../commands/image/pull.ts'),
   },
   {
+    path: 'image push',
+    aliases: ['push'],
+    summary: 'Write an image as an OCI image, into a registry or a file',
+    load: () => import('../commands/image/push.ts'),
+  },
+  {
     path: 'image import',
     aliases: [],
     summary: 'Bring in an image, or a root file system of your own',

@@ -13,6 +13,7 @@ import { exportImage } from '../../control/images/export.ts';
 import { importImage } from '../../control/images/import.ts';
 import { pruneImages } from '../../control/images/prune.ts';
 import { pullImage } from '../../control/images/pull.ts';
+import { pushImage } from '../../control/images/push.ts';
 import { viewSbom } from '../../control/images/sbom.ts';
 import { warmImage } from '../../control/warm/background.ts';
 import { coolImage, pruneTemplates, viewTemplates } from '../../control/warm/view.ts';
@@ -28,6 +29,7 @@ type ImageHandlers = Pick<
   | 'importImage'
   | 'exportImage'
   | 'pullImage'
+  | 'pushImage'
   | 'pruneImages'
   | 'diffImages'
   | 'listTemplates'
@@ -78,6 +80,14 @@ export function imageHandlers(host: Host): ImageHandlers {
         joinable: true,
         run: async (progress, signal) => await pullImage(host, body, progress, signal),
       }),
+    pushImage: async ({ params: { name }, body }) => {
+      images.get(name);
+      return operations.start({
+        kind: 'image.push',
+        target: targetOf(name),
+        run: async (progress, signal) => await pushImage(host, name, body, progress, signal),
+      });
+    },
     exportImage: async ({ params: { name }, body }) => {
       images.get(name);
       return operations.start({
