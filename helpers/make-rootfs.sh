@@ -11,7 +11,8 @@ Writes the ext4 image IMAGE and, beside it, IMAGE's package list (.packages inst
 
   --suite NAME       Debian release (default: bookworm)
   --size SIZE        size of the file system, as truncate takes it (default: 2G)
-  --include LIST     more packages, separated by commas
+  --packages LIST    packages to install, separated by commas, instead of the usual ones
+  --include LIST     more packages
   --sources FILE     apt sources to install from; may be given more than once
                      (default: the host's own where it runs the same release)
 TEXT
@@ -24,7 +25,8 @@ fail() {
 
 suite=bookworm
 size=2G
-include=systemd-sysv,dbus,libpam-systemd,udev,kmod,openssh-server,iproute2,ca-certificates,procps,iputils-ping,less,rsync,netbase,nano
+packages=systemd-sysv,dbus,libpam-systemd,udev,kmod,openssh-server,iproute2,ca-certificates,procps,iputils-ping,less,rsync,netbase,nano
+include=
 sources=()
 image=
 while [ $# -gt 0 ]; do
@@ -33,11 +35,12 @@ while [ $# -gt 0 ]; do
     usage
     exit 0
     ;;
-  --suite | --size | --include | --sources)
+  --suite | --size | --packages | --include | --sources)
     [ $# -ge 2 ] || fail "$1 needs a value"
     case $1 in
     --suite) suite=$2 ;;
     --size) size=$2 ;;
+    --packages) packages=$2 ;;
     --include) include=$include,$2 ;;
     --sources) sources+=("$2") ;;
     esac
@@ -83,7 +86,7 @@ trap 'as_root rm -rf --one-file-system "$work"' EXIT
 tree=$work/root
 
 as_root mmdebstrap --mode=root --variant=apt --format=directory --skip=output/dev \
-  --include="$include" "$suite" "$tree" "${sources[@]}"
+  --include="$packages$include" "$suite" "$tree" "${sources[@]}"
 
 # every machine makes or is given its own identity
 as_root rm -f "$tree"/etc/ssh/ssh_host_*_key "$tree"/etc/ssh/ssh_host_*_key.pub "$tree/etc/hostname"

@@ -31,7 +31,7 @@ const FIRST = ['vm-life', 'daemon-crash', 'life', 'disks', 'unprivileged', 'imag
 
 /** The longest of the others: one that began last would run on alone. */
 const LONG = [
-  ...['bundle', 'bundle-helpers', 'chaos', 'ready', 'images', 'stats', 'hostile-guest', 'conformance'],
+  ...['image-build-machines', 'bundle', 'bundle-helpers', 'chaos', 'ready', 'images', 'stats', 'hostile-guest', 'conformance'],
   // without VMs
   ...['fcqemu/conformance', 'fcqemu/snapshot', 'system/verity', 'network/reach', 'preflight/doctor', 'fcqemu/guest'],
 ];

@@ -232,6 +232,8 @@ describe('what run copies', () => {
     const exec: Script['exec'] = async (_name, request) => {
       const [client, daemon] = duplexPair();
       if (request.argv[0] === 'tar') {
+        // the daemon ends what a client leaves
+        client.once('close', () => daemon.destroy());
         copies();
         runIn(guest, ['sleep', '60'], daemon);
       } else runIn(guest, [...request.argv], daemon);

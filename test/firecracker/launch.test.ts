@@ -72,7 +72,7 @@ describe('launching a VMM', () => {
     const launch = await options(t, 'ready');
     const { identity } = await launchVmm(runner, launch);
     // younger than the VMM, as one that wants to be taken for it is
-    const words = ['-c', 'echo ready; sleep 60; true', 'sh', '--api-sock', launch.socketPath];
+    const words = ['-c', 'echo ready; while :; do sleep 0.1; done', 'sh', '--api-sock', launch.socketPath];
     const liar = spawn('sh', words, { uid: 65_534, gid: 65_534, cwd: '/', stdio: ['ignore', 'pipe', 'ignore'] });
     t.after(() => liar.kill('SIGKILL'));
     await once(liar.stdout, 'data');
@@ -103,7 +103,7 @@ describe('launching a VMM', () => {
     assert.equal((await stat(launch.socketPath)).uid, user);
     assert.equal((await stat(launch.vmmLog)).uid, user);
     const lie = async (socket: string) => {
-      const words = ['-c', 'echo ready; sleep 60; true', 'sh', '--api-sock', socket];
+      const words = ['-c', 'echo ready; while :; do sleep 0.1; done', 'sh', '--api-sock', socket];
       const liar = spawn('sh', words, { uid: other, gid: other, cwd: '/', stdio: ['ignore', 'pipe', 'ignore'] });
       t.after(() => liar.kill('SIGKILL'));
       await once(liar.stdout, 'data');

@@ -9,6 +9,7 @@ import { verifyBundle } from '../../src/bundle/store/verify.ts';
 import { REGISTRY } from '../../src/cli/registry.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
+import { daemonSkip } from '../support/host.ts';
 import { paced } from '../support/pace.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
@@ -27,6 +28,7 @@ const BUNDLE = process.env.BANGER_TEST_BUNDLE ?? '';
 const skipVms =
   skip ||
   (BUNDLE === '' && 'BANGER_TEST_BUNDLE names no bundle (make host-test builds one)') ||
+  daemonSkip() ||
   lacking('qemu-system-x86_64', 'ip', 'nft') ||
   (process.getuid?.() !== 0 && 'VMs of a banger without set-up rights need root') ||
   (missing.length > 0 && `this banger has no command ${missing.join(', ')}`);
@@ -36,10 +38,11 @@ describe('make-rootfs.sh', { skip }, () => {
     const dir = await tempDir(t);
     const image = join(dir, 'root.ext4');
     const runner = createRunner({ ...process.env, PATH });
-    await runner.run([join(ROOT, 'helpers/make-rootfs.sh'), '--size', '1G', image], { timeoutMs: LIMIT_MS });
+    const options = ['--size', '1G', '--packages', 'openssh-server', '--include', 'tree'];
+    await runner.run([join(ROOT, 'helpers/make-rootfs.sh'), ...options, image], { timeoutMs: LIMIT_MS });
     await runner.run(['e2fsck', '-f', '-n', image]);
     assert.deepEqual((await readdir(dir)).sort(), ['root.ext4', 'root.packages']);
-    assert.match(await readFile(join(dir, 'root.packages'), 'utf8'), /^openssh-server \S+ \S+$/m);
+    assert.match(await readFile(join(dir, 'root.packages'), 'utf8'), /^openssh-server \S+ \S+\n[\s\S]*^tree \S+ \S+$/m);
     const { stdout } = await runner.run(['debugfs', '-R', 'ls -p /etc/ssh', image]);
     assert.match(stdout, /sshd_config/);
     assert.doesNotMatch(stdout, /ssh_host/);
@@ -54,11 +57,7 @@ describe('the helpers of a built bundle', { skip: skipVms }, () => {
   before(async () => {
     dir = await mkdtemp(join(tmpdir(), 'banger-host-'));
     bundle = join(dir, 'bundle');
-    const banger = join(dir, 'banger');
-    await writeFile(banger, `#!/bin/sh\nexec '${process.execPath}' '${join(ROOT, 'bin/banger.ts')}' "$@"\n`, {
-      mode: 0o755,
-    });
-    const env = { ...process.env, PATH, BANGER: banger };
+    const env = { ...process.env, PATH, BANGER: join(ROOT, 'dist/banger') };
     runner = createRunner(env);
     await runner.run(['cp', '-a', '--sparse=always', BUNDLE, bundle]);
     for (const [name, text] of Object.entries(await readHelperScripts())) {

@@ -19,7 +19,7 @@ describe('disks of VMs', { skip: hostSkip('mkfs.xfs', 'debugfs') }, () => {
   let data: string;
 
   before(async () => {
-    host = await TestHost.create();
+    host = await TestHost.create({ lean: true });
     await host.daemon();
     await host.ok('run', 'web', '--memory', '256M', '--work-disk', '200M');
     data = await host.guest('web', 'head -c 30M /dev/urandom > /root/data; sync; sha256sum /root/data');

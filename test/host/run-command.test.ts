@@ -14,7 +14,7 @@ describe('run with a command', { skip: hostSkip() }, () => {
   let work: string;
 
   before(async () => {
-    host = await TestHost.create();
+    host = await TestHost.create({ lean: true });
     work = await mkdtemp('/tmp/bt-run-');
     await host.daemon();
   });

@@ -24,27 +24,13 @@ import { createRunner } from '../../src/system/runner.ts';
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
 /** Programs a test may want in a guest, below /usr. */
-const PROGRAMS = [
-  ...['sh', 'dash', 'cat', 'ls', 'mkdir', 'rm', 'mv', 'cp', 'sync', 'sleep', 'head', 'tail', 'dd', 'sha256sum', 'stat'],
-  ...['df', 'date', 'uname', 'id', 'env', 'hostname', 'grep', 'seq', 'true', 'false', 'kill', 'stty', 'touch', 'wc'],
-  ...[
-    'scp',
-    'ip',
-    'findmnt',
-    'od',
-    'yes',
-    'nproc',
-    'nice',
-    'bash',
-    'chmod',
-    'find',
-    'ln',
-    'rmdir',
-    'sed',
-    'perl',
-    'dmesg',
-  ],
-].map((name) => `bin/${name}`);
+const PROGRAMS = (
+  'sh dash bash perl cat ls mkdir rm rmdir mv cp ln chmod touch sync sleep head tail cut tr sort wc dd sha256sum ' +
+  'base64 stat df date uname id env hostname grep sed find seq true false test kill pkill stty tty nice nproc od yes ' +
+  'expr mktemp readlink timeout xargs chown cmp scp tar gzip ip findmnt mount umount dmesg getent su ps tee'
+)
+  .split(' ')
+  .map((name) => `bin/${name}`);
 const ADMIN_PROGRAMS = ['sshd', 'resize2fs', 'fstrim', 'fsfreeze'].map((name) => `sbin/${name}`);
 
 /** Directories of libraries that nothing above needs. */
@@ -140,7 +126,7 @@ async function makeRoot(rootfs: string, tree: string, image: string): Promise<vo
   await chmod(join(tree, 'usr/sbin/init'), 0o755);
   await writeFile(
     join(tree, 'etc/passwd'),
-    'root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n',
+    'root:x:0:0:root:/root:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\nnobody:x:65534:65534::/:/usr/sbin/nologin\n',
   );
   await appendFile(join(tree, 'etc/ssh/sshd_config'), '\nUsePAM no\nMaxStartups 100\n');
   await chmod(join(tree, 'root'), 0o700);
