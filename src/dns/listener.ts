@@ -134,6 +134,7 @@ export class Listener implements AsyncDisposable {
       try {
         const port = await bindUdp(udp, this.#options);
         await listen(tcp, this.#options.address, port);
+        udp.on('error', (error) => this.#note(error));
         tcp.server.on('error', (error) => this.#note(error));
         return { udp, tcp, port };
       } catch (error) {
@@ -156,7 +157,6 @@ export class Listener implements AsyncDisposable {
       if (from.port === 0 || this.#options.acceptsPeer?.(from.address) === false) return;
       this.#options.onDatagram(message, from);
     });
-    udp.on('error', (error) => this.#note(error));
     return udp;
   }
 
@@ -164,9 +164,9 @@ export class Listener implements AsyncDisposable {
     const { address, port, findHolder } = this.#options;
     const code = systemCode(error);
     const place = `${address} port ${port}`;
-    this.#holder = undefined;
+    // what is known is told until more is
+    this.#holder = code === 'EADDRINUSE' ? await findHolder?.(address, port).catch(() => undefined) : undefined;
     if (code === 'EADDRINUSE') {
-      this.#holder = await findHolder?.(address, port).catch(() => undefined);
       this.#note(`${place} is in use${this.#holder === undefined ? ' by another process' : ` by ${this.#holder}`}.`);
     } else if (code === 'EACCES') {
       this.#note(`${place} may not be opened by this user.`);

@@ -144,6 +144,31 @@ describe('a port in use', () => {
     });
   }
 
+  it('is told with its holder also while it is tried again', async (t) => {
+    const holder = createSocket('udp4').bind(0, '127.0.0.1');
+    t.after(() => holder.close());
+    await once(holder, 'listening');
+    const { port } = holder.address();
+    const again = Promise.withResolvers<void>();
+    const look = Promise.withResolvers<string>();
+    let looks = 0;
+    await using server = await startServer({
+      port,
+      retryMs: 5,
+      findHolder: async () => {
+        looks++;
+        if (looks === 1) return 'dnsmasq (pid 812)';
+        again.resolve();
+        return await look.promise;
+      },
+    });
+    await again.promise;
+    assert.equal(server.status.holder, 'dnsmasq (pid 812)');
+    assert.equal(server.status.lastError?.message, `127.0.0.1 port ${port} is in use by dnsmasq (pid 812).`);
+    look.resolve('named (pid 9)');
+    await until('the next answer is told', () => server.status.holder === 'named (pid 9)');
+  });
+
   it('does not keep a stopped server trying', async () => {
     const holder = createSocket('udp4').bind(0, '127.0.0.1');
     await once(holder, 'listening');

@@ -28,10 +28,12 @@ describe('names of VMs', { skip: hostSkip('dig') }, () => {
     squatter = createSocket('udp4').bind(20_000 + (process.pid % 10_000), '127.0.0.1');
     await once(squatter, 'listening');
     port = squatter.address().port;
-    host = await TestHost.create({ env: { BANGER_DNS_PORT: String(port) }, lean: true });
+    host = await TestHost.create({ env: { BANGER_DNS_PORT: String(port) } });
     sshConfig = join(host.home, 'ssh_config');
   });
   after(async () => {
+    // an open socket would keep this process when the test that closes it has failed
+    squatter?.unref();
     await host?.[Symbol.asyncDispose]();
   });
 
