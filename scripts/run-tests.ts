@@ -31,9 +31,12 @@ const FIRST = ['vm-life', 'daemon-crash', 'life', 'disks', 'unprivileged', 'imag
 
 /** The longest of the others: one that began last would run on alone. */
 const LONG = [
-  ...['image-build-machines', 'bundle', 'bundle-helpers', 'chaos', 'ready', 'images', 'stats', 'hostile-guest', 'conformance'],
+  ...['ready', 'bundle-helpers', 'image-build-machines', 'chaos', 'warm-image', 'bundle', 'images', 'conformance'],
+  ...['snapshots', 'suspend', 'dns-life', 'hostile-neighbour', 'package-bare', 'image-build-store', 'run-command'],
+  ...['stats', 'guest-ends', 'full-disk', 'oci', 'hostile-guest'],
   // without VMs
-  ...['fcqemu/conformance', 'fcqemu/snapshot', 'system/verity', 'network/reach', 'preflight/doctor', 'fcqemu/guest'],
+  ...['fcqemu/conformance', 'vm/crashes', 'fcqemu/snapshot', 'system/verity', 'preflight/doctor', 'snapshots/memory'],
+  ...['warm/templates', 'network/reach', 'fcqemu/guest'],
 ];
 
 /** Enough to know a failure again; the whole is above. */
