@@ -70,13 +70,24 @@ export async function bootTiny(bundle: Bundle, disks: Disks, more = ''): Promise
   const present = (['root', 'seed', 'work'] as const).filter((name) => disks[name] !== undefined);
   const names = present.map((name, index) => `banger.${name}=/dev/vd${'abc'[index]}`);
   const args = [
-    ...['-accel', 'tcg', '-cpu', 'Nehalem', '-m', '256', '-nodefaults', '-no-reboot', '-display', 'none'],
+    ...[
+      '-accel',
+      'tcg,tb-size=64',
+      '-cpu',
+      'EPYC,check=off',
+      '-m',
+      '256',
+      '-nodefaults',
+      '-no-reboot',
+      '-display',
+      'none',
+    ],
     ...['-M', 'microvm,acpi=on,pit=on,pic=on,rtc=on,x-option-roms=off,auto-kernel-cmdline=off'],
     ...['-serial', 'stdio', '-global', 'virtio-mmio.force-legacy=false'],
     ...['-kernel', bundle.kernel, '-initrd', bundle.initrd],
     ...[
       '-append',
-      `console=ttyS0 quiet reboot=k panic=1 ${await tscArgument()} ${names.join(' ')} ${STANDARD_DEFAULTS.bootArgs} ${more}`,
+      `console=ttyS0 quiet reboot=k panic=1 pci=off tsc=reliable ${await tscArgument()} ${names.join(' ')} ${STANDARD_DEFAULTS.bootArgs} ${more}`,
     ],
     ...present.flatMap((name) => [
       ...['-drive', `id=${name},file=${disks[name]},format=raw,if=none,readonly=${name === 'seed' ? 'on' : 'off'}`],
