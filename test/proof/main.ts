@@ -39,9 +39,11 @@ if (directory === undefined || files.length === 0) {
 async function proveAll(directory: string, files: readonly string[], signal: AbortSignal): Promise<Outcome[]> {
   const firecracker = process.env.FIRECRACKER_BIN || undefined;
   const vmms = chosen(process.env.PROOF_VMM, firecracker);
+  const bundle = process.env.BANGER_TEST_BUNDLE ?? join(resolve(directory), 'bundle');
   await using rig = await Rig.start({
     directory,
-    bundle: process.env.BANGER_TEST_BUNDLE ?? join(resolve(directory), 'bundle'),
+    host: bundle,
+    guests: bundle,
     firecracker,
     jailer: process.env.JAILER_BIN || undefined,
     tell: (text) => console.log(`== ${text}`),

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { hostRecipe } from './host-bundle.ts';
+import { hostPackages } from './host-files.ts';
 
 const MAKEFILE = readFileSync(join(import.meta.dirname, '../../Makefile'), 'utf8').replaceAll('\\\n', ' ');
 
@@ -20,7 +20,7 @@ const LEFT_OUT = ['npm', 'musl-tools', 'busybox', 'docker-registry', 'apache2-ut
 
 describe('the image of the rig', () => {
   it('has every package that the Makefile installs, but for those that only build', () => {
-    const { packages } = hostRecipe();
+    const packages = hostPackages();
     const needed = [...packagesOf('NEEDED'), ...packagesOf('TEST_NEEDED')].filter((name) => !LEFT_OUT.includes(name));
     assert.ok(needed.includes('qemu-system-x86') && needed.includes('bind9-dnsutils'), needed.join(' '));
     assert.deepEqual(

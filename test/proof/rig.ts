@@ -1,7 +1,7 @@
 /**
  * A host with a working KVM on any machine: a VM of banger's own whose emulated processor offers AMD's virtualization.
- * It is made of the bundle `proof-host`, which stays, and of a disk with the executables, the guests' bundle and the tests.
- * Both are put together outside of it: in there every byte that is copied costs time.
+ * It boots the bundle that host tests boot, and gets a disk with the programs they need, the executables, the guests' bundle
+ * and the tests. All is put together outside of it: in there every byte that is copied costs time.
  */
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, globSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -10,7 +10,7 @@ import { join, resolve } from 'node:path';
 import { type DevHome, openDevHome } from '../../scripts/dev-home.ts';
 import { banger, type CommandOptions, requireBuild } from '../../scripts/transcript.ts';
 import { formatDuration } from '../../src/units.ts';
-import { hostBundle } from './host-bundle.ts';
+import { hostFiles } from './host-files.ts';
 import type { Outcome, ProofVmm } from './outcome.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
@@ -32,10 +32,18 @@ const NO_VECTORS = '~0x1000020000000000:~0x20';
 const BOOT_ARGS = 'mitigations=off';
 
 /** Loaded before anybody waits for them with a limit. */
-const MODULES = ['kvm_amd', 'tun', 'nf_tables', 'nft_chain_nat', 'nft_masq', 'nft_ct'];
+const MODULES = ['overlay', 'kvm_amd', 'tun', 'nf_tables', 'nft_chain_nat', 'nft_masq', 'nft_ct'];
 
 /** Where the cargo lies in the rig: the work disk's place. */
 const INSIDE = '/root';
+
+/** Puts the files that were carried in where a package would have put them. */
+const LAY_OVER = [
+  `cd ${INSIDE}`,
+  'mkdir -p over/upper over/work',
+  `mount -t overlay overlay -o lowerdir=${INSIDE}/files/usr:/usr,upperdir=${INSIDE}/over/upper,workdir=${INSIDE}/over/work /usr`,
+  'for place in files/*; do test $place = files/usr || cp -a $place /; done',
+].join(' && ');
 
 /** What the project needs at run time and in tests; the rest of node_modules is five times as much. */
 const LEFT_AT_HOME = [
@@ -51,8 +59,10 @@ const COMMAND_LIMIT_MS = 2 * MINUTE;
 export interface RigOptions {
   /** the project's `.dev`; the rig's own things lie in `proof/` below it */
   directory: string;
+  /** what it boots; says which packages it has */
+  host: string;
   /** of the guests in it */
-  bundle: string;
+  guests: string;
   /** a Firecracker, and the jailer of the same release */
   firecracker?: string | undefined;
   jailer?: string | undefined;
@@ -89,15 +99,16 @@ export class Rig {
     // a daemon of an older build, and the VM of a run that was cut off
     await this[Symbol.asyncDispose]();
     const { directory } = this.#dev;
-    const bundle = await this.#step(`bundle ${VM}`, () => hostBundle(directory, this.#options.signal));
+    const { host, signal } = this.#options;
+    const files = await this.#step('programs of the host', () => hostFiles(directory, host, signal));
     const disk = join(directory, 'cargo.ext4');
-    await this.#step('what is carried in', async () => this.#load(disk));
+    await this.#step('what is carried in', async () => this.#load(disk, files));
     await this.#step('a VM of both', async () => {
       const size = ['--vcpus', '2', '--memory', MEMORY, '--disk', ROOT_DISK];
-      await this.#banger(['create', VM, '--image', bundle, ...size, '--work-disk-from', disk], COMMAND_LIMIT_MS);
+      await this.#banger(['create', VM, '--image', host, ...size, '--work-disk-from', disk], COMMAND_LIMIT_MS);
       rmSync(disk);
       await this.#banger(['start', VM], BOOT_LIMIT_MS);
-      await this.shell(`modprobe -a ${MODULES.join(' ')} && test -c /dev/kvm`, COMMAND_LIMIT_MS);
+      await this.shell(`modprobe -a ${MODULES.join(' ')} && test -c /dev/kvm && ${LAY_OVER}`, COMMAND_LIMIT_MS);
     });
   }
 
@@ -154,7 +165,7 @@ export class Rig {
   }
 
   /** Everything the tests need as one ext4 file system. */
-  #load(disk: string): void {
+  #load(disk: string, files: string): void {
     const tree = join(this.#dev.directory, 'cargo');
     rmSync(tree, { recursive: true, force: true });
     mkdirSync(join(tree, 'banger/node_modules'), { recursive: true });
@@ -164,7 +175,8 @@ export class Rig {
     }
     removeTypes(join(tree, 'banger'));
     for (const name of LEFT_AT_HOME) rmSync(join(tree, 'banger/node_modules', name), { recursive: true, force: true });
-    copy(this.#options.bundle, join(tree, 'bundle'));
+    copy(this.#options.guests, join(tree, 'bundle'));
+    copy(files, join(tree, 'files'));
     mkdirSync(join(tree, 'vmm'));
     const { firecracker, jailer } = this.#options;
     if (firecracker !== undefined) copyFileSync(firecracker, join(tree, 'vmm/firecracker'));

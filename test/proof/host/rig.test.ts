@@ -23,10 +23,12 @@ const skip = hostSkip() || (process.env.BANGER_PROOF !== undefined && 'this is t
 describe('banger under KVM', { skip }, () => {
   let rig: Rig;
   before(async () => {
+    const bundle = process.env.BANGER_TEST_BUNDLE ?? '';
     rig = await Rig.start({
       directory: DIRECTORY,
+      host: bundle,
       // its guests come up in half the time
-      bundle: await leanBundle(process.env.BANGER_TEST_BUNDLE ?? '', DIRECTORY),
+      guests: await leanBundle(bundle, DIRECTORY),
       firecracker,
       jailer: process.env.JAILER_BIN || undefined,
       tell: (text) => console.log(text),
