@@ -4,7 +4,7 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { access, constants, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { access, chmod, constants, mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -230,7 +230,8 @@ async function bootOnce(options: SelfTestOptions, userMayOpen: boolean, limitMs:
   const began = performance.now();
   try {
     const configFile = userMayOpen ? join(bench.directory, CONFIG_FILE) : `${bench.directory}.json`;
-    await writeFile(configFile, JSON.stringify(firecrackerConfig(bench.kernel)), { mode: 0o644 });
+    await writeFile(configFile, JSON.stringify(firecrackerConfig(bench.kernel)));
+    await chmod(configFile, 0o644); // its user is another one, whatever our umask is
     const how = {
       signal: stop.signal,
       timeoutMs: LOADING_MS + limitMs,

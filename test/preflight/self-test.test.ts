@@ -145,6 +145,16 @@ describe('kvmVerdict', () => {
     assert.deepEqual(await readdir(options.cacheDirectory), ['kvm-self-test.json']);
   });
 
+  it("lets Firecracker, as VMs' user, read its configuration whatever the daemon's umask", { skip: notRoot }, async (t) => {
+    const { options, machine } = await prepare(t, BOOTS);
+    const path = await machine.script('firecracker', `: < "$5" || exit 1\n${BOOTS}`);
+    const confined = { ...options.confined, users: { range: USERS, kvmGroup: undefined } };
+    const umask = process.umask(0o077); // as the daemon has it
+    t.after(() => process.umask(umask));
+    const verdict = await kvmVerdict({ ...options, vmm: { kind: 'firecracker', path }, confined });
+    assert.equal(verdict.works, true, verdict.detail);
+  });
+
   it('remembers the verdict for this boot, kernel and VMM', async (t) => {
     const { options, machine, ran } = await prepare(t, BOOTS);
     await kvmVerdict(options);
