@@ -145,7 +145,7 @@ describe('kvmVerdict', () => {
     assert.deepEqual(await readdir(options.cacheDirectory), ['kvm-self-test.json']);
   });
 
-  it("lets Firecracker, as VMs' user, read its configuration whatever the daemon's umask", { skip: notRoot }, async (t) => {
+  it("lets VMs' user read Firecracker's configuration whatever our umask", { skip: notRoot }, async (t) => {
     const { options, machine } = await prepare(t, BOOTS);
     const path = await machine.script('firecracker', `: < "$5" || exit 1\n${BOOTS}`);
     const confined = { ...options.confined, users: { range: USERS, kvmGroup: undefined } };
