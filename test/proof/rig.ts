@@ -12,6 +12,7 @@ import { banger, type CommandOptions, requireBuild } from '../../scripts/transcr
 import { formatDuration } from '../../src/units.ts';
 import { hostFiles } from './host-files.ts';
 import type { Outcome, ProofVmm } from './outcome.ts';
+import { qemuWithoutAvx2 } from './without-avx2.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
 const VM = 'proof-host';
@@ -20,13 +21,6 @@ const MEMORY = '5GiB';
 /** Disks are sparse. Root: bangers of the tests below /tmp, with their bundles and images. */
 const ROOT_DISK = '24GiB';
 const CARGO_DISK = '12GiB';
-
-/**
- * QEMU computes vector instructions by calls that cost many times what the integer code they replace costs: SHA-256 in the
- * rig took 45 times as long with AVX2 as without any. OpenSSL's names for AVX and SSSE3, and for AVX2, with a sign that says
- * "not these". The processor itself must have them: without AVX, guests of this one fail at their first signal.
- */
-const NO_VECTORS = '~0x1000020000000000:~0x20';
 
 /** Each function of a kernel returns by a detour against attacks on real processors; here that is three blocks in place of one. */
 const BOOT_ARGS = 'mitigations=off';
@@ -85,6 +79,7 @@ export class Rig {
     requireBuild();
     const dev = await openDevHome(join(options.directory, 'proof'));
     dev.env.BANGER_VM_BOOT_ARGS = BOOT_ARGS;
+    dev.env.BANGER_PROGRAMS_QEMU = qemuWithoutAvx2(dev.directory);
     const rig = new Rig(options, dev);
     try {
       await rig.#start();
@@ -120,7 +115,7 @@ export class Rig {
   /** Runs test files there, which print as they go, and returns what came of them. */
   async prove(vmm: ProofVmm, files: readonly string[], limitMs: number): Promise<Outcome> {
     const outcome = `${INSIDE}/outcome.json`;
-    const variables = [`BANGER_TEST_BUNDLE=${INSIDE}/bundle`, 'BANGER_PROOF=1', `OPENSSL_ia32cap='${NO_VECTORS}'`];
+    const variables = [`BANGER_TEST_BUNDLE=${INSIDE}/bundle`, 'BANGER_PROOF=1'];
     if (vmm === 'firecracker') variables.push('FIRECRACKER_BIN=/usr/local/bin/firecracker');
     const programs =
       vmm === 'firecracker' ? `ln -sf ${INSIDE}/vmm/* /usr/local/bin/` : 'rm -f /usr/local/bin/firecracker';

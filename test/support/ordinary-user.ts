@@ -67,8 +67,6 @@ export class OrdinaryUser {
     const env = [
       ...['PATH=/usr/local/bin:/usr/bin:/bin', `HOME=${this.home}`, `BANGER_BUNDLE_DEFAULT=${this.home}/bundle`],
       ...this.#env,
-      // where vector instructions are slow the tests were told so
-      ...(process.env.OPENSSL_ia32cap ? [`OPENSSL_ia32cap=${process.env.OPENSSL_ia32cap}`] : []),
       ...[`BANGER_LIMITS_BOOT_TIMEOUT=${paced(180)}s`, `BANGER_LIMITS_STOP_TIMEOUT=${paced(90)}s`],
     ];
     const as = ['setpriv', '--reuid', this.name, '--regid', this.name, '--init-groups', '--'] as const;
