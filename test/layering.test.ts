@@ -80,6 +80,7 @@ const WINGS: Record<string, Wing> = {
   vm: {
     doors: [
       'awaken',
+      'blank',
       'identity',
       'life',
       'boot',

@@ -13,6 +13,10 @@ export interface Config {
   network: NetworkConfig;
   storage: StorageConfig;
   warm: WarmConfig;
+  pool: {
+    /** VMMs that are launched before a VM needs one */
+    ready: number;
+  };
   dns: DnsConfig;
   metrics: MetricsConfig;
   daemon: DaemonConfig;

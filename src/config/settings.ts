@@ -211,6 +211,14 @@ const SETTINGS: SettingTree<Config> = {
     ),
     roomBytes: always('warm.room', size(0), 4 * GIB, 'What all templates together may take of the store'),
   },
+  pool: {
+    ready: always(
+      'pool.ready',
+      wholeNumber(0, 64),
+      0,
+      'How many VMMs wait, launched and with a network device, for new VMs that start from the template used last; `0` for none',
+    ),
+  },
   dns: {
     enabled: always('dns.enabled', yesOrNo(), true, 'Whether the daemon answers DNS questions for VM names'),
     address: always('dns.address', address(), '127.0.0.1', 'Address the DNS server listens on'),

@@ -13,13 +13,13 @@ const AT_REST: ReadonlySet<string> = new Set(['stopped', 'failed']);
 
 export type IdleHost = {
   config: Pick<Host['config'], 'metrics'>;
-  stores: { vms: Pick<Host['stores']['vms'], 'list'>; buildVms: Pick<Host['stores']['buildVms'], 'list'> };
+  stores: { vms: Pick<Host['stores']['vms'], 'list'>; buildVms: Pick<Host['stores']['buildVms'], 'busy'> };
   operations: Pick<Host['operations'], 'runningCount'>;
 };
 
 /** What must come to its end before another daemon goes on; VMs need not, as it adopts them. */
 export function isBusy({ operations, stores }: IdleHost, connections: number): boolean {
-  return connections > 0 || operations.runningCount() > 0 || stores.buildVms.list().length > 0;
+  return connections > 0 || operations.runningCount() > 0 || stores.buildVms.busy().length > 0;
 }
 
 /** What the daemon is needed for, in words for its log; undefined when for nothing. */
@@ -28,7 +28,7 @@ export function neededFor({ config, stores, operations }: IdleHost, connections:
   if (operations.runningCount() > 0) return 'operations';
   const vms = stores.vms.list();
   if (vms.some(({ phase }) => !AT_REST.has(phase))) return 'VMs that run or are suspended';
-  if (stores.buildVms.list().length > 0) return 'a VM of an image build';
+  if (stores.buildVms.busy().length > 0) return 'a VM of an image build';
   if (vms.some(({ restarts }) => restarts?.nextAt != null)) return 'VMs that will be started again';
   if (config.metrics.listen) return 'metrics';
   return undefined;

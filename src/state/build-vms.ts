@@ -8,6 +8,10 @@ import type { VmStore } from './vms.ts';
 
 export interface BuildVms {
   list(): VmRecord[];
+  /** Those that something is done with. */
+  busy(): VmRecord[];
+  /** From now on it waits, and nobody waits for it. */
+  rest(vmId: string): void;
   /**
    * Takes an address from the end of the pool, where ordinary VMs come last, and keeps it until `forget`.
    * @throws BangerError `conflict` when the pool is used up
@@ -23,8 +27,11 @@ export interface BuildVms {
 
 export function createBuildVms(vms: Pick<VmStore, 'list'>): BuildVms {
   const present = new Map<string, VmRecord>();
+  const resting = new Set<string>();
   return {
     list: () => [...present.values()],
+    busy: () => [...present.values()].filter(({ id }) => !resting.has(id)),
+    rest: (vmId) => void resting.add(vmId),
     admit(pool, make) {
       const taken = [...vms.list(), ...present.values()].map((vm) => vm.address);
       const vm = make(lastAddress(pool, taken));
@@ -41,6 +48,9 @@ export function createBuildVms(vms: Pick<VmStore, 'list'>): BuildVms {
       present.set(vm.id, vm);
       return true;
     },
-    forget: (vmId) => void present.delete(vmId),
+    forget(vmId) {
+      present.delete(vmId);
+      resting.delete(vmId);
+    },
   };
 }

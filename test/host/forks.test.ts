@@ -1,6 +1,8 @@
 /** Forks with real guests: each is another machine, down to the next random number that a program draws. */
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { blindBundle } from '../support/blind-bundle.ts';
 import { hostSkip, TestHost } from '../support/host.ts';
 import { paced } from '../support/pace.ts';
 
@@ -10,8 +12,9 @@ const COUNT = Number(process.env.BANGER_TEST_FORKS ?? 2);
 const AT_ONCE = 10;
 const LIMIT = { timeout: paced(120_000 + COUNT * 5000) };
 
-/** Draws numbers all the time, and is frozen in the middle of it. */
-const DRAW = 'while :; do od -An -N16 -tx1 /dev/urandom >> /run/draws; done';
+/** Draws numbers all the time, each behind the name that the machine had before, and is frozen in the middle of it. */
+const DRAW =
+  'while read -r who < /proc/sys/kernel/hostname; do echo "$who $(od -An -N16 -tx1 /dev/urandom)" >> /run/draws; done';
 
 /** Who a machine is, one thing a line. */
 const WHO = `
@@ -23,26 +26,34 @@ cat /proc/sys/kernel/random/uuid
 od -An -N32 -tx1 /dev/urandom
 `;
 
-describe('forks of one moment', { skip: hostSkip() }, () => {
+describe('forks of one moment', { skip: hostSkip('musl-gcc') }, () => {
   let host: TestHost;
   before(async () => {
     host = await TestHost.create({ lean: true });
     await host.daemon();
-    await host.ok('run', 'web', '--memory', '128M', '--work-disk', '0');
-    await host.guest(
-      'web',
-      `echo 0123456789abcdef0123456789abcdef > /etc/machine-id; (${DRAW}) > /dev/null 2>&1 & sleep 0.5`,
-    );
+    await begin('web');
   });
   after(() => host?.[Symbol.asyncDispose]());
+
+  const begin = async (name: string, ...options: string[]) => {
+    await host.ok('run', name, '--memory', '128M', '--work-disk', '0', ...options);
+    await host.guest(
+      name,
+      `echo 0123456789abcdef0123456789abcdef > /etc/machine-id; (${DRAW}) > /dev/null 2>&1 & sleep 0.5`,
+    );
+  };
+  const drawsOf = async (name: string) => (await host.guest(name, 'cat /run/draws')).split('\n');
+  /** Numbers that a machine drew after it was told who it is. */
+  const own = (name: string, draws: readonly string[]) =>
+    draws.flatMap((line) => (line.startsWith(`${name} `) ? [line.slice(name.length)] : []));
 
   it('differ from each other and from their source in all that a machine is told by', LIMIT, async (t) => {
     const known: { who: string[]; draws: string[] }[] = [];
     const look = async (name: string) => {
       const who = (await host.guest(name, WHO)).split('\n');
-      const draws = (await host.guest(name, 'cat /run/draws')).split('\n');
-      return { who, draws };
+      return { who, draws: await drawsOf(name) };
     };
+    const drawn = new Set<string>();
     let common = Number.POSITIVE_INFINITY;
     for (let made = 0; made < COUNT; made += AT_ONCE) {
       const names = Array.from({ length: Math.min(AT_ONCE, COUNT - made) }, (_, index) => `fork-${made + index}`);
@@ -54,8 +65,12 @@ describe('forks of one moment', { skip: hostSkip() }, () => {
       if (batch.length > 1) {
         assert.ok(shared > 0, 'they have a beginning in common');
         common = Math.min(common, shared);
-        const later = batch.flatMap(({ draws }) => draws.slice(shared));
-        assert.equal(new Set(later).size, later.length, 'two drew the same number');
+      }
+      for (const [index, { draws }] of batch.entries()) {
+        const numbers = own(names[index] ?? '', draws);
+        assert.ok(numbers.length > 0, 'it draws on');
+        for (const number of numbers) assert.ok(!drawn.has(number), 'two drew the same number');
+        for (const number of numbers) drawn.add(number);
       }
       known.push(...batch);
       await host.ok('rm', '--force', '--now', ...names);
@@ -65,7 +80,23 @@ describe('forks of one moment', { skip: hostSkip() }, () => {
       const values = known.map(({ who }) => who[line]);
       assert.equal(new Set(values).size, known.length, `line ${line}: ${what}`);
     }
+    for (const number of own('web', await drawsOf('web')).slice(common)) {
+      assert.ok(!drawn.has(number), 'one drew what its source did');
+    }
     t.diagnostic(`${COUNT} forks; at least ${common} numbers were drawn before the moment`);
     assert.equal(await host.guest('web', 'dmesg | grep -ciE "i/o error|ext4-fs error|lockup|rcu.*stall"; true'), '0');
+  });
+
+  it('are caught at it when their agent gives them no new seed', LIMIT, async () => {
+    const bundle = join(host.home, 'blind');
+    await blindBundle(host.bundle, bundle, 'SKIP_RESEED');
+    await begin('seedless', '--image', bundle);
+    const names = ['alike', 'other'];
+    await host.ok('fork', 'seedless', ...names);
+    const [one = [], other = []] = await Promise.all(names.map(async (name) => own(name, await drawsOf(name))));
+    assert.ok(
+      one.some((number) => other.includes(number)),
+      'without the seed they would have drawn the same numbers: what is asked above could not fail',
+    );
   });
 });

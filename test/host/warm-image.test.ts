@@ -4,7 +4,7 @@ import { appendFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import type { Event } from '../../src/api/event.ts';
-import { hostSkip, TestHost } from '../support/host.ts';
+import { hostSkip, TestHost, until } from '../support/host.ts';
 import { paced } from '../support/pace.ts';
 
 const LIMIT = { timeout: paced(240_000) };
@@ -40,7 +40,7 @@ md5sum < /var/lib/systemd/random-seed
 describe('a VM from a template', { skip: hostSkip() }, () => {
   let host: TestHost;
   before(async () => {
-    host = await TestHost.create();
+    host = await TestHost.create({ env: { BANGER_POOL_READY: '1' } });
     await host.daemon();
   }, LIMIT);
   after(() => host?.[Symbol.asyncDispose]());
@@ -88,6 +88,25 @@ describe('a VM from a template', { skip: hostSkip() }, () => {
       assert.equal(new Set(lines.map((each) => each[index])).size, who.length, `${index}: ${what}`);
     }
     await host.ok('rm', '--force', '--now', 'two');
+  });
+
+  it('begins in a VMM that waits; what a daemon leaves that dies is freed by the next', LIMIT, async () => {
+    const waiting = async () => (await host.client.call('status', {})).blanks;
+    const oneWaits = () => until('one waits', async () => (await waiting())?.ready === 1, paced(20_000));
+    const vmms = async () => (await host.processes()).filter(({ command }) => /fcqemu --api-sock/.test(command)).length;
+    await oneWaits();
+    const before = await vmms();
+    await host.ok('run', 'begun', ...SIZE);
+    const { bootTimeline } = await host.vm('begun');
+    assert.ok(!bootTimeline.some(({ step }) => step === 'launch-vmm'), 'it was launched before');
+    assert.equal(await host.guest('begun', 'hostname'), 'begun');
+    await oneWaits();
+    assert.equal(await vmms(), before + 1);
+    await host.killDaemon();
+    await host.daemon();
+    await oneWaits();
+    assert.equal(await vmms(), before + 1);
+    await host.ok('rm', '--force', '--now', 'begun');
   });
 
   it('is suspended and goes on as any other, all its programs frozen meanwhile', LIMIT, async () => {

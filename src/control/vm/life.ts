@@ -14,6 +14,7 @@ import { asBangerError, BangerError, messageOf } from '../../errors.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
+import { type Blanks, NO_BLANKS } from './blank.ts';
 import { createVm } from './create.ts';
 import { type Deletion, deleteVm } from './delete.ts';
 import { discardMemory } from './discard-memory.ts';
@@ -111,7 +112,8 @@ export interface Life {
 /** What `run` did for a VM that runs. */
 const IT_RUNS = { created: false, started: false, resumed: false, warm: false };
 
-export function createLife(host: Host): Life {
+/** @param blanks VMMs that wait for new VMs */
+export function createLife(host: Host, blanks: Blanks = NO_BLANKS): Life {
   const { operations } = host;
   const { vms } = host.stores;
   const { limits } = host.config;
@@ -243,7 +245,7 @@ export function createLife(host: Host): Life {
     if (existing?.phase === 'running') return { ...(await viewVmNow(host, existing)), ...IT_RUNS };
     const created = existing === undefined;
     const resumed = existing?.memory != null && !discard;
-    const warm = created && !cold ? await startWarm(host, { ...described, name }, progress, signal) : undefined;
+    const warm = created && !cold ? await startWarm(host, { ...described, name }, blanks, progress, signal) : undefined;
     if (warm) {
       supervisor.watch(warm.vm, warm.ended);
       return { ...viewVm(host, warm.vm), created, started: true, resumed: false, warm: true };

@@ -39,6 +39,8 @@ export interface Beginning {
   loaded?: () => Promise<void>;
   /** done when the guest has acknowledged and goes on, before the VM counts as running */
   awake?: () => Promise<void>;
+  /** its VMM, which was launched and has its device already */
+  launched?: LaunchedVm | undefined;
   /** of `performance.now()`: what came before is part of the start */
   began?: number;
 }
@@ -50,9 +52,10 @@ export interface Beginning {
 export async function startAsNew(
   host: Host,
   vm: VmRecord,
-  { boot, vmmVersion, failedUnits, ownMemory, first, loaded, awake, began = performance.now() }: Beginning,
+  { boot, vmmVersion, failedUnits, ownMemory, first, loaded, awake, ...before }: Beginning,
   signal: AbortSignal,
 ): Promise<StartedVm> {
+  const { began = performance.now() } = before;
   const timeline: TimelineStep[] = [];
   const timed =
     <T>(step: string, work: (either: AbortSignal) => Promise<T>) =>
@@ -62,7 +65,7 @@ export async function startAsNew(
       timeline.push({ step, startedMs, durationMs: performance.now() - began - startedMs });
       return result;
     };
-  let launched: LaunchedVm | undefined;
+  let { launched } = before;
   let identity: WakeIdentity | undefined;
   await sideBySide(signal, [
     // before its guest goes on: what it waits for then is in nobody's hands
@@ -70,11 +73,15 @@ export async function startAsNew(
       identity = await identityOf(host, vm);
     },
     timed('write-seed-drive', () => writeVmSeed(host, vm)),
-    // what it sends before it has its own address goes nowhere
-    timed('attach-network', () => host.network.attach(vm, { closed: true })),
-    timed('launch-vmm', async (either) => {
-      launched = await launchVm(host, vm, boot, either, { continues: true });
-    }),
+    ...(launched
+      ? []
+      : [
+          // what it sends before it has its own address goes nowhere
+          timed('attach-network', () => host.network.attach(vm, { closed: true })),
+          timed('launch-vmm', async (either) => {
+            launched = await launchVm(host, vm, boot, either, { continues: true });
+          }),
+        ]),
     ...Object.entries(first).map(([step, work]) => timed(step, work)),
   ]);
   if (!launched || !identity) throw new BangerError('internal', `The VMM of ${vm.name} was not launched.`);

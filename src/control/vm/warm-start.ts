@@ -20,6 +20,8 @@ import { needsOwnMemory, shareMemory } from '../memory/share.ts';
 import { findTemplate, forgetTemplates, isWhole, wantedTemplate } from '../memory/templates.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone, requireStoreSpace } from '../store/space.ts';
+import type { Blanks } from './blank.ts';
+import type { LaunchedVm } from './boot.ts';
 import { admitVm, decideShape, type NewVmRequest, requireFreeName, type Shape } from './create.ts';
 import { discardVm, releaseVm } from './release.ts';
 import type { StartedVm } from './start.ts';
@@ -33,6 +35,7 @@ import { startAsNew } from './start-as-new.ts';
 export async function startWarm(
   host: Host,
   request: NewVmRequest,
+  blanks: Blanks,
   progress: Progress,
   signal: AbortSignal,
 ): Promise<StartedVm | undefined> {
@@ -42,10 +45,11 @@ export async function startWarm(
   if (found === undefined) return undefined;
   const { template, boot, shape } = found;
   let vm: VmRecord | undefined;
+  const blank = await blanks.take(boot, template);
   try {
     progress.step('preflight', 'checking the host');
     const machineId = randomBytes(16).toString('hex');
-    vm = await admitVm(host, request, boot, { ...shape, machineId, keptDisk: null }, signal);
+    vm = await admitVm(host, request, boot, { ...shape, machineId, keptDisk: null }, signal, blank?.vm);
     progress.step('load', `starting ${vm.name} from a template`);
     await requireStoreSpace(host, vm, progress);
     // beside the rest, and done before a guest is let go on: a host that fails them is told so by the boot that follows
@@ -55,12 +59,11 @@ export async function startWarm(
         host.checks.beforeStart(boot, { ...shape, nat: request.nat ?? true }, progress.warn),
       ]);
     };
-    return await begin(host, vm, template, boot, check, began, signal);
+    return await begin(host, vm, { template, boot, check, began, launched: blank?.launched }, signal);
   } catch (error) {
-    if (vm) {
-      progress.step('undo', 'undoing it');
-      await discard(host, vm);
-    }
+    if (vm || blank) progress.step('undo', 'undoing it');
+    if (vm) await discard(host, vm);
+    else if (blank) await blanks.free(blank);
     signal.throwIfAborted();
     tellWhy(host, request.name, messageOf(error));
     return undefined;
@@ -95,18 +98,26 @@ async function discard(host: Host, vm: VmRecord): Promise<void> {
   await leaveImage(host, vm.imageId);
 }
 
+/** How one begins. */
+interface Start {
+  template: TemplateRecord;
+  boot: BootFiles;
+  check: () => Promise<void>;
+  began: number;
+  /** its VMM, where it took a blank one */
+  launched: LaunchedVm | undefined;
+}
+
 async function begin(
   host: Host,
   admitted: VmRecord,
-  template: TemplateRecord,
-  boot: BootFiles,
-  check: () => Promise<void>,
-  began: number,
+  { template, boot, check, began, launched }: Start,
   signal: AbortSignal,
 ): Promise<StartedVm> {
   const { store } = host.config.paths;
   await mkdir(vmFiles(store, admitted.id).directory, { recursive: true, mode: 0o700 });
-  const vm = await settleUser(host, admitted);
+  // the user of a blank one has a program already
+  const vm = launched ? admitted : await settleUser(host, admitted);
   const ownMemory = needsOwnMemory(host, vm, template.fit);
   const started = await startAsNew(
     host,
@@ -117,6 +128,7 @@ async function begin(
       failedUnits: template.failedUnits,
       ownMemory,
       began,
+      launched,
       first: {
         preflight: check,
         'clone-disks': (either) => takeDisks(host, vm, template, either),

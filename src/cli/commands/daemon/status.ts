@@ -15,6 +15,7 @@ export default defineCommand({
       ['process', String(status.pid)],
       ['uptime', formatDuration(Math.max(Date.now() - Date.parse(status.startedAt), 0))],
       ['VMs', `${status.vms.total}, ${status.vms.running} of them running`],
+      ...(status.blanks ? [describeBlanks(status.blanks)] : []),
       ['operations', `${status.operations} running`],
       ['names', describeSummary(status.dns)],
       ['memory', formatSize(status.rssBytes)],
@@ -26,6 +27,10 @@ export default defineCommand({
     return renderFields(fields, ctx.paint);
   },
 });
+
+function describeBlanks({ ready, wanted }: NonNullable<DaemonStatus['blanks']>): [string, string] {
+  return ['pool', `${ready} of ${wanted} VMMs wait for new VMs`];
+}
 
 function describeStore({ freeBytes, sizeBytes, state }: DaemonStatus['store']): string {
   const room = `${formatSize(freeBytes)} of ${formatSize(sizeBytes)} free`;

@@ -1,0 +1,151 @@
+/**
+ * Blank VMMs: launched, with a network device, and told nothing yet. A new VM that begins as a template takes one, so that this
+ * much of its start is done before anybody asks. Each is a VM of nobody: whatever of it a daemon leaves, the next one frees.
+ */
+import { freemem } from 'node:os';
+import { isDeepStrictEqual } from 'node:util';
+import type { TemplateRecord } from '../../core/template.ts';
+import { messageOf } from '../../errors.ts';
+import type { BootFiles } from '../../preflight/context.ts';
+import { sideBySide } from '../../system/abort.ts';
+import { MIB } from '../../units.ts';
+import { admitBuildVm, discardBuildVm } from '../builds/build-vm.ts';
+import { findBootFiles } from '../bundles/boot-files.ts';
+import type { Host } from '../host.ts';
+import { type Blank, type Blanks, NO_BLANKS } from '../vm/blank.ts';
+import { type LaunchedVm, launchVm } from '../vm/boot.ts';
+
+/** How long nothing may have been asked for: whoever has just started a VM goes on to use it. */
+const QUIET_MS = 1000;
+
+/** After one could not be made. */
+const AGAIN_MS = 60_000;
+
+/** Left of the host's memory; a blank VMM takes a tenth of it. */
+const RESERVE_BYTES = 512 * MIB;
+
+/** What it is made for: it has this program and limits, and no other can be loaded into it. */
+interface Fitting {
+  vmm: Awaited<ReturnType<Host['checks']['chooseVmm']>>;
+  vcpus: number;
+  memoryMib: number;
+}
+
+interface Waiting extends Blank {
+  fitting: Fitting;
+}
+
+/** @param quietMs without an operation before one is made */
+export function createBlanks(host: Host, quietMs = QUIET_MS): Blanks {
+  const wanted = host.config.pool.ready;
+  if (wanted === 0) return NO_BLANKS;
+  const waiting = new Set<Waiting>();
+  const stop = new AbortController();
+  let timer: NodeJS.Timeout | undefined;
+  let working = Promise.resolve();
+
+  const unfollow = host.events.onEvent(({ type }) => {
+    // templates come and go by operations, and blanks with the VMs that these make
+    if (type.startsWith('operation.')) lookIn(quietMs);
+  });
+
+  function lookIn(ms: number): void {
+    if (stop.signal.aborted || timer !== undefined) return;
+    timer = setTimeout(() => {
+      timer = undefined;
+      working = look();
+    }, ms).unref();
+  }
+
+  async function look(): Promise<void> {
+    if (host.operations.runningCount() > 0) return lookIn(quietMs);
+    try {
+      if (await replenish()) lookIn(quietMs);
+    } catch (error) {
+      if (stop.signal.aborted) return;
+      host.log.warn({ error: messageOf(error) }, 'no blank VMM could be made');
+      lookIn(AGAIN_MS);
+    }
+  }
+
+  /** Frees those that nothing begins in any more, and makes one. @returns whether there are more to make */
+  async function replenish(): Promise<boolean> {
+    const template = lastUsed(host.stores.templates.list());
+    const boot = template && (await findBootFiles(host, template.image));
+    const fitting = template && boot && (await fittingOf(boot, template));
+    for (const blank of waiting) {
+      if (isDeepStrictEqual(blank.fitting, fitting)) continue;
+      waiting.delete(blank);
+      await discardBuildVm(host, blank.vm);
+    }
+    if (!template || !boot || !fitting || waiting.size >= wanted || freemem() < RESERVE_BYTES) return false;
+    const blank = { ...(await launchBlank(host, template, boot, stop.signal)), fitting };
+    waiting.add(blank);
+    void blank.launched.ended.then(async () => {
+      if (!waiting.delete(blank)) return;
+      host.log.warn({ vm: blank.vm.id }, 'a blank VMM ended');
+      await discardBuildVm(host, blank.vm);
+      lookIn(AGAIN_MS);
+    });
+    return waiting.size < wanted;
+  }
+
+  async function fittingOf(boot: BootFiles, { shape: { vcpus, memoryMib } }: TemplateRecord): Promise<Fitting> {
+    return { vmm: await host.checks.chooseVmm(boot), vcpus, memoryMib };
+  }
+
+  return {
+    count: () => ({ ready: waiting.size, wanted }),
+    async take(boot, template) {
+      if (waiting.size === 0) return undefined;
+      const fitting = await fittingOf(boot, template);
+      // no await between finding and taking it: two starts cannot get the same one
+      const found = [...waiting].find((blank) => isDeepStrictEqual(blank.fitting, fitting));
+      if (!found) return undefined;
+      waiting.delete(found);
+      return { vm: found.vm, launched: found.launched };
+    },
+    free: ({ vm }) => discardBuildVm(host, vm),
+    begin: () => lookIn(quietMs),
+    async close() {
+      stop.abort();
+      unfollow();
+      clearTimeout(timer);
+      await working;
+      const left = [...waiting];
+      waiting.clear();
+      for (const { vm } of left) await discardBuildVm(host, vm);
+    },
+  };
+}
+
+function lastUsed(templates: readonly TemplateRecord[]): TemplateRecord | undefined {
+  return templates.toSorted((a, b) => b.usedAt.localeCompare(a.usedAt))[0];
+}
+
+async function launchBlank(
+  host: Host,
+  { shape: { vcpus, memoryMib }, rootDiskBytes, workDiskBytes }: TemplateRecord,
+  boot: BootFiles,
+  signal: AbortSignal,
+): Promise<Blank> {
+  const sizes = { vcpus, memoryMib, rootDiskBytes, workDiskBytes };
+  const vm = await admitBuildVm(host, { name: 'blank', image: boot.name, imageId: boot.imageId, ...sizes });
+  host.stores.buildVms.rest(vm.id);
+  try {
+    let launched: LaunchedVm | undefined;
+    await sideBySide(signal, [
+      // nobody sends through it
+      () => host.network.attach(vm, { closed: true }),
+      async (either) => {
+        launched = await launchVm(host, vm, boot, either, { continues: true });
+      },
+    ]);
+    signal.throwIfAborted();
+    if (launched) return { vm, launched };
+    throw new Error('it was not launched');
+  } catch (error) {
+    await discardBuildVm(host, vm);
+    throw error;
+  }
+}

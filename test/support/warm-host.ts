@@ -1,0 +1,117 @@
+/** Hosts that templates are made on: guests whose agents do what they are asked, and what is left of everything afterwards. */
+import assert from 'node:assert/strict';
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { PassThrough } from 'node:stream';
+import { setImmediate } from 'node:timers/promises';
+import type { ImageWarmed } from '../../src/api/image.ts';
+import type { Agents } from '../../src/control/host.ts';
+import { warmImage } from '../../src/control/warm/background.ts';
+import type { GuestAgent } from '../../src/guest/agent/agent.ts';
+import type { AgentChannel } from '../../src/guest/agent/exec-channel.ts';
+import type { WakeRequest } from '../../src/guest/agent/wake-request.ts';
+import { effectOrNever } from './effects.ts';
+import { DISK_BYTES, OLD } from './mortal-disks.ts';
+import { type Daemon, type MortalHost, mortalHost } from './mortal-host.ts';
+import { NO_AGENTS } from './no-agents.ts';
+
+export interface Guests {
+  woken: WakeRequest[];
+  /** scripts that were run in them */
+  scripts: string[];
+  /** called before one acknowledges */
+  onWake?: (request: WakeRequest) => void;
+}
+
+export const noGuests = (): Guests => ({ woken: [], scripts: [] });
+
+/** Agents of all guests of a host. */
+export function agentsOf(guests: Guests): Agents {
+  const done = async (what: string) => await effectOrNever(`agent: ${what}`);
+  const agent: GuestAgent = {
+    hello: {
+      ...{ protocol: 1, version: '0', features: new Set(['ready', 'quiesce', 'wake-same', 'wake-new', 'exec']) },
+      ...{ frozenBy: undefined, generation: undefined },
+    },
+    closed: false,
+    quietMs: 0,
+    onClose: () => {},
+    ping: async () => {},
+    ready: async () => ({ uptimeMs: 10, failedUnits: ['sad.service'] }),
+    async quiesce() {
+      await done('quiesce');
+      return { state: 'frozen', frozen: 1, notFrozen: 0, names: [] };
+    },
+    thaw: () => done('thaw'),
+    async wake(request) {
+      guests.onWake?.(request);
+      await done(`wake ${request.mode}`);
+      guests.woken.push(request);
+      return { generation: request.generation, did: new Map() };
+    },
+    exec() {
+      // what it says is what it is given
+      const channel = new PassThrough();
+      channel.on('data', (script) => guests.scripts.push(String(script)));
+      const ended = done('exec').then(() => ({ code: 0, signal: null }));
+      return Object.assign(channel, { stderr: new PassThrough().end(), ended }) as unknown as AgentChannel;
+    },
+    [Symbol.asyncDispose]: async () => {},
+  };
+  return { ...NO_AGENTS, get: async () => agent, connect: async () => agent };
+}
+
+export const SIZE = { image: OLD.name, memoryMib: 256, vcpus: 1, rootDiskBytes: DISK_BYTES, workDiskBytes: 0 };
+
+export function withAgents(daemon: Daemon, guests = noGuests()): Daemon {
+  daemon.host.agents = agentsOf(guests);
+  return daemon;
+}
+
+export async function warm(daemon: Daemon, request: Partial<typeof SIZE> = {}): Promise<ImageWarmed> {
+  const made = await daemon.finish(() => warmImage(daemon.host, { ...SIZE, ...request }, { background: true }));
+  assert.equal(made?.state, 'succeeded', made?.error?.message ?? 'it died');
+  return made.result as ImageWarmed;
+}
+
+/** A host with a template, and a daemon that has recovered. */
+export async function warmHost(
+  guests = noGuests(),
+): Promise<{ place: MortalHost; daemon: Daemon; template: ImageWarmed }> {
+  const place = await mortalHost();
+  const daemon = withAgents(place.daemon(), guests);
+  await daemon.recover();
+  return { place, daemon, template: await warm(daemon) };
+}
+
+export async function until<T>(look: () => T | false | undefined): Promise<T> {
+  for (;;) {
+    const found = look();
+    if (found) return found;
+    await setImmediate();
+  }
+}
+
+/** What is left of everything, in a form that is the same on each host. */
+export function look(place: MortalHost, daemon: Daemon) {
+  const { stores, config } = place;
+  const { devices, rules, ledger, vmms } = place.see(daemon);
+  const { store } = config.paths;
+  const directories = (name: string) => (existsSync(join(store, name)) ? readdirSync(join(store, name)) : []);
+  return {
+    ...{
+      web: stores.vms.find('web')?.phase ?? 'none',
+      vmms: vmms.sort(),
+      devices: devices.length,
+      rules: rules.length,
+    },
+    strays: ledger.filter((kind) => kind.startsWith('nobody')),
+    vms: directories('vms').length,
+    memory: directories('vms').filter((id) => existsSync(join(store, 'vms', id, 'suspended'))).length,
+    templates: [stores.templates.list().length, directories('templates').length],
+  };
+}
+
+export const EMPTY = { web: 'none', vmms: [], devices: 0, rules: 0, strays: [], vms: 0, memory: 0, templates: [0, 0] };
+export const WARM = { ...EMPTY, templates: [1, 1] };
+export const UP = { ...WARM, web: 'running', vmms: ['Running'], devices: 1, rules: 1, vms: 1 };
