@@ -6,6 +6,7 @@
 #include "cgroups.h"
 #include "grow.h"
 #include "service.h"
+#include "sockets.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -69,6 +70,8 @@ static int serve(int argc, char **argv) {
   write_text("/proc/self/oom_score_adj", "-1000");
   on_child(child_ended);
   begin_ready();
+  /* of one before this that fell */
+  let_ssh_servers_go();
   if (!find_host(argc, argv)) return 0;
   run_loop();
   return 1;

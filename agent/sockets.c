@@ -1,6 +1,7 @@
 /* Connections that must not live on in a copy of a guest: TCP connections from its old address, and SSH sessions. */
 #include "sockets.h"
 #include "agent.h"
+#include "cgroups.h"
 #include "kernel.h"
 #include "processes.h"
 #include <errno.h>
@@ -134,6 +135,20 @@ int end_ssh_sessions(void) {
   }
   free(all.list);
   return ended;
+}
+
+/* of the servers of systemd's guests, and of nothing else there */
+static const char *const ssh_groups[] = {GROUPS "/system.slice/ssh.service/cgroup.freeze",
+                                         GROUPS "/system.slice/sshd.service/cgroup.freeze"};
+
+void hold_ssh_servers(void) {
+  char text[16];
+  for (size_t at = 0; at < sizeof ssh_groups / sizeof *ssh_groups; at++)
+    if (read_file(ssh_groups[at], text, sizeof text) > 0 && text[0] == '0') write_text(ssh_groups[at], "1");
+}
+
+void let_ssh_servers_go(void) {
+  for (size_t at = 0; at < sizeof ssh_groups / sizeof *ssh_groups; at++) write_text(ssh_groups[at], "0");
 }
 
 int reload_ssh_servers(void) {

@@ -15,5 +15,11 @@ int destroy_connections(const struct ip_address *, int count);
 int end_ssh_sessions(void);
 /* Makes every SSH server that was noted read its configuration and keys again. @returns how many */
 int reload_ssh_servers(void);
+/*
+ * Lets them stand still when everything else goes on: nobody is offered the keys of before, and beginning anew, which takes an
+ * emulated guest longer than most commands, waits until whoever woke it has had it.
+ */
+void hold_ssh_servers(void);
+void let_ssh_servers_go(void);
 
 #endif

@@ -24,6 +24,11 @@
 /* a clock that is less wrong is left alone: stepping one disturbs whoever measures */
 #define CLOCK_TOLERANCE_NS 50000000ll
 #define MAX_ADDRESSES 32
+/* what is done after a wake waits so long */
+#ifndef REST_LEAST_MS
+#define REST_LEAST_MS 0
+#endif
+#define REST_MOST_MS 1000
 
 enum mode { NO_MODE, SAME, NEW, AGAIN };
 
@@ -238,12 +243,24 @@ static const char *perform(const struct request *request, const uint8_t *payload
     did_count("random-seeds", seeds);
   }
   /* they stand still: the signal is the first thing they see when they do not any more */
-  if (request->mode == NEW) did_count("ssh-servers", reload_ssh_servers());
+  if (request->mode == NEW) {
+    hold_ssh_servers();
+    did_count("ssh-servers", reload_ssh_servers());
+  }
   return NULL;
+}
+
+/* What can wait until whoever woke the guest has had it for as long again as the wake took, twice: nothing where that is fast. */
+static struct timer rest;
+
+static void do_rest(void) {
+  let_ssh_servers_go();
+  run_hooks("new", generation ? generation : "", 1);
 }
 
 void wake(struct link *link, uint32_t channel, const uint8_t *payload, size_t length) {
   struct request request = {0};
+  int64_t began = now_ms();
   read_request(&request, payload, length);
   if (request.malformed) {
     send_failure(link, channel, "the request to wake is malformed: %s", request.malformed);
@@ -271,7 +288,11 @@ void wake(struct link *link, uint32_t channel, const uint8_t *payload, size_t le
   request.generation = NULL;
   send_fields(link, DONE, channel, &report);
   thaw(NULL);
-  static const char *const modes[] = {[SAME] = "same", [NEW] = "new", [AGAIN] = "again"};
-  run_hooks(modes[request.mode], generation, request.mode == NEW);
+  if (request.mode == NEW) {
+    int64_t pause = 2 * (now_ms() - began);
+    set_timer(&rest, pause < REST_LEAST_MS ? REST_LEAST_MS : pause > REST_MOST_MS ? REST_MOST_MS : pause, do_rest);
+  } else {
+    run_hooks(request.mode == SAME ? "same" : "again", generation, 0);
+  }
   free_request(&request);
 }

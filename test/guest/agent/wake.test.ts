@@ -160,6 +160,25 @@ describe('a wake as another machine', { skip: namespacesSkip() }, () => {
     channel.destroy();
   });
 
+  it('lets SSH servers stand still until whoever woke it has had the guest for a moment', async (t) => {
+    const running = await runInNamespaces(t, await compileAgent(['REST_LEAST_MS=400']));
+    const group = join(running.directory, 'groups/system.slice/ssh.service');
+    await mkdir(group, { recursive: true });
+    const freeze = join(group, 'cgroup.freeze');
+    await writeFile(freeze, '0');
+    const agent = await running.connect();
+    await agent.wake(wakeAs({ mode: 'same', identity: undefined }));
+    assert.equal(await readFile(freeze, 'utf8'), '0', 'one that goes on as itself keeps its keys');
+    await agent.wake(wakeAs());
+    assert.equal(await readFile(freeze, 'utf8'), '1');
+    assert.equal(await said(agent, 'echo a command runs meanwhile'), 'a command runs meanwhile\n');
+    const deadline = performance.now() + paced(10_000);
+    while ((await readFile(freeze, 'utf8')) !== '0') {
+      assert.ok(performance.now() < deadline, 'they are never let go');
+      await delay(20);
+    }
+  });
+
   it('runs the hooks of the guest, by name, in the background', async (t) => {
     const running = await runInNamespaces(t, program);
     const agent = await running.connect();
