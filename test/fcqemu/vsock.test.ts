@@ -144,6 +144,31 @@ describe('a host connection to the guest', { timeout: 30_000 }, () => {
     assert.equal(await text(await connect(path, 'CONNECT 52\n')), '');
   });
 
+  it('waits for the agent of a machine that was restored, which does not know that yet', async (t) => {
+    const path = join(await tempDir(t), 'v.sock');
+    const vsock = new Vsock();
+    await vsock.put({ guest_cid: 42, uds_path: path });
+    const [guest, host] = duplexPair();
+    vsock.attach(host);
+    t.after(() => host.destroy());
+    const agent = new FakeAgent(guest);
+    vsock.announceRestore();
+    const socket = await connect(path, 'CONNECT 52\n');
+    await waitFor(() => agent.received(OP.restored).length === 1, 'word of the restore');
+    assert.equal(agent.received(OP.connect).length, 0, 'nothing is asked of an agent that would drop it');
+    agent.onFrame = ({ op, stream }) => {
+      if (op === OP.connect) agent.send(OP.accept, stream);
+    };
+    await agent.hello();
+    assert.match(await line(socket), /^OK \d+\n$/);
+    // from then on it is as ever, and one whose machine ends is closed
+    agent.onFrame = () => {};
+    vsock.announceRestore();
+    const late = await connect(path, 'CONNECT 52\n');
+    host.destroy();
+    assert.equal(await text(late), '');
+  });
+
   it('breaks when the guest resets it, and when the agent starts anew', async (t) => {
     const { path, agent } = await withEcho(t);
     const first = await connect(path, 'CONNECT 52\n');

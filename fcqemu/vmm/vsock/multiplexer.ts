@@ -31,6 +31,13 @@ export interface MultiplexerOptions {
   onAgent?: (wantsPorts: boolean) => void;
 }
 
+/** A connection to an agent that has yet to find out that its machine was restored. */
+interface Early {
+  port: number;
+  resolve: (stream: Promise<Duplex>) => void;
+  timer: NodeJS.Timeout;
+}
+
 interface Pending {
   resolve: (stream: Duplex) => void;
   reject: (error: Error) => void;
@@ -43,7 +50,10 @@ export class Multiplexer {
   readonly #decoder = new FrameDecoder();
   readonly #streams = new Map<number, GuestStream>();
   readonly #pending = new Map<number, Pending>();
+  readonly #early = new Set<Early>();
   #agentReady = false;
+  /** an agent that ran when the snapshot was taken is about to say hello */
+  #restored = false;
   #broken = false;
   #nextStream = 2;
 
@@ -60,6 +70,7 @@ export class Multiplexer {
    * @throws Error when no agent runs, nobody listens there, or the agent does not answer in time
    */
   connect(port: number): Promise<Duplex> {
+    if (!this.#agentReady && this.#restored) return this.#connectLater(port);
     const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
     if (!this.#agentReady || this.#streams.size + this.#pending.size >= MAX_STREAMS) {
       reject(new Error('no agent, or too many connections'));
@@ -77,8 +88,31 @@ export class Multiplexer {
     return promise;
   }
 
+  /** As a connection to a guest that stands still waits for it. */
+  #connectLater(port: number): Promise<Duplex> {
+    const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
+    const timer = setTimeout(() => {
+      this.#early.delete(early);
+      reject(new Error('the agent did not answer'));
+    }, ACCEPT_MS);
+    const early: Early = { port, resolve, timer };
+    this.#early.add(early);
+    return promise;
+  }
+
+  /** Those that waited for an agent are told, whether or not there is one. */
+  #letEarlyIn(): void {
+    this.#restored = false;
+    for (const { port, resolve, timer } of this.#early) {
+      clearTimeout(timer);
+      resolve(this.connect(port));
+    }
+    this.#early.clear();
+  }
+
   /** Tells an agent that ran when the snapshot was taken; who is not there reads it when it comes. */
   announceRestore(): void {
+    this.#restored = true;
     this.#send(OP.restored, 0);
   }
 
@@ -117,6 +151,7 @@ export class Multiplexer {
       this.#dropAll();
       this.#agentReady = true;
       this.#send(OP.hello, 0, this.#options.guestCid);
+      this.#letEarlyIn();
       this.#options.onAgent?.(argument === WANTS_PORTS);
     } else if (op === OP.connect) {
       void this.#acceptFromGuest(id, argument);
@@ -164,6 +199,7 @@ export class Multiplexer {
 
   #dropAll(): void {
     this.#agentReady = false;
+    if (this.#broken || this.#port.destroyed) this.#letEarlyIn();
     for (const id of this.#pending.keys()) this.#pendingDone(id)?.reject(new Error('the agent is gone'));
     for (const stream of this.#streams.values()) stream.abort();
   }
