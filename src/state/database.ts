@@ -156,6 +156,20 @@ export class Database extends DatabaseSync {
       }
     }
   }
+
+  /**
+   * Does a write that a power cut may take. The end of this process does not, and the next synced one brings it to the disk. Part of
+   * a transaction, it is synced with that.
+   */
+  unsynced<T>(write: () => T): T {
+    if (this.isTransaction) return write();
+    this.exec('PRAGMA synchronous = NORMAL');
+    try {
+      return write();
+    } finally {
+      this.exec('PRAGMA synchronous = FULL');
+    }
+  }
 }
 
 type Run = (...values: SQLInputValue[]) => StatementResultingChanges;

@@ -88,6 +88,9 @@ export interface Ledger {
 /** Owner of resources that belong to the host as a whole and not to one VM. */
 export const HOST_OWNER = 'host';
 
+/** Gone when the host loses its power: whoever frees them is the next daemon before that, or nobody. */
+const OF_THIS_BOOT: ReadonlySet<ResourceKind> = new Set(['tap', 'vmm', 'cgroup']);
+
 export function createLedger(database: Database, now: () => Date = () => new Date()): Ledger {
   const upsert = database.prepare(
     `INSERT INTO ledger (vm_id, kind, name, detail, created_at) VALUES (?, ?, ?, ?, ?)
@@ -96,12 +99,13 @@ export function createLedger(database: Database, now: () => Date = () => new Dat
   const remove = database.prepare('DELETE FROM ledger WHERE kind = ? AND name = ?');
   const byOwner = database.prepare('SELECT * FROM ledger WHERE vm_id = ? ORDER BY id');
   const all = database.prepare('SELECT * FROM ledger ORDER BY id');
+  const write = (kind: ResourceKind, how: () => void) => (OF_THIS_BOOT.has(kind) ? database.unsynced(how) : how());
   return {
     record(owner, { kind, name, ...detail }) {
-      upsert.run(owner, kind, name, JSON.stringify(detail), now().toISOString());
+      write(kind, () => upsert.run(owner, kind, name, JSON.stringify(detail), now().toISOString()));
     },
     strike(kind, name) {
-      remove.run(kind, name);
+      write(kind, () => remove.run(kind, name));
     },
     of: (owner) => byOwner.all(owner).map((row) => fromRow(row).resource),
     all: () => all.all().map(fromRow),

@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import * as accident from './accidents.ts';
 import { type Action, command, NAMES, type Real } from './action.ts';
 import type { Model } from './model.ts';
+import * as moment from './moments.ts';
 import * as snapshot from './snapshots.ts';
 import * as work from './work.ts';
 
@@ -34,6 +35,10 @@ export function chaosCommands(): fc.MaybeWeightedArbitrary<fc.AsyncCommand<Model
     often(named(snapshot.take)),
     named(snapshot.putBack),
     named(snapshot.thereAndBack),
+    often(named(moment.take)),
+    often(named(moment.goBack)),
+    fc.tuple(name, name).map(([from, to]) => command(moment.asAnother(from, to))),
+    fc.tuple(name, delayMs).map(([each, delay]) => command(moment.daemonDiesDuring(each, delay))),
     named(work.guestReboots),
     named(work.clientsAtOnce),
     image.map((each) => command(work.build(each))),

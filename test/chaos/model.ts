@@ -13,6 +13,13 @@ export interface ModelVm {
   workDiskBytes: number;
   /** what the disks of its snapshot hold */
   snapshot?: Pick<ModelVm, 'sums' | 'marks' | 'workDiskBytes'>;
+  /** what the disks and the memory of its snapshot with memory hold */
+  moment?: Moment;
+}
+
+export interface Moment extends Pick<ModelVm, 'sums' | 'marks' | 'workDiskBytes'> {
+  /** what only its memory holds */
+  mark: string;
 }
 
 export interface Model {
@@ -34,6 +41,11 @@ export function emptyModel(): Model {
 export function vmOf(model: Model, name: string): ModelVm {
   const vm = model.vms.get(name);
   assert.ok(vm, `the model has no ${name}`);
+  return vm;
+}
+
+/** As one that begins as this one: snapshots are not copied. */
+export function withoutSnapshots({ snapshot: _, moment: __, ...vm }: ModelVm): ModelVm {
   return vm;
 }
 

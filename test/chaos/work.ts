@@ -4,7 +4,17 @@ import { randomBytes } from 'node:crypto';
 import { type TestHost, until } from '../support/host.ts';
 import { type Action, hasRoom, MIB } from './action.ts';
 import { checkData, MARK, planWrite } from './data.ts';
-import { ABSENT, expect, type Model, NEW_VM, surelyRests, surelyRuns, surelySleeps, vmOf } from './model.ts';
+import {
+  ABSENT,
+  expect,
+  type Model,
+  NEW_VM,
+  surelyRests,
+  surelyRuns,
+  surelySleeps,
+  vmOf,
+  withoutSnapshots,
+} from './model.ts';
 
 export const create = (name: string): Action => ({
   title: `create ${name}`,
@@ -68,7 +78,7 @@ export const restore = (name: string): Action => ({
 });
 
 /** Does what needs room for a guest's memory; the store is a small one, and what is refused changes nothing. */
-async function lacksRoom(host: TestHost, args: string[]): Promise<boolean> {
+export async function lacksRoom(host: TestHost, args: string[]): Promise<boolean> {
   const { status, stderr } = await host.run(args);
   if (status === 6 && /no room/i.test(stderr)) return true;
   assert.equal(status, 0, `banger ${args.join(' ')} ended with ${status}: ${stderr}`);
@@ -110,7 +120,7 @@ export const fork = (from: string, to: string): Action => ({
   possible: (model) => (surelyRuns(model, from) || surelySleeps(model, from)) && !model.vms.has(to) && hasRoom(model),
   async run(model, { host }) {
     if (await lacksRoom(host, ['fork', from, to])) return;
-    model.vms.set(to, vmOf(model, from));
+    model.vms.set(to, withoutSnapshots(vmOf(model, from)));
     expect(model, to, 'running');
     await checkData(model, host, to);
   },

@@ -3,7 +3,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { describe, it } from 'node:test';
-import { openDatabase } from '../../src/state/database.ts';
+import { inTransaction, openDatabase } from '../../src/state/database.ts';
 import { createLedger } from '../../src/state/ledger.ts';
 import { createOperationStore } from '../../src/state/operations.ts';
 import { createSettings } from '../../src/state/settings.ts';
@@ -116,6 +116,32 @@ describe('ledger', () => {
     ledger.strike('vmm', '/run/x.sock');
     ledger.strike('vmm', '/run/x.sock');
     assert.deepEqual(ledger.of('vm1'), []);
+  });
+
+  it('need not be on the disk before what the host loses with its power, and must before everything else', (t) => {
+    const database = openDatabase(':memory:');
+    const ledger = createLedger(database);
+    const level = () => Number(database.prepare('PRAGMA synchronous').get()?.synchronous);
+    const [normal, full] = [1, 2];
+    const changes = t.mock.method(database, 'exec');
+    const levels = () => {
+      const said = changes.mock.calls.map(({ arguments: [sql] }) => sql);
+      changes.mock.resetCalls();
+      return said;
+    };
+    const lowered = ['PRAGMA synchronous = NORMAL', 'PRAGMA synchronous = FULL'];
+    assert.equal(level(), full);
+    for (const kind of ['tap', 'vmm', 'cgroup'] as const) {
+      ledger.record('vm1', { kind, name: 'x' });
+      ledger.strike(kind, 'x');
+      assert.deepEqual(levels(), [...lowered, ...lowered], kind);
+    }
+    ledger.record('vm1', { kind: 'directory', name: '/store/vms/vm1' });
+    ledger.strike('directory', '/store/vms/vm1');
+    inTransaction(database, () => ledger.record('vm1', { kind: 'tap', name: 'bgr-1' }));
+    assert.deepEqual(levels(), ['BEGIN IMMEDIATE', 'COMMIT'], 'it is synced with the transaction');
+    assert.equal(level(), full);
+    assert.equal(database.unsynced(level), normal);
   });
 });
 

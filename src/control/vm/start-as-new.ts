@@ -35,6 +35,8 @@ export interface Beginning {
   ownMemory: boolean;
   /** what else has to be done before the memory is loaded, by the step it is in the timeline */
   first: Readonly<Record<string, (signal: AbortSignal) => Promise<void>>>;
+  /** checks that go on beside all this, and have to pass before its guest goes on */
+  checks?: Promise<void> | undefined;
   /** looks at what was loaded, before its guest goes on */
   loaded?: () => Promise<void>;
   /** done when the guest has acknowledged and goes on, before the VM counts as running */
@@ -52,7 +54,7 @@ export interface Beginning {
 export async function startAsNew(
   host: Host,
   vm: VmRecord,
-  { boot, vmmVersion, failedUnits, ownMemory, first, loaded, awake, ...before }: Beginning,
+  { boot, vmmVersion, failedUnits, ownMemory, first, checks, loaded, awake, ...before }: Beginning,
   signal: AbortSignal,
 ): Promise<StartedVm> {
   const { began = performance.now() } = before;
@@ -92,6 +94,7 @@ export async function startAsNew(
       await letLoadShared(host, vm, files, ownMemory);
       await loadMemory(host, vm, api, files, vmmVersion, tapName(vm.id));
       await loaded?.();
+      await checks;
     })(signal);
     signal.throwIfAborted();
     await api.send(setState('Resumed'));
@@ -99,7 +102,8 @@ export async function startAsNew(
   const who = identity;
   const agent = await timed('reach-agent', () => reachAgent(host, vm))(signal);
   await timed('wake', () => wakeAs(host, vm, who, agent))(signal);
-  await timed('open-network', () => host.network.open(vm))(signal);
+  // what was loaded needs its name no more
+  await Promise.all([timed('open-network', () => host.network.open(vm))(signal), forgetMemory(host, vm)]);
   await awake?.();
   signal.throwIfAborted();
   const tookMs = performance.now() - began;
@@ -108,7 +112,6 @@ export async function startAsNew(
     ...running(vm, { at: host.now(), vmm: launched.kind, timeline, tookMs }),
     ready,
   });
-  await forgetMemory(host, vm);
   return { vm: host.stores.vms.get(vm.name), ended: launched.ended };
 }
 

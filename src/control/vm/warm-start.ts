@@ -59,7 +59,10 @@ export async function startWarm(
         host.checks.beforeStart(boot, { ...shape, nat: request.nat ?? true }, progress.warn),
       ]);
     };
-    return await begin(host, vm, { template, boot, check, began, launched: blank?.launched }, signal);
+    const checks = check();
+    // what fails first is told
+    checks.catch(() => {});
+    return await begin(host, vm, { template, boot, checks, began, launched: blank?.launched }, signal);
   } catch (error) {
     if (vm || blank) progress.step('undo', 'undoing it');
     if (vm) await discard(host, vm);
@@ -102,7 +105,7 @@ async function discard(host: Host, vm: VmRecord): Promise<void> {
 interface Start {
   template: TemplateRecord;
   boot: BootFiles;
-  check: () => Promise<void>;
+  checks: Promise<void>;
   began: number;
   /** its VMM, where it took a blank one */
   launched: LaunchedVm | undefined;
@@ -111,7 +114,7 @@ interface Start {
 async function begin(
   host: Host,
   admitted: VmRecord,
-  { template, boot, check, began, launched }: Start,
+  { template, boot, checks, began, launched }: Start,
   signal: AbortSignal,
 ): Promise<StartedVm> {
   const { store } = host.config.paths;
@@ -129,8 +132,8 @@ async function begin(
       ownMemory,
       began,
       launched,
+      checks,
       first: {
-        preflight: check,
         'clone-disks': (either) => takeDisks(host, vm, template, either),
         'take-memory': (either) => takeMemory(host, vm, template, ownMemory, either),
       },

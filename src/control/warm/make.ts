@@ -58,7 +58,7 @@ const REST_LIMIT_MS = 60_000;
 /** Left free in the store beside what storage.min_free asks for. */
 const RESERVE_BYTES = 512 * MIB;
 
-/** Until init has nothing to do any more. */
+/** Until init has nothing to do any more; then what most commands are made of is read into memory. */
 const REST_SCRIPT = `command -v systemctl > /dev/null || exit 0
 tries=0
 while [ "$tries" -lt 120 ]; do
@@ -68,6 +68,7 @@ while [ "$tries" -lt 120 ]; do
   [ "$timer" != active ] || [ "$rest" = active ] && systemctl list-jobs 2> /dev/null | grep -q 'No jobs' && break
   sleep 0.5
 done
+for each in true env cat ls id uname bash; do command -v "$each" > /dev/null && "$each" < /dev/null > /dev/null 2>&1; done
 sleep 1
 `;
 
