@@ -1,7 +1,7 @@
 /**
  * How QEMU may treat the memory file of a restored guest. It does not write to it: for each page that the guest gives up, to its balloon
  * or by reporting it free, QEMU punches a hole into the file although it has mapped it privately, and takes the page
- * from all that run from it; then it drops its own copy, which would do. And it asks for no huge pages: the kernel would
+ * from all that run from it; then it drops its own copy, which would do. And it asks for no huge pages for this memory: the kernel would
  * read the file by 2 MiB around each page that the guest touches, most of it holes. A seccomp filter answers these calls with
  * success and does nothing. It stays with the thread that installs it and with all children it starts.
  */
@@ -20,8 +20,10 @@ const MADV_HUGEPAGE = 14;
 /** Offsets in `struct seccomp_data`; of a 64-bit argument the lower half. */
 const NUMBER_AT = 0;
 const ARCHITECTURE_AT = 4;
-const MODE_AT = 24;
-const ADVICE_AT = 32;
+/** of fallocate(2) what it is to do, of madvise(2) the length */
+const SECOND_ARGUMENT_AT = 24;
+/** of madvise(2) the advice */
+const THIRD_ARGUMENT_AT = 32;
 
 /** Operations of linux/filter.h: load a word, jump if equal or if a bit is set, return. */
 const LOAD = 0x20;
@@ -35,22 +37,28 @@ const SUCCEED = 0x00050000;
 
 let isGuarded = false;
 
-/** From now on no child of this process can punch holes, or has huge pages. @throws Error where that cannot be had */
-export function guardMemoryFile(libc: Libc | undefined): void {
+/**
+ * From now on no child of this process can punch holes, or has huge pages for its guest's memory.
+ * @param bytes length of that memory
+ * @throws Error where that cannot be had
+ */
+export function guardMemoryFile(libc: Libc | undefined, bytes: number): void {
   if (isGuarded) return;
   const architecture = ARCHITECTURES[process.arch];
   if (!libc || !architecture || endianness() !== 'LE') throw new Error('this host has no filter for it');
   libc.filterCalls(
     Buffer.concat([
       instruction(LOAD, ARCHITECTURE_AT),
-      instruction(JUMP_EQUAL, architecture.audit, { otherwise: 8 }),
+      instruction(JUMP_EQUAL, architecture.audit, { otherwise: 10 }),
       instruction(LOAD, NUMBER_AT),
       instruction(JUMP_EQUAL, architecture.fallocate, { otherwise: 2 }),
-      instruction(LOAD, MODE_AT),
-      instruction(JUMP_SET, FALLOC_FL_PUNCH_HOLE, { met: 3, otherwise: 4 }),
-      instruction(JUMP_EQUAL, architecture.madvise, { otherwise: 3 }),
-      instruction(LOAD, ADVICE_AT),
-      instruction(JUMP_EQUAL, MADV_HUGEPAGE, { otherwise: 1 }),
+      instruction(LOAD, SECOND_ARGUMENT_AT),
+      instruction(JUMP_SET, FALLOC_FL_PUNCH_HOLE, { met: 5, otherwise: 6 }),
+      instruction(JUMP_EQUAL, architecture.madvise, { otherwise: 5 }),
+      instruction(LOAD, THIRD_ARGUMENT_AT),
+      instruction(JUMP_EQUAL, MADV_HUGEPAGE, { otherwise: 3 }),
+      instruction(LOAD, SECOND_ARGUMENT_AT),
+      instruction(JUMP_EQUAL, bytes % 2 ** 32, { otherwise: 1 }),
       instruction(RETURN, SUCCEED),
       instruction(RETURN, ALLOW),
     ]),

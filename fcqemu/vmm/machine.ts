@@ -63,7 +63,7 @@ export async function restoreMachine(
   snapshot: SnapshotFile,
   options: MachineOptions,
 ): Promise<Machine> {
-  await guard(spec.balloon !== null);
+  await guard(spec);
   return await build(spec, options, restoreFault, async ({ vm, drives, network }) => {
     await loadDeviceState(vm, snapshot);
     await drives.applyLimits();
@@ -74,17 +74,13 @@ export async function restoreMachine(
   });
 }
 
-/**
- * The memory file is not this machine's alone.
- * @param writes whether QEMU would write to it
- * @throws Fault
- */
-async function guard(writes: boolean): Promise<void> {
+/** The memory file is not this machine's alone. @throws Fault */
+async function guard({ balloon, memoryMib }: QemuSpec): Promise<void> {
   try {
-    guardMemoryFile(await loadLibc());
+    guardMemoryFile(await loadLibc(), memoryMib * 1024 * 1024);
   } catch (error) {
-    // what is left is slower, and no more
-    if (!writes) return;
+    // without a balloon it is never written to, only read in larger pieces
+    if (!balloon) return;
     const cause = error instanceof Error ? error.message : String(error);
     throw restoreFault(`The balloon cannot be kept from writing to the memory file: ${cause}`);
   }

@@ -12,9 +12,23 @@ const COUNT = Number(process.env.BANGER_TEST_FORKS ?? 2);
 const AT_ONCE = 10;
 const LIMIT = { timeout: paced(120_000 + COUNT * 5000) };
 
-/** Draws numbers all the time, each behind the name that the machine had before, and is frozen in the middle of it. */
-const DRAW =
-  'while read -r who < /proc/sys/kernel/hostname; do echo "$who $(od -An -N16 -tx1 /dev/urandom)" >> /run/draws; done';
+/**
+ * Draws numbers all the time, each behind the name that the machine had before, and is frozen in the middle of it. One process does
+ * it, many at a time: what other programs draw in between would make two machines differ that have the same seed.
+ */
+const DRAW = `perl -e '
+  open my $random, "<", "/dev/urandom";
+  open my $draws, ">>", "/run/draws";
+  for (;;) {
+    for (1 .. 20) {
+      open my $name, "<", "/proc/sys/kernel/hostname";
+      sysread $name, my $who, 64;
+      chomp $who;
+      sysread $random, my $bytes, 16;
+      syswrite $draws, "$who " . unpack("H*", $bytes) . "\\n";
+    }
+    select undef, undef, undef, 0.2;
+  }'`;
 
 /** Who a machine is, one thing a line. */
 const WHO = `
