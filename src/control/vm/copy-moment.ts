@@ -49,16 +49,19 @@ export async function copyMoment(
     await holdGuest(host, vm, randomUUID(), signal);
     held = true;
     await using api = connectVmm(vmmSocketOf(host, vm.id));
-    const began = performance.now();
-    await api.send(setState('Paused'));
     progress.step('save-memory', 'saving its memory and disks');
     await rm(own.directory, { recursive: true, force: true });
     await mkdir(own.directory, { mode: 0o700 });
-    const vmmVersion = await saveMemory(host, vm, api, own);
-    for (const file of ['memory', 'state'] as const) await rename(own[file], to[file]);
-    await copyDisks();
+    const began = performance.now();
+    await api.send(setState('Paused'));
+    // side by side, and both are over before it goes on, whichever fails
+    const [memory, disks] = await Promise.allSettled([saveMemory(host, vm, api, own), copyDisks()]);
+    if (memory.status === 'rejected') throw memory.reason;
+    if (disks.status === 'rejected') throw disks.reason;
     await api.send(setState('Resumed'));
-    return { pausedMs: performance.now() - began, vmmVersion };
+    const pausedMs = performance.now() - began;
+    for (const file of ['memory', 'state'] as const) await rename(own[file], to[file]);
+    return { pausedMs, vmmVersion: memory.value };
   } finally {
     await goOnRunning(host, vm);
     if (held) await thawGuest(host, vm);
