@@ -2,7 +2,9 @@
  * What a VM costs that goes on from memory: `run` from a template, suspend, resume to the first command, fork to the first
  * command of the fork, with the page cache warm and with it dropped. Prints p50 and p95, beside cold starts in the same run.
  *
- *   node bench/warm.ts BUNDLE_DIRECTORY [ROUNDS] [run|suspend|resume|fork ...]
+ *   node bench/warm.ts BUNDLE_DIRECTORY [ROUNDS] [run|pool|suspend|resume|fork ...]
+ *
+ * `pool` is `run` with a VMM that waits for each VM; one of the two at a time.
  *
  * Needs root, dist/banger (make build), mkfs.xfs (apt-get install xfsprogs), and a bundle with the agent.
  */
@@ -11,6 +13,7 @@ import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { loadavg } from 'node:os';
 import { join, resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Operation } from '../src/api/operation.ts';
 import type { VmDetail, VmForkResult } from '../src/api/vm.ts';
 import { createClient } from '../src/client/client.ts';
@@ -20,6 +23,7 @@ const MEMORY = '256M';
 const bundle = resolve(process.argv[2] ?? '.dev/bundle');
 const ROUNDS = Number(process.argv[3] ?? 20);
 const wanted = new Set(process.argv.length > 4 ? process.argv.slice(4) : ['run', 'suspend', 'resume', 'fork']);
+const pooled = wanted.has('pool');
 /** Each takes as long as all warm ones together. */
 const COLD_ROUNDS = Math.ceil(ROUNDS / 10);
 const banger = join(import.meta.dirname, '../dist/banger');
@@ -30,6 +34,7 @@ const env = {
   BANGER_HOME: join(disk, 'home'),
   BANGER_BUNDLE_DEFAULT: join(disk, 'bundle'),
   BANGER_WARM_AUTOMATIC: 'false',
+  BANGER_POOL_READY: pooled ? '1' : '0',
 };
 const run = (...args: string[]) =>
   execFileSync(banger, args, { env, stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8' });
@@ -119,10 +124,15 @@ try {
       await timed('exec of a VM that is up, in the daemon', () => execInDaemon('web'));
     }
   };
-  if (wanted.has('run')) {
+  /** A daemon makes the next one when nobody has asked for anything for a while. */
+  const untilOneWaits = async () => {
+    while (pooled && (await client.call('status', {})).blanks?.ready !== 1) await sleep(100);
+  };
+  if (wanted.has('run') || pooled) {
     await timed('template, made by image warm', () => run('image', 'warm', ...size, '--quiet'));
     for (let round = 0; round < ROUNDS; round++) {
       for (const cache of ['warm', 'dropped']) {
+        await untilOneWaits();
         if (cache === 'dropped') dropCache();
         await timed(`run NAME -- true from a template, cache ${cache}`, () =>
           run('run', 'new', ...size, '--quiet', '-n', '--', 'true'),
