@@ -71,7 +71,7 @@ describe('a daemon that systemd starts again', () => {
   const host = (change: Partial<{ vms: object[]; builds: object[]; operations: number; metrics: boolean }> = {}) =>
     ({
       config: { metrics: { listen: change.metrics ?? false, port: 1 } },
-      stores: { vms: { list: () => change.vms ?? [] }, buildVms: { list: () => change.builds ?? [] } },
+      stores: { vms: { list: () => change.vms ?? [] }, buildVms: { busy: () => change.builds ?? [] } },
       operations: { runningCount: () => change.operations ?? 0 },
     }) as unknown as IdleHost;
   const vm = sampleVm({ phase: 'stopped' });
@@ -141,7 +141,7 @@ describe('a daemon whose program was replaced', () => {
   it('waits for clients, operations and builds, not for VMs', () => {
     const host = (operations: number, builds: object[]) =>
       ({
-        stores: { vms: { list: () => [sampleVm({ phase: 'running' })] }, buildVms: { list: () => builds } },
+        stores: { vms: { list: () => [sampleVm({ phase: 'running' })] }, buildVms: { busy: () => builds } },
         operations: { runningCount: () => operations },
       }) as unknown as IdleHost;
     assert.equal(isBusy(host(0, []), 0), false);
