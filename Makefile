@@ -18,7 +18,7 @@ NEEDED := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap nft:nftables 
   ssh:openssh-client ssh-keygen:openssh-client depmod:kmod zstd:zstd xz:xz-utils lz4:lz4 \
   newuidmap:uidmap sudo:sudo ps:procps shellcheck:shellcheck git:git npm:npm libatomic.so.1:libatomic1 \
   musl-gcc:musl-tools
-TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs fsverity:fsverity zsh:zsh fish:fish busybox:busybox mandoc:mandoc skopeo:skopeo sfdisk:fdisk qemu-img:qemu-utils mkfs.btrfs:btrfs-progs docker-registry:docker-registry htpasswd:apache2-utils
+TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs fsverity:fsverity zsh:zsh fish:fish busybox:busybox mandoc:mandoc skopeo:skopeo sfdisk:fdisk qemu-img:qemu-utils mkfs.btrfs:btrfs-progs docker-registry:docker-registry htpasswd:apache2-utils apparmor_parser:apparmor
 
 # each file loads the same modules, and waits more than it computes
 run_unit_tests = NODE_COMPILE_CACHE=$(DEV)/compile-cache node scripts/run-tests.ts --at-once 4 --limit 120 --report $(DEV)/unit-tests.txt $(UNIT_TESTS)
@@ -31,7 +31,7 @@ AGENT_CFLAGS := -std=c11 -D_GNU_SOURCE -Os -Wall -Wextra -Werror -ffunction-sect
 # what the executable is made of
 SOURCES := $(shell find src bin fcqemu helpers scripts -type f) package.json package-lock.json tsconfig.json
 
-.PHONY: demo test unit host-test proof proof-short chaos check format build install uninstall deb deb-check package-test release clean deps host-deps test-deps
+.PHONY: demo test unit host-test proof proof-short chaos check format build install uninstall deb deb-check piuparts package-test release clean deps host-deps test-deps
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
@@ -101,14 +101,24 @@ deb: build ## dist/banger_VERSION_ARCH.deb
 DEB_CHECK_NEEDED := lintian:lintian mandoc:mandoc systemd-analyze:systemd shellcheck:shellcheck ssh:openssh-client
 DEB = $(lastword $(sort $(wildcard dist/banger_*.deb)))
 
-deb-check: deb ## the package by lintian, its units, pages and scripts by their own programs, made twice; with PIUPARTS=1 by piuparts too
-	$(call install_missing,$(DEB_CHECK_NEEDED) $(if $(PIUPARTS),piuparts:piuparts))
+deb-check: deb ## the package by lintian, its units, pages and scripts by their own programs, made twice
+	$(call install_missing,$(DEB_CHECK_NEEDED))
 	lintian --fail-on warning $(DEB)
 	node --test --test-reporter=dot test/package/content.test.ts test/package/manual.test.ts
 	node scripts/package/main.ts deb --output dist/again && cmp $(DEB) dist/again/$(notdir $(DEB)) && rm -r dist/again
-	$(if $(PIUPARTS),piuparts --no-eatmydata $(if $(PIUPARTS_MIRROR),--mirror $(PIUPARTS_MIRROR)) $(DEB))
 
-package-test: test-deps build ## the package on a Debian machine with systemd, made for it: install, VM, upgrade, removal; BANGER_PREVIOUS_DEB
+# a Debian of essential packages and apt, kept; PIUPARTS_SUITE names another one
+PIUPARTS_SUITE ?= bookworm
+PIUPARTS_BASE = $(DEV)/piuparts-$(PIUPARTS_SUITE).tar.gz
+
+piuparts: deb ## the package installed, purged and installed again in a bare Debian by piuparts, which looks for what is left over
+	$(call install_missing,piuparts:piuparts mmdebstrap:mmdebstrap adequate:adequate)
+	mkdir -p $(DEV)
+	[ -e $(PIUPARTS_BASE) ] || mmdebstrap --mode=root --variant=minbase $(PIUPARTS_SUITE) $(PIUPARTS_BASE)
+	piuparts --basetgz $(PIUPARTS_BASE) --distribution $(PIUPARTS_SUITE) --no-eatmydata --install-purge-install \
+	  --fail-if-inadequate --fail-on-broken-symlinks --log-level info $(DEB)
+
+package-test: test-deps build ## the package on a Debian machine with systemd, made for it: install, VM, upgrade, removal; BANGER_PREVIOUS, BANGER_PREVIOUS_DEB
 	node scripts/test-bundle.ts $(DEV)
 	BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --limit 1800 --report $(DEV)/package-tests.txt $(PACKAGE_TESTS)
 

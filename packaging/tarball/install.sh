@@ -60,7 +60,6 @@ while read -r file; do
 	# a program that runs keeps its file
 	rm -f "$target"
 	case "$file" in
-	prefix/lib/banger/bangernet) ln "$destdir$prefix/bin/banger" "$target" 2>/dev/null || ln -s ../../bin/banger "$target" ;;
 	prefix/bin/fcqemu) ln "$destdir$prefix/bin/banger" "$target" 2>/dev/null || ln -s banger "$target" ;;
 	*.service | */apparmor-profile) sed -E "s#/usr/local/(bin|lib)/#$prefix/\1/#" "$source" >"$target" ;;
 	*) cp -P -p "$source" "$target" ;;

@@ -74,7 +74,7 @@ function programs({ prefix }: Layout): Entry[] {
     { path: join(bin, 'banger'), kind: 'copy', mode: 0o755, from: join(DIST, 'banger') },
     { path: join(bin, 'fcqemu'), kind: 'hardlink', to: join(bin, 'banger') },
     // nobody calls it by hand, so it is in no PATH
-    { path: join(prefix, 'lib/banger/bangernet'), kind: 'hardlink', to: join(bin, 'banger') },
+    { path: join(prefix, 'lib/banger/bangernet'), kind: 'symlink', to: '../../bin/banger' },
     { path: join(bin, 'fcqemu-vsock'), kind: 'copy', mode: 0o755, from: join(DIST, 'fcqemu-vsock') },
   ];
 }
@@ -101,7 +101,7 @@ function hostFiles(layout: Layout): Entry[] {
     file(join(prefix, 'lib/udev/rules.d/60-banger.rules'), 'udev.rules'),
     file(join(prefix, 'lib/systemd/network/10-banger.network'), 'networkd.network'),
     file(join(sysconfdir, 'ssh/ssh_config.d/banger.conf'), 'ssh_config.conf'),
-    // copied to where AppArmor looks by those whose AppArmor understands it: an older one would stumble over it
+    // linked to where AppArmor looks if that understands it: an older one would stumble over it
     file(join(prefix, 'share/banger/apparmor-profile'), 'apparmor-profile'),
   ];
 }

@@ -91,6 +91,7 @@ function control(
   const conffiles = entries.map(({ path }) => path).filter((path) => path.startsWith('/etc/'));
   write('conffiles', conffiles.map((path) => `${path}\n`).join(''));
   write('md5sums', sums(tree, entries));
+  write('triggers', readFileSync(join(PACKAGING, 'triggers'), 'utf8'));
   for (const script of ['postinst', 'prerm', 'postrm']) {
     write(script, readFileSync(join(PACKAGING, script), 'utf8'), 0o755);
   }

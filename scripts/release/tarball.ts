@@ -29,8 +29,8 @@ export async function buildTarball({ output, compressor, ...origin }: TarballOpt
     mkdirSync(directory);
     cpSync(join(staged, LAYOUT.prefix), join(directory, 'prefix'), { recursive: true, verbatimSymlinks: true });
     cpSync(join(staged, 'etc'), join(directory, 'etc'), { recursive: true });
-    // the script makes the other names of the program itself: not everything that unpacks an archive keeps hard links
-    for (const name of ['bin/fcqemu', 'lib/banger/bangernet']) rmSync(join(directory, 'prefix', name));
+    // the script makes the other name of the program itself: not everything that unpacks an archive keeps hard links
+    rmSync(join(directory, 'prefix/bin/fcqemu'));
     copyFileSync(join(PACKAGING, 'install.sh'), join(directory, 'install.sh'));
     chmodSync(join(directory, 'install.sh'), 0o755);
     writeFileSync(

@@ -94,6 +94,39 @@ describe('the package in a bare Debian', { skip: skip() }, () => {
     assert.match(said, /disks and records of VMs were kept: \/var\/lib\/banger\n$/, said);
   });
 
+  it(
+    'has its profile loaded by an AppArmor that understands it, whenever that comes, unless there is another',
+    LIMIT,
+    async () => {
+      const { status, said } = await onOwnSystem(
+        `
+      set -e
+      profile() { echo "$1: $(readlink /etc/apparmor.d/banger), $(grep -c userns /etc/apparmor.d/banger 2> /dev/null || true)"; }
+      install 0.0.1; profile without
+      mkdir -p /etc/apparmor.d/abi; touch /etc/apparmor.d/abi/4.0
+      dpkg-trigger --no-await --by-package=base-files /etc/apparmor.d/abi; dpkg --triggers-only --pending; profile later
+      install ${VERSION}; profile upgraded
+      dpkg -r banger; profile removed
+      echo '# mine' > /etc/apparmor.d/banger
+      install ${VERSION}; profile mine
+      dpkg -P banger; cat /etc/apparmor.d/banger
+      `,
+        { work, below },
+      );
+      assert.equal(status, 0, said);
+      const link = '../../usr/share/banger/apparmor-profile';
+      for (const line of [
+        'without: , ',
+        `later: ${link}, 1`,
+        `upgraded: ${link}, 1`,
+        'removed: , ',
+        'mine: , 0',
+        '# mine',
+      ])
+        assert.ok(said.split('\n').includes(line), `${line}\n${said}`);
+    },
+  );
+
   it('is installed, removed and purged where not even /proc is there', LIMIT, async () => {
     const { status, said } = await onOwnSystem(
       `set -e; install 0.0.1; install ${VERSION}; getent group banger; dpkg -r banger; dpkg -P banger; dpkg --audit

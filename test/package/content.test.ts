@@ -134,6 +134,23 @@ describe('what is installed', { skip: unbuilt }, () => {
     assert.equal((await stat(join(root, 'run/banger'))).mode & 0o777, 0o700);
   });
 
+  it('has a profile that AppArmor understands', { skip: lacking('apparmor_parser') }, async (t) => {
+    const dir = await tempDir(t);
+    const profile = (await installedContent(layoutOf('/usr'), ORIGIN)).find(({ path }) =>
+      path.endsWith('apparmor-profile'),
+    );
+    assert.ok(profile?.kind === 'file');
+    const whole = profile.content.toString();
+    assert.match(whole, /^profile banger \/usr\/bin\/banger flags=\(unconfined\) \{$/m);
+    // what came with 4.0, which is why older ones are given no profile at all
+    const known = existsSync('/etc/apparmor.d/abi/4.0')
+      ? whole
+      : whole.replace(/^(abi <abi\/4\.0>| {2}userns),$/gm, '');
+    await writeFile(join(dir, 'banger'), known);
+    const argv = ['--skip-kernel-load', '--skip-cache', '--names', join(dir, 'banger')];
+    assert.equal(execFileSync('apparmor_parser', argv, { encoding: 'utf8', stdio: 'pipe' }), 'banger\n');
+  });
+
   it('leads ssh to VMs of whoever has some, and leaves everybody else alone', { skip: lacking('ssh') }, async (t) => {
     const root = await tempDir(t);
     stage(root, await installedContent(layoutOf('/usr'), ORIGIN));

@@ -1,13 +1,14 @@
 /**
  * The life of the package on a Debian machine with systemd: installed by apt, used by an ordinary user without sudo, upgraded while a
- * VM runs, removed, installed again, purged. Each test goes on where the one before has ended. `make package-test`; with
- * BANGER_PREVIOUS_DEB an older package is what is upgraded, otherwise it is this program under an older version.
+ * VM runs, removed, installed again, purged. Each test goes on where the one before has ended. `make package-test`; what is upgraded
+ * is the package that BANGER_PREVIOUS_DEB names, else that of the commit BANGER_PREVIOUS, else that of the commit before this one.
  */
 import assert from 'node:assert/strict';
 import { copyFileSync, cpSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { buildDeb } from '../../../scripts/package/deb.ts';
+import { previousPackage } from '../../../scripts/package/previous.ts';
 import { VERSION } from '../../../src/version.ts';
 import { lacking } from '../../bundle/sample-bundle.ts';
 import { hostSkip } from '../../support/host.ts';
@@ -54,6 +55,14 @@ for my $name ($tap, 'bgr-00000bad') {
 tell_of('forwarding', open(my $file, '>', '/proc/sys/net/ipv4/conf/all/forwarding'));
 `;
 
+function previousDeb(): string {
+  const { BANGER_PREVIOUS_DEB: given, BANGER_PREVIOUS: commit } = process.env;
+  const found =
+    given || previousPackage({ directory: join(DIRECTORY, 'previous'), version: OLD, ...(commit && { commit }) });
+  if (!found) throw new Error('There is no commit before this one. BANGER_PREVIOUS_DEB can name an older package.');
+  return found;
+}
+
 const skip =
   hostSkip('mmdebstrap', 'debugfs', 'dpkg-deb') ||
   lacking('nsenter') ||
@@ -67,9 +76,7 @@ describe('the package on a machine with systemd', { skip }, () => {
       load: async (tree) => {
         const packages = join(tree, 'packages');
         await buildDeb({ ...ORIGIN, output: packages, compression: 'none' });
-        const previous = process.env.BANGER_PREVIOUS_DEB;
-        if (previous) copyFileSync(previous, join(packages, `banger_${OLD}_amd64.deb`));
-        else await buildDeb({ ...ORIGIN, version: OLD, output: packages, compression: 'none' });
+        copyFileSync(previousDeb(), join(packages, `banger_${OLD}_amd64.deb`));
         const bundle = await leanBundle(process.env.BANGER_TEST_BUNDLE ?? '', DIRECTORY);
         mkdirSync(join(tree, 'bundle'));
         cpSync(bundle, join(tree, 'bundle'), { recursive: true });

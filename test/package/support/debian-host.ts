@@ -87,7 +87,7 @@ export class DebianHost {
    * Runs a script of root's in a shell that stops at the first command that fails.
    * @returns what was printed, errors too
    */
-  async shell(script: string, limitMs = 2 * MINUTE): Promise<string> {
+  async shell(script: string, limitMs = 4 * MINUTE): Promise<string> {
     const before = `cd /; export OPENSSL_ia32cap='${NO_VECTORS}' DEBIAN_FRONTEND=readline`;
     const whole = `cat > /run/root-script <<'ROOT'\n${before}\n${script}\nROOT
       sh -e /run/root-script < /dev/null 2>&1 || echo "ended with $?"`;
