@@ -103,7 +103,7 @@ DEB = $(lastword $(sort $(wildcard dist/banger_*.deb)))
 
 deb-check: deb ## the package by lintian, its units, pages and scripts by their own programs, made twice
 	$(call install_missing,$(DEB_CHECK_NEEDED))
-	lintian --fail-on warning $(DEB)
+	lintian --fail-on error,warning $(DEB)
 	node --test --test-reporter=dot test/package/content.test.ts test/package/manual.test.ts
 	node scripts/package/main.ts deb --output dist/again && cmp $(DEB) dist/again/$(notdir $(DEB)) && rm -r dist/again
 
