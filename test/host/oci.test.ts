@@ -4,9 +4,10 @@ import { chmod, mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:f
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { createRunner } from '../../src/system/runner.ts';
+import { bundleBusybox } from '../support/bundle-busybox.ts';
 import { writeDisk } from '../support/disk-images.ts';
 import { hostSkip, TestHost, until } from '../support/host.ts';
-import { tarOf, writeOciLayout } from '../support/oci-image.ts';
+import { rawTar, tarOf, writeOciLayout } from '../support/oci-image.ts';
 
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 const skip = hostSkip('debugfs', 'skopeo', 'musl-gcc');
@@ -108,6 +109,65 @@ describe('an OCI image with one static program', { skip }, () => {
     assert.match(await host.ok('ports', 'bad'), /^8080 .*nothing listens there yet/m);
     await host.ok('exec', 'bad', '--', 'touch', '/srv/kept/there');
     assert.equal((await host.ok('exec', 'bad', '--', 'ls', '/root/.volumes/srv/kept')).trim(), 'there');
+  });
+});
+
+/** Alpine's package manager, as far as it is told anything here: it says what the real one says, and keeps the same records. */
+const APK = `#!/bin/sh
+echo "apk $*" >> /apk.calls
+case $1 in
+update) echo 'fetch https://dl-cdn.alpinelinux.org/alpine/v3.20/main/x86_64/APKINDEX.tar.gz'
+  echo 'OK: 24168 distinct packages available' ;;
+add) for each in "$@"; do case $each in add | -*) ;; *)
+    echo "(1/1) Installing $each (1.7.1-r0)"
+    printf 'P:%s\\nV:1.7.1-r0\\nA:x86_64\\n\\n' "$each" >> /lib/apk/db/installed ;; esac; done
+  echo 'OK: 9 MiB in 16 packages' ;;
+list) while IFS=: read -r key value; do case $key in
+    P) name=$value ;; V) version=$value ;; A) echo "$name-$version $value {$name} (MIT) [installed]" ;; esac
+  done < /lib/apk/db/installed ;;
+esac
+`;
+
+describe('a recipe that begins with an OCI image', { skip }, () => {
+  it('pulls it, adds to it with its own package manager, and what runs in it stays', async (t) => {
+    const host = await TestHost.create();
+    const dir = await mkdtemp('/tmp/bt-recipe-');
+    t.after(async () => {
+      await host[Symbol.asyncDispose]();
+      await rm(dir, { recursive: true, force: true });
+    });
+    const busybox = bundleBusybox(join(process.env.BANGER_TEST_BUNDLE ?? '', 'initrd.img')).toString('latin1');
+    const link = (name: string) => ({ path: `bin/${name}`, type: '2', target: 'busybox' });
+    const tar = rawTar([
+      { path: 'bin/busybox', data: busybox, mode: 0o755 },
+      ...['sh', 'cat', 'echo', 'printf'].map(link),
+      { path: 'sbin/apk', data: APK, mode: 0o755 },
+      { path: 'etc/os-release', data: 'ID=alpine\nVERSION_ID=3.20.3\n' },
+      { path: 'etc/passwd', data: 'root:x:0:0:root:/root:/bin/sh\n' },
+      { path: 'lib/apk/db/installed', data: 'P:busybox\nV:1.36.1-r29\nA:x86_64\n\n' },
+    ]);
+    const config = { Entrypoint: ['/bin/sh', '-c', 'echo > /began; cat'], Labels: { of: 'base' } };
+    await writeOciLayout(join(dir, 'alpine'), { layers: [{ tar }], config });
+    const recipe = [
+      `base = "oci:${join(dir, 'alpine')}"`,
+      'packages = ["jq"]',
+      'run = ["test ! -e /began", "echo $STAGE > /made"]',
+      ...['[env]', 'STAGE = "image"', '[[files]]', 'source = "note"', 'target = "/srv/"'],
+    ];
+    await writeFile(join(dir, 'note'), 'of the recipe');
+    await writeFile(join(dir, 'dev.toml'), recipe.join('\n'));
+    await host.daemon();
+    await host.fails(4, ['image', 'validate', join(dir, 'dev.toml')], [/is not here/, /banger image pull oci:/]);
+    await host.ok('image', 'build', join(dir, 'dev.toml'), '--allow-outside');
+    const shown = JSON.parse(await host.ok('image', 'show', 'dev', '--json'));
+    assert.deepEqual([shown.base, shown.oci.entrypoint[0], shown.oci.labels], ['alpine', '/bin/sh', { of: 'base' }]);
+    assert.match(await host.ok('image', 'diff', 'alpine', 'dev'), /jq +1.7.1-r0/);
+    const read = async (path: string) => (await runner.run(['debugfs', '-R', `cat ${path}`, shown.rootfs])).stdout;
+    assert.equal(await read('/apk.calls'), 'apk update\napk add --no-progress jq\napk list --installed\n');
+    assert.deepEqual([await read('/made'), await read('/srv/note')], ['image\n', 'of the recipe']);
+    // it is no longer what the reference means
+    assert.match(await host.ok('image', 'pull', `oci:${join(dir, 'alpine')}`), /^$|alpine is here already/);
+    assert.match(await host.ok('image', 'build', join(dir, 'dev.toml')), /^$|Nothing it is made from has changed/);
   });
 });
 

@@ -1,9 +1,13 @@
 /** What each package manager is told, how its list is read, and what is read from its failures. */
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { causeOf } from '../../src/image/failures.ts';
 import { packageManagerOf, packageManifest } from '../../src/image/package-managers.ts';
 import { parseOsRelease } from '../../src/system/os-release.ts';
+import { tempDir } from '../support/temp-dir.ts';
 
 const of = (osRelease: string) => packageManagerOf(parseOsRelease(osRelease));
 
@@ -49,6 +53,69 @@ describe('the package manager of a guest', () => {
     assert.equal(packageManifest(of('ID=arch'), 'jq 1.7.1-2 x86_64\n'), 'jq 1.7.1-2 x86_64\n');
     assert.equal(packageManifest(of('ID=arch'), ''), '');
   });
+});
+
+/** What each says of two packages, as it was seen in guests of its distribution. */
+const RECORDED: [string, string, string, string[], string][] = [
+  [
+    'ID=alpine',
+    'apk',
+    'jq-1.7.1-r0 x86_64 {jq} (MIT) [installed]\nlibc-utils-0.7.2-r5 x86_64 {libc-dev} (BSD-2-Clause) [installed]\n',
+    ['apk update', 'apk add --no-progress jq tree', 'apk list --installed'],
+    'jq 1.7.1-r0 x86_64\nlibc-utils 0.7.2-r5 x86_64\n',
+  ],
+  [
+    'ID=fedora',
+    'dnf rpm',
+    'jq 0:1.7.1-8.fc41 x86_64\nbind-libs 32:9.18.33-1.fc41 x86_64\ngpg-pubkey 0:e99d6ad1-64d2612c (none)\n',
+    [
+      'dnf -q -y makecache',
+      'dnf -y --setopt=install_weak_deps=False install jq tree',
+      'rpm -qa --queryformat %{NAME} %{EPOCHNUM}:%{VERSION}-%{RELEASE} %{ARCH}\\n',
+    ],
+    'bind-libs 32:9.18.33-1.fc41 x86_64\ngpg-pubkey e99d6ad1-64d2612c (none)\njq 1.7.1-8.fc41 x86_64\n',
+  ],
+  [
+    'ID=arch',
+    'pacman',
+    'Name            : jq\nVersion         : 1.7.1-2\nDescription     : Name : x\nArchitecture    : x86_64\n\n' +
+      'Name            : tzdata\nVersion         : 2025a-1\nArchitecture    : any\n\n',
+    ['pacman -Syu --noconfirm --noprogressbar', 'pacman -S --needed --noconfirm --noprogressbar jq tree', 'pacman -Qi'],
+    'jq 1.7.1-2 x86_64\ntzdata 2025a-1 any\n',
+  ],
+  [
+    'ID=opensuse-leap\nID_LIKE=suse',
+    'zypper rpm',
+    'jq 0:1.6-150000.3.3.1 x86_64\n',
+    [
+      'zypper --non-interactive refresh',
+      'zypper --non-interactive install --no-recommends jq tree',
+      'rpm -qa --queryformat %{NAME} %{EPOCHNUM}:%{VERSION}-%{RELEASE} %{ARCH}\\n',
+    ],
+    'jq 1.6-150000.3.3.1 x86_64\n',
+  ],
+];
+
+describe('the commands for a package manager, run by a shell', () => {
+  for (const [osRelease, programs, says, called, list] of RECORDED) {
+    const manager = of(osRelease);
+    it(`call ${manager.name} with what it takes, and its list is read`, async (t) => {
+      const dir = await tempDir(t);
+      for (const name of programs.split(' ')) {
+        // only what is asked to list says something
+        const stub = `#!/bin/sh\nprintf '%s\\n' "${name} $*" >> ${dir}/calls\ncase $* in *-qa*|*-Qi*|list*) cat ${dir}/says ;; esac\n`;
+        await writeFile(join(dir, name), stub, { mode: 0o755 });
+      }
+      await writeFile(join(dir, 'says'), says);
+      const script = [...manager.refresh, manager.install(['jq', 'tree']), manager.list].join('\n');
+      const said = execFileSync('sh', ['-ec', script], {
+        env: { PATH: `${dir}:/usr/bin:/bin` },
+        encoding: 'utf8',
+      });
+      assert.equal(await readFile(join(dir, 'calls'), 'utf8'), `${called.join('\n')}\n`);
+      assert.equal(packageManifest(manager, said), list);
+    });
+  }
 });
 
 describe('the cause of a failed step', () => {

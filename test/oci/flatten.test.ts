@@ -1,7 +1,7 @@
 /** Layers become a tree, and the tree a file system that e2fsck has nothing to say about. */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { open, rm, writeFile } from 'node:fs/promises';
+import { appendFile, open, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { gzipSync } from 'node:zlib';
@@ -135,6 +135,13 @@ describe('layers that are not what they should be', () => {
     );
     await assert.rejects(
       mergeOf(t, async (blob) => {
+        await appendFile(blob.path, 'more');
+        return undefined;
+      }),
+      corrupt(/too long/),
+    );
+    await assert.rejects(
+      mergeOf(t, async (blob) => {
         await using file = await open(blob.path, 'r+');
         await file.write(Buffer.from([0xff, 0xff, 0xff]), 0, 3, 30);
         return undefined;
@@ -146,6 +153,16 @@ describe('layers that are not what they should be', () => {
   it('limits end a bomb', async (t) => {
     const blobs = await blobsOf(await tempDir(t), [good]);
     await assert.rejects(mergeLayers(blobs, { ...OPTIONS, limits: { entries: 10, bytes: 1000 } }), /There is no room/);
+    // 200 MiB of zeros in 200 KiB: what comes out is counted, and no more of it is unpacked than may be
+    const zeros = rawTar([{ path: 'zeros', data: '\0'.repeat(200 * 1024 * 1024) }]);
+    const before = performance.now();
+    const bomb = await blobsOf(await tempDir(t), [zeros]);
+    const packing = performance.now() - before;
+    await assert.rejects(
+      mergeLayers(bomb, { ...OPTIONS, limits: { entries: 10, bytes: 2 ** 20 } }),
+      /There is no room/,
+    );
+    assert.ok(performance.now() - before < packing * 1.5 + 500);
     const many = await blobsOf(await tempDir(t), [rawTar(Array.from({ length: 20 }, (_, at) => ({ path: `f${at}` })))]);
     await assert.rejects(
       mergeLayers(many, { ...OPTIONS, limits: { entries: 10, bytes: 2 ** 30 } }),
@@ -174,6 +191,30 @@ async function fileSystemOf(place: string, blobs: readonly LayerBlob[]): Promise
 }
 
 describe('a tree as ext4', () => {
+  it('holds names that differ by case alone, and a file that is 100 GB of nothing', async (t) => {
+    const place = await tempDir(t);
+    const size = 100 * 1024 ** 3;
+    const holes = { 'GNU.sparse.map': `0,512,${size - 512},512`, 'GNU.sparse.size': String(size) };
+    const image = await fileSystemOf(
+      place,
+      await blobsOf(place, [
+        rawTar([
+          { path: 'README', data: 'A' },
+          { path: 'readme', data: 'b' },
+          { path: 'vast', data: 'E'.repeat(1024), pax: holes },
+        ]),
+      ]),
+    );
+    const ask = (request: string) =>
+      execFileSync('debugfs', ['-R', request, image], {
+        env: { ...process.env, PATH },
+        encoding: 'latin1',
+        stdio: 'pipe',
+      });
+    assert.deepEqual([ask('cat /README'), ask('cat /readme')], ['A', 'b']);
+    assert.match(ask('stat /vast'), new RegExp(`Size: ${size}\\n`));
+  });
+
   it('may have just one file, or none', async (t) => {
     for (const entries of [[], [{ path: 'app', data: 'x' }]]) {
       const place = await tempDir(t);

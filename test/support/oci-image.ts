@@ -1,7 +1,7 @@
 /** OCI images made on the spot: layers packed by GNU tar out of directories, in a layout as programs exchange them. */
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync, zstdCompressSync } from 'node:zlib';
 
@@ -132,4 +132,28 @@ function rawEntry({
     7,
   );
   return Buffer.concat([header, body, Buffer.alloc((512 - (body.length % 512)) % 512)]);
+}
+
+/** Puts one more layer on the image of a layout, and says what runs in it from then on. */
+export async function extendOciLayout(layout: string, tar: Buffer, config: Record<string, unknown>): Promise<void> {
+  const blob = (digest: string) => join(layout, 'blobs/sha256', digest.slice(7));
+  const read = async (path: string) => JSON.parse(await readFile(path, 'utf8'));
+  const put = async (bytes: Buffer) => {
+    await writeFile(blob(sha256(bytes)), bytes);
+    return { digest: sha256(bytes), size: bytes.length };
+  };
+  const index = await read(join(layout, 'index.json'));
+  const manifest = await read(blob(index.manifests[0].digest));
+  const before = await read(blob(manifest.config.digest));
+  const layer = { mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip', ...(await put(gzipSync(tar))) };
+  const rootfs = { type: 'layers', diff_ids: [...before.rootfs.diff_ids, sha256(tar)] };
+  const { history: _, ...rest } = before;
+  const configBlob = await put(Buffer.from(JSON.stringify({ ...rest, config, rootfs })));
+  const layers = [...manifest.layers, layer];
+  const extended = { ...manifest, layers, config: { ...manifest.config, ...configBlob } };
+  const manifestBlob = await put(Buffer.from(JSON.stringify(extended)));
+  await writeFile(
+    join(layout, 'index.json'),
+    JSON.stringify({ ...index, manifests: [{ ...index.manifests[0], ...manifestBlob }] }),
+  );
 }

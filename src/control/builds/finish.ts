@@ -15,6 +15,7 @@ import { diskRunner, takeBack } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { retireImage } from '../images/catalogue.ts';
 import { readDpkgPackages } from '../images/dpkg-status.ts';
+import { builtOn, writeOciRecord } from '../images/oci-record.ts';
 import { shutDownBuildVm } from './build-vm.ts';
 import type { BuildPlan } from './plan.ts';
 import { listPackages, requireAwake, type StepContext, stepError } from './steps.ts';
@@ -90,9 +91,10 @@ export async function finishImage(
   await share(base.boot.kernel, files.kernel);
   if (base.boot.initrd !== undefined) await share(base.boot.initrd, files.initrd);
   await writeFile(files.packages, manifest, { mode: 0o644 });
+  if (base.oci) await writeOciRecord(files.oci, builtOn(base.oci));
   await takeBack(host, rootDisk);
   await rename(rootDisk, files.rootfs);
-  for (const path of [files.kernel, files.initrd, files.packages]) await syncPath(path).catch(ignoreMissing);
+  for (const path of [files.kernel, files.initrd, files.packages, files.oci]) await syncPath(path).catch(ignoreMissing);
   for (const path of [files.directory, dirname(files.directory)]) await syncPath(path);
   const replaced = host.stores.atomically(() => {
     const replaced = host.stores.images.insert(

@@ -20,6 +20,7 @@ import {
 import { outsideError, outsideNames, realSource } from '../../image/recipe-wall.ts';
 import { readScript, type SnapshotOptions, snapshotFiles, snapshotTree } from '../../image/snapshot.ts';
 import type { ArchiveItem } from '../../image/tar-stream.ts';
+import { parseReference } from '../../oci/reference.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { imageFiles } from '../../storage/layout.ts';
 import { readRootVolume } from '../../storage/volume.ts';
@@ -30,6 +31,7 @@ import { formatSize, MIB, parseDuration, parseSize } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
 import { diskReader } from '../handover.ts';
 import type { Host } from '../host.ts';
+import { findPulled, type OciRecord, platformOf, readOciRecord } from '../images/oci-record.ts';
 
 export interface BuildBase {
   boot: BootFiles;
@@ -40,6 +42,8 @@ export interface BuildBase {
   digest: string;
   /** bundle that holds the kernel's modules, if one is there */
   bundle: Bundle | undefined;
+  /** what runs in it, where it was an OCI image */
+  oci: OciRecord | undefined;
 }
 
 /** A recipe made whole: nothing of it is looked up again. */
@@ -242,8 +246,42 @@ async function readGiven(path: string, what: string): Promise<string> {
   }
 }
 
-/** An image first, then a bundle: images are what people named themselves. */
-async function findBase(host: Host, name: string | undefined): Promise<BuildBase> {
+/**
+ * An OCI image that the recipe begins with and that is not here.
+ * @returns undefined when there is nothing to pull
+ * @throws BangerError as `resolveBuild` does
+ */
+export async function missingBase(
+  host: Host,
+  request: ImageBuild,
+): Promise<{ name: string; reference: string } | undefined> {
+  const raw = request.recipe === undefined ? {} : readToml(await readGiven(request.recipe, 'recipe'), request.recipe);
+  const recipe = checkRecipe(layOver(raw, request), request.recipe ?? 'the command line');
+  if (recipe.base === undefined || !isReference(recipe.base) || host.stores.images.find(recipe.base)) return undefined;
+  const { text } = parseReference(recipe.base);
+  if (await findPulled(host, text, platformOf())) return undefined;
+  return { name: recipe.name ?? nameOfFile(request.recipe), reference: recipe.base };
+}
+
+/** Names of images and bundles have neither slash nor colon; paths of bundles begin with what no reference does. */
+function isReference(base: string): boolean {
+  return /[/:@]/.test(base) && !/^[./~]/.test(base);
+}
+
+/** What an OCI image is called here. */
+async function pulledName(host: Host, base: string): Promise<string> {
+  const { text, from } = parseReference(base);
+  const found = await findPulled(host, text, platformOf());
+  if (found) return found.image.name;
+  throw new BangerError('not_found', `The base ${from === 'registry' ? text : base} is not here.`, {
+    hint: `Fetch it: banger image pull ${base}`,
+  });
+}
+
+/** An image first, then an OCI image, then a bundle: images are what people named themselves. */
+async function findBase(host: Host, named: string | undefined): Promise<BuildBase> {
+  const isOci = named !== undefined && !host.stores.images.find(named) && isReference(named);
+  const name = isOci ? await pulledName(host, named) : named;
   const image = name === undefined ? undefined : host.stores.images.find(name);
   const base = image ? await imageBase(host, image.name) : await bundleBase(host, name);
   const arch = kernelArch(process.arch);
@@ -252,18 +290,19 @@ async function findBase(host: Host, name: string | undefined): Promise<BuildBase
       hint: 'See what there is: banger bundle list',
     });
   }
-  await requireSshServer(host, base);
+  // an image that was an OCI image brings one in its initrd
+  if (base.oci === undefined) await requireSshServer(host, base);
   return base;
 }
 
 async function imageBase(host: Host, name: string): Promise<BuildBase> {
   const image = host.stores.images.get(name);
-  const { kernel, initrd, rootfs } = imageFiles(host.config.paths.store, image.id);
+  const { kernel, initrd, rootfs, oci } = imageFiles(host.config.paths.store, image.id);
   const bundle = await openBundle(host.config.paths.bundles, rootBundle(host, image.base)).catch(() => undefined);
   const boot = { name, kernel, initrd, rootfs, defaults: {} };
   // without its prefix an older image's digest makes the keys it always made, so its layers stay of use
   const digest = image.digest.replace(/^sha256:/, '');
-  return { boot, name, arch: image.arch, digest, bundle };
+  return { boot, name, arch: image.arch, digest, bundle, oci: await readOciRecord(oci) };
 }
 
 /** The bundle at the end of a chain of images, as far as it is known. */
@@ -282,7 +321,7 @@ async function bundleBase(host: Host, name: string | undefined): Promise<BuildBa
   const bundle = await openBundle(host.config.paths.bundles, name ?? host.config.bundle.default);
   const sum = bundle.manifest.files[bundle.manifest.rootfs];
   const digest = boot.rootfs === bundle.rootfs && sum ? digestOf(sum) : await verityDigest(boot.rootfs);
-  return { boot, name: boot.name, arch: bundle.manifest.arch, digest, bundle };
+  return { boot, name: boot.name, arch: bundle.manifest.arch, digest, bundle, oci: undefined };
 }
 
 /** As images have it; the plain sum of an older bundle makes the keys it always made, so its layers stay of use. */

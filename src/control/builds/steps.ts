@@ -34,7 +34,8 @@ const ENVIRONMENT = {
   USER: 'root',
   LOGNAME: 'root',
   SHELL: '/bin/sh',
-  PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+  // the last one is there in guests that were OCI images, for what they lack
+  PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/banger/bin',
 };
 
 /** Small commands of our own: enough for a guest that swaps. */

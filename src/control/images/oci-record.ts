@@ -2,7 +2,14 @@
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { BangerError, systemCode } from '../../errors.ts';
-import type { ImageConfig } from '../../oci/manifest.ts';
+import { fits, formatPlatform, type ImageConfig, type Platform, parsePlatform } from '../../oci/manifest.ts';
+import type { ImageRecord } from '../../state/images.ts';
+import { imageFiles } from '../../storage/layout.ts';
+import { hostArch } from '../bundles/support.ts';
+import type { Host } from '../host.ts';
+
+/** Node's names of processors, in OCI's words. */
+const OCI_ARCH = { x86_64: 'amd64', aarch64: 'arm64' } as const;
 
 /** A configuration is a few KiB; an archive may bring anything. */
 const MAX_BYTES = 4 * 1024 * 1024;
@@ -94,3 +101,47 @@ export async function readOciRecord(path: string): Promise<OciRecord | undefined
     hint: 'Pull or import the image again.',
   });
 }
+
+/**
+ * An image that was pulled by this reference for this platform.
+ * @param reference with nothing left out
+ */
+export async function findPulled(
+  { config, stores }: Pick<Host, 'config' | 'stores'>,
+  reference: string,
+  platform: Platform,
+  name?: string,
+): Promise<{ image: ImageRecord; oci: OciRecord } | undefined> {
+  for (const image of stores.images.list()) {
+    if (name !== undefined && image.name !== name) continue;
+    const oci = await readOciRecord(imageFiles(config.paths.store, image.id).oci).catch(() => undefined);
+    if (oci?.reference === reference && fits(parsePlatform(oci.platform), platform)) return { image, oci };
+  }
+  return undefined;
+}
+
+/**
+ * The platform of this machine's guests.
+ * @throws BangerError `invalid_input` when another one was asked for
+ */
+export function platformOf(given?: string): Platform {
+  const own: Platform = { os: 'linux', architecture: OCI_ARCH[hostArch()] };
+  if (given === undefined) return own;
+  const asked = parsePlatform(given.includes('/') ? given : `linux/${given}`);
+  if (fits(asked, own)) return asked;
+  throw new BangerError('invalid_input', `Guests of this machine run ${formatPlatform(own)}, and not ${given}.`, {
+    hint: 'Leave --platform out, or pull it on a machine of that kind.',
+  });
+}
+
+/**
+ * The record of an image that was built on an OCI image: the same runs in it, and it is no longer what a registry has.
+ * @param base record of the base
+ */
+export function builtOn(base: OciRecord): OciRecord {
+  const reference = base.reference.startsWith(BUILT_ON) ? base.reference : `${BUILT_ON}${base.reference}`;
+  return { ...base, reference, layers: [] };
+}
+
+/** No reference has a blank in it. */
+const BUILT_ON = 'built on ';

@@ -4,19 +4,10 @@ import { mkdir, open, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ImagePull, ImagePulled } from '../../api/image.ts';
 import { BangerError } from '../../errors.ts';
-import {
-  blobPath,
-  fits,
-  formatPlatform,
-  type Platform,
-  parsePlatform,
-  readLayout,
-  readRaw,
-} from '../../oci/manifest.ts';
+import { blobPath, fits, formatPlatform, type Platform, readLayout, readRaw } from '../../oci/manifest.ts';
 import { type ImageReference, nameOfReference, parseReference } from '../../oci/reference.ts';
 import { copyImage, inspectRaw, type SkopeoDeps, type SkopeoOptions } from '../../oci/skopeo.ts';
-import type { ImageRecord } from '../../state/images.ts';
-import { imageFiles, ociFiles } from '../../storage/layout.ts';
+import { ociFiles } from '../../storage/layout.ts';
 import { formatSize } from '../../units.ts';
 import { hostArch } from '../bundles/support.ts';
 import type { Progress } from '../operations.ts';
@@ -24,12 +15,9 @@ import { IMAGE_MEMBERS, OCI_MEMBER } from './archive.ts';
 import { viewImage } from './catalogue.ts';
 import { flattenInto } from './flatten.ts';
 import { placeImage } from './import.ts';
-import { type OciRecord, processOf, readOciRecord, writeOciRecord } from './oci-record.ts';
+import { findPulled, type OciRecord, platformOf, processOf, writeOciRecord } from './oci-record.ts';
 import { type FoundImage, type ImportHost, placeBootFiles, resultDirectory, sumRootfs } from './sources.ts';
 import { addTools } from './tools.ts';
-
-/** Node's names of processors, in OCI's words. */
-const OCI_ARCH = { x86_64: 'amd64', aarch64: 'arm64' } as const;
 
 /** What a reference leads to now, and how much that is. */
 interface Pinned {
@@ -55,7 +43,7 @@ export async function pullImage(
   const platform = platformOf(request.platform);
   const policy = request.policy ?? 'missing';
   const name = request.name ?? nameOfReference(reference);
-  const there = await findPulled(host, reference, platform, request.name);
+  const there = await findPulled(host, reference.text, platform, request.name);
   if (there && policy !== 'always') return { ...(await viewImage(host, there.image)), pulled: false };
   if (policy === 'never') {
     throw new BangerError('not_found', `${reference.text} is not here, and it is not to be fetched.`, {
@@ -165,31 +153,6 @@ async function pin(deps: SkopeoDeps, reference: ImageReference, options: SkopeoO
     );
   }
   return { digest: raw.digest, manifest: found.digest, sizeBytes: sum(manifest.layers) };
-}
-
-/** An image that was pulled by this reference for this platform. */
-async function findPulled(
-  { config, stores }: ImportHost,
-  reference: ImageReference,
-  platform: Platform,
-  name: string | undefined,
-): Promise<{ image: ImageRecord; oci: OciRecord } | undefined> {
-  for (const image of stores.images.list()) {
-    if (name !== undefined && image.name !== name) continue;
-    const oci = await readOciRecord(imageFiles(config.paths.store, image.id).oci).catch(() => undefined);
-    if (oci?.reference === reference.text && fits(parsePlatform(oci.platform), platform)) return { image, oci };
-  }
-  return undefined;
-}
-
-function platformOf(given: string | undefined): Platform {
-  const own: Platform = { os: 'linux', architecture: OCI_ARCH[hostArch()] };
-  if (given === undefined) return own;
-  const asked = parsePlatform(given.includes('/') ? given : `linux/${given}`);
-  if (fits(asked, own)) return asked;
-  throw new BangerError('invalid_input', `Guests of this machine run ${formatPlatform(own)}, and not ${given}.`, {
-    hint: 'Leave --platform out, or pull it on a machine of that kind.',
-  });
 }
 
 function requirePlatform(reference: ImageReference, found: Platform, wanted: Platform): void {

@@ -1,7 +1,8 @@
 /** Handlers for building images. */
 import { buildImage, validateRecipe } from '../../control/builds/build-image.ts';
-import { resolveBuild } from '../../control/builds/plan.ts';
+import { missingBase, resolveBuild } from '../../control/builds/plan.ts';
 import type { Host } from '../../control/host.ts';
+import { pullImage } from '../../control/images/pull.ts';
 import type { Life } from '../../control/vm/life.ts';
 import { commandLine } from '../../system/runner.ts';
 import type { Handlers } from '../server.ts';
@@ -13,15 +14,17 @@ export function imageBuildHandlers(host: Host, life: Life): ImageBuildHandlers {
     validateRecipe: async ({ body }) => await validateRecipe(host, body),
     buildImage: async ({ body }) => {
       // a recipe that is wrong is told at once, before there is an operation
-      const request = await resolveBuild(host, body);
+      const missing = await missingBase(host, body);
+      const request = missing ? undefined : await resolveBuild(host, body);
       return host.operations.start({
         kind: 'image.build',
-        target: `image ${request.name}`,
+        target: `image ${(missing ?? request)?.name}`,
         attended: !body.detach,
-        run: async (progress, signal) =>
-          await buildImage(
+        run: async (progress, signal) => {
+          if (missing) await pullImage(host, { reference: missing.reference }, progress, signal);
+          return await buildImage(
             host,
-            request,
+            request ?? (await resolveBuild(host, body)),
             {
               noCache: body.noCache ?? false,
               keep: body.keep ?? false,
@@ -30,7 +33,8 @@ export function imageBuildHandlers(host: Host, life: Life): ImageBuildHandlers {
             },
             progress,
             signal,
-          ),
+          );
+        },
       });
     },
   };

@@ -167,6 +167,40 @@ describe('a registry with TLS', { skip }, () => {
   });
 });
 
+describe('a registry elsewhere that sends to this machine', { skip }, () => {
+  it('is followed there without what it was told, and what comes is believed by its digest alone', async (t) => {
+    const here = await imagePlace(t);
+    const layout = await layoutOf(here.dir, 'one');
+    const certificate = await certificateFor(here.dir, '0.0.0.0');
+    const elsewhere = await fakeRegistry(t, layout, certificate);
+    const registry = elsewhere.name.replace('127.0.0.1', '0.0.0.0');
+    const trusted = join(here.dir, '.config/containers/certs.d', registry);
+    await mkdir(trusted, { recursive: true });
+    await writeFile(join(trusted, 'ca.crt'), certificate.cert);
+    const inner = await fakeRegistry(t, layout);
+    let seen: string | undefined = 'not asked';
+    let honest = false;
+    inner.misbehave((request, response) => {
+      seen = request.headers.authorization;
+      if (!honest) response.end('a page of this machine');
+      return !honest;
+    });
+    elsewhere.misbehave((request, response) => {
+      if (!request.url?.includes('/blobs/')) return false;
+      response.writeHead(307, { location: `http://${inner.name}${request.url}` }).end();
+      return true;
+    });
+    const auth = Buffer.from('ann:secret').toString('base64');
+    const authFile = join(here.dir, 'auth.json');
+    await writeFile(authFile, JSON.stringify({ auths: { [registry]: { auth } } }));
+    await assert.rejects(pull(here, `${registry}/app`, { authFile }), BangerError);
+    assert.equal(seen, undefined);
+    assert.deepEqual(await here.inStore(), []);
+    honest = true;
+    assert.equal((await pull(here, `${registry}/app`, { authFile })).pulled, true);
+  });
+});
+
 describe('what a tag leads to', { skip }, () => {
   it('is the manifest for this machine, or for the platform that was asked for', async (t) => {
     const here = await imagePlace(t);

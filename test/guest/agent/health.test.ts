@@ -6,7 +6,7 @@ import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { describeProcess, resolveProcess } from '../../../src/core/guest-process.ts';
+import { describeProcess, type ProcessRequest, resolveProcess } from '../../../src/core/guest-process.ts';
 import { agentSkip, compileAgent, workDirectory } from '../../support/agent-program.ts';
 import { paced } from '../../support/pace.ts';
 
@@ -18,7 +18,12 @@ interface Asking {
   end(): Promise<void>;
 }
 
-async function ask(t: TestContext, script: string, times: Record<string, number>): Promise<Asking> {
+async function ask(
+  t: TestContext,
+  script: string,
+  times: Record<string, number>,
+  asked: ProcessRequest = {},
+): Promise<Asking> {
   const directory = await workDirectory();
   const image = {
     entrypoint: ['/x'],
@@ -30,7 +35,7 @@ async function ask(t: TestContext, script: string, times: Record<string, number>
   const checked = { healthcheck: ['CMD-SHELL', script], healthTimes: { intervalMs: 100, ...times } };
   await writeFile(
     join(directory, 'run/service'),
-    describeProcess(resolveProcess({ ...image, stopSignal: '', ...checked }, {})),
+    describeProcess(resolveProcess({ ...image, stopSignal: '', ...checked }, asked)),
   );
   await writeFile(join(directory, 'run/console'), '');
   const env = { ...process.env, ASAN_OPTIONS: 'detect_leaks=0' };
@@ -73,12 +78,10 @@ describe('a health check in a guest', { skip: agentSkip }, () => {
         retries: 3,
       },
     );
-    await asked.becomes(/^health=starting\n/);
     await asked.becomes(/^health=unhealthy\nfailures=3\nhealth-detail=status 1: two {2}\[1m\n$/);
     await writeFile(join(asked.directory, 'well'), '');
     await asked.becomes(/^health=healthy\nfailures=0\nhealth-detail=\n$/);
     await rm(join(asked.directory, 'well'));
-    await asked.becomes(/^health=healthy\nfailures=1\n/);
     await asked.becomes(/^health=unhealthy\n/);
     const lines = (await asked.console()).trim().split('\n');
     assert.deepEqual(
@@ -105,6 +108,13 @@ describe('a health check in a guest', { skip: agentSkip }, () => {
     assert.doesNotMatch(await asked.console(), /unhealthy/);
     await writeFile(join(asked.directory, 'asked'), '');
     await asked.becomes(/^health=unhealthy\n/);
+  });
+
+  it('says which user it should be and cannot, and which program it should run', async (t) => {
+    const unknown = await ask(t, 'true', { retries: 1 }, { user: 'nobody-here' });
+    await unknown.becomes(/health-detail=status 127: its user is none of the image's: No such file or directory\n/);
+    const group = await ask(t, 'true', { retries: 1 }, { user: '1000:no-such-group' });
+    await group.becomes(/its group is none of the image's/);
   });
 
   it('is not kept up by who holds its output, nor by one that says more than anybody reads', async (t) => {
