@@ -7,6 +7,9 @@ import type { Recipe } from './recipe.ts';
 /** Globs are told from names by these. */
 export const GLOB = /[*?[\]{}]/;
 
+/** An OCI image in a file, and where that is. */
+const OCI_FILE = /^(?:oci-archive|docker-archive|oci):([^:]{1,4096})/s;
+
 /** Names are shown as examples; more than this many tell nothing new. */
 const MAX_NAMED = 20;
 
@@ -45,6 +48,7 @@ export async function outsideNames(recipe: Recipe, directory: string): Promise<s
     ...recipe.files.map(({ source }) => source),
     ...recipe.run.flatMap((line) => (typeof line === 'string' ? [] : [line.script])),
     ...(recipe.work_disk_seed === undefined ? [] : [recipe.work_disk_seed]),
+    ...(OCI_FILE.exec(recipe.base ?? '')?.slice(1) ?? []),
   ];
   const found: string[] = [];
   for (const name of new Set(named)) {

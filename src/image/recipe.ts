@@ -55,7 +55,11 @@ const RecipeSchema = z
       .regex(/^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/, 'must be a DNS label: a-z, 0-9 and inner dashes')
       .optional()
       .describe('name of the image; the file name without its ending when it is missing'),
-    base: z.string().min(1).optional().describe('image or bundle to begin with; default the default bundle'),
+    base: z
+      .string()
+      .min(1)
+      .optional()
+      .describe('image, bundle, or OCI image such as docker.io/library/alpine:3.20; default the default bundle'),
     size: readable(parseSize, 'a size such as 4GiB').optional().describe("size of the root disk; default the base's"),
     packages: z.array(packageName).default([]).describe('packages to install, NAME or NAME=VERSION'),
     package_files: z.array(z.string().min(1)).default([]).describe('files that list packages, one a line'),

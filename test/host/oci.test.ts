@@ -91,6 +91,16 @@ describe('an OCI image with one static program', { skip }, () => {
     assert.equal(await host.ok('exec', 'app', '--', 'cat', '/srv/there'), 'and back');
   });
 
+  it('starts from a template that was asked for, as the VM that it is', async () => {
+    await host.ok('image', 'warm', 'layout', '--work-disk', 'none');
+    assert.match(await host.ok('run', 'second', '--image', 'layout', '--work-disk', 'none'), /from a template/);
+    assert.equal(await host.ok('exec', 'second', '--', 'hostname'), 'second');
+    await until('it is known to be well', async () => /second .*running \(healthy\)/.test(await host.ok('ls')));
+    const { process } = JSON.parse(await host.ok('show', 'second', '--json'));
+    assert.deepEqual([process.state, process.restarts], ['running', 0]);
+    await host.ok('rm', '--force', '--now', 'second');
+  });
+
   it('is begun again when it fails, as whom and with what was asked for', async () => {
     const asked = ['--cmd', 'fail', '--user', '7', '--env', 'GREETING=other'];
     const script = join(dir, 'script');
@@ -149,7 +159,7 @@ describe('a recipe that begins with an OCI image', { skip }, () => {
     const config = { Entrypoint: ['/bin/sh', '-c', 'echo > /began; cat'], Labels: { of: 'base' } };
     await writeOciLayout(join(dir, 'alpine'), { layers: [{ tar }], config });
     const recipe = [
-      `base = "oci:${join(dir, 'alpine')}"`,
+      `base = "oci:alpine"`,
       'packages = ["jq"]',
       'run = ["test ! -e /began", "echo $STAGE > /made"]',
       ...['[env]', 'STAGE = "image"', '[[files]]', 'source = "note"', 'target = "/srv/"'],
@@ -158,7 +168,7 @@ describe('a recipe that begins with an OCI image', { skip }, () => {
     await writeFile(join(dir, 'dev.toml'), recipe.join('\n'));
     await host.daemon();
     await host.fails(4, ['image', 'validate', join(dir, 'dev.toml')], [/is not here/, /banger image pull oci:/]);
-    await host.ok('image', 'build', join(dir, 'dev.toml'), '--allow-outside');
+    await host.ok('image', 'build', join(dir, 'dev.toml'));
     const shown = JSON.parse(await host.ok('image', 'show', 'dev', '--json'));
     assert.deepEqual([shown.base, shown.oci.entrypoint[0], shown.oci.labels], ['alpine', '/bin/sh', { of: 'base' }]);
     assert.match(await host.ok('image', 'diff', 'alpine', 'dev'), /jq +1.7.1-r0/);

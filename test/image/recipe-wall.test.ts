@@ -48,6 +48,14 @@ describe('what a recipe names', () => {
         assert.deepEqual(await outside(raw), [name], JSON.stringify(raw));
       }
     }
+    for (const transport of ['oci', 'oci-archive', 'docker-archive']) {
+      for (const name of ['../secrets/shadow', 'conf/innocent', 'dir']) {
+        assert.deepEqual(await outside({ base: `${transport}:${name}` }), [name]);
+        assert.deepEqual(await outside({ base: `${transport}:${name}:tag` }), [name]);
+      }
+      assert.deepEqual(await outside({ base: `${transport}:motd` }), []);
+    }
+    assert.deepEqual(await outside({ base: 'docker.io/library/alpine:3.20' }), []);
     for (const name of ['motd', './conf/../motd', 'inside', 'in*', 'missing', join(base, 'motd')]) {
       assert.deepEqual(await outside({ files: [{ source: name, target: '/etc/x' }] }), [], name);
     }

@@ -20,7 +20,6 @@ import {
 import { outsideError, outsideNames, realSource } from '../../image/recipe-wall.ts';
 import { readScript, type SnapshotOptions, snapshotFiles, snapshotTree } from '../../image/snapshot.ts';
 import type { ArchiveItem } from '../../image/tar-stream.ts';
-import { parseReference } from '../../oci/reference.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import { imageFiles } from '../../storage/layout.ts';
 import { readRootVolume } from '../../storage/volume.ts';
@@ -31,7 +30,8 @@ import { formatSize, MIB, parseDuration, parseSize } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
 import { diskReader } from '../handover.ts';
 import type { Host } from '../host.ts';
-import { findPulled, type OciRecord, platformOf, readOciRecord } from '../images/oci-record.ts';
+import { type OciRecord, readOciRecord } from '../images/oci-record.ts';
+import { isOciBase, pulledAs, requirePulled, wholeOciBase } from './oci-base.ts';
 
 export interface BuildBase {
   boot: BootFiles;
@@ -87,13 +87,9 @@ const FINISH_VERSION = 1;
  * @throws BangerError `invalid_input`, `not_found` or `corrupt`, naming the file and the field
  */
 export async function resolveBuild(host: Host, request: ImageBuild): Promise<BuildRequest> {
-  const path = request.recipe ?? 'the command line';
-  const directory = request.recipe === undefined ? request.directory : dirname(request.recipe);
-  const raw = request.recipe === undefined ? {} : readToml(await readGiven(request.recipe, 'recipe'), path);
-  const recipe = checkRecipe(layOver(raw, request), path);
-  const name = recipe.name ?? nameOfFile(request.recipe);
+  const { recipe, directory, name, ofRecipe } = await readRecipe(request);
   // what the command line itself says is its own
-  const outside = request.recipe === undefined ? [] : await outsideNames(recipe, directory);
+  const outside = request.recipe === undefined ? [] : await outsideNames(ofRecipe, directory);
   if (outside.length > 0 && !request.allowOutside) throw outsideError(outside, directory);
   const within = request.recipe === undefined || request.allowOutside ? undefined : directory;
   const listed = await Promise.all(
@@ -131,6 +127,45 @@ export async function resolveBuild(host: Host, request: ImageBuild): Promise<Bui
     memoryMib: parseSize(recipe.memory) / MIB,
     runTimeoutMs: parseDuration(recipe.run_timeout),
   };
+}
+
+/**
+ * An OCI image that the recipe begins with and that is not here.
+ * @returns undefined when there is nothing to pull
+ * @throws BangerError as `resolveBuild` does
+ */
+export async function missingBase(
+  host: Host,
+  request: ImageBuild,
+): Promise<{ name: string; reference: string } | undefined> {
+  const { recipe, directory, name, ofRecipe } = await readRecipe(request);
+  const { base } = recipe;
+  if (base === undefined || !isOciBase(base) || host.stores.images.find(base)) return undefined;
+  const outside = request.recipe === undefined || request.allowOutside ? [] : await outsideNames(ofRecipe, directory);
+  if (outside.length > 0) throw outsideError(outside, directory);
+  return (await pulledAs(host, base)) === undefined ? { name, reference: base } : undefined;
+}
+
+interface ReadRecipe {
+  /** with what was laid over it */
+  recipe: Recipe;
+  /** the same without a base that the command line names */
+  ofRecipe: Recipe;
+  directory: string;
+  name: string;
+}
+
+async function readRecipe(request: ImageBuild): Promise<ReadRecipe> {
+  const path = request.recipe ?? 'the command line';
+  const directory = request.recipe === undefined ? request.directory : dirname(request.recipe);
+  const raw = request.recipe === undefined ? {} : readToml(await readGiven(request.recipe, 'recipe'), path);
+  const read = checkRecipe(layOver(raw, request), path);
+  const from = request.base === undefined ? directory : request.directory;
+  const base = read.base !== undefined && isOciBase(read.base) ? wholeOciBase(read.base, from) : read.base;
+  const recipe: Recipe = { ...read, ...(base === undefined ? {} : { base }) };
+  const { base: _, ...rest } = recipe;
+  const ofRecipe: Recipe = request.base === undefined ? recipe : rest;
+  return { recipe, ofRecipe, directory, name: read.name ?? nameOfFile(request.recipe) };
 }
 
 /**
@@ -246,42 +281,10 @@ async function readGiven(path: string, what: string): Promise<string> {
   }
 }
 
-/**
- * An OCI image that the recipe begins with and that is not here.
- * @returns undefined when there is nothing to pull
- * @throws BangerError as `resolveBuild` does
- */
-export async function missingBase(
-  host: Host,
-  request: ImageBuild,
-): Promise<{ name: string; reference: string } | undefined> {
-  const raw = request.recipe === undefined ? {} : readToml(await readGiven(request.recipe, 'recipe'), request.recipe);
-  const recipe = checkRecipe(layOver(raw, request), request.recipe ?? 'the command line');
-  if (recipe.base === undefined || !isReference(recipe.base) || host.stores.images.find(recipe.base)) return undefined;
-  const { text } = parseReference(recipe.base);
-  if (await findPulled(host, text, platformOf())) return undefined;
-  return { name: recipe.name ?? nameOfFile(request.recipe), reference: recipe.base };
-}
-
-/** Names of images and bundles have neither slash nor colon; paths of bundles begin with what no reference does. */
-function isReference(base: string): boolean {
-  return /[/:@]/.test(base) && !/^[./~]/.test(base);
-}
-
-/** What an OCI image is called here. */
-async function pulledName(host: Host, base: string): Promise<string> {
-  const { text, from } = parseReference(base);
-  const found = await findPulled(host, text, platformOf());
-  if (found) return found.image.name;
-  throw new BangerError('not_found', `The base ${from === 'registry' ? text : base} is not here.`, {
-    hint: `Fetch it: banger image pull ${base}`,
-  });
-}
-
 /** An image first, then an OCI image, then a bundle: images are what people named themselves. */
 async function findBase(host: Host, named: string | undefined): Promise<BuildBase> {
-  const isOci = named !== undefined && !host.stores.images.find(named) && isReference(named);
-  const name = isOci ? await pulledName(host, named) : named;
+  const isOci = named !== undefined && !host.stores.images.find(named) && isOciBase(named);
+  const name = isOci ? await requirePulled(host, named) : named;
   const image = name === undefined ? undefined : host.stores.images.find(name);
   const base = image ? await imageBase(host, image.name) : await bundleBase(host, name);
   const arch = kernelArch(process.arch);

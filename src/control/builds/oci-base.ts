@@ -1,0 +1,33 @@
+/** OCI images that recipes begin with: what names one, and what it is called when it is here. */
+import { resolve } from 'node:path';
+import { BangerError } from '../../errors.ts';
+import { parseReference } from '../../oci/reference.ts';
+import type { Host } from '../host.ts';
+import { findPulled, platformOf } from '../images/oci-record.ts';
+
+/** Names of images and bundles have neither slash nor colon; paths of bundles begin with what no reference does. */
+export function isOciBase(base: string): boolean {
+  return /[/:@]/.test(base) && !/^[./~]/.test(base);
+}
+
+/** With the path of a file made whole, so that it means the same to whoever pulls it. */
+export function wholeOciBase(base: string, directory: string): string {
+  const reference = parseReference(base);
+  if (reference.from === 'registry') return reference.text;
+  const { transport, path, inside } = reference;
+  return `${transport}:${resolve(directory, path)}${inside === undefined ? '' : `:${inside}`}`;
+}
+
+/** @returns name of the image that was pulled by this reference, undefined when there is none */
+export async function pulledAs(host: Host, base: string): Promise<string | undefined> {
+  return (await findPulled(host, base, platformOf()))?.image.name;
+}
+
+/** @throws BangerError `not_found` */
+export async function requirePulled(host: Host, base: string): Promise<string> {
+  const name = await pulledAs(host, base);
+  if (name !== undefined) return name;
+  throw new BangerError('not_found', `The base ${base} is not here.`, {
+    hint: `Fetch it: banger image pull ${base}`,
+  });
+}
