@@ -71,6 +71,12 @@ static void pass_output(void *owner, short seen) {
   output = -1;
 }
 
+/* What has been said already; nobody will look again. */
+static void pass_rest(void) {
+  struct pollfd seen = {.fd = output, .events = POLLIN};
+  for (int times = 0; times < 64 && output >= 0 && poll(&seen, 1, 0) == 1; times++) pass_output(NULL, 0);
+}
+
 static void fail_to_begin(const char *what, int number) {
   char text[400];
   snprintf(text, sizeof text, "%s: %s", what, strerror(number));
@@ -209,6 +215,11 @@ static void go_down(void) {
     step++;
     /* fall through */
   case 1:
+    /* beside an init the others are that one's */
+    if (getpid() != 1) {
+      pass_rest();
+      _exit(0);
+    }
     kill(-1, SIGTERM);
     set_timer(&patience, OTHERS_MS, go_down);
     return;
@@ -232,16 +243,20 @@ static void signalled(void *owner, short seen) {
   }
 }
 
-static void become_init(void) {
+static void heed(const int *numbers, size_t count) {
   static int fd;
   sigset_t wanted;
-  static const int numbers[] = {SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGPWR};
   sigemptyset(&wanted);
-  for (size_t at = 0; at < sizeof numbers / sizeof *numbers; at++) sigaddset(&wanted, numbers[at]);
+  for (size_t at = 0; at < count; at++) sigaddset(&wanted, numbers[at]);
   sigprocmask(SIG_BLOCK, &wanted, NULL);
   fd = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
   if (fd < 0) die("signalfd");
   watch(fd, POLLIN, signalled, &fd);
+}
+
+static void become_init(void) {
+  static const int numbers[] = {SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGPWR};
+  heed(numbers, sizeof numbers / sizeof *numbers);
   /* Ctrl-Alt-Del is then a signal, too */
   reboot(RB_DISABLE_CAD);
   mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
@@ -251,7 +266,9 @@ void supervise(void) {
   signal(SIGPIPE, SIG_IGN);
   console = open(CONSOLE, O_WRONLY | O_NOCTTY | O_CLOEXEC);
   on_child(child_ended);
+  static const int to_end[] = {SIGTERM};
   if (getpid() == 1) become_init();
+  else heed(to_end, 1);
   if (read_service(&service)) begin();
   else note("none", "");
   run_loop();

@@ -86,7 +86,10 @@ const KINDS: Record<string, Maker | 'debian' | 'systemd'> = {
     await text(root, 'etc/passwd', 'root:x:0:0:root:/root:/bin/sh\n');
     await mkdir(join(root, 'sbin'));
     await symlink('/bin/busybox', join(root, 'sbin/init'));
-    const lines = ['::sysinit:/sbin/openrc sysinit', '::wait:/sbin/openrc default', '::shutdown:/sbin/openrc shutdown'];
+    const lines = [
+      ...['::sysinit:/sbin/openrc sysinit', '::wait:/sbin/openrc default', '::ctrlaltdel:/bin/reboot'],
+      '::shutdown:/sbin/openrc shutdown',
+    ];
     await text(root, 'etc/inittab', `${lines.join('\n')}\n`);
     await text(root, 'sbin/openrc', '#!/bin/sh\necho "openrc: $1" > /dev/console\n', 0o755);
   },
