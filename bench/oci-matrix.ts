@@ -141,7 +141,8 @@ async function tryAll(host: TestHost, kind: string, layout: string): Promise<voi
   });
   await step('ssh', async () => {
     await reads('0', 'ssh', kind, '--', 'id', '-u');
-    await reads('hello', 'ssh', kind, '--', 'sh -c "echo $GREETING"');
+    // an SSH server of the image's own gives sessions what it has itself
+    await reads(kind === 'systemd' ? '' : 'hello', 'ssh', kind, '--', 'sh -c "echo $GREETING"');
   });
   await step('cp', async () => {
     await writeFile(at('there'), `and back ${kind}`);

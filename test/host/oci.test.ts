@@ -176,8 +176,8 @@ describe('a recipe that begins with an OCI image', { skip }, () => {
     assert.equal(await read('/apk.calls'), 'apk update\napk add --no-progress jq\napk list --installed\n');
     assert.deepEqual([await read('/made'), await read('/srv/note')], ['image\n', 'of the recipe']);
     // it is no longer what the reference means
-    assert.match(await host.ok('image', 'pull', `oci:${join(dir, 'alpine')}`), /^$|alpine is here already/);
-    assert.match(await host.ok('image', 'build', join(dir, 'dev.toml')), /^$|Nothing it is made from has changed/);
+    assert.match(await host.ok('image', 'pull', `oci:${join(dir, 'alpine')}`), /^alpine is here already$/);
+    assert.match(await host.ok('image', 'build', join(dir, 'dev.toml')), /up to date/);
   });
 });
 
