@@ -5,7 +5,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
 import { mkdir, rename, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { Readable, Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { createGzip } from 'node:zlib';
@@ -16,10 +16,12 @@ import { blobPath } from '../../oci/manifest.ts';
 import { parseReference } from '../../oci/reference.ts';
 import { pushLayout } from '../../oci/skopeo.ts';
 import type { ImageRecord } from '../../state/images.ts';
+import { requireSpace } from '../../storage/clone.ts';
 import { allocatedBytes } from '../../storage/disk.ts';
 import { imageFiles, ociFiles } from '../../storage/layout.ts';
 import { readRootVolume } from '../../storage/volume.ts';
 import { pathExists } from '../../system/files.ts';
+import { MIB } from '../../units.ts';
 import { countBytes } from '../bundles/support.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
@@ -30,6 +32,9 @@ import { archiveOf } from './root-archive.ts';
 const OCI_ARCH: Readonly<Record<string, string>> = { x86_64: 'amd64', aarch64: 'arm64' };
 /** Fast, and not much larger than the smallest. */
 const GZIP_LEVEL = 5;
+/** Stays free in the store, beside what `requireSpace` keeps; and how much is written until that is looked at again. */
+const RESERVED_BYTES = 256 * MIB;
+const LOOK_BYTES = 32 * MIB;
 
 /**
  * @throws BangerError `conflict` when a file is in the way, `invalid_input` for a root file system that is not read here
@@ -101,19 +106,30 @@ async function packLayer(rootfs: string, file: string, progress: Progress, signa
   const plain = createHash('sha256');
   const packed = createHash('sha256');
   const onBytes = countBytes(progress, 'reading the files', await allocatedBytes(rootfs));
-  const summing = (hash: typeof plain, each?: (bytes: number) => void) =>
+  let unlooked = LOOK_BYTES;
+  const keepRoom = async (bytes: number) => {
+    unlooked += bytes;
+    if (unlooked < LOOK_BYTES) return;
+    unlooked = 0;
+    await requireSpace(dirname(file), RESERVED_BYTES, 'the layer');
+  };
+  const summing = (hash: typeof plain, each: (bytes: number) => Promise<void> | void) =>
     new Transform({
-      transform(chunk: Buffer, _encoding, done) {
+      async transform(chunk: Buffer, _encoding, done) {
         hash.update(chunk);
-        each?.(chunk.length);
-        done(null, chunk);
+        try {
+          await each(chunk.length);
+          done(null, chunk);
+        } catch (error) {
+          done(error as Error);
+        }
       },
     });
   await pipeline(
     Readable.from(archiveOf(rootfs, signal), { objectMode: false }),
     summing(plain, onBytes),
     createGzip({ level: GZIP_LEVEL }),
-    summing(packed),
+    summing(packed, keepRoom),
     createWriteStream(file, { mode: 0o600, flags: 'wx' }),
     { signal },
   );

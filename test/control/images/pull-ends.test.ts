@@ -10,6 +10,7 @@ import { createInterface } from 'node:readline';
 import { describe, it, type TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { pullImage } from '../../../src/control/images/pull.ts';
+import { pushImage } from '../../../src/control/images/push.ts';
 import { sweepImages } from '../../../src/control/upkeep/image-sweep.ts';
 import { BangerError } from '../../../src/errors.ts';
 import { imageFiles, ociFiles } from '../../../src/storage/layout.ts';
@@ -129,5 +130,13 @@ describe('a store that is full', { skip: skip || (isRoot === true ? false : isRo
     const image = await pullImage(here.host, { reference }, here.progress, new AbortController().signal);
     assert.equal(image.pulled, true);
     assert.deepEqual(await leftOver(here), [image.id]);
+
+    // nor is the last of the room taken by what is written for others
+    const target = join(here.dir, 'pushed');
+    const push = () =>
+      pushImage(here.host, image.name, { reference: `oci:${target}` }, here.progress, new AbortController().signal);
+    await assert.rejects(push(), { code: 'host_unprepared', message: /no room for the layer/ });
+    assert.deepEqual(await leftOver(here), [image.id]);
+    assert.ok(!existsSync(target));
   });
 });
