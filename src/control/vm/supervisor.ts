@@ -228,7 +228,7 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
       );
     }
     // nothing was heard of a guest that goes on from before
-    if (vm.imageId !== null && vm.ready !== null) void viewProcess(host, vm);
+    if (vm.imageId !== null && vm.ready !== null) void viewProcess(host, vm).catch(() => {});
     followConsole(vm, vmFiles(host.config.paths.store, vm.id).consoleLog, abort.signal).catch((error) => {
       if (!abort.signal.aborted)
         host.log.error({ vm: vm.name, error: String(error) }, 'the console cannot be followed');
