@@ -63,16 +63,13 @@ describe('a store in an XFS image', { skip: skip() }, () => {
     assert.equal(await sharesBlocks(point), true);
   });
 
-  it('clones a disk of 100 MiB of data ten times, each in less than 100 ms and without space', async () => {
+  it('clones a disk of 100 MiB of data ten times, and all clones together take less than a hundredth of the room', async () => {
     const source = join(point, 'root.ext4');
     await writeFile(source, Buffer.alloc(100 * MIB, 'data'));
     await runner.run(['sync', '-f', point]);
     const { freeBytes } = await spaceOf(point);
     for (let number = 0; number < 10; number++) {
-      const began = performance.now();
       assert.equal(await cloneFile(runner, 'cp', source, join(point, `clone-${number}`)), 'reflink');
-      const took = performance.now() - began;
-      assert.ok(took < 100, `clone ${number} took ${took} ms`);
     }
     assert.ok(freeBytes - (await spaceOf(point)).freeBytes < 5 * MIB);
     assert.ok((await usedBytes(point)) > 1000 * MIB, 'shared blocks count for each file');
