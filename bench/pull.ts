@@ -1,7 +1,8 @@
 /**
  * What a pull takes: an image of three layers from a registry on this machine, by `banger image pull`, and by skopeo, umoci and
- * `mke2fs -d` in a row, which is what people do by hand. Both begin with nothing each time, and take turns. Then what the daemon
- * holds in memory while it pulls a larger one. Exits with 1 when banger takes longer, or the daemon more than its limit.
+ * `mke2fs -d` in a row, which is what people do by hand. Both begin with nothing each time, and take turns. Then a VM of it is run, and
+ * one from a template; and what the daemon holds in memory while it pulls a larger image. Exits with 1 when banger takes longer, or the
+ * daemon more than its limit.
  *
  *   node bench/pull.ts [MIB] [ROUNDS] [LARGE-MIB]
  *
@@ -54,6 +55,13 @@ try {
   console.log(`skopeo, umoci, mke2fs -d       ${theirs.toFixed(2)} s`);
   console.log(`ratio                          ${(mine / theirs).toFixed(2)}`);
   if (mine > theirs) process.exitCode = 1;
+  await pull('own', registry.name);
+  const boots = await seconds(() => runVm('first'));
+  await host.ok('image', 'warm', 'own', '--work-disk', 'none');
+  const warm = await seconds(() => runVm('second'));
+  console.log(`run of a VM of it              ${boots.toFixed(2)} s, from a template ${warm.toFixed(2)} s`);
+  await host.ok('rm', '--force', '--now', 'first', 'second');
+  await forget('own');
   if (largeMib > 0) {
     const large = await fakeRegistry(context, await layoutOf('large', largeMib));
     let most = 0;
@@ -64,6 +72,10 @@ try {
     clearInterval(timer);
     console.log(`${largeMib} MiB: ${took.toFixed(1)} s, the daemon at most ${most} MiB resident`);
     if (most > LIMIT_RESIDENT_MIB) process.exitCode = 1;
+  }
+
+  async function runVm(name: string): Promise<void> {
+    await host.ok('run', name, '--image', 'own', '--work-disk', 'none');
   }
 
   async function pull(name: string, from: string): Promise<void> {

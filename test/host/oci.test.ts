@@ -224,6 +224,11 @@ describe('a disk whose root is no ext4', {
       assert.equal(fstab.trim(), FSTAB.trim().replace('UUID=1234', '# not on this disk: UUID=1234'));
       await host.ok('disk', 'resize', 'web', '--root', '700M', '--online');
       assert.match(await df(), /\/dev\/vda +(6\d\d|700) /);
+      if (kind === 'btrfs') return;
+      const size = ['--work-disk', 'none', '--disk', '500M'];
+      await host.ok('image', 'warm', 'server', ...size);
+      assert.match(await host.ok('run', 'warm', '--image', 'server', ...size), /from a template/);
+      assert.equal(await host.ok('exec', 'warm', '--', 'hostname'), 'warm');
     });
   }
 });
