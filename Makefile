@@ -31,7 +31,7 @@ AGENT_CFLAGS := -std=c11 -D_GNU_SOURCE -Os -Wall -Wextra -Werror -ffunction-sect
 # what the executable is made of
 SOURCES := $(shell find src bin fcqemu helpers scripts -type f) package.json package-lock.json tsconfig.json
 
-.PHONY: demo test unit host-test proof proof-short chaos check format build install uninstall deb deb-check piuparts package-test release clean deps host-deps test-deps
+.PHONY: demo test unit host-test proof proof-short proof-boots chaos check format build install uninstall deb deb-check piuparts package-test release clean deps host-deps test-deps
 .DEFAULT_GOAL := build
 .DELETE_ON_ERROR:
 
@@ -59,6 +59,10 @@ proof: test-deps build ## host tests in a VM with a working KVM: TESTS, FIRECRAC
 proof-short: test-deps build ## the life of a VM under a working KVM, in a VM that is made for it; FIRECRACKER_BIN, JAILER_BIN
 	node scripts/test-bundle.ts $(DEV)
 	BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --limit 1800 --report $(DEV)/proof-tests.txt $(RIG_TESTS)
+
+proof-boots: test-deps build ## how often the emulated processor's fault is met: BOOTS guests in a VM with a working KVM; FIRECRACKER_BIN
+	node scripts/test-bundle.ts $(DEV)
+	BANGER_TEST_BUNDLE=$(DEV)/bundle node test/proof/main.ts $(DEV) --boots $(or $(BOOTS),20)
 
 chaos: test-deps build ## random work and accidents for a long time: CHAOS_SEED, CHAOS_RUNS, CHAOS_COMMANDS, CHAOS_SHRINK_MINUTES
 	node scripts/test-bundle.ts $(DEV)

@@ -26,12 +26,12 @@ import { pace, paced } from '../support/pace.ts';
 import { hangSeen, watchForHangs } from './hang-trace.ts';
 import { showsKnownFault } from './known-fault.ts';
 import type { Outcome, ProofVmm, ProvenTest, Repeat } from './outcome.ts';
+import { type FileResult, judged, runWithRepeats } from './repeat.ts';
 
 /** With two the guests of one file wait for a processor while the limits of the other run. */
 const FILES_AT_ONCE = 1;
 /** For a file as a whole; tests have shorter limits of their own. */
 const FILE_LIMIT_MS = 900_000;
-const REPEATS = 2;
 /** A VM's directory is deleted with it, so what its console says is looked at while it is there. */
 const WATCH_MS = 2000;
 /** The first guest under KVM may miss the time a self-test has; longer ones go on in the background then. */
@@ -79,13 +79,9 @@ async function prove(vmm: ProofVmm, files: readonly string[]): Promise<Outcome> 
   const tests: ProvenTest[] = [];
   const repeats: Repeat[] = [];
   for (const file of files) {
-    let result = await runFile(file);
-    for (let left = REPEATS; result.evidence !== undefined && left > 0; left--) {
-      repeats.push({ file, evidence: result.evidence });
-      console.log(`== ${file} met the known fault of the emulated processor and is run again:\n${result.evidence}\n`);
-      result = await runFile(file);
-    }
+    const result = await runWithRepeats(file, () => runFile(file), reportRepeat);
     tests.push(...result.tests);
+    repeats.push(...result.repeats);
   }
   return {
     vmm,
@@ -100,10 +96,8 @@ async function prove(vmm: ProofVmm, files: readonly string[]): Promise<Outcome> 
   };
 }
 
-interface FileResult {
-  tests: ProvenTest[];
-  /** of the known fault, where a test failed and it was seen */
-  evidence?: string;
+function reportRepeat({ file, evidence }: Repeat): void {
+  console.log(`== ${file} met the known fault of the emulated processor and is run again:\n${evidence}\n`);
 }
 
 async function runFile(file: string): Promise<FileResult> {
@@ -135,8 +129,7 @@ async function runFile(file: string): Promise<FileResult> {
   if (tests.every(({ outcome }) => outcome !== 'failed')) return { tests };
   for (const [path, text] of lastWords) console.log(`== ${path} ended with\n${text}\n`);
   const fault = [...consoles, ...said].find(showsKnownFault);
-  const evidence = fault === undefined ? hang : faultLines(fault);
-  return evidence === undefined ? { tests } : { tests, evidence };
+  return judged(tests, fault === undefined ? hang : faultLines(fault));
 }
 
 interface Seen {

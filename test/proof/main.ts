@@ -1,10 +1,13 @@
 /**
  * `make proof`: host tests in the rig, unchanged, with fcqemu under KVM and with the Firecracker that FIRECRACKER_BIN
- * names. PROOF_VMM picks one of the two. Usage: node test/proof/main.ts DIRECTORY FILE...
+ * names. PROOF_VMM picks one of the two. With `--boots` guests are booted in place of tests, and counted by how they ended.
+ * Usage: node test/proof/main.ts DIRECTORY FILE... | DIRECTORY --boots NUMBER
  */
 import { join, relative, resolve } from 'node:path';
+import { parseArgs } from 'node:util';
 import { messageOf } from '../../src/errors.ts';
 import { formatDuration } from '../../src/units.ts';
+import { leanBundle } from '../support/lean-bundle.ts';
 import { count, type Outcome, type ProofVmm } from './outcome.ts';
 import { Rig } from './rig.ts';
 import { writeRow } from './table.ts';
@@ -12,10 +15,15 @@ import { writeRow } from './table.ts';
 const ROOT = resolve(import.meta.dirname, '../..');
 /** Per file and VMM: some boot twenty guests, and one may be run three times. */
 const FILE_LIMIT_MS = 3 * 60 * 60_000;
+const BOOT_LIMIT_MS = 10 * 60_000;
+/** Guests of the short form come up in half the time. */
+const SHORT = /^test\/proof\/host\/short[\w-]*\.test\.ts$/;
 
-const [directory, ...files] = process.argv.slice(2);
-if (directory === undefined || files.length === 0) {
-  console.error('usage: node test/proof/main.ts DIRECTORY FILE...');
+const { values, positionals } = parseArgs({ allowPositionals: true, options: { boots: { type: 'string' } } });
+const [directory, ...files] = positionals;
+const boots = values.boots === undefined ? undefined : Number(values.boots);
+if (directory === undefined || (boots === undefined ? files.length === 0 : !(boots > 0))) {
+  console.error('usage: node test/proof/main.ts DIRECTORY FILE... | DIRECTORY --boots NUMBER');
   process.exitCode = 2;
 } else {
   const stop = new AbortController();
@@ -43,7 +51,7 @@ async function proveAll(directory: string, files: readonly string[], signal: Abo
   await using rig = await Rig.start({
     directory,
     host: bundle,
-    guests: bundle,
+    guests: files.every((file) => SHORT.test(file)) ? await leanBundle(bundle, resolve(directory)) : bundle,
     firecracker,
     jailer: process.env.JAILER_BIN || undefined,
     tell: (text) => console.log(`== ${text}`),
@@ -51,6 +59,10 @@ async function proveAll(directory: string, files: readonly string[], signal: Abo
   });
   const outcomes: Outcome[] = [];
   for (const vmm of vmms) {
+    if (boots !== undefined) {
+      await rig.node(vmm, `test/proof/boots.ts ${boots}`, boots * BOOT_LIMIT_MS);
+      continue;
+    }
     const outcome = await rig.prove(vmm, files, files.length * FILE_LIMIT_MS);
     writeRow(outcome);
     outcomes.push(outcome);

@@ -115,22 +115,27 @@ export class Rig {
   /** Runs test files there, which print as they go, and returns what came of them. */
   async prove(vmm: ProofVmm, files: readonly string[], limitMs: number): Promise<Outcome> {
     const outcome = `${INSIDE}/outcome.json`;
+    await this.shell(`rm -f ${outcome}`, COMMAND_LIMIT_MS);
+    // a failed test is told by the outcome; without one there is no answer to give
+    await this.node(vmm, `test/proof/inside.ts ${vmm} ${outcome} ${files.join(' ')} || test -e ${outcome}`, limitMs);
+    return JSON.parse(await this.shell(`cat ${outcome}`, COMMAND_LIMIT_MS)) as Outcome;
+  }
+
+  /** Runs Node there with these arguments, as words of a shell, and shows what it prints. */
+  async node(vmm: ProofVmm, words: string, limitMs: number): Promise<void> {
     const variables = [`BANGER_TEST_BUNDLE=${INSIDE}/bundle`, 'BANGER_PROOF=1'];
     if (vmm === 'firecracker') variables.push('FIRECRACKER_BIN=/usr/local/bin/firecracker');
     const programs =
       vmm === 'firecracker' ? `ln -sf ${INSIDE}/vmm/* /usr/local/bin/` : 'rm -f /usr/local/bin/firecracker';
     const script = [
-      `rm -f ${outcome}`,
       programs,
       `cd ${INSIDE}/banger`,
       `export PATH=$PWD/node_modules/.bin:$PATH:/usr/sbin:/sbin ${variables.join(' ')}`,
       // modules of one test are some 150
       'export NODE_OPTIONS=--import=$PWD/test/proof/types-are-gone.mjs',
-      // a failed test is told by the outcome; without one there is no answer to give
-      `node test/proof/inside.ts ${vmm} ${outcome} ${files.join(' ')} || test -e ${outcome}`,
+      `node ${words}`,
     ].join('; ');
     await this.#banger(['exec', '--no-stdin', VM, '--', 'sh', '-c', script], limitMs, 'show');
-    return JSON.parse(await this.shell(`cat ${outcome}`, COMMAND_LIMIT_MS)) as Outcome;
   }
 
   /** Deletes the VM and ends the daemon; the image and its layers stay. */
