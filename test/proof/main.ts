@@ -10,7 +10,7 @@ import { formatDuration } from '../../src/units.ts';
 import { leanBundle } from '../support/lean-bundle.ts';
 import { count, type Outcome, type ProofVmm } from './outcome.ts';
 import { Rig } from './rig.ts';
-import { writeRow } from './table.ts';
+import { currentCommit, writeRow } from './table.ts';
 
 const ROOT = resolve(import.meta.dirname, '../..');
 /** Per file and VMM: some boot twenty guests, and one may be run three times. */
@@ -47,6 +47,7 @@ if (directory === undefined || (boots === undefined ? files.length === 0 : !(boo
 async function proveAll(directory: string, files: readonly string[], signal: AbortSignal): Promise<Outcome[]> {
   const firecracker = process.env.FIRECRACKER_BIN || undefined;
   const vmms = chosen(process.env.PROOF_VMM, firecracker);
+  const commit = currentCommit();
   const bundle = process.env.BANGER_TEST_BUNDLE ?? join(resolve(directory), 'bundle');
   await using rig = await Rig.start({
     directory,
@@ -64,7 +65,7 @@ async function proveAll(directory: string, files: readonly string[], signal: Abo
       continue;
     }
     const outcome = await rig.prove(vmm, files, files.length * FILE_LIMIT_MS);
-    writeRow(outcome);
+    writeRow(outcome, commit);
     outcomes.push(outcome);
   }
   return outcomes;

@@ -12,9 +12,13 @@ const END = '<!-- end -->';
 /** More names would make a line nobody reads. */
 const NAMED = 3;
 
+/** The commit that is checked out; to be asked when the run begins, because the tree may be worked on during it. */
+export function currentCommit(): string {
+  return execFileSync('git', ['describe', '--always', '--dirty'], { cwd: ROOT, encoding: 'utf8' }).trim();
+}
+
 /** Puts a run into the table, in the place of an earlier one of the same VMM and files. */
-export function writeRow(outcome: Outcome): void {
-  const commit = execFileSync('git', ['describe', '--always', '--dirty'], { cwd: ROOT, encoding: 'utf8' }).trim();
+export function writeRow(outcome: Outcome, commit: string): void {
   const date = new Date().toISOString().slice(0, 10);
   writeFileSync(DOCUMENT, withRow(readFileSync(DOCUMENT, 'utf8'), outcome, date, commit));
 }
