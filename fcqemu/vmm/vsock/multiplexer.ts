@@ -70,7 +70,7 @@ export class Multiplexer {
    * @throws Error when no agent runs, nobody listens there, or the agent does not answer in time
    */
   connect(port: number): Promise<Duplex> {
-    if (!this.#agentReady && this.#restored) return this.#connectLater(port);
+    if (!this.#agentReady && this.#restored && this.#early.size < MAX_STREAMS) return this.#connectLater(port);
     const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
     if (!this.#agentReady || this.#streams.size + this.#pending.size >= MAX_STREAMS) {
       reject(new Error('no agent, or too many connections'));

@@ -76,7 +76,7 @@ export function createBlanks(host: Host, quietMs = QUIET_MS): Blanks {
     for (const blank of waiting) {
       if (isDeepStrictEqual(blank.fitting, fitting)) continue;
       waiting.delete(blank);
-      await discardBuildVm(host, blank.vm);
+      await discard(blank);
     }
     if (!template || !boot || !fitting || waiting.size >= wanted || freemem() < RESERVE_BYTES) return false;
     const blank = { ...(await launchBlank(host, template, boot, stop.signal)), fitting };
@@ -84,10 +84,17 @@ export function createBlanks(host: Host, quietMs = QUIET_MS): Blanks {
     void blank.launched.ended.then(async () => {
       if (!waiting.delete(blank)) return;
       host.log.warn({ vm: blank.vm.id }, 'a blank VMM ended');
-      await discardBuildVm(host, blank.vm);
+      await discard(blank);
       lookIn(AGAIN_MS);
     });
     return waiting.size < wanted;
+  }
+
+  /** What cannot be freed is freed by the next daemon. */
+  async function discard({ vm }: Blank): Promise<void> {
+    await discardBuildVm(host, vm).catch((error) =>
+      host.log.error({ vm: vm.id, error: messageOf(error) }, 'a blank VMM could not be freed'),
+    );
   }
 
   async function fittingOf(boot: BootFiles, { shape: { vcpus, memoryMib } }: TemplateRecord): Promise<Fitting> {
@@ -114,7 +121,7 @@ export function createBlanks(host: Host, quietMs = QUIET_MS): Blanks {
       await working;
       const left = [...waiting];
       waiting.clear();
-      for (const { vm } of left) await discardBuildVm(host, vm);
+      for (const blank of left) await discard(blank);
     },
   };
 }
