@@ -1,12 +1,12 @@
 /** `make release`: everything that is published of a version, in dist/release: packages, tarball, bill of materials, checksums. */
-import { execFileSync, spawnSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
+import { spawnSync } from 'node:child_process';
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { buildDeb } from '../package/deb.ts';
 import { PACKAGE_VERSION, sourceDate } from '../package/identity.ts';
 import { buildRpm } from './rpm.ts';
 import { type Parts, renderSbom } from './sbom.ts';
+import { sha256, writeSums } from './sums.ts';
 import { buildTarball } from './tarball.ts';
 
 const DIST = join(import.meta.dirname, '../../dist');
@@ -30,18 +30,9 @@ const parts = JSON.parse(readFileSync(join(DIST, 'parts.json'), 'utf8')) as Part
 const files = made.map((file) => ({ name: basename(file), sha256: sha256(file) }));
 writeFileSync(sbom, renderSbom({ ...origin, parts, muslVersion: muslVersion(), files }));
 
-const sums = join(OUTPUT, 'SHA256SUMS');
-writeFileSync(sums, [...made, sbom].map((file) => `${sha256(file)}  ${basename(file)}\n`).join(''));
-if (SIGNING_KEY) {
-  execFileSync('gpg', ['--batch', '--yes', '--armor', '--local-user', SIGNING_KEY, '--detach-sign', sums], {
-    stdio: 'inherit',
-  });
-} else console.error('SIGNING_KEY names no key: SHA256SUMS is not signed');
-for (const file of [...made, sbom, sums]) console.log(file);
-
-function sha256(file: string): string {
-  return createHash('sha256').update(readFileSync(file)).digest('hex');
-}
+const sums = writeSums(OUTPUT, [...made, sbom], SIGNING_KEY);
+if (!SIGNING_KEY) console.error('SIGNING_KEY names no key: SHA256SUMS is not signed');
+for (const file of [...made, sbom, ...sums]) console.log(file);
 
 /** Of the library that fcqemu-vsock is linked with. */
 function muslVersion(): string {

@@ -9,6 +9,7 @@ import { installedContent, layoutOf } from '../../scripts/package/content.ts';
 import { cutChangelog, isLater } from '../../scripts/release/cut.ts';
 import { buildRpm } from '../../scripts/release/rpm.ts';
 import { type Parts, renderSbom } from '../../scripts/release/sbom.ts';
+import { writeSums } from '../../scripts/release/sums.ts';
 import { buildTarball } from '../../scripts/release/tarball.ts';
 import { VERSION } from '../../src/version.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
@@ -116,6 +117,32 @@ describe('the bill of materials', () => {
       namespace(renderSbom(request)),
       namespace(renderSbom({ ...request, files: [{ name: 'x.deb', sha256: 'cd' }] })),
     );
+  });
+});
+
+describe('the checksums of a release', () => {
+  it('are checked by sha256sum, and signed with the key that is given', { skip: lacking('gpg') }, async (t) => {
+    const dir = await tempDir(t);
+    const env = { ...process.env, GNUPGHOME: join(dir, 'keys') };
+    await mkdir(env.GNUPGHOME, { mode: 0o700 });
+    const gpg = (...words: string[]) => spawnSync('gpg', ['--batch', '--quiet', ...words], { env, encoding: 'utf8' });
+    t.after(() => spawnSync('gpgconf', ['--kill', 'all'], { env }));
+    const user = 'nobody@example.invalid';
+    assert.equal(gpg('--passphrase', '', '--quick-generate-key', user, 'ed25519', 'sign', '1d').status, 0);
+    const files = ['one', 'two'].map((name) => join(dir, name));
+    for (const file of files) await writeFile(file, file);
+
+    assert.deepEqual(writeSums(dir, files, undefined), [join(dir, 'SHA256SUMS')]);
+    process.env.GNUPGHOME = env.GNUPGHOME;
+    t.after(() => delete process.env.GNUPGHOME);
+    const [sums = '', signature = ''] = writeSums(dir, files, user);
+    const check = () => spawnSync('sha256sum', ['--check', '--strict', '--quiet', sums], { cwd: dir }).status;
+    assert.deepEqual([check(), gpg('--verify', signature, sums).status], [0, 0]);
+    await writeFile(join(dir, 'two'), 'another');
+    assert.equal(check(), 1);
+    await writeFile(sums, '');
+    assert.equal(gpg('--verify', signature, sums).status, 1);
+    assert.throws(() => writeSums(dir, files, 'nobody else'));
   });
 });
 
