@@ -3,7 +3,7 @@ import { resolve } from 'node:path';
 import { BangerError } from '../../errors.ts';
 import { parseReference } from '../../oci/reference.ts';
 import type { Host } from '../host.ts';
-import { findPulled, platformOf } from '../images/oci-record.ts';
+import { findPulled, isOutdated, platformOf } from '../images/oci-record.ts';
 
 /** Names of images and bundles have neither slash nor colon; paths of bundles begin with what no reference does. */
 export function isOciBase(base: string): boolean {
@@ -18,9 +18,10 @@ export function wholeOciBase(base: string, directory: string): string {
   return `${transport}:${resolve(directory, path)}${inside === undefined ? '' : `:${inside}`}`;
 }
 
-/** @returns name of the image that was pulled by this reference, undefined when there is none */
+/** @returns name of the image that was pulled by this reference, undefined when there is none, or its file is another one since */
 export async function pulledAs(host: Host, base: string): Promise<string | undefined> {
-  return (await findPulled(host, base, platformOf()))?.image.name;
+  const found = await findPulled(host, base, platformOf());
+  return found && !(await isOutdated(found.oci, parseReference(base))) ? found.image.name : undefined;
 }
 
 /** @throws BangerError `not_found` */

@@ -1,8 +1,11 @@
 /** What is kept beside an image that was an OCI image: where it came from, its layers, and what runs in it. */
 import { readFile, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { BangerError, systemCode } from '../../errors.ts';
 import { fits, formatPlatform, type ImageConfig, type Platform, parsePlatform } from '../../oci/manifest.ts';
+import type { ImageReference } from '../../oci/reference.ts';
 import type { ImageRecord } from '../../state/images.ts';
 import { imageFiles } from '../../storage/layout.ts';
 import { hostArch } from '../bundles/support.ts';
@@ -21,6 +24,8 @@ const OciRecord = z.object({
   reference: z.string().describe('as it was asked for, with nothing left out'),
   digest: z.string().describe('of what the reference led to when it was pulled'),
   manifest: z.string().describe('digest of the manifest as it lay here'),
+  // of what came from a file: as it was then
+  file: z.object({ size: z.number(), mtimeMs: z.number() }).optional(),
   platform: z.string(),
   layers: z.array(z.object({ digest: z.string(), diffId: z.string(), size: z.int() })),
   process: z.object({
@@ -120,6 +125,20 @@ export async function findPulled(
   return undefined;
 }
 
+/** What tells whether a file, or a layout by its index, is another one since. @returns undefined when it is not there */
+export async function markOf(reference: ImageReference): Promise<OciRecord['file']> {
+  if (reference.from === 'registry') return undefined;
+  const path = reference.transport === 'oci' ? join(reference.path, 'index.json') : reference.path;
+  const info = await stat(path).catch(() => undefined);
+  return info && { size: info.size, mtimeMs: info.mtimeMs };
+}
+
+/** Whether the file that an image was pulled from has been written anew; one that is gone has not. */
+export async function isOutdated(oci: OciRecord, reference: ImageReference): Promise<boolean> {
+  const now = await markOf(reference);
+  return now !== undefined && oci.file !== undefined && !isDeepStrictEqual(now, oci.file);
+}
+
 /**
  * The platform of this machine's guests.
  * @throws BangerError `invalid_input` when another one was asked for
@@ -140,7 +159,8 @@ export function platformOf(given?: string): Platform {
  */
 export function builtOn(base: OciRecord): OciRecord {
   const reference = base.reference.startsWith(BUILT_ON) ? base.reference : `${BUILT_ON}${base.reference}`;
-  return { ...base, reference, layers: [] };
+  const { file: _, ...rest } = base;
+  return { ...rest, reference, layers: [] };
 }
 
 /** No reference has a blank in it. */

@@ -15,7 +15,7 @@ import { IMAGE_MEMBERS, OCI_MEMBER } from './archive.ts';
 import { viewImage } from './catalogue.ts';
 import { flattenInto } from './flatten.ts';
 import { placeImage } from './import.ts';
-import { findPulled, type OciRecord, platformOf, processOf, writeOciRecord } from './oci-record.ts';
+import { findPulled, isOutdated, markOf, type OciRecord, platformOf, processOf, writeOciRecord } from './oci-record.ts';
 import { type FoundImage, type ImportHost, placeBootFiles, resultDirectory, sumRootfs } from './sources.ts';
 import { addTools } from './tools.ts';
 
@@ -44,7 +44,8 @@ export async function pullImage(
   const policy = request.policy ?? 'missing';
   const name = request.name ?? nameOfReference(reference);
   const there = await findPulled(host, reference.text, platform, request.name);
-  if (there && policy !== 'always') return { ...(await viewImage(host, there.image)), pulled: false };
+  const fetchAgain = policy === 'always' || (policy === 'missing' && there && (await isOutdated(there.oci, reference)));
+  if (there && !fetchAgain) return { ...(await viewImage(host, there.image)), pulled: false };
   if (policy === 'never') {
     throw new BangerError('not_found', `${reference.text} is not here, and it is not to be fetched.`, {
       hint: `Fetch it: banger image pull ${request.reference}`,
@@ -95,6 +96,8 @@ async function fetched(
   for (const path of [target.layout, target.scratch]) await mkdir(path, { recursive: true, mode: 0o700 });
   try {
     progress.step('fetch', `fetching ${reference.text}`);
+    // before it is read: what is written meanwhile is another one
+    const file = await markOf(reference);
     await copyImage(deps, reference, pinned.manifest, target, options, fetchProgress(progress, pinned));
     const local = await readLayout(target.layout, blobs);
     requirePlatform(reference, local.config, options.platform);
@@ -106,6 +109,7 @@ async function fetched(
     });
     const oci: OciRecord = {
       ...{ version: 1, reference: reference.text, digest: pinned.digest ?? local.digest, manifest: local.digest },
+      ...(file === undefined ? {} : { file }),
       platform: formatPlatform(local.config),
       layers: local.layers.map(({ digest, diffId, size }) => ({ digest, diffId, size })),
       process: processOf(local.config),

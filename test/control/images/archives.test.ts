@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { cp, mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { viewImageDetail } from '../../../src/control/images/catalogue.ts';
@@ -68,6 +68,36 @@ describe('an OCI image in a file', { skip }, () => {
         .sort(),
       ['layout-one', 'one', 'saved'],
     );
+  });
+
+  it('is read again when it was written anew, and not when it is gone', async (t) => {
+    const here = await imagePlace(t);
+    const archive = join(here.dir, 'app.tar');
+    const write = async (name: string) => {
+      await rm(archive, { force: true });
+      skopeo(`oci:${await layoutOf(here.dir, name)}`, `oci-archive:${archive}`);
+    };
+    await write('one');
+    const reference = `oci-archive:${archive}`;
+    const first = await pull(here, reference);
+    assert.equal((await pull(here, reference)).id, first.id);
+    await write('two');
+    assert.equal((await pull(here, reference, { policy: 'never' })).id, first.id);
+    const second = await pull(here, reference);
+    assert.deepEqual([second.name, second.pulled, await labelOf(here, 'app')], ['app', true, 'two']);
+    assert.deepEqual(await here.inStore(), [second.id]);
+    await rm(archive);
+    assert.equal((await pull(here, reference)).id, second.id);
+
+    const layout = await layoutOf(here.dir, 'three');
+    const third = await pull(here, `oci:${layout}`, { name: 'dir' });
+    assert.equal((await pull(here, `oci:${layout}`, { name: 'dir' })).id, third.id);
+    await writeOciLayout(layout, {
+      layers: [{ tar: rawTar([{ path: 'other' }]) }],
+      config: { Labels: { is: 'four' } },
+    });
+    await pull(here, `oci:${layout}`, { name: 'dir' });
+    assert.equal(await labelOf(here, 'dir'), 'four');
   });
 
   it('among several is the one that is named', async (t) => {
