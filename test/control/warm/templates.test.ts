@@ -8,6 +8,7 @@ import type { VmRun, VmRunResult } from '../../../src/api/vm.ts';
 import { deleteImage } from '../../../src/control/images/catalogue.ts';
 import { createWarmer, warmImage } from '../../../src/control/warm/background.ts';
 import { coolImage, viewTemplates } from '../../../src/control/warm/view.ts';
+import { BangerError } from '../../../src/errors.ts';
 import { AgentError } from '../../../src/guest/agent/errors.ts';
 import { imageFiles, templateFiles, vmFiles } from '../../../src/storage/layout.ts';
 import { DISK_BYTES, OLD } from '../../support/mortal-disks.ts';
@@ -151,6 +152,27 @@ describe('a template', () => {
     const events = told(daemon);
     assert.equal((await run(daemon, 'web')).warm, false);
     assert.match(whyNot(events)[0] ?? '', /web was not woken: the kernel takes no seed/);
+    assert.deepEqual(look(place, daemon), UP);
+  });
+
+  it('whose VM fails a check of the host, which goes on beside the load, has no guest that went on', async () => {
+    const guests = noGuests();
+    const { place, daemon } = await warmHost(guests);
+    await using _place = place;
+    const events = told(daemon);
+    const { checks } = daemon.host;
+    let asked = 0;
+    daemon.host.checks = {
+      ...checks,
+      async beforeStart(...given) {
+        // the boot that follows finds the host as it is to be
+        if (asked++ > 0) return await checks.beforeStart(...given);
+        await until(() => place.vmms.some(({ state }) => state === 'Paused'));
+        throw new BangerError('host_unprepared', 'Something is not as it has to be.');
+      },
+    };
+    assert.equal((await run(daemon, 'web')).warm, false);
+    assert.deepEqual([whyNot(events), guests.woken], [['Something is not as it has to be.'], []]);
     assert.deepEqual(look(place, daemon), UP);
   });
 
