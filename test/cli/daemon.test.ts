@@ -32,6 +32,9 @@ describe('the daemon commands', () => {
     assert.match(stdout, /^memory +80 MiB$/m);
     assert.match(stdout, /^names +\*\.vm on 127\.0\.0\.1 port 42069, 2 VMs$/m);
     assert.match(stdout, /^store +1 GiB of 16 GiB free; nearly full$/m);
+    assert.doesNotMatch(stdout, /^pool/m);
+    const pooled = await cli('daemon status', { status: () => ({ ...status, blanks: { ready: 1, wanted: 2 } }) });
+    assert.match(pooled.stdout, /^pool +1 of 2 VMMs wait for new VMs$/m);
     assert.equal((await cli('daemon status', { unreachable: true })).status, 3);
   });
 
