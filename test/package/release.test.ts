@@ -175,6 +175,9 @@ describe('the cut of a version', () => {
     await mkdir(join(dir, 'scripts/release'), { recursive: true });
     for (const name of ['package.json', 'package-lock.json', 'CHANGELOG.md', 'scripts/release/cut.ts'])
       await writeFile(join(dir, name), await readFile(join(ROOT, name)));
+    // right after a release there is nothing to release
+    const changelog = await readFile(join(dir, 'CHANGELOG.md'), 'utf8');
+    await writeFile(join(dir, 'CHANGELOG.md'), changelog.replace('## [Unreleased]\n', '## [Unreleased]\n\n- One.\n'));
     execFileSync('node', [join(dir, 'scripts/release/cut.ts'), '99.0.0'], { stdio: 'pipe' });
     const lock = JSON.parse(await readFile(join(dir, 'package-lock.json'), 'utf8'));
     assert.deepEqual([lock.version, lock.packages[''].version], ['99.0.0', '99.0.0']);
