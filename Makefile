@@ -22,7 +22,7 @@ TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs fsverity:f
 
 # each file loads the same modules, and waits more than it computes
 run_unit_tests = NODE_COMPILE_CACHE=$(DEV)/compile-cache node scripts/run-tests.ts --at-once 4 --limit 120 --report $(DEV)/unit-tests.txt $(UNIT_TESTS)
-run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --at-once 3 --report $(DEV)/host-tests.txt $(HOST_TESTS)
+run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --at-once 4 --report $(DEV)/host-tests.txt $(HOST_TESTS)
 
 # in every guest: static, small, and begun before anything else there
 AGENT_SOURCES := $(wildcard agent/*.c agent/*.h)
@@ -40,8 +40,9 @@ demo: build ## the main job on real input: from nothing to a shell in a named VM
 
 test: test-deps build check ## everything: unit tests in a minute or two, then host tests that boot real VMs
 	mkdir -p $(DEV)
-	$(run_unit_tests)
-	node scripts/test-bundle.ts $(DEV)
+	node scripts/test-bundle.ts $(DEV) > $(DEV)/bundle.log 2>&1 & bundle=$$!; \
+	  $(run_unit_tests) || { kill $$bundle; exit 1; }; \
+	  wait $$bundle || { cat $(DEV)/bundle.log; exit 1; }
 	$(run_host_tests)
 
 unit: node_modules ## unit tests alone

@@ -122,7 +122,6 @@ describe('the machine of an image build', { skip: hostSkip('debugfs') }, () => {
       ['clean', 300],
       // the machine was kept by now
       ['revive', 100],
-      ['revive', 300],
       ['revive', 900],
       ['checksum', 100],
     ] as const) {

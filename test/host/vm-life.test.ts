@@ -66,7 +66,7 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
           'vmm',
           'pid',
         ],
-        ...['ready', 'bootMs', 'readyMs', 'failedUnits', 'temporary', 'forkedFrom', 'suspended', 'snapshots'],
+        ...['ready', 'bootMs', 'readyMs', 'failedUnits', 'temporary', 'forkedFrom', 'suspended', 'snapshots', 'health'],
       ]);
       assert.deepEqual([db.name, db.vcpus, db.nat, db.workDiskBytes], ['db', 2, false, 0]);
       assert.deepEqual([web.name, web.state, web.memoryMib, web.nat], ['web', 'running', 256, true]);
