@@ -340,8 +340,19 @@ describe('the initrd', { skip: skip || lacking('qemu-system-x86_64') }, () => {
     },
     'the root disk has no init': {
       spoil: async ({ root }) => {
-        await rm(`${root}.tree/sbin/init`);
-        await makeDisk(root, '16M', `${root}.tree`);
+        const tree = `${root}.tree`;
+        await rm(join(tree, 'sbin/init'));
+        // a server that answered would make the host believe that the guest is up
+        for (const dir of ['usr/sbin', 'etc/systemd/system/multi-user.target.wants'])
+          await mkdir(join(tree, dir), { recursive: true });
+        await writeFile(join(tree, 'etc/systemd/system/multi-user.target.wants/ssh.service'), '');
+        for (const [name, does] of [
+          ['usr/sbin/sshd', 'echo not reached > /dev/console'],
+          ['bin/nice', 'shift 2; exec "$@"'],
+        ] as const) {
+          await writeFile(join(tree, name), `#!/bin/busybox sh\n${does}\n`, { mode: 0o755 });
+        }
+        await makeDisk(root, '16M', tree);
       },
       says: /^banger-init: FAILED: start the guest's init\nbanger-init: reason: no \/sbin\/init/m,
     },

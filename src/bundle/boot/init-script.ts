@@ -63,6 +63,11 @@ const HERE = '/run/.banger-initrd';
 /** Marks a work disk whose copy of the image's own files is complete. */
 const SEEDED = 'lost+found/.banger-seeded';
 
+/** Where an init may be, in the order they are tried. */
+const INITS = '/sbin/init /lib/systemd/systemd /bin/init';
+const START_INIT = "start the guest's init";
+const NO_INIT = 'no /sbin/init, /lib/systemd/systemd or /bin/init on the root disk';
+
 /** Shell for busybox ash. It runs as process 1, then once more inside the new root (`/init inside`). */
 export const INIT_SCRIPT = `#!/bin/sh
 # Made by banger. Everything a command complains about goes to /err and is shown only when it mattered.
@@ -261,6 +266,15 @@ start_agent() {
   [ -e /run/banger/beside ] && /run/banger/agent --init < /dev/null > /dev/null 2> /run/banger/process.err &
 }
 
+# Asked before anything answers to the host: a guest whose SSH server is there is taken for one that boots.
+require_init() {
+  [ -e /run/banger/supervised ] && return 0
+  for init in ${INITS}; do
+    [ -x "$init" ] && return 0
+  done
+  fail "${START_INIT}" "${NO_INIT}"
+}
+
 # A stock systemd reaches its SSH server late in the boot. The server itself needs nothing but the network, so it is
 # started here and handed over: the drop-in makes the unit adopt the running server without closing its port.
 start_sshd_early() {
@@ -297,6 +311,7 @@ if [ "$1" = inside ]; then
   prepare_systemd
   mount_devices
   place_tools
+  require_init
   start_agent
   start_sshd_early
   run_user_data
@@ -333,12 +348,12 @@ if [ -e /newroot/run/banger/supervised ]; then
   say "handover $uptime"
   exec switch_root /newroot /run/banger/agent --init 2> /newroot/dev/console
 fi
-for init in /sbin/init /lib/systemd/systemd /bin/init; do
+for init in ${INITS}; do
   # an absolute link means something only inside the new root, so a link is taken at its word
   [ -h "/newroot$init" ] || [ -x "/newroot$init" ] || continue
   read -r uptime _ < /newroot/proc/uptime
   say "handover $uptime"
   exec switch_root /newroot "$init" 2> /newroot/dev/console
 done
-fail "start the guest's init" "no /sbin/init, /lib/systemd/systemd or /bin/init on the root disk"
+fail "${START_INIT}" "${NO_INIT}"
 `;
