@@ -12,7 +12,8 @@ const LIMIT = { timeout: paced(120_000) };
 const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
 /** Counts in memory, and writes each number to both disks before it goes on: memory is never behind them. */
-const WRITER = `n=0; while :; do n=$((n + 1)); echo $n > /run/counter; echo $n > /var/count; echo $n > /root/count; sync /var/count /root/count; sleep 0.1; done`;
+/** Each count takes the place of the one before at once: a file that is being written when the VM stops would hold none. */
+const WRITER = `n=0; while :; do n=$((n + 1)); echo $n > /run/counter; for at in /var/count /root/count; do echo $n > $at.new; mv $at.new $at; done; sync /var/count /root/count; sleep 0.1; done`;
 
 describe('a VM that is suspended', { skip: hostSkip() }, () => {
   let host: TestHost;
