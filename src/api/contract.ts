@@ -13,7 +13,7 @@ import { snapshotRoutes } from './snapshot.ts';
 import { statsRoutes } from './stats.ts';
 import { storageRoutes } from './storage.ts';
 import { systemRoutes } from './system.ts';
-import { vmRoutes } from './vm.ts';
+import { vmRoutes } from './vm-routes.ts';
 
 export type { Route } from './route.ts';
 

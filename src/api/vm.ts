@@ -1,7 +1,6 @@
-/** VMs: routes and bodies. */
+/** VMs: what is said of them and asked for them. */
 import { z } from 'zod';
-import { Operation, Problem } from './operation.ts';
-import { flag, type Route } from './route.ts';
+import { Problem } from './operation.ts';
 import { VmProcess } from './vm-process.ts';
 
 /** RFC 1123 label; a VM's name is also its host name and its DNS name below the zone. */
@@ -199,7 +198,7 @@ export const VmCreate = z.strictObject({
   metaData: FirstBootText.optional().describe('for cloud-init; made of the VM otherwise'),
 });
 
-const VmSet = z.strictObject({
+export const VmSet = z.strictObject({
   vcpus: z.int().min(1).max(32).optional(),
   memoryMib: z.int().min(64).optional(),
   nat: z.boolean().optional(),
@@ -222,7 +221,7 @@ export const VmSetResult = z.object({
   ),
 });
 
-const VmRename = z.strictObject({ name: VmName.describe('the new name') });
+export const VmRename = z.strictObject({ name: VmName.describe('the new name') });
 
 /** Result of the operation that renames a VM. */
 export const VmRenameResult = z.object({
@@ -230,7 +229,7 @@ export const VmRenameResult = z.object({
   hostname: z.enum(['now', 'at-next-start']).describe('when the guest calls itself by the new name'),
 });
 
-const VmStart = z.strictObject({
+export const VmStart = z.strictObject({
   timeoutMs: z
     .int()
     .positive()
@@ -264,7 +263,7 @@ export const VmRunResult = Vm.extend({
 /** Result of the operations that start or resume a VM. */
 export const VmStartResult = Vm.extend({ resumed: VmRunResult.shape.resumed });
 
-const VmFork = z.strictObject({
+export const VmFork = z.strictObject({
   names: z.array(VmName).min(1).max(100).describe('names of the forks'),
 });
 
@@ -275,7 +274,7 @@ export const VmForkResult = z.object({
   pausedMs: z.number().describe('milliseconds the VM stood still; 0 for one that was suspended'),
 });
 
-const VmStop = z.strictObject({
+export const VmStop = z.strictObject({
   timeoutMs: z.int().nonnegative().optional().describe('milliseconds the guest gets to shut down before it is killed'),
   discardMemory: z.boolean().optional().describe('whether the memory of a suspended VM is given up'),
 });
@@ -322,166 +321,3 @@ export type SshAccess = z.infer<typeof SshAccess>;
 export type ExecRequest = z.input<typeof ExecRequest>;
 
 export const named = z.object({ name: VmName });
-
-export const vmRoutes = {
-  listVms: { method: 'GET', url: '/v1/vms', summary: 'All VMs, by name', response: z.array(Vm) },
-  createVm: {
-    method: 'POST',
-    url: '/v1/vms',
-    summary: 'Create a VM without starting it',
-    body: VmCreate,
-    response: Operation,
-    status: 202,
-  },
-  showVm: { method: 'GET', url: '/v1/vms/:name', summary: 'One VM, in detail', params: named, response: VmDetail },
-  runVm: {
-    method: 'POST',
-    url: '/v1/vms/:name/run',
-    summary: 'Create a VM if there is none, start it unless it runs, and wait until it is ready',
-    params: named,
-    body: VmRun,
-    response: Operation,
-    status: 202,
-  },
-  startVm: {
-    method: 'POST',
-    url: '/v1/vms/:name/start',
-    summary: 'Start a VM and wait until it is ready; one that is suspended goes on',
-    params: named,
-    body: VmStart,
-    response: Operation,
-    status: 202,
-  },
-  stopVm: {
-    method: 'POST',
-    url: '/v1/vms/:name/stop',
-    summary: 'Ask the guest to shut down, then make sure',
-    params: named,
-    body: VmStop,
-    response: Operation,
-    status: 202,
-  },
-  suspendVm: {
-    method: 'POST',
-    url: '/v1/vms/:name/suspend',
-    summary: 'Save its memory and free everything else of it',
-    params: named,
-    response: Operation,
-    status: 202,
-  },
-  resumeVm: {
-    method: 'POST',
-    url: '/v1/vms/:name/resume',
-    summary: 'Let a suspended VM go on where it stood',
-    params: named,
-    response: Operation,
-    status: 202,
-  },
-  forkVm: {
-    method: 'POST',
-    url: '/v1/vms/:name/fork',
-    summary: 'Start further VMs that begin as it stands, each a machine of its own',
-    params: named,
-    body: VmFork,
-    response: Operation,
-    status: 202,
-  },
-  killVm: {
-    method: 'POST',
-    url: '/v1/vms/:name/kill',
-    summary: 'End the VMM at once',
-    params: named,
-    response: Operation,
-    status: 202,
-  },
-  restartVm: {
-    method: 'POST',
-    url: '/v1/vms/:name/restart',
-    summary: 'Stop, then start',
-    params: named,
-    body: VmStart,
-    response: Operation,
-    status: 202,
-  },
-  deleteVm: {
-    method: 'DELETE',
-    url: '/v1/vms/:name',
-    summary: 'Delete a VM; it can be had back for a while',
-    params: named,
-    query: z.object({
-      force: flag.describe('kill it first when it runs'),
-      keepWorkDisk: flag.describe('keep its work disk, see GET /v1/disks'),
-      now: flag.describe('for good, past the trash'),
-    }),
-    response: Operation,
-    status: 202,
-  },
-  setVm: {
-    method: 'POST',
-    url: '/v1/vms/:name/set',
-    summary: 'Change the settings of a VM; the result says what counts from the next start on',
-    params: named,
-    body: VmSet,
-    response: Operation,
-    status: 202,
-  },
-  renameVm: {
-    method: 'POST',
-    url: '/v1/vms/:name/rename',
-    summary: 'Give a VM another name',
-    params: named,
-    body: VmRename,
-    response: Operation,
-    status: 202,
-  },
-  awakeVm: {
-    method: 'POST',
-    url: '/v1/vms/:name/awake',
-    summary: 'Keep a VM from being suspended for a while; one that is suspended goes on',
-    params: named,
-    body: z.strictObject({ forMs: z.int().nonnegative().describe('milliseconds from now; 0 ends it') }),
-    response: Vm,
-  },
-  waitVm: {
-    method: 'GET',
-    url: '/v1/vms/:name/wait',
-    summary: 'Answer when the VM is as wanted',
-    params: named,
-    query: z.object({
-      for: z
-        .string()
-        .optional()
-        .describe('`ssh` (default), `ready`, `cloud-init`, `running`, `stopped`, `suspended` or `port=NUMBER`'),
-      timeoutMs: z.coerce.number().int().positive().optional().describe('limit in milliseconds; default 60 s'),
-    }),
-    response: Vm,
-  },
-  sshAccess: {
-    method: 'GET',
-    url: '/v1/vms/:name/ssh',
-    summary: 'How to reach the VM over SSH; one that is suspended goes on',
-    params: named,
-    query: z.object({ term: z.string().max(64).optional().describe('terminal of whoever logs in') }),
-    response: SshAccess,
-  },
-  logs: {
-    method: 'GET',
-    url: '/v1/vms/:name/logs',
-    summary: 'Serial console',
-    params: named,
-    streams: 'text/plain',
-    query: z.object({
-      follow: flag,
-      lines: z.coerce.number().int().nonnegative().optional(),
-      source: z.enum(['console', 'vmm']).optional(),
-      previous: flag.describe('of the run before the last start'),
-    }),
-  },
-  exec: {
-    method: 'POST',
-    url: '/v1/vms/:name/exec',
-    summary: 'Run a command; upgrades to the `banger-exec` protocol',
-    params: named,
-    streams: 'application/vnd.banger.exec',
-  },
-} as const satisfies Record<string, Route>;

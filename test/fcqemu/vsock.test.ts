@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';
 import { createConnection, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { type Duplex, duplexPair } from 'node:stream';
+import { duplexPair } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { after, describe, it, type TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -14,52 +14,11 @@ import { Vsock } from '../../fcqemu/vmm/vsock/vsock.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { code, tinyKernel } from './support/tiny-kernel.ts';
 import { firecrackerBin, guestSkipReason, startVmm, waitFor } from './support/vmm-process.ts';
-
-/** The guest's side: keeps every frame and answers what it is told to. */
-class FakeAgent {
-  readonly frames: Frame[] = [];
-  readonly #port: Duplex;
-  onFrame: (frame: Frame) => void = () => {};
-
-  constructor(port: Duplex) {
-    this.#port = port;
-    const decoder = new FrameDecoder();
-    port.on('data', (bytes: Buffer) => {
-      for (const frame of decoder.push(bytes)) {
-        this.frames.push(frame);
-        this.onFrame(frame);
-      }
-    });
-  }
-
-  send(op: number, stream: number, argument = 0, payload?: Buffer): void {
-    this.#port.write(encodeFrame(op, stream, argument, payload));
-  }
-
-  raw(bytes: Buffer): void {
-    this.#port.write(bytes);
-  }
-
-  async hello(): Promise<void> {
-    this.send(OP.hello, 0);
-    await waitFor(() => this.frames.some(({ op }) => op === OP.hello), 'the host’s hello');
-  }
-
-  received(op: number): Frame[] {
-    return this.frames.filter((frame) => frame.op === op);
-  }
-}
+import { attachedAgent, type FakeAgent } from './support/vsock-agent.ts';
 
 /** A vsock with an agent that accepts port 52 and echoes what it gets there. */
 async function withEcho(t: TestContext): Promise<{ path: string; agent: FakeAgent }> {
-  const path = join(await tempDir(t), 'v.sock');
-  const vsock = new Vsock();
-  await vsock.put({ guest_cid: 42, uds_path: path });
-  const [guest, host] = duplexPair();
-  vsock.attach(host);
-  // as when QEMU ends: every stream breaks
-  t.after(() => host.destroy());
-  const agent = new FakeAgent(guest);
+  const { path, agent } = await attachedAgent(t);
   agent.onFrame = ({ op, stream, argument, payload }) => {
     if (op === OP.connect) agent.send(argument === 52 ? OP.accept : OP.reset, stream);
     if (op === OP.data) agent.send(OP.data, stream, 0, payload);
@@ -145,13 +104,7 @@ describe('a host connection to the guest', { timeout: 30_000 }, () => {
   });
 
   it('waits for the agent of a machine that was restored, which does not know that yet', async (t) => {
-    const path = join(await tempDir(t), 'v.sock');
-    const vsock = new Vsock();
-    await vsock.put({ guest_cid: 42, uds_path: path });
-    const [guest, host] = duplexPair();
-    vsock.attach(host);
-    t.after(() => host.destroy());
-    const agent = new FakeAgent(guest);
+    const { path, vsock, host, agent } = await attachedAgent(t);
     vsock.announceRestore();
     const socket = await connect(path, 'CONNECT 52\n');
     await waitFor(() => agent.received(OP.restored).length === 1, 'word of the restore');
@@ -260,13 +213,7 @@ describe('a host connection to the guest', { timeout: 30_000 }, () => {
   });
 
   it('is given up when the guest gives credit for what it leaves unread, instead of being kept for it', async (t) => {
-    const path = join(await tempDir(t), 'v.sock');
-    const vsock = new Vsock();
-    await vsock.put({ guest_cid: 42, uds_path: path });
-    const [guest, host] = duplexPair();
-    vsock.attach(host);
-    t.after(() => host.destroy());
-    const agent = new FakeAgent(guest);
+    const { path, guest, host, agent } = await attachedAgent(t);
     agent.onFrame = ({ op, stream }) => {
       if (op !== OP.connect) return;
       agent.send(OP.accept, stream);

@@ -14,8 +14,11 @@ export interface Guests {
   onWake?: (request: WakeRequest) => void;
 }
 
-/** Agents of all guests of a host. */
-function agentsOf(guests: Guests): Agents {
+/**
+ * Agents of all guests of a host.
+ * @param more what they can besides holding still and waking
+ */
+export function agentsOf(guests: Guests, more: Partial<GuestAgent> = {}): Agents {
   const done = async (what: string) => await effectOrNever(`agent: ${what}`);
   const agent: GuestAgent = {
     hello: {
@@ -40,6 +43,7 @@ function agentsOf(guests: Guests): Agents {
     },
     exec: () => assert.fail('nothing is run'),
     [Symbol.asyncDispose]: async () => {},
+    ...more,
   };
   return { ...NO_AGENTS, get: async () => agent, connect: async () => agent };
 }

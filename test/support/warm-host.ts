@@ -7,64 +7,41 @@ import { setImmediate } from 'node:timers/promises';
 import type { ImageWarmed } from '../../src/api/image.ts';
 import type { Agents } from '../../src/control/host.ts';
 import { warmImage } from '../../src/control/warm/background.ts';
-import type { GuestAgent } from '../../src/guest/agent/agent.ts';
 import type { AgentChannel } from '../../src/guest/agent/exec-channel.ts';
-import type { WakeRequest } from '../../src/guest/agent/wake-request.ts';
 import { effectOrNever } from './effects.ts';
 import { DISK_BYTES, OLD } from './mortal-disks.ts';
 import { type Daemon, type MortalHost, mortalHost } from './mortal-host.ts';
-import { NO_AGENTS } from './no-agents.ts';
+import { agentsOf, type Guests as WokenGuests } from './waking-agents.ts';
 
-export interface Guests {
-  woken: WakeRequest[];
+export interface Guests extends WokenGuests {
   /** scripts that were run in them */
   scripts: string[];
-  /** called before one acknowledges */
-  onWake?: (request: WakeRequest) => void;
 }
 
 export const noGuests = (): Guests => ({ woken: [], scripts: [] });
 
-/** Agents of all guests of a host. */
-export function agentsOf(guests: Guests): Agents {
-  const done = async (what: string) => await effectOrNever(`agent: ${what}`);
-  const agent: GuestAgent = {
+/** Agents of guests that come to the end of their boot and run what is left for them. */
+function bootedAgents(guests: Guests): Agents {
+  return agentsOf(guests, {
     hello: {
       ...{ protocol: 1, version: '0', features: new Set(['ready', 'quiesce', 'wake-same', 'wake-new', 'exec']) },
       ...{ frozenBy: undefined, generation: undefined },
     },
-    closed: false,
-    quietMs: 0,
-    onClose: () => {},
-    ping: async () => {},
     ready: async () => ({ uptimeMs: 10, failedUnits: ['sad.service'] }),
-    async quiesce() {
-      await done('quiesce');
-      return { state: 'frozen', frozen: 1, notFrozen: 0, names: [] };
-    },
-    thaw: () => done('thaw'),
-    async wake(request) {
-      guests.onWake?.(request);
-      await done(`wake ${request.mode}`);
-      guests.woken.push(request);
-      return { generation: request.generation, did: new Map() };
-    },
     exec() {
       // what it says is what it is given
       const channel = new PassThrough();
       channel.on('data', (script) => guests.scripts.push(String(script)));
-      const ended = done('exec').then(() => ({ code: 0, signal: null }));
+      const ended = effectOrNever('agent: exec').then(() => ({ code: 0, signal: null }));
       return Object.assign(channel, { stderr: new PassThrough().end(), ended }) as unknown as AgentChannel;
     },
-    [Symbol.asyncDispose]: async () => {},
-  };
-  return { ...NO_AGENTS, get: async () => agent, connect: async () => agent };
+  });
 }
 
 export const SIZE = { image: OLD.name, memoryMib: 256, vcpus: 1, rootDiskBytes: DISK_BYTES, workDiskBytes: 0 };
 
 export function withAgents(daemon: Daemon, guests = noGuests()): Daemon {
-  daemon.host.agents = agentsOf(guests);
+  daemon.host.agents = bootedAgents(guests);
   return daemon;
 }
 

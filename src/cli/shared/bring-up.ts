@@ -6,7 +6,7 @@ import { BangerError } from '../../errors.ts';
 import { formatDuration } from '../../units.ts';
 import type { OptionValues } from '../command-shape.ts';
 import type { Context } from '../context.ts';
-import { absoluteReference, authFileFrom, isOciReference } from './oci.ts';
+import { absoluteReference, isOciReference, registryAccess } from './oci.ts';
 import { perform } from './operations.ts';
 import { type START_OPTIONS, settled, startRequest, startTimes } from './start-options.ts';
 import { AUTOSTART_HINT, givenVmFlags, type VmOptionValues, vmCreateRequest } from './vm-options.ts';
@@ -69,8 +69,7 @@ export function startText(vm: Vm, warm: boolean): string {
 export async function imageOf(ctx: Context, image: string | undefined): Promise<string | undefined> {
   if (image === undefined || !isOciReference(image)) return image;
   const reference = absoluteReference(ctx, image);
-  const authFile = authFileFrom(ctx.terminal.env);
-  const body = { reference, ...(authFile === undefined ? {} : { authFile }) };
+  const body = { reference, ...registryAccess(ctx, {}) };
   const { result } = await perform(ctx, `pull ${image}`, () => ctx.api.call('pullImage', { body }));
   return (result as ImagePulled).name;
 }

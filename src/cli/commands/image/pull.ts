@@ -1,9 +1,8 @@
 /** `banger image pull`: an OCI image becomes an image that VMs are made from. */
-import { resolve } from 'node:path';
 import type { ImagePulled } from '../../../api/image.ts';
 import { defineCommand } from '../../command.ts';
 import { bundleRef } from '../../shared/bundle-ref.ts';
-import { absoluteReference, authFileFrom, pullPolicy } from '../../shared/oci.ts';
+import { absoluteReference, pullPolicy, REGISTRY_OPTIONS, registryAccess } from '../../shared/oci.ts';
 import { perform } from '../../shared/operations.ts';
 
 export default defineCommand({
@@ -26,13 +25,7 @@ export default defineCommand({
       help: 'bundle whose kernel and initrd it gets',
       default: 'the default bundle',
     },
-    authFile: {
-      type: 'text',
-      placeholder: 'file',
-      completes: ['file'],
-      help: 'file with credentials, as `skopeo login` writes it',
-    },
-    insecure: { type: 'flag', help: 'speak to the registry without TLS if need be; on this machine that is always so' },
+    ...REGISTRY_OPTIONS,
     force: { type: 'flag', short: 'f', help: 'replace an image of that name; VMs made from it keep what they have' },
   },
   description:
@@ -44,8 +37,7 @@ export default defineCommand({
     'image pull docker-archive:app.tar --name app',
   ],
   async run(ctx, { args, options }) {
-    const { name, platform, policy, disk, bundle, authFile, insecure, force } = options;
-    const auth = authFile === undefined ? authFileFrom(ctx.terminal.env) : resolve(ctx.terminal.cwd, authFile);
+    const { name, platform, policy, disk, bundle, force } = options;
     const body = {
       reference: absoluteReference(ctx, args.reference),
       ...(name === undefined ? {} : { name }),
@@ -53,8 +45,7 @@ export default defineCommand({
       ...(policy === undefined ? {} : { policy: pullPolicy(policy) }),
       ...(disk === undefined ? {} : { diskBytes: disk }),
       ...(bundle === undefined ? {} : { bundle: bundleRef(ctx, bundle) }),
-      ...(auth === undefined ? {} : { authFile: auth }),
-      ...(insecure ? { insecure } : {}),
+      ...registryAccess(ctx, options),
       ...(force ? { force } : {}),
     };
     const { result } = await perform(ctx, `pull ${args.reference}`, () => ctx.api.call('pullImage', { body }));
