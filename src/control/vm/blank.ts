@@ -15,7 +15,7 @@ export interface Blanks {
   count(): { ready: number; wanted: number };
   /** Takes one that such a template can be loaded into; it is the caller's from then on. */
   take(boot: BootFiles, template: TemplateRecord): Promise<Blank | undefined>;
-  /** Frees one that was taken and did not become a VM. */
+  /** Frees one that was taken and did not become a VM; what cannot be freed the next daemon frees. */
   free(blank: Blank): Promise<void>;
   /** Begins to make them. */
   begin(): void;

@@ -54,16 +54,33 @@ export async function copyMoment(
     await mkdir(own.directory, { mode: 0o700 });
     const began = performance.now();
     await api.send(setState('Paused'));
-    // side by side, and both are over before it goes on, whichever fails
-    const [memory, disks] = await Promise.allSettled([saveMemory(host, vm, api, own), copyDisks()]);
-    if (memory.status === 'rejected') throw memory.reason;
-    if (disks.status === 'rejected') throw disks.reason;
+    const vmmVersion = await saveBoth(vm, () => saveMemory(host, vm, api, own), copyDisks);
     await api.send(setState('Resumed'));
     const pausedMs = performance.now() - began;
     for (const file of ['memory', 'state'] as const) await rename(own[file], to[file]);
-    return { pausedMs, vmmVersion: memory.value };
+    return { pausedMs, vmmVersion };
   } finally {
     await goOnRunning(host, vm);
     if (held) await thawGuest(host, vm);
   }
+}
+
+/**
+ * Side by side where the VMM has written everything to the disks when it is paused, as QEMU does; Firecracker does it while it
+ * saves. Both are over before the guest goes on, whichever fails.
+ */
+async function saveBoth(
+  vm: VmRecord,
+  saveMemory: () => Promise<string>,
+  copyDisks: () => Promise<void>,
+): Promise<string> {
+  if (vm.vmm !== 'fcqemu') {
+    const version = await saveMemory();
+    await copyDisks();
+    return version;
+  }
+  const [memory, disks] = await Promise.allSettled([saveMemory(), copyDisks()]);
+  if (memory.status === 'rejected') throw memory.reason;
+  if (disks.status === 'rejected') throw disks.reason;
+  return memory.value;
 }

@@ -20,7 +20,7 @@ import { needsOwnMemory, shareMemory } from '../memory/share.ts';
 import { findTemplate, forgetTemplates, isWhole, wantedTemplate } from '../memory/templates.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone, requireStoreSpace } from '../store/space.ts';
-import type { Blanks } from './blank.ts';
+import type { Blank, Blanks } from './blank.ts';
 import type { LaunchedVm } from './boot.ts';
 import { admitVm, decideShape, type NewVmRequest, requireFreeName, type Shape } from './create.ts';
 import { discardVm, releaseVm } from './release.ts';
@@ -45,8 +45,9 @@ export async function startWarm(
   if (found === undefined) return undefined;
   const { template, boot, shape } = found;
   let vm: VmRecord | undefined;
-  const blank = await blanks.take(boot, template);
+  let blank: Blank | undefined;
   try {
+    blank = await blanks.take(boot, template);
     progress.step('preflight', 'checking the host');
     const machineId = randomBytes(16).toString('hex');
     vm = await admitVm(host, request, boot, { ...shape, machineId, keptDisk: null }, signal, blank?.vm);

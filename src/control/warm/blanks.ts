@@ -29,6 +29,9 @@ interface Fitting {
   vmm: Awaited<ReturnType<Host['checks']['chooseVmm']>>;
   vcpus: number;
   memoryMib: number;
+  // how long its files may be
+  rootDiskBytes: number;
+  workDiskBytes: number;
 }
 
 interface Waiting extends Blank {
@@ -42,34 +45,54 @@ export function createBlanks(host: Host, quietMs = QUIET_MS): Blanks {
   const waiting = new Set<Waiting>();
   const stop = new AbortController();
   let timer: NodeJS.Timeout | undefined;
-  let working = Promise.resolve();
+  /** of `performance.now()`, when the timer ends, when something was asked for last, and before when none is launched */
+  let [dueAt, askedAt, notBefore] = [Infinity, -Infinity, -Infinity];
+  let working: Promise<void> | undefined;
+  let askedMeanwhile = false;
 
   const unfollow = host.events.onEvent(({ type }) => {
     // templates come and go by operations, and blanks with the VMs that these make
-    if (type.startsWith('operation.')) lookIn(quietMs);
+    if (!type.startsWith('operation.')) return;
+    askedAt = performance.now();
+    lookIn(quietMs);
   });
 
+  /** One look at a time; the earliest of those that were asked for. */
   function lookIn(ms: number): void {
-    if (stop.signal.aborted || timer !== undefined) return;
+    if (stop.signal.aborted) return;
+    askedMeanwhile = working !== undefined;
+    const at = performance.now() + ms;
+    if (working || at >= dueAt) return;
+    clearTimeout(timer);
+    dueAt = at;
     timer = setTimeout(() => {
-      timer = undefined;
-      working = look();
+      dueAt = Infinity;
+      askedMeanwhile = false;
+      working = look().then((nextMs) => {
+        working = undefined;
+        if (nextMs !== undefined) lookIn(nextMs);
+        else if (askedMeanwhile) lookIn(quietMs);
+      });
     }, ms).unref();
   }
 
-  async function look(): Promise<void> {
-    if (host.operations.runningCount() > 0) return lookIn(quietMs);
+  /** @returns after how many `ms` to look again; never rejects */
+  async function look(): Promise<number | undefined> {
+    if (host.operations.runningCount() > 0) return quietMs;
+    const quiet = askedAt + quietMs - performance.now();
+    if (quiet > 0) return quiet;
     try {
-      if (await replenish()) lookIn(quietMs);
+      return await replenish();
     } catch (error) {
-      if (stop.signal.aborted) return;
+      if (stop.signal.aborted) return undefined;
       host.log.warn({ error: messageOf(error) }, 'no blank VMM could be made');
-      lookIn(AGAIN_MS);
+      notBefore = performance.now() + AGAIN_MS;
+      return AGAIN_MS;
     }
   }
 
-  /** Frees those that nothing begins in any more, and makes one. @returns whether there are more to make */
-  async function replenish(): Promise<boolean> {
+  /** Frees those that nothing begins in any more, and makes one. @returns after how many `ms` there are more to make */
+  async function replenish(): Promise<number | undefined> {
     const template = lastUsed(host.stores.templates.list());
     const boot = template && (await findBootFiles(host, template.image));
     const fitting = template && boot && (await fittingOf(boot, template));
@@ -78,16 +101,19 @@ export function createBlanks(host: Host, quietMs = QUIET_MS): Blanks {
       waiting.delete(blank);
       await discard(blank);
     }
-    if (!template || !boot || !fitting || waiting.size >= wanted || freemem() < RESERVE_BYTES) return false;
+    if (!template || !boot || !fitting || waiting.size >= wanted || freemem() < RESERVE_BYTES) return undefined;
+    const left = notBefore - performance.now();
+    if (left > 0) return left;
     const blank = { ...(await launchBlank(host, template, boot, stop.signal)), fitting };
     waiting.add(blank);
     void blank.launched.ended.then(async () => {
       if (!waiting.delete(blank)) return;
       host.log.warn({ vm: blank.vm.id }, 'a blank VMM ended');
       await discard(blank);
+      notBefore = performance.now() + AGAIN_MS;
       lookIn(AGAIN_MS);
     });
-    return waiting.size < wanted;
+    return waiting.size < wanted ? quietMs : undefined;
   }
 
   /** What cannot be freed is freed by the next daemon. */
@@ -97,8 +123,10 @@ export function createBlanks(host: Host, quietMs = QUIET_MS): Blanks {
     );
   }
 
-  async function fittingOf(boot: BootFiles, { shape: { vcpus, memoryMib } }: TemplateRecord): Promise<Fitting> {
-    return { vmm: await host.checks.chooseVmm(boot), vcpus, memoryMib };
+  async function fittingOf(boot: BootFiles, template: TemplateRecord): Promise<Fitting> {
+    const { rootDiskBytes, workDiskBytes, shape } = template;
+    const { vcpus, memoryMib } = shape;
+    return { vmm: await host.checks.chooseVmm(boot), vcpus, memoryMib, rootDiskBytes, workDiskBytes };
   }
 
   return {
@@ -112,7 +140,7 @@ export function createBlanks(host: Host, quietMs = QUIET_MS): Blanks {
       waiting.delete(found);
       return { vm: found.vm, launched: found.launched };
     },
-    free: ({ vm }) => discardBuildVm(host, vm),
+    free: discard,
     begin: () => lookIn(quietMs),
     async close() {
       stop.abort();

@@ -1,6 +1,7 @@
 /** Blank VMMs as the host sees them: made, taken by a new VM, freed, and every place where a daemon can die. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import type { VmRunResult } from '../../../src/api/vm.ts';
 import type { Blanks } from '../../../src/control/vm/blank.ts';
@@ -30,6 +31,9 @@ async function run(daemon: Daemon, life: Life, name: string): Promise<VmRunResul
   const ran = await daemon.finish(() => life.run(name, { until: 'reachable', ...SIZE }));
   return ran?.state === 'succeeded' ? (ran.result as VmRunResult) : undefined;
 }
+
+/** Somebody asks for something. */
+const OPERATION = { type: 'operation.begun', operation: 'o-1', kind: 'vm.stop', target: 'web' } as const;
 
 /** What of one the ledger has, without a record. */
 const BLANK = ['nobody’s directory', 'nobody’s tap', 'nobody’s vmm'];
@@ -71,6 +75,12 @@ describe('a blank VMM', () => {
     daemon.mortal.run(() => blanks.begin());
     const sizes = () => daemon.host.stores.buildVms.list().map(({ memoryMib }) => memoryMib);
     await until(() => isDeepStrictEqual(sizes(), [300, 300]) && blanks.count().ready === 2);
+    // no file of its VMM may be longer than its disks, so one with larger ones is another
+    const disk = SIZE.rootDiskBytes * 2;
+    await warm(daemon, { rootDiskBytes: disk });
+    daemon.mortal.run(() => blanks.begin());
+    const disks = () => daemon.host.stores.buildVms.list().map(({ rootDiskBytes }) => rootDiskBytes);
+    await until(() => isDeepStrictEqual(disks(), [disk, disk]) && blanks.count().ready === 2);
     // one of another size starts as without them
     assert.equal((await run(daemon, life, 'web'))?.warm, true);
     assert.equal(blanks.count().ready, 2);
@@ -79,6 +89,33 @@ describe('a blank VMM', () => {
     await until(() => sizes().length === 0);
     assert.deepEqual(look(place, daemon), { ...UP, templates: [0, 0] });
     await daemon.mortal.run(() => blanks.close());
+    life.close();
+  });
+
+  it('is never one too many, whatever happens while it is made', async () => {
+    const { place, daemon } = await warmHost();
+    await using _place = place;
+    const { blanks, life } = pooled(daemon);
+    const launch = daemon.host.network.attach;
+    const attached = Promise.withResolvers<void>();
+    let attaching = 0;
+    daemon.host.network.attach = async (...args) => {
+      attaching += 1;
+      await attached.promise;
+      return await launch.call(daemon.host.network, ...args);
+    };
+    daemon.mortal.run(() => blanks.begin());
+    await until(() => attaching === 1);
+    for (let times = 0; times < 3; times++) {
+      daemon.mortal.run(() => daemon.host.events.publish(OPERATION));
+      await sleep(5);
+    }
+    assert.equal(attaching, 1);
+    // who ends waits for it
+    const closed = daemon.mortal.run(() => blanks.close());
+    attached.resolve();
+    await closed;
+    assert.deepEqual(look(place, daemon), WARM);
     life.close();
   });
 
