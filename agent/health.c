@@ -72,9 +72,18 @@ static int check(const struct service *service, char *detail, size_t room) {
   struct service asked = *service;
   asked.argv = service->check;
   if (strcmp(asked.argv[0], "/bin/sh") == 0 && access("/bin/sh", X_OK) != 0) asked.argv[0] = OWN_SHELL;
-  if (pipe2(ends, O_CLOEXEC) != 0) return 0;
+  if (pipe2(ends, O_CLOEXEC) != 0) {
+    snprintf(detail, room, "it cannot be asked: %s", strerror(errno));
+    return 1;
+  }
   int64_t until = now_ms() + service->check_timeout_ms;
   pid_t child = fork();
+  if (child < 0) {
+    snprintf(detail, room, "it cannot be asked: %s", strerror(errno));
+    close(ends[0]);
+    close(ends[1]);
+    return 1;
+  }
   if (child == 0) {
     become_program();
     setsid();
@@ -85,7 +94,7 @@ static int check(const struct service *service, char *detail, size_t room) {
   checking = child;
   close(ends[1]);
   fcntl(ends[0], F_SETFL, O_NONBLOCK);
-  while (child > 0 && !ended) {
+  while (!ended) {
     struct pollfd seen = {.fd = ends[0], .events = POLLIN};
     char bytes[512];
     /* whoever keeps the other end open for longer is not waited for */
@@ -116,7 +125,7 @@ static int check(const struct service *service, char *detail, size_t room) {
   }
   checking = 0;
   if (ends[0] >= 0) close(ends[0]);
-  if (child > 0 && ended && WIFEXITED(status) && WEXITSTATUS(status) == 0) return 0;
+  if (ended && WIFEXITED(status) && WEXITSTATUS(status) == 0) return 0;
   keep_last_line(said, have);
   if (!ended) snprintf(how, sizeof how, "no answer for %d ms", service->check_timeout_ms);
   else if (WIFSIGNALED(status)) snprintf(how, sizeof how, "signal %d", WTERMSIG(status));

@@ -91,7 +91,12 @@ static void fail_to_begin(const char *what, int number) {
 static void begin_health(void) {
   if (service.checks == 0 || health || !running) return;
   health = fork();
-  if (health != 0) return;
+  if (health < 0) {
+    health = 0;
+    set_timer(&health_again, FIRST_PAUSE_MS, begin_health);
+    return;
+  }
+  if (health > 0) return;
   become_program();
   execl("/proc/self/exe", "banger-agent", "--health", NULL);
   _exit(127);
@@ -184,6 +189,8 @@ static void child_ended(pid_t pid, int status) {
   if (pid == running) service_ended(status);
   if (pid != health) return;
   health = 0;
+  /* it may have put back what was taken away when it was told to end */
+  unlink(RUN_DIRECTORY "/health-state");
   if (running && !going_down) set_timer(&health_again, FIRST_PAUSE_MS, begin_health);
 }
 

@@ -29,6 +29,8 @@
 #define REST_LEAST_MS 0
 #endif
 #define REST_MOST_MS 1000
+/* while it is held: what was frozen must not be let go by a moment that came due meanwhile */
+#define REST_HELD_MS 100
 
 enum mode { NO_MODE, SAME, NEW, AGAIN };
 
@@ -252,8 +254,14 @@ static const char *perform(const struct request *request, const uint8_t *payload
 
 /* What can wait until whoever woke the guest has had it for as long again as the wake took, twice: nothing where that is fast. */
 static struct timer rest;
+/* it was due in the generation before, and came to nothing there */
+static int owed;
 
 static void do_rest(void) {
+  if (frozen_token()) {
+    set_timer(&rest, REST_HELD_MS, do_rest);
+    return;
+  }
   let_ssh_servers_go();
   run_hooks("new", generation ? generation : "", 1);
 }
@@ -276,6 +284,8 @@ void wake(struct link *link, uint32_t channel, const uint8_t *payload, size_t le
   buffer_clear(&report);
   free(generation);
   generation = NULL;
+  if (rest.due) owed = 1;
+  stop_timer(&rest);
   add_text(&report, F_GENERATION, request.generation);
   const char *failed = perform(&request, payload, length);
   if (failed) {
@@ -290,8 +300,11 @@ void wake(struct link *link, uint32_t channel, const uint8_t *payload, size_t le
   thaw(NULL);
   if (request.mode == NEW) {
     int64_t pause = 2 * (now_ms() - began);
+    owed = 0;
     set_timer(&rest, pause < REST_LEAST_MS ? REST_LEAST_MS : pause > REST_MOST_MS ? REST_MOST_MS : pause, do_rest);
   } else {
+    if (owed) do_rest();
+    owed = 0;
     run_hooks(request.mode == SAME ? "same" : "again", generation, 0);
   }
   free_request(&request);

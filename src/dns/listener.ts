@@ -133,8 +133,9 @@ export class Listener implements AsyncDisposable {
       const tcp = new TcpService(this.#options);
       try {
         const port = await bindUdp(udp, this.#options);
-        await listen(tcp, this.#options.address, port);
+        // from here on nobody else listens for them
         udp.on('error', (error) => this.#note(error));
+        await listen(tcp, this.#options.address, port);
         tcp.server.on('error', (error) => this.#note(error));
         return { udp, tcp, port };
       } catch (error) {

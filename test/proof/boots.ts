@@ -49,6 +49,8 @@ async function count(boots: number, [file, args]: [string, string[]]): Promise<v
   }
   const sums = [...new Set(ends)].map((end) => `${ends.filter((each) => each === end).length} ${end}`);
   console.log(`== ${file}: ${boots} boots: ${sums.join(', ')}`);
+  // then nothing was counted
+  if (!ends.includes('whole')) process.exitCode = 1;
 }
 
 async function boot(child: ChildProcess): Promise<{ end: End; text: string }> {
@@ -63,6 +65,10 @@ async function boot(child: ChildProcess): Promise<{ end: End; text: string }> {
     text += bytes.toString('latin1');
   });
   child.once('close', () => resolve());
+  child.once('error', (error) => {
+    text += error.message;
+    resolve();
+  });
   const limit = setTimeout(() => force('late'), LIMIT_MS);
   const look = setInterval(() => hangSeen() !== undefined && force('hang'), LOOK_MS);
   await ended;

@@ -36,7 +36,7 @@ const LAY_OVER = [
   `cd ${INSIDE}`,
   'mkdir -p over/upper over/work',
   `mount -t overlay overlay -o lowerdir=${INSIDE}/files/usr:/usr,upperdir=${INSIDE}/over/upper,workdir=${INSIDE}/over/work /usr`,
-  'for place in files/*; do test $place = files/usr || cp -a $place /; done',
+  'for place in files/*; do test $place = files/usr || cp -a $place / || exit 1; done',
 ].join(' && ');
 
 /** What the project needs at run time and in tests; the rest of node_modules is five times as much. */

@@ -94,6 +94,8 @@ export class Multiplexer {
     const timer = setTimeout(() => {
       this.#early.delete(early);
       reject(new Error('the agent did not answer'));
+      // none ran when the snapshot was taken, and nobody else waits for it
+      this.#letEarlyIn();
     }, ACCEPT_MS);
     const early: Early = { port, resolve, timer };
     this.#early.add(early);

@@ -176,7 +176,8 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
       const plain = stripControls(line);
       const health = healthEventOf(plain);
       const process = processEventOf(plain);
-      if (health) host.health.processes.set(vm.id, health.state);
+      const phase = host.stores.vms.findById(vm.id)?.phase;
+      if (health && (phase === 'running' || phase === 'starting')) host.health.processes.set(vm.id, health.state);
       else if (process && process.state !== 'running') host.health.processes.delete(vm.id);
       if (!process && (!health || health.state === 'starting')) return;
       // an honest guest has something to say every second at most

@@ -138,7 +138,7 @@ const PROCESS_LIMIT_MS = 3000;
 
 /** What the guest says of the process of its image; null where there is none, and when it does not tell. */
 export async function viewProcess(
-  { agents, config, health }: Pick<Host, 'agents' | 'config' | 'health'>,
+  { agents, config, health, stores }: Pick<Host, 'agents' | 'config' | 'health' | 'stores'>,
   vm: VmRecord,
 ): Promise<VmDetail['process']> {
   if (vm.imageId === null) return null;
@@ -148,7 +148,10 @@ export async function viewProcess(
   try {
     const { output } = await runThroughAgent(agent, PROCESS_STATE_COMMAND, PROCESS_LIMIT_MS);
     const state = parseProcessState(output) ?? null;
+    // it may have been stopped meanwhile
+    if (stores.vms.findById(vm.id)?.phase !== 'running') return state;
     if (state?.health) health.processes.set(vm.id, state.health.state);
+    else health.processes.delete(vm.id);
     return state;
   } catch {
     return null; // it ends at this moment
