@@ -72,6 +72,15 @@ export function parseReference(given: string): ImageReference {
   };
 }
 
+/** The text that names a file, or one image of it. */
+export function fileText({
+  transport,
+  path,
+  inside,
+}: Omit<ImageReference & { from: 'file' }, 'text' | 'from'>): string {
+  return `${transport}:${path}${inside === undefined ? '' : `:${inside}`}`;
+}
+
 /** Whether a registry is on this machine, where nobody in between can listen. */
 export function isLoopback(registry: string): boolean {
   return /^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])(?::\d{1,5})?$/.test(registry);

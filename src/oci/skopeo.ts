@@ -2,12 +2,12 @@
  * Registries and archives through skopeo: tokens, redirects, proxies, certificates, mirrors and policies are its. Who may log in where
  * it reads from files of its own; nothing of that is ever an argument.
  */
-import { access, readdir, stat, statfs } from 'node:fs/promises';
+import { access, readdir, readFile, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { BangerError } from '../errors.ts';
 import type { Argv, Runner, RunOptions } from '../system/runner.ts';
 import type { Platform } from './manifest.ts';
-import { type ImageReference, isLoopback } from './reference.ts';
+import { fileText, type ImageReference, isLoopback } from './reference.ts';
 
 export interface SkopeoDeps {
   runner: Runner;
@@ -86,7 +86,6 @@ export async function copyImage(
   ];
   const stallMs = deps.stallMs ?? STALL_MS;
   const stalled = new AbortController();
-  const crowded = new AbortController();
   let before = -1;
   let since = performance.now();
   const look = async () => {
@@ -96,22 +95,42 @@ export async function copyImage(
       since = performance.now();
     } else if (performance.now() - since > stallMs) stalled.abort();
     onBytes(bytes);
-    const { bavail, bsize } = await statfs(target.layout);
-    if (bavail * bsize < (target.leaveBytes ?? 0)) crowded.abort();
   };
   const timer = setInterval(() => void look().catch(() => {}), LOOK_EVERY_MS);
   try {
-    await skopeo({ ...deps, signal: AbortSignal.any([deps.signal, stalled.signal, crowded.signal]) }, argv, reference, {
-      timeoutMs: COPY_TIMEOUT_MS,
-    });
+    const signal = AbortSignal.any([deps.signal, stalled.signal]);
+    await leavingRoom({ ...deps, signal }, argv, reference, target.layout, target.leaveBytes ?? 0);
   } catch (error) {
-    if (deps.signal.aborted) throw error;
-    if (crowded.signal.aborted) throw noRoom(reference, error);
-    if (!stalled.signal.aborted) throw error;
+    if (deps.signal.aborted || !stalled.signal.aborted) throw error;
     throw new BangerError('timeout', `Nothing of ${reference.text} has come for ${Math.round(stallMs / 1000)} s.`, {
       cause: error,
       hint: 'Try again: layers that have come whole are not fetched again.',
     });
+  } finally {
+    clearInterval(timer);
+  }
+}
+
+/** Copies, and stops when no more than `leaveBytes` are free where `place` is. */
+async function leavingRoom(
+  deps: SkopeoDeps,
+  argv: Argv,
+  reference: ImageReference,
+  place: string,
+  leaveBytes: number,
+): Promise<void> {
+  const crowded = new AbortController();
+  const look = async () => {
+    const { bavail, bsize } = await statfs(place);
+    if (bavail * bsize < leaveBytes) crowded.abort();
+  };
+  const timer = setInterval(() => void look().catch(() => {}), LOOK_EVERY_MS);
+  try {
+    const signal = AbortSignal.any([deps.signal, crowded.signal]);
+    await skopeo({ ...deps, signal }, argv, reference, { timeoutMs: COPY_TIMEOUT_MS });
+  } catch (error) {
+    if (crowded.signal.aborted && !deps.signal.aborted) throw noRoom(reference, error);
+    throw error;
   } finally {
     clearInterval(timer);
   }
@@ -122,25 +141,34 @@ export interface LayoutPush {
   layout: string;
   /** directory for what is made on the way */
   scratch: string;
+  /** what stays free there in `bytes`, however much is made */
+  leaveBytes: number;
   /** where to; of a registry, with a tag */
   reference: ImageReference;
+  /** what of a file is written instead, until it is whole */
+  part?: string;
   insecure: boolean;
   authFile?: string | undefined;
 }
 
-/** Copies the image of a layout to a registry or into a file; nothing of it is packed anew. */
-export async function pushLayout(deps: SkopeoDeps, push: LayoutPush): Promise<void> {
-  const { layout, scratch, reference, insecure, authFile } = push;
+/**
+ * Copies the image of a layout to a registry or into a file; nothing of it is packed anew.
+ * @returns the digest of the manifest as it is there: one in other words, where only those are taken
+ */
+export async function pushLayout(deps: SkopeoDeps, push: LayoutPush): Promise<string> {
+  const { layout, scratch, leaveBytes, reference, part, insecure, authFile } = push;
+  const digestFile = join(scratch, 'digest');
   const argv: Argv = [
     deps.program,
     ...(await globalOptions(deps.env)),
     `--tmpdir=${scratch}`,
-    ...['copy', '--retry-times=2'],
+    ...['copy', '--retry-times=2', `--digestfile=${digestFile}`],
     ...accessOptions(reference, { insecure, ...(authFile === undefined ? {} : { authFile }) }, 'dest-'),
     `oci:${layout}`,
-    sourceOf(reference),
+    reference.from === 'file' && part !== undefined ? fileText({ ...reference, path: part }) : sourceOf(reference),
   ];
-  await skopeo(deps, argv, reference, { timeoutMs: COPY_TIMEOUT_MS });
+  await leavingRoom(deps, argv, reference, scratch, leaveBytes);
+  return (await readFile(digestFile, 'utf8')).trim();
 }
 
 function sourceOf(reference: ImageReference, digest?: string): string {

@@ -56,7 +56,8 @@ export function tarHeader(member: TarMember): Buffer {
     records.push(['GNU.sparse.major', '1'], ['GNU.sparse.minor', '0']);
     records.push(['GNU.sparse.name', latin(name)], ['GNU.sparse.realsize', String(member.size)]);
   }
-  const names = [...(member.xattrs?.keys() ?? [])].sort();
+  // readers take what follows the first `=` for the value, so a name that has one cannot be written
+  const names = [...(member.xattrs?.keys() ?? [])].filter((key) => !/[=\0]/.test(key)).sort();
   for (const key of names) records.push([`SCHILY.xattr.${key}`, member.xattrs?.get(key) ?? '']);
   const own = header(sparse ? sparseName(name) : name, TYPES[member.kind], target, {
     ...{ mode: member.mode, uid: member.uid, gid: member.gid, size: stored, mtime: member.mtime },

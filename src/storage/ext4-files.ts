@@ -29,6 +29,8 @@ export interface StoredPiece extends DataPiece {
 const FAST_LINK_BYTES = 60;
 const MAX_LINK_BYTES = 4096;
 const FLAG_EXTENTS = 0x80000;
+/** Of one file, all of which are held at once; a file of 100 GiB that was written in random order has fewer. */
+const MAX_PIECES = 250_000;
 
 const KINDS: ReadonlyMap<number, FileKind> = new Map([
   ...([
@@ -66,8 +68,13 @@ export async function factsOf(reader: Ext4Reader, inode: number): Promise<FileFa
   return facts;
 }
 
-/** @throws BangerError `corrupt` for a map that goes back or beyond the end of the file */
-export async function storedPieces(reader: Ext4Reader, inode: number, size: number): Promise<StoredPiece[]> {
+/** @throws BangerError `corrupt` for a map that goes back, or has more parts than any */
+export async function storedPieces(
+  reader: Ext4Reader,
+  inode: number,
+  size: number,
+  maxPieces = MAX_PIECES,
+): Promise<StoredPiece[]> {
   const { blockBytes } = reader.geometry;
   const pieces: StoredPiece[] = [];
   let end = 0;
@@ -78,6 +85,7 @@ export async function storedPieces(reader: Ext4Reader, inode: number, size: numb
     // blocks beyond the end are kept for what is to come
     const length = Math.min(end, size) - offset;
     if (length > 0) pieces.push({ offset, length, run });
+    if (pieces.length > maxPieces) throw damaged(reader.path, `the file ${inode} is in more than ${maxPieces} parts`);
   }
   return pieces;
 }

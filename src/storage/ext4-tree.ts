@@ -133,7 +133,10 @@ function entriesOf(block: Buffer, path: string): { name: string; number: number 
       throw damaged(path, 'a directory contradicts itself');
     }
     if (number !== 0 && nameLength > 0) {
-      entries.push({ name: block.toString('latin1', at + 8, at + 8 + nameLength), number });
+      const name = block.toString('latin1', at + 8, at + 8 + nameLength);
+      // the kernel makes none of these; whoever writes them past it wants to be somewhere else
+      if (/[/\0]/.test(name)) throw damaged(path, 'a directory holds a name with a slash or a zero byte');
+      entries.push({ name, number });
     }
     at += length;
   }

@@ -1,7 +1,7 @@
 /** OCI images that recipes begin with: what names one, and what it is called when it is here. */
 import { resolve } from 'node:path';
 import { BangerError } from '../../errors.ts';
-import { parseReference } from '../../oci/reference.ts';
+import { fileText, parseReference } from '../../oci/reference.ts';
 import type { Host } from '../host.ts';
 import { findPulled, isOutdated, platformOf } from '../images/oci-record.ts';
 
@@ -14,8 +14,7 @@ export function isOciBase(base: string): boolean {
 export function wholeOciBase(base: string, directory: string): string {
   const reference = parseReference(base);
   if (reference.from === 'registry') return reference.text;
-  const { transport, path, inside } = reference;
-  return `${transport}:${resolve(directory, path)}${inside === undefined ? '' : `:${inside}`}`;
+  return fileText({ ...reference, path: resolve(directory, reference.path) });
 }
 
 /** @returns name of the image that was pulled by this reference, undefined when there is none, or its file is another one since */

@@ -5,14 +5,14 @@ import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
 import { BangerError, systemCode } from '../../errors.ts';
 import { fits, formatPlatform, type ImageConfig, type Platform, parsePlatform } from '../../oci/manifest.ts';
-import type { ImageReference } from '../../oci/reference.ts';
+import { type ImageReference, parseReference } from '../../oci/reference.ts';
 import type { ImageRecord } from '../../state/images.ts';
 import { imageFiles } from '../../storage/layout.ts';
 import { hostArch } from '../bundles/support.ts';
 import type { Host } from '../host.ts';
 
 /** Node's names of processors, in OCI's words. */
-const OCI_ARCH = { x86_64: 'amd64', aarch64: 'arm64' } as const;
+export const OCI_ARCH = { x86_64: 'amd64', aarch64: 'arm64' } as const;
 
 /** A configuration is a few KiB; an archive may bring anything. */
 const MAX_BYTES = 4 * 1024 * 1024;
@@ -108,8 +108,10 @@ export async function readOciRecord(path: string): Promise<OciRecord | undefined
 }
 
 /**
- * An image that was pulled by this reference for this platform.
+ * The image that was pulled by this reference for this platform; of several the newest, but none whose file is another one since
+ * while there is one that is not.
  * @param reference with nothing left out
+ * @param name the one that is called so, or none
  */
 export async function findPulled(
   { config, stores }: Pick<Host, 'config' | 'stores'>,
@@ -117,12 +119,15 @@ export async function findPulled(
   platform: Platform,
   name?: string,
 ): Promise<{ image: ImageRecord; oci: OciRecord } | undefined> {
-  for (const image of stores.images.list()) {
+  let outdated: { image: ImageRecord; oci: OciRecord } | undefined;
+  for (const image of stores.images.list().toSorted((a, b) => b.createdAt.localeCompare(a.createdAt))) {
     if (name !== undefined && image.name !== name) continue;
     const oci = await readOciRecord(imageFiles(config.paths.store, image.id).oci).catch(() => undefined);
-    if (oci?.reference === reference && fits(parsePlatform(oci.platform), platform)) return { image, oci };
+    if (oci?.reference !== reference || !fits(parsePlatform(oci.platform), platform)) continue;
+    if (!(await isOutdated(oci, parseReference(reference)))) return { image, oci };
+    outdated ??= { image, oci };
   }
-  return undefined;
+  return outdated;
 }
 
 /** What tells whether a file, or a layout by its index, is another one since. @returns undefined when it is not there */

@@ -21,15 +21,14 @@ import { allocatedBytes } from '../../storage/disk.ts';
 import { imageFiles, ociFiles } from '../../storage/layout.ts';
 import { readRootVolume } from '../../storage/volume.ts';
 import { pathExists } from '../../system/files.ts';
+import { commandLine } from '../../system/runner.ts';
 import { MIB } from '../../units.ts';
 import { countBytes } from '../bundles/support.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
-import { type OciProcess, readOciRecord } from './oci-record.ts';
+import { OCI_ARCH, type OciProcess, readOciRecord } from './oci-record.ts';
 import { archiveOf } from './root-archive.ts';
 
-/** OCI's words for processors, by Node's. */
-const OCI_ARCH: Readonly<Record<string, string>> = { x86_64: 'amd64', aarch64: 'arm64' };
 /** Fast, and not much larger than the smallest. */
 const GZIP_LEVEL = 5;
 /** Stays free in the store, beside what `requireSpace` keeps; and how much is written until that is looked at again. */
@@ -54,14 +53,12 @@ export async function pushImage(
       hint: 'Give it a tag: REGISTRY/NAME:TAG',
     });
   }
-  if (reference.from === 'file' && (await pathExists(reference.path))) {
-    throw new BangerError('conflict', `${reference.path} exists already.`, {
-      hint: 'Choose another name, or remove it first.',
-    });
-  }
+  if (reference.from === 'file') await requireFree(reference.path);
   const { store } = host.config.paths;
   const { rootfs, oci } = imageFiles(store, image.id);
   await requireExt4(image, rootfs);
+  // now: while its files are read, another image may get its name, and what it says be gone
+  const record = await readOciRecord(oci);
   // what is left of one that is killed goes with what is left of pulls
   const own = join(ociFiles(store).pulls, randomBytes(4).toString('hex'));
   const layout = join(own, 'layout');
@@ -72,18 +69,20 @@ export async function pushImage(
     const layer = await packLayer(rootfs, join(own, 'layer'), progress, signal);
     await mkdir(join(layout, 'blobs/sha256'), { recursive: true });
     await rename(join(own, 'layer'), blobPath(join(layout, 'blobs'), layer.digest));
-    const record = await readOciRecord(oci);
-    const digest = await writeImage(layout, {
-      architecture: OCI_ARCH[image.arch] ?? image.arch,
+    await writeImage(layout, {
+      architecture: OCI_ARCH[image.arch === 'aarch64' ? 'aarch64' : 'x86_64'],
       created: image.createdAt,
       config: record ? configOf(record.process) : { Cmd: ['/sbin/init'] },
       layer,
     });
     progress.step('push', `writing ${reference.text}`);
-    await pushLayout(
-      { runner: host.system.runner, program: host.config.programs.skopeo, env: host.system.env, signal },
-      { layout, scratch, reference, insecure: request.insecure ?? false, authFile: request.authFile },
-    );
+    const deps = { runner: host.system.runner, program: host.config.programs.skopeo, env: host.system.env, signal };
+    const access = { insecure: request.insecure ?? false, authFile: request.authFile };
+    const push = { layout, scratch, leaveBytes: RESERVED_BYTES, reference, ...access };
+    const digest =
+      reference.from === 'file'
+        ? await writeWhole(reference.path, (part) => pushLayout(deps, { ...push, part }))
+        : await pushLayout(deps, push);
     return { name, reference: reference.text, digest, tree: layer.diffId, sizeBytes: layer.size };
   } catch (error) {
     if (systemCode(error) !== 'ENOSPC') throw error;
@@ -93,6 +92,29 @@ export async function pushImage(
     });
   } finally {
     await rm(own, { recursive: true, force: true });
+  }
+}
+
+/** What is not there yet, in a directory that is: asked before an image is read for minutes. */
+async function requireFree(path: string): Promise<void> {
+  if (await pathExists(path)) {
+    throw new BangerError('conflict', `${path} exists already.`, { hint: 'Choose another name, or remove it first.' });
+  }
+  if (await pathExists(dirname(path))) return;
+  throw new BangerError('not_found', `${dirname(path)} is not there.`, {
+    hint: `Make it: ${commandLine(['mkdir', '-p', dirname(path)])}`,
+  });
+}
+
+/** A file or directory that appears whole or not at all. */
+async function writeWhole<T>(path: string, write: (part: string) => Promise<T>): Promise<T> {
+  const part = `${path}.${process.pid}.part`;
+  try {
+    const result = await write(part);
+    await rename(part, path);
+    return result;
+  } finally {
+    await rm(part, { recursive: true, force: true });
   }
 }
 
