@@ -18,7 +18,7 @@ NEEDED := qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap nft:nftables 
   ssh:openssh-client ssh-keygen:openssh-client depmod:kmod zstd:zstd xz:xz-utils lz4:lz4 \
   newuidmap:uidmap sudo:sudo ps:procps shellcheck:shellcheck git:git npm:npm libatomic.so.1:libatomic1 \
   musl-gcc:musl-tools
-TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs fsverity:fsverity zsh:zsh fish:fish busybox:busybox mandoc:mandoc skopeo:skopeo sfdisk:fdisk qemu-img:qemu-utils mkfs.btrfs:btrfs-progs docker-registry:docker-registry htpasswd:apache2-utils apparmor_parser:apparmor gpg:gnupg
+TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs fsverity:fsverity zsh:zsh fish:fish busybox:busybox mandoc:mandoc skopeo:skopeo sfdisk:fdisk qemu-img:qemu-utils mkfs.btrfs:btrfs-progs docker-registry:docker-registry htpasswd:apache2-utils apparmor_parser:apparmor gpg:gnupg umoci:umoci getfattr:attr openssl:openssl cpio:cpio man:man-db groff:groff-base rpmbuild:rpm dpkg-parsechangelog:dpkg-dev gcc:gcc systemd-socket-activate:systemd
 
 # each file loads the same modules, and waits more than it computes
 run_unit_tests = NODE_COMPILE_CACHE=$(DEV)/compile-cache node scripts/run-tests.ts --at-once 4 --limit 120 --report $(DEV)/unit-tests.txt $(UNIT_TESTS)

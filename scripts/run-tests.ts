@@ -121,9 +121,10 @@ async function runFiles(paths: string[], concurrency: number): Promise<Round> {
     suites.set(file ?? '', [...names.slice(0, nesting), name]);
   });
   stream.on('test:pass', ({ file, name, details, skip, nesting }) => {
-    if (details.type === 'suite') return;
-    if (skip === undefined || skip === false) round.passed += 1;
-    else round.skips.push({ file: file ?? '', name: fullName(suites, file, name, nesting), reason: String(skip) });
+    // a suite too: of one that is skipped no test is told
+    if (skip !== undefined && skip !== false)
+      round.skips.push({ file: file ?? '', name: fullName(suites, file, name, nesting), reason: String(skip) });
+    else if (details.type !== 'suite') round.passed += 1;
   });
   stream.on('test:summary', ({ file, duration_ms: ms, success }) => {
     if (file === undefined) return;
