@@ -20,6 +20,8 @@ export const ImageBuild = z.strictObject({
   noCache: z.boolean().optional().describe('do every step again'),
   keep: z.boolean().optional().describe('leave the VM when a step fails'),
   detach: z.boolean().optional().describe('go on when the client leaves'),
+  authFile: absolute.optional().describe('credentials of the registry that an OCI image to begin with comes from'),
+  insecure: z.boolean().optional().describe('speak to that registry without TLS if need be'),
 });
 
 /** Result of an `image.build` operation. */

@@ -11,6 +11,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { encodeFrame, type Frame, FrameDecoder, OP } from '../../fcqemu/vmm/vsock/frames.ts';
 import { WINDOW_BYTES } from '../../fcqemu/vmm/vsock/multiplexer.ts';
 import { Vsock } from '../../fcqemu/vmm/vsock/vsock.ts';
+import { paced } from '../support/pace.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { code, tinyKernel } from './support/tiny-kernel.ts';
 import { firecrackerBin, guestSkipReason, startVmm, waitFor } from './support/vmm-process.ts';
@@ -120,6 +121,16 @@ describe('a host connection to the guest', { timeout: 30_000 }, () => {
     const late = await connect(path, 'CONNECT 52\n');
     host.destroy();
     assert.equal(await text(late), '');
+  });
+
+  it('waits for no agent of a restored machine that has none more than once', async (t) => {
+    const { path, vsock } = await attachedAgent(t);
+    vsock.announceRestore();
+    const both = await Promise.all([connect(path, 'CONNECT 52\n'), connect(path, 'CONNECT 52\n')]);
+    assert.deepEqual(await Promise.all(both.map(text)), ['', '']);
+    const began = performance.now();
+    assert.equal(await text(await connect(path, 'CONNECT 52\n')), '');
+    assert.ok(performance.now() - began < paced(1000));
   });
 
   it('breaks when the guest resets it, and when the agent starts anew', async (t) => {

@@ -1,8 +1,8 @@
 /** Handlers for building images. */
 import { buildImage, validateRecipe } from '../../control/builds/build-image.ts';
+import { pullBase } from '../../control/builds/oci-base.ts';
 import { missingBase, resolveBuild } from '../../control/builds/plan.ts';
 import type { Host } from '../../control/host.ts';
-import { pullImage } from '../../control/images/pull.ts';
 import type { Life } from '../../control/vm/life.ts';
 import { commandLine } from '../../system/runner.ts';
 import type { Handlers } from '../server.ts';
@@ -13,7 +13,7 @@ export function imageBuildHandlers(host: Host, life: Life): ImageBuildHandlers {
   return {
     validateRecipe: async ({ body }) => await validateRecipe(host, body),
     buildImage: async ({ body }) => {
-      // a recipe that is wrong is told at once, before there is an operation
+      // a recipe that is wrong is told before there is an operation; what only its base can tell, when that is here
       const missing = await missingBase(host, body);
       const request = missing ? undefined : await resolveBuild(host, body);
       return host.operations.start({
@@ -21,7 +21,7 @@ export function imageBuildHandlers(host: Host, life: Life): ImageBuildHandlers {
         target: `image ${(missing ?? request)?.name}`,
         attended: !body.detach,
         run: async (progress, signal) => {
-          if (missing) await pullImage(host, { reference: missing.reference }, progress, signal);
+          if (missing) await pullBase(host, missing.reference, body, progress, signal);
           return await buildImage(
             host,
             request ?? (await resolveBuild(host, body)),

@@ -5,6 +5,7 @@ import { existsSync } from 'node:fs';
 import { cp, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { pullBase, pulledAs } from '../../../src/control/builds/oci-base.ts';
 import { viewImageDetail } from '../../../src/control/images/catalogue.ts';
 import { readOciRecord } from '../../../src/control/images/oci-record.ts';
 import { pullImage } from '../../../src/control/images/pull.ts';
@@ -150,6 +151,41 @@ describe('an OCI image in a file', { skip }, () => {
     }
     assert.deepEqual(await here.inStore(), []);
     assert.deepEqual(await readdir(ociFiles(here.host.config.paths.store).pulls), []);
+  });
+
+  it('that was written anew is pulled anew, whatever else was pulled of it before', async (t) => {
+    const here = await imagePlace(t);
+    const archive = join(here.dir, 'x.tar');
+    const write = async (content: string) => {
+      await rm(archive, { force: true });
+      skopeo(`oci:${await layoutOf(here.dir, content)}`, `oci-archive:${archive}`);
+    };
+    const reference = `oci-archive:${archive}`;
+    const base = () => pulledAs(here.host, reference);
+    await write('one');
+    await pull(here, reference, { name: 'a' });
+    assert.equal(await base(), 'a');
+    await write('two');
+    assert.equal(await base(), undefined);
+    await pull(here, reference);
+    assert.deepEqual([await base(), await labelOf(here, 'x'), await labelOf(here, 'a')], ['x', 'two', 'one']);
+    // both are of before now, and the one whose name it gets makes way
+    await write('three');
+    await pullBase(here.host, reference, {}, here.progress, new AbortController().signal);
+    assert.deepEqual([await base(), await labelOf(here, 'x'), await labelOf(here, 'a')], ['x', 'three', 'one']);
+  });
+
+  it('says as what to pull a base whose name another image has', async (t) => {
+    const here = await imagePlace(t);
+    await here.import({ name: 'layout-one' });
+    const reference = `oci:${await layoutOf(here.dir, 'one')}`;
+    await assert.rejects(
+      pullBase(here.host, reference, {}, here.progress, new AbortController().signal),
+      (error) =>
+        error instanceof BangerError &&
+        error.code === 'conflict' &&
+        error.hint?.endsWith(`pull ${reference} --name NAME`) === true,
+    );
   });
 
   it('that unpacks to more than there is room for is refused and leaves nothing', {

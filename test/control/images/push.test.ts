@@ -1,7 +1,7 @@
 /** Images as OCI images: the same files give the same bytes, here, where they were pulled to, and as other programs unpack them. */
 import assert from 'node:assert/strict';
 import { execFile, execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
@@ -160,6 +160,40 @@ describe('pushing an image', { skip }, () => {
       message: /cannot be reached|fails/,
     });
     assert.deepEqual(await readdir(ociFiles(here.host.config.paths.store).pulls), []);
+  });
+
+  it('says what the image said when it began, and leaves nothing of a file when it is called off', async (t) => {
+    const here = await imagePlace(t);
+    await pull(here, `oci:${await oddLayout(here.dir)}`);
+    const record = join(here.host.config.paths.store, 'images', here.host.stores.images.get('odd').id, 'oci.json');
+    const kept = await readFile(record);
+    const steps: string[] = [];
+    const during = (act: (step: string) => void, to: string, until = signal) => {
+      const step = (name: string) => {
+        steps.push(name);
+        act(name);
+      };
+      return pushImage(here.host, 'odd', { reference: `oci:${join(here.dir, to)}` }, { ...here.progress, step }, until);
+    };
+    // another image got its name meanwhile
+    await during((step) => step === 'pack' && rmSync(record), 'out');
+    await writeFile(record, kept);
+    await pull(here, `oci:${join(here.dir, 'out')}`, { name: 'back' });
+    const of = async (name: string) => (await viewImageDetail(here.host, name)).oci?.entrypoint;
+    assert.deepEqual(await of('back'), ['/app']);
+
+    const stop = new AbortController();
+    await assert.rejects(during((step) => step === 'push' && stop.abort(), 'half', stop.signal));
+    assert.deepEqual(
+      (await readdir(here.dir)).filter((name) => name.startsWith('half')),
+      [],
+    );
+    steps.length = 0;
+    await assert.rejects(
+      during(() => {}, 'none/x'),
+      { code: 'not_found', hint: `Make it: mkdir -p ${join(here.dir, 'none')}` },
+    );
+    assert.deepEqual(steps, []);
   });
 
   it('is refused for a file system that is not read, or damaged, and leaves nothing', async (t) => {

@@ -1,6 +1,7 @@
 /** `banger image build`: an image made from a recipe, or from what the command line says, in a temporary VM. */
 import type { ImageBuilt } from '../../../api/image-build.ts';
 import { defineCommand } from '../../command.ts';
+import { REGISTRY_OPTIONS, registryAccess } from '../../shared/oci.ts';
 import { perform } from '../../shared/operations.ts';
 import { RECIPE_OPTIONS, recipeRequest } from '../../shared/recipe-options.ts';
 
@@ -9,6 +10,7 @@ export default defineCommand({
   completes: { recipe: ['file'] },
   options: {
     ...RECIPE_OPTIONS,
+    ...REGISTRY_OPTIONS,
     cache: { type: 'off', help: 'do every step again' },
     keep: { type: 'flag', short: 'k', help: 'leave the VM to look into when a step fails' },
     detach: { type: 'flag', short: 'd', help: 'leave it to the daemon and return at once' },
@@ -24,6 +26,7 @@ export default defineCommand({
   async run(ctx, { args, options }) {
     const body = {
       ...recipeRequest(ctx, args.recipe, options),
+      ...registryAccess(ctx, options),
       ...(options.cache ? { noCache: true } : {}),
       ...(options.keep ? { keep: true } : {}),
       ...(options.detach ? { detach: true } : {}),
