@@ -11,6 +11,8 @@ const ALWAYS = [
   'panic=1',
   // boot messages on an emulated serial line cost more than the work they report
   'quiet',
+  // a fifth of an emulated kernel's boot: the algorithms of Debian's kernel were tested by who built it
+  'cryptomgr.notests',
   // the one network device is eth0, whatever the guest's udev would call it
   'net.ifnames=0',
   // the initrd starts sshd ahead of the other services by priority, which counts only without autogroups

@@ -65,6 +65,8 @@ describe('an image build on XFS', { skip: hostSkip('debugfs', 'mkfs.xfs', 'loset
 
   it('that fills the store up says so, and leaves it as it was', LIMIT, async () => {
     const hog = join(place, 'hog');
+    // as above
+    await until('what the last build deleted is free', async () => (await freeBytes()) > 400 * MIB);
     await runner.run(['fallocate', '-l', String((await freeBytes()) - 380 * MIB), hog]);
     const before = await freeBytes();
     const args = ['image', 'build', '--name', 'big', '--run', 'head -c 900M /dev/zero > /opt/big; sync'];

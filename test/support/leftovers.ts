@@ -40,7 +40,7 @@ export async function leftoversOf(of: Looked, marks: Marks, daemonRuns: boolean)
     processes(of, daemonRuns),
     sockets(of, daemonRuns),
     mounts(of),
-    ledger(of, marks),
+    ledger(of),
     files(of, marks),
     setting(marks),
   ]);
@@ -135,13 +135,13 @@ async function mounts({ home }: Looked): Promise<string[]> {
 }
 
 /** The daemon's own list must agree: an entry of something that is gone is as wrong as the reverse. */
-async function ledger({ home }: Looked, marks: Marks): Promise<string[]> {
+async function ledger({ home }: Looked): Promise<string[]> {
   const file = join(home, 'state/banger.db');
   if (!existsSync(file)) return [];
   const database = new DatabaseSync(file, { readOnly: true });
   try {
-    const shared = (await isShared(marks)) ? ['directory', 'sysctl'] : ['directory', 'directory'];
-    const rows = database.prepare('SELECT kind, name FROM ledger WHERE kind NOT IN (?, ?)').all(...shared);
+    // a setting that another banger needed when the last VM went is kept until the next sweep; `setting` looks at what it is
+    const rows = database.prepare("SELECT kind, name FROM ledger WHERE kind NOT IN ('directory', 'sysctl')").all();
     return rows.map(({ kind, name }) => `ledger entry ${kind} ${name}`);
   } finally {
     database.close();

@@ -3,7 +3,7 @@
  * packages into a directory, so that nothing of this machine changes.
  */
 import { execFile } from 'node:child_process';
-import { access, mkdir, readdir, rename, rm } from 'node:fs/promises';
+import { access, mkdir, mkdtemp, readdir, rename, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -74,9 +74,20 @@ async function findIn(root: string, program: string): Promise<string | undefined
 
 /** Fetches a package and what it needs beyond what is installed, and unpacks all of it. */
 async function download(name: string, root: string): Promise<void> {
-  const partial = `${root}.partial`;
-  await rm(partial, { recursive: true, force: true });
-  await mkdir(partial, { recursive: true });
+  await mkdir(PACKAGES, { recursive: true });
+  // of its own: other test files may want the same package at the same time
+  const partial = await mkdtemp(`${root}.partial-`);
+  try {
+    await unpackInto(partial, name);
+    await rename(partial, root).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ENOTEMPTY' && error.code !== 'EEXIST') throw error; // another was first
+    });
+  } finally {
+    await rm(partial, { recursive: true, force: true });
+  }
+}
+
+async function unpackInto(partial: string, name: string): Promise<void> {
   const options = { cwd: partial, timeout: TIMEOUT_MS };
   // simulated: a list of addresses to download from would lack what lies in apt's cache already
   const simulated = await run('apt-get', ['-s', '--no-install-recommends', 'install', name], options);
@@ -86,5 +97,4 @@ async function download(name: string, root: string): Promise<void> {
   for (const file of await readdir(partial)) {
     if (file.endsWith('.deb')) await run('dpkg', ['-x', file, partial], options);
   }
-  await rename(partial, root);
 }
