@@ -12,7 +12,7 @@
 /* what a quiesce may take when nothing is said */
 #define QUIESCE_MS 10000
 
-static const char *const features[] = {"ready", "quiesce", "wake-same", "wake-new", "exec", "terminal", "service", "plain"};
+static const char *const features[] = {"ready", "quiesce", "wake-same", "wake-new", "exec", "terminal", "service", "plain", "grow-ext4"};
 
 void greet(struct link *link) {
   struct buffer fields = {0};

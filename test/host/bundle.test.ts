@@ -7,6 +7,7 @@ import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it, type TestContext } from 'node:test';
+import { readAgentProgram } from '../../src/bundle/boot/agent-program.ts';
 import { inspectKernel } from '../../src/bundle/boot/kernel.ts';
 import { readHelperScripts } from '../../src/bundle/store/helper-scripts.ts';
 import { type Bundle, readBundle } from '../../src/bundle/store/manifest.ts';
@@ -36,8 +37,8 @@ let output = '';
 
 async function build(...rest: [Parameters<typeof buildBundle>[2]?, AbortSignal?]): ReturnType<typeof buildBundle> {
   const programs = { mmdebstrap: 'mmdebstrap', mke2fs: 'mke2fs', xz: 'xz', lz4: 'lz4' };
-  const helpers = await readHelperScripts();
-  const deps = { runner, programs, env, cacheDir: join(dir, 'cache'), uid, helpers, now: () => new Date() };
+  const [helpers, agent] = [await readHelperScripts(), await readAgentProgram()];
+  const deps = { runner, programs, env, cacheDir: join(dir, 'cache'), uid, helpers, agent, now: () => new Date() };
   // what it is called is part of what it is made from
   const { name } = (await readBundle(BUNDLE)).manifest;
   return await buildBundle(deps, { suite: 'bookworm', name, output }, ...rest);
@@ -50,7 +51,8 @@ async function buildAndKill(): Promise<void> {
     const { buildBundle } = await import(${url('control/bundles/build.ts')});
     const { createRunner } = await import(${url('system/runner.ts')});
     const programs = { mmdebstrap: 'mmdebstrap', mke2fs: 'mke2fs', xz: 'xz', lz4: 'lz4' };
-    const deps = { runner: createRunner(), programs, env: process.env, uid: ${uid}, helpers: {}, now: () => new Date(),
+    const deps = { runner: createRunner(), programs, env: process.env, uid: ${uid}, helpers: {}, agent: Buffer.from('an agent'),
+      now: () => new Date(),
       cacheDir: ${JSON.stringify(join(dir, 'cache'))} };
     await buildBundle(deps, { suite: 'bookworm', output: ${JSON.stringify(output)} }, (event) => {
       if (/^installing/.test(event.detail ?? '')) process.stdout.write('installing');

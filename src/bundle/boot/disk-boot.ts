@@ -32,7 +32,10 @@ const SUBVOLUMES = 'root @ @rootfs @/.snapshots/1/snapshot';
 export const DISK_FUNCTIONS = `mount_root_disk() {
   ROOT_KIND=ext4
   [ -r /${FACTS} ] && . /${FACTS}
-  mount -t "$ROOT_KIND" -o rw "$root" /newroot || fail "mount the root disk"
+  options=rw
+  # the tables of a disk that was grown are holes, which read as the zeros that the kernel would write into them
+  [ "$ROOT_KIND" = ext4 ] && options=rw,noinit_itable
+  mount -t "$ROOT_KIND" -o "$options" "$root" /newroot || fail "mount the root disk"
   [ "$ROOT_KIND" = ext4 ] && return 0
   if [ "$ROOT_KIND" = btrfs ] && [ ! -d /newroot/etc ]; then
     for subvolume in ${SUBVOLUMES}; do

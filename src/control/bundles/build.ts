@@ -1,7 +1,6 @@
 /** Builds a runtime bundle from Debian packages, unless the one in place was made from the same. */
 import { chmod, copyFile, mkdir, readdir, realpath, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { readAgentProgram } from '../../bundle/boot/agent-program.ts';
 import { buildInitrd } from '../../bundle/boot/initrd.ts';
 import { inspectKernel, kernelProblem } from '../../bundle/boot/kernel.ts';
 import { extractVmlinux } from '../../bundle/boot/vmlinux.ts';
@@ -160,7 +159,7 @@ async function buildInto(dir: WorkDir, build: Build): Promise<void> {
   const initrd = await buildInitrd(build, {
     busybox,
     modules: join(dir.result, modules),
-    agent: await readAgentProgram(),
+    agent: build.agent,
   });
   await writeFile(join(dir.result, 'initrd.img'), initrd.image);
 

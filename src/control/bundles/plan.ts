@@ -22,6 +22,8 @@ export interface BuildBundleDeps {
   uid: number;
   /** scripts to put into the bundle's `helpers/`, text by file name */
   helpers: Readonly<Record<string, string>>;
+  /** the agent's program, for the initrd */
+  agent: Buffer;
   now: () => Date;
 }
 
@@ -145,6 +147,7 @@ export function requestDigest(deps: BuildBundleDeps, request: BuildBundleRequest
     JSON.stringify([...BASE_PACKAGES, ...(request.packages ?? [])]),
     JSON.stringify(STANDARD_DEFAULTS),
     INIT_SCRIPT,
+    createHash('sha256').update(deps.agent).digest('hex'),
     JSON.stringify(Object.entries(deps.helpers).sort()),
   ]);
 }

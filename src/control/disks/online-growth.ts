@@ -4,6 +4,7 @@ import type { VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { updateDrive } from '../../firecracker/requests.ts';
+import type { GuestAgent } from '../../guest/agent/agent.ts';
 import { runScript, runThroughAgent, type ScriptResult } from '../../guest/run-script.ts';
 import { apparentBytes } from '../../storage/disk.ts';
 import { vmFiles } from '../../storage/layout.ts';
@@ -39,9 +40,11 @@ export async function growMounted(host: Host, vm: VmRecord, role: Role): Promise
   const device = GUEST_DEVICES[role];
   const { kind, blockBytes } = await readRootVolume(path);
   const bytes = await apparentBytes(path);
-  const grow = kind === 'ext4' ? growExt4Script(device, Math.floor(bytes / blockBytes)) : growOthersScript(device);
+  const agent = await host.agents.get(vm);
+  const byAgent = kind !== 'ext4' || agent?.hello.features.has('grow-ext4');
+  const grow = byAgent ? growByAgentScript(device) : growExt4Script(device, Math.floor(bytes / blockBytes));
   const script = awaitSizeScript(device, Math.floor(bytes / 512)) + grow;
-  const { exitCode, output } = await runInGuest(host, vm, script);
+  const { exitCode, output } = await runInGuest(host, vm, agent, script);
   if (exitCode === 0) return;
   const reasons: Record<number, string> = {
     [EXIT_SIZE_UNKNOWN]: `its kernel does not see the new size of /dev/${device}`,
@@ -58,8 +61,12 @@ export async function growMounted(host: Host, vm: VmRecord, role: Role): Promise
 }
 
 /** Through its agent where it has one: no login is made for it. */
-async function runInGuest(host: Host, vm: VmRecord, script: string): Promise<ScriptResult> {
-  const agent = await host.agents.get(vm);
+async function runInGuest(
+  host: Host,
+  vm: VmRecord,
+  agent: GuestAgent | undefined,
+  script: string,
+): Promise<ScriptResult> {
   if (agent?.hello.features.has('exec')) return await runThroughAgent(agent, script, GUEST_LIMIT_MS);
   return await runScript(await host.guests.get(vm), script, GUEST_LIMIT_MS);
 }
@@ -78,9 +85,22 @@ done
 `;
 }
 
-/** The agent asks the kernel itself: such a guest has it from the import of its image on. */
-function growOthersScript(device: string): string {
-  return `/run/banger/agent --grow /dev/${device} /\n`;
+/** Sets `point` to where the device is mounted. */
+function findPointScript(device: string): string {
+  return `point=''
+while read -r source where rest; do
+  [ "$source" = /dev/${device} ] && point=$where && break
+done < /proc/mounts
+if [ -z "$point" ]; then
+  echo '/dev/${device} is not mounted'
+  exit 1
+fi
+`;
+}
+
+/** The agent asks the kernel itself, whatever programs the guest has. */
+function growByAgentScript(device: string): string {
+  return `${findPointScript(device)}/run/banger/agent --grow /dev/${device} "$point"\n`;
 }
 
 /**
@@ -92,14 +112,7 @@ function growExt4Script(device: string, blocks: number): string {
   resize2fs /dev/${device} 2>&1
   exit
 fi
-point=''
-while read -r source where rest; do
-  [ "$source" = /dev/${device} ] && point=$where && break
-done < /proc/mounts
-if [ -z "$point" ]; then
-  echo '/dev/${device} is not mounted'
-  exit 1
-elif command -v perl > /dev/null; then
+${findPointScript(device)}if command -v perl > /dev/null; then
   perl -e 'open(my $f, "<", $ARGV[0]) or die "$!\n"; my $n = pack("Q", $ARGV[1]); ioctl($f, ${EXT4_IOC_RESIZE_FS}, $n) or die "$!\n"' "$point" ${blocks}
 elif command -v python3 > /dev/null; then
   python3 -c 'import fcntl, os, struct, sys; fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), ${EXT4_IOC_RESIZE_FS}, struct.pack("Q", int(sys.argv[2])))' "$point" ${blocks}

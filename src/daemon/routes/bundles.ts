@@ -1,5 +1,6 @@
 /** Handlers for bundles. */
 import { join, resolve } from 'node:path';
+import { readAgentProgram } from '../../bundle/boot/agent-program.ts';
 import { useFirstBundle } from '../../bundle/store/catalogue.ts';
 import { readHelperScripts } from '../../bundle/store/helper-scripts.ts';
 import { bundleDirectory, chooseBundle, viewBundleDetail, viewBundles } from '../../control/bundles/access.ts';
@@ -77,6 +78,7 @@ export function bundleHandlers(
             env: host.system.env,
             uid: host.system.uid,
             helpers: await readHelperScripts(),
+            agent: await readAgentProgram(),
             now: host.now,
           };
           let phase = '';

@@ -16,6 +16,7 @@ interface Place {
   output: string;
   archive: SampleArchive;
   helpers: Record<string, string>;
+  agent: Buffer;
   events: BundleEvent[];
   build(request?: Partial<BuildBundleRequest>, signal?: AbortSignal): ReturnType<typeof buildBundle>;
   /** whether packages were installed by the builds since the last call */
@@ -32,6 +33,7 @@ async function place(t: TestContext): Promise<Place> {
     output: join(dir, 'out/debian'),
     archive,
     helpers: { 'verify.sh': '#!/bin/bash\n' },
+    agent: Buffer.from('an agent'),
     events: [],
     build: (request = {}, signal) =>
       buildBundle(
@@ -42,6 +44,7 @@ async function place(t: TestContext): Promise<Place> {
           cacheDir: join(dir, 'cache'),
           uid: 0,
           helpers: p.helpers,
+          agent: p.agent,
           now: () => new Date('2026-05-06T07:08:09Z'),
         },
         { suite: 'bookworm', output: p.output, sizeBytes: 128 * MIB, sourcesFile, ...request },
@@ -190,6 +193,9 @@ describe('building a bundle again', { skip: lacking('mke2fs') }, () => {
     },
     'a helper script is another': ({ helpers }) => {
       helpers['verify.sh'] = '#!/bin/bash\ntrue\n';
+    },
+    'the agent is another': (p) => {
+      p.agent = Buffer.from('a newer agent');
     },
   };
   for (const [what, change] of Object.entries(changes)) {

@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { type DevHome, openDevHome } from '../../../scripts/dev-home.ts';
 import { DEPENDS, RECOMMENDS } from '../../../scripts/package/deb.ts';
 import { banger, requireBuild } from '../../../scripts/transcript.ts';
+import { readAgentProgram } from '../../../src/bundle/boot/agent-program.ts';
 import { buildBundle } from '../../../src/control/bundles/build.ts';
 import { createRunner } from '../../../src/system/runner.ts';
 import { GIB } from '../../../src/units.ts';
@@ -135,6 +136,7 @@ async function debianBundle(directory: string): Promise<string> {
       env,
       uid: process.getuid?.() ?? 0,
       helpers: {},
+      agent: await readAgentProgram(),
       now: () => new Date(),
     },
     {
