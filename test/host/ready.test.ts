@@ -51,6 +51,8 @@ describe('a VM that is up', { skip: hostSkip() }, () => {
     // devices are looked at one after the other once that was asked for
     await host.guest('web', 'udevadm settle --timeout 60');
     assert.equal(await host.guest('web', 'ls /dev/disk/by-uuid | wc -l'), '2');
+    const modules = await host.guest('web', "su -s /bin/sh nobody -c 'modinfo -F name overlay'");
+    assert.equal(modules, 'overlay', 'the modules of its kernel are there for all its users');
   });
 
   it('says which units failed, and keeps a stopped VM from its old name', LIMIT, async () => {

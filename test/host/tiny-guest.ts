@@ -87,7 +87,7 @@ export async function bootTiny(bundle: Bundle, disks: Disks, more = ''): Promise
     ...['-kernel', bundle.kernel, '-initrd', bundle.initrd],
     ...[
       '-append',
-      `console=ttyS0 quiet reboot=k panic=1 pci=off tsc=reliable ${await tscArgument()} ${names.join(' ')} ${STANDARD_DEFAULTS.bootArgs} ${more}`,
+      `console=ttyS0 quiet cryptomgr.notests reboot=k panic=1 pci=off tsc=reliable ${await tscArgument()} ${names.join(' ')} ${STANDARD_DEFAULTS.bootArgs} ${more}`,
     ],
     ...present.flatMap((name) => [
       ...['-drive', `id=${name},file=${disks[name]},format=raw,if=none,readonly=${name === 'seed' ? 'on' : 'off'}`],

@@ -27,7 +27,7 @@ const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sb
 const PROGRAMS = (
   'sh dash bash perl cat ls mkdir rm rmdir mv cp ln chmod touch sync sleep head tail cut tr sort wc dd sha256sum ' +
   'base64 stat df date uname id env hostname grep sed find seq true false test kill pkill stty tty nice nproc od yes ' +
-  'expr mktemp readlink timeout xargs echo chown cmp scp tar gzip ip findmnt mount umount dmesg getent su ps tee'
+  'expr mktemp readlink timeout xargs echo chown cmp scp tar gzip ip ping findmnt mount umount dmesg getent su ps tee'
 )
   .split(' ')
   .map((name) => `bin/${name}`);

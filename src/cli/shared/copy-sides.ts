@@ -100,10 +100,13 @@ function notStarted(program: string, error: Error): BangerError {
   });
 }
 
-/** Tells kind and path behind links of each path, NUL after each, then what tar this is. */
+/** Tells kind and path behind links of each path, NUL after each, then what tar this is. Small guests have no `dirname`. */
 const LOOK = `for p do
+  d=$p
+  while :; do case $d in ?*/) d=\${d%/};; *) break;; esac; done
+  case $d in */*) d=\${d%/*}/;; *) d=.;; esac
   if [ -d "$p" ]; then k=directory; elif [ -e "$p" ]; then k=file
-  elif d=$(dirname -- "$p") && [ -d "$d" ]; then k=missing; else k=unreachable; fi
+  elif [ -d "$d" ]; then k=missing; else k=unreachable; fi
   case $k in directory|file) r=$(readlink -f -- "$p"; echo x); r=\${r%?x};; *) r=$p;; esac
   printf '%s\\0%s\\0' "$k" "\${r:-$p}"
 done

@@ -29,7 +29,7 @@ export async function prepared(
   await vmm.put('/boot-source', {
     kernel_image_path: join(bundle, 'vmlinux'),
     initrd_path: await vmm.file('initrd', testInitrd(bundle, script, programs)),
-    boot_args: `console=ttyS0 quiet reboot=k panic=1 ${TEST_INIT_ARGUMENT} ${bootArgs}`,
+    boot_args: `console=ttyS0 quiet cryptomgr.notests reboot=k panic=1 ${TEST_INIT_ARGUMENT} ${bootArgs}`,
   });
   return vmm;
 }
