@@ -225,6 +225,8 @@ int thaw(const char *token);
 /* The host said something: who is frozen stays so for a while more. */
 void heard_of_host(void);
 const char *frozen_token(void);
+/* Whether it stands still, or is about to. */
+int is_held(void);
 void forget_quiesce(struct link *);
 /* The machine goes on from memory: it is not thawed before it was woken. */
 void was_restored(void);

@@ -67,7 +67,8 @@ static void restart_journal(void) {
   }
 }
 
-void run_hooks(const char *mode, const char *generation, int is_new) {
+void run_hooks(const char *const modes[], const char *generation) {
+  int is_new = strcmp(modes[0], "new") == 0;
   if (!is_new && access(HOOKS, F_OK) != 0) return;
   pid_t child = fork_command();
   if (child != 0) return;
@@ -79,9 +80,11 @@ void run_hooks(const char *mode, const char *generation, int is_new) {
   dup2(log, 2);
   setsid();
   setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
-  setenv("BANGER_WAKE", mode, 1);
   setenv("BANGER_GENERATION", generation, 1);
-  run_all();
+  for (; *modes; modes++) {
+    setenv("BANGER_WAKE", *modes, 1);
+    run_all();
+  }
   if (is_new) {
     sleep(JOURNAL_SECONDS);
     restart_journal();

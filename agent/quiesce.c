@@ -44,6 +44,8 @@ static void left_alone(void) { thaw(NULL); }
 
 const char *frozen_token(void) { return state == FROZEN ? token : NULL; }
 
+int is_held(void) { return state != IDLE; }
+
 static void group_path(char *path, const char *group, const char *file) {
   snprintf(path, PATH_MAX, GROUPS "/%s/%s", group, file);
 }

@@ -29,7 +29,7 @@
 #define REST_LEAST_MS 0
 #endif
 #define REST_MOST_MS 1000
-/* while it is held: what was frozen must not be let go by a moment that came due meanwhile */
+/* while it is held, or is about to be: what was frozen must not be let go by a moment that came due meanwhile */
 #define REST_HELD_MS 100
 
 enum mode { NO_MODE, SAME, NEW, AGAIN };
@@ -258,12 +258,13 @@ static struct timer rest;
 static int owed;
 
 static void do_rest(void) {
-  if (frozen_token()) {
+  static const char *const modes[] = {"new", NULL};
+  if (is_held()) {
     set_timer(&rest, REST_HELD_MS, do_rest);
     return;
   }
   let_ssh_servers_go();
-  run_hooks("new", generation ? generation : "", 1);
+  run_hooks(modes, generation ? generation : "");
 }
 
 void wake(struct link *link, uint32_t channel, const uint8_t *payload, size_t length) {
@@ -303,9 +304,11 @@ void wake(struct link *link, uint32_t channel, const uint8_t *payload, size_t le
     owed = 0;
     set_timer(&rest, pause < REST_LEAST_MS ? REST_LEAST_MS : pause > REST_MOST_MS ? REST_MOST_MS : pause, do_rest);
   } else {
-    if (owed) do_rest();
+    const char *mode = request.mode == SAME ? "same" : "again";
+    const char *const modes[] = {owed ? "new" : mode, owed ? mode : NULL, NULL};
+    if (owed) let_ssh_servers_go();
     owed = 0;
-    run_hooks(request.mode == SAME ? "same" : "again", generation, 0);
+    run_hooks(modes, generation);
   }
   free_request(&request);
 }

@@ -179,6 +179,49 @@ describe('a wake as another machine', { skip: namespacesSkip() }, () => {
     }
   });
 
+  it('does what it left for later once: not while it is held, but before whatever comes when it goes on', async (t) => {
+    // due while it is being frozen, which is given up after two seconds where something does not stand still
+    const running = await runInNamespaces(t, await compileAgent(['REST_LEAST_MS=1500']));
+    const slice = join(running.directory, 'groups/system.slice');
+    const freeze = join(slice, 'ssh.service/cgroup.freeze');
+    await mkdir(join(slice, 'ssh.service'), { recursive: true });
+    for (const [path, content] of [
+      [join(running.directory, 'groups/cgroup.controllers'), ''],
+      [freeze, '0'],
+      [join(slice, 'cgroup.freeze'), '0'],
+      [join(slice, 'cgroup.events'), 'populated 1\nfrozen 0\n'],
+      [join(slice, 'cgroup.procs'), ''],
+    ] as const) {
+      await writeFile(path, content);
+    }
+    const hooks = join(running.directory, 'etc/banger/wake.d');
+    const log = join(running.directory, 'hooks.log');
+    await mkdir(hooks, { recursive: true });
+    // who was before takes its time
+    const hook = `#!/bin/sh\n[ $BANGER_WAKE = same ] || sleep 0.5; echo $BANGER_WAKE >> ${log}\n`;
+    await writeFile(join(hooks, 'hook'), hook, { mode: 0o755 });
+    const ran = async () => await readFile(log, 'utf8').catch(() => '');
+    const until = async (text: string) => {
+      const deadline = performance.now() + paced(10_000);
+      while ((await ran()).length < text.length) {
+        assert.ok(performance.now() < deadline, await ran());
+        await delay(20);
+      }
+      assert.equal(await ran(), text);
+    };
+    const agent = await running.connect();
+    const same = () => agent.wake(wakeAs({ mode: 'same', identity: undefined }));
+    await agent.wake(wakeAs());
+    assert.equal((await agent.quiesce('t')).state, 'frozen');
+    assert.deepEqual([await readFile(freeze, 'utf8'), await ran()], ['1', ''], 'it is held');
+    await same();
+    await agent.ping(); // it answers first and thaws then, before it reads on
+    assert.equal(await readFile(freeze, 'utf8'), '0');
+    await until('new\nsame\n');
+    await same();
+    await until('new\nsame\nsame\n');
+  });
+
   it('runs the hooks of the guest, by name, in the background', async (t) => {
     const running = await runInNamespaces(t, program);
     const agent = await running.connect();
