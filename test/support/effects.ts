@@ -1,12 +1,24 @@
 /**
- * Daemons that die. Whatever one of them does to its host is an effect: a program, a file that changes, a signal, a
- * write to the database, a request to a VMM. It may be told to die before one of them, and does nothing from then on, as
- * a killed process does: what it waits for never comes.
+ * Daemons that die, and daemons whose disk fills up. Whatever one of them does to its host is an effect: a program, a file that
+ * changes, a signal, a write to the database, a request to a VMM. It may be told to die before one of them, and does nothing from
+ * then on, as a killed process does: what it waits for never comes. Or there is no room for one of them, nor for any after it.
  */
 import { AsyncLocalStorage } from 'node:async_hooks';
+import { existsSync } from 'node:fs';
 import fs, { type FileHandle } from 'node:fs/promises';
 import { syncBuiltinESMExports } from 'node:module';
 import type { Database } from '../../src/state/database.ts';
+import type { Medium } from './medium.ts';
+
+/** What becomes of one: nothing unless told otherwise. */
+export interface Fate {
+  /** effect before which it dies */
+  dieBefore?: string | undefined;
+  /** effect from which on its disk has no room; only for what takes some */
+  fullFrom?: string | undefined;
+  /** called before each effect that comes about */
+  onEffect?: ((what: string) => void) | undefined;
+}
 
 export interface Mortal {
   readonly dead: boolean;
@@ -22,7 +34,8 @@ export interface Mortal {
 
 interface Life extends Mortal {
   die(): void;
-  dieBefore: string | undefined;
+  fate: Fate;
+  full: boolean;
   effects: string[];
   counts: Map<string, number>;
   files: FileHandle[];
@@ -37,15 +50,26 @@ class Dead extends Error {
   }
 }
 
-/** @param dieBefore effect before which it dies */
-export function mortal(dieBefore: string | undefined, onDeath: () => void): Mortal {
+/** As the system says it. */
+function noRoom(what: string): Error {
+  return Object.assign(new Error(`ENOSPC: no space left on device, ${what}`), { code: 'ENOSPC' });
+}
+
+/** Effects that need room on a disk; the database has some set aside. */
+const TAKES_ROOM =
+  /^(mkdir|writeFile|create|copyFile|link|symlink|cp|mke2fs|resize2fs|VMM PUT \/snapshot\/create)( |$)/;
+
+export const takesRoom = (what: string): boolean => TAKES_ROOM.test(what);
+
+export function mortal(fate: Fate, onDeath: () => void): Mortal {
   const { promise: death, resolve } = Promise.withResolvers<void>();
   const life: Life = {
     dead: false,
     effects: [],
     counts: new Map(),
     files: [],
-    dieBefore,
+    fate,
+    full: false,
     death,
     run: (work) => acting.run(life, work),
     die() {
@@ -62,7 +86,7 @@ export function mortal(dieBefore: string | undefined, onDeath: () => void): Mort
   return life;
 }
 
-/** Says what happens next; throws where the one who does it is dead, or dies of it. */
+/** Says what happens next; throws where the one who does it is dead, or dies of it, or there is no room for it. */
 export function effect(what: string): void {
   const life = acting.getStore();
   if (!life) return;
@@ -70,8 +94,13 @@ export function effect(what: string): void {
     const count = (life.counts.get(what) ?? 0) + 1;
     life.counts.set(what, count);
     const key = count === 1 ? what : `${what} (${count})`;
-    if (key === life.dieBefore) life.die();
-    else life.effects.push(key);
+    if (key === life.fate.dieBefore) life.die();
+    else {
+      life.effects.push(key);
+      if (key === life.fate.fullFrom) life.full = true;
+      if (life.full && takesRoom(what)) throw noRoom(what);
+      life.fate.onEffect?.(key);
+    }
   }
   if (life.dead) throw new Dead();
 }
@@ -80,8 +109,9 @@ export function effect(what: string): void {
 export async function effectOrNever(what: string): Promise<void> {
   try {
     effect(what);
-  } catch {
-    await new Promise<never>(() => {});
+  } catch (error) {
+    if (error instanceof Dead) await new Promise<never>(() => {});
+    throw error;
   }
 }
 
@@ -150,9 +180,14 @@ const LOOKS = ['access', 'lstat', 'opendir', 'readFile', 'readdir', 'readlink', 
 /**
  * Makes the functions of `node:fs/promises` and `process.kill` those of mortals, for the rest of this process. Whoever is
  * none of them is served as ever.
+ * @param medium hears of what they write and sync
  * @param nameOf how a path is called in the name of an effect
  */
-export function installEffects(kernel: () => KernelFiles | undefined, nameOf: (path: string) => string): void {
+export function installEffects(
+  kernel: () => KernelFiles | undefined,
+  medium: () => Medium | undefined,
+  nameOf: (path: string) => string,
+): void {
   type Any = (...args: unknown[]) => Promise<unknown>;
   // its functions are looked up by the names above
   const functions = fs as unknown as Record<string, Any>;
@@ -168,7 +203,12 @@ export function installEffects(kernel: () => KernelFiles | undefined, nameOf: (p
       const subject = ['rename', 'link', 'copyFile'].includes(name) ? `${path} ${String(args[1])}` : path;
       await effectOrNever(`${name} ${subject.split(' ').map(nameOf).join(' → ')}`);
       if (name === 'writeFile' && KERNEL_FILES.test(path)) return kernel()?.write(path, String(args[1]));
-      return await call(name, args);
+      const result = await call(name, args);
+      if (name === 'writeFile' || name === 'copyFile' || name === 'truncate')
+        medium()?.wrote(String(args[name === 'copyFile' ? 1 : 0]));
+      if (['rename', 'link', 'symlink'].includes(name)) medium()?.named(String(args[1]));
+      if (name === 'mkdir') medium()?.named(path);
+      return result;
     };
   }
   for (const name of LOOKS) {
@@ -185,10 +225,22 @@ export function installEffects(kernel: () => KernelFiles | undefined, nameOf: (p
   }
   functions.open = async (...args) => {
     const [path, flags = 'r'] = args;
-    if (flags === 'r') await lookOrNever();
-    else await effectOrNever(`open ${nameOf(String(path))}`);
+    const life = acting.getStore();
+    const reads = typeof flags === 'number' ? (flags & 3) === 0 : flags === 'r';
+    if (reads) await lookOrNever();
+    else {
+      const creates = String(flags).startsWith('w') || !existsSync(String(path));
+      await effectOrNever(`${creates ? 'create' : 'open'} ${nameOf(String(path))}`);
+    }
     const file = (await call('open', args)) as FileHandle;
-    acting.getStore()?.files.push(file);
+    if (!life) return file;
+    life.files.push(file);
+    if (!reads) medium()?.wrote(String(path));
+    const sync = file.sync.bind(file);
+    file.sync = async () => {
+      await sync();
+      medium()?.synced(file.fd);
+    };
     return file;
   };
   syncBuiltinESMExports();

@@ -5,6 +5,7 @@ import { appendFileSync, existsSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import { dirname, join } from 'node:path';
 import { READY_LINE } from '../../src/core/boot-words.ts';
+import { systemCode } from '../../src/errors.ts';
 
 export interface FakeVmm {
   pid: number;
@@ -19,13 +20,17 @@ export interface FakeVmm {
   die(): Promise<void>;
   /** Its socket's file is deleted; it lives on. */
   hide(): void;
+  /** Such requests are refused from now on, after `first`. */
+  refuse(request: string, first?: () => void): void;
 }
 
 export interface FakeVmmOptions {
   /** as banger starts a VMM, the program first */
   argv: readonly string[];
-  /** called before a request changes anything; an error of it is no answer */
+  /** called before a request changes anything; an error of it is no answer, unless it is that there is no room */
   onRequest?: (request: string) => void;
+  /** hears of files that it has written */
+  wrote?: (path: string) => void;
   /** what its guest prints once it runs; that it is ready by default */
   prints?: string;
 }
@@ -36,6 +41,7 @@ const WAIT = ['-c', 'read _'];
 export async function startFakeVmm({
   argv,
   onRequest = () => {},
+  wrote = () => {},
   prints = `${READY_LINE} 0.1\n`,
 }: FakeVmmOptions): Promise<FakeVmm> {
   const [program = 'vmm', ...args] = argv;
@@ -45,6 +51,7 @@ export async function startFakeVmm({
   child.stdin.on('error', () => {});
   await once(child, 'spawn');
   const ended = endOf(child);
+  const refusals = new Map<string, () => void>();
   const server = createServer((request, response) => {
     let body = '';
     request.setEncoding('utf8').on('data', (chunk: string) => {
@@ -53,11 +60,36 @@ export async function startFakeVmm({
     request.once('end', () => {
       if (vmm.silent) return;
       const what = `${request.method} ${request.url}`;
+      const fault = (message: string) => {
+        response.statusCode = 400;
+        response.end(JSON.stringify({ fault_message: message }));
+      };
+      const refused = refusals.get(what);
+      if (refused) {
+        refused();
+        fault('It is refused.');
+        return;
+      }
       try {
         if (request.method !== 'GET') onRequest(what);
-      } catch {
-        response.destroy();
+      } catch (error) {
+        if (systemCode(error) !== 'ENOSPC') {
+          response.destroy();
+          return;
+        }
+        // part of it was written
+        for (const path of snapshotFiles(body)) writeFileSync(path, 'sav');
+        fault('No space left on device (os error 28)');
         return;
+      }
+      if (what === 'PUT /vsock' || what === 'PUT /snapshot/load') {
+        // a VMM that ends leaves the file of its socket, and none takes the place of another
+        const vsock = join(dirname(argumentOf('--log-path')), 'v.sock');
+        if (existsSync(vsock)) {
+          fault('Address in use (os error 98)');
+          return;
+        }
+        writeFileSync(vsock, '');
       }
       if (what === 'GET /') {
         response.end(JSON.stringify({ id: 'fake', state: vmm.state, vmm_version: '1', app_name: 'fake' }));
@@ -70,10 +102,14 @@ export async function startFakeVmm({
         // beside the VMM's own log: what its guest says when it is up
         appendFileSync(join(dirname(argumentOf('--log-path')), 'console.log'), prints);
       } else if (what === 'PATCH /vm') vmm.state = body.includes('Paused') ? 'Paused' : 'Running';
-      else if (what === 'PUT /snapshot/create') for (const path of snapshotFiles(body)) writeFileSync(path, 'saved');
-      else if (what === 'PUT /snapshot/load') {
+      else if (what === 'PUT /snapshot/create') {
+        for (const path of snapshotFiles(body)) {
+          writeFileSync(path, 'saved');
+          wrote(path);
+        }
+      } else if (what === 'PUT /snapshot/load') {
         if (!snapshotFiles(body).every((path) => existsSync(path))) {
-          response.writeHead(400).end(JSON.stringify({ fault_message: 'No such file or directory' }));
+          fault('No such file or directory');
           return;
         }
         vmm.state = 'Paused';
@@ -102,6 +138,7 @@ export async function startFakeVmm({
     },
     die: kill,
     hide: () => rmSync(socketPath, { force: true }),
+    refuse: (request, first = () => {}) => void refusals.set(request, first),
   };
   return vmm;
 }

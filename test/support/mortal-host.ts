@@ -28,8 +28,17 @@ import { createOperationStore, type OperationStore } from '../../src/state/opera
 import { createStores } from '../../src/state/stores.ts';
 import { imageFiles } from '../../src/storage/layout.ts';
 import { createPrivileged } from '../../src/system/privilege.ts';
-import { effectOrNever, installEffects, type KernelFiles, type Mortal, mortal, mortalDatabase } from './effects.ts';
+import {
+  effectOrNever,
+  type Fate,
+  installEffects,
+  type KernelFiles,
+  type Mortal,
+  mortal,
+  mortalDatabase,
+} from './effects.ts';
 import type { FakeVmm } from './fake-vmm.ts';
+import { createMedium, type Medium } from './medium.ts';
 import { DISK_BYTES, ext4, NEW, OLD } from './mortal-disks.ts';
 import { createPlace, type Place } from './mortal-place.ts';
 import { type Seen, see } from './mortal-sight.ts';
@@ -70,15 +79,19 @@ export interface MortalHost extends AsyncDisposable {
   vmms: FakeVmm[];
   /** records as they are, whoever is dead */
   stores: Host['stores'];
+  /** whether what `stores` says is committed */
+  settled(): boolean;
+  /** what a power cut would take of its files */
+  medium: Medium;
   /** From now on guests let us log in, and do not become ready. */
   stayUnready(): void;
   /** The kernel of the host ends a VMM because memory is short. */
   runOutOfMemory(vmm: FakeVmm | undefined): Promise<void>;
-  daemon(dieBefore?: string): Daemon;
+  daemon(fate?: Fate | string): Daemon;
   see(daemon: Daemon): Seen;
 }
 
-let current: { kernel: KernelFiles; dir: string } | undefined;
+let current: { kernel: KernelFiles; medium: Medium; dir: string } | undefined;
 let installed = false;
 
 export async function mortalHost(): Promise<MortalHost> {
@@ -105,9 +118,15 @@ export async function mortalHost(): Promise<MortalHost> {
   }
   const sizes = { rootDiskBytes: DISK_BYTES, workDiskBytes: DISK_BYTES };
   const vm = sampleVm({ ...sizes, image: OLD.name, imageId: OLD.id, phase: 'stopped' });
-  const place = createPlace(config);
-  current = { kernel: place.kernel, dir };
-  if (!installed) installEffects(() => current?.kernel, nameOf);
+  const medium = createMedium(store);
+  const place = createPlace(config, medium);
+  current = { kernel: place.kernel, medium, dir };
+  if (!installed)
+    installEffects(
+      () => current?.kernel,
+      () => current?.medium,
+      nameOf,
+    );
   installed = true;
 
   const daemons: Daemon[] = [];
@@ -116,6 +135,8 @@ export async function mortalHost(): Promise<MortalHost> {
     vm,
     vmms: place.vmms,
     stores,
+    settled: () => !database.isTransaction,
+    medium,
     stayUnready: () => {
       place.neverReady = true;
     },
@@ -123,8 +144,9 @@ export async function mortalHost(): Promise<MortalHost> {
       place.oomKills += 1;
       await vmm?.die();
     },
-    daemon(dieBefore) {
-      const daemon = createDaemon({ place, config, database, dieBefore });
+    daemon(given = {}) {
+      const fate = typeof given === 'string' ? { dieBefore: given } : given;
+      const daemon = createDaemon({ place, config, database, fate });
       daemons.push(daemon);
       return daemon;
     },
@@ -184,14 +206,9 @@ function answer(): ClientChannel {
   return channel as unknown as ClientChannel;
 }
 
-function createDaemon(given: {
-  place: Place;
-  config: Config;
-  database: Database;
-  dieBefore: string | undefined;
-}): Daemon {
-  const { place, config, database, dieBefore } = given;
-  const one = mortal(dieBefore, () => {
+function createDaemon(given: { place: Place; config: Config; database: Database; fate: Fate }): Daemon {
+  const { place, config, database, fate } = given;
+  const one = mortal(fate, () => {
     if (database.isTransaction) database.exec('ROLLBACK');
   });
   place.asking = one;

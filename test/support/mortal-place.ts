@@ -1,12 +1,16 @@
 /** What a host whose daemons die has besides records and files: devices, routes, packet rules, VMMs, kernel files. */
 import assert from 'node:assert/strict';
 import { copyFile } from 'node:fs/promises';
+import { basename } from 'node:path';
 import type { Config } from '../../src/config/schema.ts';
 import { parseAddress } from '../../src/core/addresses.ts';
 import { READY_ANNOUNCED } from '../../src/core/boot-words.ts';
+import { BangerError, messageOf } from '../../src/errors.ts';
+import { vmFiles } from '../../src/storage/layout.ts';
 import type { Argv, Runner, RunOptions, RunResult } from '../../src/system/runner.ts';
 import { asNobody, effect, effectOrNever, type KernelFiles, type Mortal } from './effects.ts';
 import { type FakeVmm, startFakeVmm } from './fake-vmm.ts';
+import type { Medium } from './medium.ts';
 import { writeSuperblock } from './mortal-disks.ts';
 
 export interface Place {
@@ -25,7 +29,7 @@ export interface Place {
   asking?: Mortal;
 }
 
-export function createPlace(config: Config): Place {
+export function createPlace(config: Config, medium: Medium): Place {
   const settings = new Map<string, string>();
   const { programs } = config;
   const place: Place = {
@@ -55,7 +59,10 @@ export function createPlace(config: Config): Place {
           .replaceAll(/\/\S+\//g, '')
           .replaceAll(/\b[0-9a-f]{8}\b/g, 'ID');
         const changes = !/^\S+ -j /.test(line);
-        await effectOrNever(changes ? line : `look ${line}`);
+        await effectOrNever(changes ? line : `look ${line}`).catch((error) => {
+          const why = messageOf(error).replace('ENOSPC: no', 'No');
+          throw new BangerError('command_failed', `${line} ended with 1: ${why}`, { cause: error });
+        });
         const { exitCode = 0, stdout = '' } = await asNobody(() => perform(argv, options));
         assert.ok((options.okExits ?? [0]).includes(exitCode), `${line} ended with ${exitCode}`);
         return { exitCode, stdout, stderr: '' };
@@ -63,9 +70,15 @@ export function createPlace(config: Config): Place {
       async startDetached(argv) {
         await effectOrNever('start the VMM');
         // whoever asks it has it done
-        const onRequest = (request: string) => place.asking?.run(() => effect(`VMM ${request}`));
+        const { rootDisk, workDisk } = vmFiles(config.paths.store, idOf(argv));
+        const onRequest = (request: string) => {
+          place.asking?.run(() => effect(`VMM ${request}`));
+          // its guest writes until it stands still, and as soon as it goes on
+          if (/\/(vm|actions)$/.test(request)) for (const disk of [rootDisk, workDisk]) medium.wrote(disk, 'guest');
+        };
+        const wrote = (path: string) => medium.wrote(path);
         const prints = place.neverReady ? { prints: `${READY_ANNOUNCED} default.target\n` } : {};
-        const vmm = await asNobody(() => startFakeVmm({ argv, onRequest, ...prints }));
+        const vmm = await asNobody(() => startFakeVmm({ argv, onRequest, wrote, ...prints }));
         place.vmms.push(vmm);
         return { pid: vmm.pid, ended: vmm.ended };
       },
@@ -97,14 +110,21 @@ export function createPlace(config: Config): Place {
       else return place.rules ? { stdout: JSON.stringify({ nftables: [{ text: place.rules }] }) } : { exitCode: 1 };
       return {};
     }
-    if (program === programs.cp) await copyFile(args.at(-2) ?? '', last);
-    else if (program === programs.mke2fs) await writeSuperblock(last);
+    if (program === programs.cp) {
+      await copyFile(args.at(-2) ?? '', last);
+      medium.wrote(last);
+    } else if (program === programs.mke2fs) await writeSuperblock(last);
     else if (program === programs.resize2fs) await writeSuperblock(last);
     // the limits of a process that runs
     else if (program !== 'prlimit') assert.equal(program, programs.e2fsck, `no script for: ${argv.join(' ')}`);
     return {};
   }
   return place;
+}
+
+/** Id of the VM that a VMM is started for: its socket is named by it. */
+function idOf(argv: Argv): string {
+  return basename(argv[argv.indexOf('--api-sock') + 1] ?? '', '.sock');
 }
 
 /** What a program is started by that takes rights away from it is of no interest here. */

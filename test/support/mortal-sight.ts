@@ -33,6 +33,7 @@ const USUAL = new Set([
   'root.ext4',
   'work.ext4',
   'seed.img',
+  'v.sock',
   'console.log',
   'console.log.previous',
   'vmm.log',

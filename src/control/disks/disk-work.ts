@@ -23,6 +23,14 @@ const SETTLE_LIMIT_MS = 5 * 60_000;
 /** Less than this is not worth a check of the whole file system. */
 const TRIM_WORTH_BYTES = 128 * MIB;
 
+/** @throws BangerError `conflict` when a restore of a snapshot came to no end: one disk may be of another moment than the other */
+export function requireWholeDisks({ stores }: Pick<Host, 'stores'>, vm: Pick<VmRecord, 'id' | 'name'>): void {
+  if (!stores.ledger.of(vm.id).some((resource) => resource.kind === 'restore' && resource.step === 'swapping')) return;
+  throw new BangerError('conflict', `A restore of the disks of ${vm.name} was not finished.`, {
+    hint: 'The next daemon finishes it: banger daemon stop && banger daemon start',
+  });
+}
+
 /** Programs that work on one of these files, as the daemon's user or as the files' own. */
 export async function growersOf(host: Pick<Host, 'config'>, paths: readonly string[]): Promise<ProcessIdentity[]> {
   const { e2fsck, resize2fs } = host.config.programs;

@@ -12,7 +12,7 @@ import { formatSize, MIB } from '../../units.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { findVmmOf } from '../vmm.ts';
-import { growDisk } from './disk-work.ts';
+import { growDisk, requireWholeDisks } from './disk-work.ts';
 import { growMounted, type Role } from './online-growth.ts';
 import { disksOf } from './view.ts';
 
@@ -33,6 +33,7 @@ export async function resizeDisks(
 ): Promise<Disk[]> {
   const vm = host.stores.vms.get(name);
   requireNoMemory(vm, 'resized');
+  requireWholeDisks(host, vm);
   const wanted = wantedSizes(vm, request);
   if (request.online && vm.paused !== null) {
     throw new BangerError('conflict', `${name} is paused: ${vm.paused.why}`, {

@@ -4,6 +4,7 @@ import type { VmRecord } from '../../core/vm.ts';
 import { BangerError } from '../../errors.ts';
 import { snapshotFiles } from '../../storage/layout.ts';
 import { throwIfCancelled } from '../../system/abort.ts';
+import { requireWholeDisks } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { takeWithMemory, whyNoMemory } from './memory.ts';
@@ -40,6 +41,7 @@ export async function createSnapshot(
       hint: `Choose another name, or delete it: banger snapshot delete ${vmName} ${name}`,
     });
   }
+  requireWholeDisks(host, vm);
   const id = newSnapshotId();
   return await provisionally(host, vm, id, async () => {
     const memory = !request.diskOnly && (await mayKeepMemory(host, vm, progress));

@@ -14,7 +14,7 @@ import {
 } from '../../core/snapshots.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { stopped, suspended, type VmChange } from '../../core/vm-changes.ts';
-import { BangerError, messageOf } from '../../errors.ts';
+import { asBangerError, BangerError, messageOf } from '../../errors.ts';
 import type { Resource } from '../../state/ledger.ts';
 import { copyDisk } from '../../storage/clone.ts';
 import { allocatedBytes } from '../../storage/disk.ts';
@@ -137,14 +137,15 @@ async function putBack(
   host.stores.ledger.record(vm.id, entry);
   let before: string;
   try {
-    if (ran) await life.stop(vm.name, undefined, progress, signal);
-    throwIfCancelled(signal);
-    if (!(await settleDiskWork(host, vm, SETTLE_LIMIT_MS))) throw stillChecked(vm);
-    await requireFreeDisks(host, vm);
+    // while it still runs: what is short of room leaves it so, and it is down for a moment only
     progress.step('clone-disks', cost === 0 ? 'cloning the disks' : `copying the disks: ${formatSize(cost)}`);
     await bring(host, vm, snapshot, sources, consumes, signal);
     if (withMemory) await bringMemory(host, vm, withMemory, signal);
     throwIfCancelled(signal);
+    if (ran) await life.stop(vm.name, undefined, progress, signal);
+    throwIfCancelled(signal);
+    if (!(await settleDiskWork(host, vm, SETTLE_LIMIT_MS))) throw stillChecked(vm);
+    await requireFreeDisks(host, vm);
     progress.step('keep-state', 'keeping what is there');
     before = await keepPresent(host, host.stores.vms.get(vm.name), entry);
   } catch (error) {
@@ -152,7 +153,12 @@ async function putBack(
     if (ran) await startAgain(host, life, vm, progress);
     throw error;
   }
-  await finish(host, vm, { ...entry, step: 'swapping' });
+  await finish(host, vm, { ...entry, step: 'swapping' }).catch((error) => {
+    const known = asBangerError(error);
+    throw known.reworded(`${known.message} The next daemon finishes the restore of ${vm.name}.`, {
+      hint: `${known.hint ?? ''}   Then let it: banger daemon stop && banger daemon start`.trimStart(),
+    });
+  });
   host.events.publish({ type: 'snapshot.restored', vm: vm.name, id: vm.id, snapshot: snapshot.name });
   if (!consumes) await thinOut(host, vm);
   const asleep = host.stores.vms.get(vm.name).memory !== null;
@@ -177,9 +183,9 @@ async function putBack(
 
 /** The restore is done; that its disks do not come up is no reason to take it back unasked. */
 function withWayBack(error: unknown, vm: VmRecord, snapshot: SnapshotRecord, before: string): unknown {
-  if (!(error instanceof BangerError)) return error;
+  const known = asBangerError(error);
   const outcome = `${vm.name} has the disks of ${snapshot.name}; what was there is ${before}.`;
-  return error.reworded(`${error.message}\n  ${outcome}`, {
+  return known.reworded(`${known.message}\n  ${outcome}`, {
     hint: `Have it back with: banger snapshot undo ${vm.name}`,
   });
 }

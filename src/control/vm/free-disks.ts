@@ -21,11 +21,3 @@ export async function requireFreeDisks(host: Pick<Host, 'config'>, vm: Pick<VmRe
     { hint: `See what it is: ps -fp ${writer.pid}   If it is a VMM that was left behind, end it: kill ${writer.pid}` },
   );
 }
-
-/** @throws BangerError `conflict` when a restore of a snapshot came to no end: one disk may be of another moment than the other */
-export function requireWholeDisks({ stores }: Pick<Host, 'stores'>, vm: Pick<VmRecord, 'id' | 'name'>): void {
-  if (!stores.ledger.of(vm.id).some((resource) => resource.kind === 'restore' && resource.step === 'swapping')) return;
-  throw new BangerError('conflict', `${vm.name} cannot start: a restore of its disks was not finished.`, {
-    hint: 'The next daemon finishes it: banger daemon stop && banger daemon start',
-  });
-}

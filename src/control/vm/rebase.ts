@@ -18,6 +18,7 @@ import { readRootVolume } from '../../storage/volume.ts';
 import { pathExists, syncPath } from '../../system/files.ts';
 import { formatSize } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
+import { requireWholeDisks } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
 import { type ImageHost, leaveImage } from '../images/catalogue.ts';
 import type { Progress } from '../operations.ts';
@@ -68,6 +69,7 @@ export async function rebaseVm(
   await recoverRebase(host, host.stores.vms.get(name), host.stores.vms.get(name).phase);
   const vm = host.stores.vms.get(name);
   requireNoMemory(vm, 'given another root disk');
+  requireWholeDisks(host, vm);
   const boot = await findBootFiles(host, request.image);
   const { bytes } = await readRootVolume(boot.rootfs);
   const ran = await mayBeStopped(host, vm, request);

@@ -14,7 +14,7 @@ import { sideBySide } from '../../system/abort.ts';
 import { pathExists } from '../../system/files.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import { findVmBootFiles } from '../bundles/boot-files.ts';
-import { growDisk, requireSettled } from '../disks/disk-work.ts';
+import { growDisk, requireSettled, requireWholeDisks } from '../disks/disk-work.ts';
 import { diskRunner, settleUser } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { forgetMemory } from '../memory/checkpoint.ts';
@@ -22,7 +22,7 @@ import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
 import { findVmmOf, vmmSocketOf } from '../vmm.ts';
 import { awaitLogin, configureVm, launchVm, lifelessness, writeVmSeed } from './boot.ts';
-import { requireFreeDisks, requireWholeDisks } from './free-disks.ts';
+import { requireFreeDisks } from './free-disks.ts';
 import { releaseVm } from './release.ts';
 
 export interface StartedVm {

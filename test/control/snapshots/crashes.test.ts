@@ -85,7 +85,7 @@ function look({ config, stores, vm, vmms }: MortalHost): Look {
     assert.ok(hasWorkDisk && existsSync(`${place}/manifest.json`));
     return `${automatic ? 'before' : name}: ${marks(`${place}/root.ext4`, `${place}/work.ext4`)}`;
   });
-  const usual = /^(root|work)\.ext4$|^seed\.img$|^(console|vmm)\.log(\.previous)?$|^snapshots$/;
+  const usual = /^(root|work)\.ext4$|^seed\.img$|^v\.sock$|^(console|vmm)\.log(\.previous)?$|^snapshots$/;
   const alive = vmms.filter(({ pid }) => existsSync(`/proc/${pid}/cmdline`));
   return {
     vm: `${stores.vms.get('web').phase}${alive.length > 0 ? ' with a VMM' : ''}`,

@@ -98,7 +98,7 @@ function look(place: MortalHost) {
     const marks = `${marker(of.rootDisk)} ${marker(of.workDisk)}`;
     return `${record.automatic ? 'before' : record.name}: ${marks}${memory ? ' memory' : ''}`;
   });
-  const usual = /^(root|work)\.ext4$|^seed\.img$|^(console|vmm)\.log(\.previous)?$|^snapshots$/;
+  const usual = /^(root|work)\.ext4$|^seed\.img$|^v\.sock$|^(console|vmm)\.log(\.previous)?$|^snapshots$/;
   const snapshotNames = existsSync(join(files.directory, 'snapshots'))
     ? readdirSync(join(files.directory, 'snapshots'))
     : [];
