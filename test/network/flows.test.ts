@@ -25,8 +25,10 @@ function message(protocol: number, state?: number): Buffer {
 describe('a tracked connection', () => {
   it('is read with who began it, to which port, and whether it is over', () => {
     const flow = { source: '172.30.0.1', target: '172.30.0.2', protocol: 6, targetPort: 22 };
-    assert.deepEqual(parseFlow(message(6, 3)), { ...flow, ended: false });
-    assert.deepEqual(parseFlow(message(6, 7)), { ...flow, ended: true });
+    // SYN_SENT to LAST_ACK: one that is half open or half closed is not over
+    for (const state of [0, 1, 2, 3, 4, 5, 6, 9])
+      assert.deepEqual(parseFlow(message(6, state)), { ...flow, ended: false });
+    for (const state of [7, 8]) assert.deepEqual(parseFlow(message(6, state)), { ...flow, ended: true });
     assert.deepEqual(parseFlow(message(17)), { ...flow, protocol: 17, ended: false });
   });
 

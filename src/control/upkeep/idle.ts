@@ -40,6 +40,8 @@ export function createIdleWatch(host: Host, life: Pick<Life, 'suspend'>, sights:
   const spans = new Map<string, IdleSpan>();
   /** ids of VMs that could not be suspended: told once for each run */
   const told = new Map<string, string>();
+  /** whether connections could be seen the last time, and whether they ever could */
+  let sees = { now: true, ever: false };
 
   async function judge(vm: VmRecord, flows: readonly Flow[] | undefined): Promise<void> {
     const seen = await sightOf(host, vm, flows, sights);
@@ -66,6 +68,13 @@ export function createIdleWatch(host: Host, life: Pick<Life, 'suspend'>, sights:
       for (const id of spans.keys()) if (!watched.some((vm) => vm.id === id)) spans.delete(id);
       if (watched.length === 0) return;
       const flows = await sights.flows();
+      const saw = sees;
+      sees = { now: flows !== undefined, ever: saw.ever || flows !== undefined };
+      // what is not seen this time may be a connection without a packet: nobody is suspended on half of the evidence
+      if (flows === undefined && sees.ever) {
+        if (saw.now) host.log.warn({}, 'connections cannot be seen any more; until they can, no idle VM is suspended');
+        return;
+      }
       for (const vm of watched) {
         await judge(vm, flows).catch((error) =>
           host.log.error({ vm: vm.name, error: messageOf(error) }, 'it could not be seen whether a VM is used'),

@@ -27,12 +27,18 @@ async function setUp(changes: Partial<VmRecord> = {}) {
   stores.ledger.record(vm.id, { kind: 'vmm', name: '/s', identity } as never);
   let nowMs = 0;
   let own = false;
+  let blind = false;
   const flows: Flow[] = [];
+  const warnings: string[] = [];
   const suspended: string[] = [];
   const host = {
     stores,
     now: () => new Date(nowMs),
-    log: { info: () => {}, warn: () => {}, error: (_facts: object, text: string) => assert.fail(text) },
+    log: {
+      info: () => {},
+      warn: (_facts: object, text: string) => void warnings.push(text),
+      error: (_facts: object, text: string) => assert.fail(text),
+    },
     network: { pool: parseSubnet('172.30.0.0/16') },
     guests: { peek: () => (own ? {} : undefined) },
     operations: { activeOn: () => undefined, finished: async () => ({ error: null }) },
@@ -43,9 +49,16 @@ async function setUp(changes: Partial<VmRecord> = {}) {
       return { id: 'op' } as Operation;
     },
   };
-  const watch = createIdleWatch(host, life, { flows: async () => flows, packets: async () => 0 });
+  const watch = createIdleWatch(host, life, {
+    flows: async () => (blind ? undefined : flows),
+    packets: async () => 0,
+  });
   return {
-    ...{ stores, vm, flows, suspended },
+    ...{ stores, vm, flows, suspended, warnings },
+    /** whether the kernel says which connections there are */
+    see(does: boolean) {
+      blind = !does;
+    },
     login: () => {
       own = true;
     },
@@ -103,6 +116,31 @@ describe('VMs that are not used', () => {
     await at(0);
     await at(60);
     assert.deepEqual(suspended, ['web']);
+  });
+
+  it('are not suspended at a look that does not see connections, where others do', async () => {
+    const { at, flows, suspended, see, warnings } = await setUp();
+    // a request that is answered some time, without a byte until then
+    flows.push(flow({}));
+    await at(0);
+    see(false);
+    for (const minutes of [10, 20, 60]) await at(minutes);
+    assert.deepEqual([suspended, warnings.length], [[], 1]);
+    see(true);
+    await at(61);
+    assert.deepEqual(suspended, []);
+    flows.pop();
+    await at(70);
+    await at(71);
+    assert.deepEqual(suspended, ['web']);
+  });
+
+  it('are judged by their packets where connections are never seen', async () => {
+    const { at, suspended, see, warnings } = await setUp();
+    see(false);
+    await at(0);
+    await at(10);
+    assert.deepEqual([suspended, warnings], [['web'], []]);
   });
 
   it('are used by commands through the daemon', async () => {
