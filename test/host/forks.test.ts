@@ -62,18 +62,54 @@ const READ = `perl -e '
   open my $memory, "<", "/run/number";
   print <$memory>;'`;
 
-/** Who a machine is, one thing a line. */
-const WHO = `
+/** What a machine keeps when it boots, one thing a line. */
+const KEPT = `
 hostname
-cat /proc/sys/kernel/random/boot_id /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub
+cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub
+sha256sum < /var/lib/systemd/random-seed
 cat /sys/class/net/eth0/address
-ip -o -4 addr show eth0
-cat /proc/sys/kernel/random/uuid
+ip -o -4 addr show eth0 | grep -o 'inet [^ ]*'
+`;
+
+/** Who a machine is at all. */
+const WHO = `${KEPT}
+cat /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid
 od -An -N32 -tx1 /dev/urandom
 `;
 
 /** Lines of these that say an address. */
 const ADDRESSES: ReadonlySet<number> = new Set([4, 5]);
+
+/**
+ * What the kernel adds to its clock for the first sequence number of a connection, twice: a sum of both addresses, both ports and a
+ * secret that all forks have. Each with how much it may be off: the clock is looked at before and after.
+ */
+const SEQUENCE = `perl -e '
+  my $now = sub { my $time = pack("q2", 0, 0); syscall(228, 0, $time); my ($s, $ns) = unpack("q2", $time); $s * 1000000000 + $ns };
+  for (1, 2) {
+    my @best;
+    for (1 .. 5) {
+      socket(my $socket, 2, 1 | 04000, 6) or die "socket: $!";
+      setsockopt($socket, 1, 2, pack("i", 1)) or die "SO_REUSEADDR: $!";
+      bind($socket, pack("SnC4x8", 2, 40000, 0, 0, 0, 0)) or die "bind: $!";
+      my $before = $now->();
+      connect($socket, pack("SnC4x8", 2, 80, 192, 0, 2, 1));
+      my $after = $now->();
+      setsockopt($socket, 6, 19, pack("i", 1)) or die "TCP_REPAIR: $!";
+      setsockopt($socket, 6, 20, pack("i", 2)) or die "TCP_REPAIR_QUEUE: $!";
+      my $sequence = unpack("I", getsockopt($socket, 6, 21) || die "TCP_QUEUE_SEQ: $!");
+      close $socket;
+      my ($first, $width) = (($sequence - 1 - ($after >> 6)) & 0xffffffff, ($after - $before >> 6) + 1);
+      @best = ($first, $width) if !@best || $width < $best[1];
+    }
+    print "@best\n";
+  }'`;
+
+/** Whether two of these sums may be the same number. */
+function mayBeEqual([one, width]: readonly number[], [other, otherWidth]: readonly number[]): boolean {
+  const apart = Math.abs((one ?? 0) - (other ?? 0));
+  return Math.min(apart, 2 ** 32 - apart) <= (width ?? 0) + (otherWidth ?? 0);
+}
 
 describe('forks of one moment', { skip: hostSkip('musl-gcc') }, () => {
   let host: TestHost;
@@ -88,7 +124,7 @@ describe('forks of one moment', { skip: hostSkip('musl-gcc') }, () => {
     await host.ok('run', name, '--memory', '128M', '--work-disk', '0', ...options);
     await host.guest(
       name,
-      `echo 0123456789abcdef0123456789abcdef > /etc/machine-id; (${DRAW}) > /dev/null 2>&1 & sleep 0.5`,
+      `echo 0123456789abcdef0123456789abcdef > /etc/machine-id; mkdir -p /var/lib/systemd; echo 1 > /var/lib/systemd/random-seed; (${DRAW}) > /dev/null 2>&1 & sleep 0.5`,
     );
   };
   const drawsOf = async (name: string) => (await host.guest(name, 'cat /run/draws')).split('\n');
@@ -96,11 +132,22 @@ describe('forks of one moment', { skip: hostSkip('musl-gcc') }, () => {
   const own = (name: string, draws: readonly string[]) =>
     draws.flatMap((line) => (line.startsWith(`${name} `) ? [line.slice(name.length)] : []));
 
+  /** That it is the same after its next boot, which is its first. */
+  const keepsItself = async (name: string, who: readonly string[]) => {
+    await host.ok('restart', name, '--until', 'reachable');
+    const boot = 'cat /proc/sys/kernel/random/boot_id';
+    const lines = (await host.guest(name, `${KEPT}${boot}`)).split('\n');
+    assert.deepEqual(lines.slice(0, -1), who.slice(0, lines.length - 1));
+    assert.notEqual(lines.at(-1), who[lines.length - 1], 'it has booted');
+  };
+
   it('differ from each other and from their source in all that a machine is told by', LIMIT, async (t) => {
-    const known: { who: string[]; draws: string[] }[] = [];
+    const known: { who: string[]; draws: string[]; sums: number[][] }[] = [];
     const look = async (name: string) => {
       const who = (await host.guest(name, WHO)).split('\n');
-      return { who, draws: await drawsOf(name) };
+      const sums = (await host.guest(name, SEQUENCE)).split('\n').map((line) => line.split(' ').map(Number));
+      assert.ok(mayBeEqual(sums[0] ?? [], sums[1] ?? []), `what is compared is the same each time: ${sums.join('; ')}`);
+      return { who, draws: await drawsOf(name), sums };
     };
     const drawn = new Set<string>();
     let common = Number.POSITIVE_INFINITY;
@@ -122,6 +169,7 @@ describe('forks of one moment', { skip: hostSkip('musl-gcc') }, () => {
         for (const number of numbers) drawn.add(number);
       }
       known.push(...batch);
+      if (made === 0) await keepsItself(names[0] ?? '', batch[0]?.who ?? []);
       await host.ok('rm', '--force', '--now', ...names);
     }
     known.push(await look('web'));
@@ -135,7 +183,15 @@ describe('forks of one moment', { skip: hostSkip('musl-gcc') }, () => {
     // those of a batch that is gone are free again
     differ(known, ADDRESSES);
     const source = known.slice(-1);
-    for (let at = 0; at < COUNT; at += AT_ONCE) differ([...known.slice(at, Math.min(at + AT_ONCE, COUNT)), ...source]);
+    for (let at = 0; at < COUNT; at += AT_ONCE) {
+      const together = [...known.slice(at, Math.min(at + AT_ONCE, COUNT)), ...source];
+      differ(together);
+      for (const [index, { sums }] of together.entries()) {
+        for (const other of together.slice(index + 1)) {
+          assert.ok(!mayBeEqual(sums[0] ?? [], other.sums[0] ?? []), 'connections begin with other numbers');
+        }
+      }
+    }
     for (const number of own('web', await drawsOf('web')).slice(common)) {
       assert.ok(!drawn.has(number), 'one drew what its source did');
     }
@@ -161,7 +217,8 @@ describe('forks of one moment', { skip: hostSkip('musl-gcc') }, () => {
 
   it('have disks and memory of one moment, in which no record is torn or missing', LIMIT, async (t) => {
     await host.ok('run', 'writer', '--memory', '128M', '--work-disk', '64M');
-    await host.guest('writer', `${WRITE} > /dev/null 2>&1 & echo $! > /run/writer; sleep 1`);
+    const kept = 'head -c 8000000 /dev/urandom > /run/kept; sha256sum /run/kept > /run/kept.sum';
+    await host.guest('writer', `${kept}; ${WRITE} > /dev/null 2>&1 & echo $! > /run/writer; sleep 1`);
     // it stands still meanwhile: the disks are read one after the other
     const read = `kill -STOP $(cat /run/writer); ${READ}; kill -CONT $(cat /run/writer)`;
     const numbers = async (name: string) => (await host.guest(name, read)).split(' ').map(Number);
@@ -172,10 +229,32 @@ describe('forks of one moment', { skip: hostSkip('musl-gcc') }, () => {
       assert.ok(root >= before && root >= work && memory >= root, `${before} ${root} ${work} ${memory}`);
       before = work;
       await until('it writes on', async () => ((await numbers('reader'))[0] ?? 0) > memory);
-      await host.ok('rm', '--force', '--now', 'reader');
+      if (load < LOADS - 1) await host.ok('rm', '--force', '--now', 'reader');
     }
     const [root = 0] = await numbers('writer');
     assert.ok(root > before, 'its source writes on');
     t.diagnostic(`${LOADS} loads, ${before} records`);
+  });
+
+  it('go on when their source and all that nobody needs are gone, under another daemon too', LIMIT, async () => {
+    await host.ok('suspend', 'web');
+    await host.ok('rm', '--force', '--now', 'writer');
+    await host.ok('gc', '--disks');
+    await host.ok('image', 'prune');
+    const before = await host.leftovers({ daemonRuns: true });
+    await host.killDaemon();
+    await host.daemon();
+    assert.deepEqual((await host.leftovers({ daemonRuns: true })).sort(), before.sort());
+    assert.ok(before.some((line) => /qemu/.test(line)));
+    const number = async () => Number(await host.guest('reader', 'cat /run/number'));
+    const first = await number();
+    await until('it writes on', async () => (await number()) > first);
+    // memory that it did not need until now
+    assert.match(await host.guest('reader', 'sha256sum -c /run/kept.sum'), /^\/run\/kept: OK$/);
+    assert.equal(
+      await host.guest('reader', 'dmesg | grep -ciE "i/o error|ext4-fs error|lockup|rcu.*stall"; true'),
+      '0',
+    );
+    assert.equal((await host.vm('web')).state, 'suspended');
   });
 });

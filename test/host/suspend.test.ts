@@ -15,13 +15,31 @@ const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sb
 /** Each count takes the place of the one before at once: a file that is being written when the VM stops would hold none. */
 const WRITER = `n=0; while :; do n=$((n + 1)); echo $n > /run/counter; for at in /var/count /root/count; do echo $n > $at.new; mv $at.new $at; done; sync /var/count /root/count; sleep 0.1; done`;
 
+/** Seconds since the guest booted, as its timers have them. */
+const UPTIME = 'cut -d " " -f 1 /proc/uptime';
+
+/** Goes from one processor to the other, and says by how many ns the clock went back at most. */
+const CLOCKS = `perl -e '
+  my ($last, $back) = (0, 0);
+  for my $turn (1 .. 400) {
+    syscall(203, 0, 8, pack("Q", 1 << $turn % 2)) >= 0 or die "sched_setaffinity: $!";
+    my $time = pack("q2", 0, 0);
+    syscall(228, 1, $time);
+    my ($seconds, $ns) = unpack("q2", $time);
+    my $now = $seconds * 1000000000 + $ns;
+    $back = $last - $now if $last - $now > $back;
+    $last = $now;
+  }
+  print $back;'`;
+
 describe('a VM that is suspended', { skip: hostSkip() }, () => {
   let host: TestHost;
   before(async () => {
     // a guest with systemd, whose programs are frozen by their groups, is suspended in warm-image.test.ts
     host = await TestHost.create({ lean: true });
     await host.daemon();
-    await host.ok('run', 'web', '--memory', '256M', '--work-disk', '64M');
+    // two processors, whose clocks must not part
+    await host.ok('run', 'web', '--memory', '256M', '--work-disk', '64M', '--vcpus', '2');
     await host.guest('web', `(${WRITER}) > /dev/null 2>&1 & echo $! > /run/writer`);
   });
   after(() => host?.[Symbol.asyncDispose]());
@@ -29,10 +47,15 @@ describe('a VM that is suspended', { skip: hostSkip() }, () => {
   const counter = async () => Number(await host.guest('web', 'cat /run/counter'));
   const mark = 'cat /proc/sys/kernel/random/boot_id /run/writer; kill -0 $(cat /run/writer) && echo alive';
   let inMemory = '';
+  /** of `performance.now()`, and the guest's, when it was about to be suspended */
+  let awake = { ms: 0, uptime: 0 };
+  let asleepSince = 0;
 
   it('is nothing but files: no process, no device, no rule', LIMIT, async () => {
     inMemory = await host.guest('web', mark);
+    awake = { ms: performance.now(), uptime: Number(await host.guest('web', UPTIME)) };
     assert.match(await host.ok('suspend', 'web'), /^web is suspended, takes \S+ MiB on disk \(/);
+    asleepSince = performance.now();
     await host.assertQuiet('of a VM that is suspended');
     assert.match(await host.ok('ls'), /^web +suspended +\S+ +\d+ +256 MiB, \S+ MiB on disk /m);
     const { directory, suspended, notResumable } = await host.vm('web');
@@ -72,6 +95,14 @@ describe('a VM that is suspended', { skip: hostSkip() }, () => {
     await host.killDaemon();
     await host.daemon();
     assert.equal((await host.vm('web')).state, 'suspended');
+    const asleepMs = performance.now() - asleepSince;
+    const uptime = Number(await host.guest('web', UPTIME));
+    const awakeMs = performance.now() - awake.ms - asleepMs;
+    // its timers have nothing to make up for, however long it was
+    assert.ok(
+      (uptime - awake.uptime) * 1000 <= awakeMs + 10,
+      `${uptime - awake.uptime} s went by in it, of which it slept ${asleepMs} ms`,
+    );
     assert.equal(await host.guest('web', mark), inMemory);
     const seconds = Number(await host.guest('web', 'date +%s'));
     assert.ok(
@@ -85,6 +116,13 @@ describe('a VM that is suspended', { skip: hostSkip() }, () => {
   });
 
   it('goes on as often as it is suspended, its disks never ahead of its memory', LIMIT, async () => {
+    // its SSH server has said who it is, and waits for what the other end says
+    const socket = connect(22, (await host.vm('web')).address);
+    let heard = '';
+    socket.on('data', (chunk) => {
+      heard += chunk.toString('latin1');
+    });
+    await until('its server answers', () => heard.startsWith('SSH-2.0-'));
     for (const way of [['resume'], ['start'], ['ssh']]) {
       const before = await counter();
       await host.ok('suspend', 'web');
@@ -96,7 +134,12 @@ describe('a VM that is suspended', { skip: hostSkip() }, () => {
         .map(Number);
       assert.ok(now >= before && now >= root - 1 && now >= work - 1, `${before} ${now} ${root} ${work}`);
     }
+    // three suspends later it hears it, on the same connection
+    socket.write('SSH-2.0-test\r\n');
+    await until('its server goes on', () => heard.includes('ssh-ed25519'));
+    socket.destroy();
     assert.equal(await host.guest('web', mark), inMemory);
+    assert.equal(await host.guest('web', CLOCKS), '0');
     assert.equal(await host.guest('web', 'dmesg | grep -ciE "i/o error|ext4-fs error|lockup|rcu.*stall"; true'), '0');
   });
 

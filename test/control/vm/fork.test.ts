@@ -1,35 +1,21 @@
 /** Forks as the host sees them: identity, what is published and when, and every place where a daemon can die. */
 import assert from 'node:assert/strict';
-import { copyFileSync, existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import type { VmForkResult } from '../../../src/api/vm.ts';
-import { becameReady } from '../../../src/core/vm-changes.ts';
+import { collectGarbage } from '../../../src/control/upkeep/collect-garbage.ts';
 import { AgentError } from '../../../src/guest/agent/errors.ts';
 import type { WakeRequest } from '../../../src/guest/agent/wake-request.ts';
-import { imageFiles, vmFiles } from '../../../src/storage/layout.ts';
-import { OLD } from '../../support/mortal-disks.ts';
-import { type Daemon, type MortalHost, mortalHost } from '../../support/mortal-host.ts';
+import { vmFiles } from '../../../src/storage/layout.ts';
+import type { Daemon, MortalHost } from '../../support/mortal-host.ts';
+import { quietProgress } from '../../support/quiet-progress.ts';
 import { type Guests, withAgents } from '../../support/waking-agents.ts';
+import { inventory, runningVm, takeSnapshot } from '../../support/warm-works.ts';
 
-/** A VM that runs, and is watched by nobody. */
-async function runningVm(suspended = false): Promise<MortalHost> {
-  const place = await mortalHost();
-  const { stores, config, vm } = place;
-  const { directory, rootDisk, workDisk } = vmFiles(config.paths.store, vm.id);
-  stores.ledger.record(vm.id, { kind: 'directory', name: directory });
-  mkdirSync(directory, { recursive: true });
-  for (const disk of [rootDisk, workDisk]) copyFileSync(imageFiles(config.paths.store, OLD.id).rootfs, disk);
-  stores.vms.insert(vm);
-  const daemon = withAgents(place.daemon(), { woken: [] });
-  const started = await daemon.finish(() => daemon.life.start('web', { until: 'reachable' }));
-  assert.equal(started?.state, 'succeeded');
-  stores.vms.update(vm.id, becameReady(stores.vms.get('web'), { at: new Date(), failedUnits: [] }));
-  if (suspended) assert.equal((await daemon.finish(() => daemon.life.suspend('web')))?.state, 'succeeded');
-  await daemon.drop();
-  return place;
-}
+const suspend = ({ life }: Daemon) => life.suspend('web');
 
 /** What is left of everything, in a form that is the same on each host. */
 function look(place: MortalHost, daemon: Daemon) {
@@ -100,9 +86,161 @@ describe('a fork', () => {
     }
     assert.equal(new Set(guests.woken.map(({ seed }) => seed.toString('hex'))).size, 3);
     assert.equal(new Set(guests.woken.map(({ generation }) => generation)).size, 3);
+    // what it boots with the next time is what it is now
+    assert.equal((await daemon.finish(() => daemon.life.stop('twin')))?.state, 'succeeded');
+    assert.equal((await daemon.finish(() => daemon.life.start('twin', { until: 'reachable' })))?.state, 'succeeded');
+    const woken = others.find(({ identity }) => identity?.hostname === 'twin')?.identity;
+    const drive = readFileSync(vmFiles(place.config.paths.store, twin?.id ?? '').seedDrive, 'latin1');
+    for (const own of [woken?.machineId, woken?.address, woken?.hostKey.private, 'twin']) {
+      assert.ok(own !== undefined && drive.includes(own), `${own}`);
+    }
+    assert.ok(!drive.includes(web?.address ?? '') && !drive.includes(web?.hostKeyPrivate ?? ''));
     // when a fork has not acknowledged yet, rules let only those speak that have
     assert.deepEqual(seenAtWake[0], 1);
     assert.equal(place.see(daemon).rules.length, 3);
+  });
+
+  it('is forked at once, all within one moment of the clock: each is woken anew, with the time', async () => {
+    await using place = await runningVm();
+    const guests: Guests = { woken: [] };
+    const daemon = withAgents(place.daemon(), guests);
+    await daemon.recover();
+    const at = new Date(Date.now() + 3_600_000);
+    daemon.host.now = () => at;
+    for (const [from, to] of [
+      ['web', 'twin'],
+      ['twin', 'third'],
+    ] as const) {
+      const forked = await daemon.finish(() => daemon.life.fork(from, [to]));
+      assert.equal(forked?.state, 'succeeded', forked?.error?.message ?? 'it died');
+    }
+    assert.deepEqual(
+      guests.woken.map(({ mode, identity }) => `${mode} ${identity?.hostname ?? ''}`),
+      ['same ', 'new twin', 'same ', 'new third'],
+    );
+    for (const each of ['generation', 'seed'] as const) {
+      assert.equal(new Set(guests.woken.map((request) => String(request[each]))).size, 4, each);
+    }
+    for (const { wallClockNs } of guests.woken) assert.equal(wallClockNs, BigInt(at.getTime()) * 1_000_000n);
+    assert.equal(place.stores.vms.get('third').forkedFrom?.name, 'twin');
+  });
+
+  it('has disks that are copied after its memory was saved where the VMM writes them meanwhile', async () => {
+    const steps = async (kind: 'fcqemu' | 'firecracker') => {
+      await using place = await runningVm();
+      const daemon = withAgents(place.daemon(), { woken: [] });
+      await daemon.recover();
+      const { checks } = daemon.host;
+      daemon.host.checks = { ...checks, chooseVmm: async (boot) => ({ ...(await checks.chooseVmm(boot)), kind }) };
+      place.stores.vms.update(place.vm.id, { vmm: kind });
+      const own = daemon.mortal.effects.length;
+      const forked = await daemon.finish(() => daemon.life.fork('web', ['twin']));
+      assert.equal(forked?.state, 'succeeded', forked?.error?.message ?? 'it died');
+      const told = daemon.mortal.effects.slice(own).map((effect) => effect.replace(/ \(\d+\)$/, ''));
+      const moment = told.slice(told.indexOf('VMM PATCH /vm'), told.lastIndexOf('rename memory → memory'));
+      return moment.filter((effect) => /^(VMM|cp|copyFile) /.test(effect));
+    };
+    const [pause, ...rest] = await steps('firecracker');
+    assert.deepEqual([pause, rest[0]], ['VMM PATCH /vm', 'VMM PUT /snapshot/create']);
+    assert.equal(rest.filter((effect) => effect.startsWith('cp ')).length, 2);
+    const [, ...both] = await steps('fcqemu');
+    assert.ok(both.indexOf('VMM PUT /snapshot/create') > 0, 'side by side where everything is written already');
+    for (const each of [rest, both])
+      assert.ok(each.lastIndexOf('VMM PATCH /vm') > each.findLastIndex((effect) => effect.startsWith('cp ')));
+  });
+
+  it('whose memory cannot be saved lets its source go on when no disk is copied any more', async () => {
+    await using place = await runningVm();
+    const daemon = withAgents(place.daemon(), { woken: [] });
+    await daemon.recover();
+    const { runner } = daemon.host.system;
+    let copying = 0;
+    const held = Promise.withResolvers<void>();
+    const whileCopied: string[] = [];
+    const slow: typeof runner = {
+      ...runner,
+      async run(argv, options) {
+        if (!argv.includes('--sparse=auto')) return await runner.run(argv, options);
+        copying += 1;
+        await held.promise;
+        // long enough for whoever does not wait
+        for (let turn = 0; turn < 100; turn++) await setImmediate();
+        whileCopied.push(...place.vmms.map(({ state }) => state));
+        return await runner.run(argv, options).finally(() => {
+          copying -= 1;
+        });
+      },
+    };
+    daemon.host.system = { ...daemon.host.system, runner: slow };
+    const [vmm] = place.vmms;
+    vmm?.refuse('PUT /snapshot/create', () => held.resolve());
+    const forked = await daemon.finish(() => daemon.life.fork('web', ['twin']));
+    assert.match(forked?.error?.message ?? '', /refused PUT \/snapshot\/create/);
+    assert.deepEqual([copying, new Set(whileCopied)], [0, new Set(['Paused'])]);
+    assert.deepEqual(look(place, daemon), ALONE);
+  });
+
+  it('goes on when its source and all that nobody needs are gone', async () => {
+    await using place = await runningVm(takeSnapshot, suspend);
+    const daemon = withAgents(place.daemon(), { woken: [] });
+    await daemon.recover();
+    assert.equal((await daemon.finish(() => daemon.life.fork('web', ['twin'])))?.state, 'succeeded');
+    const own = () => inventory(place, daemon).filter((line) => line.includes('twin'));
+    const before = own();
+    const gone = await daemon.finish(() => daemon.life.delete('web', { force: true, now: true, keepWorkDisk: false }));
+    assert.equal(gone?.state, 'succeeded', gone?.error?.message ?? 'it died');
+    assert.deepEqual(
+      await daemon.mortal.run(() => collectGarbage(daemon.host, { dryRun: false, disks: true }, quietProgress())),
+      [],
+    );
+    assert.deepEqual(own(), before);
+    assert.deepEqual(look(place, daemon), { ...ALONE, web: 'none', twin: 'running' });
+    assert.equal((await daemon.finish(() => daemon.life.suspend('twin')))?.state, 'succeeded');
+    assert.equal((await daemon.finish(() => daemon.life.resume('twin')))?.state, 'succeeded');
+  });
+
+  it('is there under the next daemon as it was, beside those that are suspended', async () => {
+    await using place = await runningVm(suspend);
+    const daemon = withAgents(place.daemon(), { woken: [] });
+    await daemon.recover();
+    assert.equal((await daemon.finish(() => daemon.life.fork('web', ['twin', 'third'])))?.state, 'succeeded');
+    assert.equal((await daemon.finish(() => daemon.life.suspend('third')))?.state, 'succeeded');
+    const before = inventory(place, daemon);
+    for (const line of ['VM web: suspended', 'VM twin: running', 'VM third: suspended', 'VMM Running']) {
+      assert.ok(before.includes(line), line);
+    }
+    await daemon.drop();
+    const next = withAgents(place.daemon(), { woken: [] });
+    await next.recover();
+    assert.deepEqual(inventory(place, next), before);
+    assert.ok(next.life.watches(place.stores.vms.get('twin').id));
+  });
+
+  it('of twenty that the host has no memory for are those that it has some for', async () => {
+    await using place = await runningVm();
+    const names = Array.from({ length: 20 }, (_, index) => `fork-${index}`);
+    const onWake = ({ identity }: WakeRequest) => {
+      if (identity === undefined || Number(identity.hostname.split('-')[1]) % 3 === 0) return;
+      const { id } = place.stores.vms.get(identity.hostname);
+      const vmm = place.stores.ledger.of(id).find(({ kind }) => kind === 'vmm');
+      const pid = vmm?.kind === 'vmm' ? vmm.identity?.pid : undefined;
+      void place.runOutOfMemory(place.vmms.find((each) => each.pid === pid));
+      throw new AgentError('gone', 'the connection ended');
+    };
+    const daemon = withAgents(place.daemon(), { woken: [], onWake });
+    await daemon.recover();
+    const forked = await daemon.finish(() => daemon.life.fork('web', names));
+    assert.equal(forked?.state, 'succeeded', forked?.error?.message ?? 'it died');
+    const { forks, failed } = forked.result as VmForkResult;
+    const alive = names.filter((_, index) => index % 3 === 0);
+    assert.deepEqual(forks.map(({ name }) => name).sort(), alive.toSorted());
+    assert.equal(failed.length, names.length - alive.length);
+    const lines = inventory(place, daemon);
+    const count = (pattern: RegExp) => lines.filter((line) => pattern.test(line)).length;
+    assert.equal(count(/^VM .*: running$/), alive.length + 1);
+    assert.deepEqual([count(/^VM /), count(/^VMM Running$/), count(/^VMM /)], [8, 8, 8]);
+    assert.ok(lines.includes('8 devices') && lines.includes('8 in the rules'), `${lines}`);
+    assert.deepEqual([count(/nobody/), count(/suspended/)], [0, 0]);
   });
 
   it('that does not acknowledge is gone, and its source goes on', async () => {
@@ -136,7 +274,7 @@ describe('a fork', () => {
     it(`of ${what} whose daemon dies is there or is not, and its source is as it was`, async (t) => {
       const fork = (daemon: Daemon) => daemon.finish(() => daemon.life.fork('web', ['twin']));
       const effects = await (async () => {
-        await using place = await runningVm(suspended);
+        await using place = await runningVm(...(suspended ? [suspend] : []));
         const daemon = withAgents(place.daemon(), { woken: [] });
         await daemon.recover();
         const own = daemon.mortal.effects.length;
@@ -146,7 +284,7 @@ describe('a fork', () => {
       })();
       const wrong: object[] = [];
       for (const dieBefore of effects) {
-        await using place = await runningVm(suspended);
+        await using place = await runningVm(...(suspended ? [suspend] : []));
         const daemon = withAgents(place.daemon(dieBefore), { woken: [] });
         await daemon.recover();
         await fork(daemon);

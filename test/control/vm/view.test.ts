@@ -1,19 +1,23 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { dirname, join } from 'node:path';
+import { Duplex, PassThrough } from 'node:stream';
 import { describe, it, type TestContext } from 'node:test';
 import { loadConfig } from '../../../src/config/load.ts';
-import { viewVmDetail } from '../../../src/control/vm/view.ts';
+import type { Host } from '../../../src/control/host.ts';
+import { viewProcess, viewVmDetail } from '../../../src/control/vm/view.ts';
+import type { AgentChannel } from '../../../src/guest/agent/exec-channel.ts';
 import { openDatabase } from '../../../src/state/database.ts';
 import { createStores } from '../../../src/state/stores.ts';
-import { vmmSocket } from '../../../src/storage/layout.ts';
+import { imageFiles, vmmSocket } from '../../../src/storage/layout.ts';
 import { hostSystem } from '../../support/host-system.ts';
 import { NO_AGENTS } from '../../support/no-agents.ts';
 import { PASSED_CHECKS } from '../../support/passed-checks.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
 import { tempDir } from '../../support/temp-dir.ts';
+import { agentsOf } from '../../support/waking-agents.ts';
 
 /** A VM whose VMM says that it is this version; none answers for `undefined`. */
 async function viewOf(t: TestContext, version: string | undefined, phase: 'running' | 'stopped' = 'running') {
@@ -40,6 +44,57 @@ async function viewOf(t: TestContext, version: string | undefined, phase: 'runni
     vm,
   );
 }
+
+const OCI = {
+  ...{ version: 1, reference: 'one', digest: '', manifest: '', platform: 'linux/amd64', layers: [] },
+  process: {
+    ...{ entrypoint: [], cmd: [], env: [], user: '', workdir: '/', stopSignal: 'SIGTERM', ports: [], volumes: [] },
+    ...{ labels: {}, healthcheck: null },
+  },
+} as const;
+
+describe('the process of an image', () => {
+  it('has a health that is kept as long as its VM runs, and no answer that comes later brings it back', async (t) => {
+    const home = await tempDir(t);
+    const { config } = await loadConfig({ env: { BANGER_HOME: home }, uid: 0 });
+    const vm = sampleVm({ phase: 'running', imageId: '000000aa' });
+    const { oci, directory } = imageFiles(config.paths.store, '000000aa');
+    await mkdir(directory, { recursive: true });
+    await writeFile(oci, JSON.stringify(OCI));
+    const stores = createStores(openDatabase(':memory:'));
+    stores.vms.insert(vm);
+    const processes = new Map<string, string>();
+    let meanwhile = () => {};
+    const agents = agentsOf(
+      { woken: [] },
+      {
+        hello: {
+          ...{ protocol: 1, version: '0', features: new Set(['exec']) },
+          ...{ frozenBy: undefined, generation: undefined },
+        },
+        exec() {
+          const channel = new Duplex({ read() {}, write: (_chunk, _encoding, done) => done() });
+          meanwhile();
+          channel.push('state=running\ndetail=\nhealth=unhealthy\nhealth-detail=status 1\n');
+          channel.push(null);
+          const ended = Promise.resolve({ code: 0, signal: null });
+          return Object.assign(channel, { stderr: new PassThrough().end(), ended }) as unknown as AgentChannel;
+        },
+      },
+    );
+    const health = { silent: new Set<string>(), emulatedMeanwhile: new Set<string>(), processes };
+    const look = () => viewProcess({ agents, config, stores, health } as unknown as Host, vm);
+    assert.deepEqual((await look())?.health, { state: 'unhealthy', detail: 'status 1' });
+    assert.equal(processes.get(vm.id), 'unhealthy');
+    // as a stop does it
+    meanwhile = () => {
+      stores.vms.update(vm.id, { phase: 'stopping' });
+      processes.delete(vm.id);
+    };
+    assert.equal((await look())?.state, 'running');
+    assert.deepEqual([...processes], []);
+  });
+});
 
 describe('a VM in full', () => {
   it('has the version of its VMM, and what that cannot do', async (t) => {
