@@ -60,8 +60,12 @@ export async function copyMoment(
     for (const file of ['memory', 'state'] as const) await rename(own[file], to[file]);
     return { pausedMs, vmmVersion };
   } finally {
-    await goOnRunning(host, vm);
-    if (held) await thawGuest(host, vm);
+    try {
+      await goOnRunning(host, vm);
+    } finally {
+      // also where that could not be written down: its programs stand still
+      if (held) await thawGuest(host, vm);
+    }
   }
 }
 

@@ -58,8 +58,12 @@ export async function suspendVm(host: Host, name: string, progress: Progress, si
     host.stores.vms.update(vm.id, suspended({ id, at, bytes, spentOn: null }));
   } catch (error) {
     progress.step('undo', 'letting the guest go on');
-    await goOnRunning(host, vm);
-    await thawGuest(host, vm);
+    try {
+      await goOnRunning(host, vm);
+    } finally {
+      // also where that could not be written down: its programs stand still
+      await thawGuest(host, vm);
+    }
     throw explain(error, vm, signal);
   }
 }

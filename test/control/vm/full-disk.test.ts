@@ -3,10 +3,11 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { Operation } from '../../../src/api/operation.ts';
 import { resizeDisks } from '../../../src/control/disks/resize.ts';
+import { BangerError } from '../../../src/errors.ts';
 import { takesRoom } from '../../support/effects.ts';
 import { DISK_BYTES, NEW } from '../../support/mortal-disks.ts';
 import type { MortalHost } from '../../support/mortal-host.ts';
-import { withAgents } from '../../support/warm-host.ts';
+import { noGuests, withAgents } from '../../support/warm-host.ts';
 import { changes, inventory, takeSnapshot, WARM_WORKS, type WarmWork } from '../../support/warm-works.ts';
 
 /** What a daemon whose disk is full from then on makes of a work, and what there is before and after. */
@@ -57,6 +58,33 @@ describe('a disk that is full', () => {
       }
       t.diagnostic(`${writes.length} writes`);
       assert.deepEqual(wrong, []);
+    });
+  }
+
+  for (const name of ['a suspend', 'a fork', 'a snapshot with memory']) {
+    it(`so that ${name} fails and that cannot even be written down leaves a guest whose programs go on`, async () => {
+      const work = WARM_WORKS.find((each) => each.name === name);
+      assert.ok(work);
+      await using place = await work.prepare();
+      const guests = noGuests();
+      const daemon = withAgents(place.daemon(), guests);
+      await daemon.recover();
+      const before = inventory(place, daemon);
+      const { vms } = daemon.host.stores;
+      const update = vms.update;
+      place.vmms[0]?.refuse('PUT /snapshot/create', () => {
+        vms.update = () => {
+          throw new BangerError('host_unprepared', 'There is no room on the disk to write to banger.db.');
+        };
+      });
+      const ended = await daemon.finish(() => work.begin(daemon));
+      assert.match(ended?.error?.message ?? '', /no room on the disk/);
+      assert.deepEqual([place.vmms[0]?.state, guests.woken.map(({ mode }) => mode)], ['Running', ['same']]);
+      vms.update = update;
+      await daemon.drop();
+      const next = withAgents(place.daemon());
+      await next.recover();
+      assert.deepEqual(changes(before, inventory(place, next)), []);
     });
   }
 
