@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/reboot.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -94,6 +95,8 @@ int main(int argc, char **argv) {
   if (argc == 4 && strcmp(argv[1], "--grow") == 0) return grow(argv[2], argv[3]);
   /* of no session that ends before it does */
   setsid();
+  /* a signal to init from now on, as most of them ask for: the kernel would restart the machine with nothing written out */
+  reboot(RB_DISABLE_CAD);
   for (;;) {
     pid_t child = fork();
     if (child < 0) die("fork");

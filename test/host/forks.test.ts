@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { createRunner } from '../../src/system/runner.ts';
 import { blindBundle } from '../support/blind-bundle.ts';
 import { hostSkip, TestHost, until } from '../support/host.ts';
 import { paced } from '../support/pace.ts';
@@ -12,6 +13,7 @@ const COUNT = Number(process.env.BANGER_TEST_FORKS ?? 2);
 const LOADS = Number(process.env.BANGER_TEST_LOADS ?? 3);
 /** Made at a time: each of them takes its memory. */
 const AT_ONCE = 10;
+const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 const LIMIT = { timeout: paced(120_000 + COUNT * 5000 + LOADS * 10_000) };
 
 /**
@@ -132,9 +134,11 @@ describe('forks of one moment', { skip: hostSkip('musl-gcc') }, () => {
   const own = (name: string, draws: readonly string[]) =>
     draws.flatMap((line) => (line.startsWith(`${name} `) ? [line.slice(name.length)] : []));
 
-  /** That it is the same after its next boot, which is its first. */
+  /** That it is the same after its next boot, which is its first, and follows a power cut. */
   const keepsItself = async (name: string, who: readonly string[]) => {
-    await host.ok('restart', name, '--until', 'reachable');
+    await host.guest(name, 'for i in $(seq 100); do [ -e /run/banger/wake.log ] && exit; sleep 0.1; done; exit 1');
+    await host.ok('kill', name);
+    await host.ok('start', name, '--until', 'reachable');
     const boot = 'cat /proc/sys/kernel/random/boot_id';
     const lines = (await host.guest(name, `${KEPT}${boot}`)).split('\n');
     assert.deepEqual(lines.slice(0, -1), who.slice(0, lines.length - 1));
@@ -256,5 +260,13 @@ describe('forks of one moment', { skip: hostSkip('musl-gcc') }, () => {
       '0',
     );
     assert.equal((await host.vm('web')).state, 'suspended');
+  });
+
+  it('are shut down in good order, also when no SSH connection was ever made', LIMIT, async () => {
+    const { directory } = await host.vm('reader');
+    await host.guest('reader', 'kill $(cat /run/writer); echo mine > /var/mine');
+    await host.ok('stop', 'reader');
+    const { stdout } = await runner.run(['debugfs', '-R', 'cat /var/mine', join(directory, 'root.ext4')]);
+    assert.equal(stdout, 'mine\n');
   });
 });
