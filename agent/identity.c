@@ -23,6 +23,13 @@
 #define ROOT_HOME "/root"
 #endif
 #define BOOT_ID "/proc/sys/kernel/random/boot_id"
+#define BOOT_ID_BYTES 37
+#define OWN_BOOT_ID RUN_DIRECTORY "/boot-id"
+/* systemd unmounts nothing below /dev */
+#ifndef HIDDEN
+#define HIDDEN "/dev/.banger"
+#endif
+#define WHOLE_PROC HIDDEN "/proc"
 #define SEED_BYTES 512
 /* larger ones than any that people write */
 #define MAX_TEXT_BYTES (256u << 10)
@@ -206,15 +213,48 @@ int set_machine_id(const char *id) {
   return replace_file(VAR "/lib/dbus/machine-id", line, strlen(line), found.st_mode & 0777);
 }
 
+/*
+ * A user in a namespace of its own may mount no /proc where every one that it sees is covered in a place: there is another one
+ * that is not, where nobody looks.
+ */
+static void keep_whole_proc(void) {
+  struct stat there, above;
+  mkdir(HIDDEN, 0700);
+  mkdir(WHOLE_PROC, 0700);
+  if (stat(WHOLE_PROC, &there) != 0 || stat(HIDDEN, &above) != 0 || there.st_dev != above.st_dev) return;
+  mount("proc", WHOLE_PROC, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+}
+
+static int is_covered(void) {
+  struct stat ours, seen;
+  return stat(OWN_BOOT_ID, &ours) == 0 && stat(BOOT_ID, &seen) == 0 && ours.st_dev == seen.st_dev && ours.st_ino == seen.st_ino;
+}
+
+static int cover(const char *line) {
+  if (replace_file(OWN_BOOT_ID, line, strlen(line), 0444) < 0) return -1;
+  keep_whole_proc();
+  /* of one that was replaced */
+  umount2(BOOT_ID, MNT_DETACH);
+  if (mount(OWN_BOOT_ID, BOOT_ID, NULL, MS_BIND, NULL) != 0) return -1;
+  return mount(NULL, BOOT_ID, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+}
+
+void cover_boot_id(void) {
+  char line[64];
+  if (!is_covered() && read_file(BOOT_ID, line, sizeof line) == BOOT_ID_BYTES) cover(line);
+}
+
 int set_boot_id(const char *id) {
   char line[64];
-  static const char source[] = RUN_DIRECTORY "/boot-id";
   snprintf(line, sizeof line, "%.36s\n", id);
-  if (replace_file(source, line, strlen(line), 0444) < 0) return -1;
-  /* of an earlier wake */
-  umount2(BOOT_ID, MNT_DETACH);
-  if (mount(source, BOOT_ID, NULL, MS_BIND, NULL) != 0) return -1;
-  return mount(NULL, BOOT_ID, NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+  if (!is_covered()) return cover(line);
+  /* as long as the one before: whoever reads it meanwhile has either */
+  int file = open(OWN_BOOT_ID, O_WRONLY | O_CLOEXEC);
+  if (file < 0) return -1;
+  int result = write_all(file, line, strlen(line)), failed = errno;
+  close(file);
+  errno = failed;
+  return result;
 }
 
 int add_authorized_key(const char *line) {

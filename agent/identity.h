@@ -8,6 +8,11 @@
 int set_hostname(const char *name);
 int set_machine_id(const char *id);
 int set_boot_id(const char *id);
+/*
+ * Has the boot id come from a file from now on, which says the same: a wake then only writes to it, and init, which looks at
+ * every change of mounts, has done so before.
+ */
+void cover_boot_id(void);
 int add_authorized_key(const char *line);
 /* Takes `path NUL mode NUL content`. */
 int place_file(const struct field *);

@@ -234,8 +234,9 @@ static const char *change_identity(const struct request *request, const uint8_t 
 /* @returns NULL, or what did not work, with errno */
 static const char *perform(const struct request *request, const uint8_t *payload, size_t length) {
   if (reseed(request) < 0) return "the random numbers";
-  if (set_clock(request) < 0) return "the clock";
+  /* these wait for the kernel, and whoever hears of the new time would go first */
   if (request->mode != SAME && end_connections(request) < 0) return "the connections";
+  if (set_clock(request) < 0) return "the clock";
   const char *failed = request->address ? change_network(request) : NULL;
   if (!failed) failed = change_identity(request, payload, length);
   if (failed) return failed;

@@ -23,6 +23,7 @@ cat /proc/cmdline /etc/resolv.conf
 ip -o route | sed "s/src .*//"
 ip -o link show eth0 | sed 's/.*mtu/mtu/; s/ link.*//'
 sysctl -n kernel.random.entropy_avail
+setpriv --reuid 1000 --regid 1000 --clear-groups unshare -Urpf --mount-proc echo a /proc of its own 2>&1
 id; umask; env | grep -v -e SSH_ -e ^_= | sort
 `;
 

@@ -36,6 +36,7 @@ const FLAGS = [
     '-DRUN_DIRECTORY="run"',
     '-DGROUPS="groups"',
     '-DVAR="var"',
+    '-DHIDDEN="run/hidden"',
     '-DROOT_HOME="root"',
     '-DCONSOLE="run/console"',
   ],

@@ -47,7 +47,7 @@ export interface BuildBundleRequest {
 }
 
 /** Raised whenever the same inputs would make another bundle. */
-const BUILDER_VERSION = 4;
+const BUILDER_VERSION = 5;
 
 const DEFAULT_ROOT_BYTES = 2 * GIB;
 

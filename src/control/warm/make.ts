@@ -58,7 +58,10 @@ const REST_LIMIT_MS = 60_000;
 /** Left free in the store beside what storage.min_free asks for. */
 const RESERVE_BYTES = 512 * MIB;
 
-/** Until init has nothing to do any more; then what most commands are made of is read into memory. */
+/**
+ * Until init and udev have nothing to do any more: what they are in the middle of, each copy would go on with. Workers of udev's
+ * wait some seconds for more. Then what most commands are made of is read into memory.
+ */
 const REST_SCRIPT = `command -v systemctl > /dev/null || exit 0
 tries=0
 while [ "$tries" -lt 120 ]; do
@@ -67,6 +70,12 @@ while [ "$tries" -lt 120 ]; do
   rest=$(systemctl is-active banger-rest.target 2> /dev/null)
   [ "$timer" != active ] || [ "$rest" = active ] && systemctl list-jobs 2> /dev/null | grep -q 'No jobs' && break
   sleep 0.5
+done
+command -v udevadm > /dev/null && udevadm settle --timeout=30
+for each in /proc/[0-9]*; do
+  name=
+  read -r name 2> /dev/null < "$each/comm"
+  [ "$name" = '(udev-worker)' ] && kill "\${each#/proc/}"
 done
 for each in true env cat ls id uname bash; do command -v "$each" > /dev/null && "$each" < /dev/null > /dev/null 2>&1; done
 sleep 1
@@ -175,10 +184,18 @@ async function bootToTheEnd(
   progress.step('wait-for-ready', 'waiting until it is ready');
   const ready = await agent.ready(AbortSignal.any([signal, AbortSignal.timeout(readyTimeoutMs)]));
   signal.throwIfAborted();
+  await standOnce(agent, signal);
   // and programs that most VMs will run are in its memory then
   await runThroughAgent(agent, REST_SCRIPT, REST_LIMIT_MS);
   signal.throwIfAborted();
   return ready?.failedUnits ?? [];
+}
+
+/** What its agent does when it holds a guest for the first time others hear of, and each copy would find them at that. */
+async function standOnce(agent: GuestAgent, signal: AbortSignal): Promise<void> {
+  const token = randomUUID();
+  await agent.quiesce(token, { signal });
+  await agent.thaw(token, { signal });
 }
 
 async function requireAgent(host: Host, vm: VmRecord): Promise<GuestAgent> {

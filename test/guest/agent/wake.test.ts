@@ -76,6 +76,8 @@ describe('a wake as another machine', { skip: namespacesSkip() }, () => {
     await mkdir(file('root/.ssh'));
     await writeFile(file('root/.ssh/authorized_keys'), 'ssh-ed25519 AAAA other');
     const parentBoot = await said(agent, 'cat /proc/sys/kernel/random/boot_id');
+    const mounted = () => said(agent, 'grep random/boot_id /proc/self/mountinfo');
+    assert.equal(await mounted(), '');
     await agent.wake(wakeAs());
     assert.equal(await said(agent, 'hostname'), 'child\n');
     const read = async (path: string) => await readFile(file(path), 'utf8');
@@ -92,11 +94,14 @@ describe('a wake as another machine', { skip: namespacesSkip() }, () => {
     assert.equal((await stat(file('etc/ssh/ssh_host_ed25519_key'))).mode & 0o777, 0o600);
     assert.equal(await read('root/.ssh/authorized_keys'), 'ssh-ed25519 AAAA other\nssh-ed25519 BBBB mine\n');
     assert.equal((await stat(file('var/lib/systemd/random-seed'))).size, 512);
+    const before = await mounted();
     // and once more, as another again
     const bootId = '99999999-2222-4333-8444-555555555555';
     await agent.wake(wakeAs({ identity: { ...IDENTITY, hostname: 'third', address: '10.9.0.8', bootId } }));
     assert.equal(await read('etc/hosts'), '127.0.0.1 localhost\n::1 ip6-localhost\n127.0.1.1 third\n');
     assert.equal(await said(agent, 'cat /proc/sys/kernel/random/boot_id'), `${bootId}\n`);
+    assert.match(before, /^.* ro,.*\n$/, 'once, and for reading');
+    assert.equal(await mounted(), before, 'nothing for init to look at');
     assert.doesNotMatch(await said(agent, 'ip -4 -o addr show eth0'), /10\.9\.0\.7/);
   });
 
