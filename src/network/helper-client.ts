@@ -37,8 +37,10 @@ export async function greetHelper(socket: string): Promise<HelperGreeting> {
 export function createHelperPort(socket: string, scope: Scope): NetworkPort {
   const ask = async (request: HelperRequest) => await askHelper(socket, request);
   return {
-    attach: async (tap, rules) =>
-      void (await ask({ op: 'attach', ...scope, vm: vmOf(tap.name), mtu: tap.mtu, rules: ruleRequest(rules) })),
+    async attach(tap, rules) {
+      const known = rules instanceof Promise ? await rules : rules;
+      await ask({ op: 'attach', ...scope, vm: vmOf(tap.name), mtu: tap.mtu, rules: ruleRequest(known) });
+    },
     detach: async (name, rules) =>
       void (await ask({ op: 'detach', ...scope, vm: vmOf(name), rules: ruleRequest(rules) })),
     writeRules: async (rules) => void (await ask({ op: 'rules', ...scope, rules: ruleRequest(rules) })),

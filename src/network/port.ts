@@ -9,8 +9,11 @@ import { addPoolRoute, addPoolRule, deletePoolRoute, deletePoolRule } from './ro
 import { createTap, deleteTap, setUpTap, type Tap } from './tap.ts';
 
 export interface NetworkPort {
-  /** Writes the rules and makes the device, which is never up without its entry against spoofing, and lets it forward. */
-  attach(tap: Tap, rules: FirewallRules): Promise<void>;
+  /**
+   * Writes the rules and makes the device, which is never up without its entry against spoofing, and lets it forward.
+   * @param rules may still be found out while the device is made
+   */
+  attach(tap: Tap, rules: FirewallRules | Promise<FirewallRules>): Promise<void>;
   /** Removes the device if it is there, then writes the rules. */
   detach(name: string, rules: FirewallRules): Promise<void>;
   writeRules(rules: FirewallRules): Promise<void>;
@@ -56,7 +59,8 @@ export function createLocalPort({
   };
   return {
     async attach(tap, rules) {
-      await createTap(privileged, ip, tap, atOnce, applyRules(privileged, nft, rules));
+      const written = Promise.resolve(rules).then((known) => applyRules(privileged, nft, known));
+      await createTap(privileged, ip, tap, atOnce, written);
       await writeSetting(privileged, sysctl, forwardingSetting(tap.name), '1');
     },
     async detach(name, rules) {

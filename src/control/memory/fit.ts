@@ -14,13 +14,17 @@ export interface GuestShape {
   memoryMib: number;
 }
 
-/** What would be around a guest of this shape if it was started now. */
+/**
+ * What would be around a guest of this shape if it was started now.
+ * @param chosen the VMM, where the caller knows it
+ */
 export async function fitOf(
   host: Pick<Host, 'checks' | 'system'>,
   { vcpus, memoryMib }: GuestShape,
   boot: BootFiles,
+  chosen?: VmmChoice,
 ): Promise<Fit> {
-  const vmm = await host.checks.chooseVmm(boot);
+  const vmm = chosen ?? (await host.checks.chooseVmm(boot));
   const { kind, acceleration } = vmm;
   const [program, processor, kernel, initrd] = await Promise.all([
     versionOf(host, vmm),

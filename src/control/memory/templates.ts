@@ -13,6 +13,7 @@ import {
 import type { VmRecord } from '../../core/vm.ts';
 import { messageOf, systemCode } from '../../errors.ts';
 import type { BootFiles } from '../../preflight/context.ts';
+import type { VmmChoice } from '../../preflight/vmm-choice.ts';
 import { templateFiles } from '../../storage/layout.ts';
 import { takeBack } from '../handover.ts';
 import type { Host } from '../host.ts';
@@ -27,13 +28,17 @@ export type TemplateVm = Pick<
 
 type TemplateHost = Pick<Host, 'config' | 'stores'>;
 
-/** What a template must be like for this VM to begin as it. */
+/**
+ * What a template must be like for this VM to begin as it.
+ * @param chosen the VMM, where the caller knows it
+ */
 export async function wantedTemplate(
   host: Pick<Host, 'config' | 'checks' | 'system'>,
   vm: TemplateVm,
   boot: BootFiles,
+  chosen?: VmmChoice,
 ): Promise<Wanted> {
-  const [fit, { size, mtime }] = await Promise.all([fitOf(host, vm, boot), stat(boot.rootfs)]);
+  const [fit, { size, mtime }] = await Promise.all([fitOf(host, vm, boot, chosen), stat(boot.rootfs)]);
   const { vcpus, memoryMib, rootDiskBytes, workDiskBytes, workDiskMount, nat } = vm;
   const shape = {
     imageId: boot.imageId ?? null,

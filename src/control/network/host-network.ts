@@ -8,7 +8,7 @@ import { findDrift, type Link } from '../../network/drift.ts';
 import { forwardingSetting, LENT, readSetting } from '../../network/forwarding.ts';
 import type { FirewallMember, FirewallRules, GuestDns } from '../../network/nftables.ts';
 import type { NetworkPort } from '../../network/port.ts';
-import { findUplink, findWays, otherPoolsInUse, readRules, type Way } from '../../network/routes.ts';
+import { findUplink, findWays, otherPoolsInUse, type RuleState, readRules, type Way } from '../../network/routes.ts';
 import type { Tap } from '../../network/tap.ts';
 import { HOST_OWNER, type Ledger, type Resource } from '../../state/ledger.ts';
 import { createMutex } from '../../system/mutex.ts';
@@ -229,9 +229,9 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   }
 
   /** Rules of others may lead packets to VMs elsewhere; without any the host is left without one of banger's. */
-  async function claimRules(): Promise<void> {
-    const rules = await readRules(deps.runner, ip, pool);
-    if (!rules.others || rules.own) return;
+  async function claimRules(listed: Promise<RuleState>): Promise<void> {
+    const { others, own } = await listed;
+    if (!others || own) return;
     ledger.record(HOST_OWNER, { kind: 'pool-rule', name: pool });
     await port.addPoolRule(pool);
   }
@@ -251,12 +251,13 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
   async function claimHost(): Promise<void> {
     // listed beside the rest: nothing of that changes what they are
     const ways = findWays(deps.runner, ip);
-    ways.catch(() => {});
+    const rules = readRules(deps.runner, ip, pool);
+    for (const listed of [ways, rules]) listed.catch(() => {});
     if (!ledger.all().some(({ resource }) => resource.kind === 'pool-route')) {
       ledger.record(HOST_OWNER, { kind: 'pool-route', name: pool });
       await port.addPoolRoute(pool);
     }
-    await claimRules();
+    await claimRules(rules);
     await lendForwarding(ways);
   }
 
@@ -287,11 +288,18 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
       mutex.run(async () => {
         const tap = tapName(vm.id);
         ledger.record(vm.id, { kind: 'tap', name: tap, ...(closed ? { closed } : {}) });
-        await claimHost();
-        written = undefined;
-        const rules = await rulesFor();
-        await port.attach(await tapOf(vm), rules);
-        walled = String(rules.lent);
+        const rules = claimHost().then(() => {
+          written = undefined;
+          return rulesFor();
+        });
+        // nothing of it goes on when this has ended, whatever failed first
+        const claimed = rules.catch(() => {});
+        try {
+          await port.attach(await tapOf(vm), rules);
+        } finally {
+          await claimed;
+        }
+        walled = String((await rules).lent);
         deps.onAttach?.();
       }),
     open: (vm) =>

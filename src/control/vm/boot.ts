@@ -84,6 +84,8 @@ export interface LaunchVmOptions {
   continues?: boolean;
   /** whether it is to leave the processors to everybody else */
   background?: boolean;
+  /** the one to launch, where it was chosen a moment ago */
+  vmm?: VmmChoice | undefined;
 }
 
 /** What the image's process is to be; undefined for images that were no OCI image. */
@@ -107,9 +109,9 @@ export async function launchVm(
   vm: VmRecord,
   boot: BootFiles,
   signal: AbortSignal,
-  { continues = false, background = false }: LaunchVmOptions = {},
+  { continues = false, background = false, vmm: chosen }: LaunchVmOptions = {},
 ): Promise<LaunchedVm> {
-  const vmm = await host.checks.chooseVmm(boot);
+  const vmm = chosen ?? (await host.checks.chooseVmm(boot));
   const files = vmFiles(host.config.paths.store, vm.id);
   const user = userOf(host, vm);
   // one whose end was not noticed may have another

@@ -9,6 +9,7 @@ import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { generateKeyPair } from '../../guest/keys.ts';
 import type { BootFiles } from '../../preflight/context.ts';
+import type { VmmChoice } from '../../preflight/vmm-choice.ts';
 import { copyDisk } from '../../storage/clone.ts';
 import { memoryFiles, vmFiles } from '../../storage/layout.ts';
 import { pathExists } from '../../system/files.ts';
@@ -46,6 +47,7 @@ export interface Forked {
 interface Origin {
   vm: VmRecord;
   boot: BootFiles;
+  vmm: VmmChoice;
   vmmVersion: string;
   /** whether each fork has a memory file of its own, because its VMM opens it for writing */
   ownMemory: boolean;
@@ -68,8 +70,9 @@ export async function forkVm(
   progress.step('preflight', 'checking the host');
   const boot = await findVmBootFiles(host, source);
   const shape = { ...source, ...source.run };
+  const vmm = await host.checks.chooseVmm(boot);
   const [fit] = await Promise.all([
-    fitOf(host, shape, boot),
+    fitOf(host, shape, boot, vmm),
     host.checks.beforeStart(boot, shape, progress.warn),
     requireStoreSpace(host, source, progress),
   ]);
@@ -92,7 +95,7 @@ export async function forkVm(
         );
     const ownMemory = needsOwnMemory(host, first, fit);
     if (ownMemory) await requireRoomForMemory(host, name, first, forks.length - 1);
-    const origin: Origin = { vm: source, boot, vmmVersion: taken.vmmVersion, ownMemory };
+    const origin: Origin = { vm: source, boot, vmm, vmmVersion: taken.vmmVersion, ownMemory };
     for (const other of forks.slice(1)) await copyFork(host, first, other, ownMemory, signal);
     progress.step('start', forks.length === 1 ? `starting ${first.name}` : `starting ${forks.length} VMs`);
     const { started, failed } = await startAll(host, origin, forks, signal);
@@ -268,8 +271,8 @@ async function startAll(
 async function startFork(host: Host, origin: Origin, admitted: VmRecord, signal: AbortSignal): Promise<StartedVm> {
   const fork = await settleUser(host, admitted);
   const { rootDisk, workDisk } = vmFiles(host.config.paths.store, fork.id);
-  const { boot, vmmVersion, ownMemory } = origin;
+  const { boot, vmm, vmmVersion, ownMemory } = origin;
   const failedUnits = origin.vm.ready?.failedUnits ?? [];
   const first = { 'sync-disks': () => syncAll(fork.workDiskBytes > 0 ? [rootDisk, workDisk] : [rootDisk]) };
-  return await startAsNew(host, fork, { boot, vmmVersion, failedUnits, ownMemory, first }, signal);
+  return await startAsNew(host, fork, { boot, vmm, vmmVersion, failedUnits, ownMemory, first }, signal);
 }

@@ -8,6 +8,8 @@ import { failed, goneOn, resuming, spent, suspendedAgain } from '../../core/vm-c
 import { BangerError, messageOf } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { setState } from '../../firecracker/requests.ts';
+import type { BootFiles } from '../../preflight/context.ts';
+import type { VmmChoice } from '../../preflight/vmm-choice.ts';
 import { memoryFiles } from '../../storage/layout.ts';
 import { sideBySide } from '../../system/abort.ts';
 import { readBootId } from '../../system/processes.ts';
@@ -36,8 +38,9 @@ export async function resumeVm(host: Host, name: string, progress: Progress, sig
   progress.step('preflight', 'checking the host');
   const boot = await findVmBootFiles(host, vm);
   const shape = { ...vm, ...vm.run };
+  const vmm = await host.checks.chooseVmm(boot);
   const [now] = await Promise.all([
-    fitOf(host, shape, boot),
+    fitOf(host, shape, boot, vmm),
     host.checks.beforeStart(boot, shape, progress.warn),
     requireFreeDisks(host, vm),
     requireStoreSpace(host, vm, progress),
@@ -50,7 +53,7 @@ export async function resumeVm(host: Host, name: string, progress: Progress, sig
   try {
     await releaseVm(host, vm); // what its last run may have left
     progress.step('load', 'loading its memory');
-    launched = await loadInto(host, vm, manifest, boot, signal);
+    launched = await loadInto(host, vm, manifest, boot, vmm, signal);
     // who replaced or wrote a file did it before it was looked at, or while it was loaded
     await requireFitting(host, vm, memory, now);
     signal.throwIfAborted();
@@ -120,14 +123,15 @@ async function loadInto(
   host: Host,
   vm: VmRecord,
   { vmmVersion }: Manifest,
-  boot: Parameters<typeof launchVm>[2],
+  boot: BootFiles,
+  vmm: VmmChoice,
   signal: AbortSignal,
 ): Promise<LaunchedVm> {
   let launched: LaunchedVm | undefined;
   await sideBySide(signal, [
     () => host.network.attach(vm),
     async (either) => {
-      launched = await launchVm(host, vm, boot, either, { continues: true });
+      launched = await launchVm(host, vm, boot, either, { continues: true, vmm });
     },
   ]);
   if (!launched) throw new BangerError('internal', `The VMM of ${vm.name} was not launched.`);

@@ -11,6 +11,7 @@ import { connectVmm } from '../../firecracker/api.ts';
 import { setState } from '../../firecracker/requests.ts';
 import type { WakeIdentity } from '../../guest/agent/wake-request.ts';
 import type { BootFiles } from '../../preflight/context.ts';
+import type { VmmChoice } from '../../preflight/vmm-choice.ts';
 import { memoryFiles } from '../../storage/layout.ts';
 import { resolvConf } from '../../storage/seed-drive.ts';
 import { sideBySide } from '../../system/abort.ts';
@@ -27,6 +28,8 @@ import { reachAgent, wakeAs } from './wake.ts';
 /** What a VM begins as. */
 export interface Beginning {
   boot: BootFiles;
+  /** the VMM to launch, where it was chosen a moment ago */
+  vmm?: VmmChoice | undefined;
   /** what the VMM that wrote the state calls itself */
   vmmVersion: string;
   /** units of its init that had failed by then */
@@ -54,7 +57,7 @@ export interface Beginning {
 export async function startAsNew(
   host: Host,
   vm: VmRecord,
-  { boot, vmmVersion, failedUnits, ownMemory, first, checks, loaded, awake, ...before }: Beginning,
+  { boot, vmm, vmmVersion, failedUnits, ownMemory, first, checks, loaded, awake, ...before }: Beginning,
   signal: AbortSignal,
 ): Promise<StartedVm> {
   const { began = performance.now() } = before;
@@ -81,7 +84,7 @@ export async function startAsNew(
           // what it sends before it has its own address goes nowhere
           timed('attach-network', () => host.network.attach(vm, { closed: true })),
           timed('launch-vmm', async (either) => {
-            launched = await launchVm(host, vm, boot, either, { continues: true });
+            launched = await launchVm(host, vm, boot, either, { continues: true, vmm });
           }),
         ]),
     ...Object.entries(first).map(([step, work]) => timed(step, work)),

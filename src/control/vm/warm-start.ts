@@ -8,6 +8,7 @@ import type { TemplateRecord } from '../../core/template.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import type { BootFiles } from '../../preflight/context.ts';
+import type { VmmChoice } from '../../preflight/vmm-choice.ts';
 import { cloneFile } from '../../storage/clone.ts';
 import { growFile } from '../../storage/disk.ts';
 import { memoryFiles, templateFiles, vmFiles } from '../../storage/layout.ts';
@@ -43,7 +44,7 @@ export async function startWarm(
   const began = performance.now();
   const found = await look(host, request);
   if (found === undefined) return undefined;
-  const { template, boot, shape } = found;
+  const { template, boot, vmm, shape } = found;
   let vm: VmRecord | undefined;
   let blank: Blank | undefined;
   try {
@@ -63,7 +64,7 @@ export async function startWarm(
     const checks = check();
     // what fails first is told
     checks.catch(() => {});
-    return await begin(host, vm, { template, boot, checks, began, launched: blank?.launched }, signal);
+    return await begin(host, vm, { template, boot, vmm, checks, began, launched: blank?.launched }, signal);
   } catch (error) {
     if (vm || blank) progress.step('undo', 'undoing it');
     if (vm) await discard(host, vm);
@@ -74,21 +75,26 @@ export async function startWarm(
   }
 }
 
+/** What a VM may begin as, and in. */
+interface Found {
+  template: TemplateRecord;
+  boot: BootFiles;
+  vmm: VmmChoice;
+  shape: Shape;
+}
+
 /** What cannot be found or is asked for in vain is told by the creation that follows. */
-async function look(
-  host: Host,
-  request: NewVmRequest,
-): Promise<{ template: TemplateRecord; boot: BootFiles; shape: Shape } | undefined> {
+async function look(host: Host, request: NewVmRequest): Promise<Found | undefined> {
   // a file system that is used elsewhere must not change under a guest that has it mounted
   // the process of a template is the image's, and its first boot was long ago
   if (request.process !== undefined || request.userData !== undefined) return undefined;
   if (request.workDiskFrom !== undefined || host.stores.templates.list().length === 0) return undefined;
   try {
     const boot = await findBootFiles(host, request.image);
-    const shape = await decideShape(host, request, boot);
-    const wanted = await wantedTemplate(host, { ...shape, nat: request.nat ?? true }, boot);
+    const [shape, vmm] = await Promise.all([decideShape(host, request, boot), host.checks.chooseVmm(boot)]);
+    const wanted = await wantedTemplate(host, { ...shape, nat: request.nat ?? true }, boot, vmm);
     const { template, why } = await findTemplate(host, wanted);
-    if (template) return { template, boot, shape };
+    if (template) return { template, boot, vmm, shape };
     if (why.length > 0) tellWhy(host, request.name, why.join('; '));
   } catch (error) {
     host.log.warn({ vm: request.name, error: messageOf(error) }, 'no template could be looked for');
@@ -103,9 +109,7 @@ async function discard(host: Host, vm: VmRecord): Promise<void> {
 }
 
 /** How one begins. */
-interface Start {
-  template: TemplateRecord;
-  boot: BootFiles;
+interface Start extends Omit<Found, 'shape'> {
   checks: Promise<void>;
   began: number;
   /** its VMM, where it took a blank one */
@@ -115,7 +119,7 @@ interface Start {
 async function begin(
   host: Host,
   admitted: VmRecord,
-  { template, boot, checks, began, launched }: Start,
+  { template, boot, vmm, checks, began, launched }: Start,
   signal: AbortSignal,
 ): Promise<StartedVm> {
   const { store } = host.config.paths;
@@ -127,7 +131,7 @@ async function begin(
     host,
     vm,
     {
-      boot,
+      ...{ boot, vmm },
       vmmVersion: template.vmmVersion,
       failedUnits: template.failedUnits,
       ownMemory,

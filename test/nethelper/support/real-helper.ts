@@ -85,8 +85,12 @@ export class RealHelper {
     return new Proxy(port, {
       get:
         (target, name: keyof NetworkPort) =>
-        (...args: unknown[]) =>
-          connectAs(uid, () => (target[name] as (...given: unknown[]) => Promise<unknown>)(...args), [this.#group]),
+        async (...args: unknown[]) => {
+          // it connects at once only by what is known
+          const known = await Promise.all(args);
+          const call = target[name] as (...given: unknown[]) => Promise<unknown>;
+          return await connectAs(uid, () => call(...known), [this.#group]);
+        },
     });
   }
 

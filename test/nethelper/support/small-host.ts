@@ -84,7 +84,7 @@ export class SmallHost {
       });
     return {
       attach: async (tap, rules) => {
-        await write(rules);
+        await write(await rules);
         await change(`tap ${tap.name} ${tap.address} ${tap.ownerUid}`, () => this.taps.set(tap.name, tap.ownerUid));
       },
       detach: async (name, rules) => {
