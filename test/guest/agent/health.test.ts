@@ -15,6 +15,8 @@ interface Asking {
   /** Waits until the state is as wanted. */
   becomes(wanted: RegExp): Promise<void>;
   console(): Promise<string>;
+  /** Waits until so many lines are on the console: what becomes of the state is told a moment later. */
+  tells(lines: number): Promise<string[]>;
   end(): Promise<void>;
 }
 
@@ -56,15 +58,21 @@ async function ask(
     assert.equal(said, '');
   });
   const state = async () => await readFile(join(directory, 'run/health-state'), 'utf8').catch(() => '');
+  const console = async () => await readFile(join(directory, 'run/console'), 'utf8');
+  const until = async (what: string, isTrue: () => Promise<boolean>) => {
+    const limit = performance.now() + paced(10_000);
+    while (!(await isTrue())) {
+      assert.ok(performance.now() < limit, `${what}: ${await state()}${await console()}${said}`);
+      await delay(20);
+    }
+  };
+  const linesOf = (text: string) => text.split('\n').slice(0, -1);
   return {
-    ...{ directory, end },
-    console: async () => await readFile(join(directory, 'run/console'), 'utf8'),
-    async becomes(wanted) {
-      const until = performance.now() + paced(10_000);
-      while (!wanted.test(await state())) {
-        assert.ok(performance.now() < until, `${wanted}: ${await state()}${said}`);
-        await delay(20);
-      }
+    ...{ directory, end, console },
+    becomes: async (wanted) => await until(String(wanted), async () => wanted.test(await state())),
+    async tells(lines) {
+      await until(`${lines} lines`, async () => linesOf(await console()).length >= lines);
+      return linesOf(await console());
     },
   };
 }
@@ -83,9 +91,8 @@ describe('a health check in a guest', { skip: agentSkip }, () => {
     await asked.becomes(/^health=healthy\nfailures=0\nhealth-detail=\n$/);
     await rm(join(asked.directory, 'well'));
     await asked.becomes(/^health=unhealthy\n/);
-    const lines = (await asked.console()).trim().split('\n');
     assert.deepEqual(
-      lines.map((line) => line.replace('banger-init: service is ', '')),
+      (await asked.tells(4)).map((line) => line.replace('banger-init: service is ', '')),
       ['starting', 'unhealthy: status 1: two  [1m', 'healthy', 'unhealthy: status 1: two  [1m'],
     );
   });
