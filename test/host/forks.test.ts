@@ -64,6 +64,20 @@ const READ = `perl -e '
   open my $memory, "<", "/run/number";
   print <$memory>;'`;
 
+/** Goes from one processor to the other, and says by how many ns the clock went back at most. */
+const CLOCKS = `perl -e '
+  my ($last, $back) = (0, 0);
+  for my $turn (1 .. 400) {
+    syscall(203, 0, 8, pack("Q", 1 << $turn % 2)) >= 0 or die "sched_setaffinity: $!";
+    my $time = pack("q2", 0, 0);
+    syscall(228, 1, $time);
+    my ($seconds, $ns) = unpack("q2", $time);
+    my $now = $seconds * 1000000000 + $ns;
+    $back = $last - $now if $last - $now > $back;
+    $last = $now;
+  }
+  print $back;'`;
+
 /** What a machine keeps when it boots, one thing a line. */
 const KEPT = `
 hostname
@@ -118,7 +132,8 @@ describe('forks of one moment', { skip: hostSkip('musl-gcc') }, () => {
   before(async () => {
     host = await TestHost.create({ lean: true });
     await host.daemon();
-    await begin('web');
+    // two processors, whose clocks must not part
+    await begin('web', '--vcpus', '2');
   });
   after(() => host?.[Symbol.asyncDispose]());
 
@@ -149,6 +164,7 @@ describe('forks of one moment', { skip: hostSkip('musl-gcc') }, () => {
     const known: { who: string[]; draws: string[]; sums: number[][] }[] = [];
     const look = async (name: string) => {
       const who = (await host.guest(name, WHO)).split('\n');
+      assert.equal(await host.guest(name, CLOCKS), '0');
       const sums = (await host.guest(name, SEQUENCE)).split('\n').map((line) => line.split(' ').map(Number));
       assert.ok(mayBeEqual(sums[0] ?? [], sums[1] ?? []), `what is compared is the same each time: ${sums.join('; ')}`);
       return { who, draws: await drawsOf(name), sums };
