@@ -74,7 +74,7 @@ export interface SnapshotFile {
  * @throws SnapshotFileError, or the system error of open(2)
  */
 export async function readSnapshotFile(path: string): Promise<SnapshotFile> {
-  const content = await readWhole(path);
+  const [content] = await Promise.all([readWhole(path), loadZlib()]);
   if (content.length < PREFIX_BYTES + CRC_BYTES) {
     const reason = 'File too short to contain CRC';
     if (content.length > 0) throw malformed();
@@ -109,8 +109,10 @@ async function readWhole(path: string): Promise<Buffer> {
   }
 }
 
+/** Most processes never take a snapshot. */
+const loadZlib = () => import('node:zlib');
+
 async function checksum(bytes: Buffer): Promise<number> {
-  // most processes never take a snapshot
-  const { crc32 } = await import('node:zlib');
+  const { crc32 } = await loadZlib();
   return crc32(bytes);
 }

@@ -169,7 +169,11 @@ export async function loadDeviceState(vm: MicroVm, { header, state }: SnapshotFi
   const directory = await mkdtemp(join(tmpdir(), 'fcqemu-'));
   try {
     const socketPath = join(directory, 'state');
-    await vm.execute('migrate-set-capabilities', { capabilities: [{ capability: 'events', state: true }] });
+    await Promise.all([
+      vm.execute('migrate-set-capabilities', { capabilities: [{ capability: 'events', state: true }] }),
+      // the guest is not told to announce itself to the network, under an address that may be another's by now
+      vm.execute('migrate-set-parameters', { 'announce-rounds': 0 }),
+    ]);
     await vm.execute('migrate-incoming', { uri: `unix:${socketPath}` });
     const socket = createConnection(socketPath);
     await once(socket, 'connect');

@@ -121,6 +121,8 @@ describe('a tap', { skip }, () => {
     await vmm.ended;
     const clone = await startVmm(t, { prefix: entered(prefix) });
     await clone.put('/snapshot/load', { ...body, resume_vm: true });
+    const link = spawnSync('ip', ['-n', prefix[3] ?? '', '-j', '-s', 'link', 'show', 'tap0'], { encoding: 'utf8' });
+    assert.equal(JSON.parse(link.stdout)[0].stats64.rx.packets, 0, 'what is loaded announces itself to nobody');
     assert.equal(await refused(await startVmm(t, { prefix }), 'tap0'), fault('Resource busy (os error 16)', 'tap0'));
   });
 
