@@ -86,6 +86,7 @@ static int check(const struct service *service, char *detail, size_t room) {
   }
   if (child == 0) {
     become_program();
+    take_turns();
     setsid();
     const char *wrong = run_service(&asked, ends[1]);
     dprintf(ends[1], "%s: %s\n", wrong, strerror(errno));

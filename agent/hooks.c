@@ -73,6 +73,7 @@ void run_hooks(const char *const modes[], const char *generation) {
   pid_t child = fork_command();
   if (child != 0) return;
   become_program();
+  take_turns();
   /* what the next boot begins with: a power cut must not bring back what the machine before had */
   if (is_new) sync();
   int log = open(LOG, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600), nothing = open("/dev/null", O_RDONLY);

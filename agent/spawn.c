@@ -26,5 +26,6 @@ void become_program(void) {
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
   write_text("/proc/self/oom_score_adj", "0");
-  setpriority(PRIO_PROCESS, 0, 0);
 }
+
+void take_turns(void) { setpriority(PRIO_PROCESS, 0, 0); }

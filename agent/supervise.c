@@ -98,6 +98,7 @@ static void begin_health(void) {
   }
   if (health > 0) return;
   become_program();
+  take_turns();
   execl("/proc/self/exe", "banger-agent", "--health", NULL);
   _exit(127);
 }
@@ -120,6 +121,7 @@ static void begin(void) {
   pid_t child = fork();
   if (child == 0) {
     become_program();
+    take_turns();
     setsid();
     mkdir(SERVICE_GROUP, 0755);
     write_text(SERVICE_GROUP "/cgroup.procs", "0");

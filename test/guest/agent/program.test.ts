@@ -36,6 +36,14 @@ describe('the agent', { skip: agentSkip }, () => {
         const [out, err] = [text(channel), text(channel.stderr)];
         channel.end('in\n');
         assert.deepEqual([await out, await err, await channel.ended], ['in\n', 'err\n', { code: 7, signal: null }]);
+        if (process.getuid?.() !== 0) return;
+        const script = 'exec "$@"';
+        for (const how of [{}, { script }, { script, plain: { enters: false, assignments: 0 } }]) {
+          const asked = agent.exec({ argv: ['nice'], ...how });
+          asked.end();
+          assert.equal(await text(asked), '0\n', 'the priority of anybody, and not the agent’s');
+          await asked.ended;
+        }
       });
 
       it('runs a command as the login shell would, and without it where that reads nothing', async (t) => {
