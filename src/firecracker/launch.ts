@@ -1,7 +1,7 @@
 /** Starts a VMM in a session of its own, so that it survives the daemon, and waits until its API answers. */
-import { constants, open, readFile, rm } from 'node:fs/promises';
+import { constants, type FileHandle, open, readFile, rm } from 'node:fs/promises';
 import { dirname, relative } from 'node:path';
-import { BangerError } from '../errors.ts';
+import { BangerError, systemCode } from '../errors.ts';
 import { sleep, throwIfCancelled } from '../system/abort.ts';
 import { userOfDirectory } from '../system/confinement.ts';
 import { pathExists } from '../system/files.ts';
@@ -61,11 +61,7 @@ export async function launchVmm(runner: Runner, options: LaunchOptions): Promise
   if (!options.continues) await rotateLog(options.consoleLog);
   const { user, confine = (argv) => argv } = options;
   await using vmmLog = await open(options.vmmLog, 'wx', 0o600);
-  await using consoleFile = await open(
-    options.consoleLog,
-    constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND,
-    0o600,
-  );
+  await using consoleFile = await openToAppend(options.consoleLog);
 
   if (user !== undefined) for (const file of [vmmLog, consoleFile]) await file.chown(user, user);
   const named = (path: string) => (user === undefined ? path : relative(options.directory, path));
@@ -99,6 +95,20 @@ export async function launchVmm(runner: Runner, options: LaunchOptions): Promise
   } catch (error) {
     endGroup(started.pid);
     throw error;
+  }
+}
+
+/**
+ * One that is there is opened as such: where fs.protected_regular is set, a file that another user has in the directory of a VM
+ * (after a start that was given up) cannot be opened by a call that would create it.
+ */
+async function openToAppend(path: string): Promise<FileHandle> {
+  const flags = constants.O_WRONLY | constants.O_APPEND;
+  try {
+    return await open(path, flags);
+  } catch (error) {
+    if (systemCode(error) !== 'ENOENT') throw error;
+    return await open(path, flags | constants.O_CREAT | constants.O_EXCL, 0o600);
   }
 }
 
