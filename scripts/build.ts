@@ -13,7 +13,9 @@ import manifest from '../package.json' with { type: 'json' };
 import { hideEnvironment } from './hide-environment.ts';
 
 const ROOT = join(import.meta.dirname, '..');
-const DIST = join(ROOT, 'dist');
+/** What was compiled before, and where the executable goes unless the environment names another place. */
+const COMPILED = join(ROOT, 'dist');
+const DIST = process.env.BANGER_BUILD_OUTPUT || COMPILED;
 const DAEMON = join(ROOT, 'src/daemon/main.ts');
 const EMBEDDED_DAEMON = join(ROOT, 'scripts/embedded-daemon.ts');
 
@@ -49,7 +51,11 @@ const COMMON: BuildOptions = {
   // native parts are optional for ssh2, and a single executable cannot load them
   loader: { '.node': 'empty' },
   // inside there are no files beside the script; what it needs of them are assets
-  define: { 'import.meta.filename': 'undefined', 'import.meta.url': '"file:///"' },
+  define: {
+    'import.meta.filename': 'undefined',
+    'import.meta.url': '"file:///"',
+    'process.env.BANGER_BUILD_V8_FLAGS': JSON.stringify(process.env.BANGER_BUILD_V8_FLAGS ?? ''),
+  },
   metafile: true,
   write: false,
   logLevel: 'warning',
@@ -98,7 +104,7 @@ async function main(): Promise<void> {
       ...(await script(work, 'bangernet', bangernet)),
       ...(await script(work, 'daemon', daemon, 'warm')),
       ...(await helperScripts()),
-      'banger-agent': join(DIST, 'banger-agent'),
+      'banger-agent': join(COMPILED, 'banger-agent'),
     });
     const inputs = [cli, daemon, fcqemu, bangernet].flatMap((part) => part.inputs);
     await writeFile(join(work, 'LICENSES'), await licences(inputs));
@@ -241,7 +247,7 @@ async function licences(inputs: readonly string[]): Promise<string> {
 }
 
 async function muslLicence(): Promise<string> {
-  return (await readFile(join(DIST, 'LICENSE.musl'), 'utf8')).trimEnd();
+  return (await readFile(join(COMPILED, 'LICENSE.musl'), 'utf8')).trimEnd();
 }
 
 async function describePackage(directory: string): Promise<{ name: string; version: string; license: string }> {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { hangIn } from './hang-trace.ts';
+import { hangIn, watchScript } from './hang-trace.ts';
 
 /** As the kernel of a rig wrote it while a guest hung. */
 const EXIT =
@@ -28,5 +28,12 @@ describe('a guest that stands in the code of KVM', () => {
   it('is a module of its own at the same address when it leaves there now and then', () => {
     assert.equal(hangIn(`${EXIT}\n${EXIT}\n`), undefined);
     assert.equal(hangIn(''), undefined);
+  });
+
+  it('is looked for at what KVM enters guests by, and nowhere else', () => {
+    const symbols =
+      'ffffffffc03e3d00 t __svm_vcpu_run_other\t[kvm_amd]\nffffffffc03e3d80 t __svm_vcpu_run\t[kvm_amd]\n';
+    assert.match(watchScript(symbols), /guest_rip >= 0xffffffffc03e3d80 && guest_rip < 0xffffffffc03e3f80'/);
+    assert.throws(() => watchScript('ffffffff81000000 T _text\n'), /kvm_amd is not loaded/);
   });
 });

@@ -4,9 +4,9 @@
  * for ever: a nested page fault follows the other at the same place. No guest ever stands there.
  */
 import { execFileSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 
-const TRACING = '/sys/kernel/tracing';
+export const TRACING = '/sys/kernel/tracing';
 const EVENT = `${TRACING}/events/kvm/kvm_exit`;
 /** SVM_EXIT_NPF of `arch/x86/include/uapi/asm/svm.h`. */
 const NESTED_PAGE_FAULT = 0x400;
@@ -17,16 +17,27 @@ const HUNG_EXITS = 200;
 
 /** Lets the kernel note the exits of hung guests from now on. */
 export function watchForHangs(): void {
-  if (!existsSync(EVENT)) execFileSync('mount', ['-t', 'tracefs', 'tracefs', TRACING]);
-  const symbol = /^([0-9a-f]+) \w __svm_vcpu_run\b/m.exec(readFileSync('/proc/kallsyms', 'latin1'))?.[1];
+  execFileSync('sh', ['-c', watchScript(readFileSync('/proc/kallsyms', 'latin1'))]);
+}
+
+/**
+ * A shell script that does it where these are the kernel's symbols, in the form of /proc/kallsyms.
+ * @throws Error when they lack what KVM enters guests by
+ */
+export function watchScript(symbols: string): string {
+  const symbol = /^([0-9a-f]+) \w __svm_vcpu_run\b/m.exec(symbols)?.[1];
   if (symbol === undefined) throw new Error('/proc/kallsyms has no __svm_vcpu_run: kvm_amd is not loaded');
   const from = BigInt(`0x${symbol}`);
   const there = `guest_rip >= 0x${from.toString(16)} && guest_rip < 0x${(from + ENTRY_BYTES).toString(16)}`;
-  writeFileSync(`${TRACING}/buffer_size_kb`, '128');
-  writeFileSync(`${EVENT}/filter`, `exit_reason == ${NESTED_PAGE_FAULT} && ${there}`);
-  writeFileSync(`${EVENT}/enable`, '1');
-  writeFileSync(`${TRACING}/trace`, '');
-  writeFileSync(`${TRACING}/tracing_on`, '1');
+  return [
+    'set -e',
+    `test -e ${EVENT} || mount -t tracefs tracefs ${TRACING}`,
+    `echo 128 > ${TRACING}/buffer_size_kb`,
+    `echo 'exit_reason == ${NESTED_PAGE_FAULT} && ${there}' > ${EVENT}/filter`,
+    `echo 1 > ${EVENT}/enable`,
+    `: > ${TRACING}/trace`,
+    `echo 1 > ${TRACING}/tracing_on`,
+  ].join('\n');
 }
 
 export interface Hang {

@@ -7,7 +7,6 @@ import { join, relative, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { messageOf } from '../../src/errors.ts';
 import { formatDuration } from '../../src/units.ts';
-import { leanBundle } from '../support/lean-bundle.ts';
 import { count, type Outcome, type ProofVmm } from './outcome.ts';
 import { Rig } from './rig.ts';
 import { currentCommit, writeRow } from './table.ts';
@@ -16,8 +15,6 @@ const ROOT = resolve(import.meta.dirname, '../..');
 /** Per file and VMM: some boot twenty guests, and one may be run three times. */
 const FILE_LIMIT_MS = 3 * 60 * 60_000;
 const BOOT_LIMIT_MS = 10 * 60_000;
-/** Guests of the short form come up in half the time. */
-const SHORT = /^test\/proof\/host\/short[\w-]*\.test\.ts$/;
 
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { boots: { type: 'string' } } });
 const [directory, ...files] = positionals;
@@ -52,7 +49,7 @@ async function proveAll(directory: string, files: readonly string[], signal: Abo
   await using rig = await Rig.start({
     directory,
     host: bundle,
-    guests: files.every((file) => SHORT.test(file)) ? await leanBundle(bundle, resolve(directory)) : bundle,
+    guests: bundle,
     firecracker,
     jailer: process.env.JAILER_BIN || undefined,
     tell: (text) => console.log(`== ${text}`),

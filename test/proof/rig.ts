@@ -3,14 +3,27 @@
  * It boots the bundle that host tests boot, and gets a disk with the programs they need, the executables, the guests' bundle
  * and the tests. All is put together outside of it: in there every byte that is copied costs time.
  */
-import { execFileSync } from 'node:child_process';
-import { copyFileSync, globSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync, spawn } from 'node:child_process';
+import {
+  copyFileSync,
+  existsSync,
+  globSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { stripTypeScriptTypes } from 'node:module';
 import { join, resolve } from 'node:path';
 import { type DevHome, openDevHome } from '../../scripts/dev-home.ts';
-import { banger, type CommandOptions, requireBuild } from '../../scripts/transcript.ts';
+import { BANGER, banger, type CommandOptions, requireBuild } from '../../scripts/transcript.ts';
+import { sshArguments } from '../../src/cli/shared/ssh-options.ts';
+import { createClient } from '../../src/client/client.ts';
 import { formatDuration } from '../../src/units.ts';
+import { until } from '../support/host.ts';
 import { hostFiles } from './host-files.ts';
+import { lightExecutable } from './light-executable.ts';
 import type { Outcome, ProofVmm } from './outcome.ts';
 import { qemuWithoutAvx2 } from './without-avx2.ts';
 
@@ -29,7 +42,7 @@ const BOOT_ARGS = 'mitigations=off';
 const MODULES = ['overlay', 'kvm_amd', 'tun', 'nf_tables', 'nft_chain_nat', 'nft_masq', 'nft_ct'];
 
 /** Where the cargo lies in the rig: the work disk's place. */
-const INSIDE = '/root';
+export const INSIDE = '/root';
 
 /** Puts the files that were carried in where a package would have put them. */
 const LAY_OVER = [
@@ -57,6 +70,8 @@ export interface RigOptions {
   host: string;
   /** of the guests in it */
   guests: string;
+  /** for a few VMs: with the executable that costs less where everything is emulated */
+  light?: boolean;
   /** a Firecracker, and the jailer of the same release */
   firecracker?: string | undefined;
   jailer?: string | undefined;
@@ -110,6 +125,32 @@ export class Rig {
   /** Runs a shell script in the rig and returns what it printed. */
   async shell(script: string, limitMs: number): Promise<string> {
     return await this.#banger(['exec', '--no-stdin', VM, '--', 'sh', '-c', script], limitMs);
+  }
+
+  /** Begins a shell script in the rig that goes on; `onText` is given what it prints. */
+  begin(script: string, onText: (text: string) => void): Disposable {
+    const child = spawn(BANGER, ['exec', '--no-stdin', VM, '--', 'sh', '-c', script], {
+      env: this.#dev.env,
+      stdio: ['ignore', 'pipe', 'ignore'],
+    });
+    child.stdout.setEncoding('latin1').on('data', onText);
+    return { [Symbol.dispose]: () => void child.kill('SIGKILL') };
+  }
+
+  /** Gives a Unix socket in the rig a path here too, until it is disposed of. */
+  async forward(inside: string, outside: string): Promise<Disposable> {
+    const client = createClient({ socketPath: join(this.#dev.run, 'bangerd.sock') });
+    const access = await client.call('sshAccess', { params: { name: VM } });
+    const words = ['-N', '-L', `${outside}:${inside}`, `${access.user}@${access.address}`];
+    const child = spawn('ssh', [...sshArguments(access), ...words], { stdio: 'ignore' });
+    const end = () => void child.kill();
+    try {
+      await until('ssh forwards a socket', () => existsSync(outside), COMMAND_LIMIT_MS);
+    } catch (error) {
+      end();
+      throw error;
+    }
+    return { [Symbol.dispose]: end };
   }
 
   /** Runs test files there, which print as they go, and returns what came of them. */
@@ -175,6 +216,11 @@ export class Rig {
     }
     removeTypes(join(tree, 'banger'));
     for (const name of LEFT_AT_HOME) rmSync(join(tree, 'banger/node_modules', name), { recursive: true, force: true });
+    if (this.#options.light) {
+      for (const name of ['banger', 'fcqemu', 'bangernet']) rmSync(join(tree, 'banger/dist', name));
+      const light = lightExecutable(this.#dev.directory);
+      for (const name of ['banger', 'fcqemu']) copy(join(light, name), join(tree, 'banger/dist'));
+    }
     copy(this.#options.guests, join(tree, 'bundle'));
     copy(files, join(tree, 'files'));
     mkdirSync(join(tree, 'vmm'));
