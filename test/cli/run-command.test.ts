@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { duplexPair } from 'node:stream';
 import { describe, it, type TestContext } from 'node:test';
 import type { ExecRequest } from '../../src/api/vm.ts';
+import { BangerError } from '../../src/errors.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { type CliOptions, cli, done, operation, type Script, vm } from './cli.ts';
 import { runIn } from './local-guest.ts';
@@ -151,6 +152,20 @@ describe('run --rm', () => {
       asked.filter((what) => what.startsWith('end')),
       [],
     );
+  });
+
+  it('asks once more where a daemon that was just killed took the request with it', async (t) => {
+    const { run, asked } = await place(t);
+    let first = true;
+    const endLease: Script['endLease'] = ({ params }) => {
+      asked.push(`end ${params.id}`);
+      if (!first) return { id: params.id };
+      first = false;
+      throw new BangerError('daemon_unreachable', 'The daemon ended before it answered.');
+    };
+    const ran = await run(['--rm', '--', 'sh', '-c', 'exit 9'], { endLease });
+    assert.deepEqual([ran.status, ran.stderr], [9, '']);
+    assert.deepEqual(asked.slice(-2), ['end l1', 'end l1']);
   });
 
   it('ends with the status of the command also when the VM cannot be deleted, and says so', async (t) => {

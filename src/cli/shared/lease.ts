@@ -44,8 +44,13 @@ export async function holdLease(ctx: Context): Promise<HeldLease> {
 }
 
 async function endLease(ctx: Context, id: string): Promise<void> {
+  const ask = () => ctx.api.call('endLease', { params: { id } });
   try {
-    await ctx.api.call('endLease', { params: { id } });
+    // one that is killed may still take a request after it has closed other connections; the next one is begun then
+    await ask().catch(async (error) => {
+      if (!(error instanceof BangerError) || error.code !== 'daemon_unreachable') throw error;
+      await ask();
+    });
   } catch (error) {
     // of an earlier daemon: this one has deleted its VM
     if (!(error instanceof BangerError) || error.code !== 'not_found') throw error;
