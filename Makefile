@@ -22,7 +22,7 @@ TEST_NEEDED := dig:bind9-dnsutils mkfs.xfs:xfsprogs debugfs:e2fsprogs fsverity:f
 
 # each file loads the same modules, and waits more than it computes
 run_unit_tests = NODE_COMPILE_CACHE=$(DEV)/compile-cache node scripts/run-tests.ts --at-once 4 --limit 120 --report $(DEV)/unit-tests.txt $(UNIT_TESTS)
-run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --at-once 4 --report $(DEV)/host-tests.txt $(HOST_TESTS)
+run_host_tests = BANGER_TEST_BUNDLE=$(DEV)/bundle node scripts/run-tests.ts --at-once 4 --report $(DEV)/host-tests.txt $(RIG_TESTS) $(HOST_TESTS)
 
 # in every guest: static, small, and begun before anything else there
 AGENT_SOURCES := $(wildcard agent/*.c agent/*.h)

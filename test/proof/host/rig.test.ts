@@ -3,9 +3,11 @@
  * Firecracker. A part that met the known fault of the emulated processor is run again, at most twice, in a rig that goes on.
  */
 import assert from 'node:assert/strict';
+import { freemem } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { messageOf } from '../../../src/errors.ts';
+import { GIB } from '../../../src/units.ts';
 import { hostSkip } from '../../support/host.ts';
 import { leanBundle } from '../../support/lean-bundle.ts';
 import { paced } from '../../support/pace.ts';
@@ -20,9 +22,14 @@ const DIRECTORY = join(import.meta.dirname, '../../../.dev');
 /** The first time with the packages of the rig, which are kept. */
 const START_LIMIT = { timeout: paced(600_000) };
 const PART_LIMIT = { timeout: paced(900_000) };
+/** The rig's, and what is left for everything beside it. */
+const LEAST_FREE_BYTES = 7 * GIB;
 const firecracker = process.env.FIRECRACKER_BIN || undefined;
 
-const skip = hostSkip('debugfs') || (process.env.BANGER_PROOF !== undefined && 'this is the rig');
+const skip =
+  hostSkip('debugfs') ||
+  (process.env.BANGER_PROOF !== undefined && 'this is the rig') ||
+  (freemem() < LEAST_FREE_BYTES && 'there is no memory for a rig, which has 5 GiB');
 
 describe('banger under KVM', { skip }, () => {
   let rig: Rig;
