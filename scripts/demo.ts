@@ -14,6 +14,8 @@ import { mountsBelow, type Trace, tracesOf } from './host-traces.ts';
 import { banger, CommandFailure, type CommandOptions, requireBuild } from './transcript.ts';
 
 const VM = 'demo';
+const FORK = 'twin';
+const OURS = new Set([VM, FORK]);
 const SECOND = 1000;
 /** A first build downloads some 150 MB; the other limits are several times what an emulated guest needs. */
 const BUILD_LIMIT_MS = 1800 * SECOND;
@@ -73,12 +75,9 @@ async function demonstrate(dev: DevHome, signal: AbortSignal): Promise<void> {
   expect(await read('exec', VM, '--', 'head', '-n', '2', '/etc/os-release'), /Debian/, 'the guest is no Debian');
   await run(['vm', 'show', VM]);
 
-  const traces = tracesOf(
-    dev,
-    await ask<VmDetail>('vm', 'show', VM),
-    await ask<DaemonStatus>('daemon', 'status'),
-    mountsBefore,
-  );
+  const vm = await ask<VmDetail>('vm', 'show', VM);
+  await showFork(vm, run, read);
+  const traces = tracesOf(dev, vm, await ask<DaemonStatus>('daemon', 'status'), mountsBefore);
   const counts = await countWhileRunning(traces);
   await run(['stop', VM]);
   await run(['rm', '--now', VM]);
@@ -87,19 +86,36 @@ async function demonstrate(dev: DevHome, signal: AbortSignal): Promise<void> {
   await removeRunDirectory(dev);
 }
 
+/** Another computer that begins as the first one stands. */
+async function showFork(
+  { vmm }: VmDetail,
+  run: (args: readonly string[]) => Promise<string>,
+  read: (...args: string[]) => Promise<string>,
+): Promise<void> {
+  try {
+    await run(['fork', VM, FORK]);
+  } catch (error) {
+    // Firecracker can since 1.12; one of this project's own always can
+    if (!(error instanceof CommandFailure) || vmm === 'fcqemu') throw error;
+    return;
+  }
+  expect(await read('exec', FORK, '--', 'hostname'), new RegExp(`^${FORK}$`, 'm'), 'the fork has not its own name');
+  await run(['rm', '--force', '--now', FORK]);
+}
+
 /** What an earlier run left when it was killed; VMs that somebody else made here are not ours to delete. */
 async function clearLeftovers(dev: DevHome, signal: AbortSignal): Promise<void> {
   const quietly: CommandOptions = { env: dev.env, limitMs: LIMIT_MS, signal, output: 'silent' };
   // first: a daemon of an older build may still run
   await banger(['daemon', 'stop'], quietly);
   const vms = JSON.parse(await banger(['ls', '--json'], quietly)) as Vm[];
-  const others = vms.filter(({ name }) => name !== VM).map(({ name }) => name);
+  const others = vms.filter(({ name }) => !OURS.has(name)).map(({ name }) => name);
   if (others.length > 0) {
     throw new CommandFailure(`${dev.home} has other VMs: ${others.join(', ')}. Give the demo another directory.`);
   }
   if (vms.length === 0) return;
-  console.log('An earlier demo left its VM behind; it is deleted first.\n');
-  await banger(['rm', '--force', '--now', VM], quietly);
+  console.log('An earlier demo left VMs behind; they are deleted first.\n');
+  await banger(['rm', '--force', '--now', ...vms.map(({ name }) => name)], quietly);
 }
 
 /** A check that finds nothing while the VM runs would find nothing afterwards whatever happened. */
@@ -131,9 +147,10 @@ async function cleanUp(dev: DevHome): Promise<void> {
   const quietly: CommandOptions = { env: dev.env, limitMs: LIMIT_MS, output: 'silent' };
   try {
     const vms = JSON.parse(await banger(['ls', '--json'], quietly)) as Vm[];
-    if (vms.some(({ name }) => name === VM)) await banger(['rm', '--force', '--now', VM], quietly);
+    const ours = vms.map(({ name }) => name).filter((name) => OURS.has(name));
+    if (ours.length > 0) await banger(['rm', '--force', '--now', ...ours], quietly);
     await banger(['daemon', 'stop'], quietly);
-    if (vms.every(({ name }) => name === VM)) await removeRunDirectory(dev);
+    if (ours.length === vms.length) await removeRunDirectory(dev);
   } catch (error) {
     console.error(`\ndemo: not everything could be cleaned up: ${messageOf(error)}`);
   }

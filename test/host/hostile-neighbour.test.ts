@@ -184,6 +184,11 @@ describe('beside a guest that means harm', { skip: hostSkip('debugfs') }, () => 
     }
   }
 
+  /** One that lied is not asked for a minute, in which it can do nothing. */
+  async function isShutOut(): Promise<boolean> {
+    return (await host.vm('evil')).agent?.state === 'troubled';
+  }
+
   async function measure(t: TestContext, deeds: readonly Deed[]): Promise<Map<Deed, Round[]>> {
     const rounds = new Map<Deed, Round[]>();
     const done = new Map<Deed, number>();
@@ -200,7 +205,8 @@ describe('beside a guest that means harm', { skip: hostSkip('debugfs') }, () => 
         (what) => `${what} ${Math.round(median(all.map((one) => one.get(what) ?? 0)))} ms`,
       );
       t.diagnostic(`${deed}: ${medians.join(', ')}; ${Math.round(done.get(deed) ?? 0)} KiB of traces`);
-      if (deed !== ORDINARY) assert.ok((done.get(deed) ?? 0) > LEAST_KIB, `the guest did not do it: ${deed}`);
+      const isSeen = (done.get(deed) ?? 0) > LEAST_KIB || (deed === 'agent' && (await isShutOut()));
+      if (deed !== ORDINARY) assert.ok(isSeen, `the guest did not do it: ${deed}`);
     }
     return rounds;
   }

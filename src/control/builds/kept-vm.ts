@@ -27,7 +27,7 @@ import { MIB } from '../../units.ts';
 import { VERSION } from '../../version.ts';
 import { freeUser, handOverFile, takeBack } from '../handover.ts';
 import type { Host } from '../host.ts';
-import { saveMemory } from '../memory/checkpoint.ts';
+import { prepareSave, saveMemory } from '../memory/checkpoint.ts';
 import { fitOf } from '../memory/fit.ts';
 import { contentsOf, type FileContent } from '../memory/manifest.ts';
 import { loadMemory } from '../memory/restore.ts';
@@ -93,7 +93,8 @@ export async function saveKeptVm(host: Host, vm: VmRecord): Promise<SavedVm | un
   const files = ownFiles(host, vm);
   await using api = connectVmm(vmmSocketOf(host, vm.id));
   try {
-    const vmmVersion = await saveMemory(host, vm, api, files);
+    const vmmVersion = await prepareSave(host, vm, api, files);
+    await saveMemory(host, vm, api, files);
     for (const path of [files.state, files.memory]) await takeBack(host, path);
     return { ...files, vmmVersion };
   } catch (error) {

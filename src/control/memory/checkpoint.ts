@@ -17,21 +17,30 @@ import { type Identities, identitiesOf, identityOf, type Manifest, type Waker, w
 const SAVE_LIMIT_MS = 10 * 60_000;
 
 /**
- * Writes a paused guest to files; what was begun is gone when it fails.
+ * Makes the files that the memory of a guest is about to be saved to, while it still runs.
  * @returns what the VMM calls itself: no other version reads its state
  */
-export async function saveMemory(
+export async function prepareSave(
   host: Host,
   vm: VmRecord,
   api: VmmApi,
   { memory, state }: Pick<MemoryFiles, 'memory' | 'state'>,
 ): Promise<string> {
+  for (const path of [state, memory]) await makeFileForVmm(host, vm, path);
+  // asked of the one that runs: its program may have been replaced since it was started
+  return (await versionOfVmm(api)).text;
+}
+
+/** Writes a paused guest to files that were prepared; they are gone when it fails. */
+export async function saveMemory(
+  host: Host,
+  vm: VmRecord,
+  api: VmmApi,
+  { memory, state }: Pick<MemoryFiles, 'memory' | 'state'>,
+): Promise<void> {
   try {
-    for (const path of [state, memory]) await makeFileForVmm(host, vm, path);
     const [snapshot_path, mem_file_path] = [asVmmNamesIt(host, vm, state), asVmmNamesIt(host, vm, memory)];
     await api.send(createSnapshot({ snapshot_path, mem_file_path }), SAVE_LIMIT_MS);
-    // asked of the one that runs: its program may have been replaced since it was started
-    return (await versionOfVmm(api)).text;
   } catch (error) {
     for (const path of [memory, state]) await rm(path, { force: true });
     throw error;
@@ -66,10 +75,11 @@ export async function takeCheckpoint(
   await syncAll(Object.values(disks));
   signal.throwIfAborted();
   await using api = connectVmm(vmmSocketOf(host, vm.id));
+  const vmmVersion = await prepareSave(host, vm, api, files);
   await api.send(setState('Paused'));
   const at = host.now().toISOString();
   progress.step('save-memory', 'saving its memory');
-  const vmmVersion = await saveMemory(host, vm, api, files);
+  await saveMemory(host, vm, api, files);
   signal.throwIfAborted();
   progress.step('sync', 'making it safe on disk');
   await syncAll([files.memory, files.state, ...Object.values(disks)]);

@@ -71,6 +71,7 @@ export async function takeWithMemory(
     requireShortPause(vm, bytes, pauseOk);
     const fit = await fitNow(host, vm);
     const moment = await copyMoment(host, vm, target, copyDisks, progress, signal);
+    await moment.awake;
     pausedMs = moment.pausedMs;
     origin = { fit, vmmVersion: moment.vmmVersion };
   } else {

@@ -10,7 +10,7 @@ import { connectVmm } from '../../firecracker/api.ts';
 import { setState } from '../../firecracker/requests.ts';
 import { type MemoryFiles, memoryFiles, vmFiles } from '../../storage/layout.ts';
 import type { Host } from '../host.ts';
-import { saveMemory, syncAll } from '../memory/checkpoint.ts';
+import { prepareSave, saveMemory, syncAll } from '../memory/checkpoint.ts';
 import type { Progress } from '../operations.ts';
 import { vmmSocketOf } from '../vmm.ts';
 import { goOnRunning } from './suspend.ts';
@@ -21,6 +21,8 @@ export interface Moment {
   pausedMs: number;
   /** what the VMM that wrote the state calls itself */
   vmmVersion: string;
+  /** settles, and never fails, when its programs run again: what was taken can be used meanwhile */
+  awake: Promise<void>;
 }
 
 /**
@@ -44,47 +46,49 @@ export async function copyMoment(
   await syncAll(vm.workDiskBytes > 0 ? [rootDisk, workDisk] : [rootDisk]);
   host.stores.vms.update(vm.id, suspending());
   let held = false;
+  let moment: Omit<Moment, 'awake'> | undefined;
+  let awake = Promise.resolve();
   try {
+    await rm(own.directory, { recursive: true, force: true });
+    await mkdir(own.directory, { mode: 0o700 });
+    await using api = connectVmm(vmmSocketOf(host, vm.id));
+    const vmmVersion = await prepareSave(host, vm, api, own);
     progress.step('hold', `holding ${vm.name}`);
     await holdGuest(host, vm, randomUUID(), signal);
     held = true;
-    await using api = connectVmm(vmmSocketOf(host, vm.id));
     progress.step('save-memory', 'saving its memory and disks');
-    await rm(own.directory, { recursive: true, force: true });
-    await mkdir(own.directory, { mode: 0o700 });
     const began = performance.now();
     await api.send(setState('Paused'));
-    const vmmVersion = await saveBoth(vm, () => saveMemory(host, vm, api, own), copyDisks);
+    await saveBoth(vm, () => saveMemory(host, vm, api, own), copyDisks);
     await api.send(setState('Resumed'));
     const pausedMs = performance.now() - began;
     for (const file of ['memory', 'state'] as const) await rename(own[file], to[file]);
-    return { pausedMs, vmmVersion };
+    moment = { pausedMs, vmmVersion };
   } finally {
+    let isWritten = false;
     try {
       await goOnRunning(host, vm);
+      isWritten = true;
     } finally {
       // also where that could not be written down: its programs stand still
-      if (held) await thawGuest(host, vm);
+      if (held) awake = thawGuest(host, vm);
+      if (!moment || !isWritten) await awake;
     }
   }
+  return { ...moment, awake };
 }
 
 /**
  * Side by side where the VMM has written everything to the disks when it is paused, as QEMU does; Firecracker does it while it
  * saves. Both are over before the guest goes on, whichever fails.
  */
-async function saveBoth(
-  vm: VmRecord,
-  saveMemory: () => Promise<string>,
-  copyDisks: () => Promise<void>,
-): Promise<string> {
+async function saveBoth(vm: VmRecord, saveMemory: () => Promise<void>, copyDisks: () => Promise<void>): Promise<void> {
   if (vm.vmm !== 'fcqemu') {
-    const version = await saveMemory();
+    await saveMemory();
     await copyDisks();
-    return version;
+    return;
   }
   const [memory, disks] = await Promise.allSettled([saveMemory(), copyDisks()]);
   if (memory.status === 'rejected') throw memory.reason;
   if (disks.status === 'rejected') throw disks.reason;
-  return memory.value;
 }

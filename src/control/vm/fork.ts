@@ -79,12 +79,13 @@ export async function forkVm(
   if (source.memory === null) requireSuspendable(host, source, fit);
   await requireRoom(host, name, await costOfForks(host, source, shape.memoryMib * MIB, names.length));
   const forks = await admit(host, source, boot, names);
+  let awake = Promise.resolve();
   try {
     signal.throwIfAborted();
     const [first] = forks;
     if (!first) throw new BangerError('invalid_input', 'There is no name for a fork.');
     const taken = source.memory
-      ? { pausedMs: 0, vmmVersion: await copySuspended(host, source, fit, first, progress, signal) }
+      ? { pausedMs: 0, vmmVersion: await copySuspended(host, source, fit, first, progress, signal), awake }
       : await copyMoment(
           host,
           source,
@@ -93,6 +94,7 @@ export async function forkVm(
           progress,
           signal,
         );
+    awake = taken.awake;
     const ownMemory = needsOwnMemory(host, first, fit);
     if (ownMemory) await requireRoomForMemory(host, name, first, forks.length - 1);
     const origin: Origin = { vm: source, boot, vmm, vmmVersion: taken.vmmVersion, ownMemory };
@@ -105,6 +107,8 @@ export async function forkVm(
     progress.step('undo', 'removing what was made');
     for (const fork of forks) await discardFork(host, fork);
     throw signal.aborted ? signal.reason : error;
+  } finally {
+    await awake;
   }
 }
 

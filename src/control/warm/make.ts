@@ -26,7 +26,7 @@ import { findBootFiles } from '../bundles/boot-files.ts';
 import { growDisk } from '../disks/disk-work.ts';
 import { diskRunner, handOverFile, takeBack } from '../handover.ts';
 import type { Host } from '../host.ts';
-import { saveMemory, syncAll } from '../memory/checkpoint.ts';
+import { prepareSave, saveMemory, syncAll } from '../memory/checkpoint.ts';
 import { contentsOf } from '../memory/manifest.ts';
 import { findTemplate, forgetTemplates, limitTemplates, pathsOf, wantedTemplate } from '../memory/templates.ts';
 import type { Progress } from '../operations.ts';
@@ -232,7 +232,8 @@ async function standStill(host: Host, vm: VmRecord, progress: Progress, signal: 
     await using api = connectVmm(vmmSocketOf(host, vm.id));
     await api.send(setState('Paused'));
     progress.step('save-memory', 'saving its memory');
-    vmmVersion = await saveMemory(host, vm, api, files);
+    vmmVersion = await prepareSave(host, vm, api, files);
+    await saveMemory(host, vm, api, files);
   }
   signal.throwIfAborted();
   await releaseVm(host, vm);
