@@ -189,8 +189,11 @@ describe('a fork', () => {
     const before = own();
     const gone = await daemon.finish(() => daemon.life.delete('web', { force: true, now: true, keepWorkDisk: false }));
     assert.equal(gone?.state, 'succeeded', gone?.error?.message ?? 'it died');
+    const all = { dryRun: false, disks: true };
+    const found = await daemon.mortal.run(() => collectGarbage(daemon.host, all, quietProgress()));
+    // another banger of this machine may run
     assert.deepEqual(
-      await daemon.mortal.run(() => collectGarbage(daemon.host, { dryRun: false, disks: true }, quietProgress())),
+      found.filter(({ verdict }) => verdict !== 'leave'),
       [],
     );
     assert.deepEqual(own(), before);
