@@ -11,7 +11,7 @@ import { BANGER } from '../../scripts/transcript.ts';
 import type { VmDetail } from '../../src/api/vm.ts';
 import { type Client, createClient } from '../../src/client/client.ts';
 import { followOperation } from '../../src/client/follow-operation.ts';
-import { type Ran, type RunOptions, until, watchChild } from '../support/host.ts';
+import { outputOf, type Ran, type RunOptions, until, watchChild } from '../support/host.ts';
 import { paced } from '../support/pace.ts';
 import type { ProofVmm } from './outcome.ts';
 import { INSIDE, type Rig } from './rig.ts';
@@ -114,9 +114,7 @@ export class RigBanger {
 
   /** Runs one that must succeed; returns its standard output without the last line break. */
   async ok(...args: string[]): Promise<string> {
-    const ran = await this.run(args);
-    assert.equal(ran.status, 0, `banger ${args.join(' ')} ended with ${ran.status}:\n${ran.stderr}${ran.stdout}`);
-    return ran.stdout.replace(/\n$/, '');
+    return outputOf(await this.run(args), args);
   }
 
   /** Runs a script in a guest that must succeed; returns its standard output without the last line break. */

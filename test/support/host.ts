@@ -59,6 +59,12 @@ export interface Ran {
   stderr: string;
 }
 
+/** Standard output of a command that must have succeeded, without the last line break. */
+export function outputOf({ status, stdout, stderr }: Ran, args: readonly string[]): string {
+  assert.equal(status, 0, `banger ${args.join(' ')} ended with ${status}:\n${stderr}${stdout}`);
+  return stdout.replace(/\n$/, '');
+}
+
 export interface RunOptions {
   input?: Buffer | string;
   env?: Record<string, string>;
@@ -152,9 +158,7 @@ export class TestHost {
 
   /** Runs a command that must succeed; returns its standard output without the last line break. */
   async ok(...args: string[]): Promise<string> {
-    const ran = await this.run(args);
-    assert.equal(ran.status, 0, `banger ${args.join(' ')} ended with ${ran.status}:\n${ran.stderr}${ran.stdout}`);
-    return ran.stdout.replace(/\n$/, '');
+    return outputOf(await this.run(args), args);
   }
 
   /** Runs a command in a guest that must succeed; returns its standard output without the last line break. */
