@@ -18,6 +18,9 @@ const SIG_UNBLOCK = 1;
 const SIG_IGN = 1n;
 const SIGSET_BYTES = 128;
 const MADV_DONTNEED = 4;
+/** Of unistd.h. */
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
 const PR_SET_SECCOMP = 22;
 const SECCOMP_MODE_FILTER = 2n;
 const PR_SET_NO_NEW_PRIVS = 38;
@@ -40,6 +43,12 @@ export interface Libc {
    * @throws an error with the `code` of the system's
    */
   filterCalls(program: Buffer): void;
+  /**
+   * Where a file has data next, and where these end (lseek(2)); moves its offset.
+   * @returns undefined for no data any more; an offset in bytes, at which a file system that cannot say it has data
+   */
+  seekData(fd: number, offset: number): number | undefined;
+  seekHole(fd: number, offset: number): number;
 }
 
 let loaded: Promise<Libc | undefined> | undefined;
@@ -60,6 +69,7 @@ async function prepare(): Promise<Libc | undefined> {
       pthread_sigmask: { arguments: ['int32', 'buffer', 'uint64'], return: 'int32' },
       signal: { arguments: ['int32', 'uint64'], return: 'uint64' },
       ioctl: { arguments: ['int32', 'uint64', 'buffer'], return: 'int32' },
+      lseek: { arguments: ['int32', 'int64', 'int32'], return: 'int64' },
       prctl: { arguments: ['int32', 'uint64', 'uint64', 'uint64', 'uint64'], return: 'int32' },
       __errno_location: { arguments: [], return: 'pointer' },
     });
@@ -81,6 +91,15 @@ async function prepare(): Promise<Libc | undefined> {
         for (const { start, end } of unchangedFilePages()) c.madvise(start, end - start, MADV_DONTNEED);
       },
       ioctl: (fd, request, structure) => check(c.ioctl(fd, request, structure), 'ioctl'),
+      seekData(fd, offset) {
+        const found = Number(c.lseek(fd, BigInt(offset), SEEK_DATA));
+        if (found >= 0) return found;
+        return getSystemErrorName(-getInt32(c.__errno_location())) === 'ENXIO' ? undefined : offset;
+      },
+      seekHole(fd, offset) {
+        const found = Number(c.lseek(fd, BigInt(offset), SEEK_HOLE));
+        return found > offset ? found : Infinity;
+      },
       filterCalls(program) {
         // struct sock_fprog: how many instructions, and where
         const filter = Buffer.alloc(16);

@@ -1,87 +1,78 @@
 /** The guest's RAM as it lies in QEMU, for snapshots. */
 import { constants } from 'node:fs';
-import { type FileHandle, open } from 'node:fs/promises';
+import { open } from 'node:fs/promises';
+import { type Part, partsOf, type Range, readAt } from './memory-parts.ts';
 import type { MicroVm } from './micro-vm.ts';
 
 /** Memory copied at a time. */
 const CHUNK_BYTES = 1024 * 1024;
 
+/** Copies that go on at a time, because the guest stands still meanwhile: one reads what another writes. */
+const SIDE_BY_SIDE = 3;
+
 /** What has to be zero to become a hole. */
 const BLOCK_BYTES = 16 * 1024;
-
-const PAGE_BYTES = 4096;
-
-/** An entry of /proc/PID/pagemap, and in its last byte whether the page is in memory or swapped out. */
-const PAGE_ENTRY_BYTES = 8;
-const PAGE_EXISTS = 0xc0;
 
 const ZEROS = Buffer.alloc(BLOCK_BYTES);
 
 /**
- * Copies the RAM as the guest sees it. Of a restored machine that is a private mapping of a memory file, which may have
- * been deleted or replaced, with what was written since.
- * @param isAnonymous there is nothing behind pages that QEMU does not have
+ * Copies the RAM as the guest sees it. Of a restored machine that is a private mapping of a memory file, with what was
+ * written since.
+ * @param file descriptor of that memory file, which may have been deleted or replaced; undefined for a machine that was
+ *   booted, which has nothing behind pages that QEMU does not have
  * @throws Error when the memory cannot be found or read
  */
-export async function copyMemory(vm: MicroVm, size: number, isAnonymous: boolean, to: string): Promise<void> {
+export async function copyMemory(vm: MicroVm, size: number, file: number | undefined, to: string): Promise<void> {
   const begin = await addressOfMemory(vm);
-  await using source = await open(`/proc/${vm.pid}/mem`, 'r');
-  await using pages = isAnonymous ? await open(`/proc/${vm.pid}/pagemap`, 'r') : undefined;
+  await using memory = await open(`/proc/${vm.pid}/mem`, 'r');
   await using target = await open(to, constants.O_RDWR | constants.O_CREAT, 0o600);
-  const isFresh = await makeRoom(target, size);
-  const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
-  for (let at = 0; at < size; ) {
-    const position = begin + BigInt(at);
-    const length = Math.min(CHUNK_BYTES, size - at);
-    // what stays unwritten of a fresh file is a hole
-    if (isFresh && pages && !(await exists(pages, position, length))) {
-      at += length;
-      continue;
-    }
-    const { bytesRead } = await source.read({ buffer: chunk, length, position });
-    if (bytesRead === 0) throw new Error(`the memory of process ${vm.pid} cannot be read`);
-    const read = chunk.subarray(0, bytesRead);
-    for (const [from, end] of isFresh ? nonZero(read) : [[0, bytesRead] as const]) {
-      await target.write(read, from, end - from, at + from);
-    }
-    at += bytesRead;
+  // one of the right size is written over as it is: it may be the one this machine runs from, and would lose its memory
+  const isFresh = (await target.stat()).size !== size;
+  if (isFresh) {
+    await target.truncate(0);
+    await target.truncate(size);
   }
+  const parts: Part[] = isFresh ? await partsOf(vm.pid, begin, size, file) : [{ start: 0, end: size, from: 'process' }];
+  const chunks = chunksOf(parts);
+  const copy = async () => {
+    const room = Buffer.allocUnsafe(CHUNK_BYTES);
+    for (let next = chunks.next(); !next.done; next = chunks.next()) {
+      const { start, end, from } = next.value;
+      const bytes = room.subarray(0, end - start);
+      const length =
+        from === 'file' && file !== undefined
+          ? await readAt(file, bytes, start)
+          : await readAt(memory.fd, bytes, begin + BigInt(start));
+      if (length < bytes.length) throw new Error(`the memory of process ${vm.pid} cannot be read`);
+      // what stays unwritten of a fresh file is a hole
+      for (const range of isFresh ? nonZero(bytes) : [{ start: 0, end: length }]) {
+        await target.write(bytes, range.start, range.end - range.start, start + range.start);
+      }
+    }
+  };
+  // all are over before the file is closed, whichever fails
+  const copies = await Promise.allSettled(Array.from({ length: SIDE_BY_SIDE }, copy));
+  for (const each of copies) if (each.status === 'rejected') throw each.reason;
 }
 
-/** Whether any page of a range exists. */
-async function exists(pages: FileHandle, position: bigint, length: number): Promise<boolean> {
-  const entries = Buffer.alloc((length / PAGE_BYTES) * PAGE_ENTRY_BYTES);
-  const offset = (position / BigInt(PAGE_BYTES)) * BigInt(PAGE_ENTRY_BYTES);
-  const { bytesRead } = await pages.read({ buffer: entries, position: offset });
-  if (bytesRead < entries.length) return true;
-  for (let at = PAGE_ENTRY_BYTES - 1; at < entries.length; at += PAGE_ENTRY_BYTES) {
-    if ((entries[at] ?? 0) & PAGE_EXISTS) return true;
+function* chunksOf(parts: readonly Part[]): Generator<Part, undefined> {
+  for (const { start, end, from } of parts) {
+    for (let at = start; at < end; at += CHUNK_BYTES) yield { start: at, end: Math.min(end, at + CHUNK_BYTES), from };
   }
-  return false;
+  return undefined;
 }
 
 /** Ranges of blocks that are not all zero. */
-function nonZero(bytes: Buffer): (readonly [from: number, end: number])[] {
-  const ranges: [number, number][] = [];
+function nonZero(bytes: Buffer): Range[] {
+  const ranges: Range[] = [];
   for (let at = 0; at < bytes.length; at += BLOCK_BYTES) {
     const block = bytes.subarray(at, at + BLOCK_BYTES);
     if (block.equals(ZEROS.subarray(0, block.length))) continue;
     const last = ranges.at(-1);
-    if (last?.[1] === at) last[1] += block.length;
-    else ranges.push([at, at + block.length]);
+    if (last?.end === at) last.end += block.length;
+    else ranges.push({ start: at, end: at + block.length });
   }
   return ranges;
-}
-
-/**
- * A file of the right size is written over as it is: it may be the one this machine runs from, and would lose its
- * memory with it.
- */
-async function makeRoom(file: FileHandle, size: number): Promise<boolean> {
-  if ((await file.stat()).size === size) return false;
-  await file.truncate(0);
-  await file.truncate(size);
-  return true;
 }
 
 /** Where the first byte of the guest's RAM is in QEMU, which keeps it in one piece however the guest sees it. */

@@ -13,11 +13,15 @@ import { type SnapshotHeader, writeSnapshotFile } from './snapshot-file.ts';
 const PREFIX = 'Create snapshot error';
 const MIB = 1024 * 1024;
 
-/** @throws Fault; the machine stays paused either way */
+/**
+ * @param memoryFile descriptor of the memory file of a machine that was restored
+ * @throws Fault; the machine stays paused either way
+ */
 export async function createSnapshot(
   vm: MicroVm,
   params: ActionArguments['CreateSnapshot'],
   header: SnapshotHeader,
+  memoryFile: number | undefined,
 ): Promise<void> {
   if (params.snapshot_type === 'Diff') throw unsupported(PREFIX, 'diff snapshots are');
   try {
@@ -31,7 +35,7 @@ export async function createSnapshot(
   try {
     const bytes = header.machine.mem_size_mib * MIB;
     // the one that is there may be the memory of other machines, and of this one
-    await replaceFile(params.mem_file_path, (path) => copyMemory(vm, bytes, !header.spec.restore, path));
+    await replaceFile(params.mem_file_path, (path) => copyMemory(vm, bytes, memoryFile, path));
   } catch (error) {
     throw new Fault(`${PREFIX}: Cannot write the guest memory to file: ${ioErrorText(error)}`);
   }

@@ -65,6 +65,8 @@ export class Vmm {
   #vm: MicroVm | undefined;
   /** known once the guest may run */
   #machine: Machine | undefined;
+  /** descriptor of what a restored machine has mapped; open until the process ends, as QEMU's is */
+  #memoryFile: number | undefined;
   /** something was configured that a snapshot brings itself */
   #bootSpecific = false;
 
@@ -213,15 +215,14 @@ export class Vmm {
   async #loadSnapshot(params: ActionArguments['LoadSnapshot']): Promise<void> {
     checkLoadRequest(this.#bootSpecific, this.#log);
     const { header, state, spec, memory } = await planRestore(params, this.#options);
-    try {
-      const tracks = params.track_dirty_pages || params.enable_diff_snapshots;
-      await this.resources.restore(spec, header, tracks).catch((error: unknown) => {
-        throw takeOverFault(error);
-      });
-      this.#machine = await restoreMachine(spec, { header, state }, { ...this.#machineOptions(), memory });
-    } finally {
+    const tracks = params.track_dirty_pages || params.enable_diff_snapshots;
+    await this.resources.restore(spec, header, tracks).catch((error: unknown) => {
       closeSync(memory);
-    }
+      throw takeOverFault(error);
+    });
+    // it stays open: what QEMU has not written is read there when the machine is saved again
+    this.#memoryFile = memory;
+    this.#machine = await restoreMachine(spec, { header, state }, { ...this.#machineOptions(), memory });
     this.#state = 'Paused';
     if (params.clock_realtime) this.#log.debug('clock_realtime has no effect: set the time in the guest.');
     await this.#options.metrics.start();
@@ -250,15 +251,20 @@ export class Vmm {
     }
     const drives = spec.drives.map((drive, at) => ({ ...drive, ...this.resources.drives.list[at] }));
     await this.#timed('full_create_snapshot', 'create full snapshot', () =>
-      createSnapshot(vm, params, {
-        version: SNAPSHOT_VERSION,
-        qemuVersion: vm.qemuVersion,
-        spec: { ...spec, drives, balloon: this.resources.balloon.config },
-        machine: this.resources.machine,
-        bootSource: this.resources.bootSource,
-        mmdsConfig: this.resources.mmds.config,
-        halted: vm.halted,
-      }),
+      createSnapshot(
+        vm,
+        params,
+        {
+          version: SNAPSHOT_VERSION,
+          qemuVersion: vm.qemuVersion,
+          spec: { ...spec, drives, balloon: this.resources.balloon.config },
+          machine: this.resources.machine,
+          bootSource: this.resources.bootSource,
+          mmdsConfig: this.resources.mmds.config,
+          halted: vm.halted,
+        },
+        this.#memoryFile,
+      ),
     );
   }
 

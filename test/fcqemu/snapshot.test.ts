@@ -16,6 +16,7 @@ import {
   truncateSync,
   unlinkSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
@@ -162,6 +163,31 @@ describe('a snapshot', { skip }, () => {
       await type(grandchild, '23');
       assert.equal((await grandchild.ended).code, 0);
     }
+  });
+
+  it('of a clone has what the memory file behind it has, without filling its holes', async (t) => {
+    const first = await take(await source(t));
+    const size = statSync(first.memory).size;
+    const file = openSync(first.memory, 'r+');
+    // a page alone, two in a gap that is read through, one behind it, and the last
+    for (const [at, length] of [
+      [size / 2, 4096],
+      [size / 2 + 64 * 1024, 3 * 4096],
+      [(size * 3) / 4 + 4096, 5 * 1024 * 1024],
+      [size - 4096, 4096],
+    ] as const) {
+      writeSync(file, Buffer.alloc(length, `at ${at}`), 0, length, at);
+    }
+    closeSync(file);
+    const clone = await startVmm(t, { stdin: 'pipe' });
+    await clone.put('/snapshot/load', loadBody(first));
+    const second = await take(clone, 'second');
+    assert.ok(readFileSync(second.memory).equals(readFileSync(first.memory)));
+    const [before, after] = [first, second].map(({ memory }) => statSync(memory).blocks * 512);
+    assert.ok(
+      (after ?? 0) < (before ?? 0) + 16 * 1024 * 1024,
+      `${after} of ${size} bytes, where the first takes ${before}`,
+    );
   });
 
   it('takes the name of another memory file and leaves that to those who run from it', async (t) => {
