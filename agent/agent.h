@@ -227,6 +227,8 @@ void heard_of_host(void);
 const char *frozen_token(void);
 /* Whether it stands still, or is about to. */
 int is_held(void);
+/* All but init, kernel and this program stand still, and will until it is thawed. */
+int is_still(void);
 void forget_quiesce(struct link *);
 /* The machine goes on from memory: it is not thawed before it was woken. */
 void was_restored(void);

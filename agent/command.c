@@ -4,7 +4,7 @@
  */
 #include "command.h"
 #include "service.h"
-#include "spawn.h"
+#include "precedence.h"
 #include <errno.h>
 #include <grp.h>
 #include <limits.h>
@@ -340,7 +340,7 @@ static void run_plain(const struct command *command, int report) {
   static const char plain = BEGINS_PLAIN, shell = BEGINS_SHELL;
   if (chdir(command->plain_directory) != 0) return;
   environ = command->plain_environment;
-  take_turns();
+  take_place();
   if (write(report, &plain, 1) == 1) {
     execvp(command->plain[0], command->plain);
     if (write(report, &shell, 1) != 1) _exit(126);
@@ -353,7 +353,7 @@ const char *run_command(struct command *command, int report) {
   if (chdir(command->home) != 0 && chdir("/") != 0) return "its home";
   if (command->directory && chdir(command->directory) != 0) return "its directory";
   if (command->plain) run_plain(command, report);
-  take_turns();
+  take_place();
   /* execvp looks through the PATH of who calls it */
   environ = command->environment;
   if (command->script) execv(command->shell, command->argv);

@@ -75,8 +75,32 @@ static int overwrite(const char *path, const void *bytes, size_t length) {
   return result;
 }
 
+/* A block of any file system that guests have. */
+#define BLOCK_BYTES 4096
+
+/*
+ * While nobody can read half of it, what is short is written into the block that is there: another file takes an emulated guest
+ * five times as long, and the first of them thirty milliseconds.
+ */
+static int write_in_place(const char *path, const void *bytes, size_t length, mode_t mode) {
+  struct stat found;
+  if (!is_still() || length > BLOCK_BYTES) return -1;
+  int file = open(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+  if (file < 0) return -1;
+  int result = fstat(file, &found);
+  /* one with other names is another's too; one that is empty has no block */
+  int is_fit = result == 0 && S_ISREG(found.st_mode) && found.st_nlink == 1 && found.st_size > 0 && found.st_size <= BLOCK_BYTES;
+  if (!is_fit) result = -1;
+  if (result == 0) result = write_all(file, bytes, length);
+  if (result == 0 && (size_t)found.st_size > length) result = ftruncate(file, (off_t)length);
+  if (result == 0 && (found.st_mode & 07777) != mode) result = fchmod(file, mode);
+  close(file);
+  return result;
+}
+
 static int replace_file(const char *path, const void *bytes, size_t length, mode_t mode) {
   char fresh[PATH_MAX];
+  if (write_in_place(path, bytes, length, mode) == 0) return 0;
   if (snprintf(fresh, sizeof fresh, "%s.banger-new", path) >= (int)sizeof fresh) {
     errno = ENAMETOOLONG;
     return -1;
@@ -282,15 +306,31 @@ int add_authorized_key(const char *line) {
   return result;
 }
 
+static const char *const seed_files[] = {VAR "/lib/systemd/random-seed", VAR "/lib/urandom/random-seed",
+                                         VAR "/lib/misc/random-seed", VAR "/lib/seedrng/seed.credit", NULL};
+
+void read_identity(void) {
+  static const char *const others[] = {ETC "/hostname",
+                                       ETC "/hosts",
+                                       ETC "/resolv.conf",
+                                       ETC "/machine-id",
+                                       ETC "/ssh/ssh_host_ed25519_key",
+                                       ETC "/ssh/ssh_host_ed25519_key.pub",
+                                       ROOT_HOME "/.ssh/authorized_keys",
+                                       NULL};
+  static const char *const *const lists[] = {others, seed_files};
+  char byte[2];
+  for (size_t list = 0; list < sizeof lists / sizeof *lists; list++)
+    for (const char *const *path = lists[list]; *path; path++) read_file(*path, byte, sizeof byte);
+}
+
 int renew_random_seeds(void) {
-  static const char *const files[] = {VAR "/lib/systemd/random-seed", VAR "/lib/urandom/random-seed",
-                                      VAR "/lib/misc/random-seed", VAR "/lib/seedrng/seed.credit"};
   uint8_t seed[SEED_BYTES];
   int written = 0;
-  for (size_t at = 0; at < sizeof files / sizeof *files; at++) {
-    if (access(files[at], F_OK) != 0) continue;
+  for (const char *const *path = seed_files; *path; path++) {
+    if (access(*path, F_OK) != 0) continue;
     if (getrandom(seed, sizeof seed, 0) != (ssize_t)sizeof seed) return -1;
-    if (replace_file(files[at], seed, sizeof seed, 0600) < 0) return -1;
+    if (replace_file(*path, seed, sizeof seed, 0600) < 0) return -1;
     written++;
   }
   memset(seed, 0, sizeof seed);

@@ -13,6 +13,8 @@ int set_boot_id(const char *id);
  * every change of mounts, has done so before.
  */
 void cover_boot_id(void);
+/* Reads what a wake writes to: the guest's disk is as slow as ever then, and nothing else is left to wait for. */
+void read_identity(void);
 int add_authorized_key(const char *line);
 /* Takes `path NUL mode NUL content`. */
 int place_file(const struct field *);

@@ -38,20 +38,36 @@ static int runs_such(const char *number, int (*is_such)(const char *)) {
   return is_such(program);
 }
 
+/* Room is made by doubling it. */
+static void add(struct processes *processes, const char *number) {
+  size_t count = processes->count;
+  if (count == 0 || (count >= 64 && (count & (count - 1)) == 0)) {
+    processes->list = realloc(processes->list, (count < 64 ? 64 : count * 2) * sizeof *processes->list);
+    if (!processes->list) die("memory");
+  }
+  if (read_process(number, &processes->list[count])) processes->count++;
+}
+
+void add_program(struct processes *processes, pid_t pid, int (*is_such)(const char *)) {
+  char number[16];
+  snprintf(number, sizeof number, "%d", (int)pid);
+  if (runs_such(number, is_such)) add(processes, number);
+}
+
+pid_t last_process(void) {
+  char text[64];
+  const char *last = read_file("/proc/loadavg", text, sizeof text) > 0 ? strrchr(text, ' ') : NULL;
+  return last ? (pid_t)atoi(last + 1) : -1;
+}
+
 void list_programs(struct processes *processes, int (*is_such)(const char *)) {
-  size_t room = 0;
   *processes = (struct processes){0};
   DIR *directory = opendir("/proc");
   if (!directory) return;
   for (struct dirent *entry; (entry = readdir(directory));) {
     if (entry->d_name[0] < '1' || entry->d_name[0] > '9') continue;
     if (is_such && !runs_such(entry->d_name, is_such)) continue;
-    if (processes->count == room) {
-      room = room * 2 + 128;
-      processes->list = realloc(processes->list, room * sizeof *processes->list);
-      if (!processes->list) die("memory");
-    }
-    if (read_process(entry->d_name, &processes->list[processes->count])) processes->count++;
+    add(processes, entry->d_name);
   }
   closedir(directory);
   if (processes->count > 0) qsort(processes->list, processes->count, sizeof *processes->list, by_number);

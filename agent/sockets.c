@@ -118,6 +118,29 @@ static int is_sshd(const char *program) {
   return strcmp(name, "sshd") == 0 || strcmp(name, "sshd-session") == 0 || strcmp(name, "sshd-auth") == 0;
 }
 
+/* Looking at so many numbers takes longer than a look at all processes. */
+#define MOST_SINCE 64
+
+/* what there was when all stood still, and the last process of that moment; 0 when that was never looked for */
+static struct processes noted;
+static pid_t noted_until;
+
+void note_ssh(void) {
+  free(noted.list);
+  noted_until = last_process();
+  list_programs(&noted, is_sshd);
+}
+
+/* @returns whether what was noted says all */
+static int recall_ssh(struct processes *all) {
+  pid_t last = noted_until > 0 ? last_process() : -1;
+  *all = (struct processes){0};
+  if (last < noted_until || last > noted_until + MOST_SINCE) return 0;
+  for (size_t at = 0; at < noted.count; at++) add_program(all, noted.list[at].pid, is_sshd);
+  for (pid_t pid = noted_until + 1; pid <= last; pid++) add_program(all, pid, is_sshd);
+  return 1;
+}
+
 /* servers that were found beside the sessions that were ended last */
 static pid_t servers[MAX_SERVERS];
 static int server_count;
@@ -126,7 +149,8 @@ int end_ssh_sessions(void) {
   struct processes all;
   int ended = 0;
   server_count = 0;
-  list_programs(&all, is_sshd);
+  if (!recall_ssh(&all)) list_programs(&all, is_sshd);
+  noted_until = 0;
   for (size_t at = 0; at < all.count; at++) {
     pid_t pid = all.list[at].pid;
     if (!find_process(&all, all.list[at].parent)) {

@@ -11,6 +11,11 @@ void load_diag_modules(void);
  * @returns how many, or -1 when this kernel cannot do that
  */
 int destroy_connections(const struct ip_address *, int count);
+/*
+ * Looks for what SSH consists of while nothing of it can begin another program: whoever wakes the guest from then on has to
+ * look at the processes alone that init began since.
+ */
+void note_ssh(void);
 /* Ends the SSH sessions, not the servers, which it notes for the next call. @returns how many */
 int end_ssh_sessions(void);
 /* Makes every SSH server that was noted read its configuration and keys again. @returns how many */

@@ -8,6 +8,7 @@
 #include "identity.h"
 #include "kernel.h"
 #include "netlink.h"
+#include "precedence.h"
 #include "sockets.h"
 #include <arpa/inet.h>
 #include <errno.h>
@@ -29,6 +30,9 @@
 #define REST_LEAST_MS 0
 #endif
 #define REST_MOST_MS 1000
+#ifndef REST_TIMES
+#define REST_TIMES 4
+#endif
 /* while it is held, or is about to be: what was frozen must not be let go by a moment that came due meanwhile */
 #define REST_HELD_MS 100
 
@@ -253,7 +257,7 @@ static const char *perform(const struct request *request, const uint8_t *payload
   return NULL;
 }
 
-/* What can wait until whoever woke the guest has had it for as long again as the wake took, twice: nothing where that is fast. */
+/* What can wait until whoever woke the guest has had it for some times as long as the wake took: nothing where that is fast. */
 static struct timer rest;
 /* it was due in the generation before, and came to nothing there */
 static int owed;
@@ -298,12 +302,14 @@ void wake(struct link *link, uint32_t channel, const uint8_t *payload, size_t le
   }
   generation = request.generation;
   request.generation = NULL;
+  int64_t pause = REST_TIMES * (now_ms() - began);
+  if (pause > REST_MOST_MS) pause = REST_MOST_MS;
+  let_commands_go_first(pause);
   send_fields(link, DONE, channel, &report);
   thaw(NULL);
   if (request.mode == NEW) {
-    int64_t pause = 2 * (now_ms() - began);
     owed = 0;
-    set_timer(&rest, pause < REST_LEAST_MS ? REST_LEAST_MS : pause > REST_MOST_MS ? REST_MOST_MS : pause, do_rest);
+    set_timer(&rest, pause < REST_LEAST_MS ? REST_LEAST_MS : pause, do_rest);
   } else {
     const char *mode = request.mode == SAME ? "same" : "again";
     const char *const modes[] = {owed ? "new" : mode, owed ? mode : NULL, NULL};

@@ -181,7 +181,9 @@ function operationStore(): OperationStore {
 
 /** Logs in as soon as the guest runs; whatever it is told there makes it go down. */
 async function login({ vmms }: Place): Promise<SshConnection> {
-  while (vmms.at(-1)?.state !== 'Running') await setImmediate();
+  // the last may be one that waits for its memory
+  const up = () => vmms.findLast(({ state }) => state === 'Running');
+  while (!up()) await setImmediate();
   return {
     closed: false,
     onClose: () => {},
@@ -191,7 +193,7 @@ async function login({ vmms }: Place): Promise<SshConnection> {
         return answer();
       }
       await effectOrNever('tell the guest to go down');
-      void vmms.at(-1)?.reset();
+      void up()?.reset();
       // nobody looks at the answer
       return {} as ClientChannel;
     },

@@ -12,10 +12,11 @@ import type { BootFiles } from '../../preflight/context.ts';
 import type { VmmChoice } from '../../preflight/vmm-choice.ts';
 import { copyDisk } from '../../storage/clone.ts';
 import { memoryFiles, vmFiles } from '../../storage/layout.ts';
+import { sideBySide } from '../../system/abort.ts';
 import { pathExists } from '../../system/files.ts';
 import { MIB } from '../../units.ts';
 import { findVmBootFiles } from '../bundles/boot-files.ts';
-import { freeUser, settleUser } from '../handover.ts';
+import { freeUser, handOverFile, settleUser } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
 import { syncAll } from '../memory/checkpoint.ts';
@@ -23,6 +24,7 @@ import { fitOf } from '../memory/fit.ts';
 import { needsOwnMemory, shareMemory } from '../memory/share.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone, requireStoreSpace } from '../store/space.ts';
+import { type LaunchedVm, launchVm } from './boot.ts';
 import { copyMoment } from './copy-moment.ts';
 import { requireImage } from './create.ts';
 import { freeAddress, newVmId } from './identity.ts';
@@ -79,11 +81,15 @@ export async function forkVm(
   if (source.memory === null) requireSuspendable(host, source, fit);
   await requireRoom(host, name, await costOfForks(host, source, shape.memoryMib * MIB, names.length));
   const forks = await admit(host, source, boot, names);
+  const [first] = forks;
+  if (!first) throw new BangerError('invalid_input', 'There is no name for a fork.');
+  const givenUp = new AbortController();
+  const launching = launchFork(host, first, boot, vmm, AbortSignal.any([signal, givenUp.signal]));
+  // told where it is waited for
+  launching.catch(() => {});
   let awake = Promise.resolve();
   try {
     signal.throwIfAborted();
-    const [first] = forks;
-    if (!first) throw new BangerError('invalid_input', 'There is no name for a fork.');
     const taken = source.memory
       ? { pausedMs: 0, vmmVersion: await copySuspended(host, source, fit, first, progress, signal), awake }
       : await copyMoment(
@@ -100,11 +106,13 @@ export async function forkVm(
     const origin: Origin = { vm: source, boot, vmm, vmmVersion: taken.vmmVersion, ownMemory };
     for (const other of forks.slice(1)) await copyFork(host, first, other, ownMemory, signal);
     progress.step('start', forks.length === 1 ? `starting ${first.name}` : `starting ${forks.length} VMs`);
-    const { started, failed } = await startAll(host, origin, forks, signal);
+    const { started, failed } = await startAll(host, origin, forks, launching, signal);
     if (started.length === 0 && failed[0]) throw failed[0].error;
     return { started, failed, pausedMs: taken.pausedMs };
   } catch (error) {
     progress.step('undo', 'removing what was made');
+    givenUp.abort();
+    await launching.catch(() => {});
     for (const fork of forks) await discardFork(host, fork);
     throw signal.aborted ? signal.reason : error;
   } finally {
@@ -247,10 +255,35 @@ async function copy(host: Host, from: string, to: string, signal: AbortSignal): 
   await copyDisk(host.system.runner, host.config.programs.cp, from, to, signal);
 }
 
+/** One whose VMM waits for its memory. */
+interface LaunchedFork {
+  vm: VmRecord;
+  launched: LaunchedVm;
+}
+
+/** Goes on beside what is done to the source: nothing of it depends on what is copied. */
+async function launchFork(
+  host: Host,
+  admitted: VmRecord,
+  boot: BootFiles,
+  vmm: VmmChoice,
+  signal: AbortSignal,
+): Promise<LaunchedFork> {
+  const vm = await settleUser(host, admitted);
+  const [launched] = await sideBySide(signal, [
+    (either) => launchVm(host, vm, boot, either, { continues: true, vmm }),
+    // what it sends before it has its own address goes nowhere
+    () => host.network.attach(vm, { closed: true }),
+  ]);
+  return { vm, launched };
+}
+
+/** @param launching the first of them */
 async function startAll(
   host: Host,
   origin: Origin,
   forks: readonly VmRecord[],
+  launching: Promise<LaunchedFork>,
   signal: AbortSignal,
 ): Promise<Pick<Forked, 'started' | 'failed'>> {
   const waiting = [...forks];
@@ -259,7 +292,8 @@ async function startAll(
   const worker = async () => {
     for (let fork = waiting.shift(); fork; fork = waiting.shift()) {
       try {
-        started.push(await startFork(host, origin, fork, signal));
+        const { vm, launched } = fork === forks[0] ? await launching : { vm: await settleUser(host, fork) };
+        started.push(await startFork(host, origin, vm, launched, signal));
       } catch (error) {
         await discardFork(host, fork);
         signal.throwIfAborted();
@@ -272,11 +306,19 @@ async function startAll(
   return { started, failed };
 }
 
-async function startFork(host: Host, origin: Origin, admitted: VmRecord, signal: AbortSignal): Promise<StartedVm> {
-  const fork = await settleUser(host, admitted);
+async function startFork(
+  host: Host,
+  origin: Origin,
+  fork: VmRecord,
+  launched: LaunchedVm | undefined,
+  signal: AbortSignal,
+): Promise<StartedVm> {
   const { rootDisk, workDisk } = vmFiles(host.config.paths.store, fork.id);
+  const disks = fork.workDiskBytes > 0 ? [rootDisk, workDisk] : [rootDisk];
+  // one that was launched before they were there
+  for (const disk of launched ? disks : []) await handOverFile(host, fork, disk);
   const { boot, vmm, vmmVersion, ownMemory } = origin;
   const failedUnits = origin.vm.ready?.failedUnits ?? [];
-  const first = { 'sync-disks': () => syncAll(fork.workDiskBytes > 0 ? [rootDisk, workDisk] : [rootDisk]) };
-  return await startAsNew(host, fork, { boot, vmm, vmmVersion, failedUnits, ownMemory, first }, signal);
+  const first = { 'sync-disks': () => syncAll(disks) };
+  return await startAsNew(host, fork, { boot, vmm, vmmVersion, failedUnits, ownMemory, first, launched }, signal);
 }

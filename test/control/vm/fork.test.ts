@@ -157,6 +157,7 @@ describe('a fork', () => {
     let copying = 0;
     const held = Promise.withResolvers<void>();
     const whileCopied: string[] = [];
+    const [vmm] = place.vmms;
     const slow: typeof runner = {
       ...runner,
       async run(argv, options) {
@@ -165,14 +166,13 @@ describe('a fork', () => {
         await held.promise;
         // long enough for whoever does not wait
         for (let turn = 0; turn < 100; turn++) await setImmediate();
-        whileCopied.push(...place.vmms.map(({ state }) => state));
+        whileCopied.push(vmm?.state ?? 'none');
         return await runner.run(argv, options).finally(() => {
           copying -= 1;
         });
       },
     };
     daemon.host.system = { ...daemon.host.system, runner: slow };
-    const [vmm] = place.vmms;
     vmm?.refuse('PUT /snapshot/create', () => held.resolve());
     const forked = await daemon.finish(() => daemon.life.fork('web', ['twin']));
     assert.match(forked?.error?.message ?? '', /refused PUT \/snapshot\/create/);
