@@ -10,6 +10,7 @@ import { REGISTRY } from '../../src/cli/registry.ts';
 import { createRunner } from '../../src/system/runner.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
 import { daemonSkip } from '../support/host.ts';
+import { leanBundle } from '../support/lean-bundle.ts';
 import { paced } from '../support/pace.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
@@ -56,17 +57,19 @@ describe('the helpers of a built bundle', { skip: skipVms }, () => {
 
   before(async () => {
     dir = await mkdtemp(join(tmpdir(), 'banger-host-'));
-    bundle = join(dir, 'bundle');
     const env = { ...process.env, PATH, BANGER: join(ROOT, 'dist/banger') };
     runner = createRunner(env);
-    await runner.run(['cp', '-a', '--sparse=always', BUNDLE, bundle]);
     for (const [name, text] of Object.entries(await readHelperScripts())) {
       assert.equal(
-        await readFile(join(bundle, 'helpers', name), 'utf8'),
+        await readFile(join(BUNDLE, 'helpers', name), 'utf8'),
         text,
         `${name} in the bundle is of another build`,
       );
     }
+    // what is changed comes up in half the time
+    bundle = join(dir, 'bundle');
+    await runner.run(['cp', '-a', '--sparse=always', await leanBundle(BUNDLE, join(ROOT, '.dev')), bundle]);
+    await runner.run(['cp', '-a', join(BUNDLE, 'helpers'), bundle]);
   });
 
   after(async () => {
@@ -74,7 +77,7 @@ describe('the helpers of a built bundle', { skip: skipVms }, () => {
   });
 
   it('verify.sh finds the bundle it lies in good', async () => {
-    const { stdout } = await runner.run([join(bundle, 'helpers/verify.sh')], { timeoutMs: LIMIT_MS });
+    const { stdout } = await runner.run([join(BUNDLE, 'helpers/verify.sh')], { timeoutMs: LIMIT_MS });
     assert.match(stdout, /works on this machine/);
   });
 
