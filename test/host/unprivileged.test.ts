@@ -18,6 +18,7 @@ import { lowerTo } from '../../src/system/privileged-commands.ts';
 import { createRunner, type RunResult } from '../../src/system/runner.ts';
 import { freePort } from '../support/free-port.ts';
 import { hostSkip, until } from '../support/host.ts';
+import { leanBundle } from '../support/lean-bundle.ts';
 import { paced } from '../support/pace.ts';
 
 const LIMIT = { timeout: paced(240_000) };
@@ -28,7 +29,7 @@ const RULES_DIRECTORY = '/etc/sudoers.d';
 const root = createRunner({ ...process.env, PATH });
 
 const skip =
-  hostSkip('dig', 'sudo', 'visudo', 'useradd', 'userdel', 'setpriv') ||
+  hostSkip('debugfs', 'dig', 'sudo', 'visudo', 'useradd', 'userdel', 'setpriv') ||
   (!existsSync(RULES_DIRECTORY) && `sudo reads no ${RULES_DIRECTORY} here`);
 
 describe('a user who is not root', { skip }, () => {
@@ -50,7 +51,8 @@ describe('a user who is not root', { skip }, () => {
     await mkdir(home);
     for (const name of ['banger', 'fcqemu']) await root.run(['install', '-m', '755', join(DIST, name), place]);
     banger = join(place, 'banger');
-    await root.run(['cp', '-a', '--sparse=always', process.env.BANGER_TEST_BUNDLE ?? '', join(home, 'bundle')]);
+    const bundle = await leanBundle(process.env.BANGER_TEST_BUNDLE ?? '', join(import.meta.dirname, '../../.dev'));
+    await root.run(['cp', '-a', '--sparse=always', bundle, join(home, 'bundle')]);
     await root.run(['useradd', '--no-create-home', '--home-dir', home, user]);
     await root.run(['chown', '-R', user, home]);
     uid = (await root.run(['id', '-u', user])).stdout.trim();
