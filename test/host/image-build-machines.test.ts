@@ -13,6 +13,9 @@ import { paced } from '../support/pace.ts';
 
 const LIMIT = { timeout: paced(480_000) };
 
+/** A recipe whose second line runs in the machine that was kept after the first, where there is one. */
+const inMachine = (line: string) => `run = ["mkdir -p /opt", "${line}"]`;
+
 describe('the machine of an image build', { skip: hostSkip('debugfs') }, () => {
   let host: TestHost;
   let builds: ImageBuilds;
@@ -30,7 +33,7 @@ describe('the machine of an image build', { skip: hostSkip('debugfs') }, () => {
     const lines = async (id: string) => (await builds.fileIn(id, '/opt/facts')).split('\n');
     const made: { built: ImageBuilt; lines: string[]; at: number }[] = [];
     for (const mark of ['one', 'two', 'three']) {
-      const path = await builds.recipe('facts', `run = ["mkdir -p /opt", "{ ${facts}; } > /opt/facts # ${mark}"]`);
+      const path = await builds.recipe('facts', inMachine(`{ ${facts}; } > /opt/facts # ${mark}`));
       const built = await builds.build(path);
       made.push({ built, lines: await lines(built.id), at: Date.now() / 1000 });
     }
@@ -49,19 +52,19 @@ describe('the machine of an image build', { skip: hostSkip('debugfs') }, () => {
   });
 
   it('boots where the kept machine cannot go on, and keeps another', LIMIT, async () => {
+    // the machine that went on before
     const layers = join(host.home, 'state/store/layers');
-    const text = (mark: string) => `run = ["echo ${mark} > /opt-mark"]`;
-    assert.equal(stepsDone(await builds.build(await builds.recipe('single', text('one'))))[0], 'boot');
-    await builds.revived(await builds.build(await builds.recipe('single', text('two'))));
+    const build = async (mark: string) =>
+      await builds.build(await builds.recipe('facts', inMachine(`echo ${mark} > /opt/mark`)));
     for (const name of await readdir(layers)) {
       if (name.endsWith('.vmstate')) await truncate(join(layers, name), 1000);
       if (name.endsWith('.memory')) await truncate(join(layers, name), 4096);
     }
-    const damaged = await builds.build(await builds.recipe('single', text('three')));
+    const damaged = await build('one');
     assert.equal(stepsDone(damaged)[0], 'boot');
-    assert.equal(await builds.fileIn(damaged.id, '/opt-mark'), 'three\n');
+    assert.equal(await builds.fileIn(damaged.id, '/opt/mark'), 'one\n');
     assert.match(await readFile(join(host.home, 'state/bangerd.log'), 'utf8'), /a kept VM did not go on/);
-    await builds.revived(await builds.build(await builds.recipe('single', text('four'))));
+    await builds.revived(await build('two'));
     await host.assertQuiet('of a machine that could not go on');
   });
 
@@ -69,39 +72,41 @@ describe('the machine of an image build', { skip: hostSkip('debugfs') }, () => {
     'that fails names the step, its exit code and its last words, and leaves nothing but the VM it was to keep',
     LIMIT,
     async () => {
-      const path = await builds.recipe('bad', 'run = ["true", "echo on the way; echo oops >&2; exit 3"]');
+      const path = await builds.recipe('facts', inMachine('echo on the way; echo oops >&2; exit 3'));
+      const images = () => readdir(join(host.home, 'state/store/images'));
+      const before = await images();
       const ran = await host.fails(
         1,
         ['image', 'build', path, '--keep'],
         [
-          /Building bad: the step "run 2: echo on the way; .*" ended with 3\./,
+          /Building facts: the step "run 2: echo on the way; .*" ended with 3\./,
           /It said last:\n +on the way\n +oops/,
-          /banger ssh build-bad/,
+          /banger ssh build-facts/,
         ],
       );
-      assert.match(ran.stderr, /banger rm --force build-bad/);
-      assert.equal(await host.guest('build-bad', 'hostname'), 'build-bad');
-      await host.ok('rm', '--force', '--now', 'build-bad');
+      assert.match(ran.stderr, /banger rm --force build-facts/);
+      assert.equal(await host.guest('build-facts', 'hostname'), 'build-facts');
+      await host.ok('rm', '--force', '--now', 'build-facts');
       await host.assertQuiet('of a build that failed');
-      assert.equal(existsSync(join(host.home, 'state/store/images/bad')), false);
+      assert.deepEqual(await images(), before);
     },
   );
 
   it('ends a line that does not, also one that floods', LIMIT, async () => {
-    const args = ['image', 'build', await builds.recipe('slow', 'run_timeout = "3s"\nrun = ["yes"]')];
-    await host.fails(7, args, [/step "run 1: yes" did not end within 3 s/, /run_timeout/]);
+    const args = ['image', 'build', await builds.recipe('facts', `run_timeout = "3s"\n${inMachine('yes')}`)];
+    await host.fails(7, args, [/step "run 2: yes" did not end within 3 s/, /run_timeout/]);
     await host.assertQuiet('of a line that floods');
   });
 
   it('is undone by Ctrl-C; with --detach it goes on by itself until it is cancelled', LIMIT, async () => {
-    const path = await builds.recipe('long', 'run = ["sleep 1000"]');
+    const path = await builds.recipe('facts', inMachine('sleep 1000'));
     const interrupted = host.begin(['image', 'build', path]);
-    await interrupted.says(/run 1: sleep/);
+    await interrupted.says(/run 2: sleep/);
     interrupted.child.kill('SIGINT');
     assert.equal((await interrupted.ended).status, 130);
     await host.assertQuiet('of Ctrl-C');
     const { id } = JSON.parse(await host.ok('image', 'build', path, '--detach', '--json'));
-    await until('it has booted', async () => /run 1: sleep/.test(await host.ok('operation', 'logs', id)));
+    await until('it has booted', async () => /run 2: sleep/.test(await host.ok('operation', 'logs', id)));
     assert.equal(JSON.parse(await host.ok('operation', 'show', id, '--json')).state, 'running');
     await host.ok('operation', 'cancel', id);
     await until(
