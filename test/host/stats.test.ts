@@ -11,11 +11,11 @@ import { paced } from '../support/pace.ts';
 
 const LIMIT = { timeout: paced(120_000) };
 
-describe('statistics of a VM', { skip: hostSkip() }, () => {
+describe('statistics of a VM', { skip: hostSkip('debugfs') }, () => {
   let host: TestHost;
 
   before(async () => {
-    host = await TestHost.create();
+    host = await TestHost.create({ lean: true });
     await host.ok('run', '-q', 'web', '--memory', '256M', '--disk', '2G', '--work-disk', '1G');
   });
   after(async () => {
@@ -40,12 +40,12 @@ describe('statistics of a VM', { skip: hostSkip() }, () => {
     // QEMU's memory, not only that of fcqemu, which has some 60 MiB
     assert.ok((stats.rssBytes ?? 0) > 120 * MIB, `resident: ${stats.rssBytes}`);
     assert.equal(stats.diskBytes, 3 * 1024 * MIB);
-    assert.ok(stats.diskAllocatedBytes > 100 * MIB && stats.diskAllocatedBytes < stats.diskBytes);
+    assert.ok(stats.diskAllocatedBytes > 50 * MIB && stats.diskAllocatedBytes < stats.diskBytes);
     assert.match(await host.ok('stats'), /^NAME .*\nweb +running +\d+\.\d % +\d.* \/ 256 MiB +\d.* MiB \/ /);
   });
 
   it('show what it does: processor, disk and network', LIMIT, async () => {
-    // a guest has much to do after its first login; one whose QEMU is held still has nothing to do
+    // a guest may have something to do; one whose QEMU is held still has not
     const { pid } = await host.vm('web');
     const [, qemu] = await readProcessTree(pid ?? 0);
     assert.ok(qemu, 'the VMM has no QEMU');
@@ -60,7 +60,7 @@ describe('statistics of a VM', { skip: hostSkip() }, () => {
       return (idle.cpuPercent ?? 100) < 15;
     });
     process.kill(qemu.pid, 'SIGCONT');
-    await host.guest('web', 'timeout 60 sh -c "while :; do :; done" > /dev/null 2>&1 &');
+    await host.guest('web', '(while :; do :; done) > /dev/null 2>&1 & echo $! > /run/busy');
     let busy = await sample();
     await until('a loop in the guest is seen', async () => {
       busy = await sample();
@@ -68,7 +68,10 @@ describe('statistics of a VM', { skip: hostSkip() }, () => {
     });
     assert.ok((busy.cpuMs ?? 0) > (idle.cpuMs ?? 0));
 
-    await host.guest('web', 'pkill -x timeout; dd if=/dev/urandom of=/root/x bs=64k count=128 conv=fsync 2> /dev/null');
+    await host.guest(
+      'web',
+      'kill $(cat /run/busy); dd if=/dev/urandom of=/root/x bs=64k count=128 conv=fsync 2> /dev/null',
+    );
     const written = await sample();
     const grown = (written.diskWrittenBytes ?? 0) - (busy.diskWrittenBytes ?? 0);
     assert.ok(grown >= 8 * MIB && grown < 64 * MIB, `written: ${grown}`);
@@ -86,8 +89,9 @@ describe('statistics of a VM', { skip: hostSkip() }, () => {
   });
 
   it('name the ports its programs listen on', LIMIT, async () => {
+    // its Perl has no library
     const listen = (address: string, port: number) =>
-      `perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(Listen => 5, LocalAddr => "${address}", LocalPort => ${port}) or die; sleep 300' > /dev/null 2>&1 &`;
+      `perl -e 'socket S, 2, 1, 6; bind S, pack "SnC4x8", 2, ${port}, split /\\./, "${address}" or die; listen S, 5; sleep 300' > /dev/null 2>&1 &`;
     await host.guest('web', `${listen('0.0.0.0', 8080)} ${listen('127.0.0.1', 9090)}`);
     let ports: VmPort[] = [];
     // ss looks at processes first and at sockets then: one that has just begun to listen may have no name yet

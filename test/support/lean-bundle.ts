@@ -26,8 +26,8 @@ const runner = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sb
 /** Programs a test may want in a guest, below /usr. */
 const PROGRAMS = (
   'sh dash bash perl cat ls mkdir rm rmdir mv cp ln chmod touch sync sleep head tail cut tr sort wc dd sha256sum ' +
-  'base64 stat df date uname id env hostname grep sed find seq true false test kill pkill stty tty nice nproc od yes ' +
-  'expr mktemp readlink timeout xargs echo chown cmp scp tar gzip ip ping findmnt mount umount dmesg getent su ps tee'
+  'base64 stat df date uname id env hostname grep sed find seq true false test kill stty tty nice nproc od yes ' +
+  'expr mktemp readlink timeout xargs echo chown cmp scp tar gzip ip ss ping findmnt mount umount dmesg getent su ps tee'
 )
   .split(' ')
   .map((name) => `bin/${name}`);
