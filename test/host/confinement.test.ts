@@ -32,13 +32,13 @@ function writableFiles(pid: number): string[] {
   return [...open, ...mapped.filter((file) => !file.endsWith(':0'))];
 }
 
-describe('what root starts for a VM', { skip: hostSkip() }, () => {
+describe('what root starts for a VM', { skip: hostSkip('debugfs') }, () => {
   let host: TestHost;
   let directory = '';
   let user = 0;
 
   before(async () => {
-    host = await TestHost.create({ env: { SECRET_OF_THE_DAEMON: 'x' } });
+    host = await TestHost.create({ lean: true, env: { SECRET_OF_THE_DAEMON: 'x' } });
     await host.ok('run', 'one', '--disk', '4G', '--work-disk', '64M', '--memory', '256M', '--until', 'reachable');
     directory = (await host.vm('one')).directory;
     user = (await stat(join(directory, 'root.ext4'))).uid;
