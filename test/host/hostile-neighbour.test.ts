@@ -25,7 +25,7 @@ const LIMIT = { timeout: paced(300_000) };
 /** Where the guest hears what to do. */
 const ORDERS_PORT = 7000;
 
-const ROUNDS = 7;
+const ROUNDS = 5;
 
 /** How much slower than beside an ordinary neighbour. */
 const MOST = 2;
