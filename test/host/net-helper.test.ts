@@ -20,7 +20,7 @@ const LIMIT = { timeout: paced(240_000) };
 const TUN = '/dev/net/tun';
 const root = createRunner({ ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` });
 
-const skip = hostSkip('useradd', 'userdel', 'groupadd', 'groupdel', 'setpriv');
+const skip = hostSkip('debugfs', 'useradd', 'userdel', 'groupadd', 'groupdel', 'setpriv');
 
 describe('a user in the group of the network helper', { skip }, () => {
   const group = `bn-${randomBytes(3).toString('hex')}`;

@@ -1,5 +1,5 @@
 /**
- * A user of this host who is not root: made for a test, with copies of the executables and the bundle, and removed with
+ * A user of this host who is not root: made for a test, with copies of the executables and of a lean bundle, and removed with
  * everything it had. What it runs gets nothing of root's environment.
  */
 import assert from 'node:assert/strict';
@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { createRunner, type RunResult } from '../../src/system/runner.ts';
 import { freePort } from './free-port.ts';
 import { bringVerdict } from './host.ts';
+import { leanBundle } from './lean-bundle.ts';
 import { paced } from './pace.ts';
 
 const DIST = join(import.meta.dirname, '../../dist');
@@ -48,7 +49,8 @@ export class OrdinaryUser {
     await mkdir(home);
     await root.run(['install', '-m', '755', join(DIST, 'banger'), place]);
     await root.run(['ln', join(place, 'banger'), join(place, 'fcqemu')]);
-    await root.run(['cp', '-a', '--sparse=always', process.env.BANGER_TEST_BUNDLE ?? '', join(home, 'bundle')]);
+    const bundle = await leanBundle(process.env.BANGER_TEST_BUNDLE ?? '', join(import.meta.dirname, '../../.dev'));
+    await root.run(['cp', '-a', '--sparse=always', bundle, join(home, 'bundle')]);
     await bringVerdict(join(home, '.cache/banger'));
     await root.run(['useradd', '--no-create-home', '--home-dir', home, '--groups', groups.join(','), name]);
     await root.run(['chown', '-R', name, home]);
