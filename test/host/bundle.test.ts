@@ -6,7 +6,7 @@ import { existsSync, readdirSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, before, describe, it, type TestContext } from 'node:test';
+import { after, before, describe, it } from 'node:test';
 import { readAgentProgram } from '../../src/bundle/boot/agent-program.ts';
 import { inspectKernel } from '../../src/bundle/boot/kernel.ts';
 import { readHelperScripts } from '../../src/bundle/store/helper-scripts.ts';
@@ -70,6 +70,11 @@ async function buildAndKill(): Promise<void> {
   await once(child, 'exit');
 }
 
+async function assertNotMounted(): Promise<void> {
+  const mounts = await readFile('/proc/self/mounts', 'utf8');
+  assert.ok(!mounts.includes(dir), 'nothing of it is mounted on the host');
+}
+
 before(async () => {
   dir = await mkdtemp(join(tmpdir(), 'banger-host-'));
   output = join(dir, 'bundles/debian-bookworm');
@@ -85,20 +90,21 @@ describe('a bundle built from Debian packages', { skip }, () => {
     await buildAndKill();
     const half = join(dir, 'bundles/.debian-bookworm.building');
     assert.deepEqual(await readdir(join(dir, 'bundles')), ['.debian-bookworm.building']);
+    await assertNotMounted();
     const before = await readdir(half);
     await writeFile(join(half, 'of-the-killed-one'), '');
     const stop = new AbortController();
     let anew: string[] = [];
     const onEvent = (event: { detail?: string | undefined }) => {
-      if (stop.signal.aborted || !/^installing/.test(event.detail ?? '')) return;
+      // mmdebstrap's first step: the other build got further
+      if (stop.signal.aborted || !/^running apt-get update/.test(event.detail ?? '')) return;
       anew = readdirSync(half);
       stop.abort(new BangerError('cancelled', 'Called off.'));
     };
     await assert.rejects(build(onEvent, stop.signal), { code: 'cancelled' });
     assert.deepEqual(anew.sort(), before.sort(), 'what the killed one had is gone');
     assert.deepEqual(await readdir(join(dir, 'bundles')), []);
-    const mounts = await readFile('/proc/self/mounts', 'utf8');
-    assert.ok(!mounts.includes(dir), 'nothing of it is mounted on the host');
+    await assertNotMounted();
     await runner.run(['cp', '-a', '--sparse=always', BUNDLE, output]);
   });
 
@@ -209,8 +215,8 @@ describe('the initrd', { skip: skip || lacking('qemu-system-x86_64') }, () => {
   });
 
   /** Disks for one guest; `script` runs as its init. */
-  async function guest(t: TestContext, script: string, files: GuestFiles = {}, seed = SEED) {
-    const at = await tempDir(t);
+  async function guest(script: string, files: GuestFiles = {}, seed = SEED) {
+    const at = await mkdtemp(join(dir, 'guest-'));
     const disks = { root: join(at, 'root.ext4'), seed: join(at, 'seed.tar'), work: join(at, 'work.ext4') };
     await tinyRoot(disks.root, busybox, script, files);
     await makeSeed(disks.seed, seed);
@@ -218,94 +224,94 @@ describe('the initrd', { skip: skip || lacking('qemu-system-x86_64') }, () => {
     return disks;
   }
 
-  it('mounts the disks, sets the address, lays the seed over the root and hands over', async (t) => {
-    const script = `
-      echo "pid $$"
-      while read -r device place type options _; do
-        case $device in /dev/vd*) echo "$device $place $type \${options%%,*}" ;; esac
-      done < /proc/mounts
-      ip -o addr show eth0 | grep -o 'inet 172[^ ]*'
-      ip link show eth0 | grep -o 'mtu 1400'
-      ip route
-      cat /etc/hostname /etc/resolv.conf /etc/hosts
-      ls -ld /etc/resolv.conf /root /root/.ssh /root/.ssh/authorized_keys | cut -c1-10
-      cat /root/.ssh/authorized_keys /root/.profile
-      ls -A /run/.banger-initrd /seed`;
-    const files = {
-      'etc/hosts': '127.0.0.1 localhost\n192.0.2.7 mine',
-      'etc/resolv.conf@': '/somewhere/else',
-      'root/.profile': 'a profile\n',
-    };
-    const lines = await bootTiny(bundle, await guest(t, script, files));
-    assert.match(lines[0] ?? '', /^banger-init: start \d/);
-    assert.match(lines[1] ?? '', /^banger-init: handover \d/);
-    assert.deepEqual(
-      lines.slice(2),
-      [
-        'pid 1',
-        '/dev/vda / ext4 rw',
-        '/dev/vdc /root ext4 rw',
-        'inet 172.30.0.2/32',
-        'mtu 1400',
-        'default via 172.30.0.1 dev eth0 ',
-        '172.30.0.1 dev eth0 scope link ',
-        'web',
-        'nameserver 192.0.2.1',
-        '127.0.0.1 localhost',
-        '192.0.2.7 mine',
-        '127.0.1.1 web',
-        '-rw-r--r--',
-        'drwx------',
-        'drwx------',
-        '-rw-------',
-        KEY,
-        'a profile',
-        'ls: /run/.banger-initrd: No such file or directory',
-        'ls: /seed: No such file or directory',
-        'end of script',
-      ].map((line) => line.trimEnd()),
-    );
-  });
+  describe('with all disks', () => {
+    let disks: Awaited<ReturnType<typeof guest>>;
 
-  it('keeps what the user made of the work disk, the keys and /etc/hosts on later boots', async (t) => {
-    const script = `
-      if [ -e /root/been-here ]; then
-        cat /root/.ssh/authorized_keys /root/.profile /etc/hosts
-      else
-        echo 'my own key' >> /root/.ssh/authorized_keys
-        echo '192.0.2.9 friend' >> /etc/hosts
-        rm /root/.profile
-        echo 'my profile' > /root/.profile
-        touch /root/been-here
-      fi`;
-    const disks = await guest(t, script, { 'root/.profile': 'a profile\n', 'etc/hosts': '127.0.0.1 localhost\n' });
-    await bootTiny(bundle, disks);
-    const lines = await bootTiny(bundle, disks);
-    const expected = [KEY, 'my own key', 'my profile', '127.0.0.1 localhost', '127.0.1.1 web', '192.0.2.9 friend'];
-    assert.deepEqual(lines.slice(2), [...expected, 'end of script']);
-  });
-
-  it("copies the image's files again when the first copy was cut short", async (t) => {
-    const disks = await guest(t, 'cat /root/a /root/deep/b; ls /root/lost+found/.banger-seeded', {
-      'root/a': 'whole\n',
-      'root/deep/b': 'also whole\n',
+    it('mounts them, sets the address, lays the seed over the root and hands over', async () => {
+      const script = `
+        if [ -e /root/been-here ]; then
+          cat /root/.ssh/authorized_keys /root/.profile /etc/hosts
+        else
+          echo "pid $$"
+          while read -r device place type options _; do
+            case $device in /dev/vd*) echo "$device $place $type \${options%%,*}" ;; esac
+          done < /proc/mounts
+          ip -o addr show eth0 | grep -o 'inet 172[^ ]*'
+          ip link show eth0 | grep -o 'mtu 1400'
+          ip route
+          cat /etc/hostname /etc/resolv.conf /etc/hosts
+          ls -ld /etc/resolv.conf /root /root/.ssh /root/.ssh/authorized_keys | cut -c1-10
+          cat /root/.ssh/authorized_keys /root/.profile
+          ls -A /run/.banger-initrd /seed
+          echo 'my own key' >> /root/.ssh/authorized_keys
+          echo '192.0.2.9 friend' >> /etc/hosts
+          rm /root/.profile
+          echo 'my profile' > /root/.profile
+          touch /root/been-here
+        fi`;
+      const files = {
+        'etc/hosts': '127.0.0.1 localhost\n192.0.2.7 mine',
+        'etc/resolv.conf@': '/somewhere/else',
+        'root/.profile': 'a profile\n',
+      };
+      disks = await guest(script, files);
+      const lines = await bootTiny(bundle, disks);
+      assert.match(lines[0] ?? '', /^banger-init: start \d/);
+      assert.match(lines[1] ?? '', /^banger-init: handover \d/);
+      assert.deepEqual(
+        lines.slice(2),
+        [
+          'pid 1',
+          '/dev/vda / ext4 rw',
+          '/dev/vdc /root ext4 rw',
+          'inet 172.30.0.2/32',
+          'mtu 1400',
+          'default via 172.30.0.1 dev eth0 ',
+          '172.30.0.1 dev eth0 scope link ',
+          'web',
+          'nameserver 192.0.2.1',
+          '127.0.0.1 localhost',
+          '192.0.2.7 mine',
+          '127.0.1.1 web',
+          '-rw-r--r--',
+          'drwx------',
+          'drwx------',
+          '-rw-------',
+          KEY,
+          'a profile',
+          'ls: /run/.banger-initrd: No such file or directory',
+          'ls: /seed: No such file or directory',
+          'end of script',
+        ].map((line) => line.trimEnd()),
+      );
     });
+
+    it('keeps what the user made of the work disk, the keys and /etc/hosts on later boots', async () => {
+      const lines = await bootTiny(bundle, disks);
+      const hosts = ['127.0.0.1 localhost', '192.0.2.7 mine', '127.0.1.1 web', '192.0.2.9 friend'];
+      assert.deepEqual(lines.slice(2), [KEY, 'my own key', 'my profile', ...hosts, 'end of script']);
+    });
+  });
+
+  it("copies the image's files again when the first copy was cut short, and follows links as the guest means them", async () => {
+    const script =
+      'cat /root/a /root/deep/b; ls /root/lost+found/.banger-seeded; cat /root/dotfiles/ssh/authorized_keys';
+    const files = {
+      ...{ 'root/a': 'whole\n', 'root/deep/b': 'also whole\n' },
+      ...{ 'root/dotfiles/ssh/config': 'Host *\n', 'root/.ssh@': '/root/dotfiles/ssh' },
+    };
+    const disks = await guest(script, files);
     const half = `${disks.work}.half`;
     await mkdir(half);
     await writeFile(join(half, 'a'), 'who');
     await makeDisk(disks.work, '8M', half);
     const lines = await bootTiny(bundle, disks);
-    assert.deepEqual(lines.slice(2), ['whole', 'also whole', '/root/lost+found/.banger-seeded', 'end of script']);
+    const expected = ['whole', 'also whole', '/root/lost+found/.banger-seeded', KEY];
+    assert.deepEqual(lines.slice(2), [...expected, 'end of script']);
   });
 
-  it('follows links of the root as the guest means them', async (t) => {
-    const files = { 'root/dotfiles/ssh/config': 'Host *\n', 'root/.ssh@': '/root/dotfiles/ssh' };
-    const lines = await bootTiny(bundle, await guest(t, 'cat /root/dotfiles/ssh/authorized_keys', files));
-    assert.deepEqual(lines.slice(2), [KEY, 'end of script']);
-  });
-
-  it('boots without a work disk, and without a seed', async (t) => {
-    const { root, seed } = await guest(t, 'cat /root/.ssh/authorized_keys; ip route; echo none');
+  it('boots without a work disk, and without a seed', async () => {
+    const { root, seed } = await guest('cat /root/.ssh/authorized_keys; ip route; echo none');
     const withSeed = await bootTiny(bundle, { root, seed });
     assert.deepEqual(withSeed.slice(2), [
       KEY,
@@ -360,8 +366,8 @@ describe('the initrd', { skip: skip || lacking('qemu-system-x86_64') }, () => {
     },
   };
   for (const [what, { spoil, says }] of Object.entries(failures)) {
-    it(`says so and ends the machine when ${what}`, async (t) => {
-      const disks = await guest(t, 'echo not reached');
+    it(`says so and ends the machine when ${what}`, async () => {
+      const disks = await guest('echo not reached');
       await spoil(disks);
       const text = (await bootTiny(bundle, disks)).join('\n');
       assert.match(text, says);
@@ -369,8 +375,8 @@ describe('the initrd', { skip: skip || lacking('qemu-system-x86_64') }, () => {
     });
   }
 
-  it('says which disk is missing', async (t) => {
-    const { root } = await guest(t, 'echo not reached');
+  it('says which disk is missing', async () => {
+    const { root } = await guest('echo not reached');
     const text = (await bootTiny(bundle, { root }, 'banger.seed=/dev/vdz')).join('\n');
     assert.match(text, /FAILED: find the seed disk\nbanger-init: reason: \/dev\/vdz did not appear within 5 s/);
   });
