@@ -33,9 +33,9 @@ const FIRST = ['vm-life', 'daemon-crash', 'life', 'disks', 'unprivileged', 'imag
 
 /** The longest of the others: one that began last would run on alone. */
 const LONG = [
-  ...['rig', 'ready', 'bundle-helpers', 'image-build-machines', 'chaos', 'warm-image', 'bundle', 'images'],
-  ...['conformance', 'snapshots', 'suspend', 'dns-life', 'hostile-neighbour', 'package-bare', 'image-build-store'],
-  ...['run-command', 'stats', 'guest-ends', 'full-disk', 'oci', 'hostile-guest'],
+  ...['rig', 'warm-image', 'bundle', 'forks', 'oci', 'ready', 'image-build-machines', 'hostile-neighbour'],
+  ...['conformance', 'chaos', 'full-store', 'bundle-helpers', 'snapshots', 'suspend', 'package-bare', 'images'],
+  ...['run-command', 'image-build-store', 'guest-ends', 'full-disk', 'hostile-guest', 'dns-life'],
   // without VMs
   ...['fcqemu/conformance', 'vm/crashes', 'fcqemu/snapshot', 'system/verity', 'preflight/doctor', 'snapshots/memory'],
   ...['warm/templates', 'network/reach', 'fcqemu/guest'],
