@@ -25,6 +25,10 @@
 #ifndef THAW_AFTER_MS
 #define THAW_AFTER_MS 30000
 #endif
+/* there where init is systemd, which has every process but itself in a group below the root's */
+#ifndef SYSTEMD_RUNS
+#define SYSTEMD_RUNS "/run/systemd/system"
+#endif
 #define MAX_GROUPS 64
 #define MAX_NAMES 8
 #define MAX_DEPTH 12
@@ -161,7 +165,7 @@ static void answer(void) {
     snprintf(path, sizeof path, GROUPS "/%s", groups[at]);
     count_group(path, 0, &count);
   }
-  all_frozen = group_count > 0 && count.missed == 0 && access("/run/systemd/system", F_OK) == 0;
+  all_frozen = group_count > 0 && count.missed == 0 && access(SYSTEMD_RUNS, F_OK) == 0;
   if (all_frozen) note_ssh();
   add_number(&fields, F_COUNT, count.frozen);
   add_number(&fields, F_MISSED, count.missed);

@@ -29,7 +29,9 @@
 #ifndef REST_LEAST_MS
 #define REST_LEAST_MS 0
 #endif
+#ifndef REST_MOST_MS
 #define REST_MOST_MS 1000
+#endif
 #ifndef REST_TIMES
 #define REST_TIMES 4
 #endif

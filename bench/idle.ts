@@ -3,9 +3,10 @@
  * CPU time the daemon, the programs it started and its lasting children took, per minute, and what is resident. Exits
  * with 1 when that is over the limit. The VMMs' own time is printed and not judged.
  *
- *   [BANGER_TEST_BUNDLE=DIR] node bench/idle.ts [VMS] [SECONDS]
+ *   [BANGER_TEST_BUNDLE=DIR] node bench/idle.ts [VMS] [SECONDS] [suspended]
  *
  * Needs root, dist/banger (make build) and a bundle (node scripts/test-bundle.ts "$PWD/.dev"). Without VMS it is 5, without SECONDS it is 120.
+ * With `suspended` they are suspended before.
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -20,11 +21,15 @@ const SETTLE_MS = 45_000;
 
 const vms = Number(process.argv[2] ?? 5);
 const seconds = Number(process.argv[3] ?? 120);
+const suspended = process.argv[4] === 'suspended';
 const dev = join(import.meta.dirname, '../.dev');
 const bundle = await leanBundle(process.env.BANGER_TEST_BUNDLE ?? join(dev, 'bundle'), dev);
 await using host = await TestHost.create({ env: { BANGER_BUNDLE_DEFAULT: bundle } });
 const { pid } = await host.daemon();
-for (let made = 0; made < vms; made++) await host.ok('run', '--memory', '256M', `idle-${made}`);
+for (let made = 0; made < vms; made++) {
+  await host.ok('run', '--memory', '256M', `idle-${made}`);
+  if (suspended) await host.ok('suspend', `idle-${made}`);
+}
 await sleep(SETTLE_MS);
 
 const before = sample();
@@ -34,7 +39,7 @@ const perMinute = (name: keyof typeof before) => ((after[name] - before[name]) *
 const own = perMinute('ownTicks');
 const started = perMinute('startedTicks');
 const lasting = perMinute('lastingTicks');
-console.log(`${vms} VMs, ${seconds} s; ticks of 10 ms per minute`);
+console.log(`${vms} ${suspended ? 'suspended ' : ''}VMs, ${seconds} s; ticks of 10 ms per minute`);
 console.log(`daemon itself       ${own.toFixed(1)}  (${perMinute('ownMs').toFixed(1)} ms by the scheduler's account)`);
 console.log(`programs it ran     ${started.toFixed(1)}`);
 console.log(`lasting children    ${lasting.toFixed(1)}`);

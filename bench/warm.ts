@@ -2,15 +2,17 @@
  * What a VM costs that goes on from memory: `run` from a template, suspend, resume to the first command, fork to the first
  * command of the fork, with the page cache warm and with it dropped. Prints p50 and p95, beside cold starts in the same run.
  *
- *   node bench/warm.ts BUNDLE_DIRECTORY [ROUNDS] [run|pool|suspend|resume|fork ...]
+ *   node bench/warm.ts BUNDLE_DIRECTORY [ROUNDS] [run|pool|suspend|resume|fork|wake|rest ...]
  *
- * `pool` is `run` with a VMM that waits for each VM; one of the two at a time.
+ * `pool` is `run` with a VMM that waits for each VM; one of the two at a time. `wake` is a TCP connection to a suspended VM, up to the first byte of
+ * the answer. `rest` is what each of 20 forks has of its own when all are at rest.
  *
  * Needs root, dist/banger (make build), mkfs.xfs (apt-get install xfsprogs), and a bundle with the agent.
  */
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
 import { loadavg } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -24,6 +26,8 @@ const bundle = resolve(process.argv[2] ?? '.dev/bundle');
 const ROUNDS = Number(process.argv[3] ?? 20);
 const wanted = new Set(process.argv.length > 4 ? process.argv.slice(4) : ['run', 'suspend', 'resume', 'fork']);
 const pooled = wanted.has('pool');
+/** How long forks are left alone before what they have is counted. */
+const REST_MS = 60_000;
 /** Each takes as long as all warm ones together. */
 const COLD_ROUNDS = Math.ceil(ROUNDS / 10);
 const banger = join(import.meta.dirname, '../dist/banger');
@@ -87,6 +91,47 @@ try {
   };
   const remove = (name: string) => run('rm', '--force', '--now', name, '--quiet');
   const size = ['--memory', MEMORY, '--work-disk', '64M'];
+  const measureWake = async () => {
+    const server =
+      'use Socket; socket(S,2,1,0); bind(S,sockaddr_in(7,INADDR_ANY)); listen(S,9); while(accept(C,S)){syswrite(C,"x");close C}';
+    run('exec', '-n', 'web', '--', 'sh', '-c', `setsid perl -e '${server}' > /dev/null 2>&1 &`);
+    // one that is not to be suspended when it is idle is not resumed by connections either
+    run('set', 'web', '--idle-suspend', '1d', '--quiet');
+    const { address } = JSON.parse(run('show', 'web', '--json')) as VmDetail;
+    const answer = async () => {
+      const socket = connect({ host: address, port: 7 });
+      // also one that comes after the answer
+      socket.on('error', () => {});
+      const [byte] = (await once(socket, 'data')) as [Buffer];
+      socket.destroy();
+      if (byte[0] !== 'x'.charCodeAt(0)) throw new Error('another answer');
+    };
+    while (
+      !(await answer().then(
+        () => true,
+        () => false,
+      ))
+    )
+      await sleep(100);
+    for (let round = 0; round < ROUNDS; round++) {
+      await timed('TCP connection to a VM that is up, to the first byte', answer);
+      await perform(client.call('suspendVm', { params: { name: 'web' } }));
+      await sleep(500);
+      await timed('TCP connection to a suspended VM, to the first byte', answer);
+    }
+  };
+  const measureRest = async () => {
+    const names = Array.from({ length: 20 }, (_, index) => `rest-${index}`);
+    await timed('20 forks (operation)', () =>
+      perform(client.call('forkVm', { params: { name: 'web' }, body: { names } })),
+    );
+    await sleep(REST_MS);
+    for (const name of names) {
+      const { pid } = JSON.parse(run('show', name, '--json')) as VmDetail;
+      note('memory of the guest that a fork has of its own, KiB', ownOfGuestKib(pid ?? 0));
+    }
+    for (const name of names) remove(name);
+  };
   /** What a VM that runs costs on its way to disk and back, and one that begins as it. */
   const measureOne = async () => {
     await timed('cold start to ready', () => run('run', '--cold', 'web', ...size, '--quiet'));
@@ -102,6 +147,8 @@ try {
       }
       remove('big');
     }
+    if (wanted.has('wake')) await measureWake();
+    if (wanted.has('rest')) await measureRest();
     for (let round = 0; round < ROUNDS; round++) {
       if (wanted.has('suspend') || wanted.has('resume')) {
         for (const cache of ['warm', 'dropped']) {
@@ -182,6 +229,16 @@ function at(values: readonly number[], share: number): number {
 
 function format(ms: number | undefined): string {
   return `${(ms ?? Number.NaN).toFixed(0).padStart(6)} ms`;
+}
+
+/** Private pages of the mapping that is the guest's memory, in the QEMU that a VMM has started. */
+function ownOfGuestKib(vmmPid: number): number {
+  const qemu = readFileSync(`/proc/${vmmPid}/task/${vmmPid}/children`, 'latin1').trim().split(' ').at(0);
+  const mappings = readFileSync(`/proc/${qemu}/smaps`, 'latin1').split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
+  const memory = mappings.find(
+    (mapping) => Number(/^Size: +(\d+)/m.exec(mapping)?.[1]) === Number.parseInt(MEMORY, 10) * 1024,
+  );
+  return Number(/^Anonymous: +(\d+)/m.exec(memory ?? '')?.[1] ?? Number.NaN);
 }
 
 function processorOf(): string {

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { chmod, copyFile, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, link, mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { before, describe, it } from 'node:test';
@@ -225,6 +225,81 @@ describe('a wake as another machine', { skip: namespacesSkip() }, () => {
     await until('new\nsame\n');
     await same();
     await until('new\nsame\nsame\n');
+  });
+
+  it('lets commands that begin right then go first, and has them and no others take turns after that', async (t) => {
+    const running = await runInNamespaces(t, await compileAgent(['REST_TIMES=3000', 'REST_MOST_MS=3000']));
+    const commands = join(running.directory, 'groups/banger-commands');
+    await mkdir(commands, { recursive: true });
+    await writeFile(join(running.directory, 'groups/cgroup.controllers'), '');
+    // every number that there may be
+    const numbers = Array.from({ length: 400 }, (_, index) => `${index + 1}\n`);
+    await writeFile(join(commands, 'cgroup.threads'), numbers.join(''));
+    const agent = await running.connect();
+    const begin = (adjust: string) => {
+      const channel = agent.exec({ argv: ['nice', '-n', adjust, 'sh', '-c', 'while read -r line; do nice; done'] });
+      return async () => {
+        channel.write('\n');
+        const [said] = (await once(channel, 'data')) as [Buffer];
+        return said.toString().trim();
+      };
+    };
+    const former = begin('-5');
+    assert.equal(await former(), '-5');
+    await agent.wake(wakeAs());
+    const [first, modest] = [begin('0'), begin('7')];
+    assert.deepEqual([await first(), await modest()], ['-20', '-13']);
+    const deadline = performance.now() + paced(20_000);
+    while ((await first()) !== '0') {
+      assert.ok(performance.now() < deadline, 'it never takes turns');
+      await delay(50);
+    }
+    assert.deepEqual([await modest(), await former()], ['7', '-5']);
+    assert.equal(await begin('0')(), '0', 'one that begins later');
+  });
+
+  it('writes into the files that are there while all stands still, if they are nobody else’s', async (t) => {
+    const running = await runInNamespaces(t, await compileAgent(['SYSTEMD_RUNS="run"']));
+    const at = (path: string) => join(running.directory, path);
+    await mkdir(at('groups/system.slice'), { recursive: true });
+    const key = 'etc/ssh/ssh_host_ed25519_key';
+    for (const [path, content] of [
+      ['groups/cgroup.controllers', ''],
+      ['groups/system.slice/cgroup.freeze', '0'],
+      ['groups/system.slice/cgroup.events', 'populated 1\nfrozen 1\n'],
+      ['groups/system.slice/cgroup.procs', ''],
+      ['etc/hostname', 'a-parent-of-a-longer-name\n'],
+      ['etc/machine-id', `${'f'.repeat(32)}\n`],
+      ['etc/elsewhere', 'nameserver 192.0.2.1\n'],
+      [key, 'KEY OF THE PARENT\n'],
+      ['var/lib/systemd/random-seed', 'x'.repeat(512)],
+    ] as const) {
+      await writeFile(at(path), content);
+    }
+    await symlink('elsewhere', at('etc/resolv.conf'));
+    await link(at(key), at('etc/backup'));
+    const kept = ['etc/hostname', 'etc/hosts', 'etc/machine-id', 'var/lib/systemd/random-seed'];
+    const inodes = async () => await Promise.all(kept.map(async (path) => (await stat(at(path))).ino));
+    const before = await inodes();
+    const agent = await running.connect();
+    assert.equal((await agent.quiesce('t')).state, 'frozen');
+    await agent.wake(wakeAs());
+    assert.deepEqual(await inodes(), before);
+    const content = async (path: string) => await readFile(at(path), 'latin1');
+    assert.equal(await content('etc/hostname'), 'child\n');
+    assert.match(await content('etc/hosts'), /^127\.0\.1\.1 child$/m);
+    assert.equal(await content('etc/machine-id'), `${IDENTITY.machineId}\n`);
+    assert.equal((await stat(at('etc/machine-id'))).mode & 0o777, 0o444);
+    assert.doesNotMatch(await content('var/lib/systemd/random-seed'), /xxxx/);
+    assert.deepEqual([await content(key), await content('etc/backup')], ['PRIVATE\n', 'KEY OF THE PARENT\n']);
+    assert.deepEqual(
+      [await content('etc/resolv.conf'), await content('etc/elsewhere')],
+      [IDENTITY.resolver, 'nameserver 192.0.2.1\n'],
+    );
+    // as long as something goes on, what is there is replaced
+    await agent.wake(wakeAs({ identity: { ...IDENTITY, hostname: 'next' } }));
+    assert.notDeepEqual(await inodes(), before);
+    assert.equal(await content('etc/hostname'), 'next\n');
   });
 
   it('runs the hooks of the guest, by name, in the background', async (t) => {
