@@ -12,7 +12,7 @@ import { fromProblem, parseProblem } from '../api/problem.ts';
 import type { ExecRequest } from '../api/vm.ts';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
 import { requireOwnPlace } from '../system/own-place.ts';
-import { ask, askUpgrade, type HttpQuestion } from '../system/short-http.ts';
+import { ask, askStream, askUpgrade, type HttpQuestion } from '../system/short-http.ts';
 
 /** Header in which the daemon names its version in every answer. */
 const VERSION_HEADER = 'x-banger-version';
@@ -66,6 +66,13 @@ export function createClient(options: ClientOptions): Client {
     },
 
     async stream(route, args) {
+      if (route === 'operationEvents') {
+        // its last event says that it is the last, so that much less has to be loaded
+        const { stream, ...answer } = await reach(() => askStream(options.socketPath, questionOf(route, args)));
+        noteVersion(answer.headers.get(VERSION_HEADER));
+        if (!stream) throw problemError(answer.status, answer.text);
+        return stream;
+      }
       // most commands do without it, and it takes a while to load
       const { openStream } = await import('./open-stream.ts');
       const response = await reach(() => openStream({ socketPath: options.socketPath, ...questionOf(route, args) }));

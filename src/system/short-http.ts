@@ -1,9 +1,9 @@
 /**
- * Short HTTP over a Unix socket: a question, and an answer that is read as a whole. Node's own client does more, and
+ * Short HTTP over a Unix socket: a question, and an answer that is read as a whole or says itself when it is over. Node's own client does more, and
  * takes a process that asks once 10 ms to load and set up: a third of what a whole command takes.
  */
 import { connect, type Socket } from 'node:net';
-import type { Duplex } from 'node:stream';
+import { addAbortSignal, type Duplex } from 'node:stream';
 
 export interface HttpQuestion {
   method: string;
@@ -71,7 +71,7 @@ export function openConnection(socketPath: string): HttpConnection {
   };
 }
 
-/** The connection with its new protocol, or the ordinary answer that refuses it. */
+/** The connection, with its new protocol or the body of the answer, or the ordinary answer that refuses it. */
 export type UpgradeAnswer = HttpAnswer & { stream?: Duplex };
 
 /** Asks for another protocol on the connection. Fails as `ask` does. */
@@ -85,6 +85,24 @@ export async function askUpgrade(socketPath: string, question: HttpQuestion, pro
   } finally {
     if (!upgraded) socket.destroy();
   }
+}
+
+/**
+ * Asks for an answer that is read while it comes. Where it is cut short it only ends: its last part has to say that it is the
+ * last. Fails as `ask` does; the signal ends the stream, too.
+ */
+export async function askStream(socketPath: string, question: HttpQuestion): Promise<UpgradeAnswer> {
+  const socket = dial(socketPath);
+  const answer = await exchange(socket, question, '1.0', [], ({ status }) => status === 200).catch((error) => {
+    socket.destroy();
+    throw error;
+  });
+  if (answer.status !== 200) {
+    socket.destroy();
+    return answer;
+  }
+  if (question.signal) addAbortSignal(question.signal, socket);
+  return { ...answer, stream: socket };
 }
 
 /** In 1.0 no body comes in chunks; in 1.1 the connection stays open. */
@@ -108,10 +126,11 @@ async function exchange(
   question: HttpQuestion,
   version: Version,
   headers: readonly string[] = [],
+  isRead: (head: Head) => boolean = () => false,
 ): Promise<HttpAnswer> {
   const { timeoutMs, signal } = question;
   const { promise, resolve, reject } = Promise.withResolvers<HttpAnswer>();
-  const reader = createReader();
+  const reader = createReader(isRead);
   const finish = (done: Whole | undefined) => {
     if (!done) return;
     socket.off('readable', onReadable);
@@ -165,7 +184,8 @@ interface Reader {
   end(): Whole;
 }
 
-function createReader(): Reader {
+/** @param isRead whether its body is left for whoever reads it while it comes */
+function createReader(isRead: (head: Head) => boolean): Reader {
   const chunks: Buffer[] = [];
   let head: Head | undefined;
   let bodyAt = 0;
@@ -181,7 +201,7 @@ function createReader(): Reader {
         head = parseHead(seen.toString('latin1', 0, Math.max(end, 0)));
         bodyAt = end + 4;
       }
-      const length = bodyLength(head);
+      const length = isRead(head) ? 0 : bodyLength(head);
       return length === undefined || bytes < bodyAt + length ? undefined : whole(head, length);
     },
     end() {

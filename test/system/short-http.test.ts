@@ -4,7 +4,7 @@ import { createServer } from 'node:http';
 import { createServer as createPlainServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
-import { ask, askUpgrade, openConnection } from '../../src/system/short-http.ts';
+import { ask, askStream, askUpgrade, openConnection } from '../../src/system/short-http.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
 describe('a question', () => {
@@ -140,6 +140,61 @@ describe('a change of protocol', () => {
     await listening(t, server, socketPath);
     const { status, text, stream } = await askUpgrade(socketPath, { method: 'POST', path: '/x' }, 'echo');
     assert.deepEqual([status, text, stream], [409, 'no', undefined]);
+  });
+});
+
+describe('an answer that is read while it comes', () => {
+  it('is that, from the first byte on', async (t) => {
+    const socketPath = join(await tempDir(t), 's');
+    const goOn = Promise.withResolvers<void>();
+    const server = createServer(async (_request, response) => {
+      response.write('first ');
+      await goOn.promise;
+      response.end('last');
+    });
+    await listening(t, server, socketPath);
+    const { status, stream } = await askStream(socketPath, { method: 'GET', path: '/x' });
+    assert.equal(status, 200);
+    assert.ok(stream);
+    let text = '';
+    for await (const chunk of stream) {
+      text += chunk;
+      if (text === 'first ') goOn.resolve();
+    }
+    assert.equal(text, 'first last');
+  });
+
+  it('is read as a whole when it is a refusal', async (t) => {
+    const socketPath = join(await tempDir(t), 's');
+    const server = createServer((_request, response) => {
+      response.writeHead(404);
+      response.write('not ');
+      response.end('here');
+    });
+    await listening(t, server, socketPath);
+    const { status, text, stream } = await askStream(socketPath, { method: 'GET', path: '/x' });
+    assert.deepEqual([status, text, stream], [404, 'not here', undefined]);
+  });
+
+  it('ends when it is called off, before its head and after', async (t) => {
+    const socketPath = join(await tempDir(t), 's');
+    const server = createServer((request, response) => {
+      if (request.url === '/begun') response.write('first ');
+    });
+    await listening(t, server, socketPath);
+    const early = AbortSignal.timeout(20);
+    await assert.rejects(askStream(socketPath, { method: 'GET', path: '/silent', signal: early }), {
+      name: 'AbortError',
+    });
+    const stop = new AbortController();
+    const { stream } = await askStream(socketPath, { method: 'GET', path: '/begun', signal: stop.signal });
+    assert.ok(stream);
+    await assert.rejects(
+      async () => {
+        for await (const _chunk of stream) stop.abort();
+      },
+      { name: 'AbortError' },
+    );
   });
 });
 
