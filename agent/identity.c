@@ -88,9 +88,9 @@ static int write_in_place(const char *path, const void *bytes, size_t length, mo
   int file = open(path, O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
   if (file < 0) return -1;
   int result = fstat(file, &found);
-  /* one with other names is another's too; one that is empty has no block */
-  int is_fit = result == 0 && S_ISREG(found.st_mode) && found.st_nlink == 1 && found.st_size > 0 && found.st_size <= BLOCK_BYTES;
-  if (!is_fit) result = -1;
+  /* one with other names, or of another user, is not ours alone; one that is empty has no block */
+  int is_ours = result == 0 && S_ISREG(found.st_mode) && found.st_nlink == 1 && found.st_uid == geteuid();
+  if (!is_ours || found.st_size == 0 || found.st_size > BLOCK_BYTES) result = -1;
   if (result == 0) result = write_all(file, bytes, length);
   if (result == 0 && (size_t)found.st_size > length) result = ftruncate(file, (off_t)length);
   if (result == 0 && (found.st_mode & 07777) != mode) result = fchmod(file, mode);
@@ -319,9 +319,16 @@ void read_identity(void) {
                                        ROOT_HOME "/.ssh/authorized_keys",
                                        NULL};
   static const char *const *const lists[] = {others, seed_files};
-  char byte[2];
-  for (size_t list = 0; list < sizeof lists / sizeof *lists; list++)
-    for (const char *const *path = lists[list]; *path; path++) read_file(*path, byte, sizeof byte);
+  for (size_t list = 0; list < sizeof lists / sizeof *lists; list++) {
+    for (const char *const *path = lists[list]; *path; path++) {
+      char byte;
+      /* whatever stands there must not be waited for */
+      int file = open(*path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+      ssize_t length = file < 0 ? 0 : read(file, &byte, 1);
+      (void)length;
+      if (file >= 0) close(file);
+    }
+  }
 }
 
 int renew_random_seeds(void) {

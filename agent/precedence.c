@@ -19,8 +19,8 @@ static struct timer timer;
 static pid_t since;
 
 /* @returns whether there may be more like it */
-static int give_back(pid_t thread) {
-  if (thread <= since) return 0;
+static int give_back(pid_t thread, int began_anew) {
+  if (thread <= since && !began_anew) return 0;
   errno = 0;
   int priority = getpriority(PRIO_PROCESS, (id_t)thread);
   if (errno != 0 || priority >= 0) return 0;
@@ -31,13 +31,15 @@ static int give_back(pid_t thread) {
 static void end_precedence(void) {
   char *text = malloc(MAX_TEXT_BYTES);
   if (!text) die("memory");
+  /* where numbers did meanwhile, none says who was there before: nobody may keep what is the agent's */
+  int began_anew = last_process() < since;
   for (int looks = 0, more = 1; more && looks < MAX_LOOKS; looks++) {
     more = 0;
     if (read_file(COMMANDS_GROUP "/cgroup.threads", text, MAX_TEXT_BYTES) < 0) break;
     for (char *at = text, *end; *at; at = end) {
       pid_t thread = (pid_t)strtol(at, &end, 10);
       if (end == at) break;
-      more |= give_back(thread);
+      more |= give_back(thread, began_anew);
     }
   }
   free(text);

@@ -1,6 +1,6 @@
 /**
- * Short HTTP over a Unix socket: a question, and an answer that is read as a whole or says itself when it is over. Node's own client does more, and
- * takes a process that asks once 10 ms to load and set up: a third of what a whole command takes.
+ * Short HTTP over a Unix socket: a question, and an answer that is read as a whole or says itself when it is over. Node's
+ * own client does more, and takes a process that asks once 10 ms to load and set up: a third of what a whole command takes.
  */
 import { connect, type Socket } from 'node:net';
 import { addAbortSignal, type Duplex } from 'node:stream';
