@@ -44,9 +44,10 @@ const MODULES = ['overlay', 'kvm_amd', 'tun', 'nf_tables', 'nft_chain_nat', 'nft
 /** Where the cargo lies in the rig: the work disk's place. */
 export const INSIDE = '/root';
 
-/** Puts the files that were carried in where a package would have put them. */
+/** Puts the files that were carried in where a package would have put them, and lets ordinary users of tests reach them. */
 const LAY_OVER = [
   `cd ${INSIDE}`,
+  'chmod 755 .',
   'mkdir -p over/upper over/work',
   `mount -t overlay overlay -o lowerdir=${INSIDE}/files/usr:/usr,upperdir=${INSIDE}/over/upper,workdir=${INSIDE}/over/work /usr`,
   'for place in files/*; do test $place = files/usr || cp -a $place / || exit 1; done',
@@ -70,8 +71,6 @@ export interface RigOptions {
   host: string;
   /** of the guests in it */
   guests: string;
-  /** for a few VMs: with the executable that costs less where everything is emulated */
-  light?: boolean;
   /** a Firecracker, and the jailer of the same release */
   firecracker?: string | undefined;
   jailer?: string | undefined;
@@ -216,10 +215,10 @@ export class Rig {
     }
     removeTypes(join(tree, 'banger'));
     for (const name of LEFT_AT_HOME) rmSync(join(tree, 'banger/node_modules', name), { recursive: true, force: true });
-    if (this.#options.light) {
-      for (const name of ['banger', 'fcqemu', 'bangernet']) rmSync(join(tree, 'banger/dist', name));
-      const light = lightExecutable(this.#dev.directory);
-      for (const name of ['banger', 'fcqemu']) copy(join(light, name), join(tree, 'banger/dist'));
+    const light = lightExecutable(this.#dev.directory);
+    for (const name of ['banger', 'fcqemu', 'bangernet']) {
+      rmSync(join(tree, 'banger/dist', name));
+      copy(join(light, name), join(tree, 'banger/dist'));
     }
     copy(this.#options.guests, join(tree, 'bundle'));
     copy(files, join(tree, 'files'));

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { qemuArguments } from '../../fcqemu/qemu/arguments.ts';
-import { MODEL, qemuWithoutAvx2 } from './without-avx2.ts';
+import { LACKS, MODEL, qemuWithoutAvx2 } from './without-avx2.ts';
 
 describe("the rig's QEMU", () => {
   it('gets every argument as it is, and a processor without AVX2', () => {
@@ -35,7 +35,7 @@ describe("the rig's QEMU", () => {
       const env = { PATH: `${directory}:/usr/bin:/bin` };
       const said = execFileSync(qemuWithoutAvx2(directory), given, { env, encoding: 'utf8' });
       assert.ok(given.includes(MODEL), 'banger asks for another processor now');
-      const expected = given.map((word) => (word === MODEL ? `${MODEL},avx2=off` : word));
+      const expected = given.map((word) => (word === MODEL ? `${MODEL},${LACKS}` : word));
       assert.deepEqual(said.split('\0').slice(0, -1), expected);
     } finally {
       rmSync(directory, { recursive: true });

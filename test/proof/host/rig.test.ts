@@ -41,7 +41,6 @@ describe('banger under KVM', { skip }, () => {
       host: bundle,
       // its guests come up in half the time
       guests: await leanBundle(bundle, DIRECTORY),
-      light: true,
       firecracker,
       jailer: process.env.JAILER_BIN || undefined,
       tell: (text) => console.log(text),
