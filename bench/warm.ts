@@ -180,7 +180,7 @@ try {
   };
   /** A daemon makes the next one when nobody has asked for anything for a while. */
   const untilOneWaits = async () => {
-    while (pooled && (await client.call('status', {})).blanks?.ready !== 1) await sleep(100);
+    while (pooled && (await client.call('status', {})).standby?.ready !== 1) await sleep(100);
   };
   if (wanted.has('run') || pooled) {
     await timed('template, made by image warm', () => run('image', 'warm', ...size, '--quiet'));

@@ -80,7 +80,8 @@ const WINGS: Record<string, Wing> = {
   vm: {
     doors: [
       'awaken',
-      'blank',
+      'load-template',
+      'standby',
       'identity',
       'life',
       'boot',

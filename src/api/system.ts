@@ -33,10 +33,10 @@ export const DaemonStatus = z.object({
   stateDirectory: z.string(),
   pool: z.string().describe('address pool, CIDR'),
   vms: z.object({ total: z.int(), running: z.int() }),
-  blanks: z
+  standby: z
     .object({ ready: z.int(), wanted: z.int() })
     .optional()
-    .describe('VMMs that wait for new VMs, and how many are to (`pool.ready`); absent when none are'),
+    .describe('guests that stand ready for new VMs, and how many are to (`pool.ready`); absent when none are'),
   operations: z.int().describe('operations running now'),
   commands: z.int().describe('commands of `banger exec` running now'),
   dns: DnsSummary.describe('names of VMs on this host'),

@@ -42,6 +42,10 @@ export interface OperationRequest<T> {
   attended?: boolean;
   /** whether nobody waits for it: it is called off by whatever it is in the way of, and does not count as running */
   background?: boolean;
+  /** whether nobody asked for it, as a start by a policy; it counts as asked for when somebody joins it */
+  unasked?: boolean;
+  /** whether it calls off what nobody asked for: who wants something stopped need not know that it is being started */
+  endsUnasked?: boolean;
   run(progress: Progress, signal: AbortSignal): Promise<T>;
 }
 
@@ -87,6 +91,7 @@ interface Live {
   exclusive: boolean;
   attended: boolean;
   background: boolean;
+  unasked: boolean;
   /** ends an action that nobody follows */
   unattended?: NodeJS.Timeout | undefined;
 }
@@ -202,11 +207,14 @@ export function createOperations(
         if (same && !busy.abort.signal.aborted) {
           // somebody waits for it now
           busy.background &&= request.background ?? false;
+          busy.unasked &&= request.unasked ?? false;
           return { ...busy.operation, joined: true };
         }
       }
       const inTheWay = running().filter((entry) => entry === busy || request.exclusive || entry.exclusive);
-      const firm = inTheWay.find((entry) => !entry.background || request.background);
+      const firm = inTheWay.find(
+        (entry) => (!entry.background || request.background) && !(entry.unasked && request.endsUnasked),
+      );
       if (firm) throw busyError(request, firm.operation);
       for (const entry of inTheWay) entry.abort.abort(cancelledError(entry.operation));
       const operation: Operation = {
@@ -234,6 +242,7 @@ export function createOperations(
         exclusive: request.exclusive ?? false,
         attended: request.attended ?? false,
         background: request.background ?? false,
+        unasked: request.unasked ?? false,
       };
       live.set(operation.id, entry);
       tell(operation);

@@ -14,7 +14,7 @@ import { createWaker } from '../control/vm/awaken.ts';
 import { createLife } from '../control/vm/life.ts';
 import { createTemporaryVms } from '../control/vm/temporary.ts';
 import { createWarmer } from '../control/warm/background.ts';
-import { createBlanks } from '../control/warm/blanks.ts';
+import { createStandbyPool } from '../control/warm/standby.ts';
 import { asBangerError, BangerError, messageOf } from '../errors.ts';
 import { MAX_SOCKET_PATH_BYTES } from '../storage/layout.ts';
 import { expiry } from '../system/abort.ts';
@@ -117,8 +117,8 @@ async function serve(
   signal: AbortSignal,
 ): Promise<boolean> {
   const stop = new AbortController();
-  const blanks = createBlanks(host);
-  const life = createLife(host, blanks);
+  const standby = createStandbyPool(host);
+  const life = createLife(host, standby);
   const upkeep = createUpkeep(host, life, {
     'the zone': async () => dnsService.refresh(),
     'the log': async () => {
@@ -152,7 +152,7 @@ async function serve(
         startedAt: new Date(),
         socketPath: socket,
         commands: () => execConnections.size,
-        blanks,
+        standby,
         shutdown: () => setImmediate(() => stop.abort()),
       }),
     },
@@ -174,7 +174,7 @@ async function serve(
   log.info({ socket, version: VERSION, activated: activated !== undefined }, 'bangerd is ready');
 
   upkeep.begin();
-  blanks.begin();
+  standby.begin();
   packetWaker?.begin();
   let replaced = false;
   using _ends =
@@ -193,7 +193,7 @@ async function serve(
   await Promise.race([temporary.close(), expiry(TEMPORARY_LIMIT_MS)]);
   // actions first: their clients still get to hear how they ended
   await host.operations.shutdown();
-  await blanks.close();
+  await standby.close();
   life.close();
   for (const connection of execConnections) connection.destroy();
   const closed = server.close();

@@ -33,8 +33,8 @@ describe('the daemon commands', () => {
     assert.match(stdout, /^names +\*\.vm on 127\.0\.0\.1 port 42069, 2 VMs$/m);
     assert.match(stdout, /^store +1 GiB of 16 GiB free; nearly full$/m);
     assert.doesNotMatch(stdout, /^pool/m);
-    const pooled = await cli('daemon status', { status: () => ({ ...status, blanks: { ready: 1, wanted: 2 } }) });
-    assert.match(pooled.stdout, /^pool +1 of 2 VMMs wait for new VMs$/m);
+    const pooled = await cli('daemon status', { status: () => ({ ...status, standby: { ready: 1, wanted: 2 } }) });
+    assert.match(pooled.stdout, /^pool +1 of 2 guests stand ready for new VMs$/m);
     assert.equal((await cli('daemon status', { unreachable: true })).status, 3);
   });
 

@@ -95,6 +95,28 @@ describe('operations', () => {
     assert.equal((await all.finished(id)).state, 'succeeded');
   });
 
+  it('that nobody asked for are called off by who wants the contrary, and by nobody once somebody has asked', async () => {
+    const all = operations();
+    const unasked = { kind: 'vm.start', target: 'web', joinable: true, unasked: true };
+    const untilCalledOff = async (_: unknown, signal: AbortSignal) => {
+      await sleep(60_000, signal).catch(() => {});
+      signal.throwIfAborted();
+    };
+    const stop = { kind: 'vm.stop', target: 'web', endsUnasked: true, run: async () => 'stopped' };
+    const first = all.start({ ...unasked, run: untilCalledOff });
+    assert.throws(() => all.start({ kind: 'vm.rename', target: 'web', run: async () => {} }), /has to wait/);
+    const { id } = all.start(stop);
+    assert.equal((await all.finished(first.id)).state, 'cancelled');
+    assert.equal((await all.finished(id)).result, 'stopped');
+
+    const gate = Promise.withResolvers<void>();
+    const second = all.start({ ...unasked, run: () => gate.promise });
+    assert.equal(all.start({ ...unasked, unasked: false, run: () => gate.promise }).id, second.id);
+    assert.throws(() => all.start(stop), /has to wait/);
+    gate.resolve();
+    assert.equal((await all.finished(second.id)).state, 'succeeded');
+  });
+
   it('let those join each other that come to the same', async () => {
     const all = operations();
     const kinds = ['vm.run', 'vm.start'].map((kind) => ({ kind, target: 'web', joinable: true, joinsAs: 'vm.start' }));

@@ -92,21 +92,21 @@ describe('a VM from a template', { skip: hostSkip() }, () => {
     await host.ok('rm', '--force', '--now', 'one', 'two', 'cold');
   });
 
-  it('begins in a VMM that waits; what a daemon leaves that dies is freed by the next', LIMIT, async () => {
-    const waiting = async () => (await host.client.call('status', {})).blanks;
-    const oneWaits = () => until('one waits', async () => (await waiting())?.ready === 1, paced(20_000));
+  it('takes over a guest that stands ready; what a daemon leaves that dies is freed by the next', LIMIT, async () => {
+    const standby = async () => (await host.client.call('status', {})).standby;
+    const oneStandsReady = () => until('one stands ready', async () => (await standby())?.ready === 1, paced(20_000));
     const vmms = async () => (await host.processes()).filter(({ command }) => /fcqemu --api-sock/.test(command)).length;
-    await oneWaits();
+    await oneStandsReady();
     const before = await vmms();
     await host.ok('run', 'begun', ...SIZE);
     const { bootTimeline } = await host.vm('begun');
-    assert.ok(!bootTimeline.some(({ step }) => step === 'launch-vmm'), 'it was launched before');
+    assert.ok(!bootTimeline.some(({ step }) => step === 'load-memory'), 'it was loaded before');
     assert.equal(await host.guest('begun', 'hostname'), 'begun');
-    await oneWaits();
+    await oneStandsReady();
     assert.equal(await vmms(), before + 1);
     await host.killDaemon();
     await host.daemon();
-    await oneWaits();
+    await oneStandsReady();
     assert.equal(await vmms(), before + 1);
     await host.ok('rm', '--force', '--now', 'begun');
   });

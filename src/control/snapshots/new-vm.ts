@@ -24,7 +24,7 @@ import type { Progress } from '../operations.ts';
 import { costOfClone } from '../store/space.ts';
 import { freeAddress, newVmId } from '../vm/identity.ts';
 import { discardVm, releaseVm } from '../vm/release.ts';
-import { startAsNew } from '../vm/start-as-new.ts';
+import { createTimeline, goOnAsNew, loadAsNew } from '../vm/start-as-new.ts';
 import { hasSaved, isWholeSnapshot, requireUsableMemory } from './memory.ts';
 import { getSnapshot, requireRoom } from './take.ts';
 
@@ -101,11 +101,12 @@ async function goOnAs(
     const vm = await settleUser(host, admitted);
     const ownMemory = needsOwnMemory(host, vm, saved.fit);
     progress.step('start', `starting ${name}`);
-    const { vm: started } = await startAsNew(
+    const timeline = createTimeline();
+    const loaded = await loadAsNew(
       host,
       vm,
       {
-        ...{ boot, vmmVersion: saved.vmmVersion, failedUnits: saved.ready.failedUnits, ownMemory },
+        ...{ boot, vmmVersion: saved.vmmVersion, ownMemory },
         first: {
           'clone-disks': async (either) => {
             for (const [path, to = ''] of disksOf(snapshot, from, files)) {
@@ -116,14 +117,17 @@ async function goOnAs(
           },
           'take-memory': (either) => shareMemory(host, from, own, ownMemory, either),
         },
-        async loaded() {
-          // who wrote to a file did so before it was copied, or while it was
-          if (await isWholeSnapshot(host, snapshot)) return;
-          throw new BangerError('corrupt', `The files of the snapshot ${snapshot.name} were changed meanwhile.`);
-        },
       },
+      timeline,
       signal,
     );
+    const check = async () => {
+      // who wrote to a file did so before it was copied, or while it was
+      if (await isWholeSnapshot(host, snapshot)) return;
+      throw new BangerError('corrupt', `The files of the snapshot ${snapshot.name} were changed meanwhile.`);
+    };
+    const awakening = { failedUnits: saved.ready.failedUnits, check };
+    const { vm: started } = await goOnAsNew(host, vm, loaded, awakening, timeline, signal);
     return started;
   } catch (error) {
     progress.step('undo', 'undoing it');

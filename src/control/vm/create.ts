@@ -84,7 +84,7 @@ export function requireFreeName({ stores }: Pick<Host, 'stores'>, name: string):
 
 /**
  * Records a new VM, with its address for life; nothing of it is on the host yet.
- * @param blank what it takes over with all that it has on the host
+ * @param standby what it takes over with all that it has on the host
  */
 export async function admitVm(
   host: Host,
@@ -92,19 +92,19 @@ export async function admitVm(
   boot: BootFiles,
   { keptDisk, ...shape }: Shape & { keptDisk: string | null; machineId?: string },
   signal: AbortSignal,
-  blank?: Pick<VmRecord, 'id' | 'address' | 'user'>,
+  standby?: Pick<VmRecord, 'id' | 'address' | 'user'>,
 ): Promise<VmRecord> {
   const hostKey = await generateKeyPair(name);
   signal.throwIfAborted();
   // no await between choosing the address and taking it: two creations cannot get the same one
-  const address = blank?.address ?? freeAddress(host);
+  const address = standby?.address ?? freeAddress(host);
   const temporary = temporaryOf(host, lease, keptDisk);
   const vm = newVm({
-    ...{ id: blank?.id ?? newVmId(), name, image: boot.name, imageId: boot.imageId },
+    ...{ id: standby?.id ?? newVmId(), name, image: boot.name, imageId: boot.imageId },
     ...{ ...shape, address, nat, autostart, restartPolicy, idleSuspendMs, temporary, process: process ?? null },
     ...{ hostKeyPrivate: hostKey.privateKey, hostKeyPublic: hostKey.publicKey, createdAt: host.now() },
   });
-  vm.user = blank ? blank.user : freeUser(host, vm.id);
+  vm.user = standby ? standby.user : freeUser(host, vm.id);
   host.stores.atomically(() => {
     requireImage(host, boot);
     host.stores.vms.insert(vm);
@@ -113,7 +113,7 @@ export async function admitVm(
       name: vmFiles(host.config.paths.store, vm.id).directory,
     });
   });
-  if (blank) host.stores.buildVms.forget(blank.id);
+  if (standby) host.stores.buildVms.forget(standby.id);
   return vm;
 }
 

@@ -32,7 +32,7 @@ import { requireRunning } from './problem.ts';
 import { discardVm, releaseVm } from './release.ts';
 import { requireFitting } from './resume.ts';
 import type { StartedVm } from './start.ts';
-import { startAsNew } from './start-as-new.ts';
+import { createTimeline, goOnAsNew, loadAsNew } from './start-as-new.ts';
 import { requireRoom, requireSuspendable } from './suspend.ts';
 
 /** VMs that may go on at a time: more of them only wait for each other. */
@@ -317,8 +317,9 @@ async function startFork(
   const disks = fork.workDiskBytes > 0 ? [rootDisk, workDisk] : [rootDisk];
   // one that was launched before they were there
   for (const disk of launched ? disks : []) await handOverFile(host, fork, disk);
-  const { boot, vmm, vmmVersion, ownMemory } = origin;
-  const failedUnits = origin.vm.ready?.failedUnits ?? [];
+  const timeline = createTimeline();
   const first = { 'sync-disks': () => syncAll(disks) };
-  return await startAsNew(host, fork, { boot, vmm, vmmVersion, failedUnits, ownMemory, first, launched }, signal);
+  const loaded = await loadAsNew(host, fork, { ...origin, first, launched }, timeline, signal);
+  const failedUnits = origin.vm.ready?.failedUnits ?? [];
+  return await goOnAsNew(host, fork, loaded, { failedUnits }, timeline, signal);
 }

@@ -14,7 +14,6 @@ import { asBangerError, BangerError, messageOf } from '../../errors.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
-import { type Blanks, NO_BLANKS } from './blank.ts';
 import { createVm } from './create.ts';
 import { type Deletion, deleteVm } from './delete.ts';
 import { discardMemory } from './discard-memory.ts';
@@ -24,6 +23,7 @@ import { awaitReady } from './readiness.ts';
 import { rebaseVm, type StartStop, type Wanted } from './rebase.ts';
 import { releaseVm } from './release.ts';
 import { resumeVm } from './resume.ts';
+import { NO_STANDBY, type StandbyPool } from './standby.ts';
 import { startVm } from './start.ts';
 import { stopVm } from './stop.ts';
 import { createSupervisor } from './supervisor.ts';
@@ -112,8 +112,8 @@ export interface Life {
 /** What `run` did for a VM that runs. */
 const IT_RUNS = { created: false, started: false, resumed: false, warm: false };
 
-/** @param blanks VMMs that wait for new VMs */
-export function createLife(host: Host, blanks: Blanks = NO_BLANKS): Life {
+/** @param pool guests that stand ready for new VMs */
+export function createLife(host: Host, pool: StandbyPool = NO_STANDBY): Life {
   const { operations } = host;
   const { vms } = host.stores;
   const { limits } = host.config;
@@ -212,12 +212,14 @@ export function createLife(host: Host, blanks: Blanks = NO_BLANKS): Life {
     name: string,
     joinable: boolean,
     run: (progress: Progress, signal: AbortSignal) => Promise<VmRecord>,
+    asked: { unasked?: boolean; endsUnasked?: boolean } = {},
   ): Operation {
     vms.get(name);
     return operations.start({
       kind,
       target: name,
       joinable,
+      ...asked,
       run: async (progress, signal) => viewVm(host, await run(progress, signal)),
     });
   }
@@ -245,7 +247,7 @@ export function createLife(host: Host, blanks: Blanks = NO_BLANKS): Life {
     if (existing?.phase === 'running') return { ...(await viewVmNow(host, existing)), ...IT_RUNS };
     const created = existing === undefined;
     const resumed = existing?.memory != null && !discard;
-    const warm = created && !cold ? await startWarm(host, { ...described, name }, blanks, progress, signal) : undefined;
+    const warm = created && !cold ? await startWarm(host, { ...described, name }, pool, progress, signal) : undefined;
     if (warm) {
       supervisor.watch(warm.vm, warm.ended);
       return { ...viewVm(host, warm.vm), created, started: true, resumed: false, warm: true };
@@ -293,16 +295,24 @@ export function createLife(host: Host, blanks: Blanks = NO_BLANKS): Life {
       });
     },
     startAgain: (name) =>
-      begin('vm.start', name, true, (progress, signal) => actions.reach(name, undefined, progress, signal)),
-    stop: (name, { timeoutMs, discardMemory: discard = false } = {}) =>
-      begin('vm.stop', name, true, async (progress, signal) => {
-        const vm = vms.get(name);
-        if (vm.memory === null) return await actions.stop(name, timeoutMs, progress, signal);
-        if (!discard) requireDiscard(vm);
-        progress.step('discard-memory', 'giving its memory up');
-        await discardMemory(host, vm);
-        return vms.get(name);
+      begin('vm.start', name, true, (progress, signal) => actions.reach(name, undefined, progress, signal), {
+        unasked: true,
       }),
+    stop: (name, { timeoutMs, discardMemory: discard = false } = {}) =>
+      begin(
+        'vm.stop',
+        name,
+        true,
+        async (progress, signal) => {
+          const vm = vms.get(name);
+          if (vm.memory === null) return await actions.stop(name, timeoutMs, progress, signal);
+          if (!discard) requireDiscard(vm);
+          progress.step('discard-memory', 'giving its memory up');
+          await discardMemory(host, vm);
+          return vms.get(name);
+        },
+        { endsUnasked: true },
+      ),
     suspend: (name) =>
       begin('vm.suspend', name, true, async (progress, signal) => {
         const vm = vms.get(name);
@@ -375,6 +385,7 @@ export function createLife(host: Host, blanks: Blanks = NO_BLANKS): Life {
       return operations.start({
         kind: 'vm.delete',
         target: name,
+        endsUnasked: true,
         run: async (progress) => {
           if (deletion.force) supervisor.unwatch(vms.get(name).id);
           return await deleteVm(host, name, deletion, progress);

@@ -32,51 +32,61 @@ export interface Beginning {
   vmm?: VmmChoice | undefined;
   /** what the VMM that wrote the state calls itself */
   vmmVersion: string;
-  /** units of its init that had failed by then */
-  failedUnits: string[];
   /** whether its memory file is its own, see `needsOwnMemory`; one for all that begin as the same otherwise */
   ownMemory: boolean;
   /** what else has to be done before the memory is loaded, by the step it is in the timeline */
   first: Readonly<Record<string, (signal: AbortSignal) => Promise<void>>>;
-  /** checks that go on beside all this, and have to pass before its guest goes on */
-  checks?: Promise<void> | undefined;
-  /** looks at what was loaded, before its guest goes on */
-  loaded?: () => Promise<void>;
-  /** done when the guest has acknowledged and goes on, before the VM counts as running */
-  awake?: () => Promise<void>;
   /** its VMM, which was launched and has its device already */
   launched?: LaunchedVm | undefined;
-  /** of `performance.now()`: what came before is part of the start */
-  began?: number;
+}
+
+/** How it goes on, and becomes a VM on record. */
+export interface Awakening {
+  /** units of its init that had failed by then */
+  failedUnits: string[];
+  /** looks at what was loaded and at the host, before its guest goes on */
+  check?: () => Promise<void>;
+  /** done when the guest has acknowledged and goes on, before the VM counts as running */
+  awake?: () => Promise<void>;
+}
+
+/** Steps of a start, each with when it began and how long it took. */
+export interface Timeline {
+  /** of `performance.now()` */
+  began: number;
+  steps: TimelineStep[];
+  timed<T>(step: string, work: (signal: AbortSignal) => Promise<T>): (signal: AbortSignal) => Promise<T>;
+}
+
+/** @param began of `performance.now()`: what came before is part of the start */
+export function createTimeline(began = performance.now()): Timeline {
+  const steps: TimelineStep[] = [];
+  return {
+    began,
+    steps,
+    timed: (step, work) => async (signal) => {
+      const startedMs = performance.now() - began;
+      const result = await work(signal);
+      steps.push({ step, startedMs, durationMs: performance.now() - began - startedMs });
+      return result;
+    },
+  };
 }
 
 /**
- * Disks and memory of `vm` have to be in its directory when `first` is done. What fails leaves it to be discarded.
- * @throws BangerError `guest_failed` when the guest does not acknowledge
+ * Gives a VM everything on the host and loads its memory; its guest stands still. Disks and memory have to be in its directory
+ * when `first` is done. What fails leaves it to be discarded.
+ * @throws BangerError `conflict` when another version of the VMM wrote the state
  */
-export async function startAsNew(
+export async function loadAsNew(
   host: Host,
   vm: VmRecord,
-  { boot, vmm, vmmVersion, failedUnits, ownMemory, first, checks, loaded, awake, ...before }: Beginning,
+  { boot, vmm, vmmVersion, ownMemory, first, launched: before }: Beginning,
+  { timed }: Timeline,
   signal: AbortSignal,
-): Promise<StartedVm> {
-  const { began = performance.now() } = before;
-  const timeline: TimelineStep[] = [];
-  const timed =
-    <T>(step: string, work: (either: AbortSignal) => Promise<T>) =>
-    async (either: AbortSignal): Promise<T> => {
-      const startedMs = performance.now() - began;
-      const result = await work(either);
-      timeline.push({ step, startedMs, durationMs: performance.now() - began - startedMs });
-      return result;
-    };
-  let { launched } = before;
-  let identity: WakeIdentity | undefined;
+): Promise<LaunchedVm> {
+  let launched = before;
   await sideBySide(signal, [
-    // before its guest goes on: what it waits for then is in nobody's hands
-    async () => {
-      identity = await identityOf(host, vm);
-    },
     timed('write-seed-drive', () => writeVmSeed(host, vm)),
     ...(launched
       ? []
@@ -89,22 +99,38 @@ export async function startAsNew(
         ]),
     ...Object.entries(first).map(([step, work]) => timed(step, work)),
   ]);
-  if (!launched || !identity) throw new BangerError('internal', `The VMM of ${vm.name} was not launched.`);
+  if (!launched) throw new BangerError('internal', `The VMM of ${vm.name} was not launched.`);
+  const files = memoryFiles(host.config.paths.store, vm.id);
+  await timed('load-memory', async () => {
+    await letLoadShared(host, vm, files, ownMemory);
+    await using api = connectVmm(vmmSocketOf(host, vm.id));
+    await loadMemory(host, vm, api, files, vmmVersion, tapName(vm.id));
+  })(signal);
+  signal.throwIfAborted();
+  return launched;
+}
+
+/**
+ * Lets a guest go on whose memory was loaded, as this VM, which is running then.
+ * @throws BangerError `guest_failed` when the guest does not acknowledge; it is to be discarded
+ */
+export async function goOnAsNew(
+  host: Host,
+  vm: VmRecord,
+  { kind, ended }: LaunchedVm,
+  { failedUnits, check, awake }: Awakening,
+  { began, steps, timed }: Timeline,
+  signal: AbortSignal,
+): Promise<StartedVm> {
+  // before its guest goes on: what it waits for then is in nobody's hands
+  const [identity] = await sideBySide(signal, [() => identityOf(host, vm), async () => check?.()]);
+  signal.throwIfAborted();
   {
     await using api = connectVmm(vmmSocketOf(host, vm.id));
-    const files = memoryFiles(host.config.paths.store, vm.id);
-    await timed('load-memory', async () => {
-      await letLoadShared(host, vm, files, ownMemory);
-      await loadMemory(host, vm, api, files, vmmVersion, tapName(vm.id));
-      await loaded?.();
-      await checks;
-    })(signal);
-    signal.throwIfAborted();
     await api.send(setState('Resumed'));
   }
-  const who = identity;
   const agent = await timed('reach-agent', () => reachAgent(host, vm))(signal);
-  await timed('wake', () => wakeAs(host, vm, who, agent))(signal);
+  await timed('wake', () => wakeAs(host, vm, identity, agent))(signal);
   // what was loaded needs its name no more
   await Promise.all([timed('open-network', () => host.network.open(vm))(signal), forgetMemory(host, vm)]);
   await awake?.();
@@ -112,14 +138,14 @@ export async function startAsNew(
   const tookMs = performance.now() - began;
   const ready = { ms: Math.round(tookMs), failedUnits };
   host.stores.vms.update(vm.id, {
-    ...running(vm, { at: host.now(), vmm: launched.kind, timeline, tookMs }),
+    ...running(vm, { at: host.now(), vmm: kind, timeline: steps, tookMs }),
     ready,
   });
-  return { vm: host.stores.vms.get(vm.name), ended: launched.ended };
+  return { vm: host.stores.vms.get(vm.name), ended };
 }
 
 /** All that makes it another machine than the one it begins as. */
-async function identityOf(host: Host, vm: VmRecord): Promise<WakeIdentity> {
+export async function identityOf(host: Host, vm: VmRecord): Promise<WakeIdentity> {
   const { config, guests, network } = host;
   return {
     hostname: vm.name,

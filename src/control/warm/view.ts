@@ -44,7 +44,7 @@ export async function pruneTemplates(
 }
 
 /** Why a VM of just its size could not begin as it, each a clause. */
-async function misfitsOf(host: ViewHost, template: TemplateRecord): Promise<string[]> {
+export async function misfitsOf(host: ViewHost, template: TemplateRecord): Promise<string[]> {
   const { shape, rootDiskBytes, workDiskBytes } = template;
   try {
     const named = { id: template.id, name: template.image, image: template.image, imageId: shape.imageId };

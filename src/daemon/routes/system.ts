@@ -5,7 +5,7 @@ import type { Host } from '../../control/host.ts';
 import type { DnsService } from '../../control/network/dns-service.ts';
 import { viewDnsSummary } from '../../control/network/dns-view.ts';
 import { storeSpace } from '../../control/store/space.ts';
-import type { Blanks } from '../../control/vm/blank.ts';
+import type { StandbyPool } from '../../control/vm/standby.ts';
 import { formatSubnet } from '../../core/addresses.ts';
 import { asBangerError } from '../../errors.ts';
 import { VERSION } from '../../version.ts';
@@ -18,7 +18,7 @@ export interface SystemActions {
   socketPath: string;
   /** how many commands clients run in VMs */
   commands(): number;
-  blanks: Pick<Blanks, 'count'>;
+  standby: Pick<StandbyPool, 'count'>;
   /** Ends the daemon after the answer has left. */
   shutdown(): void;
 }
@@ -35,7 +35,7 @@ export function systemHandlers(host: Host, dnsService: DnsService, actions: Syst
         stateDirectory: host.config.paths.state,
         pool: formatSubnet(host.network.pool),
         vms: { total: vms.length, running: vms.filter((vm) => vm.phase === 'running').length },
-        ...(host.config.pool.ready > 0 ? { blanks: actions.blanks.count() } : {}),
+        ...(host.config.pool.ready > 0 ? { standby: actions.standby.count() } : {}),
         operations: host.operations.runningCount(),
         commands: actions.commands(),
         dns: viewDnsSummary(host.config, dnsService),

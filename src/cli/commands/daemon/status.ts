@@ -15,7 +15,7 @@ export default defineCommand({
       ['process', String(status.pid)],
       ['uptime', formatDuration(Math.max(Date.now() - Date.parse(status.startedAt), 0))],
       ['VMs', `${status.vms.total}, ${status.vms.running} of them running`],
-      ...(status.blanks ? [describeBlanks(status.blanks)] : []),
+      ...(status.standby ? [describeStandby(status.standby)] : []),
       ['operations', `${status.operations} running`],
       ['names', describeSummary(status.dns)],
       ['memory', formatSize(status.rssBytes)],
@@ -28,8 +28,8 @@ export default defineCommand({
   },
 });
 
-function describeBlanks({ ready, wanted }: NonNullable<DaemonStatus['blanks']>): [string, string] {
-  return ['pool', `${ready} of ${wanted} VMMs wait for new VMs`];
+function describeStandby({ ready, wanted }: NonNullable<DaemonStatus['standby']>): [string, string] {
+  return ['pool', `${ready} of ${wanted} guests stand ready for new VMs`];
 }
 
 function describeStore({ freeBytes, sizeBytes, state }: DaemonStatus['store']): string {
