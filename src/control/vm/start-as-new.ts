@@ -145,7 +145,7 @@ export async function goOnAsNew(
 }
 
 /** All that makes it another machine than the one it begins as. */
-export async function identityOf(host: Host, vm: VmRecord): Promise<WakeIdentity> {
+async function identityOf(host: Host, vm: VmRecord): Promise<WakeIdentity> {
   const { config, guests, network } = host;
   return {
     hostname: vm.name,

@@ -130,6 +130,15 @@ export async function wakeAs(host: Host, vm: VmRecord, identity: WakeIdentity, a
   await tellAgent(host, vm, agent, { mode: 'new', identity });
 }
 
+/**
+ * Lets a guest go on from memory that others go on from too, as nobody else than it was. It is to be held again before anything
+ * of it is seen.
+ * @throws BangerError `guest_failed` unless it has said that all of it is done
+ */
+export async function wakeAgain(host: Host, vm: VmRecord, agent: GuestAgent): Promise<void> {
+  await tellAgent(host, vm, agent, { mode: 'again' });
+}
+
 async function wakeByAgent(host: Host, vm: VmRecord, who: Pick<WakeRequest, 'mode' | 'identity'>): Promise<void> {
   await tellAgent(host, vm, await reachAgent(host, vm), who);
 }

@@ -20,8 +20,8 @@ import { forgetMemory } from '../memory/checkpoint.ts';
 import { storeSpace } from '../store/space.ts';
 import { costOfTemplate, loadTemplate } from '../vm/load-template.ts';
 import { NO_STANDBY, type Standby, type StandbyPool } from '../vm/standby.ts';
-import { createTimeline, identityOf } from '../vm/start-as-new.ts';
-import { holdGuest, reachAgent, wakeAs } from '../vm/wake.ts';
+import { createTimeline } from '../vm/start-as-new.ts';
+import { holdGuest, reachAgent, wakeAgain } from '../vm/wake.ts';
 import { vmmSocketOf } from '../vmm.ts';
 import { misfitsOf } from './view.ts';
 
@@ -34,7 +34,7 @@ const AGAIN_MS = 60_000;
 /** Left of the host's memory beside what the guest may come to take, and of the store beside storage.min_free. */
 const RESERVE_BYTES = 512 * MIB;
 
-/** Name that a guest has until it becomes a VM; nothing of it is left then. */
+/** Said in logs of a guest that is no VM yet; it does not have it itself. */
 const NAME = 'standby';
 
 /** What each VM runs first. Twice: what was interrupted once was not translated as a whole. */
@@ -211,12 +211,12 @@ async function makeReady(
   }
 }
 
-/** Its guest goes on as nobody, runs what every VM runs first, and stands still again. No packet leaves it. */
+/** Its guest goes on as nobody else than the template, runs what every VM runs first, and stands still again. No packet leaves it. */
 async function rehearse(host: Host, vm: VmRecord, settleMs: number, signal: AbortSignal): Promise<void> {
   await using api = connectVmm(vmmSocketOf(host, vm.id));
   await api.send(setState('Resumed'));
   const agent = await reachAgent(host, vm);
-  await wakeAs(host, vm, await identityOf(host, vm), agent);
+  await wakeAgain(host, vm, agent);
   await runThroughAgent(agent, REHEARSAL, REHEARSAL_LIMIT_MS);
   await sleep(settleMs, signal);
   await holdGuest(host, vm, randomUUID(), signal);
