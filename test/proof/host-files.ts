@@ -20,8 +20,12 @@ import { checkRecipe, readToml } from '../../src/image/recipe.ts';
 import { createRunner, type Runner } from '../../src/system/runner.ts';
 
 const RECIPE = join(import.meta.dirname, 'proof-host.toml');
-const PREFIX = 'files-';
+/** Of all packages, and of those without compilers. */
+const PREFIX = { all: 'files-', few: 'few-files-' };
 const MERGED = ['bin', 'sbin', 'lib', 'lib64'];
+
+/** They are as large as half of the others, and some host tests compile a program for their guests. */
+const COMPILERS = ['gcc', 'musl-tools'];
 
 /** Packages of the recipe, as they are written there. */
 export function hostPackages(): string[] {
@@ -31,23 +35,31 @@ export function hostPackages(): string[] {
 /**
  * Unpacks them unless they are there in the archive's present versions.
  * @param bundle what the rig boots
+ * @param compilers whether there are to be any
  * @returns the directory of the files, below `directory`, laid out as a root is
  */
-export async function hostFiles(directory: string, bundle: string, signal?: AbortSignal): Promise<string> {
+export async function hostFiles(
+  directory: string,
+  bundle: string,
+  compilers: boolean,
+  signal?: AbortSignal,
+): Promise<string> {
+  const prefix = compilers ? PREFIX.all : PREFIX.few;
   const env = { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin` };
   const runner = createRunner(env);
   mkdirSync(directory, { recursive: true });
   const apt = await prepareApt(runner, { suite: 'bookworm', arch: 'amd64', dir: join(directory, 'apt'), env });
-  const [present] = readdirSync(directory).filter((name) => name.startsWith(PREFIX));
+  const [present] = readdirSync(directory).filter((name) => name.startsWith(prefix));
   try {
     await updateLists(runner, apt, signal);
   } catch (error) {
     if (present === undefined) throw error;
     return join(directory, present); // without a network the last ones will do
   }
-  const packages = await missingPackages(runner, apt, bundle);
+  const wanted = hostPackages().filter((name) => compilers || !COMPILERS.includes(name));
+  const packages = await missingPackages(runner, apt, bundle, wanted);
   const digest = createHash('sha256').update(packages.join('\n')).digest('hex');
-  const target = join(directory, `${PREFIX}${digest.slice(0, 12)}`);
+  const target = join(directory, `${prefix}${digest.slice(0, 12)}`);
   if (existsSync(target)) return target;
   if (present !== undefined) rmSync(join(directory, present), { recursive: true });
   const work = mkdtempSync(join(directory, 'unpack-'));
@@ -60,10 +72,10 @@ export async function hostFiles(directory: string, bundle: string, signal?: Abor
   return target;
 }
 
-async function missingPackages(runner: Runner, apt: Apt, bundle: string): Promise<string[]> {
+async function missingPackages(runner: Runner, apt: Apt, bundle: string, wanted: string[]): Promise<string[]> {
   const { packages: list } = await readBundle(bundle);
   if (list === undefined) throw new Error(`${bundle} does not say which packages it has.`);
-  return missingIn(readFileSync(list, 'utf8'), await resolvePackages(runner, apt, hostPackages()));
+  return missingIn(readFileSync(list, 'utf8'), await resolvePackages(runner, apt, wanted));
 }
 
 /** `name=version` of those that a bundle with this list of packages lacks. */

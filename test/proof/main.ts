@@ -50,6 +50,7 @@ async function proveAll(directory: string, files: readonly string[], signal: Abo
     directory,
     host: bundle,
     guests: bundle,
+    compilers: true,
     firecracker,
     jailer: process.env.JAILER_BIN || undefined,
     tell: (text) => console.log(`== ${text}`),
@@ -80,11 +81,15 @@ function summary(outcome: Outcome): string {
   const failed = outcome.tests
     .filter((test) => test.outcome === 'failed')
     .map(({ file, name }) => `  failed: ${file}: ${name}`);
+  const skipped = outcome.tests
+    .filter((test) => test.outcome === 'skipped')
+    .map(({ file, name, why }) => `  skipped: ${file}: ${name}: ${why}`);
   const repeated = outcome.repeats.map(({ file }) => `  run again because of the known fault: ${file}`);
   return [
     `\n== ${outcome.version} in ${formatDuration(outcome.ms)}: ${count(outcome, 'passed')} passed, ` +
       `${count(outcome, 'failed')} failed, ${count(outcome, 'skipped')} skipped, ${outcome.repeats.length} repeated`,
     ...failed,
+    ...skipped,
     ...repeated,
   ].join('\n');
 }

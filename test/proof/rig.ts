@@ -71,6 +71,8 @@ export interface RigOptions {
   host: string;
   /** of the guests in it */
   guests: string;
+  /** whether programs can be compiled there */
+  compilers: boolean;
   /** a Firecracker, and the jailer of the same release */
   firecracker?: string | undefined;
   jailer?: string | undefined;
@@ -108,8 +110,8 @@ export class Rig {
     // a daemon of an older build, and the VM of a run that was cut off
     await this[Symbol.asyncDispose]();
     const { directory } = this.#dev;
-    const { host, signal } = this.#options;
-    const files = await this.#step('programs of the host', () => hostFiles(directory, host, signal));
+    const { host, compilers, signal } = this.#options;
+    const files = await this.#step('programs of the host', () => hostFiles(directory, host, compilers, signal));
     const disk = join(directory, 'cargo.ext4');
     await this.#step('what is carried in', async () => this.#load(disk, files));
     await this.#step('a VM of both', async () => {

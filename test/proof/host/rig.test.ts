@@ -41,6 +41,7 @@ describe('banger under KVM', { skip }, () => {
       host: bundle,
       // its guests come up in half the time
       guests: await leanBundle(bundle, DIRECTORY),
+      compilers: false,
       firecracker,
       jailer: process.env.JAILER_BIN || undefined,
       tell: (text) => console.log(text),
