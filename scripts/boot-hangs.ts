@@ -219,6 +219,7 @@ async function startGuest(variantName: string, initrdPath: string): Promise<Gues
     commandLine: kernel.join(' '),
     drives: [],
     interfaces: [],
+    announces: false,
     entropy: { rate_limiter: null },
     balloon: null,
     vsock: null,

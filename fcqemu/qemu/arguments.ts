@@ -29,6 +29,8 @@ export interface QemuSpec {
   /** in the order of the guest's vda, vdb, … */
   drives: QemuDrive[];
   interfaces: (StoredInterface & { mac: string })[];
+  /** whether network devices can have the guest announce itself, which Firecracker's cannot; those of earlier states can */
+  announces: boolean;
   entropy: { rate_limiter: StoredLimiter | null } | null;
   balloon: StoredBalloon | null;
   vsock: StoredVsock | null;
@@ -118,7 +120,7 @@ function deviceArguments(spec: QemuSpec): string[] {
   return [
     ...(spec.balloon ? balloonArguments(spec.balloon) : []),
     ...spec.drives.flatMap(driveArguments),
-    ...spec.interfaces.flatMap(interfaceArguments),
+    ...spec.interfaces.flatMap((iface, index) => interfaceArguments(iface, index, spec.announces)),
     ...(spec.vsock ? vsockArguments() : []),
     ...(spec.entropy ? entropyArguments(spec.entropy.rate_limiter) : []),
   ];
@@ -177,12 +179,19 @@ export function netdevId(index: number): string {
   return `net${index}`;
 }
 
-function interfaceArguments(iface: StoredInterface & { mac: string }, index: number): string[] {
+/**
+ * A device that could have its guest announce itself, and does not after a restore, ends QEMU 7.2 by SIGSEGV when the guest
+ * resets it: it has no timer for announcements any more, and stops it.
+ */
+function interfaceArguments(iface: StoredInterface & { mac: string }, index: number, announces: boolean): string[] {
   const id = netdevId(index);
-  const mtu = iface.mtu === null ? {} : { host_mtu: iface.mtu };
+  const more = {
+    ...(iface.mtu === null ? {} : { host_mtu: iface.mtu }),
+    ...(announces ? {} : { guest_announce: false }),
+  };
   return [
     ...json('-netdev', { type: 'tap', id, fd: String(FIRST_TAP_FD + index), vhost: false }),
-    ...json('-device', { driver: 'virtio-net-device', id: `nic${index}`, netdev: id, mac: iface.mac, ...mtu }),
+    ...json('-device', { driver: 'virtio-net-device', id: `nic${index}`, netdev: id, mac: iface.mac, ...more }),
   ];
 }
 

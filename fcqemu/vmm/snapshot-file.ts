@@ -23,7 +23,7 @@ export interface SnapshotHeader {
   /** device state is only understood by the same QEMU */
   qemuVersion: string;
   /** how the machine was built; paths as its clients gave them */
-  spec: QemuSpec;
+  spec: Omit<QemuSpec, 'announces'> & Partial<Pick<QemuSpec, 'announces'>>;
   machine: StoredMachineConfig;
   bootSource: StoredBootSource | null;
   mmdsConfig: StoredMmdsConfig | null;

@@ -53,6 +53,7 @@ export async function planRestore(
     instanceId,
     sandbox,
     restore: true,
+    announces: header.spec.announces ?? true,
     drives: header.spec.drives.map(checkedDrive),
     interfaces,
     vsock,

@@ -130,6 +130,7 @@ export async function planStart(resources: Resources, options: StartOptions): Pr
     commandLine: commandLine.text,
     drives: drives.list.map(qemuDrive),
     interfaces: interfaces.list.map((iface) => ({ ...iface, mac: iface.guest_mac ?? randomMac() })),
+    announces: false,
     entropy,
     balloon: balloon.config,
     vsock: vsock.config,

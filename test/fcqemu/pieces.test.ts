@@ -104,6 +104,7 @@ describe('QEMU’s arguments', () => {
     balloon: null,
     vsock: null,
     sandbox: true,
+    announces: false,
     restore: false,
   };
   /** Values of an option, in order. */
@@ -120,6 +121,13 @@ describe('QEMU’s arguments', () => {
     for (const arg of args.filter((text) => text.includes('/d,file'))) {
       assert.ok(arg.startsWith('{'), arg);
     }
+  });
+
+  it('have devices that a guest cannot announce itself with, but for a state that was written by one that could', () => {
+    const device = (args: string[]) =>
+      JSON.parse(values(args, '-device').find((text) => text.includes('nic0')) ?? '{}');
+    assert.equal(device(qemuArguments(spec)).guest_announce, false);
+    assert.equal(device(qemuArguments({ ...spec, announces: true })).guest_announce, undefined);
   });
 
   it('use an AMD model for emulation and the host’s CPU with KVM', () => {

@@ -30,7 +30,7 @@ describe("the rig's QEMU", () => {
           balloon: null,
           vsock: null,
         },
-        ...{ sandbox: true, restore: false },
+        ...{ sandbox: true, announces: false, restore: false },
       });
       const env = { PATH: `${directory}:/usr/bin:/bin` };
       const said = execFileSync(qemuWithoutAvx2(directory), given, { env, encoding: 'utf8' });
