@@ -121,8 +121,9 @@ export function createOperations(
 ): Operations {
   const live = new Map<string, Live>();
   const running = () => [...live.values()].filter((entry) => entry.operation.state === 'running');
+  /** the oldest first: the last one begins when those before, which were called off, have been undone */
   const workingOn = (target: string) =>
-    running().find((entry) => entry.operation.target === target && !entry.onlyLooks);
+    running().filter((entry) => entry.operation.target === target && !entry.onlyLooks);
   const lookUp = (id: string): Live => {
     const entry = live.get(id);
     if (entry) return entry;
@@ -201,7 +202,8 @@ export function createOperations(
   return {
     start(request) {
       const joinsAs = request.joinsAs ?? request.kind;
-      const busy = request.onlyLooks ? undefined : workingOn(request.target);
+      const here = request.onlyLooks ? [] : workingOn(request.target);
+      const busy = here.at(-1);
       if (busy) {
         const same = busy.joinsAs === joinsAs && busy.joinable && request.joinable;
         if (same && !busy.abort.signal.aborted) {
@@ -211,7 +213,7 @@ export function createOperations(
           return { ...busy.operation, joined: true };
         }
       }
-      const inTheWay = running().filter((entry) => entry === busy || request.exclusive || entry.exclusive);
+      const inTheWay = running().filter((entry) => here.includes(entry) || request.exclusive || entry.exclusive);
       const firm = inTheWay.find(
         (entry) => (!entry.background || request.background) && !(entry.unasked && request.endsUnasked),
       );
@@ -267,7 +269,7 @@ export function createOperations(
       if (entry) return { ...entry.operation };
       return store.find(id) ?? lookUp(id).operation;
     },
-    activeOn: (target) => workingOn(target)?.operation,
+    activeOn: (target) => workingOn(target).at(-1)?.operation,
     async *events(id, signal, follow = true) {
       const stored = live.has(id) ? undefined : store.find(id);
       if (stored) {

@@ -78,14 +78,19 @@ export function nextAddress(pool: Subnet, taken: Iterable<string>): string {
 
 /**
  * The highest address of the pool that nobody has: for what needs one for minutes, out of the way of those for life.
+ * @param avoided given out only when there are no others
  * @throws BangerError `conflict` when the pool is used up
  */
-export function lastAddress(pool: Subnet, taken: Iterable<string>): string {
+export function lastAddress(pool: Subnet, taken: Iterable<string>, avoided: ReadonlySet<string> = new Set()): string {
   const used = new Set(taken);
+  let last: string | undefined;
   for (let candidate = broadcastOf(pool) - 1; candidate >= pool.base + 2; candidate--) {
     const address = formatAddress(candidate);
-    if (!used.has(address)) return address;
+    if (used.has(address)) continue;
+    if (!avoided.has(address)) return address;
+    last ??= address;
   }
+  if (last !== undefined) return last;
   throw poolIsFull(pool);
 }
 

@@ -4,6 +4,7 @@
  */
 import { lastAddress, type Subnet } from '../core/addresses.ts';
 import { macFor, type VmRecord } from '../core/vm.ts';
+import type { Trash } from './trash.ts';
 import type { VmStore } from './vms.ts';
 
 export interface BuildVms {
@@ -25,7 +26,8 @@ export interface BuildVms {
   forget(vmId: string): void;
 }
 
-export function createBuildVms(vms: Pick<VmStore, 'list'>): BuildVms {
+/** @param trash VMs whose addresses are left to them while others are free */
+export function createBuildVms(vms: Pick<VmStore, 'list'>, trash: Pick<Trash, 'list'>): BuildVms {
   const present = new Map<string, VmRecord>();
   const resting = new Set<string>();
   return {
@@ -34,7 +36,7 @@ export function createBuildVms(vms: Pick<VmStore, 'list'>): BuildVms {
     rest: (vmId) => void resting.add(vmId),
     admit(pool, make) {
       const taken = [...vms.list(), ...present.values()].map((vm) => vm.address);
-      const vm = make(lastAddress(pool, taken));
+      const vm = make(lastAddress(pool, taken, new Set(trash.list().map((each) => each.vm.address))));
       present.set(vm.id, vm);
       return vm;
     },

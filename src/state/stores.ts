@@ -42,10 +42,11 @@ export interface StoresOptions {
 
 export function createStores(database: Database, { now, onListenerError }: StoresOptions = {}): Stores {
   const vms = createVmStore(database, onListenerError);
+  const trash = createTrash(database);
   return {
     vms,
-    trash: createTrash(database),
-    buildVms: createBuildVms(vms),
+    trash,
+    buildVms: createBuildVms(vms, trash),
     leases: createLeases(),
     images: createImageStore(database),
     layers: createLayerStore(database),

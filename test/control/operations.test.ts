@@ -102,10 +102,14 @@ describe('operations', () => {
       await sleep(60_000, signal).catch(() => {});
       signal.throwIfAborted();
     };
-    const stop = { kind: 'vm.stop', target: 'web', endsUnasked: true, run: async () => 'stopped' };
+    const stop = { kind: 'vm.stop', target: 'web', joinable: true, endsUnasked: true, run: async () => 'stopped' };
     const first = all.start({ ...unasked, run: untilCalledOff });
     assert.throws(() => all.start({ kind: 'vm.rename', target: 'web', run: async () => {} }), /has to wait/);
     const { id } = all.start(stop);
+    // while what was called off is undone, the one that waits for that is what works on it
+    assert.equal(all.activeOn('web')?.id, id);
+    assert.equal(all.start(stop).id, id);
+    assert.throws(() => all.start({ ...stop, kind: 'vm.delete' }), /a stop of web is going on/);
     assert.equal((await all.finished(first.id)).state, 'cancelled');
     assert.equal((await all.finished(id)).result, 'stopped');
 

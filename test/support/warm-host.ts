@@ -16,6 +16,8 @@ import { agentsOf, type Guests as WokenGuests } from './waking-agents.ts';
 export interface Guests extends WokenGuests {
   /** scripts that were run in them */
   scripts: string[];
+  /** how one ends; with 0 without it */
+  exitOf?: (script: string) => number;
 }
 
 export const noGuests = (): Guests => ({ woken: [], scripts: [] });
@@ -31,8 +33,12 @@ function bootedAgents(guests: Guests): Agents {
     exec() {
       // what it says is what it is given
       const channel = new PassThrough();
-      channel.on('data', (script) => guests.scripts.push(String(script)));
-      const ended = effectOrNever('agent: exec').then(() => ({ code: 0, signal: null }));
+      let given = '';
+      channel.on('data', (script) => {
+        given = String(script);
+        guests.scripts.push(given);
+      });
+      const ended = effectOrNever('agent: exec').then(() => ({ code: guests.exitOf?.(given) ?? 0, signal: null }));
       return Object.assign(channel, { stderr: new PassThrough().end(), ended }) as unknown as AgentChannel;
     },
   });

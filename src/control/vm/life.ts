@@ -385,7 +385,8 @@ export function createLife(host: Host, pool: StandbyPool = NO_STANDBY): Life {
       return operations.start({
         kind: 'vm.delete',
         target: name,
-        endsUnasked: true,
+        // without force it is for one that does not run, and this one is about to
+        endsUnasked: deletion.force,
         run: async (progress) => {
           if (deletion.force) supervisor.unwatch(vms.get(name).id);
           return await deleteVm(host, name, deletion, progress);

@@ -13,7 +13,7 @@ import { needsOwnMemory, shareMemory } from '../memory/share.ts';
 import { forgetTemplates, isWhole } from '../memory/templates.ts';
 import { costOfClone } from '../store/space.ts';
 import type { LaunchedVm } from './boot.ts';
-import { loadAsNew, type Timeline } from './start-as-new.ts';
+import { loadPrepared, prepareAsNew, type Timeline } from './start-as-new.ts';
 
 /** What of a template is loaded by what. */
 export interface TemplateStart {
@@ -23,10 +23,10 @@ export interface TemplateStart {
 }
 
 /**
- * Its directory has to be there, and of its user. What fails leaves the VM to be discarded.
- * @throws BangerError `corrupt` when the template is not what it was; it is forgotten then
+ * Gives a VM disks and memory of a template, a device and a VMM. Its directory has to be there, and of its user. What fails
+ * leaves the VM to be discarded.
  */
-export async function loadTemplate(
+export async function prepareTemplate(
   host: Host,
   vm: VmRecord,
   { template, boot, vmm }: TemplateStart,
@@ -34,21 +34,27 @@ export async function loadTemplate(
   signal: AbortSignal,
 ): Promise<LaunchedVm> {
   const ownMemory = needsOwnMemory(host, vm, template.fit);
-  const launched = await loadAsNew(
-    host,
-    vm,
-    {
-      ...{ boot, vmm, vmmVersion: template.vmmVersion, ownMemory },
-      first: {
-        'clone-disks': (either) => takeDisks(host, vm, template, either),
-        'take-memory': (either) => takeMemory(host, vm, template, ownMemory, either),
-      },
-    },
-    timeline,
-    signal,
-  );
+  const first = {
+    'clone-disks': (either: AbortSignal) => takeDisks(host, vm, template, either),
+    'take-memory': (either: AbortSignal) => takeMemory(host, vm, template, ownMemory, either),
+  };
+  return await prepareAsNew(host, vm, { boot, vmm, first }, timeline, signal);
+}
+
+/**
+ * Loads the memory of one that was prepared.
+ * @throws BangerError `corrupt` when the template is not what it was; it is forgotten then
+ */
+export async function loadTemplate(
+  host: Host,
+  vm: VmRecord,
+  template: TemplateRecord,
+  timeline: Timeline,
+  signal: AbortSignal,
+): Promise<void> {
+  const ownMemory = needsOwnMemory(host, vm, template.fit);
+  await loadPrepared(host, vm, { vmmVersion: template.vmmVersion, ownMemory }, timeline, signal);
   await requireWhole(host, template);
-  return launched;
 }
 
 /**

@@ -3,10 +3,12 @@ import type { TemplateRecord } from '../../core/template.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import type { LaunchedVm } from './boot.ts';
 
-/** One that was taken: the id, user and address of a VM, with disks, and a guest that stands still in its VMM. */
+/** One that was taken: the id, user and address of a VM, with disks, memory and a VMM. */
 export interface Standby {
   vm: VmRecord;
   launched: LaunchedVm;
+  /** whether the memory is loaded, and its guest stands still; its files are there otherwise */
+  isLoaded: boolean;
 }
 
 export interface StandbyPool {

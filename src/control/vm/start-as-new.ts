@@ -30,14 +30,18 @@ export interface Beginning {
   boot: BootFiles;
   /** the VMM to launch, where it was chosen a moment ago */
   vmm?: VmmChoice | undefined;
-  /** what the VMM that wrote the state calls itself */
-  vmmVersion: string;
-  /** whether its memory file is its own, see `needsOwnMemory`; one for all that begin as the same otherwise */
-  ownMemory: boolean;
   /** what else has to be done before the memory is loaded, by the step it is in the timeline */
   first: Readonly<Record<string, (signal: AbortSignal) => Promise<void>>>;
   /** its VMM, which was launched and has its device already */
   launched?: LaunchedVm | undefined;
+}
+
+/** Its memory. */
+export interface Saved {
+  /** what the VMM that wrote the state calls itself */
+  vmmVersion: string;
+  /** whether its memory file is its own, see `needsOwnMemory`; one for all that begin as the same otherwise */
+  ownMemory: boolean;
 }
 
 /** How it goes on, and becomes a VM on record. */
@@ -74,14 +78,26 @@ export function createTimeline(began = performance.now()): Timeline {
 }
 
 /**
- * Gives a VM everything on the host and loads its memory; its guest stands still. Disks and memory have to be in its directory
- * when `first` is done. What fails leaves it to be discarded.
+ * Gives a VM everything on the host and loads its memory; its guest stands still. What fails leaves it to be discarded.
  * @throws BangerError `conflict` when another version of the VMM wrote the state
  */
 export async function loadAsNew(
   host: Host,
   vm: VmRecord,
-  { boot, vmm, vmmVersion, ownMemory, first, launched: before }: Beginning,
+  beginning: Beginning & Saved,
+  timeline: Timeline,
+  signal: AbortSignal,
+): Promise<LaunchedVm> {
+  const launched = await prepareAsNew(host, vm, beginning, timeline, signal);
+  await loadPrepared(host, vm, beginning, timeline, signal);
+  return launched;
+}
+
+/** The same without its memory, which has to be in its directory with its disks when `first` is done. */
+export async function prepareAsNew(
+  host: Host,
+  vm: VmRecord,
+  { boot, vmm, first, launched: before }: Beginning,
   { timed }: Timeline,
   signal: AbortSignal,
 ): Promise<LaunchedVm> {
@@ -99,7 +115,18 @@ export async function loadAsNew(
         ]),
     ...Object.entries(first).map(([step, work]) => timed(step, work)),
   ]);
-  if (!launched) throw new BangerError('internal', `The VMM of ${vm.name} was not launched.`);
+  if (launched) return launched;
+  throw new BangerError('internal', `The VMM of ${vm.name} was not launched.`);
+}
+
+/** Loads the memory of a VM that was prepared. */
+export async function loadPrepared(
+  host: Host,
+  vm: VmRecord,
+  { vmmVersion, ownMemory }: Saved,
+  { timed }: Timeline,
+  signal: AbortSignal,
+): Promise<void> {
   const files = memoryFiles(host.config.paths.store, vm.id);
   await timed('load-memory', async () => {
     await letLoadShared(host, vm, files, ownMemory);
@@ -107,7 +134,6 @@ export async function loadAsNew(
     await loadMemory(host, vm, api, files, vmmVersion, tapName(vm.id));
   })(signal);
   signal.throwIfAborted();
-  return launched;
 }
 
 /**

@@ -47,7 +47,7 @@ export function restoreVm(host: TrashHost, wanted: string, as: string | undefine
       hint: `Have the deleted one back under another name: banger vm undelete ${wanted} --as OTHER`,
     });
   }
-  const living = host.stores.vms.list().map((vm) => vm.address);
+  const living = [...host.stores.vms.list(), ...host.stores.buildVms.list()].map((vm) => vm.address);
   const keeps = keepsAddress(host.network.pool, found.vm.address, living);
   const address = keeps ? found.vm.address : freeAddress(host);
   const vm: VmRecord = { ...found.vm, name, address, mac: keeps ? found.vm.mac : macFor(address) };

@@ -133,10 +133,11 @@ export async function wakeAs(host: Host, vm: VmRecord, identity: WakeIdentity, a
 /**
  * Lets a guest go on from memory that others go on from too, as nobody else than it was. It is to be held again before anything
  * of it is seen.
+ * @param at what time it has
  * @throws BangerError `guest_failed` unless it has said that all of it is done
  */
-export async function wakeAgain(host: Host, vm: VmRecord, agent: GuestAgent): Promise<void> {
-  await tellAgent(host, vm, agent, { mode: 'again' });
+export async function wakeAgain(host: Host, vm: VmRecord, agent: GuestAgent, at: Date): Promise<void> {
+  await tellAgent(host, vm, agent, { mode: 'again' }, at);
 }
 
 async function wakeByAgent(host: Host, vm: VmRecord, who: Pick<WakeRequest, 'mode' | 'identity'>): Promise<void> {
@@ -148,9 +149,10 @@ async function tellAgent(
   vm: VmRecord,
   agent: GuestAgent,
   who: Pick<WakeRequest, 'mode' | 'identity'>,
+  at?: Date,
 ): Promise<void> {
   try {
-    const wallClockNs = BigInt(host.now().getTime()) * 1_000_000n;
+    const wallClockNs = BigInt((at ?? host.now()).getTime()) * 1_000_000n;
     const request = { generation: randomUUID(), seed: randomBytes(64), wallClockNs };
     await agent.wake({ ...request, ...who }, { timeoutMs: AGENT_LIMIT_MS });
   } catch (error) {

@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import type { TemplateRecord } from '../../core/template.ts';
 import type { VmRecord } from '../../core/vm.ts';
-import { messageOf } from '../../errors.ts';
+import { BangerError, messageOf } from '../../errors.ts';
 import type { BootFiles } from '../../preflight/context.ts';
 import type { VmmChoice } from '../../preflight/vmm-choice.ts';
 import { growFile } from '../../storage/disk.ts';
@@ -19,11 +19,11 @@ import { leaveImage } from '../images/catalogue.ts';
 import { findTemplate, wantedTemplate } from '../memory/templates.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
-import { type LaunchedVm, writeVmSeed } from './boot.ts';
+import { writeVmSeed } from './boot.ts';
 import { admitVm, decideShape, type NewVmRequest, requireFreeName, type Shape } from './create.ts';
-import { costOfTemplate, loadTemplate, requireWhole } from './load-template.ts';
+import { costOfTemplate, loadTemplate, prepareTemplate, requireWhole } from './load-template.ts';
 import { discardVm, releaseVm } from './release.ts';
-import type { StandbyPool } from './standby.ts';
+import { NO_STANDBY, type Standby, type StandbyPool } from './standby.ts';
 import type { StartedVm } from './start.ts';
 import { createTimeline, goOnAsNew, type Timeline } from './start-as-new.ts';
 
@@ -64,12 +64,17 @@ export async function startWarm(
     const checks = check();
     // what fails first is told
     checks.catch(() => {});
-    return await begin(host, vm, { template, boot, vmm, checks, timeline, launched: standby?.launched }, signal);
+    return await begin(host, vm, { template, boot, vmm, checks, timeline, standby }, signal);
   } catch (error) {
     if (vm || standby) progress.step('undo', 'undoing it');
     if (vm) await discard(host, vm);
     else if (standby) await pool.free(standby);
     signal.throwIfAborted();
+    if (standby && !(error instanceof BangerError && error.code === 'corrupt')) {
+      // what stood ready may have ended meanwhile, which says nothing of its template
+      host.log.warn({ vm: request.name, error: messageOf(error) }, 'a guest that stood ready could not be taken over');
+      return await startWarm(host, request, NO_STANDBY, progress, signal);
+    }
     tellWhy(host, request.name, messageOf(error));
     return undefined;
   }
@@ -112,27 +117,28 @@ async function discard(host: Host, vm: VmRecord): Promise<void> {
 interface Start extends Omit<Found, 'shape'> {
   checks: Promise<void>;
   timeline: Timeline;
-  /** its VMM, where its guest stands ready */
-  launched: LaunchedVm | undefined;
+  /** what it takes over */
+  standby: Standby | undefined;
 }
 
 async function begin(
   host: Host,
   admitted: VmRecord,
-  { template, boot, vmm, checks, timeline, launched: ready }: Start,
+  { template, boot, vmm, checks, timeline, standby }: Start,
   signal: AbortSignal,
 ): Promise<StartedVm> {
   const { timed } = timeline;
   let vm = admitted;
-  let launched = ready;
+  let launched = standby?.launched;
   if (launched) {
     // what it is from its next boot on
     await timed('write-seed-drive', () => writeVmSeed(host, vm))(signal);
   } else {
     await mkdir(vmFiles(host.config.paths.store, vm.id).directory, { recursive: true, mode: 0o700 });
     vm = await settleUser(host, vm);
-    launched = await loadTemplate(host, vm, { template, boot, vmm }, timeline, signal);
+    launched = await prepareTemplate(host, vm, { template, boot, vmm }, timeline, signal);
   }
+  if (!standby?.isLoaded) await loadTemplate(host, vm, template, timeline, signal);
   const started = await goOnAsNew(
     host,
     vm,

@@ -1,28 +1,18 @@
 /**
- * Guests that stand ready: a template's memory is loaded, with disks and a network device, and where processors are emulated its
- * guest has run what every start runs, so that its VMM has translated it. A new VM that begins as the template takes one over,
- * with an identity of its own. Each is a VM of nobody: whatever of it a daemon leaves, the next one frees.
+ * Guests that stand ready: each has disks and memory of a template, a network device and a VMM. Where processors are emulated the
+ * memory is loaded, and the guest has run what every start runs, so that its VMM has translated it. A new VM that begins as the
+ * template takes one over, with an identity of its own. Each is a VM of nobody: whatever of it a daemon leaves, the next frees.
  */
-import { randomUUID } from 'node:crypto';
 import { freemem } from 'node:os';
 import type { TemplateRecord } from '../../core/template.ts';
-import type { VmRecord } from '../../core/vm.ts';
 import { messageOf } from '../../errors.ts';
-import { connectVmm } from '../../firecracker/api.ts';
-import { setState } from '../../firecracker/requests.ts';
-import { runThroughAgent } from '../../guest/run-script.ts';
-import { sleep } from '../../system/abort.ts';
 import { MIB } from '../../units.ts';
-import { admitBuildVm, discardBuildVm } from '../builds/build-vm.ts';
-import { findBootFiles } from '../bundles/boot-files.ts';
+import { discardBuildVm } from '../builds/build-vm.ts';
 import type { Host } from '../host.ts';
-import { forgetMemory } from '../memory/checkpoint.ts';
 import { storeSpace } from '../store/space.ts';
-import { costOfTemplate, loadTemplate } from '../vm/load-template.ts';
+import { costOfTemplate } from '../vm/load-template.ts';
 import { NO_STANDBY, type Standby, type StandbyPool } from '../vm/standby.ts';
-import { createTimeline } from '../vm/start-as-new.ts';
-import { holdGuest, reachAgent, wakeAgain } from '../vm/wake.ts';
-import { vmmSocketOf } from '../vmm.ts';
+import { HasHooks, makeReady } from './ready-guest.ts';
 import { misfitsOf } from './view.ts';
 
 /** How long nothing may have been asked for: whoever has just started a VM goes on to use it. */
@@ -31,15 +21,14 @@ const QUIET_MS = 1000;
 /** After one could not be made. */
 const AGAIN_MS = 60_000;
 
+/** How often one can fail to be made of a template: it costs a minute of a processor, and what fails thrice will again. */
+const TRIES = 3;
+
+/** How often it is looked whether those that stand ready still may: memory becomes short without anybody asking for something. */
+const CHECK_MS = 15_000;
+
 /** Left of the host's memory beside what the guest may come to take, and of the store beside storage.min_free. */
 const RESERVE_BYTES = 512 * MIB;
-
-/** Said in logs of a guest that is no VM yet; it does not have it itself. */
-const NAME = 'standby';
-
-/** What each VM runs first. Twice: what was interrupted once was not translated as a whole. */
-const REHEARSAL = 'true\nenv true\n';
-const REHEARSAL_LIMIT_MS = 30_000;
 
 /** What a guest does for after it has woken, by itself; each VM would go on with it. */
 const SETTLE_MS = 1000;
@@ -60,6 +49,14 @@ export function createStandbyPool(host: Host, { quietMs = QUIET_MS, settleMs = S
   let [dueAt, askedAt, notBefore] = [Infinity, -Infinity, -Infinity];
   let working: Promise<void> | undefined;
   let askedMeanwhile = false;
+  /** of templates, by their ids */
+  const failures = new Map<string, number>();
+  /** templates whose guests are not rehearsed */
+  const withHooks = new Set<string>();
+
+  const checks = setInterval(() => {
+    if (waiting.size > 0 || host.stores.templates.list().length > 0) lookIn(0);
+  }, CHECK_MS).unref();
 
   const unfollow = host.events.onEvent(({ type }) => {
     // templates come and go by operations, and so do the VMs that guests become
@@ -89,11 +86,11 @@ export function createStandbyPool(host: Host, { quietMs = QUIET_MS, settleMs = S
 
   /** @returns after how many `ms` to look again; never rejects */
   async function look(): Promise<number | undefined> {
-    if (host.operations.runningCount() > 0) return quietMs;
-    const quiet = askedAt + quietMs - performance.now();
-    if (quiet > 0) return quiet;
     try {
-      return await replenish();
+      const usable = await giveUpUseless();
+      if (host.operations.runningCount() > 0) return quietMs;
+      const quiet = askedAt + quietMs - performance.now();
+      return quiet > 0 ? quiet : await replenish(usable);
     } catch (error) {
       if (stop.signal.aborted) return undefined;
       host.log.warn({ error: messageOf(error) }, 'no guest could be made ready');
@@ -102,25 +99,32 @@ export function createStandbyPool(host: Host, { quietMs = QUIET_MS, settleMs = S
     }
   }
 
-  /** Frees those that no VM can take over, and makes one. @returns after how many `ms` there are more to make */
-  async function replenish(): Promise<number | undefined> {
+  /** Frees those that no VM can take over, and all of them when memory is short. @returns the templates there are */
+  async function giveUpUseless(): Promise<TemplateRecord[]> {
     const usable = await usableTemplates(host);
-    for (const each of waiting) if (!usable.some(({ id }) => id === each.template)) await giveUp(each);
-    const [template] = usable;
-    if (!template) return undefined;
-    const isShort = !(await hasRoom(host, template));
     // what stands ready for nobody is given up before somebody lacks it
-    if (isShort && freemem() < RESERVE_BYTES) for (const each of waiting) await giveUp(each);
+    const isShort = freemem() < RESERVE_BYTES;
+    for (const each of waiting) if (isShort || !usable.some(({ id }) => id === each.template)) await giveUp(each);
+    return usable;
+  }
+
+  /** Makes one. @returns after how many `ms` there are more to make */
+  async function replenish(usable: readonly TemplateRecord[]): Promise<number | undefined> {
+    const template = usable.find(({ id }) => (failures.get(id) ?? 0) < TRIES);
+    if (!template) return undefined;
     const left = notBefore - performance.now();
     if (left > 0) return left;
+    const has = (id: string) => [...waiting].some((each) => each.template === id);
+    // each template that was used has its guests, and the one that was used last has one at least
+    if (waiting.size >= wanted && has(template.id)) return undefined;
+    if (!(await hasRoom(host, template))) return undefined;
     if (waiting.size >= wanted) {
-      // each template that was used has its guests, and the one that was used last has one at least
-      if ([...waiting].some((each) => each.template === template.id)) return undefined;
-      const last = [...usable].reverse().find(({ id }) => [...waiting].some((each) => each.template === id));
-      for (const each of [...waiting].filter((one) => one.template === last?.id).slice(0, 1)) await giveUp(each);
+      const last = usable.findLast(({ id }) => has(id));
+      const [first] = [...waiting].filter((each) => each.template === last?.id);
+      if (first) await giveUp(first);
     }
-    if (isShort) return undefined;
-    const made = { ...(await makeReady(host, template, settleMs, stop.signal)), template: template.id };
+    const made = await make(template);
+    if (!made) return quietMs;
     waiting.add(made);
     void made.launched.ended.then(async () => {
       if (!waiting.has(made)) return;
@@ -130,6 +134,27 @@ export function createStandbyPool(host: Host, { quietMs = QUIET_MS, settleMs = S
       lookIn(AGAIN_MS);
     });
     return waiting.size < wanted ? quietMs : undefined;
+  }
+
+  /** @returns undefined when it has to be made in another way */
+  async function make(template: TemplateRecord): Promise<Waiting | undefined> {
+    try {
+      const standby = await makeReady(
+        host,
+        template,
+        { settleMs, rehearses: !withHooks.has(template.id) },
+        stop.signal,
+      );
+      failures.delete(template.id);
+      return { ...standby, template: template.id };
+    } catch (error) {
+      if (error instanceof HasHooks) {
+        withHooks.add(template.id);
+        return undefined;
+      }
+      failures.set(template.id, (failures.get(template.id) ?? 0) + 1);
+      throw error;
+    }
   }
 
   async function giveUp(each: Waiting): Promise<void> {
@@ -152,7 +177,8 @@ export function createStandbyPool(host: Host, { quietMs = QUIET_MS, settleMs = S
       const found = [...waiting].find((each) => each.template === template.id);
       if (!found) return undefined;
       waiting.delete(found);
-      return { vm: found.vm, launched: found.launched };
+      const { vm, launched, isLoaded } = found;
+      return { vm, launched, isLoaded };
     },
     free: discard,
     begin: () => lookIn(quietMs),
@@ -160,6 +186,7 @@ export function createStandbyPool(host: Host, { quietMs = QUIET_MS, settleMs = S
       stop.abort();
       unfollow();
       clearTimeout(timer);
+      clearInterval(checks);
       await working;
       const left = [...waiting];
       waiting.clear();
@@ -179,46 +206,4 @@ async function hasRoom(host: Host, template: TemplateRecord): Promise<boolean> {
   if (freemem() < template.shape.memoryMib * MIB + RESERVE_BYTES) return false;
   const { freeBytes } = await storeSpace(host);
   return freeBytes >= (await costOfTemplate(host, template)) + host.config.storage.minFreeBytes + RESERVE_BYTES;
-}
-
-async function makeReady(
-  host: Host,
-  template: TemplateRecord,
-  settleMs: number,
-  signal: AbortSignal,
-): Promise<Standby> {
-  const { shape, rootDiskBytes, workDiskBytes } = template;
-  const { vcpus, memoryMib, nat, workMount } = shape;
-  const boot = await findBootFiles(host, template.image);
-  const vmm = await host.checks.chooseVmm(boot);
-  const vm = await admitBuildVm(host, {
-    ...{ name: NAME, image: boot.name, imageId: boot.imageId, vcpus, memoryMib, nat, rootDiskBytes, workDiskBytes },
-    ...(workMount === null ? {} : { workDiskMount: workMount }),
-  });
-  host.stores.buildVms.rest(vm.id);
-  try {
-    const launched = await loadTemplate(host, vm, { template, boot, vmm }, createTimeline(), signal);
-    await forgetMemory(host, vm);
-    vm.vmm = launched.kind;
-    vm.startedAt = host.now().toISOString();
-    if (vmm.acceleration === 'tcg') await rehearse(host, vm, settleMs, signal);
-    signal.throwIfAborted();
-    return { vm, launched };
-  } catch (error) {
-    await host.agents.drop(vm);
-    await discardBuildVm(host, vm);
-    throw error;
-  }
-}
-
-/** Its guest goes on as nobody else than the template, runs what every VM runs first, and stands still again. No packet leaves it. */
-async function rehearse(host: Host, vm: VmRecord, settleMs: number, signal: AbortSignal): Promise<void> {
-  await using api = connectVmm(vmmSocketOf(host, vm.id));
-  await api.send(setState('Resumed'));
-  const agent = await reachAgent(host, vm);
-  await wakeAgain(host, vm, agent);
-  await runThroughAgent(agent, REHEARSAL, REHEARSAL_LIMIT_MS);
-  await sleep(settleMs, signal);
-  await holdGuest(host, vm, randomUUID(), signal);
-  await api.send(setState('Paused'));
 }

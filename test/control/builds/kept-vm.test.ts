@@ -21,7 +21,7 @@ const vmAt = (id: string, address: string): VmRecord =>
 
 describe('a build VM that comes back', () => {
   const pool = parseSubnet('10.0.0.0/29');
-  const place = (listed: VmRecord[] = []) => createBuildVms({ list: () => listed });
+  const place = (listed: VmRecord[] = []) => createBuildVms({ list: () => listed }, { list: () => [] });
 
   it('gets its address, and the VM it comes instead of another one', () => {
     const vms = place();

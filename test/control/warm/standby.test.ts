@@ -12,7 +12,7 @@ import { coolImage } from '../../../src/control/warm/view.ts';
 import { AgentError } from '../../../src/guest/agent/errors.ts';
 import { templateFiles } from '../../../src/storage/layout.ts';
 import { OLD } from '../../support/mortal-disks.ts';
-import type { Daemon, MortalHost } from '../../support/mortal-host.ts';
+import { type Daemon, type MortalHost, mortalHost } from '../../support/mortal-host.ts';
 import { look, noGuests, SIZE, UP, until, WARM, warm, warmHost, withAgents } from '../../support/warm-host.ts';
 
 /** A daemon of which so many are asked. */
@@ -33,6 +33,10 @@ async function run(daemon: Daemon, life: Life, name: string): Promise<VmRunResul
   const ran = await daemon.finish(() => life.run(name, { until: 'reachable', ...SIZE }));
   return ran?.state === 'succeeded' ? (ran.result as VmRunResult) : undefined;
 }
+
+const TCG = { kind: 'fcqemu', acceleration: 'tcg', program: ['vmm'], env: {}, reason: '' } as const;
+const KVM = { ...TCG, acceleration: 'kvm' } as const;
+const hooksAreThere = (script: string) => (script.includes('/etc/banger/wake.d') ? 1 : 0);
 
 /** Somebody asks for something. */
 const OPERATION = { type: 'operation.begun', operation: 'o-1', kind: 'vm.stop', target: 'web' } as const;
@@ -125,6 +129,43 @@ describe('a guest that stands ready', () => {
     life.close();
   });
 
+  for (const [why, vmm, exitOf] of [
+    ['whose clock would go on', KVM, () => 0],
+    ['whose image has programs for a wake', TCG, hooksAreThere],
+  ] as const) {
+    it(`${why} is loaded when it is taken over`, async () => {
+      const guests = noGuests();
+      await using place = await mortalHost();
+      const daemon = withAgents(place.daemon(), guests);
+      await daemon.recover();
+      guests.exitOf = exitOf;
+      daemon.host.checks = { ...daemon.host.checks, chooseVmm: async () => vmm };
+      await warm(daemon);
+      const { pool, life } = pooled(daemon);
+      await fill(daemon, pool);
+      assert.deepEqual(waits(place, daemon), []);
+      assert.deepEqual(look(place, daemon), {
+        ...WARM,
+        vmms: ['Not started'],
+        devices: 1,
+        vms: 1,
+        memory: 1,
+        strays: STRAYS,
+      });
+      const woken = guests.woken.length;
+      assert.equal((await run(daemon, life, 'web'))?.warm, true);
+      const steps = place.stores.vms.get('web').bootTimeline.map(({ step }) => step);
+      assert.deepEqual([steps.includes('load-memory'), steps.includes('launch-vmm')], [true, false]);
+      assert.deepEqual(
+        guests.woken.slice(woken).map(({ mode }) => mode),
+        ['new'],
+      );
+      assert.deepEqual(look(place, daemon), UP);
+      await daemon.mortal.run(() => pool.close());
+      life.close();
+    });
+  }
+
   it('is never one too many, whatever happens while it is made', async () => {
     const { place, daemon } = await warmHost();
     await using _place = place;
@@ -152,7 +193,7 @@ describe('a guest that stands ready', () => {
     life.close();
   });
 
-  it('that ends, or whose guest does not acknowledge, leaves nothing', async () => {
+  it('that ends leaves nothing; one whose guest does not acknowledge costs a start from the template', async () => {
     const guests = noGuests();
     const { place, daemon } = await warmHost(guests);
     await using _place = place;
@@ -166,10 +207,16 @@ describe('a guest that stands ready', () => {
 
     const again = pooled(daemon);
     await fill(daemon, again.pool);
+    // its template is as good as it was
+    let refusals = 1;
     guests.onWake = () => {
-      throw new AgentError('refused', 'the kernel takes no seed');
+      if (refusals-- > 0) throw new AgentError('refused', 'the kernel takes no seed');
     };
-    assert.equal((await run(daemon, again.life, 'web'))?.warm, false);
+    assert.equal((await run(daemon, again.life, 'web'))?.warm, true);
+    assert.ok(
+      place.stores.vms.get('web').bootTimeline.some(({ step }) => step === 'launch-vmm'),
+      'another was loaded',
+    );
     assert.deepEqual(look(place, daemon), UP);
     await daemon.mortal.run(() => again.pool.close());
     again.life.close();
