@@ -17,7 +17,7 @@ import { SUDO_PATH } from '../../src/system/privilege.ts';
 import { lowerTo } from '../../src/system/privileged-commands.ts';
 import { createRunner, type RunResult } from '../../src/system/runner.ts';
 import { freePort } from '../support/free-port.ts';
-import { hostSkip, until } from '../support/host.ts';
+import { hostSkip, slowGuests, until } from '../support/host.ts';
 import { leanBundle } from '../support/lean-bundle.ts';
 import { paced } from '../support/pace.ts';
 
@@ -80,6 +80,7 @@ describe('a user who is not root', { skip }, () => {
   async function run(...args: string[]): Promise<RunResult> {
     const env = ['PATH=/usr/local/bin:/usr/bin:/bin', `HOME=${home}`, `BANGER_BUNDLE_DEFAULT=${home}/bundle`];
     env.push(`BANGER_DNS_PORT=${dnsPort}`, 'BANGER_WARM_AUTOMATIC=false');
+    env.push(...Object.entries(slowGuests()).map(([name, value]) => `${name}=${value}`));
     const as = ['setpriv', '--reuid', user, '--regid', user, '--init-groups', '--', 'env', '-i', ...env] as const;
     const okExits = Array.from({ length: 256 }, (_, status) => status);
     return await root.run([...as, banger, ...args], { cwd: '/', timeoutMs: LIMIT.timeout, okExits });

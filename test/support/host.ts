@@ -348,7 +348,7 @@ export async function bringVerdict(cacheDirectory: string): Promise<void> {
 }
 
 /** What a person would set where guests take longer than banger expects. */
-function slowGuests(): Record<string, string> {
+export function slowGuests(): Record<string, string> {
   if (pace() === 1) return {};
   return { BANGER_LIMITS_BOOT_TIMEOUT: `${paced(180)}s`, BANGER_LIMITS_STOP_TIMEOUT: `${paced(90)}s` };
 }

@@ -8,7 +8,7 @@ import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createRunner, type RunResult } from '../../src/system/runner.ts';
 import { freePort } from './free-port.ts';
-import { bringVerdict } from './host.ts';
+import { bringVerdict, slowGuests } from './host.ts';
 import { leanBundle } from './lean-bundle.ts';
 import { paced } from './pace.ts';
 
@@ -69,7 +69,7 @@ export class OrdinaryUser {
     const env = [
       ...['PATH=/usr/local/bin:/usr/bin:/bin', `HOME=${this.home}`, `BANGER_BUNDLE_DEFAULT=${this.home}/bundle`],
       ...this.#env,
-      ...[`BANGER_LIMITS_BOOT_TIMEOUT=${paced(180)}s`, `BANGER_LIMITS_STOP_TIMEOUT=${paced(90)}s`],
+      ...Object.entries(slowGuests()).map(([name, value]) => `${name}=${value}`),
     ];
     const as = ['setpriv', '--reuid', this.name, '--regid', this.name, '--init-groups', '--'] as const;
     const okExits = Array.from({ length: 256 }, (_, status) => status);
