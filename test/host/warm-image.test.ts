@@ -41,7 +41,7 @@ md5sum < /var/lib/systemd/random-seed
 describe('a VM from a template', { skip: hostSkip() }, () => {
   let host: TestHost;
   before(async () => {
-    host = await TestHost.create({ env: { BANGER_POOL_READY: '1' } });
+    host = await TestHost.create();
     await host.daemon();
   }, LIMIT);
   after(() => host?.[Symbol.asyncDispose]());
@@ -93,21 +93,31 @@ describe('a VM from a template', { skip: hostSkip() }, () => {
   });
 
   it('takes over a guest that stands ready; what a daemon leaves that dies is freed by the next', LIMIT, async () => {
+    const restart = async (ready: number) => {
+      host.env.BANGER_POOL_READY = String(ready);
+      await host.killDaemon();
+      await host.daemon();
+    };
     const standby = async () => (await host.client.call('status', {})).standby;
     const oneStandsReady = () => until('one stands ready', async () => (await standby())?.ready === 1, paced(20_000));
     const vmms = async () => (await host.processes()).filter(({ command }) => /fcqemu --api-sock/.test(command)).length;
-    await oneStandsReady();
     const before = await vmms();
+    await restart(1);
+    await oneStandsReady();
+    assert.equal(await vmms(), before + 1);
     await host.ok('run', 'begun', ...SIZE);
     const { bootTimeline } = await host.vm('begun');
     assert.ok(!bootTimeline.some(({ step }) => step === 'load-memory'), 'it was loaded before');
-    assert.equal(await host.guest('begun', 'hostname'), 'begun');
+    const [one, other] = (await Promise.all(['warm', 'begun'].map((name) => host.guest(name, WHO)))).map((each) =>
+      each.split('\n'),
+    );
+    for (const [index, what] of (one ?? []).entries()) assert.notEqual(other?.[index], what, `${index}`);
+    assert.equal(other?.[0], 'begun');
+    const seconds = Number(await host.guest('begun', 'date +%s'));
+    assert.ok(Math.abs(seconds - Date.now() / 1000) < 3, `the guest has ${seconds}, the host ${Date.now() / 1000}`);
     await oneStandsReady();
-    assert.equal(await vmms(), before + 1);
-    await host.killDaemon();
-    await host.daemon();
-    await oneStandsReady();
-    assert.equal(await vmms(), before + 1);
+    await restart(0);
+    assert.equal(await vmms(), before + 1, 'of "begun"');
     await host.ok('rm', '--force', '--now', 'begun');
   });
 
