@@ -38,7 +38,8 @@ SOURCES := $(shell find src bin fcqemu helpers scripts -type f) package.json pac
 demo: build ## the main job on real input: from nothing to a shell in a named VM, and away again
 	node scripts/demo.ts $(DEV)
 
-test: test-deps build check ## everything: unit tests in a minute or two, then host tests that boot real VMs
+test: ## everything: unit tests in a minute or two, then host tests that boot real VMs
+	+$(MAKE) --no-print-directory --jobs 3 --output-sync=target test-deps build check
 	mkdir -p $(DEV)
 	node scripts/test-bundle.ts $(DEV) > $(DEV)/bundle.log 2>&1 & bundle=$$!; \
 	  $(run_unit_tests) || { kill $$bundle; exit 1; }; \
