@@ -54,9 +54,7 @@ export function createStandbyPool(host: Host, { quietMs = QUIET_MS, settleMs = S
   /** templates whose guests are not rehearsed */
   const withHooks = new Set<string>();
 
-  const checks = setInterval(() => {
-    if (waiting.size > 0 || host.stores.templates.list().length > 0) lookIn(0);
-  }, CHECK_MS).unref();
+  const checks = setInterval(() => lookIn(0), CHECK_MS).unref();
 
   const unfollow = host.events.onEvent(({ type }) => {
     // templates come and go by operations, and so do the VMs that guests become
