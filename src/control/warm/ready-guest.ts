@@ -57,7 +57,9 @@ export async function makeReady(
   try {
     const user = userOf(host, vm);
     if (user !== undefined && (await hasProcesses(user))) {
-      throw new BangerError('conflict', `The user ${user} runs programs that are no VM's of this banger.`);
+      throw new BangerError('conflict', `The user ${user} runs programs that are no VM's of this banger.`, {
+        hint: `See which: ps -u ${user}`,
+      });
     }
     const timeline = createTimeline();
     const launched = await prepareTemplate(host, vm, { template, boot, vmm }, timeline, signal);
