@@ -4,7 +4,7 @@
  *
  *   node bench/warm.ts BUNDLE_DIRECTORY [ROUNDS] [run|pool|suspend|resume|fork|wake|rest ...]
  *
- * `pool` is `run` with a VMM that waits for each VM; one of the two at a time. `wake` is a TCP connection to a suspended VM, up to the first byte of
+ * `pool` is `run` with a guest that stands ready for each VM; one of the two at a time. `wake` is a TCP connection to a suspended VM, up to the first byte of
  * the answer. `rest` is what each of 20 forks has of its own when all are at rest.
  *
  * Needs root, dist/banger (make build), mkfs.xfs (apt-get install xfsprogs), and a bundle with the agent.

@@ -38,6 +38,9 @@ const DESCRIBE_TIMEOUT_MS = 2000;
 /** A check of a disk that takes longer is waited for by whoever needs the disk. */
 const DISK_WORK_LIMIT_MS = 3000;
 
+/** What a run of a VM has on the host, in the ledger. */
+const OF_A_RUN: ReadonlySet<string> = new Set(['tap', 'vmm', 'cgroup']);
+
 /** What follows the end of a run. */
 type Followed = Pick<Restarts, 'ended' | 'startSoon'>;
 
@@ -86,8 +89,15 @@ async function attempt(host: Pick<Host, 'log'>, what: string, work: () => Promis
  * at is left to it; what is found is put right as an operation, so that no other can come in between.
  */
 export async function sweepHost(host: Host, life: Life, restarts: Followed): Promise<void> {
-  for (const vm of host.stores.vms.list()) {
-    if (host.operations.activeOn(vm.name) || !isOff(host, life, vm)) continue;
+  // all at once: a question for each VM would be most of what an idle daemon does
+  const holding = new Set(
+    host.stores.ledger.all().flatMap(({ owner, resource }) => (OF_A_RUN.has(resource.kind) ? [owner] : [])),
+  );
+  for (const seen of host.stores.vms.list()) {
+    if (host.operations.activeOn(seen.name) || !isOff(life, seen, (id) => holding.has(id))) continue;
+    // the ones before it took their time
+    const vm = host.stores.vms.findById(seen.id);
+    if (!vm || !isOff(life, vm, () => holdsSomething(host, vm))) continue;
     await attempt(host, `recovering ${vm.name}`, async () => {
       const { id } = host.operations.start({
         kind: 'vm.recover',
@@ -108,14 +118,15 @@ export async function sweepHost(host: Host, life: Life, restarts: Followed): Pro
   await host.network.reassert();
 }
 
-function isOff(host: Host, life: Life, vm: VmRecord): boolean {
+/** @param holds whether a VM has something of a run on the host */
+function isOff(life: Life, vm: VmRecord, holds: (id: string) => boolean): boolean {
   switch (vm.phase) {
     case 'running':
       return !life.watches(vm.id);
     case 'stopped':
     case 'failed':
     case 'suspended':
-      return holdsSomething(host, vm);
+      return holds(vm.id);
     default:
       return true;
   }
@@ -123,14 +134,15 @@ function isOff(host: Host, life: Life, vm: VmRecord): boolean {
 
 /** Whether anything on the host is a run's of this VM. */
 function holdsSomething(host: Pick<Host, 'stores'>, { id }: Pick<VmRecord, 'id'>): boolean {
-  return host.stores.ledger.of(id).some(({ kind }) => kind === 'tap' || kind === 'vmm' || kind === 'cgroup');
+  return host.stores.ledger.of(id).some(({ kind }) => OF_A_RUN.has(kind));
 }
 
 /** Entries whose VM is gone: a deletion that a crash cut in two, an image build. Of a VM in the trash, disks stay. */
 async function freeOwnerless(host: Host): Promise<void> {
-  const building = new Set(host.stores.buildVms.list().map(({ id }) => id));
+  // of one moment with the ledger: one that becomes a VM meanwhile is among them
+  const owners = new Set([...host.stores.vms.list(), ...host.stores.buildVms.list()].map(({ id }) => id));
   for (const { owner, resource } of host.stores.ledger.all()) {
-    if (owner === 'host' || host.stores.vms.findById(owner) || building.has(owner)) continue;
+    if (owner === 'host' || owners.has(owner)) continue;
     const trashed = host.stores.trash.has(owner);
     if (trashed && resource.kind === 'directory') continue;
     await attempt(host, `freeing what ${owner} had`, async () => {
