@@ -15,6 +15,8 @@ export interface GuestFiles {
   [path: string]: string;
 }
 
+const REBOOT = /\[ *\d+\.\d+\] reboot: [^\r\n]*\r?\n/g;
+
 /** An ext4 disk whose /sbin/init runs `script` with busybox and then resets the machine. */
 export async function tinyRoot(image: string, busybox: Buffer, script: string, files: GuestFiles = {}): Promise<void> {
   const tree = `${image}.tree`;
@@ -109,7 +111,11 @@ function console(args: string[]): Promise<string[]> {
     child.once('error', reject);
     child.once('close', (code) => {
       clearTimeout(timer);
-      const lines = text.split(/\r?\n/).map((line) => line.trimEnd());
+      // which the kernel says in the middle of what is still on its way to the console
+      const lines = text
+        .replace(REBOOT, '')
+        .split(/\r?\n/)
+        .map((line) => line.trimEnd());
       if (code === 0) resolve(lines.filter((line) => line !== '' && !/^\[ *\d+\.\d+\]/.test(line)));
       else reject(new Error(`QEMU ended with ${code} after at most ${BOOT_LIMIT_MS / 1000} s:\n${text.slice(-3000)}`));
     });
