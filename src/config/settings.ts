@@ -216,7 +216,7 @@ const SETTINGS: SettingTree<Config> = {
       'pool.ready',
       wholeNumber(0, 64),
       0,
-      'How many guests stand ready, loaded and with a network device, for new VMs that start from the templates used last; `0` for none',
+      'How many guests of the templates used last stand ready for new VMs, with disks and a network device; `0` for none',
     ),
   },
   dns: {

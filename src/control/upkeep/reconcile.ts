@@ -143,6 +143,8 @@ async function freeOwnerless(host: Host): Promise<void> {
   const owners = new Set([...host.stores.vms.list(), ...host.stores.buildVms.list()].map(({ id }) => id));
   for (const { owner, resource } of host.stores.ledger.all()) {
     if (owner === 'host' || owners.has(owner)) continue;
+    // had back from the trash while the ones before it were freed
+    if (host.stores.vms.findById(owner)) continue;
     const trashed = host.stores.trash.has(owner);
     if (trashed && resource.kind === 'directory') continue;
     await attempt(host, `freeing what ${owner} had`, async () => {

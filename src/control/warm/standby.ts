@@ -37,7 +37,7 @@ interface Waiting extends Standby {
   template: string;
 }
 
-/** @param quietMs without an operation before one is made; a guest that was woken settles as long at least */
+/** @param quietMs without an operation before one is made; @param settleMs what a guest gets after it has woken */
 export function createStandbyPool(host: Host, { quietMs = QUIET_MS, settleMs = SETTLE_MS } = {}): StandbyPool {
   const wanted = host.config.pool.ready;
   if (wanted === 0) return NO_STANDBY;

@@ -52,6 +52,21 @@ describe('the trash', () => {
     assert.equal(restoreVm(host, '0000000a', 'older').vm.name, 'older');
   });
 
+  it('has its address left to it by VMs of nobody, and loses it to one that has it nevertheless', (t) => {
+    const host = setUp(t);
+    const last = '172.30.255.254';
+    const gone = sampleVm({ id: '0000000a', address: last });
+    host.stores.vms.insert(gone);
+    moveToTrash(host, gone);
+    const pool = parsePool('172.30.255.0/24');
+    const ids = Array.from({ length: 253 }, (_, index) => (256 + index).toString(16).padStart(8, '0'));
+    const given = ids.map((id) => host.stores.buildVms.admit(pool, (address) => sampleVm({ id, address })).address);
+    assert.deepEqual([given[0], given.at(-1)], ['172.30.255.253', last]);
+    const { vm, lostAddress } = restoreVm(host, 'web', undefined);
+    assert.equal(lostAddress, last);
+    assert.notEqual(vm.address, last);
+  });
+
   it('changes nothing when the name is taken or unknown', (t) => {
     const host = setUp(t);
     host.stores.vms.insert(web);
