@@ -62,8 +62,9 @@ export interface Timeline {
   timed<T>(step: string, work: (signal: AbortSignal) => Promise<T>): (signal: AbortSignal) => Promise<T>;
 }
 
-/** @param began of `performance.now()`: what came before is part of the start */
-export function createTimeline(began = performance.now()): Timeline {
+/** Begins now. */
+export function createTimeline(): Timeline {
+  const began = performance.now();
   const steps: TimelineStep[] = [];
   return {
     began,
