@@ -54,7 +54,7 @@ host-test: test-deps build ## host tests alone
 	node scripts/test-bundle.ts $(DEV)
 	$(run_host_tests)
 
-proof: test-deps build ## host tests in a VM with a working KVM: TESTS, FIRECRACKER_BIN, JAILER_BIN; see docs/proof.md
+proof: test-deps build ## host tests in a VM with a working KVM: TESTS, RIGS, FIRECRACKER_BIN, JAILER_BIN; see docs/proof.md
 	node scripts/test-bundle.ts $(DEV)
 	BANGER_TEST_BUNDLE=$(DEV)/bundle node test/proof/main.ts $(DEV) $(or $(TESTS),$(PROOF_TESTS))
 

@@ -13,8 +13,11 @@ export interface CommandOptions {
   limitMs: number;
   /** ends the command as Ctrl-C would */
   signal?: AbortSignal;
-  /** `show` (default) gives it our stdout, `both` shows and returns what it prints there, `silent` only returns it */
-  output?: 'show' | 'both' | 'silent';
+  /**
+   * `show` (default) gives it our stdout, `both` shows and returns what it prints there, `silent` only returns it; a function is
+   * given all that it prints
+   */
+  output?: 'show' | 'both' | 'silent' | ((text: string) => void);
 }
 
 /** A command that did not do what it was asked; what it said about it has been printed. */
@@ -37,12 +40,17 @@ export async function banger(args: readonly string[], options: CommandOptions): 
   const line = commandLine(['banger', ...args]);
   const { output = 'show' } = options;
   options.signal?.throwIfAborted();
-  if (output !== 'silent') process.stdout.write(`\n$ ${line}\n`);
+  if (typeof output === 'function') output(`$ ${line}\n`);
+  else if (output !== 'silent') process.stdout.write(`\n$ ${line}\n`);
   // a session of its own: Ctrl-C reaches it through us, once, and not a second time from the terminal
   const child = spawn(BANGER, args, {
     env: options.env,
     detached: true,
-    stdio: ['ignore', output === 'show' ? 'inherit' : 'pipe', output === 'silent' ? 'pipe' : 'inherit'],
+    stdio: [
+      'ignore',
+      output === 'show' ? 'inherit' : 'pipe',
+      output === 'show' || output === 'both' ? 'inherit' : 'pipe',
+    ],
   });
   const limit = AbortSignal.timeout(options.limitMs);
   const stop = options.signal ? AbortSignal.any([options.signal, limit]) : limit;
@@ -52,6 +60,9 @@ export async function banger(args: readonly string[], options: CommandOptions): 
     killer = setTimeout(() => child.kill('SIGKILL'), UNDO_MS);
   };
   stop.addEventListener('abort', interrupt, { once: true });
+  if (typeof output === 'function') {
+    for (const stream of [child.stdout, child.stderr]) stream?.setEncoding('utf8').on('data', output);
+  }
   if (output === 'both') child.stdout?.on('data', (chunk: Buffer) => process.stdout.write(chunk));
   const ended = new Promise<string>((resolve, reject) => {
     child.once('error', (error) => reject(new CommandFailure(`${BANGER} cannot be started: ${error.message}`)));

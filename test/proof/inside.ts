@@ -1,12 +1,14 @@
 /**
  * Runs host tests inside the rig and writes what came of them. A file whose test met the known fault of the emulated
  * processor is run again, at most twice; nothing else is. Usage: node test/proof/inside.ts VMM OUTCOME FILE...
+ * What is found out about the place is kept beside OUTCOME, for the next call.
  */
 import { execFile, execFileSync, spawnSync } from 'node:child_process';
 import {
   accessSync,
   constants,
   copyFileSync,
+  existsSync,
   globSync,
   mkdtempSync,
   readFileSync,
@@ -14,7 +16,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { run } from 'node:test';
 import { spec } from 'node:test/reporters';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -57,7 +59,7 @@ if ((vmm !== 'fcqemu' && vmm !== 'firecracker') || outcomeFile === undefined || 
   process.exitCode = 2;
 } else {
   try {
-    const outcome = await prove(vmm, files);
+    const outcome = await prove(vmm, files, await placeFor(vmm, dirname(outcomeFile)));
     writeFileSync(outcomeFile, JSON.stringify(outcome));
     process.exitCode = outcome.tests.some((test) => test.outcome === 'failed') ? 1 : 0;
   } catch (error) {
@@ -66,14 +68,30 @@ if ((vmm !== 'fcqemu' && vmm !== 'firecracker') || outcomeFile === undefined || 
   }
 }
 
-async function prove(vmm: ProofVmm, files: readonly string[]): Promise<Outcome> {
+/** What holds for all tests by one VMM. */
+interface Place {
+  acceleration: string;
+  pace: number;
+  /** file of what banger has found out about KVM */
+  verdict: string;
+}
+
+/** As an earlier call found it, or as it is found now. */
+async function placeFor(vmm: ProofVmm, directory: string): Promise<Place> {
+  const file = join(directory, `place-${vmm}.json`);
+  if (existsSync(file)) return JSON.parse(readFileSync(file, 'utf8')) as Place;
+  const verdict = join(directory, `kvm-with-${vmm}.json`);
+  const place = { acceleration: await accelerationOf(vmm, verdict), pace: pace(), verdict };
+  console.log(`== ${place.acceleration}; pace ${place.pace}`);
+  writeFileSync(file, JSON.stringify(place));
+  return place;
+}
+
+async function prove(vmm: ProofVmm, files: readonly string[], place: Place): Promise<Outcome> {
   const began = performance.now();
-  const verdict = join(mkdtempSync(join(tmpdir(), 'verdict-')), VERDICT);
-  const acceleration = await accelerationOf(vmm, verdict);
-  process.env.BANGER_TEST_VERDICT = verdict;
+  process.env.BANGER_TEST_VERDICT = place.verdict;
+  process.env.BANGER_TEST_PACE = String(place.pace);
   watchForHangs();
-  console.log(`== ${acceleration}; pace ${pace()}`);
-  process.env.BANGER_TEST_PACE = String(pace());
   // tests of fcqemu by itself are of the one that is asked for
   if (vmm === 'fcqemu') process.env.FCQEMU_ACCEL = 'kvm';
   const tests: ProvenTest[] = [];
@@ -85,10 +103,10 @@ async function prove(vmm: ProofVmm, files: readonly string[]): Promise<Outcome> 
   }
   return {
     vmm,
-    acceleration,
+    acceleration: place.acceleration,
     version: versionOf(vmm),
     kernel: execFileSync('uname', ['-r'], { encoding: 'utf8' }).trim(),
-    pace: pace(),
+    pace: place.pace,
     files: [...files],
     tests,
     repeats,

@@ -69,8 +69,10 @@ const BOOT_LIMIT_MS = 5 * MINUTE;
 const COMMAND_LIMIT_MS = 2 * MINUTE;
 
 export interface RigOptions {
-  /** the project's `.dev`; the rig's own things lie in `proof/` below it */
+  /** the project's `.dev`; the rig's own things lie in `proof/` below it, those of a second one in `proof-2/` */
   directory: string;
+  /** tells rigs that run side by side from each other; 1 if not given */
+  number?: number;
   /** what it boots; says which packages it has */
   host: string;
   /** of the guests in it */
@@ -82,6 +84,8 @@ export interface RigOptions {
   jailer?: string | undefined;
   /** what is going on, one line each */
   tell: (text: string) => void;
+  /** what is printed in the rig; our own output if not given */
+  print?: (text: string) => void;
   signal?: AbortSignal;
 }
 
@@ -97,7 +101,8 @@ export class Rig {
   /** @throws CommandFailure when the image, the VM or KVM in it cannot be had; the VM is deleted then */
   static async start(options: RigOptions): Promise<Rig> {
     requireBuild();
-    const dev = await openDevHome(join(options.directory, 'proof'));
+    const { directory, number = 1 } = options;
+    const dev = await openDevHome(join(directory, number === 1 ? 'proof' : `proof-${number}`));
     dev.env.BANGER_VM_BOOT_ARGS = BOOT_ARGS;
     dev.env.BANGER_PROGRAMS_QEMU = qemuWithoutAvx2(dev.directory);
     const rig = new Rig(options, dev);
@@ -110,13 +115,17 @@ export class Rig {
     return rig;
   }
 
+  /** What rigs have in common and keep. */
+  get #shared(): string {
+    return join(resolve(this.#options.directory), 'proof');
+  }
+
   async #start(): Promise<void> {
     // a daemon of an older build, and the VM of a run that was cut off
     await this[Symbol.asyncDispose]();
-    const { directory } = this.#dev;
     const { host, compilers, signal } = this.#options;
-    const files = await this.#step('programs of the host', () => hostFiles(directory, host, compilers, signal));
-    const disk = join(directory, 'cargo.ext4');
+    const files = await this.#step('programs of the host', () => hostFiles(this.#shared, host, compilers, signal));
+    const disk = join(this.#dev.directory, 'cargo.ext4');
     await this.#step('what is carried in', async () => this.#load(disk, files));
     await this.#step('a VM of both', async () => {
       const size = ['--vcpus', '2', '--memory', MEMORY, '--disk', ROOT_DISK];
@@ -158,12 +167,12 @@ export class Rig {
     return { [Symbol.dispose]: end };
   }
 
-  /** Runs test files there, which print as they go, and returns what came of them. */
-  async prove(vmm: ProofVmm, files: readonly string[], limitMs: number): Promise<Outcome> {
+  /** Runs a file of tests there, which print as they go, and returns what came of them. */
+  async prove(vmm: ProofVmm, file: string, limitMs: number): Promise<Outcome> {
     const outcome = `${INSIDE}/outcome.json`;
     await this.shell(`rm -f ${outcome}`, COMMAND_LIMIT_MS);
     // a failed test is told by the outcome; without one there is no answer to give
-    await this.node(vmm, `test/proof/inside.ts ${vmm} ${outcome} ${files.join(' ')} || test -e ${outcome}`, limitMs);
+    await this.node(vmm, `test/proof/inside.ts ${vmm} ${outcome} ${file} || test -e ${outcome}`, limitMs);
     return JSON.parse(await this.shell(`cat ${outcome}`, COMMAND_LIMIT_MS)) as Outcome;
   }
 
@@ -182,7 +191,8 @@ export class Rig {
       `node ${words}`,
     ].join('; ');
     try {
-      await this.#banger(['exec', '--no-stdin', VM, '--', 'sh', '-c', script], limitMs, 'show');
+      const { print = 'show' } = this.#options;
+      await this.#banger(['exec', '--no-stdin', VM, '--', 'sh', '-c', script], limitMs, print);
     } catch (error) {
       await this.#tellLastWords();
       throw error;
@@ -239,7 +249,7 @@ export class Rig {
     }
     removeTypes(join(tree, 'banger'));
     for (const name of LEFT_AT_HOME) rmSync(join(tree, 'banger/node_modules', name), { recursive: true, force: true });
-    const light = lightExecutable(this.#dev.directory);
+    const light = lightExecutable(this.#shared);
     for (const name of ['banger', 'fcqemu', 'bangernet']) {
       rmSync(join(tree, 'banger/dist', name));
       copy(join(light, name), join(tree, 'banger/dist'));

@@ -1,0 +1,108 @@
+/**
+ * Files of tests, given to several rigs, each to the next one that has nothing to do. A rig that is lost takes the file that
+ * ran in it along, which counts as failed, and nothing else: the others are run in a new one.
+ */
+import { messageOf } from '../../src/errors.ts';
+import type { Outcome, ProofVmm } from './outcome.ts';
+
+/** What runs a file; see Rig. */
+export interface Prover extends AsyncDisposable {
+  /** @throws Error when it is lost */
+  prove(vmm: ProofVmm, file: string): Promise<Outcome>;
+}
+
+export interface QueueOptions {
+  vmms: readonly ProofVmm[];
+  files: readonly string[];
+  /** how many rigs may run at once */
+  rigs: number;
+  /** makes the rig of this number, from 1 on; one at a time */
+  start: (number: number) => Promise<Prover>;
+  /** what is going on, one line each */
+  tell: (text: string) => void;
+  signal: AbortSignal;
+}
+
+/** What the loss of a rig is reported as. */
+export const LOST = 'the rig was lost';
+
+/**
+ * @returns what came of the files, as far as `signal` let them run; by VMM, in the order in which they were given
+ * @throws Error when no rig can be made
+ */
+export async function proveAll({ vmms, files, rigs, start, tell, signal }: QueueOptions): Promise<Outcome[]> {
+  const waiting = vmms.flatMap((vmm) => files.map((file) => ({ vmm, file })));
+  const began = performance.now();
+  const ended: Outcome[] = [];
+  // they share what is carried in
+  let making: Promise<unknown> = Promise.resolve();
+  const make = (number: number): Promise<Prover> => {
+    const made = making.then(() => start(number));
+    making = made.catch(() => {});
+    return made;
+  };
+
+  const work = async (number: number): Promise<void> => {
+    let rig: Prover | undefined;
+    try {
+      while (!signal.aborted) {
+        // before a rig is made for nothing
+        if (waiting.length === 0) return;
+        rig ??= await make(number);
+        const next = waiting.shift();
+        if (next === undefined) return;
+        const at = performance.now();
+        try {
+          ended.push(await rig.prove(next.vmm, next.file));
+        } catch (error) {
+          if (signal.aborted) return;
+          tell(`${next.file}: ${LOST}: ${messageOf(error)}`);
+          ended.push(lost(next.vmm, next.file, performance.now() - at, messageOf(error)));
+          await rig[Symbol.asyncDispose]();
+          rig = undefined;
+        }
+      }
+    } finally {
+      await rig?.[Symbol.asyncDispose]();
+    }
+  };
+
+  const numbers = Array.from({ length: Math.min(rigs, waiting.length) }, (_, n) => n + 1);
+  const results = await Promise.allSettled(numbers.map(work));
+  const refused = results.find((result) => result.status === 'rejected');
+  // the others may have done what it would have
+  if (refused !== undefined && !signal.aborted && (waiting.length > 0 || ended.length === 0)) throw refused.reason;
+  return vmms.flatMap((vmm) => {
+    const of = ended.filter((each) => each.vmm === vmm);
+    return of.length === 0 ? [] : [together(of, files, performance.now() - began)];
+  });
+}
+
+function lost(vmm: ProofVmm, file: string, ms: number, why: string): Outcome {
+  const test = { file, name: LOST, outcome: 'failed' as const, ms, why };
+  return {
+    vmm,
+    acceleration: '',
+    version: '',
+    kernel: '',
+    pace: 1,
+    files: [file],
+    tests: [test],
+    repeats: [],
+    ms,
+  };
+}
+
+/** The outcomes of single files as one; what is said of the rig is what the first that told it said. */
+function together(outcomes: readonly Outcome[], files: readonly string[], ms: number): Outcome {
+  const told = outcomes.find(({ version }) => version !== '') ?? outcomes[0];
+  if (told === undefined) throw new Error('There is no outcome.');
+  const ordered = files.flatMap((file) => outcomes.filter((outcome) => outcome.files.includes(file)));
+  return {
+    ...told,
+    files: ordered.flatMap((outcome) => outcome.files),
+    tests: ordered.flatMap(({ tests }) => tests),
+    repeats: ordered.flatMap(({ repeats }) => repeats),
+    ms,
+  };
+}
