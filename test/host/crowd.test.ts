@@ -78,24 +78,32 @@ describe('a crowd', { skip: hostSkip() }, () => {
   });
 
   it('of VMs is taken over within two seconds after the daemon was killed', LIMIT, async (t) => {
+    const started = async (): Promise<number> => {
+      const begun = performance.now();
+      await host.ok('daemon', 'start');
+      await host.vms();
+      return performance.now() - begun;
+    };
+    await host.ok('daemon', 'stop');
+    const emptyMs = await started();
     const names = Array.from({ length: RECORDS }, (_, index) => `vm-${String(index).padStart(2, '0')}`);
     for (const name of names) await host.ok('create', name);
     const ids = (await host.vms()).slice(0, RUNNING).map(({ id }) => id);
     await host.killDaemon();
     for (const id of ids) await pretendToRun(id);
 
-    const begun = performance.now();
-    await host.ok('daemon', 'start');
+    const tookMs = await started();
     const listed = await host.vms();
-    const tookMs = performance.now() - begun;
-    t.diagnostic(`${RECORDS} records, ${RUNNING} running: true after ${Math.round(tookMs)} ms`);
+    const times = `${Math.round(tookMs)} ms, without VMs ${Math.round(emptyMs)} ms`;
+    t.diagnostic(`${RECORDS} records, ${RUNNING} running: true after ${times}`);
     assert.equal(listed.length, RECORDS);
     assert.deepEqual(
       listed.filter(({ state }) => state === 'running').map(({ id }) => id),
       ids,
     );
     assert.ok(listed.every(({ failure, problem }) => failure === null && problem === null));
-    assert.ok(tookMs < 2000 * Math.max(1, (await loadPerCpu()) / 1.5), `${Math.round(tookMs)} ms`);
+    // where a daemon without VMs takes 0.7 s to start, as on the machines that the limit was chosen on
+    assert.ok(tookMs < Math.max(2000, 3 * emptyMs), times);
 
     vmms[0]?.kill('SIGKILL');
     await until('the end of one is noticed', async () => (await host.vms())[0]?.state === 'failed', 10_000);
@@ -122,9 +130,3 @@ describe('a crowd', { skip: hostSkip() }, () => {
     database.close();
   }
 });
-
-/** How many processes want each CPU: a limit in seconds is one for a machine that is not shared. */
-async function loadPerCpu(): Promise<number> {
-  const { loadavg, cpus } = await import('node:os');
-  return (loadavg()[0] ?? 0) / cpus().length;
-}

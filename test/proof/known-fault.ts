@@ -19,3 +19,29 @@ export function showsKnownFault(console: string): boolean {
   if (!AT_FIRST_INSTRUCTION.test(console)) return false;
   return (console.match(NEST)?.length ?? 0) >= FAULTS_IN_A_NEST;
 }
+
+/** A register that a task had saved on its stack when it was scheduled out, as a panic shows it. */
+const register = (name: string): RegExp => new RegExp(`\\b${name}: ([0-9a-f]{16})\\b`);
+
+const KERNEL_CS = 0x10n;
+const KERNEL_SS = 0x18n;
+/** What the entry of an interrupt pushes where a system call has its number. */
+const NO_SYSTEM_CALL = 0xffff_ffff_ffff_ffffn;
+/** Bit 9 of RFLAGS: interrupts are on. */
+const INTERRUPTS_ON = 1n << 9n;
+
+/**
+ * The same in the kernel of the rig itself: it panics in its scheduler, because a task finds the frame of an interrupt where it
+ * had saved its registers (`__switch_to_asm`: R15, R14, R13, R12, RBX, RBP lie where the frame has -1, RIP, CS, RFLAGS, RSP, SS),
+ * and that interrupt came while interrupts were off.
+ */
+export function showsFrameOverRegisters(console: string): boolean {
+  const panic = console.lastIndexOf('Kernel panic - not syncing');
+  if (panic === -1) return false;
+  const [r15, r13, r12, rbp] = ['R15', 'R13', 'R12', 'RBP'].map((name) => {
+    const hex = register(name).exec(console.slice(0, panic))?.[1];
+    return hex === undefined ? undefined : BigInt(`0x${hex}`);
+  });
+  if (r12 === undefined) return false;
+  return r15 === NO_SYSTEM_CALL && r13 === KERNEL_CS && rbp === KERNEL_SS && (r12 & INTERRUPTS_ON) === 0n;
+}

@@ -102,6 +102,34 @@ describe('files of tests for several rigs', () => {
     assert.deepEqual(rigs.disposed, [1, 1]);
   });
 
+  it('are run again when the rig was lost by the known fault, at most twice, and each time is told', async () => {
+    for (const [times, is] of [
+      [2, 'passed'],
+      [3, 'failed'],
+    ] as const) {
+      const rigs = new Rigs();
+      let losses = 0;
+      const start = async (number: number): Promise<Prover> => {
+        const rig = await rigs.start(number);
+        const prove = async (vmm: ProofVmm, file: string) => {
+          if (file === FILES[1] && losses++ < times)
+            throw Object.assign(new Error('lost'), { evidence: `panic ${losses}` });
+          return await rig.prove(vmm, file);
+        };
+        return { prove, [Symbol.asyncDispose]: () => rig[Symbol.asyncDispose]() };
+      };
+      const { signal } = new AbortController();
+      const options = { vmms: ['fcqemu' as const], files: FILES, rigs: 1, start, tell: () => {}, signal };
+      const [together] = await proveAll(options);
+      assert.deepEqual(together?.files, FILES);
+      assert.equal(together?.tests[1]?.outcome, is);
+      assert.deepEqual(together?.repeats, [
+        { file: FILES[1], evidence: 'panic 1' },
+        { file: FILES[1], evidence: 'panic 2' },
+      ]);
+    }
+  });
+
   it('say what the rig was even when the first was lost', async () => {
     const rigs = new Rigs([FILES[0] ?? '']);
     const [together] = await rigs.prove(1);

@@ -1,13 +1,15 @@
 /**
  * Files of tests, given to several rigs, each to the next one that has nothing to do. A rig that is lost takes the file that
- * ran in it along, which counts as failed, and nothing else: the others are run in a new one.
+ * ran in it along, and nothing else: the others are run in a new one. That file has failed, unless it was the known fault of the
+ * emulated processor that ended the rig's own kernel; then it is run again, at most twice.
  */
 import { messageOf } from '../../src/errors.ts';
-import type { Outcome, ProofVmm } from './outcome.ts';
+import type { Outcome, ProofVmm, Repeat } from './outcome.ts';
+import { REPEATS } from './repeat.ts';
 
 /** What runs a file; see Rig. */
 export interface Prover extends AsyncDisposable {
-  /** @throws Error when it is lost */
+  /** @throws Error when it is lost; it has `evidence`, a text, where that was by the known fault */
   prove(vmm: ProofVmm, file: string): Promise<Outcome>;
 }
 
@@ -31,7 +33,7 @@ export const LOST = 'the rig was lost';
  * @throws Error when no rig can be made
  */
 export async function proveAll({ vmms, files, rigs, start, tell, signal }: QueueOptions): Promise<Outcome[]> {
-  const waiting = vmms.flatMap((vmm) => files.map((file) => ({ vmm, file })));
+  const waiting = vmms.flatMap((vmm) => files.map((file): Next => ({ vmm, file, repeats: [] })));
   const began = performance.now();
   const ended: Outcome[] = [];
   // they share what is carried in
@@ -53,11 +55,17 @@ export async function proveAll({ vmms, files, rigs, start, tell, signal }: Queue
         if (next === undefined) return;
         const at = performance.now();
         try {
-          ended.push(await rig.prove(next.vmm, next.file));
+          const outcome = await rig.prove(next.vmm, next.file);
+          ended.push({ ...outcome, repeats: [...next.repeats, ...outcome.repeats] });
         } catch (error) {
           if (signal.aborted) return;
           tell(`${next.file}: ${LOST}: ${messageOf(error)}`);
-          ended.push(lost(next.vmm, next.file, performance.now() - at, messageOf(error)));
+          const evidence = evidenceOf(error);
+          if (evidence !== undefined && next.repeats.length < REPEATS) {
+            waiting.unshift({ ...next, repeats: [...next.repeats, { file: next.file, evidence }] });
+          } else {
+            ended.push(lost(next, performance.now() - at, messageOf(error)));
+          }
           await rig[Symbol.asyncDispose]();
           rig = undefined;
         }
@@ -78,19 +86,22 @@ export async function proveAll({ vmms, files, rigs, start, tell, signal }: Queue
   });
 }
 
-function lost(vmm: ProofVmm, file: string, ms: number, why: string): Outcome {
-  const test = { file, name: LOST, outcome: 'failed' as const, ms, why };
-  return {
-    vmm,
-    acceleration: '',
-    version: '',
-    kernel: '',
-    pace: 1,
-    files: [file],
-    tests: [test],
-    repeats: [],
-    ms,
-  };
+interface Next {
+  vmm: ProofVmm;
+  file: string;
+  /** of rigs that were lost with it */
+  repeats: Repeat[];
+}
+
+function evidenceOf(error: unknown): string | undefined {
+  return error instanceof Error && 'evidence' in error && typeof error.evidence === 'string'
+    ? error.evidence
+    : undefined;
+}
+
+function lost({ vmm, file, repeats }: Next, ms: number, why: string): Outcome {
+  const tests = [{ file, name: LOST, outcome: 'failed' as const, ms, why }];
+  return { vmm, acceleration: '', version: '', kernel: '', pace: 1, files: [file], tests, repeats, ms };
 }
 
 /** The outcomes of single files as one; what is said of the rig is what the first that told it said. */

@@ -4,7 +4,7 @@
  */
 import type { ProvenTest, Repeat } from './outcome.ts';
 
-const REPEATS = 2;
+export const REPEATS = 2;
 
 export interface FileResult {
   tests: ProvenTest[];

@@ -24,6 +24,7 @@ import { messageOf } from '../../src/errors.ts';
 import { formatDuration } from '../../src/units.ts';
 import { until } from '../support/host.ts';
 import { hostFiles } from './host-files.ts';
+import { showsFrameOverRegisters } from './known-fault.ts';
 import { lightExecutable } from './light-executable.ts';
 import type { Outcome, ProofVmm } from './outcome.ts';
 import { qemuWithoutAvx2 } from './without-avx2.ts';
@@ -67,6 +68,13 @@ const LAST_WORDS = 4000;
 const MINUTE = 60_000;
 const BOOT_LIMIT_MS = 5 * MINUTE;
 const COMMAND_LIMIT_MS = 2 * MINUTE;
+
+/** What ran in it did not come to its end. */
+export class RigLost extends Error {
+  override name = 'RigLost';
+  /** of the known fault, if its own kernel met it */
+  evidence?: string;
+}
 
 export interface RigOptions {
   /** the project's `.dev`; the rig's own things lie in `proof/` below it, those of a second one in `proof-2/` */
@@ -194,13 +202,16 @@ export class Rig {
       const { print = 'show' } = this.#options;
       await this.#banger(['exec', '--no-stdin', VM, '--', 'sh', '-c', script], limitMs, print);
     } catch (error) {
-      await this.#tellLastWords();
-      throw error;
+      const said = await this.#lastWords();
+      this.#options.tell(said);
+      const evidence = showsFrameOverRegisters(said) ? { evidence: said } : {};
+      throw Object.assign(new RigLost(messageOf(error), { cause: error }), evidence);
     }
   }
 
   /** Nothing is left of the rig when it is deleted: what its kernel said, and what banger saw of its end. */
-  async #tellLastWords(): Promise<void> {
+  async #lastWords(): Promise<string> {
+    const all: string[] = [];
     for (const args of [
       ['logs', VM],
       ['logs', '--previous', VM],
@@ -208,8 +219,9 @@ export class Rig {
       ['show', VM],
     ]) {
       const said = await this.#banger(args, COMMAND_LIMIT_MS, 'silent', true).catch(messageOf);
-      this.#options.tell(`banger ${args.join(' ')}\n${said.slice(-LAST_WORDS)}`);
+      all.push(`banger ${args.join(' ')}\n${said.slice(-LAST_WORDS)}`);
     }
+    return all.join('\n');
   }
 
   /** Deletes the VM and ends the daemon; the image and its layers stay. */

@@ -5,6 +5,7 @@ import { BangerError } from '../../errors.ts';
 import { connectVmm } from '../../firecracker/api.ts';
 import { updateDrive } from '../../firecracker/requests.ts';
 import type { GuestAgent } from '../../guest/agent/agent.ts';
+import { AgentError } from '../../guest/agent/errors.ts';
 import { runScript, runThroughAgent, type ScriptResult } from '../../guest/run-script.ts';
 import { apparentBytes } from '../../storage/disk.ts';
 import { vmFiles } from '../../storage/layout.ts';
@@ -60,14 +61,24 @@ export async function growMounted(host: Host, vm: VmRecord, role: Role): Promise
   });
 }
 
-/** Through its agent where it has one: no login is made for it. */
-async function runInGuest(
-  host: Host,
+/**
+ * Through its agent where it has one: no login is made for it. The script changes nothing that it has done before, so it is run
+ * again over SSH when the agent is lost meanwhile.
+ */
+export async function runInGuest(
+  host: Pick<Host, 'agents' | 'guests'>,
   vm: VmRecord,
   agent: GuestAgent | undefined,
   script: string,
 ): Promise<ScriptResult> {
-  if (agent?.hello.features.has('exec')) return await runThroughAgent(agent, script, GUEST_LIMIT_MS);
+  if (agent?.hello.features.has('exec')) {
+    try {
+      return await runThroughAgent(agent, script, GUEST_LIMIT_MS);
+    } catch (error) {
+      if (!(error instanceof AgentError)) throw error;
+      host.agents.failed(vm, error);
+    }
+  }
   return await runScript(await host.guests.get(vm), script, GUEST_LIMIT_MS);
 }
 

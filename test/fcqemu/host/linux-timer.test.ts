@@ -32,11 +32,16 @@ function cpuMs(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) * 10;
 }
 
-/** Boots a guest that runs for moments only until it is started over. @returns undefined when it was up before */
-async function startedOver(t: TestContext): Promise<Vmm | undefined> {
+/**
+ * Boots a guest that runs for moments only until it is started over.
+ * @returns undefined when it was up before, `KVM` when its processor is not emulated
+ */
+async function startedOver(t: TestContext): Promise<Vmm | 'KVM' | undefined> {
   const vmm = await prepared(t, SCRIPT);
   await start(vmm);
   const qemu = qemuOf(vmm);
+  // no processor waits for its host while it counts its own timer
+  if (readFileSync(`/proc/${qemu}/cmdline`, 'latin1').includes('accel=kvm')) return 'KVM';
   while (cpuMs(qemu) < EARLY_CPU_MS) await sleep(5);
   while (!vmm.log().includes('it is started over')) {
     if (vmm.output().includes('timer ')) return undefined;
@@ -50,9 +55,10 @@ async function startedOver(t: TestContext): Promise<Vmm | undefined> {
 
 describe('a Linux guest that the host lets wait', { skip: SKIP }, () => {
   it('is started over until its timer is right', { timeout: 300_000 }, async (t) => {
-    let vmm: Vmm | undefined;
+    let vmm: Vmm | 'KVM' | undefined;
     // one that is let run at the right moments measures well
     for (let guests = 0; guests < 3 && vmm === undefined; guests++) vmm = await startedOver(t);
+    if (vmm === 'KVM') return t.skip('guests run under KVM, whose timers are not measured in time that they wait');
     assert.ok(vmm, 'no guest was started over');
     await said(vmm, 'timer ');
     await said(vmm, '\n');
