@@ -118,9 +118,13 @@ function searchMs(pattern: RegExp, texts: string[]): number {
   return (user + system) / 1000;
 }
 
-/** Each time: once may be what else the machine does. */
+/** Each time, once may be what else the machine does: above a limit, or growing with the square on any machine. */
 function isSlow(pattern: RegExp, text: string): boolean {
-  return [1, 2, 3, 4].every(() => searchMs(pattern, [text]) > LIMIT_MS);
+  const half = text.slice(0, text.length / 2);
+  return [1, 2, 3, 4].every(() => {
+    const ms = searchMs(pattern, [text]);
+    return ms > LIMIT_MS || (ms > SUSPECT_MS && ms > 3 * searchMs(pattern, [half]));
+  });
 }
 
 /** A text on which the pattern is too slow; its beginning. */

@@ -56,11 +56,13 @@ export function explainRefusal(error: unknown, version: VmmVersion): unknown {
 }
 
 /** EPERM, EINVAL, ENOSYS and EOPNOTSUPP: the answers of file systems that have no sockets (FAT, some of FUSE and of networks). */
-const NO_SOCKETS = /binding to the host-side Unix socket: .*\(os error (?:1|22|38|95)\)$/;
+const NO_SOCKETS = /\(os error (?:1|22|38|95)\)$/;
+const BINDING = 'binding to the host-side Unix socket: ';
 
 /** Whether a VMM refused the device by which the guest's agent is reached because its socket has no place where the VM lies. */
 export function lacksSockets(error: unknown): boolean {
-  return error instanceof BangerError && error.details?.path === '/vsock' && NO_SOCKETS.test(error.message);
+  if (!(error instanceof BangerError) || error.details?.path !== '/vsock') return false;
+  return error.message.includes(BINDING) && NO_SOCKETS.test(error.message);
 }
 
 /**
