@@ -30,7 +30,7 @@ export interface LaunchOptions {
   /** user it runs as, who is told only names in its directory; the daemon's without one */
   user?: number | undefined;
   signal?: AbortSignal;
-  /** limit in `ms` for the API to answer; default 20_000 */
+  /** limit in `ms` for the API to answer; default 60_000 */
   readyTimeoutMs?: number;
 }
 
@@ -40,8 +40,8 @@ export interface RunningVmm {
   ended: DetachedProcess['ended'];
 }
 
-/** From start to an answering API Firecracker needs some 10 ms and fcqemu 150; the limit is for loaded hosts. */
-const READY_TIMEOUT_MS = 20_000;
+/** From start to an answering API Firecracker needs some 10 ms and fcqemu 150; on a host that is emulated and busy it was 15 s. */
+const READY_TIMEOUT_MS = 60_000;
 const READY_POLL_MS = 3;
 /** What one question gets to be answered; a VMM that takes longer is asked again. */
 const ANSWER_TIMEOUT_MS = 2000;
