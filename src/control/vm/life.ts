@@ -19,7 +19,7 @@ import { type Deletion, deleteVm } from './delete.ts';
 import { discardMemory } from './discard-memory.ts';
 import { forkVm } from './fork.ts';
 import { letVmGoOn } from './pause.ts';
-import { awaitReady } from './readiness.ts';
+import { awaitReady, readyTimeLeft } from './readiness.ts';
 import { rebaseVm, type StartStop, type Wanted } from './rebase.ts';
 import { releaseVm } from './release.ts';
 import { resumeVm } from './resume.ts';
@@ -244,7 +244,13 @@ export function createLife(host: Host, pool: StandbyPool = NO_STANDBY): Life {
       await goOn(existing, progress);
       return { ...(await viewVmNow(host, vms.get(name))), ...IT_RUNS };
     }
-    if (existing?.phase === 'running') return { ...(await viewVmNow(host, existing)), ...IT_RUNS };
+    if (existing?.phase === 'running') {
+      const left = timeoutMs ?? readyTimeLeft(host, existing);
+      const waits = existing.ready === null && until !== 'reachable' && left > 0;
+      if (waits) progress.step('wait-for-ready', 'waiting until it is ready');
+      const vm = waits ? await awaitReady(host, existing.id, left, signal) : existing;
+      return { ...(await viewVmNow(host, vm)), ...IT_RUNS };
+    }
     const created = existing === undefined;
     const resumed = existing?.memory != null && !discard;
     const warm = created && !cold ? await startWarm(host, { ...described, name }, pool, progress, signal) : undefined;

@@ -115,7 +115,7 @@ export async function awaitUsable(
     }
     const now = host.stores.vms.findById(vmId) ?? vm;
     requireRunning(now);
-    const left = until === 'ready' ? readyLimit(host, now) : 0;
+    const left = until === 'ready' ? readyTimeLeft(host, now) : 0;
     if (now.ready !== null || left <= 0) return now;
     const said = setTimeout(
       () => say(`${now.name} still boots; the command runs when it is ready (--until reachable does not wait)`),
@@ -139,7 +139,7 @@ export async function awaitUsable(
 }
 
 /** What is left of the time a guest has to become ready, in `ms`. */
-function readyLimit(host: Host, { startedAt, bootMs }: VmRecord): number {
+export function readyTimeLeft(host: Host, { startedAt, bootMs }: VmRecord): number {
   const began = startedAt === null ? 0 : Date.parse(startedAt) - (bootMs ?? 0);
   return began + host.config.limits.readyTimeoutMs - host.now().getTime();
 }

@@ -19,9 +19,10 @@ describe('limits', { skip: linuxSkipReason(), timeout: paced(300_000) }, () => {
     const vmm = await prepared(
       t,
       `${TIMED}
-timed burst dd if=/dev/vda bs=1M count=6 iflag=direct; sleep 3
+timed burst dd if=/dev/vda bs=1M count=6 iflag=direct; sleep 5
 timed first dd if=/dev/vda bs=1M count=4 iflag=direct; timed second dd if=/dev/vda bs=1M count=4 iflag=direct; reboot -f`,
     );
+    // within its pause fcqemu sees that the burst is spent
     const path_on_host = await vmm.file('disk', Buffer.alloc(8 * 1024 * 1024));
     const bandwidth = { size: 1024 * 1024, refill_time: 1000, one_time_burst: 6 * 1024 * 1024 };
     await vmm.put('/drives/d', { drive_id: 'd', is_root_device: false, path_on_host, rate_limiter: { bandwidth } });
