@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -290,7 +291,10 @@ describe('virtual machines', { skip: hostSkip('setpriv', 'script', 'dumpe2fs') }
 
     it('are stopped after a poweroff in the guest', LIMIT, async () => {
       await host.soon('db', 'kill -USR1 1'); // what its init powers off for
-      await until('it is stopped', async () => (await host.vm('db')).state === 'stopped', 60_000);
+      const { consoleLog } = await host.vm('db');
+      await until('it is stopped', async () => (await host.vm('db')).state === 'stopped', 60_000).catch((error) => {
+        throw new Error(`${error.message}; its console ends with\n${readFileSync(consoleLog, 'latin1').slice(-500)}`);
+      });
       const { pid, failure } = await host.vm('db');
       assert.deepEqual([pid, failure], [null, null]);
     });

@@ -6,6 +6,7 @@ import { BangerError } from '../../errors.ts';
 import { watchVmm } from '../../firecracker/api.ts';
 import { AgentError } from '../../guest/agent/errors.ts';
 import { askGuest } from '../../guest/ask.ts';
+import { runThroughAgent } from '../../guest/run-script.ts';
 import { formatDuration } from '../../units.ts';
 import type { Host } from '../host.ts';
 import { vmmSocketOf } from '../vmm.ts';
@@ -146,11 +147,15 @@ export function readyTimeLeft(host: Host, { startedAt, bootMs }: VmRecord): numb
 
 /** Units that are still starting, for a sentence; empty when the guest does not say. */
 async function whatStarts(host: Host, vm: VmRecord): Promise<string> {
-  const connection = host.guests.peek(vm);
-  if (!connection) return '';
   const command = 'systemctl list-jobs --no-legend --plain 2> /dev/null';
-  const answer = await askGuest(connection, command, ASK_LIMIT_MS).catch(() => undefined);
-  const running = (answer?.stdout ?? '').split('\n').flatMap((line) => {
+  const agent = await host.agents.get(vm);
+  const connection = host.guests.peek(vm);
+  const said = async (): Promise<string | undefined> => {
+    if (agent?.hello.features.has('exec')) return (await runThroughAgent(agent, command, ASK_LIMIT_MS)).output;
+    return connection && (await askGuest(connection, command, ASK_LIMIT_MS)).stdout;
+  };
+  const answer = await said().catch(() => undefined);
+  const running = (answer ?? '').split('\n').flatMap((line) => {
     const [, unit, , state] = line.trim().split(/\s+/);
     return unit !== undefined && state === 'running' && /^[\w@.:\\-]+$/.test(unit) ? [unit] : [];
   });

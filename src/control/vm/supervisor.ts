@@ -49,9 +49,12 @@ const POWER_OFF = /reboot: (Power down|System halted)/;
 /** Longer than the last words, shorter than a boot: an earlier run's are in another file. */
 const LAST_WORDS_BYTES = 200;
 
-/** A guest that says it is off and is not at once may have disks to write out; after these looks the line was only a line. */
+/** A guest that says it is off and is not at once may have disks to write out; after these looks the line was only a line … */
 const POWER_OFF_LOOKS = 10;
 const POWER_OFF_LOOK_MS = 500;
+/** … unless nothing follows it on the console: each packet for a guest that is off wakes a processor of its VMM for a moment. */
+const LATE_LOOKS = 30;
+const LATE_LOOK_MS = 10_000;
 
 /** Events of a guest's process, and how long a line of its console is that is looked at. */
 const PROCESS_EVENTS_AT_ONCE = 20;
@@ -155,7 +158,9 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
       if (!POWER_OFF.test(stripControls(tail))) continue;
       tail = '';
       // anybody in the guest can write that line; what it says is true when the guest's processors stand still
-      if (!(await hasPoweredOff(vm, signal))) {
+      const atLine = await apparentBytes(consoleLog).catch(() => 0);
+      const isLastWord = async () => (await apparentBytes(consoleLog).catch(() => -1)) === atLine;
+      if (!(await hasPoweredOff(vm, isLastWord, signal))) {
         if (!signal.aborted) host.log.info({ vm: vm.name }, 'the guest says that it is off, and runs on');
         continue;
       }
@@ -194,9 +199,15 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
   }
 
   /** One that was halted, as by SIGSTOP, or is paused stands still too: it is judged when it goes on. */
-  async function hasPoweredOff(vm: VmRecord, signal: AbortSignal): Promise<boolean> {
+  async function hasPoweredOff(
+    vm: VmRecord,
+    isLastWord: () => Promise<boolean>,
+    signal: AbortSignal,
+  ): Promise<boolean> {
     const isPaused = () => (host.stores.vms.findById(vm.id)?.paused ?? null) !== null;
-    for (let looks = 0; looks < POWER_OFF_LOOKS && !signal.aborted; ) {
+    for (let looks = 0; looks < POWER_OFF_LOOKS + LATE_LOOKS && !signal.aborted; ) {
+      const late = looks >= POWER_OFF_LOOKS;
+      if (late && !(await isLastWord())) return false;
       const pid = vmmProcess(host, vm);
       if (pid === undefined) return false;
       if (isPaused()) {
@@ -206,7 +217,7 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
       looks++;
       if (haltedBy(pid) === undefined && (await vcpusStandStill(pid, signal))) {
         if (haltedBy(pid) === undefined && !isPaused()) return true;
-      } else await sleep(POWER_OFF_LOOK_MS, signal);
+      } else await sleep(late ? LATE_LOOK_MS : POWER_OFF_LOOK_MS, signal);
     }
     return false;
   }
