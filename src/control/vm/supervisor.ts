@@ -50,11 +50,9 @@ const POWER_OFF = /reboot: (Power down|System halted)/;
 const LAST_WORDS_BYTES = 200;
 
 /** A guest that says it is off and is not at once may have disks to write out; after these looks the line was only a line … */
-const POWER_OFF_LOOKS = 10;
-const POWER_OFF_LOOK_MS = 500;
+const FIRST_LOOKS = { count: 10, everyMs: 500 };
 /** … unless nothing follows it on the console: each packet for a guest that is off wakes a processor of its VMM for a moment. */
-const LATE_LOOKS = 30;
-const LATE_LOOK_MS = 10_000;
+const LATE_LOOKS = { count: 30, everyMs: 10_000 };
 
 /** Events of a guest's process, and how long a line of its console is that is looked at. */
 const PROCESS_EVENTS_AT_ONCE = 20;
@@ -158,11 +156,11 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
       if (!POWER_OFF.test(stripControls(tail))) continue;
       tail = '';
       // anybody in the guest can write that line; what it says is true when the guest's processors stand still
-      const atLine = await apparentBytes(consoleLog).catch(() => 0);
-      const isLastWord = async () => (await apparentBytes(consoleLog).catch(() => -1)) === atLine;
-      if (!(await hasPoweredOff(vm, isLastWord, signal))) {
+      const said = await apparentBytes(consoleLog).catch(() => 0);
+      if (!(await hasPoweredOff(vm, FIRST_LOOKS, signal))) {
         if (!signal.aborted) host.log.info({ vm: vm.name }, 'the guest says that it is off, and runs on');
-        continue;
+        const isLastWord = async () => (await apparentBytes(consoleLog).catch(() => -1)) === said;
+        if (!(await hasPoweredOff(vm, LATE_LOOKS, signal, isLastWord))) continue;
       }
       host.log.info({ vm: vm.name }, 'the guest powered off');
       unwatch(vm.id);
@@ -201,23 +199,22 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
   /** One that was halted, as by SIGSTOP, or is paused stands still too: it is judged when it goes on. */
   async function hasPoweredOff(
     vm: VmRecord,
-    isLastWord: () => Promise<boolean>,
+    { count, everyMs }: typeof FIRST_LOOKS,
     signal: AbortSignal,
+    mayBe = async () => true,
   ): Promise<boolean> {
     const isPaused = () => (host.stores.vms.findById(vm.id)?.paused ?? null) !== null;
-    for (let looks = 0; looks < POWER_OFF_LOOKS + LATE_LOOKS && !signal.aborted; ) {
-      const late = looks >= POWER_OFF_LOOKS;
-      if (late && !(await isLastWord())) return false;
+    for (let looks = 0; looks < count && !signal.aborted && (await mayBe()); ) {
       const pid = vmmProcess(host, vm);
       if (pid === undefined) return false;
       if (isPaused()) {
-        await sleep(POWER_OFF_LOOK_MS, signal);
+        await sleep(everyMs, signal);
         continue;
       }
       looks++;
       if (haltedBy(pid) === undefined && (await vcpusStandStill(pid, signal))) {
         if (haltedBy(pid) === undefined && !isPaused()) return true;
-      } else await sleep(late ? LATE_LOOK_MS : POWER_OFF_LOOK_MS, signal);
+      } else await sleep(everyMs, signal);
     }
     return false;
   }
