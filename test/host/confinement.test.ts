@@ -27,7 +27,10 @@ function writableFiles(pid: number): string[] {
       return []; // closed meanwhile
     }
   });
-  const maps = readFileSync(`/proc/${pid}/maps`, 'latin1').split('\n');
+  // a processor of KVM's is mapped to be written, too; what is no file has one inode for all
+  const maps = readFileSync(`/proc/${pid}/maps`, 'latin1')
+    .split('\n')
+    .filter((line) => !line.includes(' anon_inode:'));
   const mapped = maps.flatMap((line) => (/^\S+ .w.s /.test(line) ? [line.split(/\s+/).slice(3, 5).join(':')] : []));
   return [...open, ...mapped.filter((file) => !file.endsWith(':0'))];
 }
