@@ -41,7 +41,7 @@ async function startedOver(t: TestContext): Promise<Vmm | 'KVM' | undefined> {
   await start(vmm);
   const qemu = qemuOf(vmm);
   // no processor waits for its host while it counts its own timer
-  if (readFileSync(`/proc/${qemu}/cmdline`, 'latin1').includes('accel=kvm')) return 'KVM';
+  if (/\0-accel\0kvm\b/.test(readFileSync(`/proc/${qemu}/cmdline`, 'latin1'))) return 'KVM';
   while (cpuMs(qemu) < EARLY_CPU_MS) await sleep(5);
   while (!vmm.log().includes('it is started over')) {
     if (vmm.output().includes('timer ')) return undefined;
