@@ -1,6 +1,6 @@
 /**
- * Runs host tests inside the rig and writes what came of them. A file whose test met the known fault of the emulated
- * processor is run again, at most twice; nothing else is. Usage: node test/proof/inside.ts VMM OUTCOME FILE...
+ * Runs a file of host tests inside the rig and writes what came of it, with the evidence if one of its tests met the known fault
+ * of the emulated processor: then it is to be run again. Usage: node test/proof/inside.ts VMM OUTCOME FILE
  * What is found out about the place is kept beside OUTCOME, for the next call.
  */
 import { execFile, execFileSync, spawnSync } from 'node:child_process';
@@ -27,8 +27,8 @@ import { formatDuration } from '../../src/units.ts';
 import { pace, paced } from '../support/pace.ts';
 import { hangSeen, watchForHangs } from './hang-trace.ts';
 import { showsKnownFault } from './known-fault.ts';
-import type { Outcome, ProofVmm, ProvenTest, Repeat } from './outcome.ts';
-import { type FileResult, judged, runWithRepeats } from './repeat.ts';
+import type { Outcome, ProofVmm, ProvenTest } from './outcome.ts';
+import { type FileResult, judged } from './repeat.ts';
 
 /** With two the guests of one file wait for a processor while the limits of the other run. */
 const FILES_AT_ONCE = 1;
@@ -53,13 +53,13 @@ const CONSOLES = ['*/state', '*/home/.local/state/banger'].map((state) => {
   return join(tmpdir(), state, 'store/vms/*/console.log');
 });
 
-const [vmm, outcomeFile, ...files] = process.argv.slice(2);
-if ((vmm !== 'fcqemu' && vmm !== 'firecracker') || outcomeFile === undefined || files.length === 0) {
-  console.error('usage: node test/proof/inside.ts fcqemu|firecracker OUTCOME FILE...');
+const [vmm, outcomeFile, file] = process.argv.slice(2);
+if ((vmm !== 'fcqemu' && vmm !== 'firecracker') || outcomeFile === undefined || file === undefined) {
+  console.error('usage: node test/proof/inside.ts fcqemu|firecracker OUTCOME FILE');
   process.exitCode = 2;
 } else {
   try {
-    const outcome = await prove(vmm, files, await placeFor(vmm, dirname(outcomeFile)));
+    const outcome = await prove(vmm, file, await placeFor(vmm, dirname(outcomeFile)));
     writeFileSync(outcomeFile, JSON.stringify(outcome));
     process.exitCode = outcome.tests.some((test) => test.outcome === 'failed') ? 1 : 0;
   } catch (error) {
@@ -87,35 +87,26 @@ async function placeFor(vmm: ProofVmm, directory: string): Promise<Place> {
   return place;
 }
 
-async function prove(vmm: ProofVmm, files: readonly string[], place: Place): Promise<Outcome> {
+async function prove(vmm: ProofVmm, file: string, place: Place): Promise<Outcome> {
   const began = performance.now();
   process.env.BANGER_TEST_VERDICT = place.verdict;
   process.env.BANGER_TEST_PACE = String(place.pace);
   watchForHangs();
   // tests of fcqemu by itself are of the one that is asked for
   if (vmm === 'fcqemu') process.env.FCQEMU_ACCEL = 'kvm';
-  const tests: ProvenTest[] = [];
-  const repeats: Repeat[] = [];
-  for (const file of files) {
-    const result = await runWithRepeats(file, () => runFile(file), reportRepeat);
-    tests.push(...result.tests);
-    repeats.push(...result.repeats);
-  }
+  const { tests, evidence } = await runFile(file);
   return {
     vmm,
     acceleration: place.acceleration,
     version: versionOf(vmm),
     kernel: execFileSync('uname', ['-r'], { encoding: 'utf8' }).trim(),
     pace: place.pace,
-    files: [...files],
+    files: [file],
     tests,
-    repeats,
+    repeats: [],
+    ...(evidence === undefined ? {} : { evidence }),
     ms: performance.now() - began,
   };
-}
-
-function reportRepeat({ file, evidence }: Repeat): void {
-  console.log(`== ${file} met the known fault of the emulated processor and is run again:\n${evidence}\n`);
 }
 
 async function runFile(file: string): Promise<FileResult> {

@@ -32,6 +32,8 @@ export interface Outcome {
   /** of the last run of each file */
   tests: ProvenTest[];
   repeats: Repeat[];
+  /** of the known fault, where a test of the only file failed and it was seen: the file is to be run again */
+  evidence?: string;
   ms: number;
 }
 

@@ -130,6 +130,35 @@ describe('files of tests for several rigs', () => {
     }
   });
 
+  it('are run twice more at most, however the known fault was met', async () => {
+    const rigs = new Rigs();
+    let runs = 0;
+    const start = async (number: number): Promise<Prover> => {
+      const rig = await rigs.start(number);
+      const prove = async (vmm: ProofVmm, file: string) => {
+        if (file !== FILES[1]) return await rig.prove(vmm, file);
+        runs++;
+        // the rig's own kernel first, then a guest each time
+        if (runs === 1) throw Object.assign(new Error('lost'), { evidence: 'the rig' });
+        const test = { file, name: 'works', outcome: 'failed' as const, ms: 1 };
+        return { ...outcome(vmm, file), tests: [test], evidence: `guest ${runs}` };
+      };
+      return { prove, [Symbol.asyncDispose]: () => rig[Symbol.asyncDispose]() };
+    };
+    const { signal } = new AbortController();
+    const told: string[] = [];
+    const options = { vmms: ['fcqemu' as const], files: FILES, rigs: 1, start, signal };
+    const [together] = await proveAll({ ...options, tell: (text) => told.push(text) });
+    assert.equal(runs, 3);
+    assert.deepEqual(together?.files, FILES);
+    assert.equal(together?.tests[1]?.outcome, 'failed');
+    assert.deepEqual(
+      together?.repeats.map(({ evidence }) => evidence),
+      ['the rig', 'guest 2'],
+    );
+    assert.match(told.join('\n'), /b\.test\.ts met the known fault .* is run again:\nguest 2/);
+  });
+
   it('say what the rig was even when the first was lost', async () => {
     const rigs = new Rigs([FILES[0] ?? '']);
     const [together] = await rigs.prove(1);

@@ -1,7 +1,7 @@
 /**
  * Files of tests, given to several rigs, each to the next one that has nothing to do. A rig that is lost takes the file that
- * ran in it along, and nothing else: the others are run in a new one. That file has failed, unless it was the known fault of the
- * emulated processor that ended the rig's own kernel; then it is run again, at most twice.
+ * ran in it along, and nothing else: the others are run in a new one. A file that met the known fault of the emulated processor,
+ * in a guest with a failed test or in the rig's own kernel, is run again, at most twice; any other failure stands.
  */
 import { messageOf } from '../../src/errors.ts';
 import type { Outcome, ProofVmm, Repeat } from './outcome.ts';
@@ -44,6 +44,14 @@ export async function proveAll({ vmms, files, rigs, start, tell, signal }: Queue
     return made;
   };
 
+  /** Puts a file first in the queue once more if the fault was seen and it may be repeated. */
+  const again = (next: Next, evidence: string | undefined): boolean => {
+    if (evidence === undefined || next.repeats.length >= REPEATS) return false;
+    tell(`${next.file} met the known fault of the emulated processor and is run again:\n${evidence}\n`);
+    waiting.unshift({ ...next, repeats: [...next.repeats, { file: next.file, evidence }] });
+    return true;
+  };
+
   const work = async (number: number): Promise<void> => {
     let rig: Prover | undefined;
     try {
@@ -55,17 +63,12 @@ export async function proveAll({ vmms, files, rigs, start, tell, signal }: Queue
         if (next === undefined) return;
         const at = performance.now();
         try {
-          const outcome = await rig.prove(next.vmm, next.file);
-          ended.push({ ...outcome, repeats: [...next.repeats, ...outcome.repeats] });
+          const { evidence, ...outcome } = await rig.prove(next.vmm, next.file);
+          if (!again(next, evidence)) ended.push({ ...outcome, repeats: next.repeats });
         } catch (error) {
           if (signal.aborted) return;
           tell(`${next.file}: ${LOST}: ${messageOf(error)}`);
-          const evidence = evidenceOf(error);
-          if (evidence !== undefined && next.repeats.length < REPEATS) {
-            waiting.unshift({ ...next, repeats: [...next.repeats, { file: next.file, evidence }] });
-          } else {
-            ended.push(lost(next, performance.now() - at, messageOf(error)));
-          }
+          if (!again(next, evidenceOf(error))) ended.push(lost(next, performance.now() - at, messageOf(error)));
           await rig[Symbol.asyncDispose]();
           rig = undefined;
         }
@@ -89,7 +92,7 @@ export async function proveAll({ vmms, files, rigs, start, tell, signal }: Queue
 interface Next {
   vmm: ProofVmm;
   file: string;
-  /** of rigs that were lost with it */
+  /** what it was run again for */
   repeats: Repeat[];
 }
 
