@@ -26,6 +26,8 @@ const bundle = resolve(process.argv[2] ?? '.dev/bundle');
 const ROUNDS = Number(process.argv[3] ?? 20);
 const wanted = new Set(process.argv.length > 4 ? process.argv.slice(4) : ['run', 'suspend', 'resume', 'fork']);
 const pooled = wanted.has('pool');
+/** Made in one operation. */
+const FORKS_AT_ONCE = 5;
 /** How long forks are left alone before what they have is counted. */
 const REST_MS = 60_000;
 /** Each takes as long as all warm ones together. */
@@ -132,6 +134,20 @@ try {
     }
     for (const name of names) remove(name);
   };
+  /** What each fork takes that is made in one operation with another, beside the only one of an operation. */
+  const measureFurther = async () => {
+    const took = async (names: readonly string[]) => {
+      const began = performance.now();
+      await perform(client.call('forkVm', { params: { name: 'web' }, body: { names: [...names] } }));
+      const ms = performance.now() - began;
+      for (const name of names) remove(name);
+      return ms;
+    };
+    const one = await took(['only']);
+    const several = await took(Array.from({ length: FORKS_AT_ONCE }, (_, index) => `one-of-${index}`));
+    note('fork (operation), the only one', one);
+    note(`fork (operation), each of ${FORKS_AT_ONCE} beyond the first`, (several - one) / (FORKS_AT_ONCE - 1));
+  };
   /** What a VM that runs costs on its way to disk and back, and one that begins as it. */
   const measureOne = async () => {
     await timed('cold start to ready', () => run('run', '--cold', 'web', ...size, '--quiet'));
@@ -173,6 +189,7 @@ try {
           first('twin');
         });
         remove('twin');
+        await measureFurther();
       }
       await timed('exec of a VM that is up, with the command', () => first('web'));
       await timed('exec of a VM that is up, in the daemon', () => execInDaemon('web'));

@@ -43,7 +43,8 @@ async function activate(
 describe('a daemon behind a socket of systemd', { skip }, () => {
   it('comes with the first command that needs it, goes when idle, and leaves the socket', LIMIT, async (t) => {
     await using host = await TestHost.create();
-    const systemd = await activate(t, host, { BANGER_DAEMON_IDLE_TIMEOUT: '1s' });
+    // longer than the command that asks for its status takes to come
+    const systemd = await activate(t, host, { BANGER_DAEMON_IDLE_TIMEOUT: `${paced(2000)}ms` });
     const exited = once(systemd, 'exit');
     // these start none
     await host.fails(3, ['daemon', 'status'], [/No daemon answers/]);
