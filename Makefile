@@ -41,7 +41,7 @@ demo: build ## the main job on real input: from nothing to a shell in a named VM
 test: ## everything: unit tests in a minute or two, then host tests that boot real VMs
 	+$(MAKE) --no-print-directory --jobs 3 --output-sync=target test-deps build check
 	mkdir -p $(DEV)
-	node scripts/test-bundle.ts $(DEV) > $(DEV)/bundle.log 2>&1 & bundle=$$!; \
+	node scripts/test-bundle.ts --templates $(DEV) > $(DEV)/bundle.log 2>&1 & bundle=$$!; \
 	  $(run_unit_tests) || { kill $$bundle; exit 1; }; \
 	  wait $$bundle || { cat $(DEV)/bundle.log; exit 1; }
 	$(run_host_tests)
@@ -51,7 +51,7 @@ unit: node_modules ## unit tests alone
 	$(run_unit_tests)
 
 host-test: test-deps build ## host tests alone
-	node scripts/test-bundle.ts $(DEV)
+	node scripts/test-bundle.ts --templates $(DEV)
 	$(run_host_tests)
 
 proof: test-deps build ## host tests in a VM with a working KVM: TESTS, RIGS, FIRECRACKER_BIN, JAILER_BIN; see docs/proof.md

@@ -115,8 +115,16 @@ describe('a bundle built from Debian packages', { skip }, () => {
       verdict.checks.filter((check) => !check.ok),
       [],
     );
-    const begun = performance.now();
-    assert.equal((await build()).built, false);
+    const packages = async () => {
+      const { manifest } = await readBundle(output);
+      return [await readFile(join(output, 'rootfs.packages'), 'utf8'), manifest.files[manifest.kernel]];
+    };
+    const [before, begun] = [await packages(), performance.now()];
+    if ((await build()).built) {
+      // one may have been published since it was made
+      assert.notDeepEqual(await packages(), before, 'it was made again from the same packages');
+      return;
+    }
     assert.ok(performance.now() - begun < paced(30_000), 'only the package lists were looked at');
   });
 

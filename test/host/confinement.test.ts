@@ -41,7 +41,7 @@ describe('what root starts for a VM', { skip: hostSkip('debugfs') }, () => {
   let user = 0;
 
   before(async () => {
-    host = await TestHost.create({ lean: true, env: { SECRET_OF_THE_DAEMON: 'x' } });
+    host = await TestHost.create({ lean: true, warm: true, env: { SECRET_OF_THE_DAEMON: 'x' } });
     await host.ok('run', 'one', '--disk', '4G', '--work-disk', '64M', '--memory', '256M', '--until', 'reachable');
     directory = (await host.vm('one')).directory;
     user = (await stat(join(directory, 'root.ext4'))).uid;
@@ -116,7 +116,7 @@ describe('what root starts for a VM', { skip: hostSkip('debugfs') }, () => {
 
 describe('what root starts for forks', { skip: hostSkip('debugfs') }, () => {
   it("writes nothing that another fork's guest runs on", async () => {
-    await using host = await TestHost.create({ lean: true });
+    await using host = await TestHost.create({ lean: true, warm: true });
     await host.ok('run', 'one', '--work-disk', '32M');
     await host.ok('fork', 'one', 'twin-a', 'twin-b');
     const names = ['one', 'twin-a', 'twin-b'];

@@ -22,7 +22,7 @@ describe('control groups', { skip: hostSkip('debugfs', 'ldd') }, () => {
   let host: TestHost;
 
   before(async () => {
-    host = await TestHost.create({ lean: true });
+    host = await TestHost.create({ lean: true, warm: true });
     const tree = join(host.home, 'cargo');
     await mkdir(join(tree, 'lib'), { recursive: true });
     for (const path of CARRIED) await cp(join(ROOT, path), join(tree, path), { recursive: true });

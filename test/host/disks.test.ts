@@ -19,7 +19,7 @@ describe('disks of VMs', { skip: hostSkip('mkfs.xfs', 'debugfs') }, () => {
   let data: string;
 
   before(async () => {
-    host = await TestHost.create({ lean: true });
+    host = await TestHost.create({ lean: true, warm: true });
     await host.daemon();
     await host.ok('run', 'web', '--memory', '256M', '--work-disk', '200M');
     data = await host.guest('web', 'head -c 8M /dev/urandom > /root/data; sync; sha256sum /root/data');
@@ -122,7 +122,7 @@ describe('a store in an image', {
 
   before(async () => {
     place = await mkdtemp('/tmp/bts-');
-    host = await TestHost.create({ lean: true });
+    host = await TestHost.create({ lean: true, warm: true });
     await host.daemon();
     await host.ok('create', 'web', '--memory', '256M');
   });

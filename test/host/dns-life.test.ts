@@ -28,7 +28,7 @@ describe('names of VMs', { skip: hostSkip('dig') }, () => {
     squatter = createSocket('udp4').bind(20_000 + (process.pid % 10_000), '127.0.0.1');
     await once(squatter, 'listening');
     port = squatter.address().port;
-    host = await TestHost.create({ lean: true, env: { BANGER_DNS_PORT: String(port) } });
+    host = await TestHost.create({ lean: true, warm: true, env: { BANGER_DNS_PORT: String(port) } });
     sshConfig = join(host.home, 'ssh_config');
   });
   after(async () => {

@@ -9,7 +9,7 @@ describe('a guest', { skip: hostSkip('debugfs') }, () => {
   let host: TestHost;
 
   before(async () => {
-    host = await TestHost.create({ lean: true });
+    host = await TestHost.create({ lean: true, warm: true });
     await host.ok('run', 'web', '--memory', '256M', '--work-disk', 'none');
   });
   after(() => host?.[Symbol.asyncDispose]());

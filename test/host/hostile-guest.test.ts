@@ -20,6 +20,7 @@ describe('a hostile guest', { skip: hostSkip('debugfs') }, () => {
   before(async () => {
     host = await TestHost.create({
       lean: true,
+      warm: true,
       env: { BANGER_DNS_ENABLED: 'false', BANGER_NETWORK_VM_TO_HOST: 'true' },
     });
     await host.daemon();

@@ -15,7 +15,7 @@ describe('the life of a VM', { skip: hostSkip('debugfs') }, () => {
   let host: TestHost;
 
   before(async () => {
-    host = await TestHost.create({ lean: true });
+    host = await TestHost.create({ lean: true, warm: true });
     await host.daemon();
     await host.ok('create', 'web', '--memory', '256M', '--work-disk', '64M', '--autostart', '--restart', 'on-failure');
     await host.ok('start', 'web');

@@ -16,7 +16,7 @@ describe('snapshots', { skip: hostSkip('cmp') }, () => {
   let work: string;
 
   before(async () => {
-    host = await TestHost.create({ lean: true });
+    host = await TestHost.create({ lean: true, warm: true });
     work = await mkdtemp('/tmp/bt-snap-');
     await host.daemon();
     await host.ok('run', 'web', '--memory', '256M', '--work-disk', '256M');

@@ -22,7 +22,7 @@ describe('a VM that is suspended', { skip: hostSkip() }, () => {
   let host: TestHost;
   before(async () => {
     // a guest with systemd, whose programs are frozen by their groups, is suspended in warm-image.test.ts
-    host = await TestHost.create({ lean: true });
+    host = await TestHost.create({ lean: true, warm: true });
     await host.daemon();
     await host.ok('run', 'web', '--memory', '256M', '--work-disk', '64M');
     await host.guest('web', `(${WRITER}) > /dev/null 2>&1 & echo $! > /run/writer`);

@@ -9,6 +9,9 @@ import { paced } from '../support/pace.ts';
 
 const LIMIT = { timeout: paced(240_000) };
 
+/** As text 10 comes before 9. */
+const byNumber = (a: number, b: number) => a - b;
+
 const SIZE = ['--memory', '256M', '--disk', '2G', '--work-disk', '64M'];
 
 /** What is the same in all VMs of an image, line by line; identities are taken out. */
@@ -102,7 +105,7 @@ describe('a VM from a template', { skip: hostSkip() }, () => {
     const oneStandsReady = () => until('one stands ready', async () => (await standby())?.ready === 1, paced(20_000));
     const vmms = async () => {
       const all = (await host.processes()).filter(({ command }) => /fcqemu --api-sock/.test(command));
-      return all.map(({ pid }) => pid);
+      return all.map(({ pid }) => pid).sort(byNumber);
     };
     const before = await vmms();
     await restart(1);
@@ -125,7 +128,7 @@ describe('a VM from a template', { skip: hostSkip() }, () => {
     assert.ok(Math.abs(seconds - Date.now() / 1000) < 3, `the guest has ${seconds}, the host ${Date.now() / 1000}`);
     await oneStandsReady();
     await restart(0);
-    assert.deepEqual(await vmms(), [...before, pid], 'of "begun"');
+    assert.deepEqual(await vmms(), [...before, Number(pid)].sort(byNumber), 'of "begun"');
     await host.ok('rm', '--force', '--now', 'begun');
   });
 

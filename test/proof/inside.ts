@@ -24,6 +24,8 @@ import { promisify } from 'node:util';
 import type { DoctorReport } from '../../src/api/system.ts';
 import { messageOf } from '../../src/errors.ts';
 import { formatDuration } from '../../src/units.ts';
+import { DEV } from '../support/host.ts';
+import { makeWarmStart } from '../support/make-warm-start.ts';
 import { pace, paced } from '../support/pace.ts';
 import { hangSeen, watchForHangs } from './hang-trace.ts';
 import { showsKnownFault } from './known-fault.ts';
@@ -83,6 +85,11 @@ async function placeFor(vmm: ProofVmm, directory: string): Promise<Place> {
   const verdict = join(directory, `kvm-with-${vmm}.json`);
   const place = { acceleration: await accelerationOf(vmm, verdict), pace: pace(), verdict };
   console.log(`== ${place.acceleration}; pace ${place.pace}`);
+  // of another VMM
+  for (const old of globSync(join(DEV, 'warm-*'))) rmSync(old, { recursive: true });
+  process.env.BANGER_TEST_VERDICT = place.verdict;
+  process.env.BANGER_TEST_PACE = String(place.pace);
+  await makeWarmStart(process.env.BANGER_TEST_BUNDLE ?? '');
   writeFileSync(file, JSON.stringify(place));
   return place;
 }

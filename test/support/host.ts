@@ -28,8 +28,11 @@ import {
   removeByForce,
 } from './leftovers.ts';
 import { pace, paced } from './pace.ts';
+import { bringWarmStart } from './warm-start.ts';
 
 const BANGER = join(import.meta.dirname, '../../dist/banger');
+/** What tests make once and keep. */
+export const DEV = join(import.meta.dirname, '../../.dev');
 const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
 const runner = createRunner({ ...process.env, PATH });
 
@@ -88,6 +91,8 @@ export interface TestHostOptions {
   prefix?: string;
   /** its VMs boot what test/support/lean-bundle.ts makes, in half the time; needs debugfs */
   lean?: boolean;
+  /** VMs of the lean bundle's usual size begin as its template, where that has been made, and not by a boot */
+  warm?: boolean;
   /** device whose forwarding must be put back in the end; that of the default route unless told otherwise */
   uplink?: string;
 }
@@ -132,7 +137,8 @@ export class TestHost {
     // others of this machine, and of tests that run side by side, have ports of their own
     const env = { BANGER_DNS_PORT: String(await freePort()), ...options.env, ...uplinkEnv };
     const full = process.env.BANGER_TEST_BUNDLE ?? '';
-    const bundle = options.lean ? await leanBundle(full, join(import.meta.dirname, '../../.dev')) : full;
+    const bundle = options.lean ? await leanBundle(full, DEV) : full;
+    if (options.warm) await bringWarmStart(home, bundle, DEV);
     return new TestHost(home, bundle, uplink, (await othersRun()) ? undefined : await forwardingOf(uplink), env);
   }
 

@@ -71,7 +71,7 @@ export async function leanBundle(from: string, directory: string): Promise<strin
     const { arch, created, kernel, initrd } = full.manifest;
     await writeManifest(work, {
       ...{ schema: 2, name: 'lean', arch, created, kernel, initrd, modules, rootfs: 'rootfs.ext4', helpers: [], files },
-      defaults: { ...STANDARD_DEFAULTS, memoryMib: 192, rootDiskSize: '256MiB', workDiskSize: '256MiB' },
+      defaults: { ...STANDARD_DEFAULTS, memoryMib: 256, rootDiskSize: '256MiB', workDiskSize: '256MiB' },
       trees: { [modules]: await sumTree(join(work, modules)) },
     });
     await rename(work, target).catch(async (error) => {

@@ -1,0 +1,19 @@
+/** Makes what lets VMs of host tests begin quickly, see warm-start.ts. */
+import { existsSync } from 'node:fs';
+import { DEV, hostSkip, TestHost } from './host.ts';
+import { keepWarmStart, warmStartOf } from './warm-start.ts';
+
+/** Shapes that most VMs of tests have or can grow from; others boot. */
+const MEMORY = '256M';
+const WORK_DISKS = ['64M', 'none'];
+
+/** Makes it where TestHost looks for it, unless it is there, or no VM can run here. */
+export async function makeWarmStart(bundle: string): Promise<void> {
+  process.env.BANGER_TEST_BUNDLE = bundle;
+  if (hostSkip('debugfs') !== false) return;
+  await using host = await TestHost.create({ lean: true });
+  if (existsSync(warmStartOf(host.bundle, DEV))) return;
+  for (const size of WORK_DISKS) await host.ok('image', 'warm', '--memory', MEMORY, '--work-disk', size);
+  await host.ok('daemon', 'stop');
+  await keepWarmStart(host.home, host.bundle, DEV);
+}
