@@ -36,11 +36,14 @@ const ADMIN_PROGRAMS = ['sshd', 'resize2fs', 'fstrim', 'fsfreeze'].map((name) =>
 /** Directories of libraries that nothing above needs. */
 const UNUSED_LIBRARIES = /^(perl|perl-base|gconv|systemd|krb5|sasl2|e2fsprogs|audit)/;
 
-/** Process 1: waits, and restarts the machine when told to (what `banger stop` and Ctrl-Alt-Del do). */
+/**
+ * Process 1: waits, and restarts the machine when told to (what `banger stop` and Ctrl-Alt-Del do), or powers it off: by the system
+ * call, reboot(RB_POWER_OFF). SysRq's `o` leaves a kernel without ACPI, as under Firecracker, running.
+ */
 const INIT = `#!/bin/sh
-down() { sync; echo s > /proc/sysrq-trigger; echo u > /proc/sysrq-trigger; sleep 0.2; echo "$1" > /proc/sysrq-trigger; }
-trap 'down b' INT TERM
-trap 'down o' USR1
+down() { sync; echo s > /proc/sysrq-trigger; echo u > /proc/sysrq-trigger; sleep 0.2; }
+trap 'down; echo b > /proc/sysrq-trigger' INT TERM
+trap 'down; perl -e "syscall(169, 0xfee1dead, 0x28121969, 0x4321fedc, 0)"' USR1
 while :; do sleep 3600 & wait $!; done
 `;
 

@@ -17,6 +17,7 @@ import { haltedBy } from '../../system/processes.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
 import type { Host } from '../host.ts';
 import { findVmmOf, vmmSocketOf } from '../vmm.ts';
+import { type Look, staysOff } from './power-off.ts';
 import { vmmProcess } from './problem.ts';
 import { followReadiness } from './readiness.ts';
 import { releaseVm } from './release.ts';
@@ -48,11 +49,6 @@ const POWER_OFF = /reboot: (Power down|System halted)/;
 
 /** Longer than the last words, shorter than a boot: an earlier run's are in another file. */
 const LAST_WORDS_BYTES = 200;
-
-/** A guest that says it is off and is not at once may have disks to write out; after these looks the line was only a line … */
-const FIRST_LOOKS = { count: 10, everyMs: 500 };
-/** … unless nothing follows it on the console: each packet for a guest that is off wakes a processor of its VMM for a moment. */
-const LATE_LOOKS = { count: 30, everyMs: 10_000 };
 
 /** Events of a guest's process, and how long a line of its console is that is looked at. */
 const PROCESS_EVENTS_AT_ONCE = 20;
@@ -157,11 +153,14 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
       tail = '';
       // anybody in the guest can write that line; what it says is true when the guest's processors stand still
       const said = await apparentBytes(consoleLog).catch(() => 0);
-      if (!(await hasPoweredOff(vm, FIRST_LOOKS, signal))) {
-        if (!signal.aborted) host.log.info({ vm: vm.name }, 'the guest says that it is off, and runs on');
-        const isLastWord = async () => (await apparentBytes(consoleLog).catch(() => -1)) === said;
-        if (!(await hasPoweredOff(vm, LATE_LOOKS, signal, isLastWord))) continue;
-      }
+      const isOff = await staysOff({
+        look: () => lookAtProcessors(vm, signal),
+        isLastWord: async () => (await apparentBytes(consoleLog).catch(() => -1)) === said,
+        onDoubt: () => host.log.info({ vm: vm.name }, 'the guest says that it is off, and runs on'),
+        wait: (ms) => sleep(ms, signal),
+        signal,
+      });
+      if (!isOff) continue;
       host.log.info({ vm: vm.name }, 'the guest powered off');
       unwatch(vm.id);
       const current = host.stores.vms.findById(vm.id); // it may have another name by now
@@ -197,26 +196,13 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
   }
 
   /** One that was halted, as by SIGSTOP, or is paused stands still too: it is judged when it goes on. */
-  async function hasPoweredOff(
-    vm: VmRecord,
-    { count, everyMs }: typeof FIRST_LOOKS,
-    signal: AbortSignal,
-    mayBe = async () => true,
-  ): Promise<boolean> {
+  async function lookAtProcessors(vm: VmRecord, signal: AbortSignal): Promise<Look> {
     const isPaused = () => (host.stores.vms.findById(vm.id)?.paused ?? null) !== null;
-    for (let looks = 0; looks < count && !signal.aborted && (await mayBe()); ) {
-      const pid = vmmProcess(host, vm);
-      if (pid === undefined) return false;
-      if (isPaused()) {
-        await sleep(everyMs, signal);
-        continue;
-      }
-      looks++;
-      if (haltedBy(pid) === undefined && (await vcpusStandStill(pid, signal))) {
-        if (haltedBy(pid) === undefined && !isPaused()) return true;
-      } else await sleep(everyMs, signal);
-    }
-    return false;
+    const pid = vmmProcess(host, vm);
+    if (pid === undefined) return 'gone';
+    if (isPaused()) return 'paused';
+    if (haltedBy(pid) !== undefined || !(await vcpusStandStill(pid, signal))) return 'runs';
+    return haltedBy(pid) === undefined && !isPaused() ? 'still' : 'runs';
   }
 
   function watch(vm: VmRecord, vmmEnded?: DetachedProcess['ended']): void {
