@@ -45,3 +45,30 @@ export function showsFrameOverRegisters(console: string): boolean {
   if (r12 === undefined) return false;
   return r15 === NO_SYSTEM_CALL && r13 === KERNEL_CS && rbp === KERNEL_SS && (r12 & INTERRUPTS_ON) === 0n;
 }
+
+/** RIP, and where its stack was, as the last dump before a panic shows them. */
+const FAULTING = /RIP: 0010:(\w+)\+0x[\s\S]*?RSP: 0018:([0-9a-f]{16}) EFLAGS: ([0-9a-f]{8})/g;
+const CR2 = /\bCR2: ([0-9a-f]{16})\b/g;
+const PAGE = 0x1000n;
+
+/**
+ * Once more in the kernel of the rig: between a guest's exit and the return to the host's own segments (`__svm_vcpu_run`, where the
+ * global interrupt flag is off) something is delivered to the host. Its entry uses the guest's GS, faults, and each of these
+ * faults does so again, until the stack ends.
+ */
+export function showsFaultsToTheStacksEnd(console: string): boolean {
+  const panic = console.lastIndexOf('Kernel panic - not syncing');
+  if (panic === -1) return false;
+  const before = console.slice(0, panic);
+  const [, at, stack = '', flags = ''] = [...before.matchAll(FAULTING)].at(-1) ?? [];
+  const touched = [...before.matchAll(CR2)].at(-1)?.[1];
+  if (at !== 'error_entry' || touched === undefined) return false;
+  const rsp = BigInt(`0x${stack}`);
+  const stackEnded = rsp % PAGE === 0n && BigInt(`0x${touched}`) === rsp - 8n;
+  return stackEnded && (BigInt(`0x${flags}`) & INTERRUPTS_ON) === 0n && /\] +svm_vcpu_enter_exit\+0x/.test(before);
+}
+
+/** Whether it was the fault that ended the rig itself. */
+export function showsFaultOfRig(console: string): boolean {
+  return showsFrameOverRegisters(console) || showsFaultsToTheStacksEnd(console);
+}

@@ -24,7 +24,7 @@ import { messageOf } from '../../src/errors.ts';
 import { formatDuration } from '../../src/units.ts';
 import { until } from '../support/host.ts';
 import { hostFiles } from './host-files.ts';
-import { showsFrameOverRegisters } from './known-fault.ts';
+import { showsFaultOfRig } from './known-fault.ts';
 import { lightExecutable } from './light-executable.ts';
 import type { Outcome, ProofVmm } from './outcome.ts';
 import { qemuWithoutAvx2 } from './without-avx2.ts';
@@ -206,7 +206,7 @@ export class Rig {
     } catch (error) {
       const said = await this.#lastWords();
       this.#options.tell(said);
-      const evidence = showsFrameOverRegisters(said) ? { evidence: said } : {};
+      const evidence = showsFaultOfRig(said) ? { evidence: said } : {};
       throw Object.assign(new RigLost(messageOf(error), { cause: error }), evidence);
     }
   }

@@ -356,7 +356,10 @@ export async function bringVerdict(cacheDirectory: string): Promise<void> {
 /** What a person would set where guests take longer than banger expects. */
 export function slowGuests(): Record<string, string> {
   if (pace() === 1) return {};
-  return { BANGER_LIMITS_BOOT_TIMEOUT: `${paced(180)}s`, BANGER_LIMITS_STOP_TIMEOUT: `${paced(90)}s` };
+  const seconds = { BOOT: 180, READY: 300, STOP: 90 };
+  return Object.fromEntries(
+    Object.entries(seconds).map(([what, limit]) => [`BANGER_LIMITS_${what}_TIMEOUT`, `${paced(limit)}s`]),
+  );
 }
 
 async function defaultDevice(): Promise<string | undefined> {

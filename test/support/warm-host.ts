@@ -18,6 +18,8 @@ export interface Guests extends WokenGuests {
   scripts: string[];
   /** how one ends; with 0 without it */
   exitOf?: (script: string) => number;
+  /** how one says that it is ready; at once without it */
+  ready?: (signal: AbortSignal | undefined) => Promise<undefined>;
 }
 
 export const noGuests = (): Guests => ({ woken: [], scripts: [] });
@@ -29,7 +31,7 @@ function bootedAgents(guests: Guests): Agents {
       ...{ protocol: 1, version: '0', features: new Set(['ready', 'quiesce', 'wake-same', 'wake-new', 'exec']) },
       ...{ frozenBy: undefined, generation: undefined },
     },
-    ready: async () => ({ uptimeMs: 10, failedUnits: ['sad.service'] }),
+    ready: async (signal) => (await guests.ready?.(signal)) ?? { uptimeMs: 10, failedUnits: ['sad.service'] },
     exec() {
       // what it says is what it is given
       const channel = new PassThrough();

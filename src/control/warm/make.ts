@@ -20,7 +20,7 @@ import { makeExt4 } from '../../storage/ext4.ts';
 import { memoryFiles, templateFiles, vmFiles } from '../../storage/layout.ts';
 import { sideBySide } from '../../system/abort.ts';
 import { syncPath } from '../../system/files.ts';
-import { formatSize, MIB } from '../../units.ts';
+import { formatDuration, formatSize, MIB } from '../../units.ts';
 import { admitBuildVm, discardBuildVm } from '../builds/build-vm.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
 import { growDisk } from '../disks/disk-work.ts';
@@ -162,6 +162,7 @@ async function bootToTheEnd(
   signal: AbortSignal,
 ): Promise<string[]> {
   const { bootTimeoutMs, readyTimeoutMs } = host.config.limits;
+  const { name: image } = boot;
   progress.step('prepare', 'preparing its disks');
   await makeDisks(host, vm, boot, signal);
   await sideBySide(signal, [
@@ -182,7 +183,18 @@ async function bootToTheEnd(
   await connection[Symbol.asyncDispose]();
   const agent = await requireAgent(host, vm);
   progress.step('wait-for-ready', 'waiting until it is ready');
-  const ready = await agent.ready(AbortSignal.any([signal, AbortSignal.timeout(readyTimeoutMs)]));
+  const late = AbortSignal.timeout(readyTimeoutMs);
+  const ready = await agent.ready(AbortSignal.any([signal, late])).catch((error) => {
+    if (!late.aborted || signal.aborted) throw error;
+    throw new BangerError(
+      'timeout',
+      `The guest of the template is not ready after ${formatDuration(readyTimeoutMs)}.`,
+      {
+        cause: error,
+        hint: `See what it waits for: banger run --cold NAME --image ${image}   Wait longer: limits.ready_timeout, see: banger config show`,
+      },
+    );
+  });
   signal.throwIfAborted();
   await standOnce(agent, signal);
   // and programs that most VMs will run are in its memory then

@@ -204,6 +204,25 @@ describe('a template', () => {
     assert.deepEqual(look(place, daemon).templates, [0, 0]);
   });
 
+  it('is none of a guest that never becomes ready, which is said', async () => {
+    await using place = await mortalHost();
+    const guests = noGuests();
+    guests.ready = (signal) =>
+      new Promise((_, reject) => {
+        signal?.addEventListener('abort', () => reject(new AgentError('gone', 'cancelled', signal.reason)));
+      });
+    const daemon = withAgents(place.daemon(), guests);
+    await daemon.recover();
+    daemon.host.config = { ...place.config, limits: { ...place.config.limits, readyTimeoutMs: 50 } };
+    const late = await daemon.finish(() => warmImage(daemon.host, SIZE, { background: false }));
+    assert.deepEqual(
+      [late?.error?.code, late?.error?.message],
+      ['timeout', 'The guest of the template is not ready after 50 ms.'],
+    );
+    assert.match(late?.error?.hint ?? '', /banger run --cold NAME --image \S+ .*limits\.ready_timeout/);
+    assert.deepEqual(look(place, daemon), EMPTY);
+  });
+
   it('is made by itself after the first boot of an image, once, and where that is wanted', async () => {
     await using place = await mortalHost();
     const daemon = withAgents(place.daemon());
