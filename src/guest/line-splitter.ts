@@ -32,10 +32,14 @@ export function createLineSplitter(onLine: (line: string) => void): LineSplitter
   };
 }
 
+// biome-ignore lint/suspicious/noControlCharactersInRegex: terminal control is what is taken out
+const CONTROL = /\x1b(\[[0-9;?]*[ -/]*[@-~]|[@-_])|[\x00-\x08\x0b-\x1f\x7f]/g;
+
 function clean(line: string): string {
+  // a guest can send a million of them in a moment
+  if (line === '') return line;
   let end = line.length;
   while (line[end - 1] === '\r') end--;
   const shown = line.slice(line.lastIndexOf('\r', end - 1) + 1, end);
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: terminal control is what is taken out
-  return shown.replace(/\x1b(\[[0-9;?]*[ -/]*[@-~]|[@-_])|[\x00-\x08\x0b-\x1f\x7f]/g, '').slice(0, MAX_LINE_LENGTH);
+  return shown.replace(CONTROL, '').slice(0, MAX_LINE_LENGTH);
 }
