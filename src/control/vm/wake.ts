@@ -63,7 +63,7 @@ export async function quiesceGuest(host: Host, vm: VmRecord, token: string, sign
  * @throws BangerError `conflict` when it has no agent that can do that and wake a copy of it
  */
 export async function holdGuest(host: Host, vm: VmRecord, token: string, signal: AbortSignal): Promise<void> {
-  const agent = await host.agents.get(vm);
+  const agent = (await host.agents.get(vm)) ?? (await slowAgent(host, vm, signal));
   if (agent?.hello.features.has('wake-new') && (await standsStill(host, vm, agent, token, signal))) return;
   signal.throwIfAborted();
   throw new BangerError(
@@ -73,6 +73,18 @@ export async function holdGuest(host: Host, vm: VmRecord, token: string, signal:
       hint: `See why: banger show ${vm.name}   One of an older bundle gets it by: banger bundle build   and: banger restart ${vm.name}`,
     },
   );
+}
+
+/** Nothing else can do what is asked, so one of a busy guest gets longer than from those who could go on by SSH. */
+async function slowAgent(host: Host, vm: VmRecord, signal: AbortSignal): Promise<GuestAgent | undefined> {
+  if (host.agents.standing(vm)?.kind === 'absent') return undefined;
+  try {
+    return await host.agents.connect(vm, { timeoutMs: AGENT_LIMIT_MS, signal });
+  } catch (error) {
+    signal.throwIfAborted();
+    if (error instanceof AgentError) return undefined;
+    throw error;
+  }
 }
 
 /** @returns false where the agent fails at it, which is left to SSH then */

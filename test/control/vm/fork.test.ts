@@ -258,6 +258,26 @@ describe('a fork', () => {
     assert.deepEqual(look(place, daemon), ALONE);
   });
 
+  it('waits for an agent that is slow, as on a busy host', async () => {
+    await using place = await runningVm();
+    const daemon = withAgents(place.daemon(), { woken: [] });
+    await daemon.recover();
+    const { connect } = daemon.host.agents;
+    let patient = 0;
+    Object.assign(daemon.host.agents, {
+      get: async () => undefined,
+      standing: () => ({ kind: 'troubled', why: 'it did not answer within 2000 ms' }),
+      connect: async (...given: Parameters<typeof connect>) => {
+        patient = Math.max(patient, given[1].timeoutMs);
+        return await connect(...given);
+      },
+    });
+    const operation = await daemon.finish(() => daemon.life.fork('web', ['twin']));
+    assert.equal(operation?.state, 'succeeded', operation?.error?.message ?? 'it died');
+    assert.ok(patient >= 10_000, `${patient} ms`);
+    assert.deepEqual(look(place, daemon), BOTH);
+  });
+
   it('needs a guest that can be given another identity, and names that are free', async () => {
     await using place = await runningVm();
     const daemon = place.daemon();
