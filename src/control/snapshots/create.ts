@@ -44,7 +44,7 @@ export async function createSnapshot(
   requireWholeDisks(host, vm);
   const id = newSnapshotId();
   return await provisionally(host, vm, id, async () => {
-    const memory = !request.diskOnly && (await mayKeepMemory(host, vm, progress));
+    const memory = !request.diskOnly && (await mayKeepMemory(host, vm, progress, signal));
     const take = memory ? takeWithMemory : takeDisks;
     const taken = await take(host, vm, id, request.pauseOk, progress, signal);
     throwIfCancelled(signal);
@@ -59,10 +59,10 @@ export async function createSnapshot(
 }
 
 /** Whether there is memory to be kept; where it cannot be, that is told, and the disks are kept alone. */
-async function mayKeepMemory(host: Host, vm: VmRecord, progress: Progress): Promise<boolean> {
+async function mayKeepMemory(host: Host, vm: VmRecord, progress: Progress, signal: AbortSignal): Promise<boolean> {
   if (vm.memory !== null) return true;
   if (vm.phase !== 'running' || vm.paused !== null) return false;
-  const why = await whyNoMemory(host, vm);
+  const why = await whyNoMemory(host, vm, signal);
   if (why !== undefined) progress.warn(`The memory of its guest is not in it: ${why}`);
   return why === undefined;
 }

@@ -20,17 +20,18 @@ import type { Progress } from '../operations.ts';
 import { costOfClone } from '../store/space.ts';
 import { copyMoment } from '../vm/copy-moment.ts';
 import { requireSuspendable } from '../vm/suspend.ts';
+import { neededAgent } from '../vm/wake.ts';
 import { requireRoom, requireShortPause, type TakenDisks } from './take.ts';
 
 /** Why the memory of a VM that runs cannot be kept, a sentence; undefined when it can. */
-export async function whyNoMemory(host: Host, vm: VmRecord): Promise<string | undefined> {
+export async function whyNoMemory(host: Host, vm: VmRecord, signal: AbortSignal): Promise<string | undefined> {
   try {
     requireSuspendable(host, vm, await fitNow(host, vm));
   } catch (error) {
     if (error instanceof BangerError) return error.message;
     throw error;
   }
-  const agent = await host.agents.get(vm);
+  const agent = await neededAgent(host, vm, signal);
   return agent?.hello.features.has('wake-new') ? undefined : `${vm.name} has no agent that could wake it later.`;
 }
 

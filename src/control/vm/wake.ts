@@ -63,7 +63,7 @@ export async function quiesceGuest(host: Host, vm: VmRecord, token: string, sign
  * @throws BangerError `conflict` when it has no agent that can do that and wake a copy of it
  */
 export async function holdGuest(host: Host, vm: VmRecord, token: string, signal: AbortSignal): Promise<void> {
-  const agent = (await host.agents.get(vm)) ?? (await slowAgent(host, vm, signal));
+  const agent = await neededAgent(host, vm, signal);
   if (agent?.hello.features.has('wake-new') && (await standsStill(host, vm, agent, token, signal))) return;
   signal.throwIfAborted();
   throw new BangerError(
@@ -75,9 +75,13 @@ export async function holdGuest(host: Host, vm: VmRecord, token: string, signal:
   );
 }
 
-/** Nothing else can do what is asked, so one of a busy guest gets longer than from those who could go on by SSH. */
-async function slowAgent(host: Host, vm: VmRecord, signal: AbortSignal): Promise<GuestAgent | undefined> {
-  if (host.agents.standing(vm)?.kind === 'absent') return undefined;
+/**
+ * The agent of a guest, for what nothing else can do: one of a busy guest gets longer than from those who could go on by SSH.
+ * @returns undefined when the guest has none that answers
+ */
+export async function neededAgent(host: Host, vm: VmRecord, signal: AbortSignal): Promise<GuestAgent | undefined> {
+  const agent = await host.agents.get(vm);
+  if (agent || host.agents.standing(vm)?.kind === 'absent') return agent;
   try {
     return await host.agents.connect(vm, { timeoutMs: AGENT_LIMIT_MS, signal });
   } catch (error) {

@@ -35,7 +35,7 @@ import { awaitLogin, configureVm, launchVm, writeVmSeed } from '../vm/boot.ts';
 import { decideShape, requireImage } from '../vm/create.ts';
 import { releaseVm } from '../vm/release.ts';
 import { requireSavable } from '../vm/suspend.ts';
-import { holdGuest } from '../vm/wake.ts';
+import { holdGuest, neededAgent } from '../vm/wake.ts';
 import { vmmSocketOf } from '../vmm.ts';
 
 /** What a template is for: VMs of an image or bundle, of a size. What is left out is as for a new VM. */
@@ -89,7 +89,7 @@ export interface MakeOptions {
 /**
  * Makes the template for such VMs, unless there is one.
  * @throws BangerError `conflict` when its guest has no agent that could give a copy an identity, `host_unprepared` when there is
- *   no room
+ *   no room, `timeout` when its guest is not ready in time
  */
 export async function makeTemplate(
   host: Host,
@@ -162,7 +162,6 @@ async function bootToTheEnd(
   signal: AbortSignal,
 ): Promise<string[]> {
   const { bootTimeoutMs, readyTimeoutMs } = host.config.limits;
-  const { name: image } = boot;
   progress.step('prepare', 'preparing its disks');
   await makeDisks(host, vm, boot, signal);
   await sideBySide(signal, [
@@ -181,7 +180,7 @@ async function bootToTheEnd(
   vm.startedAt = host.now().toISOString();
   const connection = await awaitLogin(host, vm, bootTimeoutMs, signal);
   await connection[Symbol.asyncDispose]();
-  const agent = await requireAgent(host, vm);
+  const agent = await requireAgent(host, vm, signal);
   progress.step('wait-for-ready', 'waiting until it is ready');
   const late = AbortSignal.timeout(readyTimeoutMs);
   const ready = await agent.ready(AbortSignal.any([signal, late])).catch((error) => {
@@ -191,7 +190,7 @@ async function bootToTheEnd(
       `The guest of the template is not ready after ${formatDuration(readyTimeoutMs)}.`,
       {
         cause: error,
-        hint: `See what it waits for: banger run --cold NAME --image ${image}   Wait longer: limits.ready_timeout, see: banger config show`,
+        hint: `See what it waits for: banger run --cold NAME --image ${boot.name}   Wait longer: limits.ready_timeout, see: banger config show`,
       },
     );
   });
@@ -210,8 +209,8 @@ async function standOnce(agent: GuestAgent, signal: AbortSignal): Promise<void> 
   await agent.thaw(token, { signal });
 }
 
-async function requireAgent(host: Host, vm: VmRecord): Promise<GuestAgent> {
-  const agent = await host.agents.get(vm);
+async function requireAgent(host: Host, vm: VmRecord, signal: AbortSignal): Promise<GuestAgent> {
+  const agent = await neededAgent(host, vm, signal);
   const needed = ['ready', 'quiesce', 'wake-new', 'exec'];
   if (agent && needed.every((feature) => agent.hello.features.has(feature))) return agent;
   throw new BangerError(
