@@ -19,6 +19,7 @@ import { createRunner, type RunResult } from '../../src/system/runner.ts';
 import { freePort } from '../support/free-port.ts';
 import { hostSkip, slowGuests, until } from '../support/host.ts';
 import { leanBundle } from '../support/lean-bundle.ts';
+import { kvmGroups } from '../support/ordinary-user.ts';
 import { paced } from '../support/pace.ts';
 
 const LIMIT = { timeout: paced(240_000) };
@@ -53,7 +54,8 @@ describe('a user who is not root', { skip }, () => {
     banger = join(place, 'banger');
     const bundle = await leanBundle(process.env.BANGER_TEST_BUNDLE ?? '', join(import.meta.dirname, '../../.dev'));
     await root.run(['cp', '-a', '--sparse=always', bundle, join(home, 'bundle')]);
-    await root.run(['useradd', '--no-create-home', '--home-dir', home, user]);
+    const groups = (await kvmGroups()).join(',');
+    await root.run(['useradd', '--no-create-home', '--home-dir', home, '--groups', groups, user]);
     await root.run(['chown', '-R', user, home]);
     uid = (await root.run(['id', '-u', user])).stdout.trim();
     // udev opens it to all, so where nothing did, doctor says how

@@ -37,7 +37,7 @@ export class OrdinaryUser {
   }
 
   /**
-   * @param groups groups of the host the user is in besides its own
+   * @param groups groups of the host the user is in besides its own and that of /dev/kvm
    * @param env variables besides those of a login
    */
   static async create(groups: readonly string[] = [], env: Record<string, string> = {}): Promise<OrdinaryUser> {
@@ -52,7 +52,8 @@ export class OrdinaryUser {
     const bundle = await leanBundle(process.env.BANGER_TEST_BUNDLE ?? '', join(import.meta.dirname, '../../.dev'));
     await root.run(['cp', '-a', '--sparse=always', bundle, join(home, 'bundle')]);
     await bringVerdict(join(home, '.cache/banger'));
-    await root.run(['useradd', '--no-create-home', '--home-dir', home, '--groups', groups.join(','), name]);
+    const all = [...groups, ...(await kvmGroups())].join(',');
+    await root.run(['useradd', '--no-create-home', '--home-dir', home, '--groups', all, name]);
     await root.run(['chown', '-R', name, home]);
     const uid = (await root.run(['id', '-u', name])).stdout.trim();
     const variables = { BANGER_DNS_PORT: String(await freePort()), BANGER_WARM_AUTOMATIC: 'false', ...env };
@@ -101,4 +102,13 @@ export class OrdinaryUser {
     await root.run(['userdel', this.name], { okExits: [0, 6, 8, 12] });
     await rm(this.#place, { recursive: true, force: true });
   }
+}
+
+/**
+ * The group that may use /dev/kvm, where there is one. Without it a user's guests are emulated, which in a rig, whose processors
+ * are emulated themselves, takes longer than any limit.
+ */
+export async function kvmGroups(): Promise<string[]> {
+  const { stdout } = await root.run(['stat', '--format=%a %G', '/dev/kvm'], { okExits: [0, 1] });
+  return /^66\d (?!root$|UNKNOWN$)(\S+)$/.exec(stdout.trim())?.slice(1) ?? [];
 }
