@@ -56,6 +56,14 @@ export function parseDuration(text: string): number {
   return Math.round(total);
 }
 
+/** What Node's timers can wait, 24.8 days in ms; they end at once when they are given more. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
+/** A wait in ms that people chose, as a timer can keep it. */
+export function timerMs(ms: number): number {
+  return Math.min(ms, LONGEST_TIMER_MS);
+}
+
 /** Milliseconds as a short text: "430 ms", "6.2 s", "2 m 5 s", "3 h 20 m", "4 d 1 h". */
 export function formatDuration(ms: number): string {
   if (ms < 1000) return `${Math.round(ms)} ms`;

@@ -1,6 +1,9 @@
 /**
  * Frames on an upgraded exec connection: one type byte, a 32-bit big-endian length, the payload.
- * The client speaks stdin, resize and signal; the daemon stdout, stderr, exit, error and notice.
+ * The client speaks stdin, resize and signal; the daemon stdout, stderr, exit, error, notice and credit.
+ *
+ * The daemon answers the first stdin frame with credit for `INPUT_WINDOW_BYTES`, and then grants what the command has taken. A
+ * client that sends no more than that is always read, so that signals and its end are seen although nobody takes its input.
  */
 export const FRAME = {
   stdin: 0,
@@ -18,7 +21,12 @@ export const FRAME = {
   error: 19,
   /** text for the person who waits: what the command waits for */
   notice: 20,
+  /** 32-bit big-endian number: so many more bytes of stdin may be sent */
+  credit: 21,
 } as const;
+
+/** Input that is on its way to a command. */
+export const INPUT_WINDOW_BYTES = 256 * 1024;
 
 export type FrameType = (typeof FRAME)[keyof typeof FRAME];
 
@@ -38,6 +46,17 @@ export function encodeFrame(type: FrameType, payload: Buffer | string = Buffer.a
   frame.writeUInt32BE(body.length, 1);
   body.copy(frame, HEADER_BYTES);
   return frame;
+}
+
+export function encodeCredit(bytes: number): Buffer {
+  const payload = Buffer.allocUnsafe(4);
+  payload.writeUInt32BE(bytes);
+  return encodeFrame(FRAME.credit, payload);
+}
+
+/** @throws RangeError when the payload is none of credit */
+export function decodeCredit(payload: Buffer): number {
+  return payload.readUInt32BE(0);
 }
 
 /**

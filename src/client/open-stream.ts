@@ -1,6 +1,7 @@
 /** Answers that are read while they come: by Node's HTTP client, which can tell the end of one from a cut. */
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
+import { timerMs } from '../units.ts';
 
 export interface StreamRequest {
   socketPath: string;
@@ -20,7 +21,7 @@ export function openStream({ socketPath, method, path, timeoutMs, signal }: Stre
     const error = new Error(`no answer within ${timeoutMs} ms`);
     request.destroy(Object.assign(error, { code: 'ETIMEDOUT' }));
   };
-  const timer = timeoutMs === undefined ? undefined : setTimeout(onTimeout, timeoutMs);
+  const timer = timeoutMs === undefined ? undefined : setTimeout(onTimeout, timerMs(timeoutMs));
   request.once('response', resolve);
   // on, not once: a request that was answered can still fail, and its answer says so
   request.on('error', reject);

@@ -4,6 +4,7 @@ import type { Operation, OperationEvent } from '../api/operation.ts';
 import { toProblem } from '../api/problem.ts';
 import { asBangerError, BangerError, messageOf } from '../errors.ts';
 import type { OperationStore } from '../state/operations.ts';
+import { timerMs } from '../units.ts';
 import { createOperationEvents, type OperationEvents } from './operation-events.ts';
 
 /** How far a step is; what it cannot say is undefined. */
@@ -140,7 +141,7 @@ export function createOperations(
   const expectWatcher = (entry: Live, withinMs: number) => {
     clearTimeout(entry.unattended);
     if (!entry.attended || entry.watchers > 0 || entry.operation.state !== 'running') return;
-    entry.unattended = setTimeout(() => entry.abort.abort(unattendedError(entry.operation)), withinMs);
+    entry.unattended = setTimeout(() => entry.abort.abort(unattendedError(entry.operation)), timerMs(withinMs));
     entry.unattended.unref();
   };
 

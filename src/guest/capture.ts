@@ -1,4 +1,6 @@
 /** Short questions to a guest over an open connection; a guest answers what it likes, so time and size are limited. */
+
+import { timerMs } from '../units.ts';
 import type { SshConnection } from './ssh.ts';
 
 export interface CaptureLimits {
@@ -19,7 +21,7 @@ export async function captureFromGuest(
 ): Promise<string | undefined> {
   const { promise, resolve } = Promise.withResolvers<string | undefined>();
   let giveUp = () => resolve(undefined);
-  const timer = setTimeout(() => giveUp(), timeoutMs);
+  const timer = setTimeout(() => giveUp(), timerMs(timeoutMs));
   connection.exec(command).then(
     (channel) => {
       const chunks: Buffer[] = [];

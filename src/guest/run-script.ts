@@ -1,6 +1,7 @@
 /** A short script in a guest, with its exit status and what it said. */
 import { finished } from 'node:stream/promises';
 import { expiry } from '../system/abort.ts';
+import { timerMs } from '../units.ts';
 import type { GuestAgent } from './agent/agent.ts';
 import type { SshConnection } from './ssh.ts';
 
@@ -23,7 +24,7 @@ const OWN_PATH = `${PATH}:/run/banger/bin`;
 export async function runScript(connection: SshConnection, script: string, timeoutMs: number): Promise<ScriptResult> {
   const channel = await connection.exec(`PATH=${PATH}; export PATH\n${script}`);
   const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, timeoutMs);
+  const timer = setTimeout(resolve, timerMs(timeoutMs));
   let exitCode: number | null = null;
   let output = '';
   const gather = (chunk: Buffer) => {

@@ -3,6 +3,7 @@ import { Readable } from 'node:stream';
 import { finished, pipeline } from 'node:stream/promises';
 import type { ClientChannel } from 'ssh2';
 import { throwIfCancelled } from '../system/abort.ts';
+import { timerMs } from '../units.ts';
 import { createLineSplitter } from './line-splitter.ts';
 import { exitOf, type SshConnection } from './ssh.ts';
 
@@ -108,7 +109,7 @@ export async function runInGuest(
   const timer = setTimeout(() => {
     run.timedOut = true;
     resolve();
-  }, options.timeoutMs);
+  }, timerMs(options.timeoutMs));
   const onAbort = () => resolve();
   options.signal?.addEventListener('abort', onAbort, { once: true });
   if (options.signal?.aborted) onAbort(); // while the channel was being opened

@@ -1,11 +1,12 @@
 /** Waiting that can be limited and cancelled. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { BangerError } from '../errors.ts';
+import { timerMs } from '../units.ts';
 
 /** Sleeps; an aborted signal ends it with `cancelled`. */
 export async function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   try {
-    await delay(ms, undefined, signal ? { signal } : {});
+    await delay(timerMs(ms), undefined, signal ? { signal } : {});
   } catch (error) {
     throw cancelledOr(error, signal);
   }
@@ -59,6 +60,6 @@ export async function sideBySide<const Work extends readonly ((signal: AbortSign
 /** Resolves with undefined after `ms` without keeping the process alive; the loser of a race. */
 export function expiry(ms: number): Promise<undefined> {
   return new Promise((resolve) => {
-    setTimeout(() => resolve(undefined), ms).unref();
+    setTimeout(() => resolve(undefined), timerMs(ms)).unref();
   });
 }

@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { constants } from 'node:os';
 import type { Readable, Writable } from 'node:stream';
 import { BangerError, systemCode } from '../errors.ts';
+import { timerMs } from '../units.ts';
 import { throwIfCancelled } from './abort.ts';
 import { endGroup } from './process-group.ts';
 import type { ForeignKill } from './processes.ts';
@@ -147,7 +148,7 @@ function collect(child: ChildProcess, argv: Argv, options: RunOptions): Promise<
   };
   const timer = setTimeout(
     () => stop(new BangerError('timeout', `\`${commandLine(argv)}\` did not end within ${timeoutMs / 1000} s.`)),
-    timeoutMs,
+    timerMs(timeoutMs),
   );
   const onAbort = () => stop(new BangerError('cancelled', `\`${argv[0]}\` was stopped on request.`));
   options.signal?.addEventListener('abort', onAbort, { once: true });

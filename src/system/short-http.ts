@@ -4,6 +4,7 @@
  */
 import { connect, type Socket } from 'node:net';
 import { addAbortSignal, type Duplex } from 'node:stream';
+import { timerMs } from '../units.ts';
 
 export interface HttpQuestion {
   method: string;
@@ -146,7 +147,7 @@ async function exchange(
   const onEnd = () => finish(attempt(() => reader.end()));
   const onAbort = () => reject(failure('the question was called off', 'ABORT_ERR', signal?.reason));
   const onTimeout = () => reject(failure(`no answer within ${timeoutMs} ms`, 'ETIMEDOUT'));
-  const timer = timeoutMs === undefined ? undefined : setTimeout(onTimeout, timeoutMs);
+  const timer = timeoutMs === undefined ? undefined : setTimeout(onTimeout, timerMs(timeoutMs));
   socket.on('readable', onReadable).on('error', reject).on('end', onEnd).on('close', onEnd);
   signal?.addEventListener('abort', onAbort, { once: true });
   if (signal?.aborted) onAbort();

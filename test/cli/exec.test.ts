@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream';
 import { duplexPair, PassThrough, Readable } from 'node:stream';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { createFrameDecoder, encodeFrame, FRAME } from '../../src/api/exec-frames.ts';
+import { createFrameDecoder, encodeCredit, encodeFrame, FRAME, INPUT_WINDOW_BYTES } from '../../src/api/exec-frames.ts';
 import type { ExecRequest } from '../../src/api/vm.ts';
 import type { Input } from '../../src/cli/terminal.ts';
 import { type CliOptions, cli } from './cli.ts';
@@ -143,6 +143,34 @@ describe('exec', () => {
     assert.ok(produced < 4_000_000, `read ${produced} bytes for a command that took none`);
   });
 
+  it('sends no more input than the daemon grants', async () => {
+    const stdin = new Readable({
+      read() {
+        this.push(Buffer.alloc(65_536));
+      },
+    });
+    await exec(
+      ['web', 'cat'],
+      async ({ socket, next }) => {
+        let received = 0;
+        const receive = async (bytes: number) => {
+          while (received < bytes) received += (await next())?.payload.length ?? Number.NaN;
+        };
+        await receive(1);
+        socket.write(encodeCredit(INPUT_WINDOW_BYTES));
+        await receive(INPUT_WINDOW_BYTES);
+        const more = next();
+        assert.equal(await Promise.race([more, delay(50, 'nothing')]), 'nothing');
+        assert.ok(received < INPUT_WINDOW_BYTES + 65_536, `${received} bytes`);
+        socket.write(encodeCredit(INPUT_WINDOW_BYTES));
+        received += (await more)?.payload.length ?? Number.NaN;
+        await receive(2 * INPUT_WINDOW_BYTES);
+        socket.write(exit(0));
+      },
+      { stdin },
+    );
+  });
+
   it('ends although its input is still open', async () => {
     const { status } = await exec(['web', 'true'], async ({ socket }) => void socket.write(exit(0)), {
       stdin: new PassThrough(),
@@ -274,6 +302,31 @@ describe('exec on a terminal', () => {
         },
       },
     );
+  });
+
+  it('is left at once by a signal from somebody else, with its status and the terminal as it was', async () => {
+    for (const [signal, expected] of [
+      ['SIGTERM', 143],
+      ['SIGHUP', 129],
+      ['SIGINT', 130],
+    ] as const) {
+      const { input, modes } = keyboard();
+      let send: (signal: NodeJS.Signals) => void = () => {};
+      const signals = (sender: typeof send) => {
+        send = sender;
+      };
+      const { status } = await exec(
+        ['web', 'htop'],
+        async ({ next }) => {
+          await delay(5);
+          send(signal);
+          assert.equal(await next(), undefined, 'the client hung up');
+        },
+        { stdin: input, terminal: true, signals },
+      );
+      assert.equal(status, expected);
+      assert.deepEqual(modes, [true, false]);
+    }
   });
 
   it('passes signals on where keys are not raw, and leaves after three ignored ones', async () => {

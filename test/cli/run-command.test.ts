@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { chmod, mkdir, readdir, readFile, readlink, stat, symlink, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { duplexPair } from 'node:stream';
+import { duplexPair, PassThrough } from 'node:stream';
 import { describe, it, type TestContext } from 'node:test';
 import type { ExecRequest } from '../../src/api/vm.ts';
 import { BangerError } from '../../src/errors.ts';
@@ -131,6 +131,26 @@ describe('run with a command', () => {
 });
 
 describe('run --rm', () => {
+  it('is over when its terminal’s session is asked to end, and so is the VM', async (t) => {
+    const { run, asked } = await place(t);
+    const stdin = Object.assign(new PassThrough(), { isTTY: true, setRawMode: () => {} });
+    let send: (signal: NodeJS.Signals) => void = () => {};
+    const signals = (sender: typeof send) => {
+      send = sender;
+    };
+    const exec: Script['exec'] = async () => {
+      const [client, daemon] = duplexPair();
+      daemon.resume();
+      client.once('close', () => asked.push('hung up'));
+      // it listens once the command has begun
+      setTimeout(() => send('SIGTERM'), 20);
+      return client;
+    };
+    const ran = await run(['--rm', '--', 'bash'], { exec }, { stdin, terminal: true, signals });
+    assert.equal(ran.status, 143);
+    assert.deepEqual(asked.slice(-2).sort(), ['end l1', 'hung up']);
+  });
+
   it('holds a lease while the command runs and ends it afterwards, whatever happened', async (t) => {
     const { run, asked } = await place(t);
     assert.equal((await run(['--rm', '--', 'sh', '-c', 'exit 3'])).status, 3);

@@ -147,6 +147,15 @@ describe('the client', () => {
     await client.call('waitVm', { params: { name: 'web' }, query: { timeoutMs: 400 } });
   });
 
+  it('waits for longer than a timer of Node can', async (t) => {
+    const { socketPath } = await fakeDaemon(t, {
+      'GET /v1/vms/web/wait?timeoutMs=2592000000': (_request, response) =>
+        void setTimeout(() => response.end('{}'), 100),
+    });
+    const month = 30 * 24 * 3_600_000;
+    await createClient({ socketPath }).call('waitVm', { params: { name: 'web' }, query: { timeoutMs: month } });
+  });
+
   it('upgrades an exec connection and sends the request as its first line', async (t) => {
     const { socketPath, requests } = await fakeDaemon(t, {}, (_request, socket) => {
       socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: banger-exec\r\n\r\nearly ');

@@ -1,15 +1,15 @@
 /** The client's end of `exec`: this process's input, output, window size and signals as frames and back. */
 import { constants } from 'node:os';
 import type { Duplex } from 'node:stream';
-import { createFrameDecoder, encodeFrame, FRAME, type Frame } from '../../api/exec-frames.ts';
+import { createFrameDecoder, decodeCredit, encodeFrame, FRAME, type Frame } from '../../api/exec-frames.ts';
 import type { Problem } from '../../api/operation.ts';
 import { fromProblem } from '../../api/problem.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { plainText } from '../output/plain-text.ts';
 import type { Output, Terminal } from '../terminal.ts';
 
-/** What the command is told of instead of us. */
-const FORWARDED_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const;
+/** What the command is told of instead of us; what ends us where its keys are the command's own. */
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'] as const;
 /** A command that ignores this many signals is left behind. */
 const PATIENCE = 3;
 /** The daemon refuses frames over 1 MiB; pipes and terminals deliver far less at once, files may not. */
@@ -53,10 +53,13 @@ export async function runExec(terminal: ExecEnds, connection: Duplex, options: E
     connection.once(event, () => reject(broken('the daemon closed the connection')));
   }
 
-  if (options.input) sendInput(terminal, connection, cleanup, options.tty);
+  let grant = (_bytes: number) => {};
+  if (options.input) grant = sendInput(terminal, connection, cleanup, options.tty);
   else send(FRAME.stdinEnd);
   if (options.tty) followTerminal(terminal, send, cleanup);
-  if (!options.tty || terminal.stdin.isTTY !== true) forwardSignals(terminal, send, cleanup, reject);
+  // Ctrl-C is a key there; a signal comes from somebody who wants this process gone, and the command is hung up as it leaves
+  if (options.tty && terminal.stdin.isTTY === true) leaveOnSignals(terminal, cleanup, resolve);
+  else forwardSignals(terminal, send, cleanup, reject);
   return await promise;
 
   function settle(exit: { code: number | null; signal?: string | null }): void {
@@ -76,6 +79,9 @@ export async function runExec(terminal: ExecEnds, connection: Duplex, options: E
       case FRAME.notice:
         terminal.stderr.write(`banger: ${plainText(frame.payload.toString('utf8'))}${options.tty ? '\r' : ''}\n`);
         break;
+      case FRAME.credit:
+        grant(decodeCredit(frame.payload));
+        break;
       case FRAME.exit:
         settle(JSON.parse(frame.payload.toString('utf8')));
         break;
@@ -88,15 +94,30 @@ export async function runExec(terminal: ExecEnds, connection: Duplex, options: E
 
 type Send = (...frame: Parameters<typeof encodeFrame>) => void;
 
-/** Input goes as fast as the guest takes it: a full connection pauses it. */
-function sendInput({ stdin }: ExecEnds, connection: Duplex, cleanup: DisposableStack, tty: boolean): void {
+/**
+ * Input goes as fast as the command takes it: the daemon grants how much. An earlier daemon grants nothing; a full connection
+ * pauses it then, with signals behind it.
+ * @returns hears what is granted
+ */
+function sendInput(
+  { stdin }: ExecEnds,
+  connection: Duplex,
+  cleanup: DisposableStack,
+  tty: boolean,
+): (bytes: number) => void {
   let lastByte: number | undefined;
+  let sentBytes = 0;
+  let grantedBytes = Number.POSITIVE_INFINITY;
+  const goOn = () => {
+    if (sentBytes < grantedBytes && !connection.writableNeedDrain) stdin.resume();
+  };
   const onData = (chunk: Buffer) => {
     lastByte = chunk.at(-1);
     for (let from = 0; from < chunk.length; from += MAX_CHUNK_BYTES) {
-      const room = connection.write(encodeFrame(FRAME.stdin, chunk.subarray(from, from + MAX_CHUNK_BYTES)));
-      if (!room) stdin.pause();
+      connection.write(encodeFrame(FRAME.stdin, chunk.subarray(from, from + MAX_CHUNK_BYTES)));
     }
+    sentBytes += chunk.length;
+    if (sentBytes >= grantedBytes || connection.writableNeedDrain) stdin.pause();
   };
   const onEnd = () => {
     if (!connection.writable) return;
@@ -105,14 +126,17 @@ function sendInput({ stdin }: ExecEnds, connection: Duplex, cleanup: DisposableS
     // the end of the channel would hang it up instead
     else connection.write(encodeFrame(FRAME.stdinEnd));
   };
-  const onDrain = () => stdin.resume();
   stdin.on('data', onData).once('end', onEnd).once('error', onEnd);
-  connection.on('drain', onDrain);
+  connection.on('drain', goOn);
   cleanup.defer(() => {
     stdin.off('data', onData).off('end', onEnd).off('error', onEnd);
-    connection.off('drain', onDrain);
+    connection.off('drain', goOn);
     stdin.pause();
   });
+  return (bytes) => {
+    grantedBytes = (grantedBytes === Number.POSITIVE_INFINITY ? 0 : grantedBytes) + bytes;
+    goOn();
+  };
 }
 
 /** Output goes as fast as our reader takes it: a full pipe pauses the connection. */
@@ -132,6 +156,12 @@ function followTerminal({ stdin, stdout }: ExecEnds, send: Send, cleanup: Dispos
   cleanup.defer(() => stdout.off('resize', onResize));
 }
 
+function leaveOnSignals(terminal: ExecEnds, cleanup: DisposableStack, leave: (status: number) => void): void {
+  for (const signal of SIGNALS) {
+    cleanup.use(terminal.onSignal(signal, () => leave(128 + constants.signals[signal])));
+  }
+}
+
 function forwardSignals(
   terminal: ExecEnds,
   send: Send,
@@ -139,7 +169,7 @@ function forwardSignals(
   leave: (error: BangerError) => void,
 ): void {
   let interrupts = 0;
-  for (const signal of FORWARDED_SIGNALS) {
+  for (const signal of SIGNALS) {
     cleanup.use(
       terminal.onSignal(signal, () => {
         interrupts += 1;

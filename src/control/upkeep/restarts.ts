@@ -2,6 +2,7 @@
 import { nextReboot, nextRestart, type RunEnd } from '../../core/restart.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { messageOf } from '../../errors.ts';
+import { timerMs } from '../../units.ts';
 import type { Host } from '../host.ts';
 import type { Life } from '../vm/life.ts';
 
@@ -60,7 +61,7 @@ export function createRestarts(
       timers.delete(vmId);
       restart(vmId, nextAt).catch((error) => host.log.error({ vmId, error: messageOf(error) }, 'restart failed'));
     };
-    timers.set(vmId, setTimeout(due, Math.max(0, Date.parse(nextAt) - host.now().getTime())).unref());
+    timers.set(vmId, setTimeout(due, timerMs(Math.max(0, Date.parse(nextAt) - host.now().getTime()))).unref());
   }
 
   async function restart(vmId: string, nextAt: string): Promise<void> {

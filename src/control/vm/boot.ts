@@ -32,6 +32,7 @@ import { cleanEnvironment, letUsersOpenTun } from '../../system/confinement.ts';
 import { readOomKills } from '../../system/oom-kills.ts';
 import { leaveProcessorsToOthers } from '../../system/priority.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
+import { timerMs } from '../../units.ts';
 import { confinementOf, groupOf, programWithinReach } from '../confine.ts';
 import { handOverFile, sealAgainstVmm, userOf, withinReach } from '../handover.ts';
 import type { Host } from '../host.ts';
@@ -279,7 +280,7 @@ export async function awaitReadyWord(host: Host, vmId: string, signal: AbortSign
  * @returns false when that has not come within `limitMs`
  */
 export async function awaitInit(host: Host, vmId: string, limitMs: number, signal: AbortSignal): Promise<boolean> {
-  const late = AbortSignal.timeout(limitMs);
+  const late = AbortSignal.timeout(timerMs(limitMs));
   await awaitReadyWord(host, vmId, AbortSignal.any([signal, late]));
   throwIfCancelled(signal);
   return !late.aborted;

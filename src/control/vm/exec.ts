@@ -1,7 +1,15 @@
 /** Runs a command in a guest and ties it to a framed stream. */
 import type { Duplex, Readable } from 'node:stream';
 import { finished } from 'node:stream/promises';
-import { createFrameDecoder, encodeFrame, FRAME, type FrameType } from '../../api/exec-frames.ts';
+import {
+  createFrameDecoder,
+  encodeCredit,
+  encodeFrame,
+  FRAME,
+  type Frame,
+  type FrameType,
+  INPUT_WINDOW_BYTES,
+} from '../../api/exec-frames.ts';
 import { toProblem } from '../../api/problem.ts';
 import type { ExecRequest } from '../../api/vm.ts';
 import type { VmRecord } from '../../core/vm.ts';
@@ -13,6 +21,12 @@ import { beginCommand, type CommandEnd, type RunningCommand } from './running-co
 
 /** What a client may send on; anything else is not passed to a guest's shell. */
 const SIGNALS = new Set(['HUP', 'INT', 'QUIT', 'TERM', 'KILL', 'USR1', 'USR2']);
+
+/** Input of a client that does not wait for credit; it is read no further while more than this waits for its command. */
+const MAX_INPUT_BYTES = 1024 * 1024;
+
+/** Frames that are kept while a VM is not up yet; the client is read no further then. */
+const MAX_EARLY_FRAMES = 10_000;
 
 /**
  * Runs `request` in the guest and pumps frames until the command has ended; ends the stream. A failure before or
@@ -154,41 +168,76 @@ function notBegun(vm: VmRecord, code: number | null): BangerError {
   );
 }
 
-interface BufferedInput {
-  attach(command: RunningCommand): void;
-}
-
-/** Decodes client frames; pauses the client when the guest takes its input slowly. */
-function bufferInput(stream: Duplex): BufferedInput {
+/** What comes before there is a command is kept until there is one. */
+function bufferInput(stream: Duplex): { attach(command: RunningCommand): void } {
   const decode = createFrameDecoder();
-  const waiting: Buffer[] = [];
-  let deliver: ((chunk: Buffer) => void) | undefined;
+  const early: Frame[] = [];
+  const flow = flowOfInput(stream);
+  let command: RunningCommand | undefined;
   stream.on('data', (chunk: Buffer) => {
-    if (deliver) deliver(chunk);
-    else waiting.push(chunk);
+    try {
+      for (const frame of decode(chunk)) {
+        if (frame.type === FRAME.stdin) flow.came(frame.payload.length);
+        if (command) apply(command, frame, flow);
+        else if (early.push(frame) > MAX_EARLY_FRAMES) stream.pause();
+      }
+    } catch {
+      stream.destroy(); // a peer that does not speak the protocol
+    }
   });
   stream.on('error', () => {}); // 'close' follows
   stream.resume(); // whoever read the request line paused it
   return {
-    attach(command) {
-      deliver = (chunk) => {
-        try {
-          for (const { type, payload } of decode(chunk)) apply(command, stream, type, payload);
-        } catch {
-          stream.destroy(); // a peer that does not speak the protocol
-        }
-      };
-      for (const chunk of waiting) deliver(chunk);
+    attach(begun) {
+      command = begun;
+      try {
+        for (const frame of early.splice(0)) apply(begun, frame, flow);
+        if (stream.isPaused()) stream.resume();
+      } catch {
+        stream.destroy();
+      }
     },
   };
 }
 
-function apply(command: RunningCommand, stream: Duplex, type: number, payload: Buffer): void {
+interface InputFlow {
+  came(bytes: number): void;
+  taken(bytes: number): void;
+}
+
+/**
+ * Grants the client what the command has taken. One that does not wait for credit is not read while too much is on its way:
+ * then its signals wait too.
+ */
+function flowOfInput(stream: Duplex): InputFlow {
+  let underWay = 0;
+  let toGrant = INPUT_WINDOW_BYTES;
+  let greeted = false;
+  const grant = () => {
+    if (stream.writable) stream.write(encodeCredit(toGrant));
+    toGrant = 0;
+  };
+  return {
+    came(bytes) {
+      underWay += bytes;
+      if (!greeted) grant();
+      greeted = true;
+      if (underWay > MAX_INPUT_BYTES) stream.pause();
+    },
+    taken(bytes) {
+      underWay -= bytes;
+      toGrant += bytes;
+      if (toGrant >= INPUT_WINDOW_BYTES / 4) grant();
+      if (underWay <= INPUT_WINDOW_BYTES && stream.isPaused()) stream.resume();
+    },
+  };
+}
+
+function apply(command: RunningCommand, { type, payload }: Frame, flow: InputFlow): void {
   const { stdin } = command;
   if (type === FRAME.stdin) {
-    if (!stdin.writable || stdin.write(payload)) return;
-    stream.pause();
-    stdin.once('drain', () => stream.resume());
+    if (stdin.writable) stdin.write(payload, () => flow.taken(payload.length));
+    else flow.taken(payload.length);
   } else if (type === FRAME.stdinEnd) {
     stdin.end();
   } else if (type === FRAME.resize) {

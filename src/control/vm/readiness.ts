@@ -7,7 +7,7 @@ import { watchVmm } from '../../firecracker/api.ts';
 import { AgentError } from '../../guest/agent/errors.ts';
 import { askGuest } from '../../guest/ask.ts';
 import { runThroughAgent } from '../../guest/run-script.ts';
-import { formatDuration } from '../../units.ts';
+import { formatDuration, timerMs } from '../../units.ts';
 import type { Host } from '../host.ts';
 import { vmmSocketOf } from '../vmm.ts';
 import { awaken, type Resumer } from './awaken.ts';
@@ -182,7 +182,7 @@ function untilRecord(
     if ((after ?? before)?.id === vmId) look();
   });
   const give = () => resolve(undefined);
-  const timer = timeoutMs === undefined ? undefined : setTimeout(give, timeoutMs);
+  const timer = timeoutMs === undefined ? undefined : setTimeout(give, timerMs(timeoutMs));
   signal.addEventListener('abort', give, { once: true });
   if (signal.aborted) give();
   else look();

@@ -3,7 +3,7 @@ import { connect } from 'node:net';
 import { shownState, type VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { expiry, sleep } from '../../system/abort.ts';
-import { formatDuration } from '../../units.ts';
+import { formatDuration, timerMs } from '../../units.ts';
 import type { Host } from '../host.ts';
 import { lookAtUserData, readUserData } from './user-data.ts';
 
@@ -113,7 +113,7 @@ function accepts(address: string, port: number, timeoutMs: number): Promise<bool
       socket.destroy();
       resolve(accepted);
     };
-    const timer = setTimeout(() => done(false), Math.max(1, timeoutMs));
+    const timer = setTimeout(() => done(false), Math.max(1, timerMs(timeoutMs)));
     socket.once('connect', () => done(true));
     socket.once('error', () => done(false));
   });

@@ -20,7 +20,7 @@ import { makeExt4 } from '../../storage/ext4.ts';
 import { memoryFiles, templateFiles, vmFiles } from '../../storage/layout.ts';
 import { sideBySide } from '../../system/abort.ts';
 import { syncPath } from '../../system/files.ts';
-import { formatDuration, formatSize, MIB } from '../../units.ts';
+import { formatDuration, formatSize, MIB, timerMs } from '../../units.ts';
 import { admitBuildVm, discardBuildVm } from '../builds/build-vm.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
 import { growDisk } from '../disks/disk-work.ts';
@@ -182,7 +182,7 @@ async function bootToTheEnd(
   await connection[Symbol.asyncDispose]();
   const agent = await requireAgent(host, vm, signal);
   progress.step('wait-for-ready', 'waiting until it is ready');
-  const late = AbortSignal.timeout(readyTimeoutMs);
+  const late = AbortSignal.timeout(timerMs(readyTimeoutMs));
   const ready = await agent.ready(AbortSignal.any([signal, late])).catch((error) => {
     if (!late.aborted || signal.aborted) throw error;
     throw new BangerError(

@@ -1,5 +1,6 @@
 /** The agent of a guest, as the host uses it: what happens inside one running process there instead of over SSH. */
 import { throwIfCancelled } from '../../system/abort.ts';
+import { timerMs } from '../../units.ts';
 import { AgentError } from './errors.ts';
 import { AgentChannel } from './exec-channel.ts';
 import {
@@ -266,7 +267,7 @@ function awaitAnswer(
       ? undefined
       : setTimeout(
           () => giveUp(new AgentError('silent', `its agent did not answer within ${Math.round(timeoutMs) / 1000} s`)),
-          timeoutMs,
+          timerMs(timeoutMs),
         );
   signal?.addEventListener('abort', onAbort, { once: true });
   try {

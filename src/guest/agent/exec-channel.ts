@@ -37,6 +37,11 @@ export class AgentChannel extends Duplex implements ChannelOwner {
   /** bytes of output the guest was not given credit for again */
   #unacknowledged = 0;
   #blocked: (() => void) | undefined;
+  #waitsForRoom = false;
+  readonly #onRoom = () => {
+    this.#waitsForRoom = false;
+    this.#blocked?.();
+  };
   #over = false;
   readonly #said = new Set<'begun' | 'ended'>();
 
@@ -165,6 +170,12 @@ export class AgentChannel extends Duplex implements ChannelOwner {
     this.#blocked = undefined;
     if (this.#over) {
       done(); // nobody is there to take it
+      return;
+    }
+    if (this.#link.full) {
+      this.#blocked = () => this._write(chunk, encoding, done);
+      if (!this.#waitsForRoom) this.#link.onRoom(this.#onRoom);
+      this.#waitsForRoom = true;
       return;
     }
     const size = Math.min(chunk.length, this.#credit, DATA_BYTES);

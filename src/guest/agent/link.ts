@@ -16,6 +16,9 @@ const MAX_ANSWER_BYTES = 32;
 /** What a guest may send on channels that are closed here: what was under way when they were. */
 const SPARE_BYTES = 1024 * 1024;
 
+/** Input for commands waits while the guest has this much still to take, whatever it says that its commands took. */
+const MAX_UNSENT_BYTES = 1024 * 1024;
+
 /** Hears what comes on its channel, and that nothing more will. */
 export interface ChannelOwner {
   /** Says whether the channel ends with this frame. @throws RangeError when the frame has no place here */
@@ -34,6 +37,7 @@ export class AgentLink {
   readonly #decode = createAgentDecoder();
   readonly #owners = new Map<number, ChannelOwner>();
   readonly #closeListeners: (() => void)[] = [];
+  #roomListeners: (() => void)[] = [];
   #nextChannel = 1;
   #spareBytes = SPARE_BYTES;
   #lost: AgentError | undefined;
@@ -41,6 +45,7 @@ export class AgentLink {
   constructor(socket: Socket) {
     this.#socket = socket;
     socket.on('error', (error) => this.#lose(new AgentError('gone', messageOf(error), error)));
+    socket.on('drain', () => this.#tellRoom());
     for (const event of ['end', 'close']) {
       socket.once(event, () => this.#lose(new AgentError('gone', 'the connection to its agent ended')));
     }
@@ -77,9 +82,18 @@ export class AgentLink {
     return channel;
   }
 
-  /** Whether the socket takes more at once. */
-  send(type: number, channel: number, payload?: Buffer): boolean {
-    return this.closed || this.#socket.write(encodeAgentFrame(type, channel, payload));
+  send(type: number, channel: number, payload?: Buffer): void {
+    if (!this.closed) this.#socket.write(encodeAgentFrame(type, channel, payload));
+  }
+
+  /** Whether the guest is far behind in taking what was sent. */
+  get full(): boolean {
+    return !this.closed && this.#socket.writableLength > MAX_UNSENT_BYTES;
+  }
+
+  /** Calls back once, when the guest has taken what was sent, or nothing more will be. */
+  onRoom(listener: () => void): void {
+    this.#roomListeners.push(listener);
   }
 
   /** What still comes on this channel is dropped. */
@@ -115,6 +129,12 @@ export class AgentLink {
     if (this.#spareBytes < 0) throw new RangeError('much that nobody asked for');
   }
 
+  #tellRoom(): void {
+    const listeners = this.#roomListeners;
+    this.#roomListeners = [];
+    for (const listener of listeners) listener();
+  }
+
   #lose(error: AgentError): void {
     if (this.#lost) return;
     this.#lost = error;
@@ -122,6 +142,7 @@ export class AgentLink {
     const owners = [...this.#owners.values()];
     this.#owners.clear();
     for (const owner of owners) owner.lost(error);
+    this.#tellRoom();
     for (const listener of this.#closeListeners) listener();
   }
 }

@@ -6,7 +6,14 @@ import { type Duplex, duplexPair } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { before, describe, it, type TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { createFrameDecoder, encodeFrame, FRAME, type Frame } from '../../../src/api/exec-frames.ts';
+import {
+  createFrameDecoder,
+  decodeCredit,
+  encodeFrame,
+  FRAME,
+  type Frame,
+  INPUT_WINDOW_BYTES,
+} from '../../../src/api/exec-frames.ts';
 import type { ExecRequest } from '../../../src/api/vm.ts';
 import type { Host } from '../../../src/control/host.ts';
 import { execInVm } from '../../../src/control/vm/exec.ts';
@@ -17,6 +24,7 @@ import { agentSkip, compileAgent, runOverSocket } from '../../support/agent-prog
 import { fakeAgent } from '../../support/fake-agent.ts';
 import { paced } from '../../support/pace.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
+import { socketPair } from '../../support/socket-pair.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 
 /** A host with one VM whose agent is this one; over SSH it would fail. */
@@ -45,10 +53,10 @@ function hostWith(agent: GuestAgent) {
     log: { info: () => {}, warn: () => {}, error: () => {} },
   } as unknown as Host;
   const life = { resume: () => assert.fail('it runs') };
-  const begin = (request: ExecRequest): { client: Duplex; run: Promise<void> } => {
-    const [client, daemon] = duplexPair();
-    return { client, run: execInVm(host, life, vm, request, daemon) };
-  };
+  const begin = (
+    request: ExecRequest,
+    [client, daemon]: readonly [Duplex, Duplex] = duplexPair(),
+  ): { client: Duplex; run: Promise<void> } => ({ client, run: execInVm(host, life, vm, request, daemon) });
   return { begin, failures };
 }
 
@@ -130,6 +138,53 @@ describe('a command through the agent', { skip: agentSkip }, () => {
     assert.equal(frames.at(-1)?.payload.toString(), '{"code":9,"signal":null}');
   });
 
+  it('is reached by signals, and by the end of its client, behind input that it does not take', async (t) => {
+    const { running, begin } = await guest(t);
+    const script = 'trap "echo hung up > mark; exit" HUP; trap "echo got" TERM; echo go; while :; do sleep 0.05; done';
+    const command = { argv: ['sh', '-c', script], cwd: running.directory };
+    const { client, run } = begin(command, await socketPair(t));
+    const frames = collect(client);
+    await until(() => outputOf(frames, FRAME.stdout).includes('go'));
+    fill(client, frames);
+    client.write(encodeFrame(FRAME.signal, 'TERM'));
+    await until(() => outputOf(frames, FRAME.stdout).includes('got'));
+    client.destroy();
+    await run;
+    await until(() => existsSync(join(running.directory, 'mark')));
+  });
+
+  it('is granted more input as it takes some, to the last byte', async (t) => {
+    const { begin } = await guest(t);
+    const { client } = begin({ argv: ['wc', '-c'] }, await socketPair(t));
+    const frames = collect(client);
+    const bytes = 40 * INPUT_WINDOW_BYTES + 1;
+    let sent = 0;
+    for (let granted = INPUT_WINDOW_BYTES; sent < bytes; ) {
+      const size = Math.min(granted - sent, bytes - sent);
+      client.write(encodeFrame(FRAME.stdin, Buffer.alloc(size)));
+      sent += size;
+      if (sent === bytes) break;
+      await until(() => creditOf(frames) > granted);
+      granted = creditOf(frames);
+    }
+    client.write(encodeFrame(FRAME.stdinEnd));
+    await until(() => frames.some(({ type }) => type === FRAME.exit));
+    assert.equal(outputOf(frames, FRAME.stdout).trim(), `${bytes}`);
+    const most = Math.max(...frames.filter(({ type }) => type === FRAME.credit).map(({ payload }) => payload.length));
+    assert.equal(most, 4);
+  });
+
+  it('gets all from a client that knows nothing of credit', async (t) => {
+    const { begin } = await guest(t);
+    const { client } = begin({ argv: ['sh', '-c', 'sleep 0.3; wc -c'] }, await socketPair(t));
+    const frames = collect(client);
+    const blocks = 200;
+    for (let block = 0; block < blocks; block++) client.write(encodeFrame(FRAME.stdin, Buffer.alloc(65_536)));
+    client.write(encodeFrame(FRAME.stdinEnd));
+    await until(() => frames.some(({ type }) => type === FRAME.exit));
+    assert.equal(outputOf(frames, FRAME.stdout).trim(), `${blocks * 65_536}`);
+  });
+
   it('ends with its client', async (t) => {
     const { running, begin } = await guest(t);
     const mark = join(running.directory, 'mark');
@@ -208,6 +263,30 @@ describe('an agent that does not do its part', () => {
     assert.match(outputOf(frames, FRAME.error), /web did not run the command: \/bin\/zsh: No such file\./);
   });
 });
+
+function collect(client: Duplex): Frame[] {
+  const frames: Frame[] = [];
+  const decode = createFrameDecoder();
+  client.on('data', (chunk: Buffer) => frames.push(...decode(chunk)));
+  return frames;
+}
+
+/** Input that may be sent in all. */
+function creditOf(frames: readonly Frame[]): number {
+  return frames.reduce((sum, { type, payload }) => sum + (type === FRAME.credit ? decodeCredit(payload) : 0), 0);
+}
+
+/** Sends all that may be sent. */
+function fill(client: Duplex, frames: readonly Frame[]): void {
+  let sent = 0;
+  const send = () => {
+    const size = Math.max(INPUT_WINDOW_BYTES, creditOf(frames)) - sent;
+    if (size > 0) client.write(encodeFrame(FRAME.stdin, Buffer.alloc(size)));
+    sent += size;
+  };
+  send();
+  client.on('data', send);
+}
 
 async function until(holds: () => boolean): Promise<void> {
   const deadline = performance.now() + paced(15_000);

@@ -5,7 +5,7 @@ import { buffer } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ServerChannel } from 'ssh2';
-import { createFrameDecoder, FRAME } from '../../../src/api/exec-frames.ts';
+import { createFrameDecoder, encodeFrame, FRAME } from '../../../src/api/exec-frames.ts';
 import type { Host } from '../../../src/control/host.ts';
 import { execInVm } from '../../../src/control/vm/exec.ts';
 import type { VmRecord } from '../../../src/core/vm.ts';
@@ -15,6 +15,7 @@ import { createVmStore } from '../../../src/state/vms.ts';
 import { sshGuest } from '../../guest/ssh-guest.ts';
 import { NO_AGENTS } from '../../support/no-agents.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
+import { socketPair } from '../../support/socket-pair.ts';
 
 const life = { resume: () => assert.fail('nobody resumes') };
 
@@ -101,6 +102,27 @@ describe('a command in a guest', () => {
     assert.deepEqual(await framesOf(patient.received), [FRAME.exit]);
   });
 
+  it('is sent little input before the guest is ready, and gets all of it then', async (t) => {
+    const { target } = await sshGuest(t, () => true, inShell);
+    await using connection = await connectSsh(target, 5000);
+    const { host, vm, vms } = hostWith(connection, { ready: null });
+    const [client, daemon] = await socketPair(t);
+    const received = buffer(client);
+    const run = execInVm(host, life, vm, { argv: ['wc', '-c'] }, daemon);
+    const blocks = 500;
+    let written = 0;
+    const chunk = encodeFrame(FRAME.stdin, Buffer.alloc(65_536));
+    for (let block = 0; block < blocks; block++) client.write(chunk, () => written++);
+    client.write(encodeFrame(FRAME.stdinEnd));
+    await sleep(300);
+    assert.ok(written < 50, `${written} blocks of 64 KiB were taken while nobody was there to have them`);
+    vms.update(vm.id, { ready: READY });
+    await run;
+    const frames = [...createFrameDecoder()(await received)];
+    const said = frames.filter(({ type }) => type === FRAME.stdout).map(({ payload }) => payload.toString());
+    assert.equal(said.join('').trim(), `${blocks * 65_536}`);
+  });
+
   it('waits through a start that is under way, and says so when a guest has had its time', async (t) => {
     const { target } = await sshGuest(t, () => true, inShell);
     await using connection = await connectSsh(target, 5000);
@@ -174,7 +196,9 @@ async function framesOf(received: Promise<Buffer>): Promise<number[]> {
 
 /** Runs the command as the guest's login shell would. */
 function inShell(command: string, channel: ServerChannel): void {
-  const child = spawn('sh', ['-c', command], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn('sh', ['-c', command], { stdio: ['pipe', 'pipe', 'pipe'] });
+  child.stdin.on('error', () => {});
+  channel.pipe(child.stdin);
   child.stdout.pipe(channel, { end: false });
   child.stderr.pipe(channel.stderr, { end: false });
   child.once('close', (code) => {

@@ -1,14 +1,15 @@
 /** Both ends of the agent’s protocol against whatever bytes: the agent in namespaces under sanitizers, the host’s parser here. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { createConnection } from 'node:net';
+import { createConnection, createServer } from 'node:net';
 import { join } from 'node:path';
 import { before, describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import fc from 'fast-check';
-import { connectAgent } from '../../../src/guest/agent/agent.ts';
+import { AGENT_PROTOCOL, connectAgent } from '../../../src/guest/agent/agent.ts';
 import {
   createAgentDecoder,
+  DATA_BYTES,
   decodeFields,
   encodeAgentFrame,
   encodeFields,
@@ -206,6 +207,48 @@ describe('the host', () => {
       await assert.rejects(channel.ended, { trouble: 'broken', message: new RegExp(what) });
       assert.equal(agent.closed, true);
     }
+  });
+
+  it('keeps little input for one that says its commands took it, and reads none', async (t) => {
+    const path = join(await tempDir(t), 'v.sock');
+    const credit = Buffer.alloc(4);
+    credit.writeUInt32LE(DATA_BYTES);
+    const server = createServer((socket) => {
+      socket.on('error', () => {});
+      t.after(() => socket.destroy());
+      socket.once('data', () => {
+        socket.write('OK 1073741824\n');
+        const hello: [number, FieldValue][] = [
+          [TAG.protocol, AGENT_PROTOCOL],
+          [TAG.version, 'x'],
+          [TAG.feature, 'exec'],
+        ];
+        socket.write(encodeAgentFrame(TYPE.hello, 0, encodeFields(hello)));
+        socket.once('data', () => {
+          socket.pause();
+          socket.write(encodeAgentFrame(TYPE.done, 1, encodeFields([[TAG.pid, 7]])));
+          const timer = setInterval(() => socket.write(encodeAgentFrame(TYPE.credit, 1, credit)), 1);
+          t.after(() => clearInterval(timer));
+        });
+      });
+    }).listen(path);
+    await once(server, 'listening');
+    t.after(() => server.close());
+    const agent = await connectAgent(path, { timeoutMs: paced(5000) });
+    t.after(() => agent[Symbol.asyncDispose]());
+    const channel = agent.exec({ argv: ['cat'] });
+    await channel.begun;
+    let taken = 0;
+    const block = Buffer.alloc(DATA_BYTES);
+    for (let blocks = 0; blocks < 1000; blocks++) {
+      channel.write(block, () => {
+        if (!agent.closed) taken++;
+      });
+    }
+    await delay(1500);
+    assert.ok(taken > 2 && taken * DATA_BYTES < 4 * 1024 * 1024, `${taken} blocks of ${DATA_BYTES} bytes`);
+    channel.destroy();
+    await channel.ended.catch(() => {});
   });
 
   it('does not keep more than it granted of what floods it', async (t) => {
