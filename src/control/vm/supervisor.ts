@@ -22,7 +22,7 @@ import { vmmProcess } from './problem.ts';
 import { followReadiness } from './readiness.ts';
 import { releaseVm } from './release.ts';
 import { guestEnd } from './run-end.ts';
-import { viewProcess } from './view.ts';
+import { learnProcess } from './view.ts';
 
 export interface Supervisor {
   /** Watches a VM that runs; `ended` is known only for a VMM this daemon started. */
@@ -222,8 +222,7 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
         host.log.error({ vm: vm.name, error: String(error) }, 'it is not known when the guest is ready'),
       );
     }
-    // nothing was heard of a guest that goes on from before
-    if (vm.imageId !== null && vm.ready !== null) void viewProcess(host, vm).catch(() => {});
+    if (vm.ready !== null) void learnProcess(host, vm, abort.signal).catch(() => {});
     followConsole(vm, vmFiles(host.config.paths.store, vm.id).consoleLog, abort.signal).catch((error) => {
       if (!abort.signal.aborted)
         host.log.error({ vm: vm.name, error: String(error) }, 'the console cannot be followed');

@@ -9,6 +9,7 @@ import { limitsOf, parseVmmVersion } from '../../firecracker/versions.ts';
 import { runThroughAgent } from '../../guest/run-script.ts';
 import { allocatedBytes, apparentBytes } from '../../storage/disk.ts';
 import { imageFiles, vmFiles } from '../../storage/layout.ts';
+import { sleep } from '../../system/abort.ts';
 import type { Host } from '../host.ts';
 import { readOciRecord } from '../images/oci-record.ts';
 import { vmmSocketOf } from '../vmm.ts';
@@ -135,6 +136,31 @@ async function viewAgent({ agents }: Pick<Host, 'agents'>, vm: VmRecord): Promis
 
 /** A guest that is busy must not keep anybody waiting who only looks. */
 const PROCESS_LIMIT_MS = 3000;
+
+/** A guest that went on from memory has much to do at first, as has its host. */
+const PROCESS_PAUSES_MS: readonly number[] = [5000, 15_000, 60_000, 300_000];
+
+/**
+ * Learns how the process of an image is in a guest that goes on from before: it may have said so when nobody listened, and says it
+ * only once. It is asked until it answers, or has said something by itself.
+ */
+export async function learnProcess(
+  host: Pick<Host, 'agents' | 'config' | 'health' | 'stores'>,
+  vm: VmRecord,
+  signal: AbortSignal,
+  pausesMs = PROCESS_PAUSES_MS,
+): Promise<void> {
+  for (const pauseMs of [0, ...pausesMs]) {
+    await sleep(pauseMs, signal);
+    if (host.health.processes.has(vm.id) || !(await isOfOci(host, vm)) || (await viewProcess(host, vm))) return;
+  }
+}
+
+async function isOfOci({ config }: Pick<Host, 'config'>, { imageId }: VmRecord): Promise<boolean> {
+  return (
+    imageId !== null && (await readOciRecord(imageFiles(config.paths.store, imageId).oci).catch(() => {})) !== undefined
+  );
+}
 
 /** What the guest says of the process of its image; null where there is none, and when it does not tell. */
 export async function viewProcess(
