@@ -2,7 +2,7 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import { FrameReader, frame, MAX_QUERY_BYTES } from './frames.ts';
 
-/** Connections open at once; one more closes the one that has been quiet longest. */
+/** Connections open at once; one more closes the one of the busiest client that has been quiet longest. */
 const MAX_CONNECTIONS = 256;
 /** How long a connection may be without a complete query, in `ms` (RFC 7766 asks for a few seconds). */
 const IDLE_MS = 10_000;
@@ -31,6 +31,7 @@ export interface TcpOptions {
 
 interface Connection {
   socket: Socket;
+  peer: string;
   frames: FrameReader;
   /** when the last complete query came or the connection was made, in `ms` */
   activeAt: number;
@@ -74,11 +75,11 @@ export class TcpService {
       return;
     }
     if (this.#connections.size >= (this.#options.maxConnections ?? MAX_CONNECTIONS)) {
-      const [quietest] = this.#connections;
-      if (quietest) this.#drop(quietest);
+      const spare = this.#spare();
+      if (spare) this.#drop(spare);
     }
     const frames = new FrameReader(MAX_QUERY_BYTES);
-    const connection: Connection = { socket, frames, activeAt: performance.now(), pending: 0 };
+    const connection: Connection = { socket, peer, frames, activeAt: performance.now(), pending: 0 };
     this.#connections.add(connection);
     this.#sweeper ??= setInterval(() => this.#sweep(), Math.min(1000, this.#idleMs)).unref();
     socket.on('data', (chunk) => {
@@ -86,6 +87,15 @@ export class TcpService {
     });
     socket.on('drain', () => resumeIfQuiet(connection));
     socket.on('close', () => this.#forget(connection));
+  }
+
+  /** Who opens many must not take those of others: the quietest of the client that has the most. */
+  #spare(): Connection | undefined {
+    const counts = new Map<string, number>();
+    for (const { peer } of this.#connections) counts.set(peer, (counts.get(peer) ?? 0) + 1);
+    const most = Math.max(...counts.values());
+    for (const connection of this.#connections) if (counts.get(connection.peer) === most) return connection;
+    return undefined;
   }
 
   #read(connection: Connection, peer: string, chunk: Buffer): void {

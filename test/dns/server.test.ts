@@ -256,6 +256,17 @@ describe('TCP connections', () => {
     assert.equal(server.status.tcpConnections, 3);
   });
 
+  it('above the limit close one of the client that has the most', async () => {
+    await using server = await startServer({ maxConnections: 3 });
+    using lone = await openTcp(server.status);
+    const greedy = [];
+    for (let opened = 0; opened < 5; opened++) greedy.push(await openTcp(server.status, '127.0.0.2'));
+    await Promise.all(greedy.slice(0, 3).map(({ closed }) => closed));
+    lone.send(query({ name: 'web.vm' }));
+    assert.equal((await lone.next()).answers?.length, 1);
+    for (const client of greedy) client[Symbol.dispose]();
+  });
+
   it('refuse a frame of 64 KiB and go on with the next query', async () => {
     await using server = await startServer();
     using client = await openTcp(server.status);

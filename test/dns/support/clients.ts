@@ -60,8 +60,9 @@ export interface TcpClient extends Disposable {
   closed: Promise<void>;
 }
 
-export async function openTcp(target: Target): Promise<TcpClient> {
-  const socket = connect({ host: target.address, port: target.port });
+export async function openTcp(target: Target, localAddress?: string): Promise<TcpClient> {
+  const from = localAddress === undefined ? {} : { localAddress };
+  const socket = connect({ host: target.address, port: target.port, ...from });
   const frames = new FrameReader(65_535);
   const answers: Buffer[] = [];
   const waiting: (() => void)[] = [];
