@@ -64,7 +64,8 @@ async function isThere(path: string): Promise<boolean> {
   return await pathExists(path).catch(() => false);
 }
 
-function reasonOf(error: unknown): string {
+/** Why nothing can be made in a place, as a person is told. */
+export function reasonOf(error: unknown): string {
   switch (systemCode(error)) {
     case 'EACCES':
     case 'EPERM':

@@ -10,12 +10,13 @@ import type { Argv } from '../../system/runner.ts';
 import type { Context } from '../context.ts';
 import { runExec } from './exec-session.ts';
 
-/** What stands at a path; `unreachable` when the directory it would be in is not there. */
-export type PathKind = 'directory' | 'file' | 'missing' | 'unreachable';
+/** What may stand at a path; `unreachable` when the directory it would be in is not there. */
+const PATH_KINDS = ['directory', 'file', 'missing', 'unreachable'] as const;
+export type PathKind = (typeof PATH_KINDS)[number];
 
 export interface SeenPath {
   kind: PathKind;
-  /** the path behind links, of what is there */
+  /** the path behind links, of what is there; a guest says what it likes, so that of one is for that guest alone */
   path: string;
 }
 
@@ -33,24 +34,27 @@ export interface CopySide {
   /** whether its tar is GNU's, which keeps holes and fractions of seconds */
   gnuTar: boolean;
   /** What stands at these paths, links followed. */
-  look(paths: readonly string[]): Promise<SeenPath[]>;
+  look(paths: readonly string[], signal?: AbortSignal): Promise<SeenPath[]>;
   /** Runs a program with this input, its output going there. Throws `guest_failed` or `command_failed` with its words. */
   run(argv: Argv, streams: CopyStreams): Promise<void>;
 }
 
 /**
- * This machine. What a guest packs is not trusted: nothing leaves the directory, which is tar's own care, and root makes no
- * devices of it.
+ * This machine. What a guest packs is not trusted: root makes no devices of it, and it is unpacked where no earlier copy has
+ * left a link, which tar would go through (`landing.ts`).
  */
-export function localSide(ctx: Context, programs: { tar: string }): CopySide {
+export function localSide(ctx: Context, programs: { tar: string; cp: string }): CopySide {
   const asRoot = ctx.terminal.uid === 0 ? ['setpriv', '--bounding-set=-mknod'] : [];
+  const configured = new Map([
+    ['tar', [...asRoot, programs.tar]],
+    ['cp', [programs.cp]],
+  ]);
   return {
     prefix: '',
     gnuTar: true,
     look: async (paths) => await Promise.all(paths.map(lookHere)),
     async run([program, ...args], streams) {
-      const words = program === 'tar' ? [...asRoot, programs.tar, ...args] : [program, ...args];
-      await runHere(words, ctx.terminal.env, streams);
+      await runHere([...(configured.get(program) ?? [program]), ...args], ctx.terminal.env, streams);
     },
   };
 }
@@ -60,7 +64,8 @@ async function lookHere(path: string): Promise<SeenPath> {
     const [found, real] = await Promise.all([stat(path), realpath(path)]);
     return { kind: found.isDirectory() ? 'directory' : 'file', path: real };
   } catch (error) {
-    if (systemCode(error) !== 'ENOENT') throw error;
+    // links that lead in a circle lead nowhere, too
+    if (!['ENOENT', 'ENOTDIR', 'ELOOP'].includes(systemCode(error) ?? '')) throw error;
     const parent = await stat(dirname(path)).catch(() => undefined);
     return { kind: parent?.isDirectory() ? 'missing' : 'unreachable', path };
   }
@@ -118,10 +123,11 @@ export function guestSide(ctx: Context, name: string): CopySide {
   const side: CopySide = {
     prefix: `${name}:`,
     gnuTar: false,
-    async look(paths) {
+    async look(paths, signal) {
       const output = new PassThrough();
       const said = buffer(output);
-      await side.run(['sh', '-s', '--', ...paths], { input: Readable.from([Buffer.from(LOOK)]), output });
+      const input = Readable.from([Buffer.from(LOOK)]);
+      await side.run(['sh', '-s', '--', ...paths], { input, output, ...(signal ? { signal } : {}) });
       const fields = (await said).toString('utf8').split('\0');
       const tar = fields.pop();
       if (tar === 'none') {
@@ -131,12 +137,13 @@ export function guestSide(ctx: Context, name: string): CopySide {
       }
       side.gnuTar = tar === 'gnu';
       return paths.map((path, index) => ({
-        kind: (fields[2 * index] ?? 'unreachable') as PathKind,
+        kind: PATH_KINDS.find((kind) => kind === fields[2 * index]) ?? 'unreachable',
         path: fields[2 * index + 1] || path,
       }));
     },
     async run(argv, { input, output, signal }) {
-      const connection = await ctx.api.exec(name, { argv: [...argv], tty: false, env: { LC_ALL: 'C.UTF-8' } });
+      const request = { argv: [...argv], tty: false, env: { LC_ALL: 'C.UTF-8' } };
+      const connection = await ctx.api.exec(name, request, signal);
       const leave = () => connection.destroy();
       signal?.addEventListener('abort', leave, { once: true });
       if (signal?.aborted) leave(); // while the daemon was asked

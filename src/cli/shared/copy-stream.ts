@@ -1,5 +1,7 @@
 /** What tar at one end of a copy packs, tar at the other unpacks; a person sees how much has come. */
+import { posix } from 'node:path';
 import { PassThrough, type Readable, Transform } from 'node:stream';
+import { BangerError } from '../../errors.ts';
 import type { Argv } from '../../system/runner.ts';
 import { formatSize } from '../../units.ts';
 import type { Context } from '../context.ts';
@@ -17,10 +19,34 @@ export interface Kept {
   times: boolean;
   /** modes with setuid bits, whatever the umask says */
   modes: boolean;
+  /** the directory that is unpacked into gets those of the one that was packed */
+  top?: boolean;
+}
+
+/** What tar is to pack, and what that is called where it is unpacked. */
+export interface Packed {
+  pack: Argv;
+  /** a name of one part, or `.` for what is in a directory */
+  member: string;
+}
+
+/**
+ * A directory is packed as what is in it, a file under the last part of the path that the person named, also if that is a
+ * link. What a guest says where a link leads is no name for anything elsewhere.
+ * @throws BangerError `guest_failed` for a path that cannot be that of a file
+ */
+export function packed(from: CopySide, to: CopySide, kind: 'directory' | 'file', path: string): Packed {
+  const format = packFormat(from, to);
+  if (kind === 'directory') return { pack: ['tar', '-c', '-C', path, ...format, '-f', '-', '.'], member: '.' };
+  const member = posix.basename(path);
+  if (['', '.', '..'].includes(member)) {
+    throw new BangerError('guest_failed', `${from.prefix}${path} is said to be a file, which cannot be.`);
+  }
+  return { pack: ['tar', '-c', '-h', '-C', posix.dirname(path), ...format, '-f', '-', `./${member}`], member };
 }
 
 /** How tar packs: what one end alone understands would be lost or refused at the other. */
-export function packFormat(from: CopySide, to: CopySide): string[] {
+function packFormat(from: CopySide, to: CopySide): string[] {
   return from.gnuTar && to.gnuTar ? ['--format=posix', '--sparse'] : [];
 }
 
@@ -29,7 +55,8 @@ export function unpackOptions(from: CopySide, to: CopySide, kept: Kept): string[
   const own = ['-o', ...(kept.times ? [] : ['-m']), ...(kept.modes ? ['-p'] : [])];
   if (!to.gnuTar) return own;
   const modes = !kept.modes && to.prefix === '' ? ['--no-same-permissions'] : [];
-  return [...own, ...modes, ...(from.gnuTar ? ['--no-overwrite-dir'] : []), '--warning=no-timestamp'];
+  const top = from.gnuTar && !kept.top ? ['--no-overwrite-dir'] : [];
+  return [...own, ...modes, ...top, '--warning=no-timestamp'];
 }
 
 /**

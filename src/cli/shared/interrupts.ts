@@ -1,4 +1,5 @@
 /** Ctrl-C during a long action: the first asks it to undo, the second leaves at once. */
+import { BangerError } from '../../errors.ts';
 import type { Terminal } from '../terminal.ts';
 
 export interface Interrupts {
@@ -24,4 +25,25 @@ export function watchInterrupts(terminal: Terminal): Interrupts & Disposable {
       for (const watch of watches) watch[Symbol.dispose]();
     },
   };
+}
+
+/**
+ * Ends the work at the first Ctrl-C or SIGTERM and waits until it has cleared up.
+ * @param said what a person is told then
+ * @throws BangerError `cancelled` instead of what the work fails with after that
+ */
+export async function interruptible(
+  terminal: Terminal,
+  said: string,
+  work: (signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  using interrupts = watchInterrupts(terminal);
+  const stop = new AbortController();
+  const cancelled = new BangerError('cancelled', said);
+  void interrupts.first.then(() => stop.abort(cancelled));
+  try {
+    await work(stop.signal);
+  } catch (error) {
+    throw stop.signal.aborted ? cancelled : error;
+  }
 }

@@ -1,13 +1,14 @@
 /** What `banger run` copies into a VM before its command and out of it afterwards. */
-import { link, lstat, mkdtemp, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
-import { basename, dirname, join, posix, resolve } from 'node:path';
+import { link, lstat, readdir, rmdir, stat } from 'node:fs/promises';
+import { basename, dirname, posix, resolve } from 'node:path';
 import { loadConfig } from '../../config/load.ts';
 import { asBangerError, BangerError, systemCode } from '../../errors.ts';
 import type { OptionSpecs } from '../command-shape.ts';
 import type { Context } from '../context.ts';
-import { guestSide, localSide } from './copy-sides.ts';
-import { packFormat, streamTar, unpackOptions } from './copy-stream.ts';
-import { watchInterrupts } from './interrupts.ts';
+import { type CopySide, guestSide, localSide } from './copy-sides.ts';
+import { packed, streamTar, unpackOptions } from './copy-stream.ts';
+import { interruptible } from './interrupts.ts';
+import { merge, move, nearest, receive } from './landing.ts';
 
 export const COPY_OPTIONS = {
   copyIn: {
@@ -27,8 +28,7 @@ export const COPY_OPTIONS = {
 /** Home of the user whose commands run in VMs, where relative paths begin. */
 const GUEST_HOME = '/root';
 
-/** Begins the name of a directory that holds what is on its way out of a VM. */
-const WORK_PREFIX = '.banger-copy-';
+const INTERRUPTED = 'The copy was interrupted; nothing half-made is left here.';
 
 export interface CopyIn {
   /** directory of this machine */
@@ -136,12 +136,12 @@ function exists(path: string): BangerError {
 /** Copies what goes in; Ctrl-C ends it. */
 export async function copyIn(ctx: Context, name: string, copies: Copies): Promise<void> {
   for (const { from, to } of copies.ins) {
-    await interruptible(ctx, async (signal) => {
+    await interruptible(ctx.terminal, INTERRUPTED, async (signal) => {
       const { here, there } = await sides(ctx, name);
-      await there.look([to]);
+      await there.look([to], signal);
       await there.run(['mkdir', '-p', '--', to], { signal });
       const unpack = unpackOptions(here, there, { times: true, modes: true });
-      const pack = ['tar', '-c', '-C', from, ...packFormat(here, there), '-f', '-', '.'] as const;
+      const { pack } = packed(here, there, 'directory', from);
       const ends = [
         { side: here, written: from },
         { side: there, written: `${name}:${to}` },
@@ -168,43 +168,31 @@ export async function copyOut(ctx: Context, name: string, copies: Copies): Promi
 }
 
 async function copyOneOut(ctx: Context, name: string, { from, to }: CopyOut, overwrite: boolean): Promise<void> {
-  await interruptible(ctx, async (signal) => {
+  await interruptible(ctx.terminal, INTERRUPTED, async (signal) => {
     const { here, there } = await sides(ctx, name);
-    const [seen] = await there.look([from]);
+    const [seen] = await there.look([from], signal);
     if (seen?.kind !== 'directory' && seen?.kind !== 'file') {
       throw new BangerError('not_found', `There is no ${name}:${from} to copy out.`, {
         hint: `banger exec ${name} -- ls -l ${posix.dirname(from)}`,
       });
     }
-    const packed = posix.basename(seen.path);
-    if (packed === '')
+    if (seen.path === '/')
       throw new BangerError('invalid_input', `${name}:${from} is the whole guest.`, {
         hint: 'Name a directory in it.',
       });
     await requirePlace(to, overwrite);
-    const work = await mkdtemp(join(dirname(to), WORK_PREFIX));
-    try {
-      const format = packFormat(there, here);
-      const pack = ['tar', '-c', '-C', posix.dirname(seen.path), ...format, '-f', '-', `./${packed}`] as const;
-      const unpack = unpackOptions(there, here, { times: true, modes: false });
-      const ends = [
-        { side: there, written: `${name}:${from}` },
-        { side: here, written: to },
-      ] as const;
-      await streamTar(ctx, ...ends, pack, ['tar', '-x', '-C', work, ...unpack, '-f', '-'], signal);
-      signal.throwIfAborted();
-      await requireUnpacked(join(work, packed), `${name}:${from}`);
-      await put(join(work, packed), to, overwrite);
-    } finally {
-      await rm(work, { recursive: true, force: true });
-    }
+    const arrival = {
+      from: { side: there, written: `${name}:${from}` },
+      to: { side: here, written: to },
+      kind: seen.kind,
+      path: from,
+      kept: { times: true, modes: false, top: true },
+      // one that is free makes room for what comes, so that this appears whole
+      near: overwrite ? await nearest(to) : dirname(to),
+      signal,
+    };
+    await receive(ctx, arrival, async (arrived) => await put(ctx, here, arrived, to, overwrite));
   });
-}
-
-/** A guest sends what it likes. */
-async function requireUnpacked(path: string, written: string): Promise<void> {
-  if (await lstat(path).catch(() => undefined)) return;
-  throw new BangerError('guest_failed', `The guest did not send ${written}.`);
 }
 
 async function sides(ctx: Context, name: string) {
@@ -212,61 +200,21 @@ async function sides(ctx: Context, name: string) {
   return { here: localSide(ctx, config.programs), there: guestSide(ctx, name) };
 }
 
-/** Ends the work at the first Ctrl-C or SIGTERM and waits until it has cleared up. */
-async function interruptible(ctx: Context, work: (signal: AbortSignal) => Promise<void>): Promise<void> {
-  using interrupts = watchInterrupts(ctx.terminal);
-  const stop = new AbortController();
-  const cancelled = new BangerError('cancelled', 'The copy was interrupted; nothing half-made is left here.');
-  void interrupts.first.then(() => stop.abort(cancelled));
-  try {
-    await work(stop.signal);
-  } catch (error) {
-    throw stop.signal.aborted ? cancelled : error;
-  }
-}
-
 /** Puts what came out of a guest in its place; links are never followed, so nothing is written elsewhere. */
-async function put(from: string, to: string, overwrite: boolean): Promise<void> {
+async function put(ctx: Context, here: CopySide, from: string, to: string, overwrite: boolean): Promise<void> {
   const [source, target] = [await lstat(from), await lstat(to).catch(() => undefined)];
   if (!target) {
     // neither takes the place of what somebody made just now
-    if (source.isDirectory()) await rename(from, to).catch((error) => Promise.reject(inTheWay(error, to)));
+    if (source.isDirectory()) await move(from, to).catch((error) => Promise.reject(inTheWay(error, to)));
     else await link(from, to).catch((error) => Promise.reject(inTheWay(error, to)));
     return;
   }
   if (!overwrite) {
     await rmdir(to).catch((error) => Promise.reject(inTheWay(error, to)));
-    return await put(from, to, false);
+    return await put(ctx, here, from, to, false);
   }
-  await merge(from, to);
-}
-
-async function merge(from: string, to: string): Promise<void> {
-  const [source, target] = [await lstat(from), await lstat(to).catch(() => undefined)];
-  if (source.isDirectory() && target?.isDirectory()) {
-    for (const entry of await readdir(from, { encoding: 'buffer' })) {
-      await mergeEntry(from, to, entry);
-    }
-    return;
-  }
-  if (target && source.isDirectory() !== target.isDirectory()) {
-    throw new BangerError(
-      'conflict',
-      `${to} is ${target.isDirectory() ? 'a directory' : 'no directory'} and cannot be replaced.`,
-      {
-        hint: 'Move it away, or choose another place with --copy-out PATH:HERE',
-      },
-    );
-  }
-  await rename(from, to);
-}
-
-/** Names are bytes: one that is no text is carried over as it is. */
-async function mergeEntry(from: string, to: string, entry: Buffer): Promise<void> {
-  const text = entry.toString('utf8');
-  if (Buffer.from(text).equals(entry)) return await merge(join(from, text), join(to, text));
-  const [source, target] = [from, to].map((directory) => Buffer.concat([Buffer.from(`${directory}/`), entry]));
-  if (source && target) await rename(source, target);
+  const hint = 'Move it away, or choose another place with --copy-out PATH:HERE';
+  await merge(ctx, from, to, { side: here, swap: false, hint });
 }
 
 function inTheWay(error: unknown, path: string): unknown {
