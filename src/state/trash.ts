@@ -13,6 +13,8 @@ export interface Trash {
   list(): TrashedVm[];
   has(id: string): boolean;
   put(vm: VmRecord, deletedAt: string): void;
+  /** Replaces the record of one that is in it. */
+  update(vm: VmRecord): void;
   remove(id: string): void;
 }
 
@@ -20,6 +22,7 @@ export function createTrash(database: Database): Trash {
   const all = database.prepare('SELECT record, deleted_at FROM trash ORDER BY deleted_at DESC, rowid DESC');
   const byId = database.prepare('SELECT id FROM trash WHERE id = ?');
   const insert = database.prepare('INSERT INTO trash (id, name, address, record, deleted_at) VALUES (?, ?, ?, ?, ?)');
+  const update = database.prepare('UPDATE trash SET record = ? WHERE id = ?');
   const remove = database.prepare('DELETE FROM trash WHERE id = ?');
   return {
     list: () =>
@@ -30,6 +33,7 @@ export function createTrash(database: Database): Trash {
       })),
     has: (id) => byId.get(id) !== undefined,
     put: (vm, deletedAt) => void insert.run(vm.id, vm.name, vm.address, JSON.stringify(vm), deletedAt),
+    update: (vm) => void update.run(JSON.stringify(vm), vm.id),
     remove: (id) => void remove.run(id),
   };
 }

@@ -1,7 +1,7 @@
 /** Deleted VMs: kept for a while, had back, and thrown away for good. */
 import { keepsAddress } from '../../core/free-address.ts';
 import { macFor, type VmRecord } from '../../core/vm.ts';
-import { trashed } from '../../core/vm-changes.ts';
+import { leaving, trashed } from '../../core/vm-changes.ts';
 import { BangerError } from '../../errors.ts';
 import type { TrashedVm } from '../../state/trash.ts';
 import { vmFiles } from '../../storage/layout.ts';
@@ -37,10 +37,10 @@ export interface RestoredVm {
  * Brings a VM back, the one deleted last when several had the name.
  * @param wanted its name or its id
  * @param as another name for it
- * @throws BangerError `not_found`, or `conflict` when a VM has the name
+ * @throws BangerError `not_found`, or `conflict` when a VM has the name, or it is being thrown away
  */
 export function restoreVm(host: TrashHost, wanted: string, as: string | undefined): RestoredVm {
-  const found = findTrashed(host, wanted);
+  const found = findRestorable(host, wanted);
   const name = as ?? found.vm.name;
   if (host.stores.vms.find(name)) {
     throw new BangerError('conflict', `A VM named "${name}" exists.`, {
@@ -61,29 +61,43 @@ export function restoreVm(host: TrashHost, wanted: string, as: string | undefine
 /**
  * Throws VMs in the trash away for good.
  * @param wanted names or ids; all of them without any
+ * @returns those that are gone: one that was had back meanwhile stays
  * @throws BangerError `not_found` before anything is thrown away
  */
 export async function emptyTrash(host: Host, wanted: readonly string[], progress: Progress): Promise<TrashedVm[]> {
   const all = host.stores.trash.list();
-  for (const each of wanted) findTrashed(host, each);
+  for (const each of wanted) findTrashed(all, each);
   const chosen = wanted.length === 0 ? all : all.filter(({ vm }) => wanted.includes(vm.name) || wanted.includes(vm.id));
+  const gone: TrashedVm[] = [];
   for (const each of chosen) {
     progress.step('delete-disks', `deleting the disks of ${each.vm.name}`);
-    await throwAway(host, each.vm);
+    if (await throwAway(host, each)) gone.push(each);
+    else progress.warn(`${each.vm.name} was had back meanwhile, and stays.`);
   }
-  return chosen;
+  return gone;
 }
 
 /** Throws away what has been in the trash for long enough; returns their names. */
 export async function purgeTrash(host: Host): Promise<string[]> {
   const now = host.now().toISOString();
-  const due = host.stores.trash.list().filter((each) => purgedAt(host, each) <= now);
-  for (const { vm } of due) await throwAway(host, vm);
-  return due.map(({ vm }) => vm.name);
+  const due = host.stores.trash.list().filter((each) => isLeaving(each) || purgedAt(host, each) <= now);
+  const gone: string[] = [];
+  for (const each of due) if (await throwAway(host, each)) gone.push(each.vm.name);
+  return gone;
 }
 
-/** The record goes last: what a crash leaves is thrown away by the next one. */
-async function throwAway(host: Host, vm: VmRecord): Promise<void> {
+/**
+ * Throws one away, unless it was had back since it was listed. From the first moment on nobody has it back, also when this
+ * fails or is cut off: half of its disks may be gone. The record goes last, so that the next purge goes on with it.
+ * @returns whether it is gone
+ */
+async function throwAway(host: Host, { vm, deletedAt }: TrashedVm): Promise<boolean> {
+  // no await between the look and the mark; one that was had back and deleted once more is kept for its time
+  if (host.stores.vms.findById(vm.id)) return false;
+  const kept = host.stores.trash.list().find((each) => each.vm.id === vm.id);
+  if (!kept) return true;
+  if (kept.deletedAt !== deletedAt) return false;
+  host.stores.trash.update({ ...kept.vm, ...leaving() });
   await releaseVm(host, vm);
   // written down before it was made, but a restored database may not know it
   host.stores.ledger.record(vm.id, { kind: 'directory', name: vmFiles(host.config.paths.store, vm.id).directory });
@@ -91,10 +105,30 @@ async function throwAway(host: Host, vm: VmRecord): Promise<void> {
   await discardVm(host, vm);
   host.stores.trash.remove(vm.id);
   for (const image of images) await leaveImage(host, image);
+  return true;
 }
 
-function findTrashed(host: Pick<Host, 'stores'>, wanted: string): TrashedVm {
-  const found = host.stores.trash.list().find(({ vm }) => vm.name === wanted || vm.id === wanted);
+/** Whether it is being thrown away, or was and is to be. */
+function isLeaving({ vm }: TrashedVm): boolean {
+  return vm.phase === leaving().phase;
+}
+
+/** @throws BangerError `not_found`, or `conflict` when it is being thrown away */
+function findRestorable({ stores }: Pick<Host, 'stores'>, wanted: string): TrashedVm {
+  // another of that name may be older, and whole
+  const found = findTrashed(
+    stores.trash.list().toSorted((a, b) => Number(isLeaving(a)) - Number(isLeaving(b))),
+    wanted,
+  );
+  if (!isLeaving(found)) return found;
+  throw new BangerError('conflict', `${found.vm.name} is being deleted for good.`, {
+    hint: 'See what else can be had back: banger trash list',
+  });
+}
+
+/** @throws BangerError `not_found` */
+function findTrashed(all: readonly TrashedVm[], wanted: string): TrashedVm {
+  const found = all.find(({ vm }) => vm.name === wanted || vm.id === wanted);
   if (found) return found;
   throw new BangerError('not_found', `There is no deleted VM named "${wanted}".`, {
     hint: 'See what can be had back: banger trash list',
