@@ -17,7 +17,7 @@ export interface Inventory {
   /** VMMs that serve a socket of ours */
   vmms: readonly { pid: number; socketPath: string; id: string }[];
   /** directories with memory of VMs that have none on record */
-  memories: readonly { path: string; name: string }[];
+  memories: readonly { path: string; vmId: string; name: string }[];
   /** directories of templates of which there is no record */
   templates: readonly string[];
   /** network devices that are named as ours are */
@@ -27,7 +27,7 @@ export interface Inventory {
 export interface Garbage {
   kind: 'ledger' | 'directory' | 'memory' | 'socket' | 'vmm' | 'tap';
   name: string;
-  /** id of the owner in the ledger, when there is one */
+  /** id of the VM that it is or was of, when there is one */
   owner?: string;
   /** sentence: whose it was, or why it is left alone */
   whose: string;
@@ -87,6 +87,7 @@ export function findGarbage(seen: Inventory): Garbage[] {
           {
             kind: 'socket',
             name: path,
+            owner: id,
             whose: `a VMM of ${vms.get(id)?.name ?? `VM ${id}`} that has ended`,
             verdict: 'free',
           },
@@ -112,8 +113,8 @@ export function findGarbage(seen: Inventory): Garbage[] {
       ? []
       : [{ kind: 'tap', name, whose: 'not ours: another banger or somebody else made it', verdict: 'leave' }],
   );
-  const memories = seen.memories.map<Garbage>(({ path, name }) => ({
-    ...{ kind: 'memory', name: path, verdict: 'free' },
+  const memories = seen.memories.map<Garbage>(({ path, vmId, name }) => ({
+    ...{ kind: 'memory', name: path, owner: vmId, verdict: 'free' },
     whose: `memory of ${name}, which is not suspended`,
   }));
   const templates = seen.templates.map<Garbage>((path) => ({

@@ -43,7 +43,7 @@ describe('garbage', () => {
   });
 
   it('is memory of a VM that has none on record', () => {
-    const memories = [{ path: '/store/vms/bbbbbbbb/suspended', name: 'db' }];
+    const memories = [{ path: '/store/vms/bbbbbbbb/suspended', vmId: stopped.id, name: 'db' }];
     assert.deepEqual(look({ vms: [stopped], memories }), ['memory free: memory of db, which is not suspended']);
   });
 

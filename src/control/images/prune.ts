@@ -2,6 +2,7 @@
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ImagePrune, ImagePruned } from '../../api/image.ts';
+import type { Operation } from '../../api/operation.ts';
 import { planPrune } from '../../core/prune-layers.ts';
 import { BangerError } from '../../errors.ts';
 import type { LayerRecord } from '../../state/layers.ts';
@@ -32,26 +33,38 @@ export async function pruneImages(
     ...(unusedForMs === undefined ? {} : { unusedSince: new Date(host.now().getTime() - unusedForMs).toISOString() }),
     ...(all ? { all } : {}),
   });
+  const gone: LayerRecord[] = dryRun ? remove : [];
   if (!dryRun) {
     requireNoBuild(host);
     progress.step('remove-layers', 'removing layers');
-    for (const [index, { key, step }] of remove.entries()) {
+    for (const [index, layer] of remove.entries()) {
       signal.throwIfAborted();
-      progress.report({ label: 'removing layers', detail: step, done: index, total: remove.length });
+      progress.report({ label: 'removing layers', detail: layer.step, done: index, total: remove.length });
+      if (isWantedAgain(host, layer)) {
+        keep.push(layer);
+        continue;
+      }
       // the record first: a layer without a file would be begun from, a file without a record is never looked at
-      host.stores.layers.remove(key);
-      for (const path of layerFiles(host.config.paths.store, key)) await rm(path, { force: true });
+      host.stores.layers.remove(layer.key);
+      for (const path of layerFiles(host.config.paths.store, layer.key)) await rm(path, { force: true });
+      gone.push(layer);
     }
   }
   const blobs = await pruneBlobs(host, all ?? false, dryRun);
   return {
     ...blobs,
-    removed: remove.map(({ key, base, step, sizeBytes, usedAt }) => ({ key, base, step, sizeBytes, usedAt })),
-    removedBytes: sum(remove),
+    removed: gone.map(({ key, base, step, sizeBytes, usedAt }) => ({ key, base, step, sizeBytes, usedAt })),
+    removedBytes: sum(gone),
     kept: keep.length,
     keptBytes: sum(keep),
     dryRun,
   };
+}
+
+/** A build has begun since, while other layers were removed, or has begun from this one and ended. */
+function isWantedAgain(host: PruneHost, { key, usedAt }: LayerRecord): boolean {
+  const now = host.stores.layers.find(key);
+  return findBuild(host) !== undefined || (now !== undefined && now.usedAt !== usedAt);
 }
 
 /** Blobs that no image names go; with `all` every one of them: they only spare the next pull its transfer. */
@@ -62,20 +75,22 @@ async function pruneBlobs(
 ): Promise<Pick<ImagePruned, 'blobs' | 'blobBytes'>> {
   const { store } = host.config.paths;
   const directory = join(ociFiles(store).blobs, 'sha256');
-  const pulling = host.operations.list().some(({ kind, state }) => kind === 'image.pull' && state === 'running');
+  const isPulling = () =>
+    host.operations.list().some(({ kind, state }) => kind === 'image.pull' && state === 'running');
   const named = new Set<string>();
   for (const { id } of all ? [] : host.stores.images.list()) {
     const record = await readOciRecord(imageFiles(store, id).oci).catch(() => undefined);
     for (const { digest } of record?.layers ?? []) named.add(digest.replace('sha256:', ''));
   }
   const result = { blobs: 0, blobBytes: 0 };
-  // one that is under way may need any of them
-  if (pulling) return result;
   for (const name of await readdir(directory).catch((): string[] => [])) {
     if (named.has(name)) continue;
     const path = join(directory, name);
+    const bytes = await allocatedBytes(path).catch(() => 0);
+    // one that is under way, or has begun meanwhile, may need any of them
+    if (isPulling()) return result;
     result.blobs += 1;
-    result.blobBytes += await allocatedBytes(path).catch(() => 0);
+    result.blobBytes += bytes;
     if (!dryRun) await rm(path, { force: true });
   }
   return result;
@@ -88,8 +103,12 @@ async function withRealSize({ config }: PruneHost, layer: LayerRecord): Promise<
   return { ...layer, sizeBytes: sizes.reduce((sum, bytes) => sum + bytes, 0) };
 }
 
-function requireNoBuild({ operations }: PruneHost): void {
-  const build = operations.list().find(({ kind, state }) => kind === 'image.build' && state === 'running');
+function findBuild({ operations }: Pick<PruneHost, 'operations'>): Operation | undefined {
+  return operations.list().find(({ kind, state }) => kind === 'image.build' && state === 'running');
+}
+
+function requireNoBuild({ operations }: Pick<PruneHost, 'operations'>): void {
+  const build = findBuild({ operations });
   if (!build) return;
   throw new BangerError('conflict', `${build.target} is being built and may begin from a layer at any time.`, {
     hint: `Wait for it to end: banger operation wait ${build.id}`,

@@ -2,6 +2,7 @@
 import { readdir, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { findGarbage, type Garbage, type Inventory } from '../../core/find-garbage.ts';
+import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, systemCode } from '../../errors.ts';
 import { findVmm, listVmms } from '../../firecracker/launch.ts';
 import { memoryFiles, snapshotsDirectory } from '../../storage/layout.ts';
@@ -26,6 +27,9 @@ export interface CollectedGarbage extends Garbage {
 /** Phases in which a VM holds more than its disks. */
 const ACTIVE = new Set(['starting', 'running', 'stopping', 'suspending', 'resuming']);
 
+/** Phases in which a VM holds nothing of a run. */
+const AT_REST = new Set(['stopped', 'failed', 'suspended']);
+
 /** Directories of VMs are named by their id. */
 const VM_ID = /^[0-9a-f]{8}$/;
 
@@ -47,7 +51,7 @@ export async function collectGarbage(
   const found = findGarbage(await takeInventory(host));
   const collected: CollectedGarbage[] = [];
   for (const each of found) {
-    const free = !dryRun && (each.verdict === 'free' || (each.verdict === 'ask' && disks)) && !isInUse(host, each);
+    const free = !dryRun && (each.verdict === 'free' || (each.verdict === 'ask' && disks)) && !isWanted(host, each);
     if (free) {
       progress.step('free', `freeing ${each.name}`);
       await freeGarbage(host, each);
@@ -103,22 +107,48 @@ async function takeInventory(host: Host): Promise<Inventory> {
   };
 }
 
-/** Of VMs that are neither suspended nor about to be. */
+/** Whether it is suspended or about to be, or begins with the memory of another. */
+function mayHaveMemory({ memory, phase }: Pick<VmRecord, 'memory' | 'phase'>): boolean {
+  return memory !== null || phase === 'suspending' || phase === 'creating';
+}
+
+/** Of VMs that have none. */
 async function leftMemories({ config, stores }: Host): Promise<Inventory['memories']> {
   const vms = [...stores.vms.list(), ...stores.trash.list().map(({ vm }) => vm)];
-  const left = vms.flatMap(({ id, name, memory, phase }) =>
-    memory !== null || phase === 'suspending' || phase === 'creating'
+  const left = vms.flatMap(({ id, name, ...vm }) =>
+    mayHaveMemory(vm)
       ? []
-      : [true, false].map((unfinished) => ({ path: memoryFiles(config.paths.store, id, unfinished).directory, name })),
+      : [true, false].map((unfinished) => ({
+          ...{ path: memoryFiles(config.paths.store, id, unfinished).directory, vmId: id, name },
+        })),
   );
   const there = await Promise.all(left.map(async (each) => ((await pathExists(each.path)) ? [each] : [])));
   return there.flat();
 }
 
-/** A start may have begun since the look: what it holds is no garbage any more. */
-function isInUse(host: Host, { owner }: Garbage): boolean {
-  const vm = owner === undefined ? undefined : host.stores.vms.findById(owner);
-  return vm !== undefined && host.operations.activeOn(vm.name) !== undefined;
+/**
+ * Whether it is somebody's by now: since the look, while others were freed, a VM may have been started, suspended or had back,
+ * and a snapshot or a template been finished.
+ */
+function isWanted({ stores, operations }: Host, { kind, owner, name }: Garbage): boolean {
+  const vm = owner === undefined ? undefined : stores.vms.findById(owner);
+  if (vm && operations.activeOn(vm.name)) return true;
+  switch (kind) {
+    case 'directory': {
+      const id = basename(name);
+      const isVm = [...stores.vms.list(), ...stores.buildVms.list()].some((each) => each.id === id);
+      const isKept = stores.snapshots.findById(id) !== undefined || stores.templates.find(id) !== undefined;
+      return (
+        isVm || isKept || stores.trash.has(id) || stores.ledger.all().some(({ resource }) => resource.name === name)
+      );
+    }
+    case 'memory': {
+      const had = vm ?? stores.trash.list().find((each) => each.vm.id === owner)?.vm;
+      return had !== undefined && mayHaveMemory(had);
+    }
+    default:
+      return vm !== undefined && !AT_REST.has(vm.phase);
+  }
 }
 
 async function freeGarbage(host: Host, garbage: Garbage): Promise<void> {

@@ -1,8 +1,10 @@
 /** Images and layers that are there: what needs them, what they are called, what is removed. */
 import assert from 'node:assert/strict';
+import { readdirSync } from 'node:fs';
 import { mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import type { ImagePrune } from '../../../src/api/image.ts';
 import { cachedSteps } from '../../../src/control/builds/layers.ts';
 import { findBootFiles, findVmBootFiles } from '../../../src/control/bundles/boot-files.ts';
@@ -12,7 +14,7 @@ import { contentsOf } from '../../../src/control/memory/manifest.ts';
 import { pathsOf, wantedTemplate } from '../../../src/control/memory/templates.ts';
 import { sweepImages } from '../../../src/control/upkeep/image-sweep.ts';
 import { pruneTemplates } from '../../../src/control/warm/view.ts';
-import { imageFiles, layerFile } from '../../../src/storage/layout.ts';
+import { imageFiles, layerFile, ociFiles } from '../../../src/storage/layout.ts';
 import { readBootId } from '../../../src/system/processes.ts';
 import { lacking } from '../../bundle/sample-bundle.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
@@ -162,6 +164,50 @@ describe('the image catalogue', { skip }, () => {
     build.resolve();
     await host.operations.finished(id);
     assert.equal((await pruneImages(host, {}, place.progress, signal)).removed.length, 1);
+  });
+
+  it('leaves layers that builds want while others are pruned', async (t) => {
+    const { host, progress } = await imagePlace(t);
+    const { store } = host.config.paths;
+    await mkdir(join(store, 'layers'), { recursive: true });
+    for (const key of ['a', 'b', 'c', 'd']) {
+      host.stores.layers.insert(layer(key, 'dev'));
+      await writeFile(layerFile(store, key), 'layer');
+    }
+    const over = Promise.withResolvers<void>();
+    const meanwhile: Record<number, () => void> = {
+      // one has begun from it and ended, and another begins
+      1: () => host.stores.layers.touch('b', '2026-12-01T00:00:00.000Z'),
+      3: () => host.operations.start({ kind: 'image.build', target: 'image dev', run: () => over.promise }),
+    };
+    const report: typeof progress.report = ({ done = 0 }) => meanwhile[done]?.();
+    const { removed, kept } = await pruneImages(host, { all: true }, { ...progress, report }, signal);
+    over.resolve();
+    assert.deepEqual([removed.map(({ key }) => key), kept], [['a', 'c'], 2]);
+    assert.deepEqual((await readdir(join(store, 'layers'))).sort(), ['b.ext4', 'd.ext4']);
+    assert.deepEqual(
+      host.stores.layers.list().map(({ key }) => key),
+      ['d', 'b'],
+    );
+  });
+
+  it('leaves blobs to a pull that begins while others are pruned', async (t) => {
+    const { host, progress } = await imagePlace(t);
+    const directory = join(ociFiles(host.config.paths.store).blobs, 'sha256');
+    await mkdir(directory, { recursive: true });
+    const count = 100;
+    for (let index = 0; index < count; index++) await writeFile(join(directory, `${index}`), 'blob');
+    const over = Promise.withResolvers<void>();
+    const pulling = (async () => {
+      while (readdirSync(directory).length === count) await setImmediate();
+      host.operations.start({ kind: 'image.pull', target: 'image dev', run: () => over.promise });
+    })();
+    const { blobs } = await pruneImages(host, {}, progress, signal);
+    await pulling;
+    over.resolve();
+    const left = (await readdir(directory)).length;
+    assert.equal(left, count - blobs);
+    assert.ok(left > 0);
   });
 
   it('prunes templates that nothing can start from, and what else is asked for', async (t) => {
