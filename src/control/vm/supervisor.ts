@@ -83,11 +83,8 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     // a sweep before the verdict would count the end that is judged
     const killsBefore = oomKills;
     const exit = await Promise.race([vmmEnded, expiry(EXIT_STATUS_WAIT_MS)]);
-    // an operation on the VM (stop, kill, delete) ended it and does the rest itself, or leaves it to us by failing
-    const active = host.operations.activeOn(host.stores.vms.findById(vmId)?.name ?? '');
-    if (active) await host.operations.finished(active.id);
-    const vm = host.stores.vms.findById(vmId);
-    if (watched.has(vmId) || vm?.phase !== 'running') return;
+    const vm = await leftToUs(vmId);
+    if (!vm) return;
     if (!exit && (await findVmmOf(host, { id: vmId }))) {
       // a socket that closes is not a process that ends: whoever deleted its file, the guest goes on
       await expiry(LOOK_AGAIN_MS);
@@ -112,10 +109,21 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
         const lastEnd = { at: host.now().toISOString(), ...end };
         host.log.warn({ vm: vm.name, why: end.why }, 'a run ended as nobody wanted');
         await releaseVm(host, vm);
+        // that may take seconds, in which it was started again
+        if (!(await leftToUs(vmId))) return;
         host.stores.vms.update(vm.id, ended(lastEnd));
         actions.failed(vm);
       }
     }
+  }
+
+  /** A VM whose VMM ended; undefined when somebody else has seen to that, or it runs again. */
+  async function leftToUs(vmId: string): Promise<VmRecord | undefined> {
+    // an operation on the VM (stop, kill, delete) ended it and does the rest itself, or leaves it to us by failing
+    const active = host.operations.activeOn(host.stores.vms.findById(vmId)?.name ?? '');
+    if (active) await host.operations.finished(active.id);
+    const vm = host.stores.vms.findById(vmId);
+    return watched.has(vmId) || vm?.phase !== 'running' ? undefined : vm;
   }
 
   /** Why a VMM ended that its guest did not end. */

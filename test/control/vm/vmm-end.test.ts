@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { appendFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { awaitLogin } from '../../../src/control/vm/boot.ts';
 import { viewVmDetail } from '../../../src/control/vm/view.ts';
 import { BangerError } from '../../../src/errors.ts';
@@ -68,6 +69,28 @@ describe('a VMM that ends unasked', { timeout: paced(30_000) }, () => {
     await judged(daemon, 'cache');
     const kinds = ['web', 'db', 'cache'].map((name) => place.stores.vms.get(name).lastEnd?.kind);
     assert.deepEqual(kinds, ['memory', 'vmm', 'vmm']);
+  });
+
+  it('is not held against the run that somebody has started while it was freed', async () => {
+    await using place = await mortalHost();
+    const daemon = place.daemon();
+    await running(place, daemon, 'web');
+    const { network } = daemon.host;
+    const { detach } = network;
+    const [freeing, freed] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    network.detach = async () => {
+      network.detach = detach;
+      freeing.resolve();
+      await freed.promise;
+    };
+    await place.vmms.at(-1)?.die();
+    await freeing.promise;
+    const restarted = await daemon.finish(() => daemon.life.restart('web'));
+    assert.equal(restarted?.state, 'succeeded');
+    freed.resolve();
+    for (let turn = 0; turn < 100; turn++) await setImmediate();
+    const { id, phase, lastEnd } = place.stores.vms.get('web');
+    assert.deepEqual([phase, lastEnd, daemon.life.watches(id)], ['running', null, true]);
   });
 
   it('during a start is told with the same reason', async () => {
