@@ -26,8 +26,10 @@ export type ReconcileAction =
   | { do: 'release'; because: string }
   /** free what a run left and call it failed */
   | { do: 'fail'; because: string }
-  /** let the guest of a living VMM run on, whose suspend or resume was cut off */
+  /** let the guest of a living VMM run on, whose suspend was cut off */
   | { do: 'go-on'; because: string }
+  /** let the guest of a living VMM go on and wake it, as the resume would have that was cut off */
+  | { do: 'finish-resume'; because: string }
   /** free what a run left; it is suspended */
   | { do: 'keep-suspended'; because: string }
   /** the guest rebooted: start it again */
@@ -65,7 +67,8 @@ export function reconcile(phase: VmPhase, seen: SeenVm): ReconcileAction {
     case 'resuming':
       if (seen.memory === 'whole') return { do: 'keep-suspended', because: 'its resume was interrupted' };
       if (seen.vmmAlive && seen.vmm === 'silent') return { do: 'nothing' };
-      if (seen.vmmAlive && seen.vmm === 'started') return { do: 'go-on', because: 'its resume was interrupted' };
+      if (seen.vmmAlive && seen.vmm === 'started')
+        return { do: 'finish-resume', because: 'its resume was interrupted' };
       if (seen.memory === 'unused') return { do: 'keep-suspended', because: 'its guest had not written anything yet' };
       if (seen.hostRestarted) return { do: 'release', because: 'the host was restarted just after it had gone on' };
       return { do: 'fail', because: 'the VMM ended just after it had gone on from its memory' };

@@ -138,9 +138,9 @@ export function interrupted({ phase, failure, restarts }: Pick<VmRecord, 'phase'
   };
 }
 
-/** A record as it is kept in the trash. */
+/** A record as it is kept in the trash. Memory that no guest has gone on from belongs to its disks, whatever it was to be used for. */
 export function trashed(vm: VmRecord): VmRecord {
-  return { ...vm, ...(vm.memory && vm.phase === 'suspended' ? suspended(vm.memory) : stopped()), restarts: null };
+  return { ...vm, ...(vm.memory?.spentOn === null ? suspended(vm.memory) : stopped()), restarts: null };
 }
 
 function inWholeMs({ step, startedMs, durationMs }: TimelineStep): TimelineStep {

@@ -44,10 +44,10 @@ const table: [title: string, phase: VmPhase, seen: Partial<SeenVm>, expected: Re
     'keep-suspended',
   ],
   [
-    'a guest that may have gone on goes on',
+    'a guest that may have gone on goes on and is woken',
     'resuming',
     { vmmAlive: true, vmm: 'started', memory: 'overtaken' },
-    'go-on',
+    'finish-resume',
   ],
   ['one that has written nothing is suspended again', 'resuming', { memory: 'unused' }, 'keep-suspended'],
   ['one that has, and is gone, has failed', 'resuming', { memory: 'overtaken' }, 'fail'],

@@ -49,6 +49,18 @@ describe('a VM’s record', () => {
     });
   });
 
+  it('keeps memory in the trash that no guest has gone on from, and no other', () => {
+    const memory = { id: 'a', at: '2026-11-29T00:00:00.000Z', bytes: 1, spentOn: null };
+    const resuming = { ...inRun, ...changes.suspended(memory), ...changes.resuming() };
+    for (const [spentOn, phase, kept] of [
+      [null, 'suspended', memory],
+      ['a boot', 'stopped', null],
+    ] as const) {
+      const vm = changes.trashed({ ...resuming, memory: { ...memory, spentOn } });
+      assert.deepEqual([vm.phase, vm.memory], [phase, kept]);
+    }
+  });
+
   it('keeps the plan of a restart that a dead daemon was at, and none of a run that the host’s end cut off', () => {
     assert.equal(changes.interrupted(inRun).restarts, null);
     assert.deepEqual(changes.interrupted({ ...inRun, phase: 'starting' }).restarts, inRun.restarts);

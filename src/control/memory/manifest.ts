@@ -72,17 +72,22 @@ export async function identitiesOf(paths: Readonly<Record<string, string>>): Pro
 /**
  * Names of what is no longer as it was; empty when nothing has changed.
  * @param paths by the names that `then` has
+ * @throws the system's error when it cannot be told
  */
 export async function changedSince(then: Identities, paths: Readonly<Record<string, string>>): Promise<string[]> {
   const names = new Set([...Object.keys(then), ...Object.keys(paths)]);
   const changed = await Promise.all(
     [...names].map(async (name) => {
       const [before, path] = [then[name], paths[name]];
-      const now = path === undefined ? undefined : await identityOf(path).catch(() => undefined);
+      const now = path === undefined ? undefined : await identityOf(path).catch(isGone);
       return before && now && sameIdentity(before, now) ? [] : [name];
     }),
   );
   return changed.flat();
+}
+
+function isGone(error: unknown): undefined {
+  if (systemCode(error) !== 'ENOENT') throw error;
 }
 
 function sameIdentity(a: FileIdentity, b: FileIdentity): boolean {

@@ -1,8 +1,8 @@
 /** Brings records and host together: at daemon start, and every 30 s what no operation is at. */
-import { reconcile, type SeenVm } from '../../core/reconcile.ts';
+import { type ReconcileAction, reconcile, type SeenVm } from '../../core/reconcile.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { ended, failed, interrupted, stopped, stopping, suspendedAgain } from '../../core/vm-changes.ts';
-import { messageOf } from '../../errors.ts';
+import { BangerError, messageOf } from '../../errors.ts';
 import { describeVmm } from '../../firecracker/api.ts';
 import { listVmms } from '../../firecracker/launch.ts';
 import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
@@ -52,14 +52,11 @@ export async function reconcileHost(host: Host, life: Life, restarts: Followed):
     host.stores.vms.list().map(async (vm) => {
       try {
         const alive = serving.has(vmmSocketOf(host, vm.id)) || (await livesAsRecorded(host, vm));
-        await reconcileVm(host, life, restarts, vm, alive);
-        // after it: the disks of a VM that runs are left alone
-        if (await recoverRebase(host, vm, vm.phase)) restarts.startSoon(host.stores.vms.get(vm.name));
-        if (await recoverSnapshots(host, vm)) restarts.startSoon(host.stores.vms.get(vm.name));
+        const action = await recoverVm(host, life, restarts, vm, alive);
+        if (action.do === 'finish-resume') finishResume(host, life, restarts, vm);
       } catch (error) {
         host.log.error({ vm: vm.name, error: messageOf(error) }, 'reconcile failed');
-        const failure = failed(`After the daemon's restart: ${messageOf(error)}`);
-        await attempt(host, 'recording that', async () => host.stores.vms.update(vm.id, failure));
+        await attempt(host, 'recording that', () => recordFailure(host, vm, error));
       }
     }),
   );
@@ -73,6 +70,31 @@ export async function reconcileHost(host: Host, life: Life, restarts: Followed):
   // after the deletions: a disk that was being kept has its VM's name no more
   await attempt(host, 'looking after kept disks', () => forgetShared(store));
   await attempt(host, 'looking after the network', async () => void (await host.network.reassert()));
+}
+
+/**
+ * What keeps a VM from being recovered may be over in a moment, as a program that took too long. So nothing is called failed
+ * whose memory is saved or in a VMM that lives: what is called so loses both. Nor is what is being created or deleted, of which
+ * half a VM would stay. The next sweep tries again.
+ */
+async function recordFailure(host: Host, { id }: Pick<VmRecord, 'id'>, error: unknown): Promise<void> {
+  const vm = host.stores.vms.findById(id);
+  if (!vm || vm.memory !== null || vm.phase === 'creating' || (await findVmmOf(host, vm))) return;
+  host.stores.vms.update(id, failed(`After the daemon's restart: ${messageOf(error)}`));
+}
+
+/**
+ * Its guest takes as long as it takes to answer: nobody waits for that but who wants the VM. One that does not go on is
+ * started again if its policy wants it.
+ */
+function finishResume(host: Host, life: Life, restarts: Followed, vm: VmRecord): void {
+  const { id } = life.resume(vm.name);
+  void attempt(host, `what follows the resume of ${vm.name}`, async () => {
+    const { error } = await host.operations.finished(id);
+    if (error === null) return;
+    host.log.error({ vm: vm.name, error: error.message }, 'a resume that was interrupted could not be finished');
+    if (host.stores.vms.findById(vm.id)?.phase === 'failed') restarts.ended(vm, 'failure');
+  });
 }
 
 /** A daemon that cannot put one thing right serves all others; the next sweep tries again. */
@@ -99,15 +121,17 @@ export async function sweepHost(host: Host, life: Life, restarts: Followed): Pro
     const vm = host.stores.vms.findById(seen.id);
     if (!vm || !isOff(life, vm, () => holdsSomething(host, vm))) continue;
     await attempt(host, `recovering ${vm.name}`, async () => {
+      let action: ReconcileAction | undefined;
       const { id } = host.operations.start({
         kind: 'vm.recover',
         target: vm.name,
         run: async () => {
           const alive = (await findVmmOf(host, vm)) !== undefined;
-          await reconcileVm(host, life, restarts, vm, alive);
+          action = await recoverVm(host, life, restarts, vm, alive);
         },
       });
       await host.operations.finished(id);
+      if (action?.do === 'finish-resume') finishResume(host, life, restarts, vm);
     });
   }
   await attempt(host, 'deleting temporary VMs', () => removeAbandoned(host, life));
@@ -171,7 +195,28 @@ export async function checkVmms(host: Host): Promise<void> {
   );
 }
 
-async function reconcileVm(host: Host, life: Life, restarts: Followed, vm: VmRecord, vmmAlive: boolean): Promise<void> {
+/** @returns what was done; a resume is still to be finished, by whoever asked */
+async function recoverVm(
+  host: Host,
+  life: Life,
+  restarts: Followed,
+  vm: VmRecord,
+  vmmAlive: boolean,
+): Promise<ReconcileAction> {
+  const action = await reconcileVm(host, life, restarts, vm, vmmAlive);
+  // after it: the disks of a VM that runs are left alone
+  if (await recoverRebase(host, vm, vm.phase)) restarts.startSoon(host.stores.vms.get(vm.name));
+  if (await recoverSnapshots(host, vm)) restarts.startSoon(host.stores.vms.get(vm.name));
+  return action;
+}
+
+async function reconcileVm(
+  host: Host,
+  life: Life,
+  restarts: Followed,
+  vm: VmRecord,
+  vmmAlive: boolean,
+): Promise<ReconcileAction> {
   const rebased = host.stores.ledger.of(vm.id).some(({ kind }) => kind === 'rebase');
   if (vm.phase === 'creating' || vm.phase === 'starting' || rebased) await clearInterruptedWork(host, vm);
   await settleDiskWork(host, vm, DISK_WORK_LIMIT_MS);
@@ -179,6 +224,17 @@ async function reconcileVm(host: Host, life: Life, restarts: Followed, vm: VmRec
   if (vm.memory === null && vm.phase !== 'suspending') await forgetMemory(host, vm);
   const action = reconcile(vm.phase, await observe(host, vm, vmmAlive));
   if (action.do !== 'nothing') host.log.info({ vm: vm.name, ...action }, 'reconcile');
+  await carryOut(host, life, restarts, vm, action);
+  return action;
+}
+
+async function carryOut(
+  host: Host,
+  life: Life,
+  restarts: Followed,
+  vm: VmRecord,
+  action: ReconcileAction,
+): Promise<void> {
   switch (action.do) {
     case 'adopt':
       life.adopt(vm);
@@ -228,6 +284,7 @@ async function reconcileVm(host: Host, life: Life, restarts: Followed, vm: VmRec
       await releaseVm(host, vm);
       await discardVm(host, vm);
       return;
+    case 'finish-resume':
     case 'nothing':
       return;
   }
@@ -259,7 +316,9 @@ async function memoryOf(host: Host, vm: VmRecord): Promise<SeenVm['memory']> {
     const files = memoryFiles(host.config.paths.store, vm.id);
     const manifest = await readManifest(files, vm.memory.id);
     return (await isUnused(host, vm, files, manifest)) ? 'unused' : 'overtaken';
-  } catch {
+  } catch (error) {
+    // what cannot be read now may be read in a moment
+    if (!(error instanceof BangerError)) throw error;
     return 'overtaken';
   }
 }

@@ -65,7 +65,7 @@ export interface Life {
    */
   suspend(name: string): Operation;
   /**
-   * Lets a suspended VM go on where it stood.
+   * Lets a suspended VM go on where it stood, or finishes a resume that was cut off.
    * @throws BangerError `not_found`, or `conflict` when it runs
    */
   resume(name: string): Operation;

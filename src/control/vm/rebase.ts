@@ -51,6 +51,9 @@ export interface StartStop {
 /** What finishing or undoing needs of the host. */
 type RecoveryHost = ImageHost & Pick<Host, 'log'>;
 
+/** Phases of a run after its first login. */
+const CAME_UP: ReadonlySet<VmRecord['phase']> = new Set(['running', 'suspending', 'suspended', 'resuming']);
+
 export type RebaseEntry = Extract<Resource, { kind: 'rebase' }>;
 
 /**
@@ -110,7 +113,7 @@ export async function rebaseVm(
 
 /**
  * What a dead daemon left of a rebase, after the VM itself was recovered.
- * @param phaseBefore phase in which the dead daemon left the VM: `running` says that SSH had come up
+ * @param phaseBefore phase in which the dead daemon left the VM: `running`, and what follows it, says that SSH had come up
  * @returns whether the VM has to be started, because it ran before
  */
 export async function recoverRebase(
@@ -120,7 +123,7 @@ export async function recoverRebase(
 ): Promise<boolean> {
   const entry = host.stores.ledger.of(vm.id).find((resource) => resource.kind === 'rebase');
   if (entry === undefined) return false;
-  const came = entry.step === 'settled' || (entry.step === 'swapping' && phaseBefore === 'running');
+  const came = entry.step === 'settled' || (entry.step === 'swapping' && CAME_UP.has(phaseBefore));
   host.log.info({ vm: vm.name, came, ran: entry.ran }, 'a change of image was interrupted');
   if (came) {
     await settleRebase(host, vm, entry);

@@ -1,6 +1,7 @@
 /**
  * Lets a suspended VM go on where it stood. Until its memory is on record as spent, whatever fails leaves it suspended;
- * from then on its guest may have written to its disks, and the memory is used no second time unless it has not.
+ * from then on its guest may have written to its disks, and the memory is used no second time unless it has not. Until the
+ * guest is awake its record says that it is resuming, so that the next daemon finishes what this one could not.
  */
 import type { Fit } from '../../core/fit.ts';
 import type { SavedMemory, VmRecord } from '../../core/vm.ts';
@@ -26,14 +27,23 @@ import { type LaunchedVm, launchVm } from './boot.ts';
 import { requireFreeDisks } from './free-disks.ts';
 import { releaseVm } from './release.ts';
 import type { StartedVm } from './start.ts';
-import { wakeGuest } from './wake.ts';
+import { goOnRunning } from './suspend.ts';
+import { thawGuest, wakeGuest } from './wake.ts';
+
+export interface ResumedVm extends Pick<StartedVm, 'vm'> {
+  /** how its VMM ends; undefined for one that an earlier daemon launched */
+  ended: StartedVm['ended'] | undefined;
+}
 
 /**
+ * Resumes a suspended VM, or finishes the resume of one whose daemon ended when its guest had gone on or was about to.
  * @throws BangerError `conflict` when it is not suspended, or what it was suspended with is not what is here now; it stays
  *   suspended then
  */
-export async function resumeVm(host: Host, name: string, progress: Progress, signal: AbortSignal): Promise<StartedVm> {
+export async function resumeVm(host: Host, name: string, progress: Progress, signal: AbortSignal): Promise<ResumedVm> {
   const vm = host.stores.vms.get(name);
+  const loaded = await loadedMemory(host, vm);
+  if (loaded) return await finishResume(host, vm, loaded, progress);
   const memory = requireSuspended(vm);
   progress.step('preflight', 'checking the host');
   const boot = await findVmBootFiles(host, vm);
@@ -64,6 +74,42 @@ export async function resumeVm(host: Host, name: string, progress: Progress, sig
     if (signal.aborted) throw signal.reason;
     throw error instanceof BangerError ? error.reworded(`${error.message} ${name} is still suspended.`) : error;
   }
+  await letGoOn(host, vm, memory, manifest, progress);
+  return { vm: host.stores.vms.get(vm.name), ended: launched.ended };
+}
+
+/** Memory that is spent and in a VMM that lives: a resume that was cut off, and nothing else, leaves a VM so. */
+async function loadedMemory(host: Host, vm: VmRecord): Promise<SavedMemory | undefined> {
+  if (vm.phase !== 'resuming' || vm.memory === null || vm.memory.spentOn === null) return undefined;
+  return (await findVmmOf(host, vm)) ? vm.memory : undefined;
+}
+
+async function finishResume(host: Host, vm: VmRecord, memory: SavedMemory, progress: Progress): Promise<ResumedVm> {
+  const manifest = await readManifest(memoryFiles(host.config.paths.store, vm.id), memory.id).catch((error) => {
+    if (!(error instanceof BangerError)) throw error;
+    progress.warn(`${error.message} ${vm.name} goes on; its clock may be wrong: banger restart ${vm.name}`);
+    return undefined;
+  });
+  if (manifest) await letGoOn(host, vm, memory, manifest, progress);
+  else {
+    // without what its manifest knew, but nothing else has what its guest holds
+    await goOnRunning(host, vm);
+    await thawGuest(host, vm);
+  }
+  return { vm: host.stores.vms.get(vm.name), ended: undefined };
+}
+
+/**
+ * Lets a guest go on whose memory is loaded and spent, and wakes it. Repeatable for as long as its VMM lives.
+ * @throws BangerError unless it runs on
+ */
+async function letGoOn(
+  host: Host,
+  vm: VmRecord,
+  memory: SavedMemory,
+  manifest: Manifest,
+  progress: Progress,
+): Promise<void> {
   try {
     progress.step('go-on', 'letting the guest go on');
     await using api = connectVmm(vmmSocketOf(host, vm.id));
@@ -73,9 +119,8 @@ export async function resumeVm(host: Host, name: string, progress: Progress, sig
   } catch (error) {
     await afterBadWake(host, vm, memory, manifest, progress, error);
   }
-  host.stores.vms.update(vm.id, goneOn({ at: host.now(), vmm: launched.kind }));
+  host.stores.vms.update(vm.id, goneOn({ at: host.now(), vmm: manifest.fit.vmm }));
   await forgetMemory(host, vm);
-  return { vm: host.stores.vms.get(vm.name), ended: launched.ended };
 }
 
 /** Why a suspended VM cannot go on, each a clause; empty when it can. */

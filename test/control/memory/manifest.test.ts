@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { linkSync, mkdirSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { linkSync, mkdirSync, renameSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import {
@@ -54,6 +54,15 @@ describe('disks that memory belongs to', () => {
     const then = await identitiesOf({ root });
     assert.deepEqual(await changedSince(then, { root, work }), ['work']);
     assert.deepEqual(await changedSince(await identitiesOf({ root, work }), { root }), ['work']);
+  });
+
+  it('are not taken for changed ones where that cannot be seen', async (t) => {
+    const root = join(await tempDir(t), 'root');
+    writeFileSync(root, 'a');
+    const then = await identitiesOf({ root });
+    rmSync(root);
+    symlinkSync(root, root);
+    await assert.rejects(changedSince(then, { root }), { code: 'ELOOP' });
   });
 });
 
