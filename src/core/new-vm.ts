@@ -22,6 +22,19 @@ export interface NewVm
   process?: VmRecord['process'] | undefined;
 }
 
+/**
+ * What a VM that begins as another takes over of it beside image, sizes and disks. Whether one starts with the host is said of
+ * each by itself, and data for a first boot is for that of the other.
+ */
+export function settingsOf({
+  nat,
+  restartPolicy,
+  idleSuspendMs,
+  process,
+}: VmRecord): Pick<VmRecord, 'nat' | 'restartPolicy' | 'idleSuspendMs' | 'process'> {
+  return { nat, restartPolicy, idleSuspendMs, process };
+}
+
 /** A VM that is being created: it has never run. */
 export function newVm(vm: NewVm): VmRecord {
   return {

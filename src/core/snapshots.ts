@@ -5,10 +5,14 @@ import type { TemplateFile } from './template.ts';
 import type { VmRecord } from './vm.ts';
 
 /** What of a VM's record belongs to its disks: put back with them. */
-export type SnapshotValues = Pick<
-  VmRecord,
-  'image' | 'imageId' | 'vcpus' | 'memoryMib' | 'rootDiskBytes' | 'workDiskBytes' | 'workDiskMount'
->;
+export interface SnapshotValues
+  extends Pick<
+    VmRecord,
+    'image' | 'imageId' | 'vcpus' | 'memoryMib' | 'rootDiskBytes' | 'workDiskBytes' | 'workDiskMount'
+  > {
+  /** missing in snapshots of earlier bangers; their VM's says it */
+  process?: VmRecord['process'];
+}
 
 export interface SnapshotRecord {
   /** 8 hexadecimal digits; name of its directory */
@@ -56,8 +60,8 @@ const SNAPSHOT_NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
 const KEPT_AUTOMATIC = 3;
 
 export function valuesOf(vm: VmRecord): SnapshotValues {
-  const { image, imageId, vcpus, memoryMib, rootDiskBytes, workDiskBytes, workDiskMount } = vm;
-  return { image, imageId, vcpus, memoryMib, rootDiskBytes, workDiskBytes, workDiskMount };
+  const { image, imageId, vcpus, memoryMib, rootDiskBytes, workDiskBytes, workDiskMount, process } = vm;
+  return { image, imageId, vcpus, memoryMib, rootDiskBytes, workDiskBytes, workDiskMount, process };
 }
 
 /**

@@ -12,6 +12,8 @@ export interface SnapshotStore {
   count(vmId: string): number;
   /** @throws BangerError `conflict` when the VM has one of that name */
   insert(snapshot: SnapshotRecord): void;
+  /** Writes one anew whose name, image and time are what they were. */
+  update(snapshot: SnapshotRecord): void;
   /** Gives an image another name in the records of those that need it. */
   renameImage(imageId: string, name: string): void;
   remove(id: string): void;
@@ -30,6 +32,7 @@ export function createSnapshotStore(database: Database): SnapshotStore {
   const update = database.prepare('UPDATE snapshots SET record = ? WHERE id = ?');
   const remove = database.prepare('DELETE FROM snapshots WHERE id = ?');
   const removeOf = database.prepare('DELETE FROM snapshots WHERE vm_id = ?');
+  const change = (snapshot: SnapshotRecord) => void update.run(JSON.stringify(snapshot), snapshot.id);
   const find = (vmId: string, name: string) => optional(byName.get(vmId, name));
   return {
     list: (vmId) => (vmId === undefined ? all.all() : ofVm.all(vmId)).map(fromRow),
@@ -48,11 +51,11 @@ export function createSnapshotStore(database: Database): SnapshotStore {
         });
       }
     },
+    update: change,
     renameImage(imageId, name) {
       for (const snapshot of all.all().map(fromRow)) {
         if (snapshot.values.imageId !== imageId) continue;
-        const renamed = { ...snapshot, values: { ...snapshot.values, image: name } };
-        update.run(JSON.stringify(renamed), snapshot.id);
+        change({ ...snapshot, values: { ...snapshot.values, image: name } });
       }
     },
     remove: (id) => void remove.run(id),

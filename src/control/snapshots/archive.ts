@@ -1,6 +1,7 @@
 /** What lies beside the disks of an exported snapshot: `snapshot.json`, which says what the VM was and the sums of its disks. */
 import { lstat, readFile } from 'node:fs/promises';
 import { z } from 'zod';
+import { VmProcess } from '../../api/vm-process.ts';
 import { workMountProblem } from '../../core/work-mount.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import type { ArchiveKind } from '../../system/archive-entries.ts';
@@ -38,6 +39,9 @@ const SnapshotManifest = z.object({
     memoryMib: z.int().min(64),
     workDiskBytes: z.int().nonnegative(),
     workDiskMount: z.string().refine((path) => workMountProblem(path) === undefined, 'must be a place for a work disk'),
+    // what an earlier banger does not say
+    nat: z.boolean().optional(),
+    process: VmProcess.strip().nullish(),
   }),
   files: z.object({ [SNAPSHOT_MEMBERS.root]: DiskSum, [SNAPSHOT_MEMBERS.work]: DiskSum.optional() }),
 });

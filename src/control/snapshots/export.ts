@@ -46,10 +46,10 @@ export async function exportSnapshot(
     [SNAPSHOT_MEMBERS.root]: await sumDisk(source.rootDisk, options),
     ...(snapshot.hasWorkDisk ? { [SNAPSHOT_MEMBERS.work]: await sumDisk(source.workDisk, options) } : {}),
   };
-  const { image, vcpus, memoryMib, workDiskBytes, workDiskMount } = snapshot.values;
+  const { image, vcpus, memoryMib, workDiskBytes, workDiskMount, process = vm.process } = snapshot.values;
   const manifest = formatManifest({
     ...{ name, arch: hostArch(), createdAt: snapshot.createdAt, files },
-    vm: { name: vmName, image, vcpus, memoryMib, workDiskBytes, workDiskMount },
+    vm: { name: vmName, image, vcpus, memoryMib, workDiskBytes, workDiskMount, nat: vm.nat, process },
   });
   // the archive's description lies in no snapshot, so it is packed from beside links to what does
   const id = newSnapshotId();

@@ -57,15 +57,16 @@ export async function importSnapshot(
     const boot = await findImage(host, request, manifest);
     const root = manifest.files[SNAPSHOT_MEMBERS.root];
     const work = manifest.files[SNAPSHOT_MEMBERS.work];
-    const { vcpus, memoryMib, workDiskMount } = manifest.vm;
+    const { vcpus, memoryMib, workDiskMount, nat, process = null } = manifest.vm;
     requireHostMemory(request.name, memoryMib);
     const workDiskBytes = work?.size ?? manifest.vm.workDiskBytes;
     for (const bytes of [root.size, workDiskBytes]) requireDiskSize(bytes);
     const values = {
       ...{ image: boot.name, imageId: boot.imageId ?? null, vcpus, memoryMib, workDiskMount, workDiskBytes },
-      rootDiskBytes: root.size,
+      ...{ rootDiskBytes: root.size, process },
     };
-    return await makeVm(host, { id, name: request.name, values }, signal, async () => {
+    // when it is to run is for this host to say
+    return await makeVm(host, { id, name: request.name, values, settings: { nat } }, signal, async () => {
       progress.step('put', 'putting the disks in place');
       for (const [member, path] of [
         [SNAPSHOT_MEMBERS.root, rootDisk],

@@ -4,7 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
-import { newVm } from '../../core/new-vm.ts';
+import { type NewVm, newVm, settingsOf } from '../../core/new-vm.ts';
 import type { SnapshotMemory, SnapshotRecord, SnapshotValues } from '../../core/snapshots.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { stopped } from '../../core/vm-changes.ts';
@@ -46,7 +46,8 @@ export async function copySnapshot(
   await requireRoom(host, cost, `the disks of ${newName}`);
   const id = newVmId();
   const { runner } = host.system;
-  return await makeVm(host, { id, name: newName, values: snapshot.values, nat: source.nat }, signal, async (vm) => {
+  const described = { id, name: newName, values: snapshot.values, settings: settingsOf(source) };
+  return await makeVm(host, described, signal, async (vm) => {
     progress.step('clone-disks', cost === 0 ? 'cloning the disks' : `copying the disks: ${formatSize(cost)}`);
     const own = vmFiles(host.config.paths.store, vm.id);
     for (const [from, to] of disksOf(snapshot, files, own)) {
@@ -66,11 +67,11 @@ async function goOnAs(
 ): Promise<VmRecord> {
   const { saved, values } = snapshot;
   const { store } = host.config.paths;
-  const { nat, restartPolicy } = source;
+  const settings = settingsOf(source);
   requireFreeName(host, name);
   progress.step('preflight', 'checking the host');
   const boot = await requireUsableMemory(host, source, snapshot);
-  await host.checks.beforeStart(boot, { ...saved.run, nat }, progress.warn);
+  await host.checks.beforeStart(boot, { ...saved.run, nat: settings.nat }, progress.warn);
   const from = snapshotFiles(store, source.id, snapshot.id);
   const copied = [...disksOf(snapshot, from).map(([path]) => path), from.memory];
   const costs = await Promise.all(copied.map((path) => costOfClone(host, path)));
@@ -85,7 +86,7 @@ async function goOnAs(
   // no await between choosing the address and taking it
   const admitted = newVm({
     ...{ id: newVmId(), name, address: freeAddress(host), createdAt: host.now() },
-    ...{ ...values, imageId: values.imageId ?? undefined, vcpus, memoryMib, nat, restartPolicy },
+    ...{ ...settings, ...values, imageId: values.imageId ?? undefined, vcpus, memoryMib },
     ...{ hostKeyPrivate: hostKey.privateKey, hostKeyPublic: hostKey.publicKey },
     machineId: randomBytes(16).toString('hex'),
     forkedFrom: { id: source.id, name: source.name },
@@ -154,7 +155,8 @@ interface Described {
   id: string;
   name: string;
   values: SnapshotValues;
-  nat?: boolean;
+  /** what most VMs have where it is left out */
+  settings: Partial<Pick<NewVm, keyof ReturnType<typeof settingsOf>>>;
 }
 
 /**
@@ -163,7 +165,7 @@ interface Described {
  */
 export async function makeVm(
   host: Host,
-  { id, name, values, nat }: Described,
+  { id, name, values, settings }: Described,
   signal: AbortSignal,
   fill: (vm: VmRecord) => Promise<void>,
 ): Promise<VmRecord> {
@@ -175,7 +177,7 @@ export async function makeVm(
   // no await between choosing the address and taking it
   const vm = newVm({
     ...{ id, name, address: freeAddress(host), createdAt: host.now() },
-    ...{ ...values, imageId: values.imageId ?? undefined, nat },
+    ...{ ...settings, ...values, imageId: values.imageId ?? undefined },
     hostKeyPrivate: hostKey.privateKey,
     hostKeyPublic: hostKey.publicKey,
     machineId: randomBytes(16).toString('hex'),

@@ -4,7 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
-import { newVm } from '../../core/new-vm.ts';
+import { newVm, settingsOf } from '../../core/new-vm.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import { generateKeyPair } from '../../guest/keys.ts';
@@ -165,7 +165,7 @@ async function requireRoomForMemory(host: Host, name: string, first: VmRecord, o
 /** Records and empty directories; a daemon that finds them later removes them. */
 async function admit(host: Host, source: VmRecord, boot: BootFiles, names: readonly string[]): Promise<VmRecord[]> {
   const keys = await Promise.all(names.map((name) => generateKeyPair(name)));
-  const { image, imageId, rootDiskBytes, workDiskBytes, workDiskMount, nat, restartPolicy, idleSuspendMs } = source;
+  const { image, imageId, rootDiskBytes, workDiskBytes, workDiskMount } = source;
   const { vcpus, memoryMib } = source.run ?? source;
   const forks: VmRecord[] = [];
   host.stores.atomically(() => {
@@ -173,8 +173,8 @@ async function admit(host: Host, source: VmRecord, boot: BootFiles, names: reado
     for (const [index, key] of keys.entries()) {
       const fork = newVm({
         ...{ id: newVmId(), name: names[index] ?? '', address: freeAddress(host), createdAt: host.now() },
-        ...{ image, imageId: imageId ?? undefined, rootDiskBytes, workDiskBytes, workDiskMount, nat, restartPolicy },
-        ...{ idleSuspendMs, vcpus, memoryMib, hostKeyPrivate: key.privateKey, hostKeyPublic: key.publicKey },
+        ...{ image, imageId: imageId ?? undefined, rootDiskBytes, workDiskBytes, workDiskMount, ...settingsOf(source) },
+        ...{ vcpus, memoryMib, hostKeyPrivate: key.privateKey, hostKeyPublic: key.publicKey },
         // also after its next boot
         machineId: randomBytes(16).toString('hex'),
         forkedFrom: { id: source.id, name: source.name },

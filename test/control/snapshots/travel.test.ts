@@ -20,6 +20,8 @@ import { tempDir } from '../../support/temp-dir.ts';
 const never = new AbortController().signal;
 const skip = lacking('mke2fs', 'e2fsck', 'debugfs', 'tar', 'zstd', 'cp');
 
+const PROCESS = { env: ['GREETING=hello'], user: 'nobody' };
+
 interface Travel extends AsyncDisposable {
   place: MortalHost;
   host: Host;
@@ -41,7 +43,8 @@ async function travel(t: TestContext): Promise<Travel> {
   for (const disk of [disks.rootDisk, disks.workDisk]) {
     await system.runner.run(['mke2fs', '-q', '-F', '-t', 'ext4', '-d', tree, disk, '2M']);
   }
-  place.stores.vms.insert({ ...place.vm, rootDiskBytes: 2 * MIB, workDiskBytes: 2 * MIB });
+  const sizes = { rootDiskBytes: 2 * MIB, workDiskBytes: 2 * MIB };
+  place.stores.vms.insert({ ...place.vm, ...sizes, nat: false, restartPolicy: 'always', process: PROCESS });
   await createSnapshot(host, 'web', { name: 'first', pauseOk: false, diskOnly: true }, quietProgress(), never);
   return { place, host, dir, disks, [Symbol.asyncDispose]: () => place[Symbol.asyncDispose]() };
 }
@@ -81,6 +84,8 @@ describe('a snapshot of disks', { skip }, () => {
       assert.ok(readFileSync(copy[disk]).equals(readFileSync(disks[disk])), disk);
     }
     assert.deepEqual([made.name, made.phase, made.workDiskMount], ['copy', 'stopped', '/root']);
+    // what it is goes along; what becomes of it by itself is for the host to say
+    assert.deepEqual([made.nat, made.process, made.restartPolicy], [false, PROCESS, 'never']);
     await assert.rejects(importSnapshot(host, { name: 'copy', file }, quietProgress(), never), { code: 'conflict' });
     truncateSync(file, written.sizeBytes - 100);
     await assert.rejects(importSnapshot(host, { name: 'half', file }, quietProgress(), never), { code: 'corrupt' });
@@ -134,8 +139,13 @@ describe('a snapshot of disks', { skip }, () => {
       ],
       [
         'a work disk in the way',
-        'sed -i "s|\\"workDiskMount\\": .*|\\"workDiskMount\\": \\"/../etc\\"|" snapshot.json',
+        'sed -i "s|\\"workDiskMount\\": .*|\\"workDiskMount\\": \\"/../etc\\",|" snapshot.json',
         /workDiskMount/,
+      ],
+      [
+        'a process that no VM can have',
+        'sed -i "s|GREETING=hello|hello|" snapshot.json',
+        /"vm\.process\.env\.0": must be NAME=VALUE/,
       ],
     ];
     for (const [what, script, says] of strangers) {
