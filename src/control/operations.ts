@@ -31,6 +31,8 @@ export interface OperationRequest<T> {
   kind: string;
   /** name of the thing worked on */
   target: string;
+  /** names of others that nobody else may work on meanwhile */
+  also?: readonly string[];
   /** whether a second request may wait for this one instead of failing */
   joinable?: boolean;
   /** kind that it joins and is joined as; its own without */
@@ -80,6 +82,7 @@ export interface Operations {
 
 interface Live {
   operation: Operation;
+  also: readonly string[];
   startedAt: number;
   events: OperationEvents;
   wake: Set<() => void>;
@@ -123,8 +126,11 @@ export function createOperations(
   const live = new Map<string, Live>();
   const running = () => [...live.values()].filter((entry) => entry.operation.state === 'running');
   /** the oldest first: the last one begins when those before, which were called off, have been undone */
-  const workingOn = (target: string) =>
-    running().filter((entry) => entry.operation.target === target && !entry.onlyLooks);
+  const workingOn = (...targets: readonly string[]) =>
+    running().filter(
+      ({ operation, also, onlyLooks }) =>
+        !onlyLooks && [operation.target, ...also].some((target) => targets.includes(target)),
+    );
   const lookUp = (id: string): Live => {
     const entry = live.get(id);
     if (entry) return entry;
@@ -203,7 +209,8 @@ export function createOperations(
   return {
     start(request) {
       const joinsAs = request.joinsAs ?? request.kind;
-      const here = request.onlyLooks ? [] : workingOn(request.target);
+      const also = request.also ?? [];
+      const here = request.onlyLooks ? [] : workingOn(request.target, ...also);
       const busy = here.at(-1);
       if (busy) {
         const same = busy.joinsAs === joinsAs && busy.joinable && request.joinable;
@@ -233,6 +240,7 @@ export function createOperations(
       attempt('an operation could not be recorded', operation, () => store.insert(operation));
       const entry: Live = {
         operation,
+        also,
         startedAt: performance.now(),
         events: createOperationEvents(MAX_EVENT_BYTES),
         wake: new Set(),

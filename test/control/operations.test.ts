@@ -56,6 +56,23 @@ describe('operations', () => {
     await all.finished(first.id);
   });
 
+  it('keep others from all that they work on', async () => {
+    const all = operations();
+    const gate = Promise.withResolvers<void>();
+    const request = { kind: 'snapshot.copy', target: 'old', also: ['web'], run: () => gate.promise };
+    const { id } = all.start(request);
+    for (const target of ['old', 'web']) {
+      assert.equal(all.activeOn(target)?.id, id);
+      assert.throws(() => all.start({ kind: 'vm.stop', target, joinable: true, run: async () => {} }), /a copy of old/);
+    }
+    assert.throws(() => all.start({ ...request, target: 'older' }), /has to wait: a copy of old is going on/);
+    const other = all.start({ kind: 'vm.stop', target: 'db', run: async () => {} });
+    assert.equal((await all.finished(other.id)).state, 'succeeded');
+    gate.resolve();
+    await all.finished(id);
+    assert.equal(all.activeOn('web'), undefined);
+  });
+
   it('in the background are called off by what they are in the way of, which waits for their end', async () => {
     for (const [kind, exclusive] of [
       ['vm.start', false],

@@ -164,6 +164,13 @@ export async function isWholeSnapshot(
   }
 }
 
+/** Who wrote to it did so while it was copied. */
+export function changedMeanwhile({ name }: Pick<SnapshotRecord, 'name'>): BangerError {
+  return new BangerError('corrupt', `The files of the snapshot ${name} were changed meanwhile.`, {
+    hint: 'See what there is: banger snapshot list',
+  });
+}
+
 export function hasSaved(snapshot: SnapshotRecord): snapshot is SnapshotRecord & { saved: SnapshotMemory } {
   return snapshot.saved !== undefined;
 }

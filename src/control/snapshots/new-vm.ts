@@ -4,6 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
+import { isDeepStrictEqual } from 'node:util';
 import { type NewVm, newVm, settingsOf } from '../../core/new-vm.ts';
 import type { SnapshotMemory, SnapshotRecord, SnapshotValues } from '../../core/snapshots.ts';
 import type { VmRecord } from '../../core/vm.ts';
@@ -19,13 +20,14 @@ import { findVmBootFiles } from '../bundles/boot-files.ts';
 import { freeUser, handOverFile, settleUser } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { leaveImage } from '../images/catalogue.ts';
+import { contentsOf } from '../memory/manifest.ts';
 import { needsOwnMemory, shareMemory } from '../memory/share.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone } from '../store/space.ts';
 import { freeAddress, newVmId } from '../vm/identity.ts';
 import { discardVm, releaseVm } from '../vm/release.ts';
 import { createTimeline, goOnAsNew, loadAsNew } from '../vm/start-as-new.ts';
-import { hasSaved, isWholeSnapshot, requireUsableMemory } from './memory.ts';
+import { changedMeanwhile, hasSaved, isWholeSnapshot, requireUsableMemory } from './memory.ts';
 import { getSnapshot, requireRoom } from './take.ts';
 
 /** @throws BangerError `not_found`, `conflict` when the name is taken, `host_unprepared` without room */
@@ -41,7 +43,8 @@ export async function copySnapshot(
   const snapshot = getSnapshot(host, source, snapshotName);
   if (!diskOnly && hasSaved(snapshot)) return await goOnAs(host, source, snapshot, newName, progress, signal);
   const files = snapshotFiles(host.config.paths.store, source.id, snapshot.id);
-  const costs = await Promise.all(disksOf(snapshot, files).map(([path]) => costOfClone(host, path)));
+  const paths = disksOf(snapshot, files).map(([path]) => path);
+  const costs = await Promise.all(paths.map((path) => costOfClone(host, path)));
   const cost = costs.reduce((sum, each) => sum + each, 0);
   await requireRoom(host, cost, `the disks of ${newName}`);
   const id = newVmId();
@@ -50,9 +53,12 @@ export async function copySnapshot(
   return await makeVm(host, described, signal, async (vm) => {
     progress.step('clone-disks', cost === 0 ? 'cloning the disks' : `copying the disks: ${formatSize(cost)}`);
     const own = vmFiles(host.config.paths.store, vm.id);
+    const before = await contentsOf(paths);
     for (const [from, to] of disksOf(snapshot, files, own)) {
       await cloneFile(runner, host.config.programs.cp, from, to ?? '', 0, signal);
     }
+    // what is written while it is copied is of no moment
+    if (!isDeepStrictEqual(await contentsOf(paths).catch(() => []), before)) throw changedMeanwhile(snapshot);
   });
 }
 
@@ -124,8 +130,7 @@ async function goOnAs(
     );
     const check = async () => {
       // who wrote to a file did so before it was copied, or while it was
-      if (await isWholeSnapshot(host, snapshot)) return;
-      throw new BangerError('corrupt', `The files of the snapshot ${snapshot.name} were changed meanwhile.`);
+      if (!(await isWholeSnapshot(host, snapshot))) throw changedMeanwhile(snapshot);
     };
     const awakening = { failedUnits: saved.ready.failedUnits, check };
     const { vm: started } = await goOnAsNew(host, vm, loaded, awakening, timeline, signal);

@@ -34,7 +34,7 @@ import { costOfClone } from '../store/space.ts';
 import { requireFreeDisks } from '../vm/free-disks.ts';
 import type { StartStop } from '../vm/rebase.ts';
 import { findVmmOf } from '../vmm.ts';
-import { hasSaved, isWholeSnapshot, requireUsableMemory } from './memory.ts';
+import { changedMeanwhile, hasSaved, isWholeSnapshot, requireUsableMemory } from './memory.ts';
 import {
   getSnapshot,
   newSnapshotId,
@@ -240,9 +240,7 @@ async function bringMemory(
     await syncPath(to[file]);
   }
   // who wrote to it did so before it was copied, or while it was
-  if (!(await isWholeSnapshot(host, snapshot))) {
-    throw new BangerError('corrupt', `The files of the snapshot ${snapshot.name} were changed meanwhile.`);
-  }
+  if (!(await isWholeSnapshot(host, snapshot))) throw changedMeanwhile(snapshot);
   await syncPath(to.directory);
 }
 

@@ -59,6 +59,8 @@ export function snapshotHandlers(host: Host, life: Life): SnapshotHandlers {
       return operations.start({
         kind: 'snapshot.copy',
         target: body.name,
+        // an undo makes the disks of a snapshot those of its VM, whose guest would write to them while they are copied
+        also: [name],
         run: async (progress, signal) => {
           const wanted = { name: body.name, diskOnly: body.diskOnly ?? false };
           const vm = await copySnapshot(host, name, snapshot, wanted, progress, signal);
