@@ -87,6 +87,7 @@ const WINGS: Record<string, Wing> = {
       'boot',
       'copy-moment',
       'create',
+      'discard-memory',
       'pause',
       'free-disks',
       'limits',

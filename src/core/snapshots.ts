@@ -94,9 +94,9 @@ export function latestAutomatic(snapshots: readonly SnapshotRecord[]): SnapshotR
   return automatic(snapshots)[0];
 }
 
-/** Automatic ones that make room for one more. */
+/** Automatic ones beyond those that are kept, the newest of which is the state before the last `restore`. */
 export function surplusAutomatic(snapshots: readonly SnapshotRecord[]): SnapshotRecord[] {
-  return automatic(snapshots).slice(KEPT_AUTOMATIC - 1);
+  return automatic(snapshots).slice(KEPT_AUTOMATIC);
 }
 
 function automatic(snapshots: readonly SnapshotRecord[]): SnapshotRecord[] {

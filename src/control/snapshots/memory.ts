@@ -126,12 +126,14 @@ function savedPaths(
 
 /**
  * What a guest goes on with that was saved in a snapshot.
+ * @param address that of the VM, where the guest is to keep its own
  * @throws BangerError `conflict` when it cannot go on here and now; its disks can be had alone
  */
 export async function requireUsableMemory(
   host: Host,
   vm: Pick<VmRecord, 'id' | 'name'>,
   snapshot: SnapshotRecord & { saved: SnapshotMemory },
+  address = snapshot.saved.address,
 ): Promise<BootFiles> {
   const { saved, values } = snapshot;
   const found: string[] = [];
@@ -143,6 +145,7 @@ export async function requireUsableMemory(
     if (!(error instanceof BangerError)) throw error;
     found.push(messageOf(error));
   }
+  if (saved.address !== address) found.push(`its address was ${saved.address}, now ${address}`);
   if (!(await isWholeSnapshot(host, snapshot))) found.push('its files were changed since');
   if (boot !== undefined && found.length === 0) return boot;
   throw new BangerError('conflict', `Nothing can go on from the memory in ${snapshot.name}: ${found.join('; ')}.`, {
@@ -162,6 +165,22 @@ export async function isWholeSnapshot(
     if (systemCode(error) === 'ENOENT') return false;
     throw error;
   }
+}
+
+/**
+ * The snapshot whose memory a VM was suspended with by a restore, and which has it still.
+ * @returns undefined when the VM has none, or is the only one to have it
+ */
+export async function findOriginal(
+  host: Pick<Host, 'config' | 'stores'>,
+  { id, memory }: Pick<VmRecord, 'id' | 'memory'>,
+): Promise<SnapshotRecord | undefined> {
+  if (memory === null) return undefined;
+  const manifest = await readManifest(memoryFiles(host.config.paths.store, id), memory.id).catch(() => undefined);
+  if (!manifest?.again) return undefined;
+  // it is of the moment at which that was taken
+  const found = host.stores.snapshots.list(id).find(({ createdAt }) => createdAt === manifest.at);
+  return found && hasSaved(found) && (await isWholeSnapshot(host, found)) ? found : undefined;
 }
 
 /** Who wrote to it did so while it was copied. */

@@ -31,10 +31,11 @@ import { disksOf } from '../memory/checkpoint.ts';
 import { identitiesOf, identityOf, writeManifest as writeMemoryManifest } from '../memory/manifest.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone } from '../store/space.ts';
+import { discardMemory } from '../vm/discard-memory.ts';
 import { requireFreeDisks } from '../vm/free-disks.ts';
 import type { StartStop } from '../vm/rebase.ts';
 import { findVmmOf } from '../vmm.ts';
-import { changedMeanwhile, hasSaved, isWholeSnapshot, requireUsableMemory } from './memory.ts';
+import { changedMeanwhile, findOriginal, hasSaved, isWholeSnapshot, requireUsableMemory } from './memory.ts';
 import {
   getSnapshot,
   newSnapshotId,
@@ -114,7 +115,9 @@ async function putBack(
 ): Promise<Restored> {
   // one whose end failed: what is left of it must not be taken for this one's
   await recoverSnapshots(host, vm);
-  requireNoMemory(vm, 'given other disks');
+  // memory that is nowhere else is given up by word alone
+  const original = await findOriginal(host, vm);
+  if (!original) requireNoMemory(vm, 'given other disks');
   const ran = (await findVmmOf(host, vm)) !== undefined;
   if (ran && !force) {
     throw new BangerError('conflict', `${vm.name} is running, and its disks cannot change meanwhile.`, {
@@ -122,7 +125,7 @@ async function putBack(
     });
   }
   const withMemory = !diskOnly && hasSaved(snapshot) ? snapshot : undefined;
-  if (withMemory) await requireUsableMemory(host, vm, withMemory);
+  if (withMemory) await requireUsableMemory(host, vm, withMemory, vm.address);
   const sources = snapshotFiles(host.config.paths.store, vm.id, snapshot.id);
   const cost = consumes ? 0 : await costOf(host, snapshot, withMemory !== undefined);
   await requireRoom(host, cost, `the disks of the snapshot ${snapshot.name}`);
@@ -144,6 +147,10 @@ async function putBack(
     throwIfCancelled(signal);
     if (ran) await life.stop(vm.name, undefined, progress, signal);
     throwIfCancelled(signal);
+    if (original) {
+      progress.step('discard-memory', `giving its memory up, which is in ${original.name} too`);
+      await discardMemory(host, vm);
+    }
     if (!(await settleDiskWork(host, vm, SETTLE_LIMIT_MS))) throw stillChecked(vm);
     await requireFreeDisks(host, vm);
     progress.step('keep-state', 'keeping what is there');
@@ -168,25 +175,32 @@ async function putBack(
     try {
       await life.resume(vm.name, progress, signal);
     } catch (error) {
-      throw signal.aborted ? error : withWayBack(error, vm, snapshot, before);
+      throw signal.aborted ? error : await withWayBack(host, error, vm, snapshot, before);
     }
   } else if (ran && start) {
     try {
       const started = await life.reach(vm.name, undefined, progress, signal);
       await life.settle(started, {}, progress, signal);
     } catch (error) {
-      throw signal.aborted ? error : withWayBack(error, vm, snapshot, before);
+      throw signal.aborted ? error : await withWayBack(host, error, vm, snapshot, before);
     }
   }
   return { vm: host.stores.vms.get(vm.name), before };
 }
 
 /** The restore is done; that its disks do not come up is no reason to take it back unasked. */
-function withWayBack(error: unknown, vm: VmRecord, snapshot: SnapshotRecord, before: string): unknown {
+async function withWayBack(
+  host: Host,
+  error: unknown,
+  vm: VmRecord,
+  snapshot: SnapshotRecord,
+  before: string,
+): Promise<unknown> {
   const known = asBangerError(error);
   const outcome = `${vm.name} has the disks of ${snapshot.name}; what was there is ${before}.`;
+  const runs = (await findVmmOf(host, vm)) !== undefined;
   return known.reworded(`${known.message}\n  ${outcome}`, {
-    hint: `Have it back with: banger snapshot undo ${vm.name}`,
+    hint: `Have it back with: banger snapshot undo ${vm.name}${runs ? ' --force' : ''}`,
   });
 }
 

@@ -59,6 +59,16 @@ async function withSnapshot(): Promise<MortalHost> {
   return place;
 }
 
+/** The same, suspended with that snapshot again. */
+async function asleepVm(): Promise<MortalHost> {
+  const place = await withSnapshot();
+  const daemon = withAgents(place.daemon(), noGuests());
+  await daemon.recover();
+  await succeed(daemon, () => restore(daemon, { force: true, start: false }));
+  await daemon.drop();
+  return place;
+}
+
 const take = ({ host, life }: Daemon, diskOnly = false): Operation =>
   life.change('snapshot.create', 'web', (_actions, progress, signal) =>
     createSnapshot(host, 'web', { name: 'first', pauseOk: true, diskOnly }, progress, signal),
@@ -84,6 +94,11 @@ async function succeed(daemon: Daemon, begin: () => Operation): Promise<Operatio
   assert.equal(ended?.state, 'succeeded', ended?.error?.message ?? 'it died');
   return ended;
 }
+
+const undo = ({ host, life }: Daemon, request: RestoreRequest): Operation =>
+  life.change('snapshot.undo', 'web', (actions, progress, signal) =>
+    undoRestore(host, actions, 'web', request, progress, signal),
+  );
 
 /** What there is, in a form that is the same on each host. */
 function look(place: MortalHost) {
@@ -124,6 +139,7 @@ const TWO: Look = { ...TAKEN, disks: 'two two' };
 const BACK: Look = { ...TAKEN, snapshots: ['before: two two', 'first: one one memory'] };
 const off = (state: Look): Look => ({ ...state, web: 'stopped', vmms: [] });
 const ASLEEP: Look = { ...BACK, web: 'suspended', vmms: [], odd: ['suspended'] };
+const UNDONE: Look = { ...off(TWO), snapshots: ['before: one one', 'first: one one memory'] };
 const BESIDE: Look = { ...TWO, other: 'running', vmms: ['Running', 'Running'] };
 
 describe('a snapshot with memory', () => {
@@ -197,11 +213,7 @@ describe('a snapshot with memory', () => {
     );
     assert.equal(new Set(guests.woken.map(({ seed }) => seed.toString('hex'))).size, 2);
     // undone: what was there before the last restore
-    await succeed(daemon, () =>
-      daemon.life.change('snapshot.undo', 'web', (actions, progress, signal) =>
-        undoRestore(daemon.host, actions, 'web', { force: true, start: false }, progress, signal),
-      ),
-    );
+    await succeed(daemon, () => undo(daemon, { force: true, start: false }));
     assert.deepEqual([look(place).web, look(place).disks], ['stopped', 'three three']);
   });
 
@@ -262,6 +274,13 @@ describe('a snapshot with memory', () => {
     ['is taken', runningVm, take, TAKEN, [BEFORE]],
     ['is put back', withSnapshot, restore, BACK, [TWO, off(TWO), ASLEEP]],
     ['becomes another VM', withSnapshot, copy, BESIDE, [TWO]],
+    [
+      'was put back, and goes with what was there before,',
+      asleepVm,
+      (daemon: Daemon) => undo(daemon, { force: false, start: true }),
+      UNDONE,
+      [ASLEEP, off(BACK)],
+    ],
   ] as const) {
     it(`that ${what} by a daemon that dies is as before or as after`, async (t) => {
       const effects = await (async () => {

@@ -4,7 +4,7 @@ import type { Vm } from '../../../api/vm.ts';
 import { BangerError } from '../../../errors.ts';
 import { defineCommand } from '../../command.ts';
 import { perform } from '../../shared/operations.ts';
-import { RESTORE_OPTIONS, restoreRequest } from '../../shared/snapshot-options.ts';
+import { RESTORE_OPTIONS, restoreRequest, undoCommand } from '../../shared/snapshot-options.ts';
 
 export default defineCommand({
   positionals: ['name', 'snapshot'],
@@ -54,7 +54,7 @@ export default defineCommand({
     const { state } = restored.vm;
     const how = state === 'running' ? ', and runs' : state === 'suspended' ? ' with its memory, and is suspended' : '';
     ctx.say(`${name} has the disks of ${snapshot} again${how}`);
-    ctx.talk(`What was there is ${restored.before}; have it back with: banger snapshot undo ${name}`);
+    ctx.talk(`What was there is ${restored.before}; have it back with: ${undoCommand(restored)}`);
     return restored;
   },
 });

@@ -2,7 +2,7 @@
 import type { Restored } from '../../../api/snapshot.ts';
 import { defineCommand } from '../../command.ts';
 import { perform } from '../../shared/operations.ts';
-import { RESTORE_OPTIONS, restoreRequest } from '../../shared/snapshot-options.ts';
+import { RESTORE_OPTIONS, restoreRequest, undoCommand } from '../../shared/snapshot-options.ts';
 
 export default defineCommand({
   positionals: ['name'],
@@ -16,7 +16,7 @@ export default defineCommand({
     );
     const restored = result as Restored;
     ctx.say(`${name} is as it was before the last restore${restored.vm.state === 'running' ? ', and runs' : ''}`);
-    ctx.talk(`What was there is ${restored.before}; have it back with: banger snapshot undo ${name}`);
+    ctx.talk(`What was there is ${restored.before}; have it back with: ${undoCommand(restored)}`);
     return restored;
   },
 });
