@@ -69,7 +69,7 @@ interface Wing {
 /** From the ground up; the files beside the wings are for all of them and import none. */
 const WINGS: Record<string, Wing> = {
   bundles: { doors: ['access', 'boot-files', 'support'], mayImport: [] },
-  store: { doors: ['space'], mayImport: [] },
+  store: { doors: ['init', 'space'], mayImport: [] },
   network: { doors: ['guest-resolver'], mayImport: [] },
   disks: { doors: ['disk-work', 'keep', 'online-growth'], mayImport: [] },
   memory: { doors: ['checkpoint', 'fit', 'manifest', 'restore', 'share', 'templates'], mayImport: [] },
@@ -103,7 +103,7 @@ const WINGS: Record<string, Wing> = {
     ],
     mayImport: ['bundles', 'store', 'network', 'disks', 'memory', 'images'],
   },
-  snapshots: { doors: ['restore'], mayImport: ['bundles', 'store', 'disks', 'memory', 'images', 'vm'] },
+  snapshots: { doors: ['memory', 'restore'], mayImport: ['bundles', 'store', 'disks', 'memory', 'images', 'vm'] },
   stats: { doors: [], mayImport: ['images', 'vm'] },
   builds: { doors: ['build-vm', 'kept-vm'], mayImport: ['bundles', 'store', 'network', 'memory', 'images', 'vm'] },
   warm: { doors: [], mayImport: ['images', 'bundles', 'store', 'disks', 'memory', 'vm', 'builds'] },

@@ -82,7 +82,7 @@ export async function takeWithMemory(
     for (const file of ['memory', 'state'] as const) await copy(from[file], target[file]);
     await copyDisks();
   }
-  const paths = savedPaths(host, { vmId: vm.id, id, hasWorkDisk });
+  const paths = savedPaths(store, { vmId: vm.id, id, hasWorkDisk });
   for (const path of paths) await takeBack(host, path);
   await syncAll(paths);
   await syncPath(target.directory);
@@ -117,10 +117,10 @@ async function requireWholeMemory(host: Host, vm: VmRecord, id: string): ReturnT
 
 /** Files of a snapshot with memory, in the order in which its record has them. */
 function savedPaths(
-  { config }: Pick<Host, 'config'>,
+  store: string,
   { vmId, id, hasWorkDisk }: Pick<SnapshotRecord, 'vmId' | 'id' | 'hasWorkDisk'>,
-) {
-  const { memory, state, rootDisk, workDisk } = snapshotFiles(config.paths.store, vmId, id);
+): string[] {
+  const { memory, state, rootDisk, workDisk } = snapshotFiles(store, vmId, id);
   return [memory, state, rootDisk, ...(hasWorkDisk ? [workDisk] : [])];
 }
 
@@ -160,11 +160,26 @@ export async function isWholeSnapshot(
   snapshot: SnapshotRecord & { saved: SnapshotMemory },
 ): Promise<boolean> {
   try {
-    return isDeepStrictEqual(await contentsOf(savedPaths(host, snapshot)), snapshot.saved.files);
+    return isDeepStrictEqual(await contentsOf(savedPaths(host.config.paths.store, snapshot)), snapshot.saved.files);
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return false;
     throw error;
   }
+}
+
+/**
+ * Such a snapshot as it is known by its files in a copy of the store.
+ * @returns one that nothing goes on from, where its files were touched by the end of the copy
+ */
+export async function asCopied(
+  host: Pick<Host, 'config'>,
+  snapshot: SnapshotRecord & { saved: SnapshotMemory },
+  copy: string,
+): Promise<SnapshotRecord & { saved: SnapshotMemory }> {
+  const whole = await isWholeSnapshot(host, snapshot);
+  // without files it is never whole: an inode there may happen to have the number of one here
+  const files = whole ? await contentsOf(savedPaths(copy, snapshot)) : [];
+  return { ...snapshot, saved: { ...snapshot.saved, files } };
 }
 
 /**

@@ -7,7 +7,14 @@ import { BangerError } from '../../errors.ts';
 import { requireSpace } from '../../storage/clone.ts';
 import { apparentBytes, growFile } from '../../storage/disk.ts';
 import { sharesBlocks, spaceOf, usedBytes } from '../../storage/file-system.ts';
-import { copyTree, isMountPoint, MIN_IMAGE_BYTES, makeStoreImage, mountStoreImage } from '../../storage/store-image.ts';
+import {
+  copyTree,
+  isMountPoint,
+  MIN_IMAGE_BYTES,
+  makeStoreImage,
+  mountStoreImage,
+  unmountStoreImage,
+} from '../../storage/store-image.ts';
 import { pathExists } from '../../system/files.ts';
 import { findProgram } from '../../system/host-facts.ts';
 import { formatSize, GIB, MIB } from '../../units.ts';
@@ -27,6 +34,17 @@ import {
 } from './image.ts';
 import { showStorage } from './show.ts';
 
+/** Guests that stand still in the store. They are known by the inodes of their files, and copies have others. */
+export interface StillGuests {
+  /** Gives up those that are made again. */
+  giveUp(signal: AbortSignal): Promise<void>;
+  /**
+   * Looks at a copy of the store, when it is complete.
+   * @returns writes down what the others are known by there, in the transaction that has the copy be the store
+   */
+  follow(copy: string, progress: Progress): Promise<() => void>;
+}
+
 /** Without a size: the image is sparse and takes what it holds. */
 const DEFAULT_IMAGE_BYTES = 50 * GIB;
 
@@ -36,6 +54,7 @@ const OVERHEAD_BYTES = 256 * MIB;
 /** @throws BangerError `conflict` when a VM runs or the store needs no image, `host_unprepared` without room or right */
 export async function initStorage(
   host: Host,
+  guests: StillGuests,
   request: StorageInit,
   progress: Progress,
   signal: AbortSignal,
@@ -49,6 +68,8 @@ export async function initStorage(
   await requirePrograms(host, 'mkfs.xfs', 'mount', 'umount', 'losetup', 'xfs_growfs');
   const used = await usedBytes(store);
   await requireFit(image, sizeBytes, used);
+  progress.step('give-up', 'giving templates up, which are made again');
+  await guests.giveUp(signal);
   const { filling } = movePlaces(host);
   enterState(host, image, 'filling');
   try {
@@ -58,7 +79,11 @@ export async function initStorage(
     await mountStoreImage(host.system.privileged, image, filling);
     progress.step('copy', `copying ${formatSize(used)} into it`);
     await copyTree(host.system.runner, host.config.programs.cp, store, filling, signal);
+    const write = await guests.follow(filling, progress);
     signal.throwIfAborted();
+    // what keeps it from being moved is found out while it can be undone
+    await unmountStoreImage(host.system.privileged, filling);
+    enterLast(host, image, 'switching', write);
   } catch (error) {
     progress.step('undo', 'undoing it');
     await undoFilling(host, image);
@@ -95,17 +120,27 @@ export async function resizeStorage(host: Host, sizeBytes: number, progress: Pro
 }
 
 /** The store becomes a plain directory again. */
-export async function undoStorage(host: Host, progress: Progress, signal: AbortSignal): Promise<Storage> {
+export async function undoStorage(
+  host: Host,
+  guests: StillGuests,
+  progress: Progress,
+  signal: AbortSignal,
+): Promise<Storage> {
   const image = requireImage(host);
   await requireNoneRunning(host);
   const { store, emptying } = movePlaces(host);
   await requireSpace(dirname(store), await usedBytes(store), 'the store outside of its image');
+  progress.step('give-up', 'giving templates up, which are made again');
+  await guests.giveUp(signal);
   enterState(host, image.name, 'emptying');
   try {
     progress.step('copy', 'copying the store out of its image');
     await mkdir(emptying, { recursive: true, mode: 0o700 });
     await copyTree(host.system.runner, host.config.programs.cp, store, emptying, signal);
+    const write = await guests.follow(emptying, progress);
     signal.throwIfAborted();
+    await unmountStoreImage(host.system.privileged, store);
+    enterLast(host, image.name, 'switching-back', write);
   } catch (error) {
     progress.step('undo', 'undoing it');
     await undoEmptying(host, image.name);
@@ -114,6 +149,14 @@ export async function undoStorage(host: Host, progress: Progress, signal: AbortS
   progress.step('switch', 'putting it in the place of the image');
   await switchBack(host, image.name);
   return await showStorage(host);
+}
+
+/** From here on the copy is the store, and everything on record is of that. */
+function enterLast(host: Host, image: string, state: 'switching' | 'switching-back', write: () => void): void {
+  host.stores.atomically(() => {
+    write();
+    enterState(host, image, state);
+  });
 }
 
 async function requireNoImage(host: Host, path: string): Promise<void> {

@@ -6,6 +6,7 @@ import { allDisks, disksOf } from '../../control/disks/view.ts';
 import type { Host } from '../../control/host.ts';
 import { initStorage, resizeStorage, undoStorage } from '../../control/store/init.ts';
 import { showStorage } from '../../control/store/show.ts';
+import { createStillGuests } from '../../control/upkeep/still-guests.ts';
 import type { Handlers } from '../server.ts';
 
 type DiskHandlers = Pick<
@@ -26,6 +27,7 @@ const STORE = 'the store';
 export function diskHandlers(host: Host): DiskHandlers {
   const { operations } = host;
   const { vms } = host.stores;
+  const guests = createStillGuests(host);
   return {
     listDisks: async () => await allDisks(host),
     showDisks: async ({ params }) => await disksOf(host, vms.get(params.name)),
@@ -45,7 +47,7 @@ export function diskHandlers(host: Host): DiskHandlers {
         kind: 'storage.init',
         target: STORE,
         exclusive: true,
-        run: (progress, signal) => initStorage(host, body, progress, signal),
+        run: (progress, signal) => initStorage(host, guests, body, progress, signal),
       }),
     resizeStorage: async ({ body }) =>
       operations.start({
@@ -58,7 +60,7 @@ export function diskHandlers(host: Host): DiskHandlers {
         kind: 'storage.undo',
         target: STORE,
         exclusive: true,
-        run: (progress, signal) => undoStorage(host, progress, signal),
+        run: (progress, signal) => undoStorage(host, guests, progress, signal),
       }),
   };
 }

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { initStorage, resizeStorage, undoStorage } from '../../../src/control/store/init.ts';
+import { createStillGuests } from '../../../src/control/upkeep/still-guests.ts';
 import { mortalHost } from '../../support/mortal-host.ts';
 import { quietProgress } from '../../support/quiet-progress.ts';
 
@@ -10,7 +11,10 @@ describe('a store that moves', () => {
   it('moves out of no image where it lies in none', async () => {
     await using place = await mortalHost();
     const { host } = place.daemon();
-    await assert.rejects(undoStorage(host, quietProgress(), never), { code: 'conflict', hint: /storage init/ });
+    await assert.rejects(undoStorage(host, createStillGuests(host), quietProgress(), never), {
+      code: 'conflict',
+      hint: /storage init/,
+    });
     await assert.rejects(resizeStorage(host, 2 ** 40, quietProgress()), { code: 'conflict', hint: /storage init/ });
   });
 
@@ -18,7 +22,8 @@ describe('a store that moves', () => {
     await using place = await mortalHost();
     const { store } = place.config.paths;
     const request = { path: `${store}/store.xfs`, sizeBytes: 2 ** 30 };
-    await assert.rejects(initStorage(place.daemon().host, request, quietProgress(), never));
+    const { host } = place.daemon();
+    await assert.rejects(initStorage(host, createStillGuests(host), request, quietProgress(), never));
     assert.deepEqual(place.stores.ledger.all(), []);
   });
 });
