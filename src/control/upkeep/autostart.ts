@@ -16,10 +16,23 @@ export async function startWithHost(
 ): Promise<void> {
   const { vms, settings } = host.stores;
   const current = await readBootId();
-  for (const vm of toAutostart(vms.list(), { current, handled: settings.get(AUTOSTARTED_BOOT) })) {
-    if (ending.aborted) return; // the next daemon begins again
-    host.log.info({ vm: vm.name }, 'started with the host');
-    await restarts.startNow(vm).catch((error) => host.log.error({ vm: vm.name, error: messageOf(error) }, 'autostart'));
+  /** those that somebody has started, stopped or deleted since: the ones before them take their time */
+  const taken = new Set<string>();
+  const unfollow = vms.onChange(({ before, after }) => {
+    if (before?.phase !== after?.phase) taken.add((after ?? before)?.id ?? '');
+  });
+  try {
+    for (const { id } of toAutostart(vms.list(), { current, handled: settings.get(AUTOSTARTED_BOOT) })) {
+      if (ending.aborted) return; // the next daemon begins again
+      const vm = vms.findById(id);
+      if (!vm?.autostart || taken.has(id)) continue;
+      host.log.info({ vm: vm.name }, 'started with the host');
+      await restarts
+        .startNow(vm)
+        .catch((error) => host.log.error({ vm: vm.name, error: messageOf(error) }, 'autostart'));
+    }
+  } finally {
+    unfollow();
   }
   if (!ending.aborted) settings.set(AUTOSTARTED_BOOT, current);
 }

@@ -43,68 +43,92 @@ export function createIdleWatch(host: Host, life: Pick<Life, 'suspend'>, sights:
   /** whether connections could be seen the last time, and whether they ever could */
   let sees = { now: true, ever: false };
 
-  async function judge(vm: VmRecord, flows: readonly Flow[] | undefined): Promise<void> {
-    const seen = await sightOf(host, vm, flows, sights);
-    if (!seen) {
-      spans.delete(vm.id);
-      return;
-    }
-    const { span, suspend } = judgeIdle(spans.get(vm.id), seen, vm.idleSuspendMs, vm.awakeUntil);
-    spans.set(vm.id, span);
+  /** @returns undefined where connections are never seen, `blind` where they only are not this time */
+  async function seeFlows(): Promise<Flow[] | undefined | 'blind'> {
+    const flows = await sights.flows();
+    const saw = sees;
+    sees = { now: flows !== undefined, ever: saw.ever || flows !== undefined };
+    // what is not seen this time may be a connection without a packet: nobody is suspended on half of the evidence
+    if (flows !== undefined || !sees.ever) return flows;
+    if (saw.now) host.log.warn({}, 'connections cannot be seen any more; until they can, no idle VM is suspended');
+    return 'blind';
+  }
+
+  /** @returns the VM and the run that it was seen in when that is to be suspended, by what is known of it now */
+  async function weigh(id: string, flows: typeof seeFlows): Promise<{ vm: VmRecord; run: string } | undefined> {
+    const seen = await sightOf(host, id, flows, sights);
+    if (seen === 'blind') return undefined;
+    const vm = watchedVm(host, id);
     // whoever began something meanwhile is at it
-    if (!suspend || host.operations.activeOn(vm.name) || host.stores.sessions.count(vm.id) > 0) return;
-    spans.delete(vm.id);
+    if (!seen || !vm || host.operations.activeOn(vm.name)) {
+      spans.delete(id);
+      return undefined;
+    }
+    const { span, suspend } = judgeIdle(spans.get(id), seen, vm.idleSuspendMs, vm.awakeUntil);
+    spans.set(id, span);
+    return suspend ? { vm, run: seen.run } : undefined;
+  }
+
+  async function judge(id: string, flows: Awaited<ReturnType<typeof seeFlows>>): Promise<void> {
+    // those before it may have taken minutes to be suspended: what was seen by then says nothing of this moment
+    const idle = (await weigh(id, async () => flows)) && (await weigh(id, seeFlows));
+    if (!idle) return;
+    const { vm, run } = idle;
+    spans.delete(id);
     host.log.info({ vm: vm.name, idleMs: vm.idleSuspendMs }, 'suspended, as nobody uses it');
-    const { id } = life.suspend(vm.name);
-    const { error } = await host.operations.finished(id);
-    if (!error || told.get(vm.id) === seen.run) return;
-    told.set(vm.id, seen.run);
+    const operation = life.suspend(vm.name);
+    const { error } = await host.operations.finished(operation.id);
+    if (!error || told.get(id) === run) return;
+    told.set(id, run);
     host.log.warn({ vm: vm.name, error: error.message }, 'an idle VM was not suspended');
   }
 
   return {
     async look() {
-      const watched = host.stores.vms.list().filter((vm) => vm.idleSuspendMs > 0 && isUp(vm));
+      const watched = host.stores.vms.list().filter(isWatched);
       for (const id of spans.keys()) if (!watched.some((vm) => vm.id === id)) spans.delete(id);
       if (watched.length === 0) return;
-      const flows = await sights.flows();
-      const saw = sees;
-      sees = { now: flows !== undefined, ever: saw.ever || flows !== undefined };
-      // what is not seen this time may be a connection without a packet: nobody is suspended on half of the evidence
-      if (flows === undefined && sees.ever) {
-        if (saw.now) host.log.warn({}, 'connections cannot be seen any more; until they can, no idle VM is suspended');
-        return;
-      }
-      for (const vm of watched) {
-        await judge(vm, flows).catch((error) =>
-          host.log.error({ vm: vm.name, error: messageOf(error) }, 'it could not be seen whether a VM is used'),
+      const flows = await seeFlows();
+      if (flows === 'blind') return;
+      for (const { id, name } of watched) {
+        await judge(id, flows).catch((error) =>
+          host.log.error({ vm: name, error: messageOf(error) }, 'it could not be seen whether a VM is used'),
         );
       }
     },
   };
 }
 
-/** One that still boots, or is held, is not idle. */
-function isUp({ phase, ready, paused }: VmRecord): boolean {
-  return phase === 'running' && ready !== null && paused === null;
+/** Whether it is to be suspended when idle; one that still boots, or is held, is not idle. */
+function isWatched({ phase, ready, paused, idleSuspendMs }: VmRecord): boolean {
+  return idleSuspendMs > 0 && phase === 'running' && ready !== null && paused === null;
 }
 
+function watchedVm({ stores }: Pick<Host, 'stores'>, id: string): VmRecord | undefined {
+  const vm = stores.vms.findById(id);
+  return vm && isWatched(vm) ? vm : undefined;
+}
+
+/** @param flows what is asked last, as connections begin at any moment; `blind` when it cannot tell them */
 async function sightOf(
   host: Host,
-  vm: VmRecord,
-  flows: readonly Flow[] | undefined,
+  id: string,
+  flows: () => Promise<readonly Flow[] | undefined | 'blind'>,
   sights: Sights,
-): Promise<IdleSight | undefined> {
-  const pid = vmmProcess(host, vm);
-  if (pid === undefined || host.operations.activeOn(vm.name)) return undefined;
+): Promise<IdleSight | undefined | 'blind'> {
+  const vm = watchedVm(host, id);
+  const pid = vm && vmmProcess(host, vm);
+  if (!vm || pid === undefined || host.operations.activeOn(vm.name)) return undefined;
   const [processes, packets] = await Promise.all([readProcessTree(pid), sights.packets(vm)]);
   const [vmm] = processes;
   if (!vmm || packets === undefined) return undefined;
+  const seen = await flows();
+  if (seen === 'blind') return 'blind';
   return {
     nowMs: host.now().getTime(),
     run: `${pid} ${vmm.startTicks}`,
-    sessions: host.stores.sessions.count(vm.id),
-    connections: flows && connectionsOf(host, vm, flows),
+    sessions: host.stores.sessions.count(id),
+    connections: seen && connectionsOf(host, vm, seen),
     packets,
     cpuMs: processes.reduce((sum, { cpuMs }) => sum + cpuMs, 0),
   };

@@ -103,10 +103,13 @@ export function createRoomWatch(
 
   /** One that runs is held; what it did so far is its owner's to keep. One that begins or ends is cut off. */
   async function restrain(
-    vm: VmRecord,
+    { id }: VmRecord,
     tookBytes: number,
     { place, free }: { place: string; free: number },
   ): Promise<void> {
+    // looking took its time: the start of one that runs by now is not to be cut off
+    const vm = vms.findById(id);
+    if (!vm) return;
     const took = `the disks of ${vm.name} were the ones that grew, by ${formatSize(tookBytes)}`;
     const why = `${formatSize(free)} are left in ${place}, less than storage.min_free (${formatSize(minFreeBytes)}), and ${took}.`;
     host.log.warn(

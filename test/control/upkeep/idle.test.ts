@@ -31,6 +31,7 @@ async function setUp(changes: Partial<VmRecord> = {}) {
   const flows: Flow[] = [];
   const warnings: string[] = [];
   const suspended: string[] = [];
+  let whileSuspended = () => {};
   const host = {
     stores,
     now: () => new Date(nowMs),
@@ -41,7 +42,13 @@ async function setUp(changes: Partial<VmRecord> = {}) {
     },
     network: { pool: parseSubnet('172.30.0.0/16') },
     guests: { peek: () => (own ? {} : undefined) },
-    operations: { activeOn: () => undefined, finished: async () => ({ error: null }) },
+    operations: {
+      activeOn: () => undefined,
+      async finished() {
+        whileSuspended();
+        return { error: null };
+      },
+    },
   } as unknown as Host;
   const life = {
     suspend(name: string) {
@@ -61,6 +68,15 @@ async function setUp(changes: Partial<VmRecord> = {}) {
     },
     login: () => {
       own = true;
+    },
+    /** Another VM, which is looked at first. */
+    addFirst() {
+      stores.vms.insert({ ...vm, id: '0000000a', name: 'a', address: '172.30.0.9' });
+      stores.ledger.record('0000000a', { kind: 'vmm', name: '/a', identity } as never);
+    },
+    /** What comes about while a VM is being suspended. */
+    meanwhile(does: () => void) {
+      whileSuspended = does;
     },
     async at(minutes: number) {
       nowMs = minutes * MINUTE;
@@ -141,6 +157,36 @@ describe('VMs that are not used', () => {
     await at(0);
     await at(10);
     assert.deepEqual([suspended, warnings], [['web'], []]);
+  });
+
+  it('are judged by what is known when it is their turn: those before them take their time', async () => {
+    const meanwhile: Record<string, (idle: Awaited<ReturnType<typeof setUp>>) => void> = {
+      'somebody connects': ({ flows }) => void flows.push(flow({})),
+      'it is to stay awake': ({ stores, vm }) =>
+        void stores.vms.update(vm.id, { awakeUntil: new Date(60 * MINUTE).toISOString() }),
+      'it is not suspended when idle any more': ({ stores, vm }) => void stores.vms.update(vm.id, { idleSuspendMs: 0 }),
+      'somebody stops it': ({ stores, vm }) => void stores.vms.update(vm.id, { phase: 'stopped' }),
+      'it is deleted': ({ stores, vm }) => void stores.vms.remove(vm.id),
+      'connections cannot be seen any more': ({ see }) => see(false),
+      'a command runs': ({ stores, vm }) => void stores.sessions.begin(vm.id),
+    };
+    for (const [what, does] of Object.entries(meanwhile)) {
+      const idle = await setUp();
+      idle.addFirst();
+      idle.meanwhile(() => {
+        assert.deepEqual(idle.suspended, ['a'], what);
+        does(idle);
+      });
+      await idle.at(0);
+      await idle.at(10);
+      assert.deepEqual(idle.suspended, ['a'], what);
+    }
+    const renamed = await setUp();
+    renamed.addFirst();
+    renamed.meanwhile(() => void renamed.stores.vms.update(renamed.vm.id, { name: 'other' }));
+    await renamed.at(0);
+    await renamed.at(10);
+    assert.deepEqual(renamed.suspended, ['a', 'other']);
   });
 
   it('are used by commands through the daemon', async () => {

@@ -45,9 +45,10 @@ async function setUp(t: TestContext, names: readonly string[], minFreeBytes = MI
     vmm.state = 'Running';
     vmms.set(name, vmm);
   }
-  const room = { free: 1024 * MIB, looks: [] as string[] };
+  const room = { free: 1024 * MIB, looks: [] as string[], onLook: () => {} };
   const watch = createRoomWatch(host, async (place) => {
     room.looks.push(place);
+    room.onLook();
     return room.free;
   });
   t.after(async () => {
@@ -80,6 +81,27 @@ describe('room for disks', () => {
       problem ?? '',
       /^It is paused since \S+: 60 MiB are left in \/.*, less than storage\.min_free \(64 MiB\), and the disks of evil were the ones that grew, by 40 MiB\. It goes on when 80 MiB are free\. .*banger trash empty.* banger start evil$/,
     );
+  });
+
+  it('that gets short while a VM comes up has it paused when it runs by then, and its start is not cut off', async (t) => {
+    const { host, watch, room, write, states, vm } = await setUp(t, ['evil']);
+    host.stores.vms.update(vm('evil').id, { phase: 'starting' });
+    const up = Promise.withResolvers<void>();
+    const { id } = host.operations.start({
+      ...{ kind: 'vm.start', target: 'evil' },
+      async run(_progress, signal) {
+        await up.promise;
+        signal.throwIfAborted();
+      },
+    });
+    room.free = 100 * MIB;
+    await watch.look();
+    await write('evil', 40 * MIB);
+    room.onLook = () => void host.stores.vms.update(vm('evil').id, { phase: 'running' });
+    await watch.look();
+    up.resolve();
+    assert.equal((await host.operations.finished(id)).state, 'succeeded');
+    assert.deepEqual(states(), ['evil paused Paused']);
   });
 
   it('that others take, not VMs, pauses none', async (t) => {
