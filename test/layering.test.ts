@@ -82,6 +82,7 @@ const WINGS: Record<string, Wing> = {
       'awaken',
       'load-template',
       'standby',
+      'guest-clock',
       'identity',
       'life',
       'boot',

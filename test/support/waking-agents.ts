@@ -1,5 +1,6 @@
 /** Agents of the guests of a host whose daemons die: they hold still and wake as they are told, and note it. */
 import assert from 'node:assert/strict';
+import type { Operation } from '../../src/api/operation.ts';
 import type { Agents } from '../../src/control/host.ts';
 import type { GuestAgent } from '../../src/guest/agent/agent.ts';
 import type { WakeRequest } from '../../src/guest/agent/wake-request.ts';
@@ -52,4 +53,25 @@ export function agentsOf(guests: Guests, more: Partial<GuestAgent> = {}): Agents
 export function withAgents(daemon: Daemon, guests: Guests): Daemon {
   daemon.host.agents = agentsOf(guests);
   return daemon;
+}
+
+/** What its agents do once one has held its guest. */
+export function afterHolding({ host }: Daemon, changes: Partial<Agents>): void {
+  const agents = { ...host.agents };
+  host.agents = {
+    ...agents,
+    async drop(vm) {
+      await agents.drop(vm);
+      Object.assign(host.agents, changes);
+    },
+  };
+}
+
+/** What the client of an operation that has ended was warned of. */
+export async function warningsOf({ host }: Daemon, operation: Operation | undefined): Promise<string[]> {
+  const warnings: string[] = [];
+  for await (const event of host.operations.events(operation?.id ?? '', new AbortController().signal)) {
+    if (event.type === 'warning') warnings.push(event.message);
+  }
+  return warnings;
 }

@@ -4,9 +4,9 @@ import { tapName, type VmRecord } from '../../core/vm.ts';
 import { messageOf } from '../../errors.ts';
 import { followStates, type ProcessStates } from '../../system/processes.ts';
 import type { Host } from '../host.ts';
+import { sampleClocks, stepGuestClocks } from '../vm/guest-clock.ts';
 import type { Life } from '../vm/life.ts';
 import { vmmProcess } from '../vm/problem.ts';
-import { sampleClocks, stepGuestClocks } from './guest-clock.ts';
 import type { Restarts } from './restarts.ts';
 
 /**

@@ -14,7 +14,7 @@ import { prepareSave, saveMemory, syncAll } from '../memory/checkpoint.ts';
 import type { Progress } from '../operations.ts';
 import { vmmSocketOf } from '../vmm.ts';
 import { goOnRunning } from './suspend.ts';
-import { holdGuest, thawGuest } from './wake.ts';
+import { holdGuest, letHeldGoOn } from './wake.ts';
 
 export interface Moment {
   /** how long its processors stood still, in `ms`; 0 for one that was suspended */
@@ -71,7 +71,7 @@ export async function copyMoment(
       isWritten = true;
     } finally {
       // also where that could not be written down: its programs stand still
-      if (held) awake = thawGuest(host, vm);
+      if (held) awake = letHeldGoOn(host, vm, held, progress.warn);
       if (!moment || !isWritten) await awake;
     }
   }

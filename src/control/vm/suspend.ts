@@ -24,7 +24,7 @@ import type { Progress } from '../operations.ts';
 import { isFull, storeSpace } from '../store/space.ts';
 import { vmmSocketOf } from '../vmm.ts';
 import { haltedProcess, requireRunning } from './problem.ts';
-import { quiesceGuest, thawGuest } from './wake.ts';
+import { letHeldGoOn, quiesceGuest } from './wake.ts';
 
 /** A VMM that still writes the memory of its guest answers nothing else until that is done. */
 const GO_ON_LIMIT_MS = 10 * 60_000;
@@ -46,9 +46,11 @@ export async function suspendVm(host: Host, name: string, progress: Progress, si
   const files = memoryFiles(store, vm.id);
   const id = randomUUID();
   host.stores.vms.update(vm.id, suspending());
+  let held = false;
   try {
     progress.step('quiesce', 'having the guest write out its caches');
     const waker = await quiesceGuest(host, vm, id, signal);
+    held = waker === 'agent';
     const { at } = await takeCheckpoint(host, vm, { id, files: unfinished, fit, waker }, progress, signal);
     await rm(files.directory, { recursive: true, force: true });
     await rename(unfinished.directory, files.directory);
@@ -62,7 +64,7 @@ export async function suspendVm(host: Host, name: string, progress: Progress, si
       await goOnRunning(host, vm);
     } finally {
       // also where that could not be written down: its programs stand still
-      await thawGuest(host, vm);
+      await letHeldGoOn(host, vm, held, progress.warn);
     }
     throw explain(error, vm, signal);
   }

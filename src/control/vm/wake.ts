@@ -17,7 +17,10 @@ import { AWAKE, resumeScript } from '../../guest/wake.ts';
 import { sleep } from '../../system/abort.ts';
 import type { Host } from '../host.ts';
 import type { Manifest, Waker } from '../memory/manifest.ts';
+import type { Progress } from '../operations.ts';
+import { findVmmOf } from '../vmm.ts';
 import { awaitLogin } from './boot.ts';
+import { stepGuestClocks } from './guest-clock.ts';
 import { hostnameScript } from './rename.ts';
 
 /** What the guest gets to write out what its programs wrote. */
@@ -121,20 +124,65 @@ export async function wakeGuest(
   { waker, again }: Pick<Manifest, 'waker' | 'again'>,
 ): Promise<void> {
   await host.guests.drop(vm);
-  if (waker === 'agent') await wakeByAgent(host, vm, { mode: again ? 'again' : 'same' });
+  if (waker === 'agent') await tellAgent(host, vm, await reachAgent(host, vm), { mode: again ? 'again' : 'same' });
   else await wakeBySsh(host, vm);
   const oldName = vm.run?.hostname ?? vm.name;
   if (oldName !== vm.name) await rename(host, vm, oldName);
 }
 
-/** Lets the programs of a guest go on that was to be held, or was held for a while. What does not answer is left to itself. */
-export async function thawGuest(host: Host, vm: VmRecord): Promise<void> {
+/**
+ * Lets the programs of a guest go on that was to be held, or was held for a while. A guest without an agent has none that
+ * stand still.
+ * @param held whether its agent has held it, and so is there
+ * @returns false when an agent that is there did not do it: then they go on by themselves, half a minute after they were held
+ */
+export async function thawGuest(host: Host, vm: VmRecord, held = false): Promise<boolean> {
   try {
     await host.agents.drop(vm);
-    const agent = await host.agents.get(vm);
-    if (agent) await wakeByAgent(host, vm, { mode: 'same' });
+    const agent = await holderOf(host, vm, held);
+    if (agent) await wakeSame(host, vm, agent);
+    return true;
   } catch (error) {
     host.log.warn({ vm: vm.name, error: messageOf(error) }, 'a guest that was held could not be woken');
+    return false;
+  }
+}
+
+/**
+ * The same for somebody who waits for it: what the agent does not do is told, and the guest gets the time over SSH when it is
+ * there to take it, which nobody waits for.
+ */
+export async function letHeldGoOn(host: Host, vm: VmRecord, held: boolean, warn: Progress['warn']): Promise<void> {
+  if (await thawGuest(host, vm, held)) return;
+  warn(
+    `The agent of ${vm.name} does not answer. Programs that it has held go on by themselves within half a minute, and the clock is set over SSH.`,
+  );
+  void stepGuestClocks(host, [vm]);
+}
+
+/**
+ * The agent that may hold a guest.
+ * @returns undefined when it has none, or has ended
+ * @throws AgentError when it does not answer
+ */
+async function holderOf(host: Host, vm: VmRecord, held: boolean): Promise<GuestAgent | undefined> {
+  const agent = await neededAgent(host, vm, new AbortController().signal);
+  if (agent) return agent;
+  const absent = host.agents.standing(vm)?.kind === 'absent';
+  // the end of a VMM is noticed by whoever watches it
+  if ((absent && !held) || !(await findVmmOf(host, vm))) return undefined;
+  if (!absent) throw new AgentError('silent', 'its agent does not answer');
+  // one that has held its guest is there: it is begun again when it fell
+  return await reachAgent(host, vm);
+}
+
+/** A VMM that has saved its guest may end a connection that began right after. */
+async function wakeSame(host: Host, vm: VmRecord, agent: GuestAgent): Promise<void> {
+  try {
+    await tellAgent(host, vm, agent, { mode: 'same' });
+  } catch (error) {
+    if (!agent.closed) throw error;
+    await tellAgent(host, vm, await reachAgent(host, vm), { mode: 'same' });
   }
 }
 
@@ -154,10 +202,6 @@ export async function wakeAs(host: Host, vm: VmRecord, identity: WakeIdentity, a
  */
 export async function wakeAgain(host: Host, vm: VmRecord, agent: GuestAgent, at: Date): Promise<void> {
   await tellAgent(host, vm, agent, { mode: 'again' }, at);
-}
-
-async function wakeByAgent(host: Host, vm: VmRecord, who: Pick<WakeRequest, 'mode' | 'identity'>): Promise<void> {
-  await tellAgent(host, vm, await reachAgent(host, vm), who);
 }
 
 async function tellAgent(

@@ -12,7 +12,7 @@ import type { WakeRequest } from '../../../src/guest/agent/wake-request.ts';
 import { vmFiles } from '../../../src/storage/layout.ts';
 import type { Daemon, MortalHost } from '../../support/mortal-host.ts';
 import { quietProgress } from '../../support/quiet-progress.ts';
-import { type Guests, withAgents } from '../../support/waking-agents.ts';
+import { afterHolding, type Guests, warningsOf, withAgents } from '../../support/waking-agents.ts';
 import { inventory, runningVm, takeSnapshot } from '../../support/warm-works.ts';
 
 const suspend = ({ life }: Daemon) => life.suspend('web');
@@ -276,6 +276,73 @@ describe('a fork', () => {
     assert.equal(operation?.state, 'succeeded', operation?.error?.message ?? 'it died');
     assert.equal(limits.get('web'), 15_000);
     assert.deepEqual(look(place, daemon), BOTH);
+  });
+
+  it('has a source that goes on at once, also when its agent is slow to be connected to then', async () => {
+    await using place = await runningVm();
+    const guests: Guests = { woken: [] };
+    const daemon = withAgents(place.daemon(), guests);
+    await daemon.recover();
+    for (const standing of ['troubled', 'absent'] as const) {
+      afterHolding(daemon, { get: async () => undefined, standing: () => ({ kind: standing, why: 'it was slow' }) });
+      guests.woken.length = 0;
+      const forked = await daemon.finish(() => daemon.life.fork('web', [standing]));
+      assert.equal(forked?.state, 'succeeded', forked?.error?.message ?? 'it died');
+      assert.deepEqual(
+        guests.woken.map(({ mode }) => mode),
+        ['same', 'new'],
+        standing,
+      );
+      assert.deepEqual(await warningsOf(daemon, forked), []);
+    }
+  });
+
+  it('says so when the agent of its source stays silent, which gets the time over SSH', async () => {
+    for (const act of ['fork', 'snapshot'] as const) {
+      await using place = await runningVm();
+      const daemon = withAgents(place.daemon(), { woken: [] });
+      await daemon.recover();
+      const logged: string[] = [];
+      Object.assign(daemon.host.log, { warn: (_facts: object, text: string) => logged.push(text) });
+      const { connect } = daemon.host.agents;
+      afterHolding(daemon, {
+        get: async () => undefined,
+        standing: () => ({ kind: 'troubled', why: 'it was slow' }),
+        async connect(vm, options) {
+          if (vm.id === place.vm.id) throw new AgentError('silent', 'its agent did not answer within 15 s');
+          return await connect(vm, options);
+        },
+      });
+      const begin = () => (act === 'fork' ? daemon.life.fork('web', ['twin']) : takeSnapshot(daemon));
+      const ended = await daemon.finish(begin);
+      assert.equal(ended?.state, 'succeeded', ended?.error?.message ?? 'it died');
+      assert.deepEqual(logged, ['a guest that was held could not be woken']);
+      const [warning, ...others] = await warningsOf(daemon, ended);
+      assert.match(warning ?? '', /^The agent of web does not answer\. Programs that it has held go on by themselves/);
+      assert.deepEqual(others, []);
+      // it is asked for its time, and told it
+      const told = () => daemon.mortal.effects.filter((effect) => effect.startsWith('tell the guest something'));
+      while (told().length < 2) await setImmediate();
+    }
+  });
+
+  it('has no warning of a source whose VMM has ended', async () => {
+    await using place = await runningVm();
+    const daemon = withAgents(place.daemon(), { woken: [] });
+    await daemon.recover();
+    const [vmm] = place.vmms;
+    afterHolding(daemon, {
+      async get() {
+        await vmm?.ended;
+        return undefined;
+      },
+      connect: async () => assert.fail('nobody is there'),
+      standing: () => ({ kind: 'absent' }),
+    });
+    vmm?.refuse('PUT /snapshot/create', () => void vmm.die());
+    const ended = await daemon.finish(() => takeSnapshot(daemon));
+    assert.equal(ended?.state, 'failed');
+    assert.deepEqual(await warningsOf(daemon, ended), []);
   });
 
   it('needs a guest that can be given another identity, and names that are free', async () => {

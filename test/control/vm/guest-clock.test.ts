@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process';
 import { describe, it, type TestContext } from 'node:test';
 import type { ServerChannel } from 'ssh2';
 import type { Host } from '../../../src/control/host.ts';
-import { stepGuestClocks } from '../../../src/control/upkeep/guest-clock.ts';
+import { stepGuestClocks } from '../../../src/control/vm/guest-clock.ts';
 import { connectSsh } from '../../../src/guest/ssh.ts';
 import { sshGuest } from '../../guest/ssh-guest.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
