@@ -360,6 +360,12 @@ function busyError(request: { kind: string; target: string }, busy: Operation): 
   return new BangerError(
     'conflict',
     `The ${describeKind(request)} has to wait: a ${describeKind(busy)} is going on (operation ${busy.id}).`,
-    { hint: `Follow it with: banger operation wait ${busy.id}` },
+    { hint: `Follow it with: banger operation wait ${busy.id}`, details: { operation: busy.id } },
   );
+}
+
+/** Id of the operation that kept another one from beginning; undefined for what else went wrong. */
+export function inTheWay(error: unknown): string | undefined {
+  const id = error instanceof BangerError && error.code === 'conflict' ? error.details?.operation : undefined;
+  return typeof id === 'string' ? id : undefined;
 }

@@ -5,7 +5,7 @@ import { vmOfPath } from '../../src/cli/commands/vm/cp.ts';
 import { runInteractive } from '../../src/cli/shared/interactive.ts';
 import { sshArguments } from '../../src/cli/shared/ssh-options.ts';
 import type { Argv } from '../../src/system/runner.ts';
-import { type CliOptions, cli } from './cli.ts';
+import { type CliOptions, cli, operation } from './cli.ts';
 
 const access = (name: string) => ({
   user: 'root',
@@ -88,6 +88,29 @@ describe('ssh', () => {
     }
     // ssh tells no terminal where there is none
     assert.deepEqual(await tried('xterm-kitty', null, { terminal: false }), [[null], [null]]);
+  });
+
+  it('says what it waits for while another operation has the guest, and is silent while the VM goes on', async () => {
+    const waited = async (kind: string) => {
+      const known = [operation({ id: '0', kind: 'vm.fork', target: 'db' }), operation({ id: 'op9', kind })];
+      const said = Promise.withResolvers<void>();
+      const late = {
+        sshAccess: async () => {
+          await said.promise;
+          return access('web');
+        },
+        listOperations: () => {
+          setImmediate(() => setImmediate(said.resolve));
+          return known;
+        },
+      };
+      return (await cli('ssh web', late, { program: () => 0 })).stderr;
+    };
+    assert.equal(
+      await waited('snapshot.create'),
+      'web has to wait for another operation, snapshot create (op9); the login begins then\n',
+    );
+    assert.equal(await waited('vm.resume'), '');
   });
 
   it('knows a VM by its name in DNS, in any case', async () => {

@@ -116,7 +116,9 @@ export function createPacketWaker(
   async function wake({ id, name: vmName }: VmRecord): Promise<void> {
     host.log.info({ vm: vmName }, 'goes on, as somebody connects to it');
     try {
-      await awaken(host, life, id, new AbortController().signal);
+      await awaken(host, life, id, { signal: new AbortController().signal });
+      // one that was stopped or deleted meanwhile takes none
+      if (stores.vms.findById(id)?.phase !== 'running') return;
       for (const packet of held.get(id) ?? []) device?.passOn(packet);
     } catch (error) {
       failed.set(id, performance.now() + RETRY_MS);

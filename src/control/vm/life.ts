@@ -14,11 +14,13 @@ import { asBangerError, BangerError, messageOf } from '../../errors.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
+import { awaken, isHeldUp } from './awaken.ts';
 import { createVm } from './create.ts';
 import { type Deletion, deleteVm } from './delete.ts';
 import { discardMemory } from './discard-memory.ts';
 import { forkVm } from './fork.ts';
 import { letVmGoOn } from './pause.ts';
+import { requireRunning } from './problem.ts';
 import { awaitReady, readyTimeLeft } from './readiness.ts';
 import { rebaseVm, type StartStop, type Wanted } from './rebase.ts';
 import { releaseVm } from './release.ts';
@@ -273,17 +275,36 @@ export function createLife(host: Host, pool: StandbyPool = NO_STANDBY): Life {
     }
   }
 
+  /** What else is at work on it ends with it running, or being as it was: until then this only looks. */
+  async function runWhenFree(
+    { id, name, startedAt }: VmRecord,
+    request: VmRun,
+    progress: Progress,
+    signal: AbortSignal,
+  ): Promise<VmRunResult> {
+    await awaken(host, life, id, { signal, say: (text) => progress.step('wait', text) });
+    const vm = vms.findById(id) ?? vms.get(name);
+    requireRunning(vm);
+    const resumed = vm.startedAt !== startedAt;
+    return { ...(await run(vm.name, request, progress, signal)), started: resumed, resumed };
+  }
+
   const life: Life = {
-    run: (name, request) =>
-      operations.start({
+    run(name, request) {
+      const existing = vms.find(name);
+      const waits = request.lease === undefined && !request.discardMemory;
+      const heldUp = waits && existing && isHeldUp(host, existing) ? existing : undefined;
+      return operations.start({
         kind: 'vm.run',
         target: name,
         // a temporary VM is one client's own
         joinable: request.lease === undefined,
         joinsAs: 'vm.start',
-        onlyLooks: runs(vms.find(name)),
-        run: (progress, signal) => run(name, request, progress, signal),
-      }),
+        onlyLooks: runs(existing) || heldUp !== undefined,
+        run: (progress, signal) =>
+          heldUp ? runWhenFree(heldUp, request, progress, signal) : run(name, request, progress, signal),
+      });
+    },
     start(name, wanted = {}) {
       requireNotRunning(vms.get(name));
       return operations.start({

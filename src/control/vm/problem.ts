@@ -61,7 +61,12 @@ export function requireRunning(vm: VmRecord): void {
   }
   if (vm.phase === 'running') return;
   const state = vm.phase === 'failed' ? `failed: ${vm.failure ?? 'unknown reason'}` : vm.phase;
-  throw new BangerError('conflict', `${vm.name} is not running (${state}).`, {
-    hint: vm.memory === null ? `Start it with: banger start ${vm.name}` : `Let it go on with: banger resume ${vm.name}`,
-  });
+  throw new BangerError('conflict', `${vm.name} is not running (${state}).`, { hint: wayToRun(vm) });
+}
+
+function wayToRun({ name, phase, memory }: VmRecord): string {
+  if (phase === 'starting' || phase === 'suspending' || phase === 'resuming') {
+    return `Wait for it: banger wait ${name} --for running`;
+  }
+  return memory === null ? `Start it with: banger start ${name}` : `Let it go on with: banger resume ${name}`;
 }

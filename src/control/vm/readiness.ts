@@ -100,7 +100,7 @@ export async function awaitUsable(
   signal: AbortSignal,
 ): Promise<VmRecord> {
   for (;;) {
-    await awaken(host, life, vmId, signal);
+    await awaken(host, life, vmId, { signal, say: (text) => say(`${text}; the command runs then`) });
     const vm = host.stores.vms.findById(vmId);
     if (!vm)
       throw new BangerError('not_found', 'The VM was deleted meanwhile.', { hint: 'See what exists: banger ls' });

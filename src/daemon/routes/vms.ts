@@ -33,6 +33,9 @@ type VmHandlers = Pick<
   | 'exec'
 >;
 
+/** Clients give up on an answer after two minutes, and would not know why. */
+const WAIT_LIMIT_MS = 100_000;
+
 export function vmHandlers(host: Host, life: Life): VmHandlers {
   const { operations } = host;
   const { vms } = host.stores;
@@ -56,7 +59,7 @@ export function vmHandlers(host: Host, life: Life): VmHandlers {
       // first: it must not be suspended again before that counts
       const until = forMs === 0 ? null : new Date(host.now().getTime() + forMs).toISOString();
       vms.update(id, { awakeUntil: until });
-      if (until !== null) await awaken(host, life, id, signal);
+      if (until !== null) await awaken(host, life, id, { signal, limitMs: WAIT_LIMIT_MS });
       return await viewVmNow(host, vms.get(name));
     },
     killVm: async ({ params: { name } }) => await life.kill(name),
@@ -65,8 +68,9 @@ export function vmHandlers(host: Host, life: Life): VmHandlers {
     deleteVm: async ({ params: { name }, query: { force = false, now = false, keepWorkDisk = false } }) =>
       life.delete(name, { force, now, keepWorkDisk }),
     sshAccess: async ({ params: { name }, query: { term }, signal }) => {
-      await awaken(host, life, vms.get(name).id, signal);
-      const vm = vms.get(name);
+      const { id } = vms.get(name);
+      await awaken(host, life, id, { signal, limitMs: WAIT_LIMIT_MS });
+      const vm = vms.findById(id) ?? vms.get(name);
       requireRunning(vm);
       await host.checks.beforeLogin('ssh');
       const { file, alias } = await writeKnownHosts(host, vm);

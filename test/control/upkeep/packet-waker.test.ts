@@ -5,7 +5,7 @@ import type { Host } from '../../../src/control/host.ts';
 import { createPacketWaker } from '../../../src/control/upkeep/packet-waker.ts';
 import { parseSubnet } from '../../../src/core/addresses.ts';
 import type { VmRecord } from '../../../src/core/vm.ts';
-import { goneOn, resuming, suspended } from '../../../src/core/vm-changes.ts';
+import { goneOn, resuming, stopped, suspended } from '../../../src/core/vm-changes.ts';
 import { BangerError } from '../../../src/errors.ts';
 import type { SleepDeviceOptions } from '../../../src/network/sleep-device.ts';
 import { openDatabase } from '../../../src/state/database.ts';
@@ -40,6 +40,8 @@ async function setUp({ vmToVm = false, fails = false } = {}) {
   const mutex = createMutex();
   const told: string[] = [];
   const resumed: string[] = [];
+  let other: { id: string; kind: string } | undefined;
+  let endOther = () => {};
   let options: SleepDeviceOptions | undefined;
   let let_go = Promise.withResolvers<void>();
   const host = {
@@ -48,8 +50,15 @@ async function setUp({ vmToVm = false, fails = false } = {}) {
     log: { info: () => {}, warn: () => {}, error: () => {} },
     network: { pool: parseSubnet('172.30.0.0/16'), alone: (work: () => Promise<void>) => mutex.run(work) },
     operations: {
-      activeOn: () => undefined,
-      async finished() {
+      activeOn: () => other,
+      async finished(id: string) {
+        if (id === other?.id) {
+          await new Promise<void>((resolve) => {
+            endOther = resolve;
+          });
+          other = undefined;
+          return { kind: 'snapshot.export', error: null };
+        }
         await let_go.promise;
         if (fails) return { kind: 'vm.resume', error: { code: 'conflict', message: 'no memory' } };
         stores.vms.update(web.id, goneOn({ at: new Date(), vmm: 'fcqemu' }));
@@ -95,6 +104,14 @@ async function setUp({ vmToVm = false, fails = false } = {}) {
       options?.onLost(new BangerError('internal', 'gone'));
       await settle();
     },
+    /** Something else works on it. @returns what ends that */
+    occupy() {
+      other = { id: 'other', kind: 'snapshot.export' };
+      return async () => {
+        endOther();
+        await settle();
+      };
+    },
     async letGo() {
       let_go.resolve();
       await settle();
@@ -138,6 +155,31 @@ describe('a VM that sleeps until it is wanted', () => {
     await packet(web.address);
     assert.deepEqual(resumed, ['web']);
     assert.ok(!told.some((each) => each.startsWith('pass on')));
+  });
+
+  it('goes on when another operation is over that is at work on it, with the packets from before', async () => {
+    const { web, told, resumed, packet, letGo, occupy } = await setUp();
+    const end = occupy();
+    for (let again = 0; again < 3; again++) await packet(web.address);
+    assert.deepEqual(resumed, []);
+    await end();
+    assert.deepEqual(resumed, ['web']);
+    told.length = 0;
+    await letGo();
+    assert.deepEqual(told, [...Array.from({ length: 3 }, () => `pass on to ${web.address}`), 'close']);
+  });
+
+  it('that was stopped meanwhile gets no packet, and may be wanted again at once', async () => {
+    const { stores, web, told, resumed, packet, occupy } = await setUp();
+    const end = occupy();
+    await packet(web.address);
+    stores.vms.update(web.id, stopped());
+    await end();
+    assert.ok(!told.some((each) => each.startsWith('pass on')));
+    assert.deepEqual(resumed, []);
+    stores.vms.update(web.id, suspended(MEMORY));
+    await packet(web.address);
+    assert.deepEqual(resumed, ['web']);
   });
 
   it('is led there as long as it sleeps, and nobody else is', async () => {

@@ -5,6 +5,7 @@ import { pipeline } from 'node:stream/promises';
 import { loadConfig } from '../../../config/load.ts';
 import { BangerError, messageOf } from '../../../errors.ts';
 import { defineCommand } from '../../command.ts';
+import { askSshAccess } from '../../shared/ssh-access.ts';
 import { vmOfName } from '../../shared/vm-names.ts';
 import type { Terminal } from '../../terminal.ts';
 
@@ -23,7 +24,7 @@ export default defineCommand({
   async run(ctx, { args, options }) {
     const zone = options.zone ?? (await loadConfig({ env: ctx.terminal.env, uid: ctx.terminal.uid })).config.dns.zone;
     // the daemon writes down the VM's host key on the way, which ssh looks up after this connection is open
-    const access = await ctx.api.call('sshAccess', { params: { name: vmOfName(args.name, zone) } });
+    const access = await askSshAccess(ctx, vmOfName(args.name, zone));
     await carry(ctx.terminal, access.address, access.port, args.name);
   },
 });

@@ -2,6 +2,7 @@
 import { loadConfig } from '../../../config/load.ts';
 import { defineCommand } from '../../command.ts';
 import { withoutSeparator } from '../../shared/pass-through.ts';
+import { askSshAccess } from '../../shared/ssh-access.ts';
 import { namesUser, sshArguments } from '../../shared/ssh-options.ts';
 import type { Terminal } from '../../terminal.ts';
 
@@ -18,7 +19,7 @@ export default defineCommand({
     const [, user, name = given] = /^(.*)@([^@]*)$/s.exec(given) ?? [];
     const term = rareTerminal(ctx.terminal);
     const [access, { config }] = await Promise.all([
-      ctx.api.call('sshAccess', { params: { name }, ...(term === undefined ? {} : { query: { term } }) }),
+      askSshAccess(ctx, name, term),
       loadConfig({ env: ctx.terminal.env, uid: ctx.terminal.uid }),
     ]);
     const passed = withoutSeparator(words);
