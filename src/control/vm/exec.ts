@@ -79,8 +79,10 @@ async function beginWhenUsable(
     const vm = await awaitUsable(host, life, vmId, request.until ?? 'ready', say, gone);
     const left = Promise.withResolvers<undefined>();
     const unsubscribe = host.stores.vms.onChange(({ before, after }) => {
-      if ((after ?? before)?.id === vmId && (after?.phase !== 'running' || after.startedAt !== vm.startedAt))
-        left.resolve(undefined);
+      if ((after ?? before)?.id !== vmId) return;
+      // one that is held for a fork or a snapshot goes on in a moment, and must not begin the command twice
+      const isSame = after?.phase === 'running' || after?.phase === 'suspending';
+      if (!isSame || after.startedAt !== vm.startedAt) left.resolve(undefined);
     });
     const beginning = beginCommand(host, vm, request);
     try {

@@ -160,6 +160,30 @@ describe('a command in a guest', () => {
     assert.deepEqual(await framesOf(received), [FRAME.exit]);
   });
 
+  it('is begun once in a guest that is held for a moment while its connection is opened', async (t) => {
+    const { target } = await sshGuest(t, () => true, inShell);
+    await using connection = await connectSsh(target, 5000);
+    const { host, vm, vms } = hostWith(connection);
+    const [asked, opened] = [Promise.withResolvers<void>(), Promise.withResolvers<SshConnection>()];
+    let times = 0;
+    host.guests.get = async () => {
+      times += 1;
+      asked.resolve();
+      return await opened.promise;
+    };
+    const [client, daemon] = duplexPair();
+    const received = buffer(client);
+    const run = execInVm(host, life, vm, { argv: ['true'] }, daemon);
+    await asked.promise;
+    vms.update(vm.id, { phase: 'suspending' });
+    await sleep(20);
+    vms.update(vm.id, { phase: 'running' });
+    opened.resolve(connection);
+    await run;
+    assert.deepEqual(await framesOf(received), [FRAME.exit]);
+    assert.equal(times, 1);
+  });
+
   it('is refused by a VM that neither runs nor is being started', async (t) => {
     const { target } = await sshGuest(t, () => true, inShell);
     await using connection = await connectSsh(target, 5000);
