@@ -7,6 +7,8 @@ export interface IdleSight {
   run: string;
   /** commands, copies and logins through the daemon */
   sessions: number;
+  /** how many of these have begun: one may be over before anybody looks */
+  sessionsBegun: number;
   /** connections that are open from or to it; undefined where they cannot be seen */
   connections: number | undefined;
   /** packets its device has carried in this run */
@@ -16,7 +18,7 @@ export interface IdleSight {
 }
 
 /** A time in which nothing spoke for its use. */
-export interface IdleSpan extends Pick<IdleSight, 'run' | 'packets' | 'cpuMs'> {
+export interface IdleSpan extends Pick<IdleSight, 'run' | 'sessionsBegun' | 'packets' | 'cpuMs'> {
   sinceMs: number;
 }
 
@@ -37,11 +39,12 @@ export function judgeIdle(
   idleMs: number,
   awakeUntil: string | null,
 ): { span: IdleSpan; suspend: boolean } {
-  const { nowMs, run, packets, cpuMs } = seen;
-  const anew = { span: { sinceMs: nowMs, run, packets, cpuMs }, suspend: false };
+  const { nowMs, run, sessionsBegun, packets, cpuMs } = seen;
+  const anew = { span: { sinceMs: nowMs, run, sessionsBegun, packets, cpuMs }, suspend: false };
   if (!span || span.run !== run) return anew;
   if (awakeUntil !== null && Date.parse(awakeUntil) > nowMs) return anew;
-  if (seen.sessions > 0 || (seen.connections ?? 0) > 0) return anew;
+  if (seen.sessions > 0 || sessionsBegun !== span.sessionsBegun) return anew;
+  if ((seen.connections ?? 0) > 0) return anew;
   const lastedMs = nowMs - span.sinceMs;
   if (
     seen.connections === undefined &&

@@ -5,7 +5,7 @@ import { type IdleSight, type IdleSpan, judgeIdle } from '../../src/core/idle.ts
 const MINUTE = 60_000;
 const IDLE_MS = 30 * MINUTE;
 const seen = (minutes: number, changes: Partial<IdleSight> = {}): IdleSight => ({
-  ...{ nowMs: minutes * MINUTE, run: 'a', sessions: 0, connections: 0, packets: 0, cpuMs: 0 },
+  ...{ nowMs: minutes * MINUTE, run: 'a', sessions: 0, sessionsBegun: 0, connections: 0, packets: 0, cpuMs: 0 },
   ...changes,
 });
 
@@ -28,8 +28,9 @@ describe('a VM that nobody uses', () => {
   });
 
   it('begins anew with each use: a command, a connection, another run', () => {
-    for (const use of [{ sessions: 1 }, { connections: 1 }, { run: 'b' }]) {
-      const { suspend, span } = judge([seen(0), seen(20, use), seen(31, 'run' in use ? use : {})]);
+    for (const use of [{ sessions: 1 }, { sessionsBegun: 1 }, { connections: 1 }, { run: 'b' }]) {
+      const stays = 'run' in use || 'sessionsBegun' in use;
+      const { suspend, span } = judge([seen(0), seen(20, use), seen(31, stays ? use : {})]);
       assert.deepEqual([suspend, span.sinceMs], [false, 20 * MINUTE], JSON.stringify(use));
     }
   });
@@ -38,7 +39,10 @@ describe('a VM that nobody uses', () => {
     const work = (percent: number) => (30 * MINUTE * percent) / 100;
     assert.equal(judge([seen(0, { cpuMs: 500 }), seen(30, { cpuMs: 500 + work(1.9) })]).suspend, true);
     const { suspend, span } = judge([seen(0), seen(30, { cpuMs: work(2.1) })]);
-    assert.deepEqual([suspend, span], [false, { sinceMs: 30 * MINUTE, run: 'a', packets: 0, cpuMs: work(2.1) }]);
+    assert.deepEqual(
+      [suspend, span],
+      [false, { sinceMs: 30 * MINUTE, run: 'a', sessionsBegun: 0, packets: 0, cpuMs: work(2.1) }],
+    );
   });
 
   it('is awake for as long as somebody said, and for all of its time after that', () => {

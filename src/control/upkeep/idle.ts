@@ -128,6 +128,7 @@ async function sightOf(
     nowMs: host.now().getTime(),
     run: `${pid} ${vmm.startTicks}`,
     sessions: host.stores.sessions.count(id),
+    sessionsBegun: host.stores.sessions.begun(id),
     connections: seen && connectionsOf(host, vm, seen),
     packets,
     cpuMs: processes.reduce((sum, { cpuMs }) => sum + cpuMs, 0),

@@ -198,7 +198,12 @@ describe('VMs that are not used', () => {
     session[Symbol.dispose]();
     await at(69);
     assert.deepEqual(suspended, []);
+    // one that is over before the next look
+    stores.sessions.begin(vm.id)[Symbol.dispose]();
     await at(70);
+    await at(79);
+    assert.deepEqual(suspended, []);
+    await at(80);
     assert.deepEqual(suspended, ['web']);
   });
 });
