@@ -3,6 +3,7 @@ import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type InstalledPackage, parseApkInstalled, parseDpkgStatus, parsePacmanDesc } from '../core/packages.ts';
 import { messageOf } from '../errors.ts';
+import { turnsAfter } from '../system/turns.ts';
 import { readRpmDatabase } from './rpm-database.ts';
 
 /** Package managers by the type of their packages' URLs (package-url.org). */
@@ -27,6 +28,9 @@ const DPKG_PARTS = '/var/lib/dpkg/status.d';
 const APK = ['/lib/apk/db/installed', '/usr/lib/apk/db/installed'];
 const RPM = ['/var/lib/rpm', '/usr/lib/sysimage/rpm'];
 const RPM_NAME = 'rpmdb.sqlite';
+/** More than any distribution has, where each has a file of its own. */
+const MAX_FILES = 200_000;
+const FILES_AT_ONCE = 1000;
 const OLD_RPM_NAMES = ['Packages', 'Packages.db'];
 const PACMAN = '/var/lib/pacman/local';
 
@@ -48,9 +52,19 @@ export async function findPackages(files: RootFiles, scratch: string): Promise<F
       found.set(`${one.name} ${one.arch} ${one.version}`, one);
     }
   };
-  const textOf = async (path: string) => (await files.read(path))?.toString('utf8') ?? '';
+  const turn = turnsAfter(FILES_AT_ONCE);
+  const textOf = async (path: string) => {
+    const pending = turn();
+    if (pending) await pending;
+    return (await files.read(path))?.toString('utf8') ?? '';
+  };
+  const fewOf = async (directory: string) => {
+    const names = await files.list(directory);
+    if (names.length > MAX_FILES) problems.push(`more than ${MAX_FILES} files are in its ${directory}`);
+    return names.slice(0, MAX_FILES);
+  };
   add('deb', parseDpkgStatus(await textOf(DPKG)));
-  for (const name of await files.list(DPKG_PARTS)) {
+  for (const name of await fewOf(DPKG_PARTS)) {
     if (name.endsWith('.md5sums')) continue;
     add('deb', parseDpkgStatus(await textOf(`${DPKG_PARTS}/${name}`), { all: true }));
   }
@@ -72,7 +86,7 @@ export async function findPackages(files: RootFiles, scratch: string): Promise<F
       for (const suffix of ['', '-wal', '-shm', '-journal']) await rm(`${copy}${suffix}`, { force: true });
     }
   }
-  for (const name of await files.list(PACMAN)) {
+  for (const name of await fewOf(PACMAN)) {
     const one = parsePacmanDesc(await textOf(`${PACMAN}/${name}/desc`));
     if (one) add('alpm', [one]);
   }

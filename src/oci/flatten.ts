@@ -2,19 +2,18 @@
  * From layers to one tree, in two readings of each: the first checks digests and finds out what is where, the second passes on the
  * data of files that are still there at the end. Nothing is unpacked on the host.
  */
-import { setImmediate } from 'node:timers/promises';
 import { eachNode, type FileNode, piecesOf } from '../core/file-tree.ts';
+import { turnsAfter } from '../system/turns.ts';
 import { type LayerBlob, readLayer } from './layer-stream.ts';
 import { LayerMerge } from './merge.ts';
 import { type TarEntry, TarReader } from './tar-reader.ts';
+import type { TreeLimits } from './tree-limits.ts';
 
 export interface FlattenOptions {
   signal: AbortSignal;
   /** called with `bytes` of layers that were read, of twice as many as there are */
   onBytes?: (bytes: number) => void;
-  limits: {
-    /** entries of all layers */
-    entries: number;
+  limits: TreeLimits & {
     /** bytes of all layers, without compression */
     bytes: number;
   };
@@ -31,25 +30,25 @@ const ENTRIES_AT_ONCE = 2000;
  * @throws BangerError `corrupt` when a layer is another than its digests say, or holds what can have no place
  */
 export async function mergeLayers(layers: readonly LayerBlob[], options: FlattenOptions): Promise<FileNode> {
-  const merge = new LayerMerge();
-  let { entries, bytes } = options.limits;
+  const merge = new LayerMerge(options.limits);
+  const turn = turnsAfter(ENTRIES_AT_ONCE);
+  let { bytes } = options.limits;
   for (const blob of layers) {
     merge.beginLayer();
     const read = { blob, verify: true, signal: options.signal, ...passedOn(options) };
     let before = 0;
     const reader = new TarReader(
       { entry: (entry) => merge.add(entry), data: () => undefined, end: () => undefined },
-      { entries, bytes },
+      { bytes },
     );
     await readLayer(read, async (chunk) => {
       bytes -= chunk.length;
       await reader.write(chunk);
-      if (reader.entries - before < ENTRIES_AT_ONCE) return;
+      const pending = turn(reader.entries - before);
       before = reader.entries;
-      await setImmediate();
+      if (pending) await pending;
     });
     reader.finish();
-    entries -= reader.entries;
   }
   return merge.root;
 }
@@ -62,7 +61,12 @@ export async function copyData(
   options: FlattenOptions,
 ): Promise<void> {
   const wanted = layers.map(() => new Map<number, FileNode>());
-  for (const node of eachNode(root)) if (node.source) wanted[node.source.layer]?.set(node.source.entry, node);
+  const turn = turnsAfter(ENTRIES_AT_ONCE, options.signal);
+  for (const node of eachNode(root)) {
+    if (node.source) wanted[node.source.layer]?.set(node.source.entry, node);
+    const pending = turn();
+    if (pending) await pending;
+  }
   for (const [index, blob] of layers.entries()) {
     const files = wanted[index] as Map<number, FileNode>;
     // nothing of it is left
@@ -70,10 +74,7 @@ export async function copyData(
       options.onBytes?.(blob.size);
       continue;
     }
-    const reader = new TarReader(dataHandler(files, sink), {
-      entries: Number.POSITIVE_INFINITY,
-      bytes: Number.POSITIVE_INFINITY,
-    });
+    const reader = new TarReader(dataHandler(files, sink), { bytes: Number.POSITIVE_INFINITY });
     const read = { blob, verify: false, signal: options.signal, ...passedOn(options) };
     await readLayer(read, async (chunk) => await reader.write(chunk));
   }

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
+import { isVast } from '../core/json-size.ts';
 import { BangerError, messageOf, systemCode } from '../errors.ts';
 import { type LayerBlob, short } from './layer-stream.ts';
 
@@ -199,6 +200,7 @@ function digestOf(text: string): string {
 /** @param text a character for each byte */
 function parseJson(text: string, what: string): unknown {
   if (text.length > MAX_DOCUMENT_BYTES) throw new BangerError('corrupt', `${what} is longer than any.`);
+  if (isVast(text)) throw new BangerError('corrupt', `${what} has more values in it than any.`);
   try {
     return JSON.parse(Buffer.from(text, 'latin1').toString('utf8'));
   } catch (error) {

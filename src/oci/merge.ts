@@ -4,15 +4,25 @@
  */
 import { type FileNode, newDirectory } from '../core/file-tree.ts';
 import { BangerError } from '../errors.ts';
+import { shownPath } from './tar-header.ts';
 import type { TarEntry } from './tar-reader.ts';
+import { KeptAttributes, TreeAllowance, type TreeLimits } from './tree-limits.ts';
 
-type Directory = FileNode & { children: Map<string, FileNode> };
+type Directory = FileNode & {
+  children: Map<string, FileNode>;
+  /** the layer that took away all that others below had put there */
+  clearedBy?: number;
+};
 
 const WHITEOUT = '.wh.';
 const OPAQUE = '.wh..wh..opq';
 /** What the layers of aufs kept for themselves. */
 const AUFS = '.wh..wh.';
 const MAX_LINKS = 40;
+/** Names on the way to a place, those of the links on it included; a path has no more than 2,048. */
+const MAX_STEPS = 4096;
+/** Directories in each other; Linux takes no path that leads deeper. */
+const MAX_DEPTH = 2048;
 const MAX_NAME_BYTES = 255;
 /** A file has at most so many names in ext4. */
 const MAX_NAMES = 65_000;
@@ -21,16 +31,22 @@ export class LayerMerge {
   readonly root: Directory = newDirectory(-1);
   #layer = -1;
   readonly #names = new Map<FileNode, number>();
-  /** entries that were left out, each with why */
-  readonly leftOut: string[] = [];
+  readonly #allowance: TreeAllowance;
+  readonly #attributes: KeptAttributes;
+
+  constructor(limits: TreeLimits) {
+    this.#allowance = new TreeAllowance(limits);
+    this.#attributes = new KeptAttributes(this.#allowance);
+  }
 
   /** What comes next is of the next layer. */
   beginLayer(): void {
     this.#layer += 1;
   }
 
-  /** @throws BangerError `corrupt` for an entry that can have no place in the tree */
+  /** @throws BangerError `corrupt` for an entry that can have no place in the tree, or one too many */
   add(entry: TarEntry): void {
+    this.#allowance.take('entries', 1, entry);
     const names = cleanPath(entry.path);
     const name = names.pop();
     if (name === undefined) {
@@ -41,7 +57,7 @@ export class LayerMerge {
       throw refused(entry, 'a name of it is longer than 255 bytes');
     if (name === OPAQUE) {
       const directory = this.#find(names);
-      if (directory) this.#removeLower(directory);
+      if (directory) this.#clear(directory);
       return;
     }
     if (name.startsWith(AUFS)) return;
@@ -54,12 +70,13 @@ export class LayerMerge {
   }
 
   #setRoot(entry: TarEntry): void {
-    Object.assign(this.root, attributesOf(entry), { layer: this.#layer });
-    if (entry.xattrs === undefined) delete this.root.xattrs;
+    delete this.root.xattrs;
+    Object.assign(this.root, this.#attributesOf(entry), { layer: this.#layer });
   }
 
   #place(parent: Directory, name: string, entry: TarEntry): void {
     const there = parent.children.get(name);
+    this.#allowance.take('textBytes', name.length, entry);
     if (entry.kind === 'hardlink') {
       const target = this.#targetOf(entry);
       if (target === there) return;
@@ -69,7 +86,7 @@ export class LayerMerge {
       parent.children.set(name, target);
       return;
     }
-    const attributes = { ...attributesOf(entry), layer: this.#layer };
+    const attributes = { ...this.#attributesOf(entry), layer: this.#layer };
     if (entry.kind === 'directory') {
       if (there?.children) {
         delete there.xattrs;
@@ -77,6 +94,8 @@ export class LayerMerge {
       } else parent.children.set(name, { kind: 'directory', size: 0, children: new Map(), ...attributes });
       return;
     }
+    if (entry.pieces) this.#allowance.take('pieces', entry.pieces.length, entry);
+    if (entry.kind === 'link') this.#allowance.take('textBytes', entry.target.length, entry);
     parent.children.set(name, {
       kind: entry.kind,
       ...attributes,
@@ -93,8 +112,10 @@ export class LayerMerge {
     const names = cleanPath(entry.target);
     const last = names.pop();
     const target = last === undefined ? undefined : this.#find(names)?.children.get(last);
-    if (target === undefined) throw refused(entry, `it is a hard link to ${shown(entry.target)}, which is not there`);
-    if (target.kind === 'directory') throw refused(entry, `it is a hard link to the directory ${shown(entry.target)}`);
+    if (target === undefined)
+      throw refused(entry, `it is a hard link to ${shownPath(entry.target)}, which is not there`);
+    if (target.kind === 'directory')
+      throw refused(entry, `it is a hard link to the directory ${shownPath(entry.target)}`);
     return target;
   }
 
@@ -103,54 +124,58 @@ export class LayerMerge {
     const directory = this.#find(names);
     const there = directory?.children.get(victim);
     if (!directory || !there) return;
-    if (there.children && this.#holdsOfThis(there as Directory)) this.#removeLower(there as Directory);
-    else if (there.layer < this.#layer) directory.children.delete(victim);
+    if (!this.#isOfThis(there)) directory.children.delete(victim);
   }
 
-  /** Takes away what layers below have put there, and keeps what this one has. */
-  #removeLower(directory: Directory): void {
-    for (const [name, child] of directory.children) {
-      if (child.children && this.#holdsOfThis(child as Directory)) this.#removeLower(child as Directory);
-      else if (child.layer < this.#layer) directory.children.delete(name);
-    }
+  /**
+   * Takes away what layers below have put there, and keeps what this one has. Each directory is gone through once in a layer: a
+   * layer may say it of all of them, and of each as often as it likes.
+   */
+  #clear(directory: Directory): void {
+    if (directory.clearedBy === this.#layer) return;
+    directory.clearedBy = this.#layer;
+    for (const [name, child] of directory.children) if (!this.#isOfThis(child)) directory.children.delete(name);
   }
 
-  #holdsOfThis(directory: Directory): boolean {
-    const waiting = [directory];
-    for (let next = waiting.pop(); next; next = waiting.pop()) {
-      if (next.layer === this.#layer) return true;
-      for (const child of next.children.values()) {
-        if (child.layer === this.#layer) return true;
-        if (child.children) waiting.push(child as Directory);
-      }
-    }
-    return false;
+  /** Whether this layer has put it there, or something into it, which is all that is in it then. */
+  #isOfThis(node: FileNode): boolean {
+    // no deeper than MAX_DEPTH
+    if (node.children) this.#clear(node as Directory);
+    return node.layer === this.#layer || (node.children?.size ?? 0) > 0;
   }
 
   /** The directory of that name; undefined when there is none. Links on the way are followed inside of the tree. */
   #find(names: readonly string[]): Directory | undefined {
-    return this.#walk(names, () => undefined);
+    return this.#walk(names, () => undefined)?.at(-1);
   }
 
   /** The same, made where it is missing; what is no directory makes way for one, as it does when layers are unpacked. */
   #enter(names: readonly string[], entry: TarEntry): Directory {
-    const found = this.#walk(names, (parent, name, there) => {
-      if (there?.kind === 'link') throw refused(entry, `it goes through the link ${shown(name)}, which leads nowhere`);
+    const way = this.#walk(names, (parent, name, there) => {
+      if (there?.kind === 'link')
+        throw refused(entry, `it goes through the link ${shownPath(name)}, which leads nowhere`);
+      if (name.length > MAX_NAME_BYTES) throw refused(entry, 'a name of it is longer than 255 bytes');
+      this.#allowance.take('entries', 1, entry);
+      this.#allowance.take('textBytes', name.length, entry);
       const made = newDirectory(this.#layer);
       parent.children.set(name, made);
       return made;
     });
-    if (!found) throw refused(entry, 'it goes through links that lead nowhere');
+    const found = way?.at(-1);
+    if (!way || !found) throw refused(entry, 'it goes through links that lead nowhere');
+    if (way.length > MAX_DEPTH) throw refused(entry, `it lies in more than ${MAX_DEPTH} directories`);
     return found;
   }
 
+  /** The directories on the way to a place, from the root on, and last the place itself. */
   #walk(
     names: readonly string[],
     otherwise: (parent: Directory, name: string, there: FileNode | undefined) => Directory | undefined,
-  ): Directory | undefined {
+  ): Directory[] | undefined {
     const path: Directory[] = [this.root];
     const left = [...names].reverse();
     let links = 0;
+    let steps = left.length;
     for (let name = left.pop(); name !== undefined; name = left.pop()) {
       const here = path.at(-1) as Directory;
       if (name === '' || name === '.') continue;
@@ -161,18 +186,28 @@ export class LayerMerge {
       }
       const there = here.children.get(name);
       if (there?.kind === 'link') {
-        links += 1;
-        if (links > MAX_LINKS) return otherwise(here, name, there);
         const target = there.target ?? '';
+        const further = target.split('/').reverse();
+        links += 1;
+        steps += further.length;
+        if (links > MAX_LINKS || steps > MAX_STEPS) {
+          otherwise(here, name, there);
+          return undefined;
+        }
         if (target.startsWith('/')) path.length = 1;
-        left.push(...target.split('/').reverse());
+        left.push(...further);
         continue;
       }
       const next = there?.children ? (there as Directory) : otherwise(here, name, there);
       if (!next) return undefined;
       path.push(next);
     }
-    return path.at(-1);
+    return path;
+  }
+
+  #attributesOf(entry: TarEntry): Pick<FileNode, 'mode' | 'uid' | 'gid' | 'mtime' | 'xattrs'> {
+    const { mode, uid, gid, mtime, xattrs } = entry;
+    return { mode, uid, gid, mtime, ...(xattrs === undefined ? {} : { xattrs: this.#attributes.keep(xattrs, entry) }) };
   }
 }
 
@@ -181,6 +216,7 @@ export function lookUp(root: FileNode, path: string): FileNode | undefined {
   const stack: FileNode[] = [root];
   const left = path.split('/').reverse();
   let links = 0;
+  let steps = 0;
   for (let name = left.pop(); name !== undefined; name = left.pop()) {
     if (name === '' || name === '.') continue;
     if (name === '..') {
@@ -193,17 +229,15 @@ export function lookUp(root: FileNode, path: string): FileNode | undefined {
       stack.push(there);
       continue;
     }
-    links += 1;
-    if (links > MAX_LINKS) return undefined;
     const target = there.target ?? '';
+    const further = target.split('/').reverse();
+    links += 1;
+    steps += further.length;
+    if (links > MAX_LINKS || steps > MAX_STEPS) return undefined;
     if (target.startsWith('/')) stack.length = 1;
-    left.push(...target.split('/').reverse());
+    left.push(...further);
   }
   return stack.at(-1);
-}
-
-function attributesOf({ mode, uid, gid, mtime, xattrs }: TarEntry): Pick<FileNode, 'mode' | 'uid' | 'gid' | 'mtime'> {
-  return { mode, uid, gid, mtime, ...(xattrs === undefined ? {} : { xattrs }) };
 }
 
 /** The names a path is made of; `..` takes one back and never out, as if the path began at the root. */
@@ -223,10 +257,5 @@ function linkTarget(entry: TarEntry): string {
 }
 
 function refused({ path }: TarEntry, why: string): BangerError {
-  return new BangerError('corrupt', `The entry ${shown(path)} cannot be unpacked: ${why}.`);
-}
-
-function shown(path: string): string {
-  const text = Buffer.from(path, 'latin1').toString('utf8');
-  return JSON.stringify(text.length > 120 ? `${text.slice(0, 120)}…` : text);
+  return new BangerError('corrupt', `The entry ${shownPath(path)} cannot be unpacked: ${why}.`);
 }

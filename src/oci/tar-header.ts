@@ -2,17 +2,18 @@
 import type { DataPiece } from '../core/file-tree.ts';
 import { BangerError } from '../errors.ts';
 
+const BLOCK = 512;
+const ZEROS = Buffer.alloc(BLOCK);
+const LINE_END = 0x0a;
+
 export function isZeros(block: Buffer): boolean {
   return block.equals(ZEROS);
 }
 
-const ZEROS = Buffer.alloc(512);
-
-/** Up to the first zero byte, a character for each byte. */
+/** Up to the first zero byte, a character for each byte. Not cut out of a longer text, which would be kept for its sake. */
 export function textOf(block: Buffer, at: number, length: number): string {
-  const text = block.toString('latin1', at, at + length);
-  const end = text.indexOf('\0');
-  return end < 0 ? text : text.slice(0, end);
+  const zero = block.indexOf(0, at);
+  return block.toString('latin1', at, zero < 0 ? at + length : Math.min(zero, at + length));
 }
 
 /** Octal digits between blanks, or base 256 where the first bit is set. */
@@ -34,6 +35,15 @@ export function readNumber(block: Buffer, at: number, length: number): number {
   return Number.parseInt(text, 8);
 }
 
+/** Keys of extended attributes begin with it. */
+export const XATTR_PREFIX = 'SCHILY.xattr.';
+const SPARSE_MAP = 'GNU.sparse.map';
+/** What is read here of others; the rest would only take room. */
+const KEYS = new Set([
+  ...['path', 'linkpath', 'size', 'uid', 'gid', 'mtime'],
+  ...[SPARSE_MAP, 'GNU.sparse.name', 'GNU.sparse.size', 'GNU.sparse.realsize', 'GNU.sparse.major'],
+]);
+
 /** Records of the form `LENGTH KEY=VALUE\n`; an empty value takes an earlier one away. */
 export function parsePax(body: Buffer, into: Map<string, string>): void {
   let at = 0;
@@ -51,11 +61,12 @@ export function parsePax(body: Buffer, into: Map<string, string>): void {
     if (equals < 1) throw malformed('a PAX record has no key');
     const [key, value] = [record.slice(0, equals), record.slice(equals + 1)];
     if (key === 'GNU.sparse.offset' || key === 'GNU.sparse.numbytes') map.push(value);
-    else if (value === '' && !key.startsWith('SCHILY.xattr.')) into.delete(key);
-    else into.set(key, value);
+    else if (key.startsWith(XATTR_PREFIX)) into.set(key, value);
+    else if (value === '') into.delete(key);
+    else if (KEYS.has(key)) into.set(key, value);
     at += length;
   }
-  if (map.length > 0) into.set('GNU.sparse.map', map.join(','));
+  if (map.length > 0) into.set(SPARSE_MAP, map.join(','));
 }
 
 /** Pairs of offset and length in the header of a sparse file and the blocks behind it (format "oldgnu"). */
@@ -70,16 +81,33 @@ export function parseOldSparse(blocks: readonly Buffer[]): number[] {
   return numbers;
 }
 
-/** Decimal numbers, one a line, the first of them how many pairs follow; undefined while some are missing. */
-export function parseSparseText(text: string): number[] | undefined {
-  const first = text.indexOf('\n');
-  if (first < 0) return undefined;
-  const pairs = Number(text.slice(0, first));
-  if (!/^\d{1,7}$/.test(text.slice(0, first))) throw malformed('a map of a sparse file has no length');
-  const lines = text.slice(first + 1).split('\n');
-  // the last one has no end yet
-  if (lines.length - 1 < pairs * 2) return undefined;
-  return lines.slice(0, pairs * 2).map(Number);
+/** A map in front of a file's data: decimal numbers, one a line, the first of them how many pairs follow (format 1.0). */
+export class SparseText {
+  readonly #blocks: Buffer[] = [];
+  #lines = 0;
+  /** lines there must be, the first included */
+  #wanted = Number.POSITIVE_INFINITY;
+
+  /** `bytes` that have come */
+  get length(): number {
+    return this.#blocks.length * BLOCK;
+  }
+
+  /** Takes the next block. @returns the numbers when all have come */
+  push(block: Buffer): number[] | undefined {
+    if (this.#blocks.length === 0) this.#wanted = 1 + 2 * pairsOf(block);
+    this.#blocks.push(Buffer.from(block));
+    // each block is looked at once: a map may have thousands
+    for (let at = block.indexOf(LINE_END); at >= 0; at = block.indexOf(LINE_END, at + 1)) this.#lines += 1;
+    if (this.#lines < this.#wanted) return undefined;
+    return Buffer.concat(this.#blocks).toString('latin1').split('\n', this.#wanted).slice(1).map(Number);
+  }
+}
+
+function pairsOf(block: Buffer): number {
+  const first = block.toString('latin1', 0, Math.max(block.indexOf(LINE_END), 0));
+  if (!/^\d{1,7}$/.test(first)) throw malformed('a map of a sparse file has no length');
+  return Number(first);
 }
 
 /**
@@ -100,6 +128,12 @@ export function sparsePieces(numbers: readonly number[], size: number, stored: n
   }
   if (sum !== stored) throw malformed('a map of a sparse file does not fit its data');
   return pieces;
+}
+
+/** For messages. @param path a character for each byte */
+export function shownPath(path: string): string {
+  const text = Buffer.from(path, 'latin1').toString('utf8');
+  return JSON.stringify(text.length > 120 ? `${text.slice(0, 120)}…` : text);
 }
 
 function printable(text: string): string {

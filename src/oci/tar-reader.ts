@@ -5,7 +5,17 @@
  */
 import type { DataPiece, FileKind } from '../core/file-tree.ts';
 import { BangerError } from '../errors.ts';
-import { isZeros, parseOldSparse, parsePax, parseSparseText, readNumber, sparsePieces, textOf } from './tar-header.ts';
+import {
+  isZeros,
+  parseOldSparse,
+  parsePax,
+  readNumber,
+  SparseText,
+  shownPath,
+  sparsePieces,
+  textOf,
+  XATTR_PREFIX,
+} from './tar-header.ts';
 
 export interface TarEntry {
   /** number in the archive, from 0; what only describes others is not counted */
@@ -25,6 +35,7 @@ export interface TarEntry {
   /** of a file with holes */
   pieces?: DataPiece[];
   device?: { major: number; minor: number };
+  /** entries that have theirs from a header for all of them have the same map */
   xattrs?: Map<string, Buffer>;
 }
 
@@ -37,15 +48,19 @@ export interface TarHandler {
 }
 
 export interface TarLimits {
-  /** entries there may be */
-  entries: number;
   /** bytes of the archive, without compression */
   bytes: number;
 }
 
 const BLOCK = 512;
-/** Of one header that describes others: names, attributes and maps of sparse files. */
-const MAX_DESCRIPTION_BYTES = 4 * 1024 * 1024;
+/** Of all headers that describe one entry: names and attributes. What most images are made with (Go, archive/tar) reads no longer one. */
+const MAX_DESCRIPTION_BYTES = 1024 * 1024;
+/** Of the map of a sparse file. */
+const MAX_MAP_BYTES = 4 * 1024 * 1024;
+/** What is said of all entries is looked at for each of them. */
+const MAX_GLOBAL_BYTES = 64 * 1024;
+/** Names and values of one entry's attributes: Linux lists no more, and has no longer value. */
+const MAX_ATTRIBUTE_BYTES = 64 * 1024;
 const MAX_PATH_BYTES = 4096;
 
 const KINDS: Readonly<Record<string, FileKind | 'hardlink'>> = {
@@ -68,11 +83,14 @@ export class TarReader {
   #padding = 0;
   #described: Buffer[] = [];
   #descriptionType = '';
-  #global = new Map<string, string>();
+  readonly #global = new Map<string, string>();
+  #globalXattrs: Map<string, Buffer> | undefined;
   #local = new Map<string, string>();
+  /** of the descriptions of the next entry */
+  #localBytes = 0;
   #entry: TarEntry | undefined;
   #oldSparse: Buffer[] = [];
-  #mapText: Buffer[] = [];
+  #map = new SparseText();
   #zeroBlocks = 0;
   #count = 0;
   #bytes = 0;
@@ -138,7 +156,7 @@ export class TarReader {
 
   /** @throws BangerError `corrupt` when the archive has not come to its end */
   finish(): void {
-    if (this.#ended || (this.#state === 'header' && this.#filled === 0 && this.#local.size === 0)) return;
+    if (this.#ended || (this.#state === 'header' && this.#filled === 0 && this.#localBytes === 0)) return;
     throw wrong('it is cut short');
   }
 
@@ -161,7 +179,10 @@ export class TarReader {
     const isDescription = 'xgXLK'.includes(type);
     const size = readNumber(block, 124, 12);
     if (isDescription) {
-      if (size > MAX_DESCRIPTION_BYTES) throw wrong(`a description of ${size} bytes is longer than any`);
+      this.#localBytes += size;
+      if (this.#localBytes > MAX_DESCRIPTION_BYTES) {
+        throw wrong(`a description of ${this.#localBytes} bytes is longer than any`);
+      }
       this.#begin('description', size);
       this.#descriptionType = type;
       this.#described = [];
@@ -171,7 +192,7 @@ export class TarReader {
     const kind = KINDS[type];
     if (kind === undefined) {
       // what is not known is passed over, as GNU tar does with volume labels and the like
-      this.#local.clear();
+      this.#forgetDescriptions();
       this.#entry = undefined;
       this.#begin('data', size);
       this.#left = size;
@@ -179,7 +200,6 @@ export class TarReader {
       return undefined;
     }
     this.#count += 1;
-    if (this.#count > this.#limits.entries) throw wrong(`it has more than ${this.#limits.entries} entries`);
     const pax = this.#local;
     const get = (key: string) => pax.get(key) ?? this.#global.get(key);
     const entry = this.#describe(block, kind, get);
@@ -198,7 +218,7 @@ export class TarReader {
     }
     if (kind === 'file' && get('GNU.sparse.major') === '1') {
       entry.size = numberOf(get('GNU.sparse.realsize'), stored);
-      this.#mapText = [];
+      this.#map = new SparseText();
       this.#left = stored;
       this.#state = 'sparse-map';
       return undefined;
@@ -236,13 +256,23 @@ export class TarReader {
     if (kind === 'char' || kind === 'block') {
       entry.device = { major: readNumber(block, 329, 8), minor: readNumber(block, 337, 8) };
     }
-    const xattrs = new Map<string, Buffer>();
-    for (const [key, value] of [...this.#global, ...this.#local]) {
-      const attribute = key.startsWith('SCHILY.xattr.') ? key.slice('SCHILY.xattr.'.length) : undefined;
-      if (attribute) xattrs.set(attribute, Buffer.from(value, 'latin1'));
-    }
-    if (xattrs.size > 0) entry.xattrs = xattrs;
+    const xattrs = this.#attributes(path);
+    if (xattrs) entry.xattrs = xattrs;
     return entry;
+  }
+
+  #attributes(path: string): Map<string, Buffer> | undefined {
+    const own = attributesIn(this.#local);
+    if (own === undefined) return this.#globalXattrs;
+    const xattrs = this.#globalXattrs ? new Map([...this.#globalXattrs, ...own]) : own;
+    let bytes = 0;
+    for (const [name, value] of xattrs) bytes += name.length + value.length;
+    if (bytes <= MAX_ATTRIBUTE_BYTES) return xattrs;
+    throw new BangerError(
+      'corrupt',
+      `The entry ${shownPath(path)} has ${bytes} bytes of extended attributes, more than ${MAX_ATTRIBUTE_BYTES}, the most a file can have.`,
+      { hint: 'Take them away where the image is made, and push it again: setfattr --remove=NAME FILE' },
+    );
   }
 
   #endDescription(): void {
@@ -250,12 +280,34 @@ export class TarReader {
     this.#described = [];
     if (this.#descriptionType === 'L') this.#local.set('path', textOf(body, 0, body.length));
     else if (this.#descriptionType === 'K') this.#local.set('linkpath', textOf(body, 0, body.length));
-    else parsePax(body, this.#descriptionType === 'g' ? this.#global : this.#local);
+    else if (this.#descriptionType === 'g') this.#describeAll(body);
+    else parsePax(body, this.#local);
+  }
+
+  /** From here on it goes for all entries that say nothing else. */
+  #describeAll(body: Buffer): void {
+    parsePax(body, this.#global);
+    let bytes = 0;
+    for (const [key, value] of this.#global) {
+      // of one file alone; read again for each entry, a long one would take hours
+      if (key.startsWith('GNU.sparse.')) throw wrong('a map of a sparse file is said to be that of all');
+      bytes += key.length + value.length;
+    }
+    if (bytes > MAX_GLOBAL_BYTES) {
+      throw wrong(`what it says of all entries has ${bytes} bytes, more than ${MAX_GLOBAL_BYTES}`);
+    }
+    this.#globalXattrs = attributesIn(this.#global);
+    // they belong to no entry
+    this.#localBytes -= body.length;
+  }
+
+  #forgetDescriptions(): void {
+    this.#local = new Map();
+    this.#localBytes = 0;
   }
 
   #moreOldSparse(): Promise<void> | undefined {
-    if (this.#oldSparse.length * BLOCK > MAX_DESCRIPTION_BYTES)
-      throw wrong('a map of a sparse file is longer than any');
+    if (this.#oldSparse.length * BLOCK > MAX_MAP_BYTES) throw wrong('a map of a sparse file is longer than any');
     this.#oldSparse.push(Buffer.from(this.#header.subarray(0, 504)));
     if (this.#header.readUInt8(504) !== 0) return undefined;
     return this.#beginOldSparse();
@@ -269,12 +321,11 @@ export class TarReader {
 
   /** The map of format 1.0 is text in front of the data, padded to whole blocks. */
   #moreSparseMap(): Promise<void> | undefined {
-    this.#mapText.push(Buffer.from(this.#header));
+    const numbers = this.#map.push(this.#header);
     this.#left -= BLOCK;
-    if (this.#mapText.length * BLOCK > MAX_DESCRIPTION_BYTES || this.#left < 0) {
+    if (this.#map.length > MAX_MAP_BYTES || this.#left < 0) {
       throw wrong('a map of a sparse file contradicts itself');
     }
-    const numbers = parseSparseText(Buffer.concat(this.#mapText).toString('latin1'));
     if (!numbers) return undefined;
     const entry = this.#entry as TarEntry;
     entry.pieces = sparsePieces(numbers, entry.size, this.#left);
@@ -283,7 +334,7 @@ export class TarReader {
 
   #beginData(stored: number): Promise<void> | undefined {
     const entry = this.#entry as TarEntry;
-    this.#local = new Map();
+    this.#forgetDescriptions();
     this.#begin('data', stored);
     this.#handler.entry(entry);
     return stored === 0 ? this.#handler.end() : undefined;
@@ -300,6 +351,16 @@ export class TarReader {
     this.#left = 0;
     this.#state = 'padding';
   }
+}
+
+/** Undefined when there are none. */
+function attributesIn(records: ReadonlyMap<string, string>): Map<string, Buffer> | undefined {
+  const xattrs = new Map<string, Buffer>();
+  for (const [key, value] of records) {
+    const attribute = key.startsWith(XATTR_PREFIX) ? key.slice(XATTR_PREFIX.length) : '';
+    if (attribute !== '') xattrs.set(attribute, Buffer.from(value, 'latin1'));
+  }
+  return xattrs.size > 0 ? xattrs : undefined;
 }
 
 /** Unsigned as POSIX has it, signed as some programs of before wrote it. */

@@ -1,6 +1,7 @@
 /** A disk in a file, plain or qcow2: parts of it are read, and copied with their holes. */
 import { open } from 'node:fs/promises';
-import { setImmediate } from 'node:timers/promises';
+import { dataRanges, loadSeek } from '../system/holes.ts';
+import { turnsAfter } from '../system/turns.ts';
 import { requireDiskSize } from './disk.ts';
 import { HoleWriter } from './hole-writer.ts';
 import { isQcow2, Qcow2 } from './qcow2.ts';
@@ -11,12 +12,14 @@ export interface DiskImage extends AsyncDisposable {
   /** Shorter where the disk ends before. */
   read(at: number, length: number): Promise<Buffer>;
   /** What is there from `at` on, in order; what is left out is zeros. Pieces are not kept. */
-  pieces(at: number, length: number): AsyncGenerator<{ at: number; bytes: Buffer }>;
+  pieces(at: number, length: number, signal?: AbortSignal): AsyncGenerator<{ at: number; bytes: Buffer }>;
 }
 
 const PIECE_BYTES = 1024 * 1024;
 /** So many pieces at once, then others have a turn. */
 const PIECES_AT_ONCE = 64;
+/** The same of entries of tables. */
+const ENTRIES_AT_ONCE = 65_536;
 
 /** @throws BangerError as `Qcow2.open` */
 export async function openDiskImage(path: string): Promise<DiskImage> {
@@ -47,9 +50,9 @@ export async function copyOut(
   await using file = await open(target, 'wx', 0o600);
   await file.truncate(part.length);
   const writer = new HoleWriter(file);
+  const turn = turnsAfter(PIECES_AT_ONCE);
   let done = 0;
-  let pieces = 0;
-  for await (const { at, bytes } of disk.pieces(part.at, part.length)) {
+  for await (const { at, bytes } of disk.pieces(part.at, part.length, options.signal)) {
     options.signal.throwIfAborted();
     const offset = at - part.at;
     // holes are looked for in what it puts together
@@ -59,8 +62,8 @@ export async function copyOut(
     }
     options.onBytes?.(offset + bytes.length - done);
     done = offset + bytes.length;
-    pieces += 1;
-    if (pieces % PIECES_AT_ONCE === 0) await setImmediate();
+    const pending = turn();
+    if (pending) await pending;
   }
   await writer.flush();
   if (done < part.length) options.onBytes?.(part.length - done);
@@ -83,22 +86,25 @@ function diskOf(format: DiskImage['format'], sizeBytes: number, pieces: Pieces, 
 function plainPieces(file: Awaited<ReturnType<typeof open>>, size: number): Pieces {
   return async function* (from, length) {
     const buffer = Buffer.alloc(Math.min(PIECE_BYTES, length));
-    const end = Math.min(from + length, size);
-    for (let at = from; at < end; ) {
-      const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.length, end - at), at);
-      if (bytesRead === 0) return;
-      yield { at, bytes: buffer.subarray(0, bytesRead) };
-      at += bytesRead;
+    // a file of holes can be as large as any, and reading them takes as long as reading data
+    for (const range of dataRanges(file.fd, Math.min(from + length, size), await loadSeek(), from)) {
+      for (let at = range.start; at < range.end; ) {
+        const { bytesRead } = await file.read(buffer, 0, Math.min(buffer.length, range.end - at), at);
+        if (bytesRead === 0) return;
+        yield { at, bytes: buffer.subarray(0, bytesRead) };
+        at += bytesRead;
+      }
     }
   };
 }
 
 function clusterPieces(image: Qcow2): Pieces {
-  return async function* (from, length) {
+  return async function* (from, length, signal) {
     const { clusterBytes } = image;
     const end = Math.min(from + length, image.sizeBytes);
+    const turn = turnsAfter(ENTRIES_AT_ONCE, signal);
     for (let at = from - (from % clusterBytes); ; at += clusterBytes) {
-      at = image.nextWithData(at);
+      at = await image.nextWithData(at, end, turn);
       if (at >= end) return;
       const cluster = await image.cluster(at);
       const [first, last] = [Math.max(from - at, 0), Math.min(end - at, cluster?.length ?? 0)];

@@ -78,14 +78,16 @@ export async function storedPieces(
   const { blockBytes } = reader.geometry;
   const pieces: StoredPiece[] = [];
   let end = 0;
+  let runs = 0;
   for await (const run of reader.runs(inode)) {
+    runs += 1;
+    if (runs > maxPieces) throw damaged(reader.path, `the file ${inode} is in more than ${maxPieces} parts`);
     const offset = run.logical * blockBytes;
     if (offset < end) throw damaged(reader.path, `the file ${inode} has a part twice`);
     end = offset + run.count * blockBytes;
     // blocks beyond the end are kept for what is to come
     const length = Math.min(end, size) - offset;
     if (length > 0) pieces.push({ offset, length, run });
-    if (pieces.length > maxPieces) throw damaged(reader.path, `the file ${inode} is in more than ${maxPieces} parts`);
   }
   return pieces;
 }

@@ -4,6 +4,7 @@
  */
 import type { FileHandle } from 'node:fs/promises';
 import { BangerError } from '../errors.ts';
+import { turnsAfter } from '../system/turns.ts';
 import { crc32c, crc32cOfNumber } from './crc32c.ts';
 
 /** Blocks that follow each other. */
@@ -42,6 +43,8 @@ export class Ext4Groups {
   #nextInode = FIRST_INODE;
   #taken = 0;
   readonly #dirsIn = new Map<number, number>();
+  /** a group has 32,768 blocks, and a new one may need nothing that is read */
+  readonly #turn = turnsAfter(1);
 
   private constructor(file: FileHandle, path: string, superblock: Buffer, descriptors: Buffer) {
     this.#file = file;
@@ -201,6 +204,7 @@ export class Ext4Groups {
       this.#deriveBitmap(group, bitmap);
     else await this.#file.read(bitmap, 0, BLOCK_BYTES, this.#at(group, 0x00) * BLOCK_BYTES);
     this.#bitmaps.set(group, bitmap);
+    await this.#turn();
     return bitmap;
   }
 

@@ -180,26 +180,24 @@ export function directoryBlocks(names: Iterable<string>): number {
   return blocks;
 }
 
-/** Blocks of a directory, without an index; the kernel makes one where it grows. */
-export function encodeDirectory(seed: number, self: number, parent: number, entries: DirectoryEntry[]): Buffer[] {
-  const blocks: Buffer[] = [];
-  let block = Buffer.alloc(0);
+/** Blocks of a directory, as many as `directoryBlocks` says, without an index; the kernel makes one where it grows. */
+export function* encodeDirectory(
+  seed: number,
+  self: number,
+  parent: number,
+  entries: readonly DirectoryEntry[],
+): Generator<Buffer, undefined> {
+  let block = Buffer.alloc(BLOCK_BYTES);
   let at = 0;
   let last = 0;
-  const end = () => {
+  const sealed = () => {
     block.writeUInt16LE(BLOCK_BYTES - DIRECTORY_TAIL - last, last + 4);
     const tail = BLOCK_BYTES - DIRECTORY_TAIL;
     block.writeUInt16LE(DIRECTORY_TAIL, tail + 4);
     block.writeUInt8(0xde, tail + 7);
     block.writeUInt32LE(crc32c(seed, block, 0, tail), tail + 8);
-    blocks.push(block);
+    return block;
   };
-  const begin = () => {
-    block = Buffer.alloc(BLOCK_BYTES);
-    at = 0;
-    last = 0;
-  };
-  begin();
   const own: DirectoryEntry[] = [
     { name: '.', inode: self, kind: 'directory' },
     { name: '..', inode: parent, kind: 'directory' },
@@ -207,8 +205,9 @@ export function encodeDirectory(seed: number, self: number, parent: number, entr
   for (const { name, inode, kind } of [...own, ...entries]) {
     const bytes = entryBytes(name);
     if (at + bytes > BLOCK_BYTES - DIRECTORY_TAIL) {
-      end();
-      begin();
+      yield sealed();
+      block = Buffer.alloc(BLOCK_BYTES);
+      at = 0;
     }
     block.writeUInt32LE(inode, at);
     block.writeUInt16LE(bytes, at + 4);
@@ -218,8 +217,7 @@ export function encodeDirectory(seed: number, self: number, parent: number, entr
     last = at;
     at += bytes;
   }
-  end();
-  return blocks;
+  yield sealed();
 }
 
 function entryBytes(name: string): number {

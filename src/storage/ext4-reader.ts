@@ -4,6 +4,7 @@
  */
 import { type FileHandle, open } from 'node:fs/promises';
 import { BangerError } from '../errors.ts';
+import { turnsAfter } from '../system/turns.ts';
 
 /** Pieces in which tables of inodes are read, and how many of them are kept. */
 const PIECE_BYTES = 64 * 1024;
@@ -14,6 +15,8 @@ const CONTENT_BYTES = 1024 * 1024;
 const MAGIC = 0xef53;
 const EXTENT_MAGIC = 0xf30a;
 const MAX_EXTENT_DEPTH = 5;
+/** So many blocks of maps at once, each with hundreds of entries, then others have a turn. */
+const MAP_BLOCKS_AT_ONCE = 16;
 
 const INCOMPAT = { recover: 0x4, journalDevice: 0x8, metaGroups: 0x10, wide: 0x80, inlineData: 0x8000 };
 const FLAG_EXTENTS = 0x80000;
@@ -83,6 +86,9 @@ export class Ext4Reader implements AsyncDisposable {
   readonly geometry: Geometry;
   readonly #file: FileHandle;
   readonly #pieces = new Map<number, Buffer>();
+  readonly #turn = turnsAfter(MAP_BLOCKS_AT_ONCE);
+  /** blocks of maps that were read: no two inodes share one */
+  #mapBlocks = 0;
 
   private constructor(file: FileHandle, path: string, geometry: Geometry) {
     this.#file = file;
@@ -118,7 +124,7 @@ export class Ext4Reader implements AsyncDisposable {
     return await this.bytes(at, inodeBytes);
   }
 
-  /** What of an inode's content is on disk, in the order of its map. */
+  /** What of an inode's content is on disk, in the order of its map; asked for once for each inode. */
   async *runs(number: number): AsyncGenerator<BlockRun> {
     const raw = await this.inode(number);
     const flags = raw.readUInt32LE(0x20);
@@ -138,6 +144,7 @@ export class Ext4Reader implements AsyncDisposable {
       const at = 12 + index * 12;
       if (depth === 0) {
         const length = node.readUInt16LE(at + 4);
+        if (length === 0) throw damaged(this.path, 'a map of extents has one of no length');
         const start = node.readUInt16LE(at + 6) * 2 ** 32 + node.readUInt32LE(at + 8);
         if (length <= MAX_WRITTEN) yield { logical: node.readUInt32LE(at), start, count: length };
       } else {
@@ -190,6 +197,10 @@ export class Ext4Reader implements AsyncDisposable {
   async #mapBlock(block: number, seen: Set<number>): Promise<Buffer> {
     if (seen.has(block)) throw damaged(this.path, `the block ${block} is in a map twice`);
     seen.add(block);
+    this.#mapBlocks += 1;
+    if (this.#mapBlocks > this.geometry.blocks) throw damaged(this.path, 'files of it have the same map');
+    const pending = this.#turn();
+    if (pending) await pending;
     return await this.block(block);
   }
 

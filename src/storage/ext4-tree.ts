@@ -3,8 +3,8 @@
  * read. What an image says is not believed: numbers are checked, and what is read is limited.
  * Layout: Linux, fs/ext4/ext4.h.
  */
-import { setImmediate } from 'node:timers/promises';
 import { BangerError } from '../errors.ts';
+import { turnsAfter } from '../system/turns.ts';
 import { damaged, Ext4Reader, ROOT_INODE } from './ext4-reader.ts';
 
 export type NodeKind = 'file' | 'directory' | 'link' | 'other';
@@ -28,7 +28,7 @@ const MAX_NODES = 4_000_000;
 const MAX_DIRECTORY_BYTES = 2 * 1024 ** 3;
 /** In one directory, all of which is held and put in order at once; each takes half a kilobyte. */
 const MAX_ENTRIES = 200_000;
-/** Kept busy for so many nodes, the daemon looks after others. */
+/** Kept busy for so many nodes, and blocks of directories that may have none, the daemon looks after others. */
 const NODES_AT_ONCE = 1000;
 
 const KINDS: Readonly<Record<number, NodeKind>> = { 4: 'directory', 8: 'file', 10: 'link' };
@@ -54,6 +54,7 @@ class Names {
   readonly #maxEntries: number;
   /** directories that were read: none is in two places */
   readonly #read = new Set<number>();
+  readonly #turn = turnsAfter(NODES_AT_ONCE);
   #nodes = 0;
   #directoryBytes = 0;
 
@@ -83,7 +84,8 @@ class Names {
         if (name === '.' || name === '..') continue;
         this.#nodes += 1;
         if (this.#nodes > MAX_NODES) throw tooMuch(this.#path, `more than ${MAX_NODES} files`);
-        if (this.#nodes % NODES_AT_ONCE === 0) await setImmediate();
+        const pending = this.#turn();
+        if (pending) await pending;
         found.set(name, await this.#node(number));
         if (found.size > this.#maxEntries)
           throw tooMuch(this.#path, `more than ${this.#maxEntries} names in one directory`);
@@ -98,6 +100,8 @@ class Names {
       for (let block = start; block < start + count; block++) {
         this.#directoryBytes += this.#reader.geometry.blockBytes;
         if (this.#directoryBytes > MAX_DIRECTORY_BYTES) throw tooMuch(this.#path, 'directories of more than 2 GiB');
+        const pending = this.#turn();
+        if (pending) await pending;
         yield await this.#reader.block(block);
       }
     }

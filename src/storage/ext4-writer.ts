@@ -4,6 +4,7 @@
  */
 import { type FileHandle, open } from 'node:fs/promises';
 import { eachNode, type FileNode, piecesOf } from '../core/file-tree.ts';
+import { turnsAfter } from '../system/turns.ts';
 import { MIB } from '../units.ts';
 import { crc32c, crc32cOfNumber } from './crc32c.ts';
 import { BLOCK_BYTES, Ext4Groups, INODE_BYTES, type Run } from './ext4-groups.ts';
@@ -26,6 +27,8 @@ const ROOT = 2;
 const LOST_FOUND = 11;
 /** More names than this a directory's count of links does not tell. */
 const MAX_LINKS = 65_000;
+/** So many names at once, then others have a turn. */
+const NAMES_AT_ONCE = 1000;
 
 /** Features every kernel since 4.x reads. */
 const FEATURES = [
@@ -50,7 +53,8 @@ export interface TreeSize {
 }
 
 /** What a file system for a tree must have, and room to live in. */
-export function sizeOfTree(root: FileNode): TreeSize {
+export async function sizeOfTree(root: FileNode): Promise<TreeSize> {
+  const turn = turnsAfter(NAMES_AT_ONCE);
   let blocks = 0;
   let inodes = 0;
   for (const node of eachNode(root)) {
@@ -60,6 +64,8 @@ export function sizeOfTree(root: FileNode): TreeSize {
     if (node.xattrs) blocks += 1;
     if ((node.target?.length ?? 0) > MAX_INLINE_LINK) blocks += 1;
     if (node.pieces) blocks += mapBlocks(node.pieces.length);
+    const pending = turn(1 + (node.children?.size ?? 0));
+    if (pending) await pending;
   }
   const withRoom = Math.ceil(inodes * 1.25) + 4096;
   const content = blocks * BLOCK_BYTES + withRoom * INODE_BYTES;
@@ -137,8 +143,8 @@ export class Ext4Writer implements AsyncDisposable {
 
   /** Writes all that is not data of files. */
   async finish(): Promise<void> {
-    const nodes = [...this.#placed].sort(([, a], [, b]) => a.inode - b.inode);
-    for (const [node, placed] of nodes) {
+    // in the order of their inodes, but for `lost+found`
+    for (const [node, placed] of this.#placed) {
       const raw = await this.#content(node, placed);
       // between them are inodes of mke2fs
       await this.#writer.write(this.#groups.inodeAt(placed.inode), raw, false);
@@ -160,9 +166,12 @@ export class Ext4Writer implements AsyncDisposable {
   async #place(): Promise<void> {
     this.#placed.set(this.#root, { inode: ROOT, links: 2, extents: [], parent: ROOT });
     const files: FileNode[] = [];
+    const turn = turnsAfter(NAMES_AT_ONCE);
     for (const node of eachNode(this.#root)) {
       const { inode } = this.#placed.get(node) as Placed;
       for (const [name, child] of node.children ?? []) {
+        const pending = turn();
+        if (pending) await pending;
         const there = this.#placed.get(child);
         if (there) {
           there.links += 1;
@@ -190,6 +199,8 @@ export class Ext4Writer implements AsyncDisposable {
           logical += length;
         }
       }
+      const pending = turn();
+      if (pending) await pending;
     }
   }
 
@@ -240,20 +251,20 @@ export class Ext4Writer implements AsyncDisposable {
       entries.push({ name: 'lost+found', inode: LOST_FOUND, kind: 'directory' });
       placed.links += 1;
     }
-    const encoded = encodeDirectory(seed, placed.inode, placed.parent, entries);
+    const needed = directoryBlocks(entries.map(({ name }) => name));
     const had = placed.extents.reduce((sum, { count }) => sum + count, 0);
-    // what mke2fs gave it beyond that stays, empty
-    while (encoded.length < had) encoded.push(emptyBlock(seed));
     let logical = had;
-    for (const { start, count } of await this.#groups.takeBlocks(encoded.length - had)) {
+    for (const { start, count } of await this.#groups.takeBlocks(Math.max(0, needed - had))) {
       placed.extents.push({ logical, start, count });
       logical += count;
     }
-    const numbers = numbersOf(placed.extents);
-    for (const [index, block] of encoded.entries()) {
-      await this.#writer.write((numbers[index] ?? 0) * BLOCK_BYTES, block);
+    const encoded = encodeDirectory(seed, placed.inode, placed.parent, entries);
+    for (const number of numbersOf(placed.extents)) {
+      // what mke2fs gave it beyond that stays, empty
+      const { value: block = emptyBlock(seed) } = encoded.next();
+      await this.#writer.write(number * BLOCK_BYTES, block);
     }
-    return encoded.length * BLOCK_BYTES;
+    return logical * BLOCK_BYTES;
   }
 
   async #writeLink(node: FileNode, placed: Placed): Promise<void> {

@@ -5,6 +5,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { inflateRawSync, zstdDecompressSync } from 'node:zlib';
 import { BangerError } from '../errors.ts';
+import type { Turns } from '../system/turns.ts';
 
 const MAGIC = 0x514649fb;
 const HEADER_BYTES = 112;
@@ -12,9 +13,12 @@ const HEADER_BYTES = 112;
 const CLUSTER_BITS = { min: 9, max: 21 };
 /** Of the table of tables: 2 PiB with clusters of 64 KiB. */
 const MAX_TABLES = 4 * 1024 * 1024;
-const OFFSET_MASK = 0x00fffffffffffe00n;
-const COMPRESSED = 1n << 62n;
-const ALL_ZEROS = 1n;
+/** In the upper and the lower half of an entry: billions of them may be looked at, which numbers of 64 bits are slow for. */
+const OFFSET = { high: 0x00ffffff, low: 0xfffffe00 };
+const COMPRESSED = 0x40000000;
+const ALL_ZEROS = 1;
+/** Tables without data that are remembered: an image may have the same one everywhere. */
+const MAX_EMPTY = 65_536;
 
 const INCOMPATIBLE = { dirty: 1, corrupt: 2, externalData: 4, compression: 8, subclusters: 16 };
 
@@ -38,6 +42,8 @@ export class Qcow2 {
   readonly #is: Header;
   readonly #tables: Buffer;
   #table: { at: number; entries: Buffer } | undefined;
+  /** places of tables that lead to nothing but zeros */
+  readonly #empty = new Set<number>();
 
   private constructor(file: FileHandle, path: string, header: Header, tables: Buffer) {
     this.#file = file;
@@ -65,29 +71,60 @@ export class Qcow2 {
     return 2 ** this.#is.clusterBits;
   }
 
-  /** Where the next part of the disk begins that has clusters at all: at `at`, or behind it. */
-  nextWithData(at: number): number {
-    const bytes = 2 ** (2 * this.#is.clusterBits - 3);
-    let number = Math.floor(at / bytes);
-    while (number < this.#is.tables && (this.#tables.readBigUInt64BE(number * 8) & OFFSET_MASK) === 0n) number += 1;
-    return Math.max(at, number * bytes);
+  /**
+   * Where the next cluster with data begins: at `at`, which is the beginning of one, or behind it; `end` when none is before that.
+   * @param turn counts entries that are looked at: an image of a few KiB can have billions of clusters without data
+   */
+  async nextWithData(at: number, end: number, turn: Turns): Promise<number> {
+    const { clusterBytes } = this;
+    const perTable = this.#perTable;
+    for (let number = at / clusterBytes; number * clusterBytes < end; ) {
+      const { index, first } = this.#placeOf(number);
+      const tableAt = offsetOf(this.#tables, index);
+      let looked = 1;
+      if (tableAt !== 0 && !this.#empty.has(tableAt)) {
+        const entries = await this.#entries(tableAt);
+        let next = first;
+        while (next < perTable && !this.#hasData(entries, next)) next += 1;
+        if (next < perTable) return Math.min((index * perTable + next) * clusterBytes, end);
+        if (first === 0 && this.#empty.size < MAX_EMPTY) this.#empty.add(tableAt);
+        looked += next - first;
+      }
+      number = (index + 1) * perTable;
+      const pending = turn(looked);
+      if (pending) await pending;
+    }
+    return end;
   }
 
   /** The cluster that begins at `at`, undefined when it is nothing but zeros. */
   async cluster(at: number): Promise<Buffer | undefined> {
-    const { clusterBits, version } = this.#is;
-    const perTable = 2 ** (clusterBits - 3);
-    const number = at / 2 ** clusterBits;
-    const tableAt = Number(this.#tables.readBigUInt64BE(Math.floor(number / perTable) * 8) & OFFSET_MASK);
+    const { index, first } = this.#placeOf(at / this.clusterBytes);
+    const tableAt = offsetOf(this.#tables, index);
     if (tableAt === 0) return undefined;
-    const entry = (await this.#entries(tableAt)).readBigUInt64BE((number % perTable) * 8);
-    if (entry & COMPRESSED) return await this.#compressed(entry);
-    const from = Number(entry & OFFSET_MASK);
-    if (from === 0 || (version >= 3 && entry & ALL_ZEROS)) return undefined;
-    const bytes = await readAt(this.#file, from, this.clusterBytes);
+    const entries = await this.#entries(tableAt);
+    if (!this.#hasData(entries, first)) return undefined;
+    if (entries.readUInt32BE(first * 8) & COMPRESSED) return await this.#compressed(entries.readBigUInt64BE(first * 8));
+    const bytes = await readAt(this.#file, offsetOf(entries, first), this.clusterBytes);
     // the last cluster of a file may be shorter than the others
     if (bytes.length === 0) throw damaged(this.#path, 'it is cut short');
     return bytes;
+  }
+
+  get #perTable(): number {
+    return this.clusterBytes / 8;
+  }
+
+  /** Number of the table of a cluster, and of its entry in that. */
+  #placeOf(number: number): { index: number; first: number } {
+    const perTable = this.#perTable;
+    return { index: Math.floor(number / perTable), first: number % perTable };
+  }
+
+  #hasData(entries: Buffer, index: number): boolean {
+    if (entries.readUInt32BE(index * 8) & COMPRESSED) return true;
+    if (this.#is.version >= 3 && entries.readUInt32BE(index * 8 + 4) & ALL_ZEROS) return false;
+    return offsetOf(entries, index) !== 0;
   }
 
   async #entries(at: number): Promise<Buffer> {
@@ -101,7 +138,7 @@ export class Qcow2 {
   async #compressed(entry: bigint): Promise<Buffer> {
     const offsetBits = 62n - BigInt(this.#is.clusterBits - 8);
     const from = Number(entry & ((1n << offsetBits) - 1n));
-    const sectors = Number((entry & (COMPRESSED - 1n)) >> offsetBits) + 1;
+    const sectors = Number(BigInt.asUintN(62, entry) >> offsetBits) + 1;
     const bytes = await readAt(this.#file, from, sectors * 512 - (from % 512));
     try {
       const options = { maxOutputLength: this.clusterBytes };
@@ -161,7 +198,14 @@ function firstFrame(bytes: Buffer): Buffer {
   return bytes.subarray(0, at + (flags & 4 ? 4 : 0));
 }
 
+function offsetOf(table: Buffer, index: number): number {
+  const high = table.readUInt32BE(index * 8) & OFFSET.high;
+  return high * 2 ** 32 + ((table.readUInt32BE(index * 8 + 4) & OFFSET.low) >>> 0);
+}
+
 async function readAt(file: FileHandle, position: number, length: number): Promise<Buffer> {
+  // no file has so much
+  if (!Number.isSafeInteger(position + length)) return Buffer.alloc(0);
   const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, position);
   return buffer.subarray(0, bytesRead);
 }

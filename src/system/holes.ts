@@ -29,10 +29,11 @@ export async function loadSeek(): Promise<Seek | undefined> {
  * Ranges outside of which a file has zeros alone, in order; they may hold zeros too. What the file system cannot say,
  * or says in a way that makes no sense, is data. Moves the file's offset.
  * @param seek undefined: all of it is data
+ * @param from where to begin
  */
-export function* dataRanges(fd: number, sizeBytes: number, seek: Seek | undefined): Generator<DataRange> {
+export function* dataRanges(fd: number, sizeBytes: number, seek: Seek | undefined, from = 0): Generator<DataRange> {
   let current: DataRange | undefined;
-  for (const range of rawRanges(fd, sizeBytes, seek)) {
+  for (const range of rawRanges(fd, sizeBytes, seek, from)) {
     if (current !== undefined && range.start - current.end < SMALL_GAP_BYTES) {
       current.end = range.end;
       continue;
@@ -43,9 +44,9 @@ export function* dataRanges(fd: number, sizeBytes: number, seek: Seek | undefine
   if (current !== undefined) yield current;
 }
 
-function* rawRanges(fd: number, sizeBytes: number, seek: Seek | undefined): Generator<DataRange> {
+function* rawRanges(fd: number, sizeBytes: number, seek: Seek | undefined, from: number): Generator<DataRange> {
   const ask = (offset: number, whence: number) => (seek ? Number(seek(fd, BigInt(offset), whence)) : -1);
-  let offset = 0;
+  let offset = from;
   while (offset < sizeBytes) {
     const start = ask(offset, SEEK_DATA);
     // the same -1 means that no data follow and that seeking failed; only in a hole is the next hole right here

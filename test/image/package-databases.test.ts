@@ -8,6 +8,7 @@ import { findPackages, packageKinds, type RootFiles } from '../../src/image/pack
 import { readHeader, readRpmDatabase } from '../../src/image/rpm-database.ts';
 import { formatSbom, packageUrl, type SbomSubject } from '../../src/image/sbom.ts';
 import { tempDir } from '../support/temp-dir.ts';
+import { turnsDuring } from '../support/turns.ts';
 
 type Tag = [tag: number, type: number, value: string | number];
 
@@ -100,6 +101,23 @@ function filesOf(files: Record<string, Buffer | string>): RootFiles {
 }
 
 describe('the packages of a root file system', () => {
+  it('are looked for in as many files as there can be, and others have their turn meanwhile', async (t) => {
+    let read = 0;
+    const names = Array.from({ length: 200_001 }, (_, at) => `${at}`);
+    const files: RootFiles = {
+      read: async () => {
+        read += 1;
+        return undefined;
+      },
+      list: async (directory) => (directory === '/var/lib/dpkg/status.d' ? names : []),
+    };
+    const scratch = await tempDir(t);
+    const problems: string[] = [];
+    const turns = await turnsDuring(async () => problems.push(...(await findPackages(files, scratch)).problems));
+    assert.deepEqual(problems, ['more than 200000 files are in its /var/lib/dpkg/status.d']);
+    assert.ok(read < 200_010 && turns >= 200, `${read} files, ${turns} turns`);
+  });
+
   it('come from pacman', async (t) => {
     const files = filesOf({
       '/var/lib/pacman/local/ALPM_DB_VERSION': '9\n',

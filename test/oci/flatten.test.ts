@@ -1,7 +1,7 @@
 /** Layers become a tree, and the tree a file system that e2fsck has nothing to say about. */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { appendFile, open, rm, writeFile } from 'node:fs/promises';
+import { appendFile, open, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { gzipSync } from 'node:zlib';
@@ -9,12 +9,15 @@ import type { FileNode } from '../../src/core/file-tree.ts';
 import { BangerError } from '../../src/errors.ts';
 import { copyData, mergeLayers } from '../../src/oci/flatten.ts';
 import type { LayerBlob } from '../../src/oci/layer-stream.ts';
-import { lookUp } from '../../src/oci/merge.ts';
+import { LayerMerge, lookUp } from '../../src/oci/merge.ts';
+import { treeLimits } from '../../src/oci/tree-limits.ts';
 import { Ext4Writer, mke2fsOptions, sizeOfTree } from '../../src/storage/ext4-writer.ts';
 import { type RawEntry, rawTar, sha256 } from '../support/oci-image.ts';
 import { tempDir } from '../support/temp-dir.ts';
+import { turnsDuring } from '../support/turns.ts';
 
-const OPTIONS = { signal: new AbortController().signal, limits: { entries: 100_000, bytes: 2 ** 32 } };
+const LIMITS = { ...treeLimits(2 ** 31), bytes: 2 ** 32 };
+const OPTIONS = { signal: new AbortController().signal, limits: LIMITS };
 const PATH = `${process.env.PATH}:/usr/sbin:/sbin`;
 
 async function blobsOf(dir: string, layers: readonly Buffer[]): Promise<LayerBlob[]> {
@@ -152,26 +155,20 @@ describe('layers that are not what they should be', () => {
 
   it('limits end a bomb', async (t) => {
     const blobs = await blobsOf(await tempDir(t), [good]);
-    await assert.rejects(mergeLayers(blobs, { ...OPTIONS, limits: { entries: 10, bytes: 1000 } }), /There is no room/);
+    await assert.rejects(mergeLayers(blobs, { ...OPTIONS, limits: { ...LIMITS, bytes: 1000 } }), /There is no room/);
     // 64 MiB of zeros in 64 KiB: what comes out is counted, not what is there
     const bomb = await blobsOf(await tempDir(t), [rawTar([{ path: 'zeros', data: '\0'.repeat(64 * 1024 * 1024) }])]);
     assert.ok((bomb[0]?.size ?? 0) < 200_000);
-    await assert.rejects(
-      mergeLayers(bomb, { ...OPTIONS, limits: { entries: 10, bytes: 2 ** 20 } }),
-      /There is no room/,
-    );
+    await assert.rejects(mergeLayers(bomb, { ...OPTIONS, limits: { ...LIMITS, bytes: 2 ** 20 } }), /There is no room/);
     const many = await blobsOf(await tempDir(t), [rawTar(Array.from({ length: 20 }, (_, at) => ({ path: `f${at}` })))]);
-    await assert.rejects(
-      mergeLayers(many, { ...OPTIONS, limits: { entries: 10, bytes: 2 ** 30 } }),
-      /more than 10 entries/,
-    );
+    await assert.rejects(mergeLayers(many, { ...OPTIONS, limits: { ...LIMITS, entries: 10 } }), /more than 10 entries/);
   });
 });
 
 /** A file system of layers, which e2fsck has nothing to say about. */
 async function fileSystemOf(place: string, blobs: readonly LayerBlob[]): Promise<string> {
   const root = await mergeLayers(blobs, OPTIONS);
-  const { bytes, inodes } = sizeOfTree(root);
+  const { bytes, inodes } = await sizeOfTree(root);
   const image = join(place, 'image');
   const file = await open(image, 'wx');
   await file.truncate(bytes);
@@ -217,6 +214,34 @@ describe('a tree as ext4', () => {
       const place = await tempDir(t);
       await fileSystemOf(place, await blobsOf(place, [rawTar(entries)]));
     }
+  });
+
+  it('lets others have their turn while it is given its places', async (t) => {
+    const place = await tempDir(t);
+    const merge = new LayerMerge(LIMITS);
+    merge.beginLayer();
+    const entry = { kind: 'file', target: '', mode: 0o644, uid: 0, gid: 0, mtime: 0 } as const;
+    for (let index = 0; index < 20_000; index++) {
+      merge.add({ ...entry, index, path: `${Math.floor(index / 1000)}/${index}`, size: 1 });
+    }
+    // 32 groups of blocks
+    merge.add({ ...entry, index: 20_000, path: 'large', size: 4 * 1024 ** 3 });
+    let size = { bytes: 0, inodes: 0 };
+    const counting = await turnsDuring(async () => {
+      size = await sizeOfTree(merge.root);
+    });
+    assert.ok(counting >= 10, `${counting} turns`);
+    const image = join(place, 'image');
+    await writeFile(image, '');
+    await truncate(image, size.bytes);
+    execFileSync('mke2fs', mke2fsOptions(size.inodes, image), { env: { ...process.env, PATH } });
+    const placing = await turnsDuring(async () => {
+      await using _ = await Ext4Writer.open(image, merge.root);
+    });
+    // a thousand names, a thousand files, and a group at a time
+    assert.ok(placing >= 20 + 20 + 32, `${placing} turns`);
+    const copying = await turnsDuring(() => copyData([], merge.root, () => undefined, OPTIONS));
+    assert.ok(copying >= 10, `${copying} turns`);
   });
 
   it('is in order, and says of every file what the layers said', async (t) => {

@@ -8,10 +8,13 @@ import { describe, it, type TestContext } from 'node:test';
 import { crc32 } from 'node:zlib';
 import { copyOut, openDiskImage } from '../../src/storage/disk-image.ts';
 import { readPartitions } from '../../src/storage/partitions.ts';
+import { Qcow2 } from '../../src/storage/qcow2.ts';
 import { inspectVolume } from '../../src/storage/volume.ts';
+import { loadSeek } from '../../src/system/holes.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
 import { makeExt4File, toQcow2, writeDisk } from '../support/disk-images.ts';
 import { tempDir } from '../support/temp-dir.ts';
+import { turnsDuring } from '../support/turns.ts';
 
 const MIB = 1024 * 1024;
 const signal = new AbortController().signal;
@@ -94,6 +97,155 @@ describe('a qcow2 disk image', { skip: lacking('qemu-img') }, () => {
       await writeFile(bad, changed);
       await assert.rejects(whole(bad, copy));
     }
+  });
+});
+
+/** An image as no program writes it. */
+interface Tables {
+  version: 2 | 3;
+  clusterBits: number;
+  sizeBytes: number;
+  /** which of the tables each part of the disk has; `undefined` for none */
+  of(index: number): number | undefined;
+  /** by entry; what is left out is 0 */
+  tables: readonly ReadonlyMap<number, bigint>[];
+  /** behind the tables: what entries lead to */
+  clusters?: readonly Buffer[];
+}
+
+async function writeTables(path: string, { version, clusterBits, sizeBytes, of, tables, clusters = [] }: Tables) {
+  const cluster = 2 ** clusterBits;
+  const count = Math.ceil(sizeBytes / (cluster * (cluster / 8)));
+  const tablesAt = Math.ceil(112 / cluster) * cluster;
+  const first = tablesAt + Math.ceil((count * 8) / cluster) * cluster;
+  const file = Buffer.alloc(first + (tables.length + clusters.length) * cluster);
+  file.write('QFI\xfb', 0, 'latin1');
+  file.writeUInt32BE(version, 4);
+  file.writeUInt32BE(clusterBits, 20);
+  file.writeBigUInt64BE(BigInt(sizeBytes), 24);
+  file.writeUInt32BE(count, 36);
+  file.writeBigUInt64BE(BigInt(tablesAt), 40);
+  file.writeUInt32BE(104, 100);
+  const placeOf = (index: number) => BigInt(first + index * cluster);
+  for (let index = 0; index < count; index++) {
+    const table = of(index);
+    if (table !== undefined) file.writeBigUInt64BE(placeOf(table), tablesAt + index * 8);
+  }
+  for (const [index, entries] of tables.entries()) {
+    for (const [at, entry] of entries) file.writeBigUInt64BE(entry, first + index * cluster + at * 8);
+  }
+  for (const [index, bytes] of clusters.entries()) bytes.copy(file, first + (tables.length + index) * cluster);
+  await writeFile(path, file);
+  return { placeOf };
+}
+
+describe('a qcow2 disk image of next to nothing', () => {
+  const nothing = { version: 2, of: () => 0, tables: [new Map()] } as const;
+
+  it('costs a look at each of its tables, not at each of its clusters', async (t) => {
+    const path = join(await tempDir(t), 'disk.qcow2');
+    const sizeBytes = 15 * 2 ** 40;
+    await writeTables(path, { ...nothing, clusterBits: 16, sizeBytes });
+    await using file = await open(path, 'r');
+    const image = await Qcow2.open(file, path);
+    let looked = 0;
+    const turn = (steps = 1) => {
+      looked += steps;
+      return undefined;
+    };
+    assert.equal(await image.nextWithData(0, sizeBytes, turn), sizeBytes);
+    // 251,658,240 clusters in 30,720 tables, which are one with 8,192 entries
+    assert.equal(looked, 30_720 + 8192);
+  });
+
+  it('lets others have their turn, and is given up when it is called off', async (t) => {
+    const dir = await tempDir(t);
+    const path = join(dir, 'disk.qcow2');
+    const sizeBytes = 16 * 2 ** 30;
+    await writeTables(path, { ...nothing, clusterBits: 9, sizeBytes });
+    await using disk = await openDiskImage(path);
+    const part = { at: 0, length: sizeBytes };
+    const turns = await turnsDuring(() => copyOut(disk, part, join(dir, 'copy'), { signal }));
+    // 524,288 tables
+    assert.ok(turns >= 8, `${turns} turns`);
+    const stop = new AbortController();
+    setImmediate(() => setImmediate(() => setImmediate(() => stop.abort(new Error('called off')))));
+    const copying = copyOut(disk, part, join(dir, 'other'), { signal: stop.signal });
+    await assert.rejects(copying, /called off/);
+  });
+
+  it('is read where there is something, behind tables of zeros and clusters that are said to be', async (t) => {
+    const dir = await tempDir(t);
+    const path = join(dir, 'disk.qcow2');
+    const data = [Buffer.alloc(512, 'a'), Buffer.alloc(512, 'b')];
+    // 64 clusters in a table, two tables, and one cluster of a fourth
+    const sizeBytes = 512 * (64 * 4 + 1) - 100;
+    const tables = [new Map<number, bigint>(), new Map<number, bigint>()];
+    const write = (version: 2 | 3) =>
+      writeTables(path, {
+        ...{ version, clusterBits: 9, sizeBytes, tables, clusters: data },
+        of: (index) => [0, 1, undefined, 0, 1][index],
+      });
+    const { placeOf } = await write(3);
+    // in version 3 the lowest bit says that it reads as zeros, whatever is there
+    for (const [at, entry] of [
+      [0, placeOf(2)],
+      [5, placeOf(3) | 1n],
+      [6, 1n],
+      [63, placeOf(3) | (1n << 63n)],
+    ] as const) {
+      tables[1]?.set(at, entry);
+    }
+    await write(3);
+    const expected = Buffer.alloc(sizeBytes);
+    for (const [cluster, bytes] of [
+      [64, data[0]],
+      [127, data[1]],
+      [256, data[0]],
+    ] as const) {
+      bytes?.copy(expected, cluster * 512);
+    }
+    assert.ok((await whole(path, join(dir, 'copy'))).equals(expected));
+    await using disk = await openDiskImage(path);
+    // the same from anywhere, though tables were seen to be empty meanwhile
+    for (const at of [0, 100, 64 * 512, 65 * 512 + 3, 127 * 512 + 511, 200 * 512, sizeBytes - 1, sizeBytes]) {
+      for (const length of [1, 700, 64 * 512, sizeBytes]) {
+        assert.ok((await disk.read(at, length)).equals(expected.subarray(at, at + length)), `${length} at ${at}`);
+      }
+    }
+  });
+
+  it('is damaged where it leads beyond every file', async (t) => {
+    const path = join(await tempDir(t), 'disk.qcow2');
+    const tables = [new Map([[3, 0x00fffffffffffe00n]])];
+    await writeTables(path, { version: 2, clusterBits: 9, sizeBytes: 32_768, of: () => 0, tables });
+    await using disk = await openDiskImage(path);
+    await assert.rejects(disk.read(0, 32_768), { code: 'corrupt', message: /it is cut short/ });
+  });
+});
+
+describe('a plain disk image', () => {
+  it('is not read where it has holes', async (t) => {
+    if ((await loadSeek()) === undefined) return t.skip('the C library cannot be called');
+    const path = join(await tempDir(t), 'disk.raw');
+    const sizeBytes = 2 ** 36;
+    const places = [0, 7 * 2 ** 30 + 4096, sizeBytes - 4096];
+    {
+      await using file = await open(path, 'w');
+      await file.truncate(sizeBytes);
+      for (const at of places) await file.write(Buffer.alloc(4096, 'x'), 0, 4096, at);
+    }
+    await using disk = await openDiskImage(path);
+    let bytes = 0;
+    const found = new Set<number>();
+    for await (const piece of disk.pieces(0, sizeBytes)) {
+      bytes += piece.bytes.length;
+      for (const at of places) if (at >= piece.at && at < piece.at + piece.bytes.length) found.add(at);
+      if (bytes > MIB) break;
+    }
+    assert.deepEqual([...found], places);
+    assert.equal((await disk.read(7 * 2 ** 30 + 8000, 200)).toString('latin1'), `${'x'.repeat(192)}${'\0'.repeat(8)}`);
+    assert.equal((await disk.read(sizeBytes - 2, 10)).toString(), 'xx');
   });
 });
 

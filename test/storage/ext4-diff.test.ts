@@ -146,6 +146,36 @@ describe('a file system that is not what it says', () => {
     await assert.rejects(diffTrees(deep(), deep(), 10, NEVER), { code: 'corrupt', message: /More names than/ });
   });
 
+  it('is refused with maps that have nothing in them, and with one map for many', async (t) => {
+    const dir = await tempDir(t);
+    const tree = join(dir, 'tree');
+    for (let number = 0; number < 400; number++) await mkdir(join(tree, `${number}`), { recursive: true });
+    const image = join(dir, 'image');
+    run('mke2fs', '-q', '-F', '-t', 'ext4', '-b', '1024', '-I', '128', '-N', '512', '-d', tree, image, '1M');
+    await using names = await openExt4Tree(image);
+    const inodes = [...(await names.entries(names.root)).values()].map(({ inode }) => inode);
+    await using file = await open(image, 'r+');
+    // the first descriptor stands in the third block, and says where the inodes are
+    const { buffer } = await file.read(Buffer.alloc(4), 0, 4, 2048 + 8);
+    const at = (inode: number) => buffer.readUInt32LE(0) * 1024 + (inode - 1) * 128 + 0x28;
+    const [first = 0] = inodes;
+    const { buffer: map } = await file.read(Buffer.alloc(60), 0, 60, at(first));
+    const empty = Buffer.from(map);
+    empty.writeUInt16LE(0, 12 + 4);
+    await file.write(empty, 0, 60, at(first));
+    await assert.rejects(diff(image, image), { code: 'corrupt', message: /a map of extents has one of no length/ });
+    // four blocks at the end of the file system are parts of one map, each of which has the directory's one block
+    const blocks = [1000, 1001, 1002, 1003];
+    for (const block of blocks) await file.write(map, 0, 60, block * 1024);
+    const shared = Buffer.alloc(60);
+    map.copy(shared, 0, 0, 12);
+    shared.writeUInt16LE(blocks.length, 2);
+    shared.writeUInt16LE(1, 6);
+    for (const [index, block] of blocks.entries()) shared.writeUInt32LE(block, 12 + index * 12 + 4);
+    for (const inode of inodes) await file.write(shared, 0, 60, at(inode));
+    await assert.rejects(diff(image, image), { code: 'corrupt', message: /files of it have the same map/ });
+  });
+
   it('is compared as far as paths go', async () => {
     const name = 'n'.repeat(255);
     let made = 0;

@@ -2,6 +2,7 @@
 import { lstat, readFile, realpath, writeFile } from 'node:fs/promises';
 import { isAbsolute, join, normalize, sep } from 'node:path';
 import type { z } from 'zod';
+import { isVast } from '../../core/json-size.ts';
 import { BangerError, systemCode } from '../../errors.ts';
 import type { BundleManifest as ManifestSchema } from './manifest-schema.ts';
 
@@ -62,6 +63,7 @@ export async function readManifest(path: string): Promise<BundleManifest> {
  */
 export async function parseManifest(text: string, path: string): Promise<BundleManifest> {
   const { BundleManifest, READ_VERSIONS, SCHEMA_VERSION, manifestProblems } = await import('./manifest-schema.ts');
+  if (isVast(text)) throw new BangerError('corrupt', `${path} has more values in it than any.`, { hint: REBUILD_HINT });
   let value: unknown;
   try {
     value = JSON.parse(text);

@@ -1,6 +1,7 @@
 /** What lies beside an image in its archive: `image.json`, which says what the image is and the sums of its files. */
 import { readFile, stat } from 'node:fs/promises';
 import { z } from 'zod';
+import { isVast } from '../../core/json-size.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import type { ArchiveKind } from '../../system/archive-entries.ts';
 
@@ -61,9 +62,12 @@ export async function readManifest(path: string, archive: string): Promise<Image
   if ((await stat(path)).size > MAX_MANIFEST_BYTES) {
     throw new BangerError('corrupt', `${archive}: its ${IMAGE_MANIFEST} is longer than any.`);
   }
+  const text = await readFile(path, 'utf8');
+  if (isVast(text))
+    throw new BangerError('corrupt', `${archive}: its ${IMAGE_MANIFEST} has more values in it than any.`);
   let value: unknown;
   try {
-    value = JSON.parse(await readFile(path, 'utf8'));
+    value = JSON.parse(text);
   } catch (error) {
     throw new BangerError('corrupt', `${archive}: its ${IMAGE_MANIFEST} is no JSON: ${messageOf(error)}`, {
       cause: error,

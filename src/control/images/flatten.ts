@@ -1,11 +1,13 @@
 /** Layers of an OCI image become a root file system, and the list of its packages beside it. */
 import { open } from 'node:fs/promises';
+import { getHeapStatistics } from 'node:v8';
 import { type FileNode, piecesOf } from '../../core/file-tree.ts';
 import { BangerError } from '../../errors.ts';
 import { DATABASE_PLACES } from '../../image/package-databases.ts';
 import { copyData, type FlattenOptions, mergeLayers } from '../../oci/flatten.ts';
 import type { LayerBlob } from '../../oci/layer-stream.ts';
 import { lookUp } from '../../oci/merge.ts';
+import { treeLimits } from '../../oci/tree-limits.ts';
 import { checkExt4 } from '../../storage/ext4.ts';
 import { Ext4Writer, mke2fsOptions, sizeOfTree } from '../../storage/ext4-writer.ts';
 import { formatSize, MIB } from '../../units.ts';
@@ -28,11 +30,10 @@ interface FlattenRequest {
   diskBytes?: number;
 }
 
-/** Entries of all layers; the tree of as many is in memory at once. */
-const MAX_ENTRIES = 2_000_000;
 const MKE2FS_TIMEOUT_MS = 120_000;
-/** Of a package manager's database. */
+/** Of one package manager's database, and of all that are held at once. */
 const MAX_DATABASE_BYTES = 64 * MIB;
+const MAX_DATABASES_BYTES = 128 * MIB;
 
 /**
  * @returns path of the list of packages; undefined when nothing in the image says which there are
@@ -49,11 +50,11 @@ export async function flattenInto(
   const options = (label: string): FlattenOptions => ({
     signal,
     onBytes: countBytes(progress, label, total),
-    limits: { entries: MAX_ENTRIES, bytes: request.limitBytes },
+    limits: { ...treeLimits(getHeapStatistics().heap_size_limit), bytes: request.limitBytes },
   });
   progress.step('verify', 'reading the layers');
   const root = await mergeLayers(layers, options('reading the layers'));
-  const { bytes, inodes } = sizeOfTree(root);
+  const { bytes, inodes } = await sizeOfTree(root);
   const sizeBytes = Math.max(bytes, request.diskBytes ?? 0);
   if (request.diskBytes !== undefined && request.diskBytes < bytes) {
     throw new BangerError('invalid_input', `A disk of ${formatSize(request.diskBytes)} is too small for the image.`, {
@@ -66,7 +67,7 @@ export async function flattenInto(
   const runner = diskRunner(host);
   const { programs } = host.config;
   await runner.run([programs.mke2fs, ...mke2fsOptions(inodes, rootfs)], { timeoutMs: MKE2FS_TIMEOUT_MS, signal });
-  const databases = packageDatabases(root);
+  const databases = packageDatabases(root, progress);
   {
     await using writer = await Ext4Writer.open(rootfs, root);
     const sink = (node: FileNode, offset: number, chunk: Buffer) => {
@@ -82,7 +83,7 @@ export async function flattenInto(
 }
 
 /** Files by which package managers know what is installed, as far as they are small enough; with room for what is in them. */
-function packageDatabases(root: FileNode): Map<FileNode, Buffer[]> {
+function packageDatabases(root: FileNode, progress: Progress): Map<FileNode, Buffer[]> {
   const { files, directories, directoriesOfDescriptions } = DATABASE_PLACES;
   const below = (path: string) => [...(lookUp(root, path)?.children?.values() ?? [])];
   const nodes = [
@@ -91,7 +92,17 @@ function packageDatabases(root: FileNode): Map<FileNode, Buffer[]> {
     ...directoriesOfDescriptions.flatMap((path) => below(path).map((each) => each.children?.get('desc'))),
   ];
   const found = new Map<FileNode, Buffer[]>();
-  for (const node of nodes) if (node?.kind === 'file' && node.size <= MAX_DATABASE_BYTES) found.set(node, []);
+  let bytes = 0;
+  for (const node of nodes) {
+    if (node?.kind !== 'file' || node.size > MAX_DATABASE_BYTES || found.has(node)) continue;
+    bytes += node.size;
+    if (bytes > MAX_DATABASES_BYTES) {
+      const limit = formatSize(MAX_DATABASES_BYTES);
+      progress.warn(`The list of packages is incomplete: the databases of the image have more than ${limit} together.`);
+      break;
+    }
+    found.set(node, []);
+  }
   return found;
 }
 

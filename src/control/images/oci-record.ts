@@ -3,6 +3,7 @@ import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { z } from 'zod';
+import { isVast } from '../../core/json-size.ts';
 import { BangerError, systemCode } from '../../errors.ts';
 import { fits, formatPlatform, type ImageConfig, type Platform, parsePlatform } from '../../oci/manifest.ts';
 import { type ImageReference, parseReference } from '../../oci/reference.ts';
@@ -96,8 +97,9 @@ export async function writeOciRecord(path: string, record: OciRecord): Promise<v
 export async function readOciRecord(path: string): Promise<OciRecord | undefined> {
   try {
     if ((await stat(path)).size > MAX_BYTES) throw new BangerError('corrupt', `${path} is longer than any.`);
-    const result = OciRecord.safeParse(JSON.parse(await readFile(path, 'utf8')));
-    if (result.success) return result.data;
+    const text = await readFile(path, 'utf8');
+    const result = isVast(text) ? undefined : OciRecord.safeParse(JSON.parse(text));
+    if (result?.success) return result.data;
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return undefined;
     if (!(error instanceof SyntaxError)) throw error;

@@ -2,6 +2,7 @@
 import { lstat, readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { VmProcess } from '../../api/vm-process.ts';
+import { isVast } from '../../core/json-size.ts';
 import { workMountProblem } from '../../core/work-mount.ts';
 import { BangerError, messageOf } from '../../errors.ts';
 import type { ArchiveKind } from '../../system/archive-entries.ts';
@@ -61,9 +62,12 @@ export async function readManifest(path: string, archive: string): Promise<Snaps
   if (!found.isFile() || found.size > MAX_MANIFEST_BYTES) {
     throw new BangerError('corrupt', `${archive}: its ${SNAPSHOT_MANIFEST} is no file, or longer than any.`);
   }
+  const text = await readFile(path, 'utf8');
+  if (isVast(text))
+    throw new BangerError('corrupt', `${archive}: its ${SNAPSHOT_MANIFEST} has more values in it than any.`);
   let value: unknown;
   try {
-    value = JSON.parse(await readFile(path, 'utf8'));
+    value = JSON.parse(text);
   } catch (error) {
     throw new BangerError('corrupt', `${archive}: its ${SNAPSHOT_MANIFEST} is no JSON: ${messageOf(error)}`, {
       cause: error,
