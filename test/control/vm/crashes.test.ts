@@ -214,7 +214,7 @@ async function prepare(given: Given): Promise<MortalHost> {
   if (given === 'running' || given === 'suspended' || given === 'paused') {
     const daemon = place.daemon();
     const started = await daemon.finish(() => daemon.life.start('web', { until: 'reachable' }));
-    assert.equal(started?.state, 'succeeded');
+    assert.equal(started?.state, 'succeeded', started?.error?.message ?? 'it died');
     if (given === 'paused') await daemon.mortal.run(() => pauseVm(daemon.host, vm, WHY));
     await daemon.drop();
     stores.vms.update(vm.id, becameReady(stores.vms.get('web'), { at: new Date(), failedUnits: [] }));
