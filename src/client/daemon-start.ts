@@ -40,6 +40,8 @@ const PROGRESS_MS = 500;
 /** In the environment of a daemon that a client starts: one that finds another in its place says nothing, and ends with this. */
 export const ON_DEMAND = 'BANGER_ON_DEMAND';
 export const EXIT_OTHER_DAEMON = 75;
+/** EX_CONFIG, with which a daemon of systemd ends that cannot start: units name it as what no further try mends. */
+export const EXIT_START_REFUSED = 78;
 /** When another daemon that was there first is no longer counted on. */
 const OTHER_DAEMON_MS = 3000;
 

@@ -23,7 +23,7 @@ import { writeFileAtomic } from '../system/files.ts';
 import { identifyProcess } from '../system/processes.ts';
 import type { Argv } from '../system/runner.ts';
 import { VERSION } from '../version.ts';
-import { refuseClients } from './activation.ts';
+import { isStartedBySystemd, refuseClients, startRefused } from './activation.ts';
 import { acceptExec } from './exec-upgrade.ts';
 import { createIdleEnd, isBusy, neededFor } from './idle.ts';
 import { catchStray } from './last-resort.ts';
@@ -68,19 +68,31 @@ export interface DaemonOptions {
   signal: AbortSignal;
 }
 
+/** How far a daemon has come. */
+interface Start {
+  /** socket that systemd opened; without it the daemon makes its own */
+  activated: number | undefined;
+  /** whether it serves clients: what goes wrong from then on is no refusal to start */
+  ready: boolean;
+}
+
 /**
  * Runs until `signal` is aborted or a client asks for the end; running VMs stay.
- * @throws BangerError when the daemon cannot start: another one runs, the configuration is wrong, …
+ * @throws BangerError when the daemon cannot start: another one runs, the configuration is wrong, …; `details.startRefused`
+ * says that systemd shall not try again by itself
  */
 export async function runDaemon(options: DaemonOptions): Promise<void> {
   process.umask(0o077);
-  const activated = takeActivationSocket(options.env, process.pid);
+  const bySystemd = isStartedBySystemd(options.env, process.pid);
+  const start: Start = { activated: undefined, ready: false };
   let replaced: boolean;
   try {
-    replaced = await run(options, activated);
+    start.activated = takeActivationSocket(options.env, process.pid);
+    replaced = await run(options, start);
   } catch (error) {
-    if (activated !== undefined) await refuseClients(activated, asBangerError(error));
-    throw error;
+    if (start.ready) throw error;
+    if (start.activated !== undefined) await refuseClients(start.activated, asBangerError(error));
+    throw bySystemd ? startRefused(error) : error;
   }
   // an end with an error is what systemd starts it again for
   if (replaced)
@@ -89,11 +101,9 @@ export async function runDaemon(options: DaemonOptions): Promise<void> {
     });
 }
 
-/**
- * @param activated socket that systemd opened; without it the daemon makes its own
- * @returns whether it ended because its program was replaced
- */
-async function run({ env, uid, self, signal }: DaemonOptions, activated: number | undefined): Promise<boolean> {
+/** @returns whether it ended because its program was replaced */
+async function run({ env, uid, self, signal }: DaemonOptions, start: Start): Promise<boolean> {
+  const { activated } = start;
   const loaded = await loadConfig({ env, uid });
   const log = createLog(env.BANGER_LOG);
   // at once: what is undone by an orderly end is undone by the next daemon too
@@ -105,17 +115,18 @@ async function run({ env, uid, self, signal }: DaemonOptions, activated: number 
   using _lock = activated === undefined ? takeDaemonLock(lockFile) : await takeLockOver(lockFile, socket, log);
   await using services = await createServices({ loaded, env, uid, self, log });
   await using _pid = await leavePid(pidFile(loaded.config.paths), log);
-  const replaced = await serve(services, { path: socket, activated, self }, log, signal);
+  const replaced = await serve(services, { path: socket, start, self }, log, signal);
   log.info('stopped; running VMs go on');
   return replaced;
 }
 
 async function serve(
   { host, sleepDevice, dnsService, ballast }: Services,
-  { path: socket, activated, self }: { path: string; activated: number | undefined; self: Argv },
+  { path: socket, start, self }: { path: string; start: Start; self: Argv },
   log: FastifyBaseLogger,
   signal: AbortSignal,
 ): Promise<boolean> {
+  const { activated } = start;
   const stop = new AbortController();
   const standby = createStandbyPool(host);
   const life = createLife(host, standby);
@@ -170,6 +181,7 @@ async function serve(
     await server.ready();
     await listenOn(server.server, activated);
   }
+  start.ready = true;
   await using _scrapes = await openScrapes(host, metrics);
   log.info({ socket, version: VERSION, activated: activated !== undefined }, 'bangerd is ready');
 

@@ -117,6 +117,11 @@ describe('the daemon commands', () => {
       [exit, stderr],
       [5, 'banger: Another bangerd serves /state already.\n  try: banger daemon status\n'],
     );
+    const forSystemd = async () => {
+      throw new BangerError('conflict', 'The database is newer.', { hint: 'ls', details: { startRefused: true } });
+    };
+    const end = await cli('daemon run', {}, { runDaemon: forSystemd });
+    assert.deepEqual([end.status, end.stderr], [78, 'banger: The database is newer.\n  try: ls\n']);
   });
 });
 

@@ -6,7 +6,9 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { describe, it, mock } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { renderUnit } from '../../src/cli/shared/systemd-unit.ts';
 import { createClient } from '../../src/client/client.ts';
+import { EXIT_START_REFUSED } from '../../src/client/daemon-start.ts';
 import { createIdleEnd, type IdleHost, isBusy, neededFor } from '../../src/daemon/idle.ts';
 import { takeDaemonLock } from '../../src/daemon/lock.ts';
 import { isProgramReplaced } from '../../src/daemon/replaced.ts';
@@ -64,6 +66,62 @@ describe('the socket that systemd hands over', () => {
       },
     );
     assert.deepEqual((await exited)[0], 0, 'it ends by itself');
+  });
+});
+
+describe('a daemon that systemd starts and that cannot start', () => {
+  const PROGRAM = join(import.meta.dirname, '../../bin/banger.ts');
+
+  /** Runs the daemon as systemd does: what it listens on is its third descriptor, and variables name its process. */
+  async function runAs(home: string, variables: string): Promise<{ status: number | null; said: string }> {
+    const listening = createServer().listen(join(home, 'd.sock'));
+    await once(listening, 'listening');
+    // biome-ignore lint/suspicious/noExplicitAny: its handle is what a child inherits, and Node has no other name for it
+    const handle = (listening as any)._handle;
+    const script = `${variables} exec "$0" "$1" daemon run`;
+    const child = spawn('sh', ['-c', script, process.execPath, PROGRAM], {
+      stdio: ['ignore', 'ignore', 'pipe', handle],
+      env: { PATH: process.env.PATH, HOME: home, BANGER_HOME: home },
+    });
+    let said = '';
+    child.stderr?.on('data', (chunk) => (said += chunk));
+    const [status] = await once(child, 'close');
+    listening.close();
+    return { status, said };
+  }
+
+  it('ends with a status of its own, whoever started it says which', async (t) => {
+    const home = await tempDir(t);
+    await writeFile(join(home, 'config.toml'), 'no such thing\n');
+    const byHand = await runAs(home, '');
+    assert.equal(byHand.status, 2, byHand.said);
+    for (const variables of [
+      'LISTEN_PID=$$ LISTEN_FDS=1',
+      'LISTEN_PID=$$ LISTEN_FDS=2', // a unit with a socket too many
+      'SYSTEMD_EXEC_PID=$$', // a unit without one
+    ]) {
+      const { status, said } = await runAs(home, variables);
+      assert.equal(status, EXIT_START_REFUSED, said);
+      assert.match(said, variables.endsWith('2') ? /handed 2 sockets/ : /config\.toml/, 'the reason is in the journal');
+    }
+    const below = await runAs(home, 'SYSTEMD_EXEC_PID=1');
+    assert.equal(below.status, 2, 'the variable is of a service that this was started from');
+  });
+
+  it('is not started again for that, and is for everything else', async () => {
+    const packaged = ['user', 'system'].map((kind) =>
+      readFile(join(import.meta.dirname, `../../packaging/systemd/bangerd-${kind}.service`), 'utf8'),
+    );
+    for (const unit of [
+      ...(await Promise.all(packaged)),
+      renderUnit(['/b'], {}, true),
+      renderUnit(['/b'], {}, false),
+    ]) {
+      assert.match(unit, /^Restart=on-failure$/m);
+      assert.match(unit, new RegExp(`^RestartPreventExitStatus=${EXIT_START_REFUSED}$`, 'm'));
+    }
+    // a service that was started too often takes its socket with it
+    for (const unit of await Promise.all(packaged)) assert.match(unit, /^StartLimitIntervalSec=0$/m);
   });
 });
 

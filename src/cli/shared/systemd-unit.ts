@@ -1,6 +1,7 @@
 /** The systemd unit of the daemon. */
 
 import { DAEMON_MEMORY } from '../../client/daemon-env.ts';
+import { EXIT_START_REFUSED } from '../../client/daemon-start.ts';
 import type { Argv } from '../../system/runner.ts';
 
 /** Variables that decide which banger it is, besides those of the user. */
@@ -20,6 +21,7 @@ ExecStart=${[...self, 'daemon', 'run'].map((word) => quote(word.replaceAll('$', 
 ${[...Object.entries(DAEMON_MEMORY), ...variables].map(([name, value]) => `Environment=${quote(`${name}=${value}`)}\n`).join('')}KillMode=process
 Restart=on-failure
 RestartSec=2
+RestartPreventExitStatus=${EXIT_START_REFUSED}
 LimitNOFILE=65536
 
 [Install]

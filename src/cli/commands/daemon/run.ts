@@ -1,5 +1,5 @@
 /** `banger daemon run`: this process becomes the daemon. */
-import { EXIT_OTHER_DAEMON, ON_DEMAND } from '../../../client/daemon-start.ts';
+import { EXIT_OTHER_DAEMON, EXIT_START_REFUSED, ON_DEMAND } from '../../../client/daemon-start.ts';
 import { BangerError } from '../../../errors.ts';
 import { defineCommand } from '../../command.ts';
 
@@ -14,9 +14,15 @@ export default defineCommand({
     try {
       await ctx.terminal.runDaemon();
     } catch (error) {
+      if (!(error instanceof BangerError)) throw error;
       // two commands were typed at once: the other one's daemon is as good, and nothing went wrong
-      if (!onDemand || !(error instanceof BangerError) || error.details?.otherDaemon !== true) throw error;
-      ctx.status = EXIT_OTHER_DAEMON;
+      if (onDemand && error.details?.otherDaemon === true) {
+        ctx.status = EXIT_OTHER_DAEMON;
+        return;
+      }
+      if (error.details?.startRefused !== true) throw error;
+      ctx.fail(error);
+      ctx.status = EXIT_START_REFUSED;
     }
   },
 });
