@@ -43,9 +43,61 @@ place() {
 	esac
 }
 
+# whether this is about the system that runs, and systemd manages it
+managed() {
+	[ -z "$destdir" ] && [ -d /run/systemd/system ] && [ "$(id -u)" = 0 ]
+}
+
+# whether systemd has its units from these files, and not from another banger's; it may call /usr/lib by its old name
+in_use() {
+	used=$(systemctl show --value --property=FragmentPath bangernet.socket) || return 1
+	ours=$prefix/lib/systemd/system/bangernet.socket
+	[ "${used#/usr}" = "${ours#/usr}" ]
+}
+
+# whether a package has that file too: it goes with the package
+packaged() {
+	[ -z "$destdir" ] || return 1
+	dpkg -S "$1" >/dev/null 2>&1 || rpm -qf "$1" >/dev/null 2>&1
+}
+
+# what systemd made of the units; those of a package are used again when these are gone, and stay enabled
+leave_systemd() {
+	units='bangernet.socket bangernet.service bangerd.socket bangerd.service'
+	if [ -n "$another" ]; then
+		# shellcheck disable=SC2086
+		systemctl stop $units || true
+	else
+		# shellcheck disable=SC2086
+		systemctl disable --now $units || true
+		systemctl --global disable bangerd.socket bangerd.service || true
+	fi
+}
+
+return_to_package() {
+	for socket in bangernet.socket bangerd.socket; do
+		if systemctl --quiet is-enabled "$socket"; then systemctl start "$socket" || true; fi
+	done
+}
+
 if [ -n "$undo" ]; then
-	while read -r file; do rm -f "$(place "$file")"; done <"$here/files"
+	another=
+	if [ "$prefix" != /usr ] && [ -e /usr/lib/systemd/system/bangernet.socket ]; then another=1; fi
+	known=
+	if managed && in_use; then known=1; fi
+	[ -z "$known" ] || leave_systemd
+	while read -r file; do
+		target=$(place "$file")
+		case "$file" in
+		/etc/*) if packaged "$target"; then continue; fi ;;
+		esac
+		rm -f "$target"
+	done <"$here/files"
 	rmdir "$destdir$prefix/share/doc/banger" 2>/dev/null || true
+	if [ -n "$known" ]; then
+		systemctl daemon-reload || true
+		[ -z "$another" ] || return_to_package
+	fi
 	echo "Removed banger from $destdir$prefix. VMs and their disks are where they were."
 	exit 0
 fi
@@ -67,7 +119,7 @@ while read -r file; do
 done <"$here/files"
 
 echo "Installed banger in $destdir$prefix."
-if [ -z "$destdir" ] && [ -d /run/systemd/system ] && [ "$(id -u)" = 0 ]; then
+if managed; then
 	systemd-sysusers banger.conf || true
 	systemctl daemon-reload || true
 	systemctl enable --now bangernet.socket || true

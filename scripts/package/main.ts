@@ -4,7 +4,8 @@ import { parseArgs } from 'node:util';
 import { installedContent, layoutOf } from './content.ts';
 import { buildDeb } from './deb.ts';
 import { PACKAGE_VERSION, sourceDate } from './identity.ts';
-import { stage, unstage } from './stage.ts';
+import { stage } from './stage.ts';
+import { thisSystem, uninstall } from './uninstall.ts';
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
@@ -24,9 +25,11 @@ switch (what) {
   case 'install':
     stage(resolve(values.destdir), await installedContent(layoutOf(values.prefix), origin));
     break;
-  case 'uninstall':
-    unstage(resolve(values.destdir), await installedContent(layoutOf(values.prefix), origin));
+  case 'uninstall': {
+    const root = resolve(values.destdir);
+    uninstall(root, values.prefix, await installedContent(layoutOf(values.prefix), origin), thisSystem(root));
     break;
+  }
   case 'list':
     for (const { path } of await installedContent(layoutOf(values.prefix), origin)) console.log(path);
     break;
