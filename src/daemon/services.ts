@@ -16,7 +16,7 @@ import { createAgents } from '../control/vm/agents.ts';
 import { createGuests } from '../control/vm/connections.ts';
 import { viewTemplates } from '../control/warm/view.ts';
 import { formatSubnet, gatewayOf } from '../core/addresses.ts';
-import { sleepDeviceName, tableName } from '../core/network-names.ts';
+import { sleepDeviceName } from '../core/network-names.ts';
 import { messageOf } from '../errors.ts';
 import { ensureClientKey } from '../guest/keys.ts';
 import { openCanary } from '../network/canary.ts';
@@ -35,6 +35,7 @@ import { groupOfDevice, KVM_DEVICE, withAdministratorPath } from '../system/host
 import { createRights } from '../system/privilege.ts';
 import { type Argv, createRunner } from '../system/runner.ts';
 import { createIdleMemory } from './idle-memory.ts';
+import { decideInstance } from './instance.ts';
 import { decidePool, isStranger, type PoolClaim } from './pool.ts';
 
 export interface Services extends AsyncDisposable {
@@ -70,11 +71,6 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     kvmGroup: () => groupOfDevice(KVM_DEVICE),
   });
   const privileged = rights.root;
-  const instance = instanceHash(env);
-  const instanceName = instance?.toString(16).padStart(8, '0') ?? '';
-  const table = tableName(uid, instanceName);
-  const cgroups = await findCgroupHome(uid, table);
-  const system = { runner, privileged, uid, env, vmUsers: await findVmUsers(config, uid), cgroups };
   const databaseFile = join(config.paths.state, 'banger.db');
   const ballast = createBallast(`${databaseFile}.ballast`);
   const database = openDatabase(databaseFile, 'durable', ballast);
@@ -82,7 +78,11 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
     now,
     onListenerError: (error) => log.error({ error }, 'a listener to VM changes failed'),
   });
-  const { vms, ledger } = stores;
+  const { vms, ledger, settings } = stores;
+  const instance = await decideInstance({ home: env.BANGER_HOME, uid, state: config.paths.state, settings, ledger });
+  const { table } = instance;
+  const cgroups = await findCgroupHome(uid, table);
+  const system = { runner, privileged, uid, env, vmUsers: await findVmUsers(config, uid), cgroups };
   const events = createEvents(now);
   const memory = createIdleMemory();
   vms.onChange(events.vmChanged);
@@ -99,7 +99,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const clientKey = await ensureClientKey(clientKeyFile);
   const ownRoutes = ledger.all().flatMap(({ resource }) => (resource.kind === 'pool-route' ? [resource.name] : []));
   const vmCount = vms.list().length;
-  const { pool, claim } = await decidePool({ config, settings: stores.settings, runner, instance, vmCount, ownRoutes });
+  const { pool, claim } = await decidePool({ config, settings, runner, instance: instance.number, vmCount, ownRoutes });
   const poolText = formatSubnet(pool);
   const checks: Checks = createChecks({
     config,
@@ -129,7 +129,7 @@ export async function createServices({ loaded, env: givenEnv, uid, self, log }: 
   const port =
     uid === 0
       ? local
-      : chooseWay(createHelperPort(helper, { instance: instanceName, pool: poolText }), local, () =>
+      : chooseWay(createHelperPort(helper, { instance: instance.name, pool: poolText }), local, () =>
           mayAskHelper(helper),
         );
   const guests = () => [...vms.list(), ...stores.buildVms.list()];
@@ -198,10 +198,4 @@ async function holderOf(claim: PoolClaim): Promise<PoolHolder | undefined> {
   if (await claim.hold()) return undefined;
   const peer = await claim.holder();
   return { ...peer, stranger: isStranger(peer) };
-}
-
-/** A number for a banger with a home of its own; undefined for the machine's usual one. */
-function instanceHash(env: NodeJS.ProcessEnv): number | undefined {
-  if (!env.BANGER_HOME) return undefined;
-  return createHash('sha256').update(env.BANGER_HOME).digest().readUInt32BE(0);
 }

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync } from 'node:fs';
+import { existsSync, realpathSync } from 'node:fs';
 import { copyFile, mkdir, mkdtemp, readFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -102,6 +102,8 @@ export class TestHost {
   readonly bundle: string;
   readonly env: NodeJS.ProcessEnv;
   readonly client: Client;
+  /** nftables table of this banger */
+  readonly table: string;
   readonly #marks: Marks;
   readonly #beforeLastLook: (() => Promise<void>)[] = [];
 
@@ -114,6 +116,7 @@ export class TestHost {
   ) {
     this.home = home;
     this.bundle = bundle;
+    this.table = `banger_${createHash('sha256').update(realpathSync(home)).digest('hex').slice(0, 8)}`;
     this.#marks = { uplink, forwarding, vmIds: new Set(), pool: undefined };
     const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('BANGER_'));
     this.env = {
@@ -144,11 +147,6 @@ export class TestHost {
 
   get socket(): string {
     return join(this.home, 'run/bangerd.sock');
-  }
-
-  /** nftables table of this banger */
-  get table(): string {
-    return `banger_${createHash('sha256').update(this.home).digest('hex').slice(0, 8)}`;
   }
 
   /** Begins a command. */
