@@ -14,16 +14,20 @@ const MAX_LOOK_MS = 4000;
 /** QEMU's largest number in a limit, 2^53 and more being no numbers of JSON anyway. */
 const MAX_VALUE = 1e15;
 
-interface Burst {
-  limiter: StoredLimiter;
-  /** totals of the drive at which the burst is spent; undefined when there is none */
-  until: { bytes: number | undefined; requests: number | undefined };
+/** Totals of a drive at which its bursts are spent; undefined where there is none. */
+interface BurstEnds {
+  bytes: number | undefined;
+  requests: number | undefined;
 }
+
+const NO_BURST: BurstEnds = { bytes: undefined, requests: undefined };
 
 export class DriveLimits {
   readonly #vm: Pick<MicroVm, 'execute'>;
+  /** what each drive was set to, by its index */
+  readonly #limiters = new Map<number, StoredLimiter | null>();
   /** bursts that are not spent, by index of the drive */
-  readonly #bursts = new Map<number, Burst>();
+  readonly #bursts = new Map<number, BurstEnds>();
   #timer: NodeJS.Timeout | undefined;
   #lookMs = MIN_LOOK_MS;
   #seen = '';
@@ -32,26 +36,48 @@ export class DriveLimits {
     this.#vm = vm;
   }
 
-  /** Sets or removes the limit of a drive; buckets start full. @throws QmpError */
+  /**
+   * Sets or removes the limit of a drive. Buckets start full; the one-time burst of one that was there before is not
+   * granted again.
+   * @throws QmpError
+   */
   async set(index: number, limiter: StoredLimiter | null): Promise<void> {
-    this.#bursts.delete(index);
-    const burst = { bytes: limiter?.bandwidth?.one_time_burst, requests: limiter?.ops?.one_time_burst };
-    if (limiter && (burst.bytes || burst.requests)) {
-      const before = totalsOf((await blockStats(this.#vm))(index));
-      const until = (what: keyof typeof burst) => (burst[what] ? before[what] + burst[what] : undefined);
-      this.#bursts.set(index, { limiter, until: { bytes: until('bytes'), requests: until('requests') } });
-    }
-    await this.#apply(index, limiter);
+    const ends = await this.#endsOfBursts(index, limiter);
+    this.#limiters.set(index, limiter);
+    this.#keep(index, ends);
+    await this.#apply(index);
     this.#lookMs = MIN_LOOK_MS;
     this.#schedule();
   }
 
-  async #apply(index: number, limiter: StoredLimiter | null): Promise<void> {
-    const until = this.#bursts.get(index)?.until;
+  /** Where the bursts of a limiter end: of buckets that stay where they did before. */
+  async #endsOfBursts(index: number, limiter: StoredLimiter | null): Promise<BurstEnds> {
+    const before = this.#limiters.get(index);
+    const ends: BurstEnds = { ...(this.#bursts.get(index) ?? NO_BURST) };
+    let totals: ReturnType<typeof totalsOf> | undefined;
+    for (const [what, name] of [['bytes', 'bandwidth'] as const, ['requests', 'ops'] as const]) {
+      const bucket = limiter?.[name] ?? null;
+      if (bucket === (before?.[name] ?? null)) continue;
+      ends[what] = undefined;
+      if (!bucket?.one_time_burst) continue;
+      totals ??= totalsOf((await blockStats(this.#vm))(index));
+      ends[what] = totals[what] + bucket.one_time_burst;
+    }
+    return ends;
+  }
+
+  #keep(index: number, ends: BurstEnds): void {
+    if (ends.bytes === undefined && ends.requests === undefined) this.#bursts.delete(index);
+    else this.#bursts.set(index, ends);
+  }
+
+  async #apply(index: number): Promise<void> {
+    const limiter = this.#limiters.get(index);
+    const ends = this.#bursts.get(index) ?? NO_BURST;
     await this.#vm.execute('block_set_io_throttle', {
       id: driveNodes(index).device,
-      ...throttle('bps', limiter?.bandwidth ?? null, until?.bytes !== undefined),
-      ...throttle('iops', limiter?.ops ?? null, until?.requests !== undefined),
+      ...throttle('bps', limiter?.bandwidth ?? null, ends.bytes !== undefined),
+      ...throttle('iops', limiter?.ops ?? null, ends.requests !== undefined),
     });
   }
 
@@ -68,16 +94,15 @@ export class DriveLimits {
     const seen = JSON.stringify([...totals]);
     this.#lookMs = seen === this.#seen ? Math.min(this.#lookMs * 2, MAX_LOOK_MS) : MIN_LOOK_MS;
     this.#seen = seen;
-    for (const [index, { limiter, until }] of this.#bursts) {
+    for (const [index, ends] of this.#bursts) {
       const { bytes, requests } = totals.get(index) ?? totalsOf(undefined);
       const left = {
-        bytes: until.bytes !== undefined && bytes < until.bytes ? until.bytes : undefined,
-        requests: until.requests !== undefined && requests < until.requests ? until.requests : undefined,
+        bytes: ends.bytes !== undefined && bytes < ends.bytes ? ends.bytes : undefined,
+        requests: ends.requests !== undefined && requests < ends.requests ? ends.requests : undefined,
       };
-      if (left.bytes === until.bytes && left.requests === until.requests) continue;
-      if (left.bytes === undefined && left.requests === undefined) this.#bursts.delete(index);
-      else this.#bursts.set(index, { limiter, until: left });
-      await this.#apply(index, limiter);
+      if (left.bytes === ends.bytes && left.requests === ends.requests) continue;
+      this.#keep(index, left);
+      await this.#apply(index);
     }
     this.#schedule();
   }
@@ -93,7 +118,8 @@ function totalsOf(stats: BlockStats | undefined): { bytes: number; requests: num
 
 /** A token bucket in QEMU's terms: a rate, and how much may go out at once. */
 function throttle(unit: 'bps' | 'iops', bucket: StoredBucket | null, hasBurst: boolean): Record<string, number> {
-  const rate = bucket ? Math.min(MAX_VALUE, tokensPerSecond(bucket)) : 0;
+  // whole numbers, and 0 is no limit
+  const rate = bucket ? Math.min(MAX_VALUE, Math.max(1, Math.round(tokensPerSecond(bucket)))) : 0;
   const content = bucket ? Math.min(MAX_VALUE, bucket.size + (hasBurst ? (bucket.one_time_burst ?? 0) : 0)) : 0;
   // less than one second's worth QEMU takes for none: a tenth of it may go out at once then
   const max = content > rate || hasBurst ? { [`${unit}_max`]: Math.max(content, rate) } : {};

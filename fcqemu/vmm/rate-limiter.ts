@@ -24,7 +24,10 @@ export function storedLimiter(limiter: RateLimiter | null | undefined): StoredLi
   return bandwidth || ops ? { bandwidth, ops } : null;
 }
 
-/** A PATCH: an absent bucket stays as it was, a zero bucket is removed. */
+/**
+ * A PATCH: an absent bucket stays as it was, a zero bucket is removed. One that stays is the same object, by which
+ * those who fill it know that it is to go on with what is in it.
+ */
 export function updatedLimiter(before: StoredLimiter | null, update: RateLimiter | null): StoredLimiter | null {
   if (!update) return before;
   const bandwidth = update.bandwidth ? storedBucket(update.bandwidth) : (before?.bandwidth ?? null);
@@ -37,7 +40,7 @@ function storedBucket(bucket: TokenBucket | null | undefined): StoredBucket | nu
   return { size: bucket.size, one_time_burst: bucket.one_time_burst || null, refill_time: bucket.refill_time };
 }
 
-/** Tokens per second a bucket grants in the long run. */
+/** Tokens per second a bucket grants in the long run; may be less than one. */
 export function tokensPerSecond(bucket: StoredBucket): number {
-  return Math.max(1, Math.round((bucket.size * 1000) / bucket.refill_time));
+  return (bucket.size * 1000) / bucket.refill_time;
 }

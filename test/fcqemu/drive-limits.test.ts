@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it, type TestContext } from 'node:test';
 import { DriveLimits } from '../../fcqemu/vmm/drive-limits.ts';
+import { updatedLimiter } from '../../fcqemu/vmm/rate-limiter.ts';
 
 function limits(t: TestContext) {
   t.mock.timers.enable({ apis: ['setTimeout'] });
@@ -64,6 +65,31 @@ describe('limits of a drive', () => {
     stats.flush_operations = 50;
     await tick(1000);
     assert.deepEqual([throttles[2]?.bps_max, throttles[2]?.iops_max], [undefined, undefined]);
+  });
+
+  it('are at least one a second, and whole numbers', async (t) => {
+    const { control, throttles } = limits(t);
+    await control.set(0, { bandwidth: bucket(10, 3000), ops: bucket(1, 10_000) });
+    assert.deepEqual([throttles[0]?.bps, throttles[0]?.iops], [3, 1]);
+  });
+
+  it('keep what is left of the burst of a bucket that an update does not name', async (t) => {
+    const { control, stats, throttles, tick } = limits(t);
+    const first = { bandwidth: bucket(1000, 1000, 9000), ops: bucket(10, 1000, 100) };
+    await control.set(0, first);
+    stats.rd_bytes = 9000;
+    stats.rd_operations = 50;
+    await tick(1000);
+    const second = updatedLimiter(first, { bandwidth: bucket(2000, 1000) });
+    await control.set(0, second);
+    assert.deepEqual([throttles.at(-1)?.bps, throttles.at(-1)?.iops_max], [2000, 110]);
+    stats.rd_operations = 100;
+    await tick(1000);
+    assert.equal(throttles.at(-1)?.iops_max, undefined);
+    await control.set(0, updatedLimiter(second, { bandwidth: bucket(3000, 1000) }));
+    assert.deepEqual([throttles.at(-1)?.bps, throttles.at(-1)?.iops_max], [3000, undefined]);
+    await control.set(0, updatedLimiter(second, { ops: bucket(10, 1000, 100) }));
+    assert.equal(throttles.at(-1)?.iops_max, 110);
   });
 
   it('are looked at less often while nothing happens, and no more once the burst is spent', async (t) => {

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { describe, it, mock, type TestContext } from 'node:test';
 import { FramePort, frameOf, type Packet, PacketDecoder, packetOf } from '../../fcqemu/vmm/net/frame-port.ts';
 import { Shaper } from '../../fcqemu/vmm/net/shaper.ts';
+import { updatedLimiter } from '../../fcqemu/vmm/rate-limiter.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { waitFor } from './support/vmm-process.ts';
 
@@ -133,6 +134,23 @@ describe('a limited direction', () => {
     limited.push(packet(5000));
     pass(1000);
     assert.deepEqual(delivered.slice(6), [100, 100, 100, 5000]);
+  });
+
+  it('goes on with a bucket that an update does not name', (t) => {
+    const { it: limited, delivered, pass } = shaper(t);
+    const first = updatedLimiter(null, { ops: bucket(2, 1000, 3) });
+    limited.configure(first);
+    for (let i = 0; i < 5; i++) limited.push(packet(100));
+    const second = updatedLimiter(first, { bandwidth: bucket(1_000_000, 1000) });
+    limited.configure(second);
+    limited.push(packet(100));
+    assert.equal(delivered.length, 5);
+    pass(500);
+    assert.equal(delivered.length, 6);
+    // one that is named is full again, also with the values it had
+    limited.configure(updatedLimiter(second, { ops: bucket(2, 1000, 3) }));
+    for (let i = 0; i < 6; i++) limited.push(packet(100));
+    assert.equal(delivered.length, 11);
   });
 
   it('loses what the queue has no room for, and is open again without limits', (t) => {

@@ -179,6 +179,17 @@ describe('a token bucket', () => {
     assert.equal(bucket.take(1000, 60_000), 100);
   });
 
+  it('may bring less than one token a second', () => {
+    const bucket = new TokenBucket({ size: 1, one_time_burst: null, refill_time: 10_000 }, 0);
+    assert.equal(bucket.take(1, 0), 1);
+    assert.equal(bucket.take(1, 5000), 0);
+    assert.equal(bucket.waitMs(1, 5000), 5000);
+    assert.equal(bucket.take(1, 10_000), 1);
+    const slow = new TokenBucket({ size: 1, one_time_burst: null, refill_time: 2 ** 40 }, 0);
+    slow.spend(1);
+    assert.equal(slow.waitMs(1, 0), 2 ** 31 - 1);
+  });
+
   it('is configured, kept and removed as the API describes', () => {
     const size = { size: 5, refill_time: 10 };
     const stored = { ...size, one_time_burst: null };

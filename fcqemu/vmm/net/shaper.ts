@@ -1,6 +1,6 @@
 /** Rate limiter of one direction of an interface: packets that have to wait do so in a queue that has an end. */
 import type { StoredLimiter } from '../rate-limiter.ts';
-import { TokenBucket } from '../token-bucket.ts';
+import { bucketOf, type TokenBucket } from '../token-bucket.ts';
 import { type Packet, sizeOf } from './frame-port.ts';
 
 /** Bytes that may wait; what comes then is lost, which tells TCP to slow down. */
@@ -21,10 +21,10 @@ export class Shaper {
     this.#deliver = deliver;
   }
 
-  /** From now on; buckets that are given start full. */
+  /** From now on; new buckets start full, and those that were there before go on with what is in them. */
   configure(limiter: StoredLimiter | null): void {
-    this.#bandwidth = limiter?.bandwidth ? new TokenBucket(limiter.bandwidth) : undefined;
-    this.#ops = limiter?.ops ? new TokenBucket(limiter.ops) : undefined;
+    this.#bandwidth = bucketOf(limiter?.bandwidth, this.#bandwidth);
+    this.#ops = bucketOf(limiter?.ops, this.#ops);
     this.#drain();
   }
 
