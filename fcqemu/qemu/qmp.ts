@@ -21,11 +21,14 @@ interface Greeting {
 interface Waiting {
   resolve: (value: unknown) => void;
   reject: (error: Error) => void;
-  timer: NodeJS.Timeout;
+  timer: NodeJS.Timeout | undefined;
 }
 
 /** QEMU answers in microseconds unless it drains slow disks. */
 const DEFAULT_TIMEOUT_MS = 30_000;
+
+/** For commands that QEMU carries out however late: giving one up would not take it back. A QEMU that ends rejects them. */
+export const NO_TIMEOUT = Number.POSITIVE_INFINITY;
 
 /** Until it greets, QEMU loads itself, its libraries and the kernel, from a disk that may be cold and slow. */
 const GREETING_MS = 60_000;
@@ -75,10 +78,11 @@ export class Qmp {
       return promise;
     }
     const id = this.#nextId++;
-    const timer = setTimeout(() => {
+    const giveUp = () => {
       this.#waiting.delete(id);
       reject(new QmpError(`QEMU did not answer ${command} within ${timeoutMs / 1000} s`));
-    }, timeoutMs);
+    };
+    const timer = timeoutMs === NO_TIMEOUT ? undefined : setTimeout(giveUp, timeoutMs);
     this.#waiting.set(id, { resolve: resolve as (value: unknown) => void, reject, timer });
     this.#stream.write(`${JSON.stringify({ execute: command, arguments: args, id })}\n`);
     return promise;

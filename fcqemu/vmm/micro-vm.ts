@@ -2,7 +2,7 @@
 
 import type { ThreadLog } from '../log.ts';
 import { type InheritedFiles, type QemuEnd, type QemuProcess, startQemu } from '../qemu/process.ts';
-import { Qmp, type QmpEvent } from '../qemu/qmp.ts';
+import { NO_TIMEOUT, Qmp, type QmpEvent } from '../qemu/qmp.ts';
 import type { Settings } from '../settings.ts';
 import { guestErrorKind } from './boot-timer.ts';
 
@@ -90,18 +90,18 @@ export class MicroVm {
     return this.#process.entropy;
   }
 
-  /** @throws QmpError */
+  /** Waits as long as QEMU takes: what is said of the guest has to be true. @throws QmpError */
   async resume(): Promise<void> {
-    if (!this.#halted) await this.#qmp.execute('cont');
+    if (!this.#halted) await this.#qmp.execute('cont', undefined, NO_TIMEOUT);
     this.#paused = false;
     if (!this.#keysPending) return;
     this.#keysPending = false;
     await this.sendCtrlAltDel();
   }
 
-  /** @throws QmpError */
+  /** Waits as long as QEMU takes, which first has its disks finish what they are at. @throws QmpError */
   async pause(): Promise<void> {
-    if (!this.#halted) await this.#qmp.execute('stop');
+    if (!this.#halted) await this.#qmp.execute('stop', undefined, NO_TIMEOUT);
     this.#paused = true;
   }
 

@@ -164,8 +164,9 @@ export async function attachBuildVm(
 export async function whilePaused<T>(host: Host, vm: VmRecord, connection: SshConnection, work: () => Promise<T>) {
   await runInGuest(connection, 'sync', { timeoutMs: SYNC_LIMIT_MS });
   await using api = connectVmm(vmmSocketOf(host, vm.id));
-  await api.send(setState('Paused'));
   try {
+    // one that is late holds the guest after it was given up here
+    await api.send(setState('Paused'));
     return await work();
   } finally {
     await api.send(setState('Resumed'), RESUME_LIMIT_MS);

@@ -1,0 +1,73 @@
+/** What becomes of a machine's state when its QEMU is slow; QEMU is a script here. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { chmodSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it, type TestContext } from 'node:test';
+import { MicroVm } from '../../fcqemu/vmm/micro-vm.ts';
+import { tempDir } from '../support/temp-dir.ts';
+
+/** Answers all commands but `stop` and `cont` at once, those when it is told to on its console, which repeats each command's name. */
+const SCRIPT = `#!${process.execPath}
+const { Socket } = require('node:net');
+const [console_, qmp] = [3, 4].map((fd) => new Socket({ fd }));
+const say = (message) => qmp.write(JSON.stringify(message) + '\\n');
+let held;
+console_.on('data', () => {
+  say({ return: {}, id: held.id });
+  say({ event: held.execute === 'stop' ? 'STOP' : 'RESUME' });
+});
+qmp.on('data', (bytes) => {
+  for (const line of String(bytes).trim().split('\\n')) {
+    const command = JSON.parse(line);
+    if (['stop', 'cont'].includes(command.execute)) held = command;
+    else say({ return: {}, id: command.id });
+    console_.write(command.execute);
+  }
+});
+say({ QMP: { version: { qemu: { major: 7, minor: 2, micro: 22 } } } });
+`;
+
+async function machine(t: TestContext) {
+  const qemu = join(await tempDir(t), 'qemu');
+  writeFileSync(qemu, SCRIPT);
+  chmodSync(qemu, 0o755);
+  const write = () => {};
+  const vm = await MicroVm.create({
+    settings: { accelerator: 'tcg', qemu, cacheDir: '/nonexistent', env: process.env },
+    args: [],
+    files: { taps: [] },
+    log: { error: write, warn: write, info: write, debug: write, verbose: false },
+    onReset: () => {},
+    onDeath: () => {},
+  });
+  t.after(() => vm.end());
+  return { vm };
+}
+
+describe('a machine', () => {
+  it('is said to be paused, and to go on, when QEMU says so, however late', async (t) => {
+    const { vm } = await machine(t);
+    t.mock.timers.enable({ apis: ['setTimeout'] });
+    for (const [act, paused] of [
+      [() => vm.resume(), false],
+      [() => vm.pause(), true],
+    ] as const) {
+      const begun = once(vm.console, 'data');
+      const acted = act();
+      await begun;
+      t.mock.timers.tick(31_000);
+      vm.console.write('answer');
+      await acted;
+      assert.equal(vm.paused, paused);
+    }
+  });
+
+  it('is not paused when its QEMU ended before it said so', async (t) => {
+    const { vm } = await machine(t);
+    const begun = once(vm.console, 'data');
+    const paused = vm.pause();
+    await begun;
+    await Promise.all([assert.rejects(paused, /QEMU is gone/), vm.end()]);
+  });
+});
