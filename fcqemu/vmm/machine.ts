@@ -92,12 +92,12 @@ async function build(
   fault: (cause: string) => Fault,
   bringUp: (machine: Machine) => Promise<void>,
 ): Promise<Machine> {
-  const { settings, log, resources, console, consoleOutput, memory, onReset, onDeath, onBootTimer } = options;
+  const { settings, log, metrics, resources, console, consoleOutput, memory, onReset, onDeath, onBootTimer } = options;
   const taps = resources.interfaces.taps.map(({ fd }) => fd);
   const args = [...qemuArguments(spec), ...(onBootTimer ? BOOT_TIMER_ARGUMENTS : [])];
   let vm: MicroVm;
   try {
-    vm = await MicroVm.create({ settings, args, files: { memory, taps }, log, onReset, onBootTimer, onDeath });
+    vm = await MicroVm.create({ settings, args, files: { memory, taps }, log, metrics, onReset, onBootTimer, onDeath });
   } catch (error) {
     throw fault(error instanceof Error ? error.message : String(error));
   }

@@ -1,6 +1,8 @@
 /** A machine that was started: its QEMU process, and what the API may do to it. */
 
 import type { ThreadLog } from '../log.ts';
+import { createLogLimit } from '../log-limit.ts';
+import type { Metrics } from '../metrics.ts';
 import { type InheritedFiles, type QemuEnd, type QemuProcess, startQemu } from '../qemu/process.ts';
 import { NO_TIMEOUT, Qmp, type QmpEvent } from '../qemu/qmp.ts';
 import type { Settings } from '../settings.ts';
@@ -11,6 +13,7 @@ export interface MicroVmOptions {
   args: string[];
   files: InheritedFiles;
   log: ThreadLog;
+  metrics: Pick<Metrics, 'count'>;
   /** the guest asked for a reset, which ends a microVM */
   onReset: () => void;
   /** the guest wrote to the boot timer; without one QEMU does not tell */
@@ -51,11 +54,13 @@ export class MicroVm {
    * @throws Error with QEMU's own last words when it refuses
    */
   static async create(options: MicroVmOptions): Promise<MicroVm> {
-    const { settings, args, files, log } = options;
+    const { settings, args, files, log, metrics } = options;
+    // QEMU complains of each mistake of a guest's drivers
+    const limited = createLogLimit(log, metrics);
     const onLine = (line: string) => {
       const kind = options.onBootTimer && guestErrorKind(line);
       if (kind === 'boot') options.onBootTimer?.(process.pid);
-      else if (kind !== 'other') log.warn(`QEMU: ${line}`);
+      else if (kind !== 'other') limited(() => log.warn(`QEMU: ${line}`));
     };
     const process = await startQemu(settings.qemu, args, settings.env, onLine, files);
     let started = false;

@@ -191,7 +191,8 @@ export class Vmm {
   async start(): Promise<void> {
     const { instanceId, sandbox, bootTimer } = this.#options;
     const timer = bootTimer ? new BootTimer() : undefined;
-    const onBootTimer = timer && ((qemuPid: number) => this.#log.info(timer.message(qemuPid)));
+    const limited = createLogLimit(this.#log, this.#options.metrics);
+    const onBootTimer = timer && ((pid: number) => limited(() => this.#log.info(timer.message(pid))));
     this.#log.debug('event_start: build microvm for boot');
     const spec = await planStart(this.resources, {
       instanceId,

@@ -179,6 +179,15 @@ describe('a started microVM', { skip, concurrency: 2 }, () => {
     assert.equal(plain.output(), 'booted');
   });
 
+  it('logs ten such times at once, however often the guest writes there', async (t) => {
+    // mov ecx, 500; again: mov byte [0xc0000000], 123; loop again
+    const flood = [0xb9, 0xf4, 0x01, 0x00, 0x00, 0xc6, 0x05, 0x00, 0x00, 0x00, 0xc0, 123, 0xe2, 0xf7];
+    const vmm = await boot(t, [...flood, ...code.reset()], { args: ['--boot-timer'] });
+    assert.equal((await vmm.ended).code, 0);
+    const times = vmm.log().match(/Guest-boot-time/g)?.length ?? 0;
+    assert.ok(times >= 10 && times < 100, `${times} lines`);
+  });
+
   it('ends with 0 when the guest resets', async (t) => {
     const vmm = await boot(t, [...code.print('bye'), ...code.reset()]);
     const end = await vmm.ended;
