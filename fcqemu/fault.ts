@@ -60,6 +60,7 @@ const SYSTEM_ERRORS: Record<string, [number: number, text: string, kind: string]
   EROFS: [30, 'Read-only file system', 'ReadOnlyFilesystem'],
   ENAMETOOLONG: [36, 'Filename too long', 'InvalidFilename'],
   ELOOP: [40, 'Symbolic link loop', 'FilesystemLoop'],
+  EDQUOT: [122, 'Quota exceeded', 'QuotaExceeded'],
   EADDRINUSE: [98, 'Address in use', 'AddrInUse'],
 };
 

@@ -1,7 +1,7 @@
 /** The guest's RAM as it lies in QEMU, for snapshots. */
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { type Part, partsOf, type Range, readAt } from './memory-parts.ts';
+import { type Part, partsOf, type Range, readAt, writeAt } from './memory-parts.ts';
 import type { MicroVm } from './micro-vm.ts';
 
 /** Memory copied at a time. */
@@ -20,20 +20,15 @@ const ZEROS = Buffer.alloc(BLOCK_BYTES);
  * written since.
  * @param file descriptor of that memory file, which may have been deleted or replaced; undefined for a machine that was
  *   booted, which has nothing behind pages that QEMU does not have
+ * @param to a file that is empty
  * @throws Error when the memory cannot be found or read
  */
 export async function copyMemory(vm: MicroVm, size: number, file: number | undefined, to: string): Promise<void> {
   const begin = await addressOfMemory(vm);
   await using memory = await open(`/proc/${vm.pid}/mem`, 'r');
   await using target = await open(to, constants.O_RDWR | constants.O_CREAT, 0o600);
-  // one of the right size is written over as it is: it may be the one this machine runs from, and would lose its memory
-  const isFresh = (await target.stat()).size !== size;
-  if (isFresh) {
-    await target.truncate(0);
-    await target.truncate(size);
-  }
-  const parts: Part[] = isFresh ? await partsOf(vm.pid, begin, size, file) : [{ start: 0, end: size, from: 'process' }];
-  const chunks = chunksOf(parts);
+  await target.truncate(size);
+  const chunks = chunksOf(await partsOf(vm.pid, begin, size, file));
   const copy = async () => {
     const room = Buffer.allocUnsafe(CHUNK_BYTES);
     for (let next = chunks.next(); !next.done; next = chunks.next()) {
@@ -44,9 +39,9 @@ export async function copyMemory(vm: MicroVm, size: number, file: number | undef
           ? await readAt(file, bytes, start)
           : await readAt(memory.fd, bytes, begin + BigInt(start));
       if (length < bytes.length) throw new Error(`the memory of process ${vm.pid} cannot be read`);
-      // what stays unwritten of a fresh file is a hole
-      for (const range of isFresh ? nonZero(bytes) : [{ start: 0, end: length }]) {
-        await target.write(bytes, range.start, range.end - range.start, start + range.start);
+      // what stays unwritten is a hole
+      for (const range of nonZero(bytes)) {
+        await writeAt(target, bytes.subarray(range.start, range.end), start + range.start);
       }
     }
   };

@@ -1,6 +1,6 @@
 /** Which parts of a guest's RAM hold something, and where each is read with the least work. */
 import { read } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { type FileHandle, open } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { type Libc, loadLibc } from '../libc.ts';
 
@@ -39,6 +39,15 @@ export async function readAt(fd: number, into: Buffer, position: number | bigint
     at += bytesRead;
   }
   return at;
+}
+
+/** Writes all of it: a file system that is about to be full takes a part and says no only to the next one. */
+export async function writeAt(file: Pick<FileHandle, 'write'>, bytes: Buffer, position: number): Promise<void> {
+  for (let at = 0; at < bytes.length; ) {
+    const { bytesWritten } = await file.write(bytes, at, bytes.length - at, position + at);
+    if (bytesWritten === 0) throw new Error('failed to write whole buffer');
+    at += bytesWritten;
+  }
 }
 
 /**

@@ -2,14 +2,24 @@
  * Files that others may have mapped: a new one takes the name of the old one, which those who have it keep as it is.
  */
 import { access, chmod, chown, constants, open, realpath, rename, rm, stat } from 'node:fs/promises';
+import { errorCode } from '../fault.ts';
+import { randomBytes } from '../random.ts';
 
 /** As Firecracker creates files: what the umask leaves. */
 const MODE = 0o666;
 
+/** Until it has the mode of the one that it replaces. */
+const PRIVATE_MODE = 0o600;
+
+/** Names that are tried: what another process has left there is not written over. */
+const ATTEMPTS = 10;
+
+const RANDOM_BYTES = 4;
+
 /**
- * Has a file written, in place of the one of that name. Where a second file cannot be created beside it, and for what
- * is no ordinary file, it is written where it is.
- * @param write writes all of the file at a path, which exists
+ * Has a file written, in place of the one of that name. One that nobody can have anything of is written where it is if
+ * no second file can be created beside it: an empty one, and what is no ordinary file.
+ * @param write writes all of the file at a path, which exists and is empty
  * @throws the system error of open(2), and what `write` throws
  */
 export async function replaceFile(path: string, write: (path: string) => Promise<void>): Promise<void> {
@@ -28,25 +38,51 @@ export async function replaceFile(path: string, write: (path: string) => Promise
   }
 }
 
-/** An empty file with the owner and mode of the one that exists, in the same directory. */
+/**
+ * An empty file with the owner and mode of the one that exists, in the same directory.
+ * @returns undefined when that one is to be written where it is, or there is none
+ */
 async function besideExisting(path: string): Promise<{ path: string; replaces: string } | undefined> {
+  const existing = await ordinaryFile(path);
+  if (!existing) return undefined;
+  const { replaces, mode, uid, gid, size } = existing;
   try {
-    const replaces = await realpath(path);
-    const { mode, uid, gid } = await ordinaryFile(replaces);
     await access(replaces, constants.W_OK);
-    const beside = `${replaces}.${process.pid}.new`;
-    await (await open(beside, 'wx', MODE)).close();
+    const beside = await createBeside(replaces);
     await chown(beside, uid, gid).catch(() => {});
-    await chmod(beside, mode & 0o777);
+    // not all file systems have modes
+    await chmod(beside, mode & 0o777).catch(() => {});
     return { path: beside, replaces };
-  } catch {
-    // there is none, or it stays where it is
+  } catch (error) {
+    // never one with content: it may be the memory of machines that run
+    if (size > 0) throw error;
     return undefined;
   }
 }
 
-async function ordinaryFile(path: string): Promise<{ mode: number; uid: number; gid: number }> {
-  const found = await stat(path);
-  if (!found.isFile()) throw new Error('no ordinary file');
-  return found;
+/** @throws the system error of open(2) */
+async function createBeside(path: string): Promise<string> {
+  for (let attempt = 1; ; attempt++) {
+    // a name of its own, not the process's number, which is the same in many containers and after each start
+    const beside = `${path}.${randomBytes(RANDOM_BYTES).toString('hex')}.new`;
+    try {
+      await (await open(beside, 'wx', PRIVATE_MODE)).close();
+      return beside;
+    } catch (error) {
+      if (errorCode(error) !== 'EEXIST' || attempt === ATTEMPTS) throw error;
+    }
+  }
+}
+
+async function ordinaryFile(path: string) {
+  try {
+    const replaces = await realpath(path);
+    const found = await stat(replaces);
+    return found.isFile()
+      ? { replaces, mode: found.mode, uid: found.uid, gid: found.gid, size: found.size }
+      : undefined;
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return undefined;
+    throw error;
+  }
 }

@@ -47,7 +47,7 @@ export function createBallast(path: string): Ballast {
       try {
         await using file = await open(temporary, 'w', 0o600);
         // file systems that compress, or leave out what is zero, would take up nothing
-        await file.write(randomBytes(BALLAST_BYTES));
+        await file.writeFile(randomBytes(BALLAST_BYTES));
         await file.sync();
         await rename(temporary, path);
         return true;

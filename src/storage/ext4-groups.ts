@@ -6,6 +6,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { BangerError } from '../errors.ts';
 import { turnsAfter } from '../system/turns.ts';
 import { crc32c, crc32cOfNumber } from './crc32c.ts';
+import { writeAll } from './hole-writer.ts';
 
 /** Blocks that follow each other. */
 export interface Run {
@@ -129,20 +130,20 @@ export class Ext4Groups {
   /** Writes bitmaps, descriptors and superblock as they are after everything was taken. */
   async finish(): Promise<void> {
     for (const [group, bitmap] of this.#bitmaps) {
-      await this.#file.write(bitmap, 0, BLOCK_BYTES, this.#at(group, 0x00) * BLOCK_BYTES);
+      await writeAll(this.#file, bitmap, this.#at(group, 0x00) * BLOCK_BYTES);
       this.#setFlag(group, BLOCK_UNINIT, false);
       this.#setChecksum(group, 0x18, 0x38, crc32c(this.seed, bitmap, 0, this.blocksPerGroup / 8));
     }
     await this.#finishInodes();
     for (let group = 0; group < this.groups; group++) this.#sealDescriptor(group);
-    await this.#file.write(this.#descriptors, 0, this.#descriptors.length, BLOCK_BYTES);
+    await writeAll(this.#file, this.#descriptors, BLOCK_BYTES);
     const free = this.#superblock.readUInt32LE(0x0c) + this.#superblock.readUInt32LE(0x158) * 2 ** 32 - this.#taken;
     this.#superblock.writeUInt32LE(free % 2 ** 32, 0x0c);
     this.#superblock.writeUInt32LE(Math.floor(free / 2 ** 32), 0x158);
     const used = this.#nextInode - FIRST_INODE;
     this.#superblock.writeUInt32LE(this.#superblock.readUInt32LE(0x10) - used, 0x10);
     this.#superblock.writeUInt32LE(crc32c(0xffffffff, this.#superblock, 0, 0x3fc), 0x3fc);
-    await this.#file.write(this.#superblock, 0, 1024, SUPERBLOCK_AT);
+    await writeAll(this.#file, this.#superblock, SUPERBLOCK_AT);
   }
 
   async #finishInodes(): Promise<void> {
@@ -154,7 +155,7 @@ export class Ext4Groups {
       const bitmap = Buffer.alloc(BLOCK_BYTES, 0xff);
       bitmap.fill(0, 0, this.inodesPerGroup / 8);
       for (let bit = 0; bit < used; bit++) bitmap[bit >> 3] = (bitmap[bit >> 3] ?? 0) | (1 << (bit & 7));
-      await this.#file.write(bitmap, 0, BLOCK_BYTES, this.#at(group, 0x04) * BLOCK_BYTES);
+      await writeAll(this.#file, bitmap, this.#at(group, 0x04) * BLOCK_BYTES);
       this.#setFlag(group, INODE_UNINIT, false);
       this.#setChecksum(group, 0x1a, 0x3a, crc32c(this.seed, bitmap, 0, this.inodesPerGroup / 8));
       this.#addFree(group, 0x0e, 0x2e, -(used - before));

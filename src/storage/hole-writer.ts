@@ -58,9 +58,11 @@ export class HoleWriter {
   }
 }
 
-async function writeAll(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+/** All of it: a file system that is about to be full takes a part. @throws Error when nothing is taken */
+export async function writeAll(file: Pick<FileHandle, 'write'>, bytes: Uint8Array, position: number): Promise<void> {
   for (let at = 0; at < bytes.length; ) {
     const { bytesWritten } = await file.write(bytes, at, bytes.length - at, position + at);
+    if (bytesWritten === 0) throw new Error(`nothing can be written at ${position + at}`);
     at += bytesWritten;
   }
 }

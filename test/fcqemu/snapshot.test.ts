@@ -18,7 +18,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { code, tinyKernel } from './support/tiny-kernel.ts';
 import { firecrackerBin, guestSkipReason, runVmm, startVmm, type Vmm, waitFor } from './support/vmm-process.ts';
@@ -198,6 +198,9 @@ describe('a snapshot', { skip }, () => {
     t.after(() => closeSync(before));
     const content = readFileSync(before);
     const clones = [await startVmm(t, { stdin: 'pipe' }), await startVmm(t, { stdin: 'pipe' })] as const;
+    // what one that was killed left may have any name
+    const leftOver = `${basename(first.memory)}.${clones[0].process.pid}.new`;
+    writeFileSync(join(original.dir, leftOver), 'left over');
     for (const clone of clones) await clone.put('/snapshot/load', loadBody(first, { resume_vm: true }));
     await type(clones[0], '1');
     for (const vmm of [clones[0], original]) {
@@ -210,10 +213,31 @@ describe('a snapshot', { skip }, () => {
     }
     assert.deepEqual(
       readdirSync(original.dir).filter((name) => name.endsWith('.new')),
-      [],
+      [leftOver],
     );
     await type(clones[1], '123');
     assert.equal((await clones[1].ended).code, 0);
+  });
+
+  it('is refused where the memory file would have to be written over', async (t) => {
+    const original = await source(t);
+    const first = await take(original);
+    // too long for a second name beside it
+    const memory = join(original.dir, 'm'.repeat(250));
+    renameSync(first.memory, memory);
+    const content = readFileSync(memory);
+    await original.patch('/vm', { state: 'Resumed' });
+    await type(original, 'a');
+    await original.patch('/vm', { state: 'Paused' });
+    const paths = { snapshot_path: first.state, mem_file_path: memory };
+    assert.equal(
+      await original.fault('PUT', '/snapshot/create', paths),
+      'Create snapshot error: Cannot write the guest memory to file: Filename too long (os error 36)',
+    );
+    assert.ok(readFileSync(memory).equals(content));
+    unlinkSync(memory);
+    await original.put('/snapshot/create', paths);
+    assert.equal(statSync(memory).size, content.length);
   });
 
   it('may be written to what is no ordinary file', async (t) => {
