@@ -23,7 +23,7 @@ const OPEN_FILES = 2048;
 /** Threads of Node and of QEMU, which does input and output in up to 64 of them, besides one for each virtual processor. */
 const TASKS = 256;
 
-/** Logs, and what a VMM writes of its devices beside a guest's memory. */
+/** What a VMM writes of its devices beside a guest's memory, and what its log has left to grow by. */
 const LEAST_FILE_BYTES = GIB;
 
 /**
@@ -102,12 +102,15 @@ export async function groupOf(
   return async (pid) => await enterCgroup(path, pid);
 }
 
-/** Lets a VMM that runs write to a disk that has become larger, and to all others as before. */
-export async function letDiskGrow(host: Pick<Host, 'config' | 'stores' | 'system'>, vm: VmRecord): Promise<void> {
+/** Lets a VMM that runs write to a disk, or a log, that has become larger, and to all other files as before. */
+export async function letFilesGrow(host: Pick<Host, 'config' | 'stores' | 'system'>, vm: VmRecord): Promise<void> {
   const vmm = await findVmmOf(host, vm);
   if (!vmm) return;
-  const { fileBytes } = await fileLimitOf(host, vm, vm.run ?? vm);
-  if (fileBytes === undefined) return;
+  const known = await fileLimitOf(host, vm, vm.run ?? vm);
+  if (known.fileBytes === undefined) return;
+  // a log that was freed of its old lines goes on where it was
+  const logBytes = await apparentBytes(vmFiles(host.config.paths.store, vm.id).vmmLog).catch(() => 0);
+  const fileBytes = Math.max(known.fileBytes, logBytes + LEAST_FILE_BYTES);
   for (const pid of [vmm.pid, ...childrenOf(vmm.pid)]) {
     await host.system.runner.run(fileLimitArgv(pid, fileBytes, userOf(host, vm)));
   }

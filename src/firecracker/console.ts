@@ -1,9 +1,10 @@
 /** A VM's log files: the serial console and the VMM's own log; their ends, and following them. */
 import { watch } from 'node:fs';
-import { open, rename, rm, stat } from 'node:fs/promises';
+import { constants, type FileHandle, open, rename, rm, stat } from 'node:fs/promises';
 import { StringDecoder } from 'node:string_decoder';
 import { systemCode } from '../errors.ts';
 import { sleep } from '../system/abort.ts';
+import type { Runner } from '../system/runner.ts';
 
 /** Longest part of a log that is read to find its last lines. */
 const TAIL_BYTES = 256 * 1024;
@@ -87,17 +88,58 @@ export async function rotateLog(path: string): Promise<void> {
 
 /** Cuts a log that outgrew its limit; its writer appends, so it goes on at the new end. */
 export async function limitLog(path: string): Promise<boolean> {
+  await using file = await openLog(path);
+  const { size } = (await file?.stat()) ?? { size: 0 };
+  if (!file || size <= MAX_LOG_BYTES) return false;
+  const tail = await readAt(file, size - TAIL_BYTES, TAIL_BYTES);
+  await file.truncate(0);
+  await file.writeFile(tail);
+  return true;
+}
+
+/**
+ * Gives back the room of the old part of a log that takes too much. Its writer, a VMM, does not append, but goes on where it
+ * was: the file keeps its size and gets a hole at its beginning, so nothing that is written meanwhile is lost.
+ */
+export async function freeOldLines(runner: Runner, path: string): Promise<boolean> {
+  await using file = await openLog(path);
+  const { size, blocks } = (await file?.stat()) ?? { size: 0, blocks: 0 };
+  // what stat counts in, whatever the file system
+  const old = size - TAIL_BYTES;
+  if (!file || old <= 0 || blocks * 512 <= MAX_LOG_BYTES) return false;
+  // the file that was opened, whatever has its name by now
+  const opened = `/proc/${process.pid}/fd/${file.fd}`;
   try {
-    if ((await stat(path)).size <= MAX_LOG_BYTES) return false;
-    const tail = await readTail(path, TAIL_BYTES);
-    await using file = await open(path, 'r+');
-    await file.truncate(0);
-    await file.write(tail, 0);
-    return true;
+    await runner.run(['fallocate', '--punch-hole', '--offset', '0', '--length', String(old), opened]);
+  } catch {
+    await emptyBefore(file, old);
+  }
+  return true;
+}
+
+/** Where no holes can be made in a file; loses what is written in that moment. */
+async function emptyBefore(file: FileHandle, position: number): Promise<void> {
+  const { size } = await file.stat();
+  const tail = await readAt(file, position, size - position);
+  await file.truncate(0);
+  for (let at = 0; at < tail.length; ) {
+    at += (await file.write(tail, at, tail.length - at, position + at)).bytesWritten;
+  }
+}
+
+/** No link: the user of a VM may make what it likes in its directory. Undefined where there is no such file. */
+async function openLog(path: string): Promise<FileHandle | undefined> {
+  try {
+    return await open(path, constants.O_RDWR | constants.O_NOFOLLOW);
   } catch (error) {
-    if (systemCode(error) === 'ENOENT') return false;
+    if (systemCode(error) === 'ENOENT' || systemCode(error) === 'ELOOP') return undefined;
     throw error;
   }
+}
+
+async function readAt(file: FileHandle, position: number, length: number): Promise<Buffer> {
+  const { bytesRead, buffer } = await file.read(Buffer.alloc(length), 0, length, position);
+  return buffer.subarray(0, bytesRead);
 }
 
 export async function removeLog(path: string): Promise<void> {

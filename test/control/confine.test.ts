@@ -4,7 +4,7 @@ import { mkdir, readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { loadConfig } from '../../src/config/load.ts';
-import { confinementOf, groupOf, letDiskGrow } from '../../src/control/confine.ts';
+import { confinementOf, groupOf, letFilesGrow } from '../../src/control/confine.ts';
 import type { Host } from '../../src/control/host.ts';
 import { launchVm } from '../../src/control/vm/boot.ts';
 import { vmmSocketOf } from '../../src/control/vmm.ts';
@@ -208,7 +208,7 @@ describe('the control group of a VM', () => {
   });
 });
 
-describe('a disk that grows while its guest runs', () => {
+describe('a disk or log that grows while its guest runs', () => {
   it('leaves its VMM all it could write before, also what the next start would not give it', async (t) => {
     const vm = sampleVm({
       ...{ phase: 'running', rootDiskBytes: 2 * GIB, workDiskBytes: GIB },
@@ -229,9 +229,15 @@ describe('a disk that grows while its guest runs', () => {
         [9 * GIB, 9 * GIB],
       ] as const) {
         await truncate(vmFiles(host.config.paths.store, vm.id).workDisk, bytes);
-        await letDiskGrow(host, vm);
+        await letFilesGrow(host, vm);
         assert.equal(await limit(), String(expected));
       }
+      const { vmmLog } = vmFiles(host.config.paths.store, vm.id);
+      await writeFile(vmmLog, '');
+      // it only ever grows, freed of its old lines
+      await truncate(vmmLog, 10 * GIB);
+      await letFilesGrow(host, vm);
+      assert.equal(await limit(), String(11 * GIB));
     } finally {
       process.kill(pid, 'SIGKILL');
     }

@@ -1,8 +1,16 @@
 import assert from 'node:assert/strict';
-import { appendFile, readFile, stat, truncate, writeFile } from 'node:fs/promises';
+import { appendFile, open, readFile, rename, stat, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { followFile, lastLines, limitLog, rotateLog, stripControls } from '../../src/firecracker/console.ts';
+import {
+  followFile,
+  freeOldLines,
+  lastLines,
+  limitLog,
+  rotateLog,
+  stripControls,
+} from '../../src/firecracker/console.ts';
+import { createRunner, type Runner } from '../../src/system/runner.ts';
 import { tempDir } from '../support/temp-dir.ts';
 
 describe('console log', () => {
@@ -54,5 +62,50 @@ describe('console log', () => {
     assert.ok((await stat(path)).size <= 256 * 1024);
     assert.ok((await readFile(path, 'utf8')).endsWith('the end'));
     assert.equal(await limitLog(path), false);
+  });
+
+  it('is not cut through a link', async (t) => {
+    const path = join(await tempDir(t), 'console.log');
+    await writeFile(path, '');
+    await truncate(path, 17 * 1024 * 1024);
+    await rename(path, `${path}.other`);
+    await symlink(`${path}.other`, path);
+    assert.equal(await limitLog(path), false);
+    assert.equal((await stat(path)).size, 17 * 1024 * 1024);
+  });
+});
+
+describe('the log of a VMM', () => {
+  const runner = createRunner();
+  const noHoles: Runner = { ...runner, run: () => Promise.reject(new Error('Operation not supported')) };
+  for (const [where, by] of [
+    ['', runner],
+    [' where no holes can be made', noHoles],
+  ] as const) {
+    it(`takes little room and loses no new lines, though its writer does not append${where}`, async (t) => {
+      const path = join(await tempDir(t), 'vmm.log');
+      await using file = await open(path, 'wx');
+      const flood = () => file.write(`${'x'.repeat(1023)}\n`.repeat(17 * 1024));
+      assert.equal(await freeOldLines(by, path), false);
+      for (let cut = 1; cut <= 2; cut++) {
+        await flood();
+        await file.write(`before cut ${cut}\n`);
+        const { size } = await stat(path);
+        assert.equal(await freeOldLines(by, path), true);
+        assert.ok((await stat(path)).blocks * 512 <= 300 * 1024);
+        assert.equal((await stat(path)).size, size);
+        await file.write(`after cut ${cut}\n`);
+        assert.equal(await freeOldLines(by, path), false);
+        assert.deepEqual(await lastLines(path, 2), [`before cut ${cut}`, `after cut ${cut}`]);
+        assert.ok((await lastLines(path, 1000)).length > 200);
+      }
+    });
+  }
+
+  it('is not freed through a link', async (t) => {
+    const path = join(await tempDir(t), 'vmm.log');
+    await writeFile(`${path}.other`, 'x'.repeat(17 * 1024 * 1024));
+    await symlink(`${path}.other`, path);
+    assert.equal(await freeOldLines(runner, path), false);
   });
 });

@@ -10,7 +10,7 @@ import { runScript, runThroughAgent, type ScriptResult } from '../../guest/run-s
 import { apparentBytes } from '../../storage/disk.ts';
 import { vmFiles } from '../../storage/layout.ts';
 import { readRootVolume } from '../../storage/volume.ts';
-import { letDiskGrow } from '../confine.ts';
+import { letFilesGrow } from '../confine.ts';
 import type { Host } from '../host.ts';
 import { vmmSocketOf } from '../vmm.ts';
 
@@ -32,7 +32,7 @@ const EXIT_NO_PROGRAM = 92;
 export async function growMounted(host: Host, vm: VmRecord, role: Role): Promise<void> {
   const { rootDisk, workDisk } = vmFiles(host.config.paths.store, vm.id);
   const path = role === 'root' ? rootDisk : workDisk;
-  await letDiskGrow(host, vm);
+  await letFilesGrow(host, vm);
   const later = `The disk has its new size; its file system grows at the next start: banger restart ${vm.name}`;
   await using api = connectVmm(vmmSocketOf(host, vm.id));
   const vmm = host.stores.ledger.of(vm.id).find((resource) => resource.kind === 'vmm');

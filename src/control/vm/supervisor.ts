@@ -4,8 +4,9 @@ import { healthEventOf, processEventOf } from '../../core/process-state.ts';
 import type { LastEnd } from '../../core/run-end.ts';
 import type { VmRecord } from '../../core/vm.ts';
 import { ended } from '../../core/vm-changes.ts';
+import { messageOf } from '../../errors.ts';
 import { watchVmm } from '../../firecracker/api.ts';
-import { followFile, lastLines, limitLog, stripControls } from '../../firecracker/console.ts';
+import { followFile, freeOldLines, lastLines, limitLog, stripControls } from '../../firecracker/console.ts';
 import { describeExit } from '../../firecracker/launch.ts';
 import { vcpusStandStill } from '../../firecracker/vcpus.ts';
 import { lastWords, vmmExitedCleanly } from '../../firecracker/vmm-log.ts';
@@ -15,6 +16,7 @@ import { expiry, sleep } from '../../system/abort.ts';
 import { readOomKills } from '../../system/oom-kills.ts';
 import { haltedBy } from '../../system/processes.ts';
 import type { DetachedProcess } from '../../system/runner.ts';
+import { letFilesGrow } from '../confine.ts';
 import type { Host } from '../host.ts';
 import { findVmmOf, vmmSocketOf } from '../vmm.ts';
 import { type Look, staysOff } from './power-off.ts';
@@ -213,6 +215,13 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
     return haltedBy(pid) === undefined && !isPaused() ? 'still' : 'runs';
   }
 
+  async function limitLogsOf(vm: VmRecord): Promise<void> {
+    const { consoleLog, vmmLog } = vmFiles(host.config.paths.store, vm.id);
+    if (await limitLog(consoleLog)) host.log.warn({ vm: vm.name }, 'console log cut: the guest prints a lot');
+    // its size only grows, and what a VMM may not write ends it
+    if (await freeOldLines(host.system.runner, vmmLog)) await letFilesGrow(host, vm);
+  }
+
   function watch(vm: VmRecord, vmmEnded?: DetachedProcess['ended']): void {
     unwatch(vm.id);
     const abort = new AbortController();
@@ -245,9 +254,9 @@ export function createSupervisor(host: Host, actions: SupervisorActions): Superv
       await countOomKills();
       for (const vm of host.stores.vms.list()) {
         if (!watched.has(vm.id)) continue;
-        const { consoleLog, vmmLog } = vmFiles(host.config.paths.store, vm.id);
-        if (await limitLog(consoleLog)) host.log.warn({ vm: vm.name }, 'console log cut: the guest prints a lot');
-        await limitLog(vmmLog);
+        await limitLogsOf(vm).catch((error) =>
+          host.log.warn({ vm: vm.name, error: messageOf(error) }, 'its logs cannot be kept small'),
+        );
       }
     },
     close() {

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { appendFileSync } from 'node:fs';
+import { appendFileSync, statSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { awaitLogin } from '../../../src/control/vm/boot.ts';
@@ -30,6 +30,20 @@ async function judged({ host }: Daemon, name: string): Promise<void> {
   await promise;
   unsubscribe();
 }
+
+it('keeps the log of a VMM that does not append at its size, with little room', async () => {
+  await using place = await mortalHost();
+  const daemon = place.daemon();
+  await running(place, daemon, 'web');
+  const { vmmLog } = vmFiles(place.config.paths.store, place.stores.vms.get('web').id);
+  appendFileSync(vmmLog, 'x'.repeat(17 * 1024 * 1024));
+  appendFileSync(vmmLog, 'the last words\n');
+  const { size } = statSync(vmmLog);
+  await daemon.mortal.run(() => daemon.life.limitLogs());
+  const after = statSync(vmmLog);
+  assert.equal(after.size, size);
+  assert.ok(after.blocks * 512 <= 300 * 1024, `${after.blocks} blocks`);
+});
 
 describe('a VMM that ends unasked', { timeout: paced(30_000) }, () => {
   it('was ended by the kernel of a host without memory, which is told with the time and the last lines', async () => {
