@@ -4,7 +4,7 @@ import { statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ImageBuild, ImageBuilt, RecipeCheck } from '../../api/image-build.ts';
 import type { VmRecord } from '../../core/vm.ts';
-import { asBangerError, BangerError } from '../../errors.ts';
+import { asBangerError, BangerError, messageOf } from '../../errors.ts';
 import type { SshConnection } from '../../guest/ssh.ts';
 import { wakeScript } from '../../guest/wake.ts';
 import { requireSpace } from '../../storage/clone.ts';
@@ -18,6 +18,7 @@ import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone, isFull } from '../store/space.ts';
 import { awaitInit } from '../vm/boot.ts';
+import { requireImage } from '../vm/create.ts';
 import { admitBuildVm, bootBuildVm, discardBuildVm } from './build-vm.ts';
 import { finishImage } from './finish.ts';
 import { type DebPlan, planDebs } from './host-packages.ts';
@@ -116,7 +117,7 @@ export async function buildImage(
     if (goesOnFrom !== undefined && unusable) await forgetKeptVm(host, goesOnFrom);
     const cause = either.aborted && either.reason instanceof Error ? either.reason : error;
     if (!options.keep || unusable || either.aborted || host.guests.peek(vm) === undefined) throw cause;
-    keepVm(host, vm, request);
+    if (!keepVm(host, vm, request, progress)) throw cause;
     options.onKept(vm);
     throw withKeptVm(cause, vm, options.again);
   } finally {
@@ -310,16 +311,26 @@ async function watchSpace(host: Host, vm: VmRecord, full: AbortController, isFul
   );
 }
 
-/** The VM goes on as an ordinary one: with a record it is listed, entered and deleted like any other. */
-function keepVm(host: Host, vm: VmRecord, request: BuildRequest): void {
-  const taken = host.stores.vms.find(vm.name);
-  host.stores.vms.insert({
-    ...vm,
-    name: taken ? `build-${vm.id}` : vm.name,
-    rootDiskBytes: request.sizeBytes,
-    phase: 'running',
-  });
+/**
+ * The VM goes on as an ordinary one: with a record it is listed, entered and deleted like any other. What it boots next is its
+ * base, told by id as for any VM; while it was built in, it had none, so that the process of an OCI image did not begin.
+ * @returns whether it can: not when its base is gone
+ */
+function keepVm(host: Host, vm: VmRecord, { base, sizeBytes }: BuildRequest, progress: Progress): boolean {
+  const { boot } = base;
+  try {
+    host.stores.atomically(() => {
+      requireImage(host, boot);
+      const name = host.stores.vms.find(vm.name) ? `build-${vm.id}` : vm.name;
+      const imageId = boot.imageId ?? null;
+      host.stores.vms.insert({ ...vm, name, image: boot.name, imageId, rootDiskBytes: sizeBytes, phase: 'running' });
+    });
+  } catch (error) {
+    progress.warn(`The VM is not kept: ${messageOf(error)}`);
+    return false;
+  }
   vm.name = host.stores.vms.findById(vm.id)?.name ?? vm.name;
+  return true;
 }
 
 function withKeptVm(error: unknown, vm: VmRecord, again: string | undefined): BangerError {

@@ -302,7 +302,7 @@ async function imageBase(host: Host, name: string): Promise<BuildBase> {
   const image = host.stores.images.get(name);
   const { kernel, initrd, rootfs, oci } = imageFiles(host.config.paths.store, image.id);
   const bundle = await openBundle(host.config.paths.bundles, rootBundle(host, image.base)).catch(() => undefined);
-  const boot = { name, kernel, initrd, rootfs, defaults: {} };
+  const boot = { name, imageId: image.id, kernel, initrd, rootfs, defaults: {} };
   // without its prefix an older image's digest makes the keys it always made, so its layers stay of use
   const digest = image.digest.replace(/^sha256:/, '');
   return { boot, name, arch: image.arch, digest, bundle, oci: await readOciRecord(oci) };

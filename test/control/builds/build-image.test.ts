@@ -8,10 +8,14 @@ import { buildImage } from '../../../src/control/builds/build-image.ts';
 import { finishImage } from '../../../src/control/builds/finish.ts';
 import type { BuildPlan, BuildRequest } from '../../../src/control/builds/plan.ts';
 import type { StepContext } from '../../../src/control/builds/steps.ts';
+import { needsOf } from '../../../src/control/images/catalogue.ts';
+import { vmBootSource } from '../../../src/core/boot-source.ts';
+import type { VmRecord } from '../../../src/core/vm.ts';
 import { BangerError } from '../../../src/errors.ts';
-import { connectSsh } from '../../../src/guest/ssh.ts';
+import { connectSsh, type SshConnection } from '../../../src/guest/ssh.ts';
 import { checkRecipe } from '../../../src/image/recipe.ts';
 import { sshGuest } from '../../guest/ssh-guest.ts';
+import { OLD } from '../../support/mortal-disks.ts';
 import { mortalHost } from '../../support/mortal-host.ts';
 
 const silent = { step: () => {}, report: () => {}, warn: () => {}, line: () => {} };
@@ -28,6 +32,43 @@ describe('an image build', () => {
     assert.deepEqual(host.stores.buildVms.list(), []);
     assert.deepEqual(host.stores.ledger.all(), []);
     assert.deepEqual(await readdir(join(host.config.paths.store, 'vms')).catch(() => []), []);
+  });
+
+  it('that keeps its VM keeps the image it was made from', async () => {
+    await using place = await mortalHost();
+    const { host } = place.daemon();
+    const failing = {
+      ...host,
+      guests: { ...host.guests, peek: () => ({}) as SshConnection }, // as if a step had failed
+      checks: { ...host.checks, beforeImageBuild: () => Promise.reject(new BangerError('guest_failed', 'It failed.')) },
+    };
+    const build = async (onKept: (vm: VmRecord) => void, onWarn = (_: string) => {}) => {
+      const options = { noCache: true, keep: true, onKept, again: undefined };
+      const request = sampleRequest();
+      Object.assign(request.base.boot, { name: OLD.name, imageId: OLD.id });
+      const progress = { ...silent, warn: onWarn };
+      return await buildImage(failing, request, options, progress, never).catch((error: BangerError) => error);
+    };
+    const kept: VmRecord[] = [];
+    await build((vm) => kept.push(vm));
+    const record = host.stores.vms.get(kept[0]?.name ?? '');
+    const images = host.stores.images.list();
+    const [old] = images.filter(({ id }) => id === OLD.id);
+    assert.deepEqual(vmBootSource(record, images), { from: 'image', image: old });
+    assert.deepEqual(needsOf(host, OLD).vms, [record.name]);
+
+    host.stores.images.remove(OLD.id);
+    const warnings: string[] = [];
+    const error = await build(
+      () => assert.fail('it could never start again'),
+      (text) => warnings.push(text),
+    );
+    assert.equal((error as BangerError).message, 'It failed.');
+    assert.match(warnings.join(), /not kept: The image old was deleted/);
+    assert.deepEqual(
+      host.stores.vms.list().map(({ id }) => id),
+      [record.id],
+    );
   });
 
   it('whose guest cannot be cleaned ends with what that guest said', async (t) => {

@@ -16,10 +16,11 @@ describe('the base of an image build', { skip }, () => {
     await mkdir(join(tree, 'usr/sbin'), { recursive: true });
     await writeFile(join(tree, 'usr/sbin/sshd'), '');
     await place.host.system.runner.run(['mke2fs', '-q', '-F', '-t', 'ext4', '-d', tree, place.rootfs, '2M']);
-    const { digest } = await place.import({ name: 'dev' });
+    const { digest, id } = await place.import({ name: 'dev' });
     const host = place.host as unknown as Host;
-    const digestOfBase = async () =>
-      (await resolveBuild(host, { directory: place.dir, name: 'x', base: 'dev' })).base.digest;
+    const baseNow = async () => (await resolveBuild(host, { directory: place.dir, name: 'x', base: 'dev' })).base;
+    const digestOfBase = async () => (await baseNow()).digest;
+    assert.equal((await baseNow()).boot.imageId, id, 'a VM that is kept boots from it');
     assert.equal(await digestOfBase(), digest);
     assert.match(digest, /^fsverity-sha256:[0-9a-f]{64}$/);
     place.database.prepare('UPDATE images SET digest = ?').run(`sha256:${'ab'.repeat(32)}`);
