@@ -6,6 +6,7 @@ import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:f
 import { basename, dirname, join } from 'node:path';
 import { BangerError, systemCode } from '../../errors.ts';
 import { sleep } from '../../system/abort.ts';
+import { syncPath, syncTree } from '../../system/files.ts';
 import {
   endProcess,
   findProcessesByArgument,
@@ -33,6 +34,12 @@ const OWNER_FILE = 'owner.json';
 /** A killed program's descendants end within milliseconds, but not before the kill returns. */
 const REMOVE_TRIES = 10;
 const REMOVE_PAUSE_MS = 200;
+
+/** Who looks for it puts it back once, and finds it then. */
+const REPLACE_TRIES = 10;
+
+/** Name of what is being replaced, see `replacedPath`. */
+const REPLACED = /^\.(.+)\.replaced$/;
 
 /**
  * Claims `path`, after removing what a dead maker left there.
@@ -72,31 +79,69 @@ export async function releaseWorkDir(path: string, removeTree: RemoveTree): Prom
 }
 
 /**
- * Puts a finished directory at `target`. What is there stays usable up to its rename; should the machine stop
- * between the two renames, `restoreReplaced` puts it back.
+ * Puts a finished directory at `target`, durably: what is there stays usable up to its rename, and is removed when a power cut
+ * takes nothing of the new one. Should the machine stop between the two renames, `restoreReplaced` puts it back.
  */
 export async function putInPlace(result: string, target: string, removeTree: RemoveTree): Promise<void> {
   const replaced = replacedPath(target);
+  await syncTree(result);
   await removeTree([replaced]);
-  try {
-    await rename(target, replaced);
-  } catch (error) {
-    if (systemCode(error) !== 'ENOENT') throw error;
+  // who misses it in that moment puts it back
+  for (let tries = 1; ; tries++) {
+    await renameUnlessGone(target, replaced);
+    if (await renameUnlessFull(result, target)) break;
+    if (tries === REPLACE_TRIES) throw busy(target, undefined);
   }
-  await rename(result, target);
+  await syncPath(dirname(target));
   await removeTree([replaced]);
 }
 
-/** Undoes a replacement that was cut short. */
-export async function restoreReplaced(target: string): Promise<void> {
+/**
+ * Undoes a replacement that was cut short; one that goes on at this moment begins again.
+ * @returns whether something was put back
+ */
+export async function restoreReplaced(target: string): Promise<boolean> {
   const present = await readdir(dirname(target)).catch((): string[] => []);
-  if (present.includes(basename(target)) || !present.includes(basename(replacedPath(target)))) return;
-  await rename(replacedPath(target), target);
+  if (present.includes(basename(target)) || !present.includes(basename(replacedPath(target)))) return false;
+  return await renameUnlessGone(replacedPath(target), target);
+}
+
+/**
+ * Settles the replacements in a directory that were cut short: what was replaced is put back where nothing came in its place, and
+ * is removed where something did.
+ * @returns the names that were put back
+ */
+export async function settleReplaced(directory: string, removeTree: RemoveTree): Promise<string[]> {
+  const restored: string[] = [];
+  const names = await readdir(directory).catch((error: unknown): string[] => {
+    if (systemCode(error) === 'ENOENT') return [];
+    throw error;
+  });
+  for (const name of names) {
+    const [, replaced] = REPLACED.exec(name) ?? [];
+    if (replaced === undefined) continue;
+    if (names.includes(replaced)) {
+      // the new one may have its name since a moment ago
+      await syncPath(directory);
+      await removeTree([join(directory, name)]);
+    } else if (await restoreReplaced(join(directory, replaced))) restored.push(replaced);
+  }
+  return restored;
 }
 
 function layout(path: string): WorkDir {
   const scratch = join(path, 'scratch');
   return { path, result: join(path, 'result'), scratch, root: join(scratch, 'root') };
+}
+
+/** Gives way to whoever was first: what is gone is not renamed, nor is anything to a name that is taken by then. */
+async function renameUnlessGone(from: string, to: string): Promise<boolean> {
+  try {
+    return await renameUnlessFull(from, to);
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return false;
+    throw error;
+  }
 }
 
 /** A rename over a directory that is not empty fails, which makes it a lock. */

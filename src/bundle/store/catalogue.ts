@@ -2,6 +2,8 @@
 import { mkdir, readdir, readlink, rename, rm, stat, symlink } from 'node:fs/promises';
 import { basename, isAbsolute, join } from 'node:path';
 import { BangerError, messageOf, systemCode } from '../../errors.ts';
+import { pathExists } from '../../system/files.ts';
+import { restoreReplaced } from '../debian/work-dir.ts';
 import { loadBundle } from './legacy-layout.ts';
 import type { Bundle } from './manifest.ts';
 
@@ -34,14 +36,19 @@ export async function listBundles(catalog: string): Promise<CatalogEntry[]> {
 }
 
 /**
- * The directory of a bundle: by name in the catalog, by absolute path, or the default one when `name` is `default`.
+ * The directory of a bundle: by name in the catalog, by absolute path, or the default one when `name` is `default`. One whose
+ * replacement was cut short is put back.
  * @throws BangerError `not_found` with the names there are
  */
 export async function locateBundle(catalog: string, name: string = DEFAULT_LINK): Promise<string> {
-  if (isAbsolute(name)) return name;
+  if (isAbsolute(name)) {
+    if (!(await pathExists(name))) await putBack(name);
+    return name;
+  }
   const wanted = name === DEFAULT_LINK ? await defaultName(catalog) : name;
   const names = await bundleNames(catalog);
-  if (wanted !== undefined && names.includes(wanted)) return join(catalog, wanted);
+  if (wanted !== undefined && (names.includes(wanted) || (await isPutBack(catalog, wanted))))
+    return join(catalog, wanted);
   if (name === DEFAULT_LINK) {
     throw new BangerError(
       'not_found',
@@ -87,6 +94,15 @@ export async function useFirstBundle(catalog: string, name: string): Promise<voi
   await mkdir(catalog, { recursive: true });
   const chosen = await defaultName(catalog);
   if (chosen === undefined || !(await bundleNames(catalog)).includes(chosen)) await useBundle(catalog, name);
+}
+
+async function isPutBack(catalog: string, name: string): Promise<boolean> {
+  return name === basename(name) && !name.startsWith('.') && (await putBack(join(catalog, name)));
+}
+
+/** Where nothing may be renamed the bundle stays missing, and whoever looks for it is told that. */
+async function putBack(dir: string): Promise<boolean> {
+  return await restoreReplaced(dir).catch(() => false);
 }
 
 /** The name the default link points to; undefined when there is none, or the link leads elsewhere. */

@@ -28,6 +28,7 @@ import { goOnRunning } from '../vm/suspend.ts';
 import { removeAbandoned } from '../vm/temporary.ts';
 import { thawGuest } from '../vm/wake.ts';
 import { findVmmOf, livesAsRecorded, vmmSocketOf, vmOfSocket } from '../vmm.ts';
+import { sweepBundles } from './bundle-sweep.ts';
 import { sweepImages } from './image-sweep.ts';
 import { clearInterruptedWork, endInterruptedDownloads } from './interrupted-work.ts';
 import type { Restarts } from './restarts.ts';
@@ -66,6 +67,7 @@ export async function reconcileHost(host: Host, life: Life, restarts: Followed):
   await attempt(host, 'removing tries of the file system', () => removeProbes(store));
   await attempt(host, 'freeing what no VM owns', () => freeOwnerless(host));
   await attempt(host, 'looking after images', () => sweepImages(host));
+  await attempt(host, 'looking after bundles', () => sweepBundles(host));
   await attempt(host, 'ending a KVM test of an earlier daemon', () => endSelfTests(cache, host.system.vmUsers));
   // after the deletions: a disk that was being kept has its VM's name no more
   await attempt(host, 'looking after kept disks', () => forgetShared(store));

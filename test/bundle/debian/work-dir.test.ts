@@ -1,10 +1,19 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { renameSync } from 'node:fs';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
-import { describe, it } from 'node:test';
-import { claimWorkDir, putInPlace, releaseWorkDir, restoreReplaced } from '../../../src/bundle/debian/work-dir.ts';
+import { basename, join } from 'node:path';
+import { before, describe, it } from 'node:test';
+import {
+  claimWorkDir,
+  putInPlace,
+  releaseWorkDir,
+  restoreReplaced,
+  settleReplaced,
+} from '../../../src/bundle/debian/work-dir.ts';
+import { installEffects, mortal } from '../../support/effects.ts';
+import { createMedium, type Medium } from '../../support/medium.ts';
 import { tempDir } from '../../support/temp-dir.ts';
 
 const removeTree = async (paths: string[]) => {
@@ -113,6 +122,14 @@ describe('a work directory', () => {
 });
 
 describe('putting a directory in place', () => {
+  let medium: Medium;
+  before(() =>
+    installEffects(
+      () => undefined,
+      () => medium,
+      (path) => basename(path),
+    ),
+  );
   const made = async (dir: string, name: string, content: string) => {
     await mkdir(join(dir, name));
     await writeFile(join(dir, name, 'file'), content);
@@ -135,5 +152,55 @@ describe('putting a directory in place', () => {
     await made(dir, '.b.replaced', 'older');
     await restoreReplaced(join(dir, 'b'));
     assert.equal(await readFile(join(dir, 'b/file'), 'utf8'), 'old');
+  });
+
+  it('is seen under its name, and the one before removed, when a power cut takes nothing of it', async (t) => {
+    const dir = await tempDir(t);
+    await made(dir, 'b', 'old');
+    medium = createMedium(dir);
+    const files = ['file', 'modules/6.1/a.ko'];
+    const loses = (top: string) =>
+      files.flatMap((file) => [medium.losesBytes(join(dir, top, file), true), medium.losesName(join(dir, top, file))]);
+    const seen: Record<string, unknown[]> = {};
+    const onEffect = (what: string) => {
+      if (what === 'rename b → .b.replaced') seen.before = loses('result');
+      if (what === 'rm .b.replaced (2)') seen.after = loses('b');
+    };
+    const one = mortal({ onEffect }, () => {});
+    await one.run(async () => {
+      await made(dir, 'result', 'new');
+      await mkdir(join(dir, 'result/modules/6.1'), { recursive: true });
+      await writeFile(join(dir, 'result/modules/6.1/a.ko'), 'new');
+      assert.ok(loses('result').some((why) => why !== undefined));
+      await putInPlace(join(dir, 'result'), join(dir, 'b'), removeTree);
+    });
+    const nothing = [undefined, undefined, undefined, undefined];
+    assert.deepEqual(seen, { before: nothing, after: nothing });
+  });
+
+  it('goes on when somebody puts the one before back between the two renames', async (t) => {
+    const dir = await tempDir(t);
+    medium = createMedium(dir);
+    await made(dir, 'b', 'old');
+    await made(dir, 'result', 'new');
+    const onEffect = (what: string) => {
+      if (what === 'rename result → b') renameSync(join(dir, '.b.replaced'), join(dir, 'b'));
+    };
+    const one = mortal({ onEffect }, () => {});
+    await one.run(() => putInPlace(join(dir, 'result'), join(dir, 'b'), removeTree));
+    assert.ok(one.effects.includes('rename result → b (2)'));
+    assert.equal(await readFile(join(dir, 'b/file'), 'utf8'), 'new');
+    assert.deepEqual(await readdir(dir), ['b']);
+  });
+
+  it('cut short is settled for a whole directory: put back, or removed where the new one is in place', async (t) => {
+    const dir = await tempDir(t);
+    for (const name of ['.a.replaced', '.b.replaced']) await made(dir, name, 'old');
+    for (const name of ['b', '.c.building']) await made(dir, name, 'new');
+    assert.deepEqual(await settleReplaced(dir, removeTree), ['a']);
+    assert.deepEqual((await readdir(dir)).sort(), ['.c.building', 'a', 'b']);
+    assert.equal(await readFile(join(dir, 'a/file'), 'utf8'), 'old');
+    assert.equal(await readFile(join(dir, 'b/file'), 'utf8'), 'new');
+    assert.deepEqual(await settleReplaced(join(dir, 'none'), removeTree), []);
   });
 });

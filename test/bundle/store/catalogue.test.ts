@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdir, readlink, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, readlink, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import {
@@ -51,6 +51,16 @@ describe('the catalog of bundles', { skip: lacking('mke2fs') }, () => {
     assert.equal(await locateBundle(catalog, '/elsewhere'), '/elsewhere');
     assert.equal((await openBundle(catalog)).dir, join(catalog, 'one'));
     await assert.rejects(locateBundle(catalog, 'three'), { code: 'not_found', message: /There are: one, two/ });
+  });
+
+  it('finds a bundle of which a power cut left only what was being replaced', async (t) => {
+    const catalog = await tempDir(t);
+    await sampleBundle(join(catalog, 'x'));
+    await useBundle(catalog, 'x');
+    for (const name of [undefined, 'x', join(catalog, 'x')]) {
+      await rename(join(catalog, 'x'), join(catalog, '.x.replaced'));
+      assert.equal((await openBundle(catalog, name)).dir, join(catalog, 'x'));
+    }
   });
 
   it('changes its default only to a bundle that can be used', async (t) => {

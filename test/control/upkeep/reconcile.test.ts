@@ -1,13 +1,14 @@
 /** What goes wrong while a VM is recovered: it costs nothing that nothing else has, and is tried again. */
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, renameSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { sweepHost } from '../../../src/control/upkeep/reconcile.ts';
 import { createRestarts } from '../../../src/control/upkeep/restarts.ts';
 import { tapName, type VmRecord } from '../../../src/core/vm.ts';
 import { memoryFiles, vmFiles } from '../../../src/storage/layout.ts';
 import { readBootId } from '../../../src/system/processes.ts';
-import type { Daemon, MortalHost } from '../../support/mortal-host.ts';
+import { type Daemon, type MortalHost, mortalHost } from '../../support/mortal-host.ts';
 import { withAgents } from '../../support/waking-agents.ts';
 import { runningVm } from '../../support/warm-works.ts';
 
@@ -151,5 +152,15 @@ describe('a change of image that was not told to be over', () => {
     assert.deepEqual(look(place), ['suspended', true, true]);
     assert.equal(existsSync(lastRootDisk), false);
     assert.equal((await daemon.finish(() => daemon.life.resume('web')))?.state, 'succeeded');
+  });
+});
+
+describe('the start of a daemon', () => {
+  it('puts a bundle back of which a power cut left only what was being replaced', async () => {
+    await using place = await mortalHost();
+    const { bundles } = place.config.paths;
+    mkdirSync(join(bundles, '.x.replaced'), { recursive: true });
+    await place.daemon().recover();
+    assert.deepEqual(readdirSync(bundles), ['x']);
   });
 });
