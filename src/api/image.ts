@@ -55,7 +55,9 @@ export const ImageDetail = Image.extend({
   initrd: z.string(),
   packages: z.string().nullable().describe('list of the packages in the root file system'),
   packageCount: z.int().nullable(),
-  recipe: z.unknown().describe('what it was built from; null when it was brought in'),
+  recipe: z
+    .unknown()
+    .describe('what it was built from, of its environment the names alone; null when it was brought in'),
   trashed: z.array(z.string()).describe('names of deleted VMs that can still be restored and then need it'),
   layers: z.int().describe('layers of image builds that begin with it'),
   oci: z

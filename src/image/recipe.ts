@@ -69,7 +69,7 @@ const RecipeSchema = z
     env: z
       .record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, 'is no name of a variable'), z.string())
       .default({})
-      .describe('environment of packages and run lines; not kept in the image'),
+      .describe('environment of packages and run lines; of it only the names are kept with the image'),
     user: z
       .string()
       .regex(/^[a-z_][a-z0-9_-]*$/, 'is no user name')
@@ -182,6 +182,7 @@ function describeIssue(issue: z.core.$ZodIssue, raw: unknown): string {
     (at, key) => (typeof at === 'object' && at !== null ? (at as Record<PropertyKey, unknown>)[key] : undefined),
     raw,
   );
-  const shown = typeof value === 'string' ? ` ("${value}")` : '';
+  // what is in an environment may be secret
+  const shown = typeof value === 'string' && issue.path[0] !== 'env' ? ` ("${value}")` : '';
   return `${issue.path.join('.')}${shown} ${issue.message.replace(/^Invalid input: /, '')}`;
 }

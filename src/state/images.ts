@@ -1,4 +1,5 @@
 /** Images in SQLite: what a person named, with where it came from; its files lie in the store. */
+import { keptRecipe, recordedRecipe } from '../core/kept-recipe.ts';
 import { BangerError } from '../errors.ts';
 import { type Database, inTransaction } from './database.ts';
 
@@ -15,7 +16,7 @@ export interface ImageRecord {
   digest: string;
   /** apparent size of the root file system in `bytes` */
   sizeBytes: number;
-  /** recipe it was built from as JSON, null when it was brought in */
+  /** recipe it was built from as JSON, without the values of its environment, which no record has; null when it was brought in */
   recipe: string | null;
   /** digest of everything the build depended on; an equal one means nothing is to be done */
   recipeKey: string | null;
@@ -79,7 +80,8 @@ export function createImageStore(database: Database): ImageStore {
         const replaced = replace ? find(image.name) : undefined;
         if (replaced) remove.run(replaced.id);
         requireFree(image.name, image.id);
-        const { id, name, arch, base, digest, sizeBytes, recipe, recipeKey, createdAt } = image;
+        const { id, name, arch, base, digest, sizeBytes, recipeKey, createdAt } = image;
+        const recipe = image.recipe === null ? null : (keptRecipe(image.recipe) ?? null);
         insert.run(id, name, arch, base, digest, sizeBytes, recipe, recipeKey, createdAt);
         return replaced;
       }),
@@ -105,7 +107,7 @@ function fromRow(row: Record<string, unknown>): ImageRecord {
     base: String(row.base),
     digest: String(row.digest),
     sizeBytes: Number(row.size_bytes),
-    recipe: row.recipe === null ? null : String(row.recipe),
+    recipe: row.recipe === null ? null : recordedRecipe(String(row.recipe)),
     recipeKey: row.recipe_key === null ? null : String(row.recipe_key),
     createdAt: String(row.created_at),
   };

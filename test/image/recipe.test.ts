@@ -48,6 +48,13 @@ describe('a recipe', () => {
     );
   });
 
+  it('is refused without what an environment holds, which may be secret', () => {
+    assert.throws(
+      () => read('[env]\n"MY-TOKEN" = "s3cret"'),
+      (error: Error) => /MY-TOKEN/.test(error.message) && !/s3cret/.test(error.message),
+    );
+  });
+
   it('is refused with the line where it is no TOML', () => {
     assert.throws(() => read('name = "dev"\npackages = [jq]\n'), /dev\.toml, line 2: /);
   });

@@ -35,6 +35,26 @@ describe('image store', () => {
     assert.throws(() => images.get('dev'), { code: 'not_found', hint: /banger image list/ });
   });
 
+  it('keeps no value of a recipe’s environment, and tells none that an older banger kept', () => {
+    const database = openDatabase(':memory:');
+    const images = createImageStore(database);
+    const recipe = JSON.stringify({ run: ['echo {"env":{"A":"b"}}'], env: { TOKEN: 's3cret', STAGE: '' } });
+    const kept = { run: ['echo {"env":{"A":"b"}}'], env: { TOKEN: null, STAGE: null } };
+    images.insert(sampleImage({ recipe }));
+    const inRow = () => String(database.prepare('SELECT recipe FROM images').get()?.recipe);
+    assert.deepEqual(JSON.parse(inRow()), kept);
+    database.prepare('UPDATE images SET recipe = ?').run(recipe);
+    for (const image of [images.get('dev'), images.find('dev'), images.findById('0a0b0c0d'), images.list()[0]]) {
+      assert.deepEqual(JSON.parse(image?.recipe ?? ''), kept);
+    }
+    for (const other of ['no recipe', '[]', '"env"', '{"env":7}', '{"env":{}}']) {
+      images.insert(sampleImage({ recipe: other }), { replace: true });
+      assert.equal(images.get('dev').recipe, other);
+    }
+    images.insert(sampleImage({ recipe: `[${'0,'.repeat(300_000)}0]` }), { replace: true });
+    assert.equal(images.get('dev').recipe, null, 'nothing that long is a recipe');
+  });
+
   it('refuses a taken name, and replaces on demand', () => {
     const images = createImageStore(openDatabase(':memory:'));
     images.insert(sampleImage());

@@ -162,6 +162,27 @@ describe('an image as one file', { skip }, () => {
     assert.equal((await viewImageDetail(place.host, 'x')).recipe, '{');
   });
 
+  it('has no value of its recipe’s environment, nor is one shown or taken from an older archive', async (t) => {
+    const place = await imagePlace(t);
+    await place.import({ name: 'dev' });
+    const recipe = JSON.stringify({ env: { TOKEN: 's3cret' } });
+    const kept = { env: { TOKEN: null } };
+    // as an older banger kept it
+    place.database.prepare('UPDATE images SET recipe = ?').run(recipe);
+    assert.deepEqual((await viewImageDetail(place.host, 'dev')).recipe, kept);
+    const file = join(place.dir, 'dev.tar.zst');
+    await exportImage(place.host, 'dev', file, place.progress, signal);
+    await repack(place, file, async (top) => {
+      const path = join(top, 'image.json');
+      const text = await readFile(path, 'utf8');
+      assert.ok(text.includes('TOKEN') && !text.includes('s3cret'), text);
+      await writeFile(path, JSON.stringify({ ...JSON.parse(text), recipe }));
+    });
+    await place.import({ source: file, name: 'x' });
+    const row = place.database.prepare(`SELECT recipe FROM images WHERE name = 'x'`).get();
+    assert.deepEqual(JSON.parse(String(row?.recipe)), kept);
+  });
+
   it('with the plain sums of an older banger comes back with the digest that it has today', async (t) => {
     const place = await imagePlace(t);
     const { image, file } = await exported(place);
