@@ -274,7 +274,8 @@ async function resolvePackages(
 /** The image as it is, when it was made from exactly this. */
 function presentImage(host: Host, request: BuildRequest, plan: BuildPlan): ImageBuilt | undefined {
   const image = host.stores.images.find(request.name);
-  if (image?.recipeKey !== plan.recipeKey) return undefined;
+  // another base may have the same files, and gives VMs other defaults
+  if (image?.recipeKey !== plan.recipeKey || image.base !== request.base.name) return undefined;
   return {
     id: image.id,
     name: image.name,

@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises';
 import { basename, dirname, extname, resolve } from 'node:path';
 import type { ImageBuild } from '../../api/image-build.ts';
 import { openBundle } from '../../bundle/store/catalogue.ts';
-import type { FileSum } from '../../bundle/store/checksum.ts';
+import { type FileSum, sumFile } from '../../bundle/store/checksum.ts';
 import type { Bundle } from '../../bundle/store/manifest.ts';
 import { BangerError, messageOf, systemCode } from '../../errors.ts';
 import { baseKey, chainKeys, type KeyedStep, stepKey } from '../../image/layers.ts';
@@ -30,7 +30,7 @@ import { formatSize, MIB, parseDuration, parseSize } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
 import { diskReader } from '../handover.ts';
 import type { Host } from '../host.ts';
-import { type OciRecord, readOciRecord } from '../images/oci-record.ts';
+import { builtOn, type OciRecord, readOciRecord } from '../images/oci-record.ts';
 import { isOciBase, pulledAs, requirePulled, wholeOciBase } from './oci-base.ts';
 
 export interface BuildBase {
@@ -40,10 +40,18 @@ export interface BuildBase {
   arch: string;
   /** of the root file system: what images are known by, or an older bundle's SHA-256 */
   digest: string;
+  /** of what the image boots with beside that */
+  bootDigests: BootDigests;
   /** bundle that holds the kernel's modules, if one is there */
   bundle: Bundle | undefined;
   /** what runs in it, where it was an OCI image */
   oci: OciRecord | undefined;
+}
+
+/** Null for what is not there: whether it has to be is asked before a VM is booted. */
+interface BootDigests {
+  kernel: string | null;
+  initrd: string | null;
 }
 
 /** A recipe made whole: nothing of it is looked up again. */
@@ -205,8 +213,18 @@ export async function planSteps(request: BuildRequest, snapshotDir: string, sign
   }
   const base = baseKey(request.base.digest, request.sizeBytes);
   const keys = chainKeys(base, steps);
-  const finish = { kind: 'finish', inputs: { version: FINISH_VERSION, keepCaches: recipe.keep_caches } };
+  const finish = { kind: 'finish', inputs: finishInputs(request) };
   return { steps, baseKey: base, keys, recipeKey: stepKey(keys.at(-1) ?? base, finish) };
+}
+
+/** What the image consists of beside its root: no step depends on it, so that what it leaves is of use when only this has changed. */
+function finishInputs({ recipe, base: { bootDigests, oci } }: BuildRequest): unknown {
+  return {
+    version: FINISH_VERSION,
+    keepCaches: recipe.keep_caches,
+    ...bootDigests,
+    oci: oci === undefined ? null : builtOn(oci),
+  };
 }
 
 async function moduleStep({ recipe, base }: BuildRequest, options: SnapshotOptions): Promise<BuildStep> {
@@ -303,9 +321,10 @@ async function imageBase(host: Host, name: string): Promise<BuildBase> {
   const { kernel, initrd, rootfs, oci } = imageFiles(host.config.paths.store, image.id);
   const bundle = await openBundle(host.config.paths.bundles, rootBundle(host, image.base)).catch(() => undefined);
   const boot = { name, imageId: image.id, kernel, initrd, rootfs, defaults: {} };
+  const bootDigests = await bootDigestsOf(boot);
   // without its prefix an older image's digest makes the keys it always made, so its layers stay of use
   const digest = image.digest.replace(/^sha256:/, '');
-  return { boot, name, arch: image.arch, digest, bundle, oci: await readOciRecord(oci) };
+  return { boot, name, arch: image.arch, digest, bootDigests, bundle, oci: await readOciRecord(oci) };
 }
 
 /** The bundle at the end of a chain of images, as far as it is known. */
@@ -324,7 +343,25 @@ async function bundleBase(host: Host, name: string | undefined): Promise<BuildBa
   const bundle = await openBundle(host.config.paths.bundles, name ?? host.config.bundle.default);
   const sum = bundle.manifest.files[bundle.manifest.rootfs];
   const digest = boot.rootfs === bundle.rootfs && sum ? digestOf(sum) : await verityDigest(boot.rootfs);
-  return { boot, name: boot.name, arch: bundle.manifest.arch, digest, bundle, oci: undefined };
+  const bootDigests = await bootDigestsOf(boot, bundle);
+  return { boot, name: boot.name, arch: bundle.manifest.arch, digest, bootDigests, bundle, oci: undefined };
+}
+
+/**
+ * Reading a kernel takes some hundredths of a second.
+ * @param bundle one whose manifest may have them already
+ */
+async function bootDigestsOf({ kernel, initrd }: BootFiles, bundle?: Bundle): Promise<BootDigests> {
+  const known = new Map<string, FileSum | undefined>();
+  if (bundle) {
+    const { manifest } = bundle;
+    known.set(bundle.kernel, manifest.files[manifest.kernel]).set(bundle.initrd, manifest.files[manifest.initrd]);
+  }
+  const digest = async (path: string | undefined) => {
+    if (path === undefined || !(await pathExists(path))) return null;
+    return digestOf(known.get(path) ?? (await sumFile(path)));
+  };
+  return { kernel: await digest(kernel), initrd: await digest(initrd) };
 }
 
 /** As images have it; the plain sum of an older bundle makes the keys it always made, so its layers stay of use. */

@@ -6,7 +6,7 @@ import { describe, it } from 'node:test';
 import type { ServerChannel } from 'ssh2';
 import { buildImage } from '../../../src/control/builds/build-image.ts';
 import { finishImage } from '../../../src/control/builds/finish.ts';
-import type { BuildPlan, BuildRequest } from '../../../src/control/builds/plan.ts';
+import { type BuildPlan, type BuildRequest, planSteps } from '../../../src/control/builds/plan.ts';
 import type { StepContext } from '../../../src/control/builds/steps.ts';
 import { needsOf } from '../../../src/control/images/catalogue.ts';
 import { vmBootSource } from '../../../src/core/boot-source.ts';
@@ -32,6 +32,25 @@ describe('an image build', () => {
     assert.deepEqual(host.stores.buildVms.list(), []);
     assert.deepEqual(host.stores.ledger.all(), []);
     assert.deepEqual(await readdir(join(host.config.paths.store, 'vms')).catch(() => []), []);
+  });
+
+  it('of what is there already is done, but not when its base is another one', async () => {
+    await using place = await mortalHost();
+    const { host } = place.daemon();
+    const begun = new Error('it goes on');
+    const beginning = { ...host, checks: { ...host.checks, beforeImageBuild: () => Promise.reject(begun) } };
+    const options = { noCache: false, keep: false, onKept: () => {}, again: undefined };
+    const build = (base: string) => {
+      const request = sampleRequest();
+      return buildImage(beginning, { ...request, base: { ...request.base, name: base } }, options, silent, never);
+    };
+    const { recipeKey } = await planSteps(sampleRequest(), '/nowhere');
+    host.stores.images.insert({
+      ...{ id: 'ffffffff', name: 'tools', arch: 'x86_64', base: 'base', digest: '', sizeBytes: 1 },
+      ...{ recipe: null, recipeKey, createdAt: '2026-11-25T00:00:00.000Z' },
+    });
+    assert.equal((await build('base')).built, false);
+    await assert.rejects(build('another'), begun);
   });
 
   it('that keeps its VM keeps the image it was made from', async () => {
