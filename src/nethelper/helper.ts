@@ -113,16 +113,23 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
     // from here on nothing is waited for: two users cannot both find it free
     requireUnclaimed(pool, user, instance, users.all());
     requireNoRoute(pool, routes, (device) => host.tapOwner(device) === user.uid);
-    const realm: Realm = { instance, pool: wanted, members: [], rules: NO_RULES, walls: [] };
+    const realm = newRealm(instance, wanted);
     user.realms.set(instance, realm);
     return realm;
   }
 
-  /** One that is there; what is asked about others is asked of nothing. */
-  function realmOf(user: User, { instance, pool }: Scope): Realm {
+  function findRealm(user: User, { instance, pool }: Scope): Realm | undefined {
     const realm = user.realms.get(instance);
-    if (realm?.pool === pool) return realm;
-    throw new BangerError('not_found', `This user has no VM in ${pool} by the network helper.`, { hint: 'banger ls' });
+    return realm?.pool === pool ? realm : undefined;
+  }
+
+  /** One that is there; what is asked about others is asked of nothing. */
+  function realmOf(user: User, scope: Scope): Realm {
+    const realm = findRealm(user, scope);
+    if (realm) return realm;
+    throw new BangerError('not_found', `This user has no VM in ${scope.pool} by the network helper.`, {
+      hint: 'banger ls',
+    });
   }
 
   /**
@@ -213,11 +220,23 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
 
   async function detach(user: User, request: Op<'detach'>): Promise<void> {
     requireOwn(user, request.vm);
+    const vms = [request.vm, ...request.rules.members.map(({ vm }) => vm)];
+    if (findRealm(user, request) === undefined && !vms.some((vm) => isThere(user, vm))) {
+      return await detachNothing(user, request);
+    }
     const realm = await claim(user, request);
     const rules = { ...request.rules, members: request.rules.members.filter(({ vm }) => vm !== request.vm) };
     await keep(user, realm, rules, { going: request.vm });
     const written = rulesOf(user, realm, { going: request.vm });
     await withWalls(user, realm, written, () => port.detach(tapName(request.vm), written));
+  }
+
+  /** Of what is gone at most rules are left. A range that was claimed for that would be kept from everybody else. */
+  async function detachNothing(user: User, { instance, pool, vm }: Op<'detach'>): Promise<void> {
+    // the table is that of another range by now
+    if (user.realms.has(instance)) return;
+    requirePool(pool, pools);
+    await port.detach(tapName(vm), rulesOf(user, newRealm(instance, pool)));
   }
 
   async function poolRoute(user: User, request: Op<'pool-route'>): Promise<void> {
@@ -235,6 +254,8 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
   }
 
   async function poolRule(user: User, request: Op<'pool-rule'>): Promise<void> {
+    // it went with the range, which must not be claimed again for that
+    if (!request.wanted && findRealm(user, request) === undefined) return;
     const realm = await claim(user, request);
     await users.save(user);
     await (request.wanted ? port.addPoolRule(realm.pool) : port.deletePoolRule(realm.pool));
@@ -285,8 +306,8 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
 
   /** What the table has, as a number that says no more than that: whoever asks may compare it. */
   async function state(user: User, request: Op<'state'>): Promise<SeenRules | undefined> {
-    const realm = user.realms.get(request.instance);
-    if (realm?.pool !== request.pool) return undefined;
+    const realm = findRealm(user, request);
+    if (realm === undefined) return undefined;
     const seen = await port.readRules(rulesOf(user, realm));
     return seen && { text: createHash('sha256').update(seen.text).digest('hex'), whole: seen.whole };
   }
@@ -366,6 +387,10 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
       return await mutexOf(uid).run(() => carryOut(user, request));
     },
   };
+}
+
+function newRealm(instance: string, pool: string): Realm {
+  return { instance, pool, members: [], rules: NO_RULES, walls: [] };
 }
 
 function stillNeeded(device: string): BangerError {

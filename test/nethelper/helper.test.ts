@@ -83,6 +83,32 @@ describe('what the network helper does for a user', () => {
     assert.deepEqual([...host.taps], []);
   });
 
+  it('leaves nothing of a range that was given back, in whatever order and however often', async (t) => {
+    const host = await SmallHost.create(t);
+    const gone: HelperRequest[] = [
+      { op: 'pool-route', ...scope(), wanted: false },
+      { op: 'pool-rule', ...scope(), wanted: false },
+      detach(web.vm, []),
+    ];
+    for (const order of [gone, gone.toReversed(), [...gone, ...gone]]) {
+      const helper = host.helper();
+      await helper.handle(ANNA, { op: 'pool-route', ...scope(), wanted: true });
+      await helper.handle(ANNA, { op: 'pool-rule', ...scope(), wanted: true });
+      await helper.handle(ANNA, attach([web]));
+      await helper.handle(ANNA, detach(web.vm, []));
+      host.done.length = 0;
+      for (const request of order) await helper.handle(ANNA, request);
+      assert.ok(host.done.includes(`no rule ${POOL}`), 'the rule is taken away');
+      assert.deepEqual([...host.taps, ...host.tables, ...host.pools], []);
+      await helper.handle(BERT, attach([vmAt(5)]));
+      // hers is gone already, and his is not hers
+      await helper.handle(ANNA, detach(web.vm, []));
+      assert.deepEqual([...host.tables.keys()], ['banger_u1001']);
+      await helper.handle(BERT, detach(vmAt(5).vm, []));
+      await helper.handle(BERT, { op: 'pool-route', ...scope(), wanted: false });
+    }
+  });
+
   it('is one change at a time for a user, and waits for no other user’s', async (t) => {
     const host = await SmallHost.create(t);
     const helper = host.helper();
@@ -135,8 +161,11 @@ describe('what the network helper does not do', () => {
     await refused(host, BERT, { op: 'forwarding', ...scope(OTHER_POOL), device, value: '1' }, /not this user's/);
     for (const wanted of [true, false]) {
       await refused(host, BERT, { op: 'pool-route', ...scope(), wanted }, /VMs of user 1000/);
-      await refused(host, BERT, { op: 'pool-rule', ...scope(), wanted }, /VMs of user 1000/);
     }
+    await refused(host, BERT, { op: 'pool-rule', ...scope(), wanted: true }, /VMs of user 1000/);
+    host.done.length = 0;
+    await host.helper().handle(BERT, { op: 'pool-rule', ...scope(), wanted: false });
+    assert.deepEqual(host.done, []);
     for (const pool of [POOL, OTHER_POOL])
       assert.equal(await host.helper().handle(BERT, { op: 'state', ...scope(pool) }), undefined);
     // a part of her range is hers too
