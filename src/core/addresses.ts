@@ -9,7 +9,7 @@ export interface Subnet {
 }
 
 /** Longest and shortest pool worth having: 2 addresses are reserved, and a /8 swallows whole networks. */
-const MIN_PREFIX = 8;
+export const MIN_PREFIX = 8;
 const MAX_PREFIX = 29;
 
 /** @throws BangerError `invalid_input` when the text is no dotted IPv4 address */

@@ -1,5 +1,5 @@
 /** The host's routes: which ranges are taken, which device leads outside, and the pool's own route. */
-import { parseSubnet, type Subnet } from '../core/addresses.ts';
+import { MIN_PREFIX, parseSubnet, type Subnet } from '../core/addresses.ts';
 import { isTapName } from '../core/vm.ts';
 import type { Privileged } from '../system/privilege.ts';
 import type { Runner } from '../system/runner.ts';
@@ -38,7 +38,10 @@ const RULE_PRIORITY = '1';
 /** Marks banger's own routes (`ip route … proto`), so that they can be told from others. */
 const ROUTE_PROTOCOL = '119';
 
-/** IPv4 routes of the main table, the default route left out. */
+/**
+ * IPv4 routes of the main table that lead to networks. Those to more than any pool can have are left out: the default route, also one
+ * in pieces, as VPNs write it that leave the host's own in place (0.0.0.0/1 and 128.0.0.0/1). banger's are more specific.
+ */
 export async function listRoutes(runner: Runner, ip: string): Promise<HostRoute[]> {
   const { stdout } = await runner.run([ip, '-j', '-4', 'route', 'show']);
   const routes = JSON.parse(stdout || '[]') as IpRoute[];
@@ -48,7 +51,8 @@ export async function listRoutes(runner: Runner, ip: string): Promise<HostRoute[
       destination: parseSubnet(route.dst.includes('/') ? route.dst : `${route.dst}/32`),
       device: route.dev,
       type: route.type ?? 'unicast',
-    }));
+    }))
+    .filter(({ destination }) => destination.prefix >= MIN_PREFIX);
 }
 
 export interface Uplink {

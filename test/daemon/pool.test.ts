@@ -81,6 +81,28 @@ describe('the pools of two bangers side by side', () => {
   });
 });
 
+describe('the pool beside a VPN', () => {
+  const withRoutes = (routes: object[]) =>
+    ({ run: async () => ({ stdout: JSON.stringify(routes), stderr: '', exitCode: 0 }) }) as unknown as Runner;
+
+  /** What is decided for who had a range before, and has no VMs. */
+  async function decideBeside(t: TestContext, routes: object[]): Promise<string> {
+    const chosen = { ...(await choice(t)), runner: withRoutes(routes) };
+    chosen.settings.set('network.pool', '10.95.0.0/16');
+    return (await decide(t, chosen)).pool;
+  }
+
+  it('stays where the default route is in pieces, which lead to everything', async (t) => {
+    const halves = ['0.0.0.0/1', '128.0.0.0/1'].map((dst) => ({ dst, gateway: '10.8.0.1', dev: 'tun0' }));
+    assert.equal(await decideBeside(t, halves), '10.95.0.0/16');
+  });
+
+  it('is another one where a network has it', async (t) => {
+    for (const dst of ['10.95.7.0/24', '10.64.0.0/10', '10.0.0.0/9'])
+      assert.notEqual(await decideBeside(t, [{ dst, dev: 'tun0' }]), '10.95.0.0/16', dst);
+  });
+});
+
 /** Takes names as a user who is neither root nor this one, and keeps them. */
 const SQUAT = `
   process.setgid(65534);

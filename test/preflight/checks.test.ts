@@ -150,6 +150,13 @@ describe('checks of the network', () => {
     assert.match(result.fix ?? '', /BANGER_NETWORK_POOL=/);
   });
 
+  it('take a pool beside the pieces of a default route, and not one of a VPN’s network', async (t) => {
+    const halves = ['0.0.0.0/1', '128.0.0.0/1'].map((dst) => ({ dst, gateway: '10.8.0.1', dev: 'tun0' }));
+    assert.equal((await check('network.pool', await withRoutes(t, halves))).status, 'ok');
+    const network = [...halves, { dst: '172.16.0.0/12', dev: 'tun0' }];
+    assert.match((await failed('network.pool', await withRoutes(t, network))).detail, /a route by tun0/);
+  });
+
   it('name another banger that has the pool, which routes tell only once it runs VMs', async (t) => {
     const poolHolder = async () => ({ pid: 4711, uid: 0, stranger: false });
     const result = await failed('network.pool', { ...(await withRoutes(t, [])), poolHolder });
