@@ -95,8 +95,8 @@ export async function decidePool({
     type === 'unreachable'
       ? ownRoutes.includes(formatSubnet(destination))
       : isTapName(device) && own.some((range) => overlaps(range, destination));
-  const routes = await listRoutes(runner, config.programs.ip);
   const candidates = [...(kept === undefined ? [] : [parsePool(kept)]), ...poolCandidates(instance)];
+  const routes = await listRoutes(runner, config.programs.ip, candidates);
   const taken = routes.filter((route) => !isOwn(route)).map((route) => route.destination);
   const decide = (decided: DecidedPool): DecidedPool => {
     if (kept !== formatSubnet(decided.pool)) settings.set(key, formatSubnet(decided.pool));

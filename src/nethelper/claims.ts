@@ -11,7 +11,7 @@ import {
 import { vmOfTap } from '../core/network-names.ts';
 import { BangerError } from '../errors.ts';
 import type { HelperMember } from '../network/helper-protocol.ts';
-import type { HostRoute } from '../network/routes.ts';
+import { describeRoute, type HostRoute } from '../network/routes.ts';
 import type { Realm, User } from './users.ts';
 
 /** Largest range that one banger of a user may have. */
@@ -60,7 +60,7 @@ export function requireNoRoute(
       : vmOfTap(device) !== undefined && isOwnTap(device);
   const other = routes.find((route) => overlaps(route.destination, pool) && !isOwn(route));
   if (other === undefined) return;
-  const where = other.device === undefined ? other.type : `to ${other.device}`;
+  const where = `${other.device === undefined ? '' : 'to '}${describeRoute(other)}`;
   throw new BangerError('conflict', `The host has a route ${where} for a part of ${formatSubnet(pool)}.`, {
     hint: 'Take another range: network.pool in the configuration file',
   });

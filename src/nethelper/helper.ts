@@ -32,7 +32,8 @@ export interface HostView {
   forwarding(device: string): string | undefined;
   /** whether a user's process has this UDP port of 127.0.0.1 */
   ownsPort(uid: number, port: number): boolean;
-  routes(): Promise<HostRoute[]>;
+  /** those that have a part of a range, and others near it */
+  routes(pool: Subnet): Promise<HostRoute[]>;
   ways(): Promise<Way[]>;
   /** ranges of all bangers of the host that have VMs */
   poolsInUse(): Promise<string[]>;
@@ -109,7 +110,7 @@ export function createHelper({ port, host, users, vmLimit, pools }: HelperOption
         },
       );
     }
-    const routes = await host.routes();
+    const routes = await host.routes(pool);
     // from here on nothing is waited for: two users cannot both find it free
     requireUnclaimed(pool, user, instance, users.all());
     requireNoRoute(pool, routes, (device) => host.tapOwner(device) === user.uid);

@@ -27,7 +27,7 @@ export function createHostView(runner: Runner, ip: string): HostView {
       ),
     forwarding,
     ownsPort: (uid, port) => isOpenBy(read('/proc/net/udp') ?? '', uid, port),
-    routes: () => listRoutes(runner, ip),
+    routes: (pool) => listRoutes(runner, ip, [pool]),
     ways: () => findWays(runner, ip),
     poolsInUse: () => listPools(runner, ip),
   };

@@ -1,5 +1,5 @@
 /** The host's routes: which ranges are taken, which device leads outside, and the pool's own route. */
-import { MIN_PREFIX, parseSubnet, type Subnet } from '../core/addresses.ts';
+import { formatSubnet, MIN_PREFIX, parseSubnet, type Subnet } from '../core/addresses.ts';
 import { isTapName } from '../core/vm.ts';
 import type { Privileged } from '../system/privilege.ts';
 import type { Runner } from '../system/runner.ts';
@@ -10,6 +10,13 @@ export interface HostRoute {
   device: string | undefined;
   /** `unicast`, `unreachable`, … */
   type: string;
+  /** `main` is not named */
+  table?: string;
+}
+
+/** Where a route leads, for who looks for it: of other tables than the main one `ip route` shows nothing. */
+export function describeRoute({ device, table, type }: HostRoute): string {
+  return `${device ?? type}${table === undefined ? '' : ` (ip route show table ${table})`}`;
 }
 
 interface IpRoute {
@@ -38,19 +45,35 @@ const RULE_PRIORITY = '1';
 /** Marks banger's own routes (`ip route … proto`), so that they can be told from others. */
 const ROUTE_PROTOCOL = '119';
 
+/** Types of routes that send nothing anywhere: `throw` leaves it to the next table. */
+const NOT_TAKEN: readonly (string | undefined)[] = ['throw', 'broadcast', 'multicast'];
+
+/** The kernel's own table: addresses of the host. Each has its network in another one. */
+const LOCAL_TABLES: readonly (string | undefined)[] = ['local', '255'];
+
 /**
- * IPv4 routes of the main table that lead to networks. Those to more than any pool can have are left out: the default route, also one
- * in pieces, as VPNs write it that leave the host's own in place (0.0.0.0/1 and 128.0.0.0/1). banger's are more specific.
+ * IPv4 routes of all tables to networks that have a part of these ranges, or more: rules of VPNs and people ask other tables than
+ * the main one, and banger's own rule comes before theirs. Those to more than any pool can have are left out: the default route,
+ * also one in pieces, as VPNs write it that leave the host's own in place (0.0.0.0/1 and 128.0.0.0/1). banger's are more specific.
  */
-export async function listRoutes(runner: Runner, ip: string): Promise<HostRoute[]> {
-  const { stdout } = await runner.run([ip, '-j', '-4', 'route', 'show']);
+export async function listRoutes(runner: Runner, ip: string, ranges: readonly Subnet[]): Promise<HostRoute[]> {
+  // what has a part of a pool is within that network; a router knows a million others
+  const networks = new Set(ranges.map(({ base }) => formatSubnet(parseSubnet(`${base >>> 24}.0.0.0/${MIN_PREFIX}`))));
+  const listed: HostRoute[][] = [];
+  for (const network of networks) listed.push(await routesWithin(runner, ip, network));
+  return listed.flat();
+}
+
+async function routesWithin(runner: Runner, ip: string, network: string): Promise<HostRoute[]> {
+  const { stdout } = await runner.run([ip, '-j', '-4', 'route', 'show', 'table', 'all', 'root', network]);
   const routes = JSON.parse(stdout || '[]') as IpRoute[];
   return routes
-    .filter((route) => route.dst !== 'default')
-    .map((route) => ({
-      destination: parseSubnet(route.dst.includes('/') ? route.dst : `${route.dst}/32`),
-      device: route.dev,
-      type: route.type ?? 'unicast',
+    .filter(({ dst, table, type }) => dst !== 'default' && !LOCAL_TABLES.includes(table) && !NOT_TAKEN.includes(type))
+    .map(({ dst, dev, nexthops, table, type = 'unicast' }) => ({
+      destination: parseSubnet(dst.includes('/') ? dst : `${dst}/32`),
+      device: dev ?? nexthops?.[0]?.dev,
+      type,
+      ...(table === undefined ? {} : { table }),
     }))
     .filter(({ destination }) => destination.prefix >= MIN_PREFIX);
 }

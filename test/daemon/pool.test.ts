@@ -101,6 +101,19 @@ describe('the pool beside a VPN', () => {
     for (const dst of ['10.95.7.0/24', '10.64.0.0/10', '10.0.0.0/9'])
       assert.notEqual(await decideBeside(t, [{ dst, dev: 'tun0' }]), '10.95.0.0/16', dst);
   });
+
+  it('is another one where a table of its own leads to the network, which banger’s rule would come before', async (t) => {
+    const network = { dst: '10.95.0.0/16', dev: 'tailscale0', table: '52' };
+    assert.notEqual(await decideBeside(t, [network]), '10.95.0.0/16');
+    // what a table leaves to the next ones, addresses of the host, and what leads to everything
+    const others = [
+      { type: 'throw', dst: '10.95.0.0/16', table: '52' },
+      { type: 'local', dst: '10.95.0.1', dev: 'eth0', table: 'local' },
+      { type: 'broadcast', dst: '10.95.255.255', dev: 'eth0', table: 'local' },
+      { dst: 'default', dev: 'wg0', table: '51820' },
+    ];
+    assert.equal(await decideBeside(t, others), '10.95.0.0/16');
+  });
 });
 
 /** Takes names as a user who is neither root nor this one, and keeps them. */

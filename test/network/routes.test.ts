@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { findWays, readRules } from '../../src/network/routes.ts';
+import { promisify } from 'node:util';
+import { formatSubnet, parseSubnet } from '../../src/core/addresses.ts';
+import { findWays, type listRoutes, readRules } from '../../src/network/routes.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
 import { scriptedRunner } from '../support/scripted-runner.ts';
 import { playScenario } from './support/small-world.ts';
@@ -38,6 +41,35 @@ describe('the ways out of a host', () => {
     const own = { priority: 1, dst: '172.30.0.0', dstlen: 16 };
     assert.deepEqual(await state([...kernels, own]), { others: false, own: true });
     assert.deepEqual(await state([...kernels, { priority: 5270 }]), { others: true, own: false });
+  });
+});
+
+describe('the routes that take a range', () => {
+  it('are those of all tables to networks with a part of it, in the words of the real `ip`', { skip }, async () => {
+    const setting = [
+      'ip link set lo up; ip tuntap add dev vpn0 mode tun; ip address add 10.1.0.5/16 dev vpn0; ip link set vpn0 up',
+      'ip route add default dev vpn0; ip route add 0.0.0.0/1 dev vpn0; ip route add 128.0.0.0/1 dev vpn0',
+      'ip route add 172.30.0.0/16 dev vpn0 table 52; ip route add throw 172.29.0.0/16 table 52',
+      'ip route add unreachable 172.28.0.0/16; ip route add local default dev lo table 100',
+      'ip route add 172.16.0.0/12 nexthop dev vpn0 nexthop dev lo; ip route add 11.0.0.0/8 dev vpn0',
+      'ip route add multicast 239.0.0.0/8 dev vpn0; ip address add 172.31.0.1/32 dev lo',
+      `exec '${process.execPath}' --input-type=module --eval "$0"`,
+    ];
+    const program = `
+      const { createRunner } = await import('${join(import.meta.dirname, '../../src/system/runner.ts')}');
+      const { listRoutes } = await import('${join(import.meta.dirname, '../../src/network/routes.ts')}');
+      const ranges = [{ base: ${parseSubnet('10.1.2.0/24').base}, prefix: 24 }, { base: ${parseSubnet('172.30.0.0/16').base}, prefix: 16 }];
+      console.log(JSON.stringify(await listRoutes(createRunner(), 'ip', ranges)));`;
+    const { stdout } = await promisify(execFile)('unshare', ['--net', 'bash', '-c', setting.join('\n'), program]);
+    const routes = (JSON.parse(stdout) as Awaited<ReturnType<typeof listRoutes>>).map(
+      ({ destination, device, type, table = 'main' }) => `${formatSubnet(destination)} ${device} ${type} ${table}`,
+    );
+    assert.deepEqual(routes.sort(), [
+      '10.1.0.0/16 vpn0 unicast main',
+      '172.16.0.0/12 vpn0 unicast main',
+      '172.28.0.0/16 undefined unreachable main',
+      '172.30.0.0/16 vpn0 unicast 52',
+    ]);
   });
 });
 

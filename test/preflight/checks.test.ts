@@ -157,6 +157,12 @@ describe('checks of the network', () => {
     assert.match((await failed('network.pool', await withRoutes(t, network))).detail, /a route by tun0/);
   });
 
+  it('name the table of a route that `ip route` does not show', async (t) => {
+    const network = { dst: '172.30.0.0/16', dev: 'tailscale0', table: '52' };
+    const result = await failed('network.pool', await withRoutes(t, [network]));
+    assert.equal(result.detail, 'The pool 172.30.0.0/16 overlaps with a route by tailscale0 (ip route show table 52).');
+  });
+
   it('name another banger that has the pool, which routes tell only once it runs VMs', async (t) => {
     const poolHolder = async () => ({ pid: 4711, uid: 0, stranger: false });
     const result = await failed('network.pool', { ...(await withRoutes(t, [])), poolHolder });

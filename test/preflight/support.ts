@@ -108,7 +108,7 @@ export async function testMachine(
 
 /** A range this machine has no route to: even those for documentation are somebody's network, such as a test host's. */
 async function freePool(bin: string): Promise<string> {
-  const routes = await listRoutes(createRunner({ PATH: bin }), join(bin, 'ip'));
+  const routes = await listRoutes(createRunner({ PATH: bin }), join(bin, 'ip'), [parseSubnet('198.18.0.0/16')]);
   for (let third = 0; third < 256; third += 1) {
     const candidate = parseSubnet(`198.18.${third}.0/24`);
     if (!routes.some(({ destination }) => overlaps(destination, candidate))) return formatSubnet(candidate);

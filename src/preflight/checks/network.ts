@@ -4,7 +4,7 @@ import { formatSubnet, overlaps, parseSubnet } from '../../core/addresses.ts';
 import { isTapName } from '../../core/vm.ts';
 import { BangerError, messageOf, systemCode } from '../../errors.ts';
 import { GUEST_DNS_PORT, renderRules } from '../../network/nftables.ts';
-import { type HostRoute, listRoutes } from '../../network/routes.ts';
+import { describeRoute, type HostRoute, listRoutes } from '../../network/routes.ts';
 import { findProgram } from '../../system/host-facts.ts';
 import { SAMPLE_TAP } from '../../system/privileged-commands.ts';
 import type { Argv } from '../../system/runner.ts';
@@ -101,7 +101,9 @@ export const poolCheck: Check<PreflightContext> = {
     const others = await once(
       `routes over ${pool}`,
       async () =>
-        (await listRoutes(runner, ip.path)).filter((route) => overlaps(route.destination, wanted) && !isOwn(route)),
+        (await listRoutes(runner, ip.path, [wanted])).filter(
+          (route) => overlaps(route.destination, wanted) && !isOwn(route),
+        ),
       (found) => found.length === 0,
     );
     const [other] = others;
@@ -115,7 +117,7 @@ export const poolCheck: Check<PreflightContext> = {
       );
     }
     if (other === undefined) return ok(lookedFor, pool);
-    return failed(lookedFor, `The pool ${pool} overlaps with a route by ${other.device ?? other.type}.`, fix);
+    return failed(lookedFor, `The pool ${pool} overlaps with a route by ${describeRoute(other)}.`, fix);
   },
 };
 
