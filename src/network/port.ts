@@ -41,6 +41,8 @@ export interface LocalPortOptions {
   programs: { ip: string; nft: string; sysctl: string };
   /** whether a tap is set up by one program, where that may be told anything */
   atOnce?: boolean;
+  /** whether the kernel has IPv6; looked up unless it is known */
+  hasIpv6?: boolean;
 }
 
 /** What one program gets to change the host's network; under load they take a tenth of a second. */
@@ -51,6 +53,7 @@ export function createLocalPort({
   privileged: given,
   programs: { ip, nft, sysctl },
   atOnce = false,
+  hasIpv6,
 }: LocalPortOptions): NetworkPort {
   // each is done in milliseconds; one that hangs holds every start, stop and repair
   const privileged: Privileged = {
@@ -59,8 +62,8 @@ export function createLocalPort({
   };
   return {
     async attach(tap, rules) {
-      const written = Promise.resolve(rules).then((known) => applyRules(privileged, nft, known));
-      await createTap(privileged, ip, tap, atOnce, written);
+      const guarded = Promise.resolve(rules).then((known) => applyRules(privileged, nft, known));
+      await createTap(privileged, ip, tap, { atOnce, guarded, hasIpv6 });
       await writeSetting(privileged, sysctl, forwardingSetting(tap.name), '1');
     },
     async detach(name, rules) {

@@ -10,6 +10,7 @@ import type { Privileged } from '../system/privilege.ts';
 import type { Runner } from '../system/runner.ts';
 import { writeSetting } from './forwarding.ts';
 import { createPacketCutter } from './held-packets.ts';
+import { withoutLinkLocal } from './ipv6.ts';
 
 export interface SleepDevice extends Disposable {
   /** Leads packets for these addresses here, and for no others. @param kept whose way is left as it is */
@@ -28,6 +29,8 @@ export interface SleepDeviceOptions {
   onPacket(packet: Buffer): void;
   /** called when it is gone by itself */
   onLost(error: unknown): void;
+  /** whether the kernel has IPv6; looked up unless it is known */
+  hasIpv6?: boolean;
 }
 
 /** `TUNSETIFF` of linux/if_tun.h, and flags of its `struct ifreq`. */
@@ -51,7 +54,7 @@ export async function openSleepDevice(options: SleepDeviceOptions): Promise<Slee
   const closing = new AbortController();
   try {
     const lines = [
-      ['link', 'set', 'dev', name, 'addrgenmode', 'none'],
+      ...withoutLinkLocal(name, options.hasIpv6),
       ['address', 'replace', `${gateway}/32`, 'dev', name],
       ['link', 'set', 'dev', name, 'up'],
     ];

@@ -2,6 +2,7 @@
 import { access } from 'node:fs/promises';
 import { BangerError } from '../errors.ts';
 import type { Privileged } from '../system/privilege.ts';
+import { withoutLinkLocal } from './ipv6.ts';
 
 export interface Tap {
   /** host interface name, derived from the VM's id so a leftover can be traced, e.g. `bgr-5f3a9c01` */
@@ -23,10 +24,17 @@ export interface Tap {
 /** Linux limits interface names to 15 bytes. */
 const MAX_NAME_LENGTH = 15;
 
+export interface TapOptions {
+  /** set up by one program, where that may be told anything; by one for each step otherwise */
+  atOnce?: boolean;
+  /** waited for before the device comes up */
+  guarded?: Promise<void>;
+  /** whether the kernel has IPv6; looked up unless it is known */
+  hasIpv6?: boolean | undefined;
+}
+
 /**
  * Creates the device with its address, route and neighbour entry.
- * @param atOnce set up by one program, where that may be told anything; by one for each step otherwise
- * @param guarded waited for before the device comes up
  * @throws BangerError `conflict` when a device of that name exists that nobody here made
  * @throws BangerError `host_unprepared` when TUN is missing or this user may not create devices
  */
@@ -34,21 +42,23 @@ export async function createTap(
   privileged: Privileged,
   ip: string,
   tap: Tap,
-  atOnce = false,
-  guarded: Promise<void> = Promise.resolve(),
+  { atOnce = false, guarded = Promise.resolve(), hasIpv6 }: TapOptions = {},
 ): Promise<void> {
   // the failure of the device is told first, and both have ended by then
   const made = await Promise.allSettled([makeTap(privileged, ip, tap), guarded]);
   for (const outcome of made) if (outcome.status === 'rejected') throw outcome.reason;
-  // IPv6 is not routed to guests; without a link-local address nothing of the host answers on it either
-  const noAddress = ['link', 'set', 'dev', tap.name, 'addrgenmode', 'none'];
   if (atOnce) {
-    const lines = [noAddress, ...settingUp(tap)].map((words) => `${words.join(' ')}\n`);
+    const lines = firstSettingUp(tap, hasIpv6).map((words) => `${words.join(' ')}\n`);
     await privileged.run([ip, '-batch', '-'], { input: lines.join('') });
     return;
   }
-  await privileged.run([ip, ...noAddress]);
+  for (const words of withoutLinkLocal(tap.name, hasIpv6)) await privileged.run([ip, ...words]);
   await setUpTap(privileged, ip, tap);
+}
+
+/** What a device needs that was just made, each the arguments of `ip`. */
+export function firstSettingUp(tap: Tap, hasIpv6?: boolean): string[][] {
+  return [...withoutLinkLocal(tap.name, hasIpv6), ...settingUp(tap)];
 }
 
 /** It is down, and carries nothing. */

@@ -63,6 +63,8 @@ export interface PreflightContext {
   hostRoot?: string;
   /** device that makes taps; `/dev/net/tun` except in tests */
   tunDevice?: string;
+  /** whether the kernel has IPv6; looked up except in tests */
+  hasIpv6?: boolean;
 }
 
 export interface KeptTemplate {

@@ -88,11 +88,12 @@ describe('the device of VMs that are asleep', {
     const program = join(import.meta.dirname, 'support/sleep-host.ts');
     const argv = ['--net', '--', process.execPath, program];
     const { stdout } = await promisify(execFile)('unshare', argv, { timeout: paced(30_000) });
-    const { tookMs, text, seen, routes, links } = JSON.parse(stdout);
+    const { tookMs, text, seen, routes, links, withoutIpv6 } = JSON.parse(stdout);
     // TCP itself would try again after a second
     assert.ok(tookMs >= 300 && tookMs < 900, `${tookMs} ms`);
     assert.equal(text, 'hello');
     assert.deepEqual(seen, [{ source: '172.30.0.1', target: '172.30.0.9' }], 'nothing was sent twice');
+    assert.deepEqual(withoutIpv6, []);
     assert.match(routes, /^172\.30\.0\.9 dev bgr-00000009 .*src 172\.30\.0\.1$/);
     assert.deepEqual(
       links.filter((name: string) => name.includes('0badcafe')),

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { chmod, mkdir, truncate, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { dirname, join } from 'node:path';
@@ -202,6 +203,28 @@ describe('checks of the network', () => {
     const file = join(home, 'tun');
     await writeFile(file, '');
     assert.match((await failed('network.tap', { ...context, tunDevice: file })).detail, /is no device/);
+  });
+
+  it('try a device with all that VMs have, and say nothing of IPv6 to a kernel without', async (t) => {
+    const why = whyNotRoot();
+    if (why) return t.skip(why);
+    const { context, script } = await testMachine(t);
+    const refuses = "echo 'Address family not supported by protocol' >&2; exit 2";
+    await script('ip', `while read -r line; do case $line in *addrgenmode*) ${refuses} ;; esac; done`);
+    const tried = { ...context, tunDevice: '/dev/null' };
+    assert.match(
+      (await failed('network.tap', { ...tried, hasIpv6: true })).detail,
+      /A trial tap failed: Address family not supported/,
+    );
+    assert.equal((await check('network.tap', { ...tried, hasIpv6: false })).status, 'ok');
+  });
+
+  it('take the devices of this kernel', async (t) => {
+    const why = whyNotRoot() ?? (existsSync('/dev/net/tun') ? undefined : 'there is no /dev/net/tun');
+    if (why) return t.skip(why);
+    const { context } = await testMachine(t);
+    const { status, detail } = await check('network.tap', context);
+    assert.deepEqual([status, detail], ['ok', 'taps can be made']);
   });
 
   it('fail with the words of the kernel when it refuses the rules', async (t) => {

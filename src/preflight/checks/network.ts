@@ -1,10 +1,11 @@
 /** What a VM's link needs of the host: taps, packet rules, and an address range nobody else uses. */
 import { access, constants, stat } from 'node:fs/promises';
 import { formatSubnet, overlaps, parseSubnet } from '../../core/addresses.ts';
-import { isTapName } from '../../core/vm.ts';
+import { hostMacFor, isTapName, macFor } from '../../core/vm.ts';
 import { BangerError, messageOf, systemCode } from '../../errors.ts';
 import { GUEST_DNS_PORT, renderRules } from '../../network/nftables.ts';
 import { describeRoute, type HostRoute, listRoutes } from '../../network/routes.ts';
+import { firstSettingUp, type Tap } from '../../network/tap.ts';
 import { findProgram } from '../../system/host-facts.ts';
 import { SAMPLE_TAP } from '../../system/privileged-commands.ts';
 import type { Argv } from '../../system/runner.ts';
@@ -16,6 +17,9 @@ import { programsOutcome } from '../programs.ts';
 
 const LOAD_TUN = rootRepair('modprobe', 'tun');
 const LOAD_NFT = rootRepair('modprobe', '-a', 'nf_tables', 'nft_chain_nat', 'nft_masq', 'nft_ct');
+
+/** Addresses of trials, which are made in a network of their own. */
+const SAMPLE_LINK = { address: '172.30.0.2', gateway: '172.30.0.1' };
 
 export const tapCheck: Check<PreflightContext> = {
   id: 'network.tap',
@@ -37,21 +41,24 @@ export const tapCheck: Check<PreflightContext> = {
       const detail = `This user may not open ${device}: ${messageOf(error)}`;
       return failed(lookedFor, detail, asRoot(`chmod 0666 ${device}`, context.uid));
     }
-    const refusal = await tryInNamespace(context, [
-      context.config.programs.ip,
-      'tuntap',
-      'add',
-      'dev',
-      SAMPLE_TAP,
-      'mode',
-      'tap',
-    ]);
+    const refusal = await tryInNamespace(context, [context.config.programs.ip, '-batch', '-'], trialTap(context));
     if (refusal !== undefined) {
       return failed(lookedFor, `A trial tap failed: ${refusal}`, asRoot('modprobe tun', context.uid), LOAD_TUN);
     }
     return ok(lookedFor, 'taps can be made');
   },
 };
+
+/** What `ip` is told for a VM's device. */
+function trialTap({ hasIpv6 }: PreflightContext): string {
+  const tap: Tap = {
+    ...{ name: SAMPLE_TAP, ...SAMPLE_LINK, mtu: 1500, ownerUid: 0 },
+    mac: macFor(SAMPLE_LINK.address),
+    hostMac: hostMacFor(SAMPLE_LINK.address),
+  };
+  const lines = [['tuntap', 'add', 'dev', SAMPLE_TAP, 'mode', 'tap'], ...firstSettingUp(tap, hasIpv6)];
+  return lines.map((words) => `${words.join(' ')}\n`).join('');
+}
 
 export const rulesCheck: Check<PreflightContext> = {
   id: 'network.rules',
@@ -61,8 +68,8 @@ export const rulesCheck: Check<PreflightContext> = {
     const programs = await programsOutcome(context, [nft]);
     if (programs.status === 'failed') return programs;
     const lookedFor = `${programs.detail} and nf_tables in the kernel`;
-    const member = { tap: SAMPLE_TAP, address: '172.30.0.2', nat: true };
-    const guestDns = { gateway: '172.30.0.1', port: GUEST_DNS_PORT };
+    const member = { tap: SAMPLE_TAP, address: SAMPLE_LINK.address, nat: true };
+    const guestDns = { gateway: SAMPLE_LINK.gateway, port: GUEST_DNS_PORT };
     const rules = renderRules({ table: context.table, members: [member], vmToVm: false, guestDns });
     const refusal = await tryInNamespace(context, [nft, '-f', '-'], rules);
     if (refusal !== undefined) {

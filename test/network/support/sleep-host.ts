@@ -33,6 +33,22 @@ const device = await openSleepDevice({
 });
 await device.lead([ADDRESS]);
 
+// a kernel without IPv6 is told nothing of it
+const lines: string[] = [];
+const without = await openSleepDevice({
+  ...{ runner, programs: { ip: 'ip', sysctl: 'sysctl' }, name: 'bgr-0badcaf0', gateway: GATEWAY, hasIpv6: false },
+  privileged: {
+    ...privileged,
+    run(argv, options) {
+      lines.push(`${argv.join(' ')} ${options?.input ?? ''}`);
+      return privileged.run(argv, options);
+    },
+  },
+  onPacket: () => {},
+  onLost: (error) => console.error(error),
+});
+without[Symbol.dispose]();
+
 // the machine: its address comes up with its device
 const server = `require('node:net').createServer((socket) => socket.end('hello')).listen(80, '0.0.0.0', () => console.log('listens'))`;
 const machine = spawn('unshare', ['--net', '--', process.execPath, '-e', server], {
@@ -75,6 +91,7 @@ console.log(
     tookMs,
     text,
     seen,
+    withoutIpv6: lines.filter((line) => line.includes('addrgenmode')),
     routes: routes.trim(),
     links: links
       .trim()
