@@ -85,8 +85,11 @@ export interface HostNetwork {
   reassert(): Promise<Mended>;
   /** Writes the rules anew: a VM's membership changed. */
   rewrite(): Promise<void>;
-  /** Does something while no VM is attached or detached. */
-  alone<T>(work: () => Promise<T>): Promise<T>;
+  /**
+   * Does something while no VM is attached or detached.
+   * @param work gets what writes the rules anew, as `rewrite` would wait for the work
+   */
+  alone<T>(work: (writeRules: () => Promise<void>) => Promise<T>): Promise<T>;
 }
 
 /** What was not as it should be and is again. */

@@ -201,8 +201,7 @@ async function serve(
   if (activated !== undefined) server.server.close();
   upkeep.close();
   warmer.close();
-  packetWaker?.close();
-  await Promise.race([temporary.close(), expiry(TEMPORARY_LIMIT_MS)]);
+  await Promise.race([Promise.all([temporary.close(), packetWaker?.close()]), expiry(TEMPORARY_LIMIT_MS)]);
   // actions first: their clients still get to hear how they ended
   await host.operations.shutdown();
   await standby.close();

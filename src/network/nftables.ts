@@ -31,7 +31,7 @@ export interface FirewallRules {
   lent?: readonly string[] | undefined;
   /** port of 127.0.0.1 that nothing arrives at as long as the table is there, see canary.ts */
   canaryPort?: number | undefined;
-  /** device that connections to VMs which were asleep come from when these are up, see sleep-device.ts */
+  /** device that VMs which are asleep are routed to, and that connections to them come from when they are up, see sleep-device.ts */
   sleepDevice?: string | undefined;
 }
 
@@ -88,7 +88,7 @@ table inet ${table} {
     type filter hook forward priority filter; policy accept;
 ${sleepDevice ? `    iifname "${sleepDevice}" oifname @taps accept\n` : ''}    iifname @taps ip daddr ${METADATA} drop
     ${FLOW_LIMIT}
-    iifname @taps oifname @taps ${vmToVm ? 'accept' : 'drop'}
+${sleepDevice ? sleepRules(sleepDevice, vmToVm) : ''}    iifname @taps oifname @taps ${vmToVm ? 'accept' : 'drop'}
     iifname @taps ip saddr @nat accept
     iifname @taps drop
     oifname @taps ct state established,related accept
@@ -97,7 +97,7 @@ ${sleepDevice ? `    iifname "${sleepDevice}" oifname @taps accept\n` : ''}    i
   }
   chain postrouting {
     type nat hook postrouting priority srcnat; policy accept;
-    ip saddr @nat oifname != @taps masquerade
+${sleepDevice ? `    oifname "${sleepDevice}" accept\n` : ''}    ip saddr @nat oifname != @taps masquerade
   }
   chain input {
     type filter hook input priority filter; policy accept;
@@ -115,6 +115,14 @@ table arp ${table} {
   }
 }
 `;
+}
+
+/**
+ * Who may wake a VM that is asleep is who may reach it: other VMs where that is wanted, under their own addresses. This host's own
+ * packets are not forwarded, and whatever else is, of containers and of VMs of others, would come under an address of this host.
+ */
+function sleepRules(device: string, vmToVm: boolean): string {
+  return `${vmToVm ? `    iifname @taps oifname "${device}" accept\n` : ''}    oifname "${device}" drop\n`;
 }
 
 const FLOW_LIMIT = `iifname @taps ct state new add @flows { iifname ct count over ${MAX_FLOWS} } drop`;
@@ -155,13 +163,16 @@ function canaryChain(port: number): string {
 `;
 }
 
-/** Replaces both tables, of IP and of ARP, in one transaction; without members and devices that are lent they are removed. */
+/**
+ * Replaces both tables, of IP and of ARP, in one transaction; without members, devices that are lent and a device of VMs that are
+ * asleep they are removed.
+ */
 export async function applyRules(privileged: Privileged, nft: string, rules: FirewallRules): Promise<void> {
   // naming a table before deleting it makes the deletion succeed where there is none
   const removed = ['inet', 'arp'].map(
     (family) => `table ${family} ${rules.table}\ndelete table ${family} ${rules.table}\n`,
   );
-  const isEmpty = rules.members.length === 0 && !rules.lent?.length;
+  const isEmpty = rules.members.length === 0 && !rules.lent?.length && !rules.sleepDevice;
   const text = isEmpty ? removed.join('') : renderRules(rules);
   try {
     await privileged.run([nft, '-f', '-'], { input: text });

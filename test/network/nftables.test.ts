@@ -40,6 +40,26 @@ describe('renderRules', () => {
     assert.match(renderRules({ table: 'banger', members: [web], vmToVm: false }), /iifname @taps oifname @taps drop/);
   });
 
+  it('says who may wake VMs that are asleep: others of the same banger where they may talk, under their own addresses', () => {
+    const chain = (name: string, vmToVm: boolean) => {
+      const text = renderRules({ table: 'banger', members: [web, db], vmToVm, sleepDevice: 'bgr-0badcafe' });
+      const [, rest = ''] = text.split(`chain ${name} {\n`);
+      return (rest.split('\n  }')[0] ?? '').split('\n').map((line) => line.trim());
+    };
+    for (const vmToVm of [true, false]) {
+      const forward = chain('forward', vmToVm);
+      assert.ok(forward.includes('iifname "bgr-0badcafe" oifname @taps accept'));
+      const wall = forward.indexOf('oifname "bgr-0badcafe" drop');
+      assert.ok(wall > 0 && wall < forward.indexOf('iifname @taps ip saddr @nat accept'));
+      const door = forward.indexOf('iifname @taps oifname "bgr-0badcafe" accept');
+      if (vmToVm) assert.ok(door > 0 && door < wall);
+      else assert.equal(door, -1);
+      const [, first, second] = chain('postrouting', vmToVm);
+      assert.deepEqual([first, second], ['oifname "bgr-0badcafe" accept', 'ip saddr @nat oifname != @taps masquerade']);
+    }
+    assert.doesNotMatch(renderRules({ table: 'banger', members: [web], vmToVm: true }), /badcafe|oifname "/);
+  });
+
   it('lets VMs ping the host and reach none of its services, unless that is wanted', () => {
     const input = (vmToHost?: boolean) => {
       const text = renderRules({ table: 'banger', members: [web], vmToVm: true, vmToHost });
@@ -80,7 +100,8 @@ describe('renderRules', () => {
     await fc.assert(
       fc.asyncProperty(members, fc.boolean(), async (list, vmToVm) => {
         const guestDns = vmToVm ? { gateway: '172.30.0.1', port: 42_053 } : undefined;
-        await check(renderRules({ table: 'banger_test', members: list, vmToVm, guestDns }));
+        const sleepDevice = vmToVm ? 'bgr-0badcafe' : undefined;
+        await check(renderRules({ table: 'banger_test', members: list, vmToVm, guestDns, sleepDevice }));
       }),
       { numRuns: 15 },
     );

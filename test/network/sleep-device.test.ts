@@ -8,6 +8,7 @@ import fc from 'fast-check';
 import { createPacketCutter, openingOf } from '../../src/network/held-packets.ts';
 import { lacking } from '../bundle/sample-bundle.ts';
 import { paced } from '../support/pace.ts';
+import { playScenario } from './support/small-world.ts';
 
 const SYN = 0b10;
 const ACK = 0b10000;
@@ -99,5 +100,27 @@ describe('the device of VMs that are asleep', {
       links.filter((name: string) => name.includes('0badcafe')),
       [],
     );
+  });
+});
+
+describe('VMs that are asleep', {
+  skip:
+    (process.getuid?.() !== 0 && 'a network namespace needs root') ||
+    (!existsSync('/dev/net/tun') && 'there is no /dev/net/tun') ||
+    lacking('nft', 'unshare', 'nsenter', 'ip', 'setpriv'),
+}, () => {
+  it('are woken by their host, and by VMs that may talk to them, as who they are', async () => {
+    const nobody = { stranger: '', container: '' };
+    assert.deepEqual(await playScenario(join(import.meta.dirname, 'support/sleepers-scenario.ts')), {
+      'VMs apart': { nat: '', alone: '', ...nobody, host: '10.99.0.1' },
+      'none of them runs': { ...nobody, host: '10.99.0.1' },
+      'put back': [true, false],
+      'somebody flushed': { stranger: '' },
+      'VMs together': { nat: '10.98.0.2', alone: '10.98.0.3', ...nobody, host: '10.98.0.1' },
+      'sent on too early': [],
+      'woken by nat': '10.98.0.2',
+      'woken by alone': '10.98.0.3',
+      'rules left': [],
+    });
   });
 });

@@ -31,7 +31,7 @@ export interface HostNetworkDeps {
   guestDns?: GuestDns | undefined;
   /** called after a VM got its tap, and so the gateway its address */
   onAttach?: () => void;
-  /** device that connections to VMs which were asleep come from when these are up */
+  /** device that VMs which are asleep are routed to; it is in the ledger from before it is made until it is gone */
   sleepDevice?: string | undefined;
   /** tells whether the table is there to a daemon that does not hear of rules */
   canary?: Canary | undefined;
@@ -70,6 +70,10 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
       if (vm.id === leaving || tap?.kind !== 'tap') return [];
       return [{ tap: tap.name, address: vm.address, nat: vm.nat, closed: tap.closed }];
     });
+
+  /** Whether VMs that are asleep have their device: the rules say who may wake them, also when no VM runs. */
+  const sleepersAreLed = () =>
+    ledger.of(HOST_OWNER).some(({ kind, name }) => kind === 'tap' && name === deps.sleepDevice);
 
   /** devices the rules let nobody but VMs through, as they were last written */
   let walled = '';
@@ -122,7 +126,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
       // without VMs forwarding is about to be given back
       lent: attached.length > 0 ? await lentDevices() : [],
       canaryPort: deps.canary?.port,
-      sleepDevice: deps.sleepDevice,
+      sleepDevice: attached.length > 0 || sleepersAreLed() ? deps.sleepDevice : undefined,
     };
   };
 
@@ -189,6 +193,13 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
       doubt.links = mended.goneTaps.length > 0;
     }
     return mended;
+  }
+
+  /** Without VMs that run the host needs nothing but the wall before those that sleep. */
+  async function mendWall(): Promise<Mended> {
+    const rules = rulesAreDoubtful() && (await mendRules());
+    doubt.rules = false;
+    return { ...NOTHING_MENDED, rules };
   }
 
   /** Devices whose forwarding is on, or about to be, only because VMs need it. */
@@ -320,7 +331,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
           ledger.strike('tap', resource.name); // last, because it stands for the rules too
         }
         if (members().length > 0) return;
-        stopListening();
+        if (!sleepersAreLed()) stopListening();
         await releaseHost();
       }),
 
@@ -328,18 +339,22 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
       mutex.run(async () => {
         await listen();
         if (!rulesAreDoubtful() && !doubt.links && !doubt.shared) return NOTHING_MENDED;
-        return members().length === 0 ? NOTHING_MENDED : await mendDoubtful();
+        if (members().length > 0) return await mendDoubtful();
+        return sleepersAreLed() ? await mendWall() : NOTHING_MENDED;
       }),
 
     reassert: () =>
       mutex.run(async () => {
-        if (members().length === 0) {
-          stopListening();
-          await releaseHost();
-          return NOTHING_MENDED;
+        if (members().length > 0) {
+          await listen();
+          return await mendDoubtful();
         }
+        const led = sleepersAreLed();
+        if (!led) stopListening();
+        await releaseHost();
+        if (!led) return NOTHING_MENDED;
         await listen();
-        return await mendDoubtful();
+        return await mendWall();
       }),
 
     rewrite: () =>
@@ -347,7 +362,7 @@ export function createHostNetwork(deps: HostNetworkDeps): HostNetwork {
         if (members().length > 0) await writeRules();
       }),
 
-    alone: (work) => mutex.run(work),
+    alone: (work) => mutex.run(() => work(() => writeRules())),
   };
 }
 

@@ -15,7 +15,7 @@ import { awaken, type Resumer } from '../vm/awaken.ts';
 export interface PacketWaker {
   /** Has the device lead where it should, from now on too. */
   begin(): void;
-  close(): void;
+  close(): Promise<void>;
 }
 
 /** More connections than that to one VM begin anew when it is up. */
@@ -56,30 +56,45 @@ export function createPacketWaker(
   /** until when a VM is left alone, of `performance.now()` */
   const failed = new Map<string, number>();
 
-  function letGo(): void {
+  /** @returns whether there may have been one */
+  function letGo(): boolean {
     device?.[Symbol.dispose]();
     device = undefined;
+    const wasThere = stores.ledger.of(HOST_OWNER).some((resource) => resource.kind === 'tap' && resource.name === name);
     stores.ledger.strike('tap', name);
+    return wasThere;
+  }
+
+  /** What stays of it otherwise is a wall before nothing. */
+  async function letGoWithRules(): Promise<void> {
+    try {
+      if (letGo()) await host.network.alone((writeRules) => writeRules());
+    } catch (error) {
+      host.log.warn({ device: name, error: messageOf(error) }, 'packet rules about suspended VMs are left');
+    }
   }
 
   /** In step with what attaches VMs: the route of one that is up must not be taken from it. */
   async function follow(): Promise<void> {
-    await host.network.alone(async () => {
+    await host.network.alone(async (writeRules) => {
       if (closed) return;
       const asleep = stores.vms.list().filter(sleepsUntilWanted);
       // until it has a device of its own
       const onTheirWay = stores.vms.list().filter(isOnItsWay);
       if (asleep.length + onTheirWay.length + held.size === 0) {
-        letGo();
+        if (letGo()) await writeRules();
         return;
       }
-      if (asleep.length > 0) device ??= await openDevice();
+      if (asleep.length > 0) device ??= await openDevice(writeRules);
+      if (closed) letGo();
       await device?.lead(addressesOf(asleep), addressesOf(onTheirWay));
     });
   }
 
-  async function openDevice(): Promise<SleepDevice> {
+  /** Behind rules that say who may send anything there. */
+  async function openDevice(writeRules: () => Promise<void>): Promise<SleepDevice> {
     stores.ledger.record(HOST_OWNER, { kind: 'tap', name });
+    await writeRules();
     const { runner, privileged } = host.system;
     return await make({
       ...{ runner, privileged, programs: host.config.programs, name, gateway: gatewayOf(host.network.pool) },
@@ -107,7 +122,7 @@ export function createPacketWaker(
     void wake(vm);
   }
 
-  /** Who may reach the VM when it is up: this host, and other VMs where that is wanted. */
+  /** Who may reach the VM when it is up: this host, and other VMs where that is wanted. Nobody else gets past the rules. */
   function mayWake({ source }: OpeningPacket): boolean {
     if (own().includes(source)) return true;
     return host.config.network.vmToVm && stores.vms.list().some(({ address }) => address === source);
@@ -132,7 +147,7 @@ export function createPacketWaker(
   function followSoon(): void {
     follow().catch((error) => {
       host.log.warn({ device: name, error: messageOf(error) }, 'suspended VMs are not woken by packets for now');
-      letGo();
+      return letGoWithRules();
     });
   }
 
@@ -143,14 +158,13 @@ export function createPacketWaker(
         // packets that are held are sent on before the device goes
         if (concerns && !held.has((after ?? before)?.id ?? '')) followSoon();
       });
-      if (stores.vms.list().some(sleepsUntilWanted)) followSoon();
-      // one that an earlier daemon had went with it
-      else stores.ledger.strike('tap', name);
+      // a device that an earlier daemon had went with it, its rules did not
+      followSoon();
     },
-    close() {
+    async close() {
       closed = true;
       unsubscribe();
-      letGo();
+      await letGoWithRules();
     },
   };
 }

@@ -48,7 +48,11 @@ async function setUp({ vmToVm = false, fails = false } = {}) {
     stores,
     config: { network: { vmToVm }, programs: {} },
     log: { info: () => {}, warn: () => {}, error: () => {} },
-    network: { pool: parseSubnet('172.30.0.0/16'), alone: (work: () => Promise<void>) => mutex.run(work) },
+    network: {
+      pool: parseSubnet('172.30.0.0/16'),
+      alone: (work: Parameters<Host['network']['alone']>[0]) =>
+        mutex.run(() => work(async () => void told.push(stores.ledger.of(HOST_OWNER).length > 0 ? 'wall' : 'no wall'))),
+    },
     operations: {
       activeOn: () => other,
       async finished(id: string) {
@@ -123,14 +127,15 @@ async function setUp({ vmToVm = false, fails = false } = {}) {
 describe('a VM that sleeps until it is wanted', () => {
   it('goes on at the first packet of a connection, which is sent on when it is up', async () => {
     const { stores, web, told, resumed, packet, letGo } = await setUp();
-    assert.deepEqual(told.splice(0), ['open', `lead ${web.address}`]);
+    // nobody gets there before the rules say who may
+    assert.deepEqual(told.splice(0), ['wall', 'open', `lead ${web.address}`]);
     assert.equal(stores.ledger.of(HOST_OWNER)[0]?.name, NAME);
     for (let again = 0; again < 100; again++) await packet(web.address);
     assert.deepEqual([resumed, told.filter((each) => !each.startsWith('lead'))], [['web'], []]);
     told.length = 0;
     await letGo();
     // no more than are held, and the device goes after them
-    assert.deepEqual(told, [...Array.from({ length: 32 }, () => `pass on to ${web.address}`), 'close']);
+    assert.deepEqual(told, [...Array.from({ length: 32 }, () => `pass on to ${web.address}`), 'close', 'no wall']);
     assert.deepEqual(stores.ledger.of(HOST_OWNER), []);
   });
 
@@ -166,7 +171,7 @@ describe('a VM that sleeps until it is wanted', () => {
     assert.deepEqual(resumed, ['web']);
     told.length = 0;
     await letGo();
-    assert.deepEqual(told, [...Array.from({ length: 3 }, () => `pass on to ${web.address}`), 'close']);
+    assert.deepEqual(told, [...Array.from({ length: 3 }, () => `pass on to ${web.address}`), 'close', 'no wall']);
   });
 
   it('that was stopped meanwhile gets no packet, and may be wanted again at once', async () => {
@@ -195,11 +200,11 @@ describe('a VM that sleeps until it is wanted', () => {
     stores.vms.update(other.id, { idleSuspendMs: 0 });
     stores.vms.update(web.id, goneOn({ at: new Date(), vmm: 'fcqemu' }));
     await settle();
-    assert.equal(told.at(-1), 'close');
+    assert.deepEqual(told.slice(-2), ['close', 'no wall']);
     stores.vms.update(web.id, suspended(MEMORY));
     await settle();
-    assert.deepEqual(told.slice(-2), ['open', `lead ${web.address}`]);
-    waker.close();
-    assert.equal(told.at(-1), 'close');
+    assert.deepEqual(told.slice(-3), ['wall', 'open', `lead ${web.address}`]);
+    await waker.close();
+    assert.deepEqual(told.slice(-2), ['close', 'no wall']);
   });
 });

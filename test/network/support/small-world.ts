@@ -9,9 +9,11 @@ import { loadConfig } from '../../../src/config/load.ts';
 import { createHostNetwork } from '../../../src/control/network/host-network.ts';
 import { gatewayOf, parseSubnet } from '../../../src/core/addresses.ts';
 import type { VmRecord } from '../../../src/core/vm.ts';
+import { openingOf } from '../../../src/network/held-packets.ts';
 import { createLocalPort } from '../../../src/network/port.ts';
+import { openSleepDevice } from '../../../src/network/sleep-device.ts';
 import { openDatabase } from '../../../src/state/database.ts';
-import { createLedger } from '../../../src/state/ledger.ts';
+import { createLedger, HOST_OWNER } from '../../../src/state/ledger.ts';
 import { createPrivileged } from '../../../src/system/privilege.ts';
 import { createRunner, type Runner } from '../../../src/system/runner.ts';
 import { sampleVm } from '../../support/sample-vm.ts';
@@ -87,7 +89,21 @@ export interface Banger {
   network: ReturnType<typeof createHostNetwork>;
   /** Gives a VM its link. @returns the guest at its other end */
   attach(vm: VmRecord): Promise<Place>;
+  /** Leads an address to the device of VMs that are asleep, as the daemon does. */
+  layToSleep(address: string): Promise<Asleep>;
   gateway: string;
+}
+
+/** Where VMs are that are asleep. */
+export interface Asleep {
+  /** Leads another one's address there. */
+  lead(address: string): Promise<void>;
+  /** who wanted to connect to one since this was asked last, each once */
+  wanted(): string[];
+  /** Sends on what was held. */
+  passOn(): void;
+  /** No VM is asleep any more. */
+  end(): Promise<void>;
 }
 
 /** A banger with its own pool, table and ledger. */
@@ -95,6 +111,7 @@ export async function createBanger(options: {
   pool: string;
   table: string;
   settings?: NodeJS.ProcessEnv;
+  sleepDevice?: string;
 }): Promise<Banger> {
   const { config } = await loadConfig({ env: { HOME: '/nonexistent', ...options.settings }, uid: 0 });
   const vms: VmRecord[] = [];
@@ -114,20 +131,24 @@ export async function createBanger(options: {
   };
   const pool = parseSubnet(options.pool);
   const gateway = gatewayOf(pool);
+  const privileged = createPrivileged(runner, { uid: 0, sudo: 'never', sudoProgram: 'sudo' });
+  const ledger = createLedger(openDatabase(':memory:'));
+  const name = options.sleepDevice ?? '';
   const network = createHostNetwork({
     config,
     runner,
     port: createLocalPort({
-      privileged: createPrivileged(runner, { uid: 0, sudo: 'never', sudoProgram: 'sudo' }),
+      privileged,
       programs: config.programs,
       atOnce: true,
     }),
-    ledger: createLedger(openDatabase(':memory:')),
+    ledger,
     guests: () => vms,
     pool,
     table: options.table,
     uid: 0,
     guestDns: { gateway, port: 42_053 },
+    sleepDevice: options.sleepDevice,
   });
   return {
     network,
@@ -140,6 +161,37 @@ export async function createBanger(options: {
       await guest.sh(`ip link set eth0 address ${vm.mac} up && ip address add ${vm.address}/32 dev eth0
         ip route add ${gateway} dev eth0 && ip route add default via ${gateway} dev eth0`);
       return guest;
+    },
+    async layToSleep(address) {
+      const held: Buffer[] = [];
+      const sources: string[] = [];
+      const device = await network.alone(async (writeRules) => {
+        ledger.record(HOST_OWNER, { kind: 'tap', name });
+        await writeRules();
+        return await openSleepDevice({
+          ...{ runner: real, privileged, programs: config.programs, name, gateway },
+          onPacket(packet) {
+            const opening = openingOf(packet);
+            if (opening === undefined) return;
+            sources.push(opening.source);
+            held.push(Buffer.from(packet));
+          },
+          onLost: (error) => console.error(error),
+        });
+      });
+      await device.lead([address]);
+      return {
+        lead: (another) => device.lead([another]),
+        wanted: () => [...new Set(sources.splice(0))],
+        passOn: () => {
+          for (const packet of held.splice(0)) device.passOn(packet);
+        },
+        async end() {
+          device[Symbol.dispose]();
+          ledger.strike('tap', name);
+          await network.alone((writeRules) => writeRules());
+        },
+      };
     },
   };
 }
