@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';
-import { createConnection, createServer, type Socket } from 'node:net';
+import { createConnection, createServer, Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { duplexPair } from 'node:stream';
 import { text } from 'node:stream/consumers';
@@ -309,6 +309,76 @@ describe('a guest connection to the host', () => {
         .sort(),
       [1, 2],
     );
+  });
+});
+
+describe('connections of the guest under way', { timeout: 30_000 }, () => {
+  const serve = async (t: TestContext, path: string) => {
+    const taken = new Set<Socket>();
+    const server = createServer((socket) => {
+      taken.add(socket.on('error', () => {}));
+      socket.resume();
+    });
+    t.after(() => {
+      for (const socket of taken) socket.destroy();
+      server.close();
+    });
+    server.listen({ path, backlog: 4096 });
+    await once(server, 'listening');
+    return taken;
+  };
+  const connects = (ids: number[]) => Buffer.concat(ids.map((id) => encodeFrame(OP.connect, id, 5000)));
+
+  it('count as streams: the rest is reset before anything is opened for it', async (t) => {
+    const { path, agent } = await withEcho(t);
+    agent.onFrame = () => {};
+    const taken = await serve(t, `${path}_5000`);
+    agent.raw(connects(Array.from({ length: 4096 }, (_, at) => 2 * at + 1)));
+    const answers = () => agent.received(OP.accept).length + agent.received(OP.reset).length;
+    await waitFor(() => answers() === 4096, 'an answer to each');
+    await delay(50);
+    assert.ok(taken.size <= 1023, `${taken.size} connections`);
+    assert.ok(agent.received(OP.reset).length >= 4096 - 1023);
+  });
+
+  it('count until they end, also when the guest gives them up at once', async (t) => {
+    const { path, agent } = await withEcho(t);
+    const taken = await serve(t, `${path}_5000`);
+    const both = [encodeFrame(OP.connect, 1, 5000), encodeFrame(OP.reset, 1)];
+    agent.raw(Buffer.concat(Array.from({ length: 4096 }, () => both).flat()));
+    await waitFor(() => agent.received(OP.reset).length === 4096 - 1023, 'resets');
+    await delay(50);
+    assert.ok(taken.size <= 1023, `${taken.size} connections`);
+  });
+
+  it('keep their number: a second one of the same is reset', async (t) => {
+    const { path, agent } = await withEcho(t);
+    const taken = await serve(t, `${path}_5000`);
+    agent.raw(connects([1, 1]));
+    await waitFor(() => agent.received(OP.accept).length > 0, 'the accept');
+    await delay(50);
+    assert.deepEqual([agent.received(OP.accept).length, agent.received(OP.reset).length, taken.size], [1, 1, 1]);
+  });
+
+  it('end with the agent that asked for them, and the next one hears nothing of them', async (t) => {
+    const { path, agent } = await withEcho(t);
+    const taken = await serve(t, `${path}_5000`);
+    agent.raw(Buffer.concat([connects([1]), encodeFrame(OP.hello, 0)]));
+    await waitFor(() => taken.size === 1, 'the connection');
+    const [socket = assert.fail()] = taken;
+    if (!socket.closed) await once(socket, 'close');
+    assert.equal(agent.received(OP.accept).length, 0);
+  });
+});
+
+describe('the socket of a vsock', () => {
+  it('outlives a connection that it cannot take', async (t) => {
+    const listen = t.mock.method(Server.prototype, 'listen');
+    const { path, agent } = await withEcho(t);
+    const server = listen.mock.calls[0]?.this as Server;
+    server.emit('error', Object.assign(new Error('accept EMFILE'), { code: 'EMFILE' }));
+    assert.match(await line(await connect(path, 'CONNECT 52\n')), /^OK/);
+    assert.equal(agent.received(OP.connect).length, 1);
   });
 });
 

@@ -51,6 +51,10 @@ export class Multiplexer {
   readonly #streams = new Map<number, GuestStream>();
   readonly #pending = new Map<number, Pending>();
   readonly #early = new Set<Early>();
+  /** streams of the guest that are being connected, each with the attempt that may open it */
+  readonly #accepting = new Map<number, symbol>();
+  /** attempts that have yet to end, also those whose stream was given up: each holds a socket */
+  #attempts = 0;
   #agentReady = false;
   /** an agent that ran when the snapshot was taken is about to say hello */
   #restored = false;
@@ -72,7 +76,7 @@ export class Multiplexer {
   connect(port: number): Promise<Duplex> {
     if (!this.#agentReady && this.#restored && this.#early.size < MAX_STREAMS) return this.#connectLater(port);
     const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
-    if (!this.#agentReady || this.#streams.size + this.#pending.size >= MAX_STREAMS) {
+    if (!this.#agentReady || this.#isFull) {
       reject(new Error('no agent, or too many connections'));
       return promise;
     }
@@ -160,6 +164,7 @@ export class Multiplexer {
     } else if (op === OP.accept) {
       this.#pendingDone(id)?.resolve(this.#createStream(id));
     } else if (op === OP.reset) {
+      this.#accepting.delete(id);
       this.#pendingDone(id)?.reject(new Error('refused'));
       this.#streams.get(id)?.abort();
     } else {
@@ -167,19 +172,44 @@ export class Multiplexer {
     }
   }
 
+  get #isFull(): boolean {
+    return this.#streams.size + this.#pending.size + this.#attempts >= MAX_STREAMS;
+  }
+
   async #acceptFromGuest(id: number, port: number): Promise<void> {
+    const isTaken = this.#streams.has(id) || this.#accepting.has(id);
     // numbers of the guest are odd: it may not take over a stream of ours
-    if (id % 2 === 0 || this.#streams.has(id) || this.#streams.size >= MAX_STREAMS) {
+    if (id % 2 === 0 || isTaken || this.#isFull) {
       this.#send(OP.reset, id);
       return;
     }
-    try {
-      const host = await this.#options.onGuestConnect(port);
-      const guest = this.#createStream(id);
-      this.#send(OP.accept, id);
-      join(guest, host);
-    } catch {
+    const attempt = Symbol();
+    this.#accepting.set(id, attempt);
+    const host = await this.#connectToHost(port);
+    // meanwhile the guest may have begun anew, and may even have given the number to another stream
+    if (this.#accepting.get(id) !== attempt) {
+      host?.destroy();
+      return;
+    }
+    this.#accepting.delete(id);
+    if (!host) {
       this.#send(OP.reset, id);
+      return;
+    }
+    const guest = this.#createStream(id);
+    this.#send(OP.accept, id);
+    join(guest, host);
+  }
+
+  /** Undefined when nobody listens. */
+  async #connectToHost(port: number): Promise<Duplex | undefined> {
+    this.#attempts += 1;
+    try {
+      return await this.#options.onGuestConnect(port);
+    } catch {
+      return undefined;
+    } finally {
+      this.#attempts -= 1;
     }
   }
 
@@ -203,6 +233,7 @@ export class Multiplexer {
     this.#agentReady = false;
     if (this.#broken || this.#port.destroyed) this.#letEarlyIn();
     for (const id of this.#pending.keys()) this.#pendingDone(id)?.reject(new Error('the agent is gone'));
+    this.#accepting.clear();
     for (const stream of this.#streams.values()) stream.abort();
   }
 }

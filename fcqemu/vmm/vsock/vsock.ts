@@ -136,6 +136,8 @@ function parseConnect(line: string): number | undefined {
 async function listen(path: string, onConnection: (socket: Socket) => void): Promise<Server> {
   const server = createServer({ allowHalfOpen: true }, onConnection);
   await listenOn(server, path);
+  // a connection that cannot be taken, as for want of descriptors, is its client's loss alone
+  server.on('error', () => {});
   // the machine keeps the process alive, not its sockets
   server.unref();
   return server;
