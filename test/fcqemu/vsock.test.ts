@@ -9,7 +9,7 @@ import { text } from 'node:stream/consumers';
 import { after, describe, it, type TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { encodeFrame, type Frame, FrameDecoder, OP } from '../../fcqemu/vmm/vsock/frames.ts';
-import { WINDOW_BYTES } from '../../fcqemu/vmm/vsock/multiplexer.ts';
+import { join as joinStreams, WINDOW_BYTES } from '../../fcqemu/vmm/vsock/multiplexer.ts';
 import { Vsock } from '../../fcqemu/vmm/vsock/vsock.ts';
 import { paced } from '../support/pace.ts';
 import { tempDir } from '../support/temp-dir.ts';
@@ -147,6 +147,24 @@ describe('a host connection to the guest', { timeout: 30_000 }, () => {
     const third = await connect(path, 'CONNECT 52\n');
     assert.match(await line(third), /^OK/);
     third.destroy();
+  });
+
+  it('is closed when the guest accepts it and resets it in one breath', async (t) => {
+    const { path, agent } = await withEcho(t);
+    agent.onFrame = ({ op, stream }) => {
+      if (op === OP.connect) agent.raw(Buffer.concat([encodeFrame(OP.accept, stream), encodeFrame(OP.reset, stream)]));
+    };
+    const socket = await connect(path, 'CONNECT 52\n');
+    socket.resume();
+    await once(socket, 'end', { signal: AbortSignal.timeout(paced(1000)) });
+    // also when all that the guest has to say comes with it
+    agent.onFrame = ({ op, stream }) => {
+      if (op !== OP.connect) return;
+      const data = encodeFrame(OP.data, stream, 0, Buffer.from('bye'));
+      const end = [OP.finish, OP.reset].map((end) => encodeFrame(end, stream));
+      agent.raw(Buffer.concat([encodeFrame(OP.accept, stream), data, ...end]));
+    };
+    assert.match(await text(await connect(path, 'CONNECT 52\n')), /^OK \d+\nbye$/);
   });
 
   it('tells the guest when the host breaks off', async (t) => {
@@ -309,6 +327,19 @@ describe('a guest connection to the host', () => {
         .sort(),
       [1, 2],
     );
+  });
+});
+
+describe('joined streams', { timeout: 10_000 }, () => {
+  it('end with one that ended before they were joined', async () => {
+    for (const isFirst of [true, false]) {
+      const [gone, other] = [duplexPair()[0], duplexPair()[0]];
+      gone.destroy();
+      await once(gone, 'close');
+      const closed = once(other, 'close');
+      joinStreams(...(isFirst ? ([gone, other] as const) : ([other, gone] as const)));
+      await closed;
+    }
   });
 });
 

@@ -240,6 +240,12 @@ export class Multiplexer {
 
 /** Connects two streams. One that breaks takes the other with it; an orderly end leaves it time to drain. */
 export function join(a: Duplex, b: Duplex): void {
+  // its end is past: nothing would tell of it any more
+  if (a.destroyed || b.destroyed) {
+    a.destroy();
+    b.destroy();
+    return;
+  }
   a.pipe(b).pipe(a);
   for (const [one, other] of [
     [a, b],

@@ -110,6 +110,11 @@ export class Vsock {
       socket.destroy();
       return;
     }
+    // the guest may have reset it right after it accepted it
+    if (guest.destroyed) {
+      socket.destroy();
+      return;
+    }
     socket.write(`OK ${this.#takeHostPort()}\n`);
     if (early.length > 0) guest.write(early);
     join(guest, socket);
