@@ -4,18 +4,18 @@ import { once } from 'node:events';
 import { existsSync, writeFileSync } from 'node:fs';
 import { createConnection, createServer, Server, type Socket } from 'node:net';
 import { join } from 'node:path';
-import { duplexPair } from 'node:stream';
+import { type Duplex, duplexPair } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { after, describe, it, type TestContext } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { encodeFrame, type Frame, FrameDecoder, OP } from '../../fcqemu/vmm/vsock/frames.ts';
-import { join as joinStreams, WINDOW_BYTES } from '../../fcqemu/vmm/vsock/multiplexer.ts';
+import { join as joinStreams, Multiplexer, WINDOW_BYTES } from '../../fcqemu/vmm/vsock/multiplexer.ts';
 import { Vsock } from '../../fcqemu/vmm/vsock/vsock.ts';
 import { paced } from '../support/pace.ts';
 import { tempDir } from '../support/temp-dir.ts';
 import { code, tinyKernel } from './support/tiny-kernel.ts';
 import { firecrackerBin, guestSkipReason, startVmm, waitFor } from './support/vmm-process.ts';
-import { attachedAgent, type FakeAgent } from './support/vsock-agent.ts';
+import { attachedAgent, FakeAgent } from './support/vsock-agent.ts';
 
 /** A vsock with an agent that accepts port 52 and echoes what it gets there. */
 async function withEcho(t: TestContext): Promise<{ path: string; agent: FakeAgent }> {
@@ -40,6 +40,40 @@ async function connect(path: string, request: string): Promise<Socket> {
   await once(socket, 'connect');
   socket.write(request);
   return socket;
+}
+
+/** @returns how many frames waited at most to be read by the guest, as far as its port was asked to take them */
+function watchQueue(port: Duplex): () => number {
+  let [waiting, most] = [0, 0];
+  const write = port.write.bind(port) as (bytes: Buffer, done: () => void) => boolean;
+  port.write = ((bytes: Buffer, done?: () => void) => {
+    waiting += 1;
+    most = Math.max(most, waiting);
+    return write(bytes, () => {
+      waiting -= 1;
+      done?.();
+    });
+  }) as Duplex['write'];
+  return () => most;
+}
+
+function repeated(count: number, op: number, stream: number, argument = 0): Buffer {
+  return Buffer.concat(Array.from({ length: count }, () => encodeFrame(op, stream, argument)));
+}
+
+/** Both ends of one connection. */
+async function socketPair(t: TestContext, path: string): Promise<{ guest: Socket; host: Socket }> {
+  const server = createServer();
+  server.listen(path);
+  await once(server, 'listening');
+  const guest = createConnection(path);
+  const [host] = (await once(server, 'connection')) as [Socket];
+  t.after(() => {
+    guest.destroy();
+    host.destroy();
+    server.close();
+  });
+  return { guest, host };
 }
 
 async function line(socket: Socket): Promise<string> {
@@ -270,6 +304,51 @@ describe('a host connection to the guest', { timeout: 30_000 }, () => {
     assert.ok(most < 70 * WINDOW_BYTES, `${most} bytes were kept`);
   });
 
+  it('is given up when the guest asks for answers that it does not read, and nothing is kept for it', async (t) => {
+    const path = join(await tempDir(t), 'v.sock');
+    const { guest, host } = await socketPair(t, `${path}.port`);
+    const vsock = new Vsock();
+    await vsock.put({ guest_cid: 3, uds_path: path });
+    vsock.attach(host);
+    guest.on('error', () => {}).pause();
+    const most = watchQueue(host);
+    guest.write(repeated(200_000, OP.connect, 2));
+    await waitFor(() => host.closed, 'the end of the port');
+    assert.ok(most() < 40_000, `${most()} answers were kept`);
+    assert.equal(host.writableLength, 0);
+    assert.equal(await text(await connect(path, 'CONNECT 52\n')), '');
+  });
+
+  it('is not asked for, nor the port given up for it, while much waits for a guest that stands still', async (t) => {
+    const { path, guest, host, agent } = await attachedAgent(t);
+    await agent.hello();
+    guest.pause();
+    agent.raw(repeated(20_000, OP.connect, 2));
+    const most = watchQueue(host);
+    assert.equal(await text(await connect(path, 'CONNECT 52\n')), '');
+    assert.deepEqual([most(), host.destroyed], [0, false]);
+  });
+
+  it('sends no small pieces into a port that is full', async () => {
+    const [guest, host] = duplexPair();
+    const multiplexer = new Multiplexer(host, { guestCid: 3, onGuestConnect: () => Promise.reject(new Error()) });
+    const agent = new FakeAgent(guest);
+    agent.onFrame = ({ op, stream }) => {
+      if (op === OP.connect) agent.send(OP.accept, stream);
+    };
+    await agent.hello();
+    const stream = await multiplexer.connect(52);
+    guest.pause();
+    const most = watchQueue(host);
+    for (let at = 0; at < 40_000; at++) stream.write('x');
+    assert.ok(most() < 10_000, `${most()} frames wait`);
+    guest.resume();
+    const arrived = () => agent.received(OP.data).reduce((sum, { payload }) => sum + payload.length, 0);
+    await waitFor(() => arrived() === 40_000, 'all of them');
+    assert.ok(!host.destroyed);
+    host.destroy();
+  });
+
   it('takes frames in any pieces, in time that grows with their length alone', () => {
     const whole = encodeFrame(OP.data, 2, 0, Buffer.alloc(64 * 1024, 7));
     const decoder = new FrameDecoder();
@@ -440,6 +519,33 @@ describe('the ports of the host', () => {
     agent.send(OP.hello, 0, 1);
     await waitFor(() => told(agent, OP.listen).length === 3, 'the first port again');
     assert.deepEqual(told(agent, OP.listen), [5000, 4294967295, 5000]);
+  });
+
+  it('are told a second time, not a thousand times, to an agent that begins anew a thousand times', async (t) => {
+    const { path, agent } = await withEcho(t);
+    await listenOn(t, `${path}_5000`);
+    agent.frames.length = 0;
+    agent.raw(repeated(1000, OP.hello, 0, 1));
+    await waitFor(() => told(agent, OP.hello).length === 1000, 'an answer to each');
+    await waitFor(() => agent.frames.at(-1)?.op === OP.listen, 'the port, after the last of them');
+    await delay(300);
+    assert.ok(told(agent, OP.listen).length <= 2, `${told(agent, OP.listen).length} times`);
+  });
+
+  it('are told no longer to an agent that does not ask for them', async (t) => {
+    const { path, agent } = await withEcho(t);
+    agent.send(OP.hello, 0, 1);
+    await listenOn(t, `${path}_5000`);
+    await waitFor(() => told(agent, OP.listen).length === 1, 'the port');
+    agent.send(OP.hello, 0, 1);
+    agent.send(OP.hello, 0, 0);
+    await listenOn(t, `${path}_5001`);
+    await delay(300);
+    const afterLast = agent.frames.slice(agent.frames.findLastIndex(({ op }) => op === OP.hello));
+    assert.deepEqual(
+      afterLast.filter(({ op }) => op === OP.listen),
+      [],
+    );
   });
 
   it('are not told to one that does not', async (t) => {

@@ -5,6 +5,9 @@ import { basename, dirname } from 'node:path';
 /** Between two looks where changes of the directory are not told. */
 const LOOK_MS = 1000;
 
+/** From one time that all ports are told to the next. */
+const TELL_AGAIN_MS = 100;
+
 const MAX_PORT = 2 ** 32 - 1;
 
 export class HostPorts {
@@ -14,6 +17,8 @@ export class HostPorts {
   #known = new Set<number>();
   #watcher: FSWatcher | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #toldMs = performance.now();
+  #tellTimer: NodeJS.Timeout | undefined;
 
   /** @param onChange called for each port that is there, and later for each that comes or goes */
   constructor(udsPath: string, onChange: (port: number, isOpen: boolean) => void) {
@@ -27,6 +32,18 @@ export class HostPorts {
   close(): void {
     this.#watcher?.close();
     clearInterval(this.#timer);
+    clearTimeout(this.#tellTimer);
+  }
+
+  /** Tells each port that is there once more, soon: who asks for that again and again is told once. */
+  tellAgain(): void {
+    if (this.#tellTimer) return;
+    const waitMs = Math.max(0, this.#toldMs + TELL_AGAIN_MS - performance.now());
+    this.#tellTimer = setTimeout(() => {
+      this.#tellTimer = undefined;
+      this.#toldMs = performance.now();
+      for (const port of this.#known) this.#onChange(port, true);
+    }, waitMs).unref();
   }
 
   #watch(): void {

@@ -11,11 +11,14 @@ export const WINDOW_BYTES = 256 * 1024;
 /** Streams at a time, as in Firecracker. */
 const MAX_STREAMS = 1023;
 
-/**
- * Windows of streams that are gone already, beside those of streams that are open: more than all of them lies unread only where
- * an agent gives credit for what it did not take.
- */
+/** Windows of streams that are gone already, and frames without a payload, beside the windows of streams that are open. */
 const SPARE_WINDOWS = 64;
+
+/** What a frame that waits to be read costs beside its bytes, about: most of those a guest can ask for are empty. */
+const FRAME_COST_BYTES = 512;
+
+/** Smaller pieces of a stream wait while the port is full, so that what frames cost is little beside what they carry. */
+const SMALL_PIECE_BYTES = 16 * FRAME_COST_BYTES;
 
 /** Argument of an agent's hello. */
 const WANTS_PORTS = 1;
@@ -60,11 +63,19 @@ export class Multiplexer {
   #restored = false;
   #broken = false;
   #nextStream = 2;
+  /** frames that the port has yet to take */
+  #queuedFrames = 0;
+  readonly #onTaken = (): void => {
+    this.#queuedFrames -= 1;
+  };
+  /** streams with small pieces that wait until the port has room */
+  #waiting: (() => void)[] = [];
 
   constructor(port: Duplex, options: MultiplexerOptions) {
     this.#port = port;
     this.#options = options;
     port.on('data', (bytes: Buffer) => this.#receive(bytes));
+    port.on('drain', () => this.#goOn());
     port.on('error', () => this.#dropAll());
     port.on('close', () => this.#dropAll());
   }
@@ -76,7 +87,9 @@ export class Multiplexer {
   connect(port: number): Promise<Duplex> {
     if (!this.#agentReady && this.#restored && this.#early.size < MAX_STREAMS) return this.#connectLater(port);
     const { promise, resolve, reject } = Promise.withResolvers<Duplex>();
-    if (!this.#agentReady || this.#isFull) {
+    // whoever asks for streams of a guest that stands still must not fill the queue: that would end the port
+    const isBehind = this.#queuedBytes > this.#mostQueuedBytes - (SPARE_WINDOWS / 2) * WINDOW_BYTES;
+    if (!this.#agentReady || this.#isFull || isBehind) {
       reject(new Error('no agent, or too many connections'));
       return promise;
     }
@@ -127,11 +140,32 @@ export class Multiplexer {
     this.#send(isOpen ? OP.listen : OP.unlisten, 0, port);
   }
 
+  get #queuedBytes(): number {
+    return this.#port.writableLength + this.#queuedFrames * FRAME_COST_BYTES;
+  }
+
+  /** More lies unread only where an agent does not keep to its windows, or asks for answers that it does not read. */
+  get #mostQueuedBytes(): number {
+    return (this.#streams.size + SPARE_WINDOWS) * WINDOW_BYTES;
+  }
+
   #send(op: number, stream: number, argument = 0, payload?: Buffer): void {
     if (this.#broken) return;
-    this.#port.write(encodeFrame(op, stream, argument, payload));
-    const windows = this.#streams.size + SPARE_WINDOWS;
-    if (this.#port.writableLength > windows * WINDOW_BYTES) this.#giveUp();
+    this.#queuedFrames += 1;
+    this.#port.write(encodeFrame(op, stream, argument, payload), this.#onTaken);
+    if (this.#queuedBytes > this.#mostQueuedBytes) this.#giveUp();
+  }
+
+  #afterSmallPiece(done: () => void): void {
+    if (this.#port.writableNeedDrain) this.#waiting.push(done);
+    else done();
+  }
+
+  /** One piece after the other, as long as the port has room. */
+  #goOn(): void {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    for (const done of waiting) this.#afterSmallPiece(done);
   }
 
   #receive(bytes: Buffer): void {
@@ -143,12 +177,13 @@ export class Multiplexer {
     }
   }
 
-  /** An agent that breaks the protocol cannot be understood any more. */
+  /** An agent that breaks the protocol cannot be understood any more. Its port is closed: nothing is kept for it. */
   #giveUp(): void {
     this.#broken = true;
     this.#dropAll();
+    this.#waiting = [];
     this.#port.removeAllListeners('data');
-    this.#port.resume();
+    this.#port.destroy();
   }
 
   #handle({ op, stream: id, argument, payload }: Frame): void {
@@ -214,10 +249,11 @@ export class Multiplexer {
   }
 
   #createStream(id: number): GuestStream {
-    const stream = new GuestStream(
-      (op, argument, payload) => this.#send(op, id, argument, payload),
-      () => this.#streams.delete(id),
-    );
+    const stream = new GuestStream({
+      send: (op, argument, payload) => this.#send(op, id, argument, payload),
+      afterSmallPiece: (done) => this.#afterSmallPiece(done),
+      forget: () => this.#streams.delete(id),
+    });
     this.#streams.set(id, stream);
     return stream;
   }
@@ -261,20 +297,27 @@ export function join(a: Duplex, b: Duplex): void {
   }
 }
 
+/** What a stream needs of those that carry it. */
+interface Carrier {
+  send: (op: number, argument?: number, payload?: Buffer) => void;
+  /** calls back when another small piece may be sent */
+  afterSmallPiece: (done: () => void) => void;
+  /** the stream is over */
+  forget: () => void;
+}
+
 /** The host's end of one stream. */
 class GuestStream extends Duplex {
-  readonly #send: (op: number, argument?: number, payload?: Buffer) => void;
-  readonly #forget: () => void;
+  readonly #carrier: Carrier;
   #credit = WINDOW_BYTES;
   /** bytes received since the last credit was given */
   #unacknowledged = 0;
   #blocked: (() => void) | undefined;
   #ended = { here: false, there: false, aborted: false };
 
-  constructor(send: (op: number, argument?: number, payload?: Buffer) => void, forget: () => void) {
+  constructor(carrier: Carrier) {
     super({ allowHalfOpen: true, readableHighWaterMark: WINDOW_BYTES, writableHighWaterMark: MAX_PAYLOAD_BYTES });
-    this.#send = send;
-    this.#forget = forget;
+    this.#carrier = carrier;
   }
 
   /** Frames other than those that open and reset. */
@@ -310,7 +353,7 @@ class GuestStream extends Duplex {
     const taken = this.#unacknowledged - this.readableLength;
     if (taken < WINDOW_BYTES / 4 || this.destroyed) return;
     this.#unacknowledged -= taken;
-    this.#send(OP.credit, taken);
+    this.#carrier.send(OP.credit, taken);
   }
 
   override read(size?: number): Buffer | null {
@@ -333,23 +376,28 @@ class GuestStream extends Duplex {
     const size = Math.min(chunk.length, this.#credit, MAX_PAYLOAD_BYTES);
     if (size > 0) {
       this.#credit -= size;
-      this.#send(OP.data, 0, chunk.subarray(0, size));
+      this.#carrier.send(OP.data, 0, chunk.subarray(0, size));
     }
-    if (size === chunk.length) done();
-    else if (size > 0) this._write(chunk.subarray(size), _encoding, done);
-    else this.#blocked = () => this._write(chunk, _encoding, done);
+    if (size === chunk.length) {
+      if (size < SMALL_PIECE_BYTES) this.#carrier.afterSmallPiece(done);
+      else done();
+    } else if (size > 0) {
+      this._write(chunk.subarray(size), _encoding, done);
+    } else {
+      this.#blocked = () => this._write(chunk, _encoding, done);
+    }
   }
 
   override _final(done: (error?: Error | null) => void): void {
     this.#ended.here = true;
-    this.#send(OP.finish);
+    this.#carrier.send(OP.finish);
     done();
   }
 
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
-    this.#forget();
+    this.#carrier.forget();
     const orderly = this.#ended.here && this.#ended.there;
-    if (!orderly && !this.#ended.aborted) this.#send(OP.reset);
+    if (!orderly && !this.#ended.aborted) this.#carrier.send(OP.reset);
     done(error);
   }
 }

@@ -28,7 +28,6 @@ export class Vsock {
   #server: Server | undefined;
   #multiplexer: Multiplexer | undefined;
   #nextHostPort = FIRST_HOST_PORT;
-  #hostPorts: HostPorts | undefined;
 
   /** Binds the socket, as the PUT does; a second PUT replaces the first. @throws Fault */
   async put(config: StoredVsock): Promise<void> {
@@ -64,18 +63,25 @@ export class Vsock {
   attach(port: Duplex): void {
     const { config } = this;
     if (!config) return;
+    let hostPorts: HostPorts | undefined;
+    let arePortsWanted = false;
     const multiplexer = new Multiplexer(port, {
       guestCid: config.guest_cid,
       onGuestConnect: (number) => connectUnix(`${config.uds_path}_${number}`),
       onAgent: (wantsPorts) => {
-        this.#hostPorts?.close();
-        this.#hostPorts = wantsPorts
-          ? new HostPorts(config.uds_path, (number, isOpen) => multiplexer.announcePort(number, isOpen))
-          : undefined;
+        arePortsWanted = wantsPorts;
+        if (!wantsPorts || port.destroyed) return;
+        // one for all agents, as to begin anew costs a guest nothing
+        if (hostPorts) hostPorts.tellAgain();
+        else {
+          hostPorts = new HostPorts(config.uds_path, (number, isOpen) => {
+            if (arePortsWanted) multiplexer.announcePort(number, isOpen);
+          });
+        }
       },
     });
     this.#multiplexer = multiplexer;
-    port.once('close', () => this.#hostPorts?.close());
+    port.once('close', () => hostPorts?.close());
   }
 
   /** Makes the agent of a restored machine begin anew. */
