@@ -332,6 +332,60 @@ describe('its network', () => {
     assert.equal(guest.counted.connections_destroyed, 1);
   });
 
+  it('sends a few segments at a time, however small, and all of them in the end', () => {
+    const document = Buffer.alloc(51_200, 'metadata ');
+    const guest = new Guest(() => document);
+    const options = { window: 65_535, mss: 100 };
+    guest.connect(options);
+    let received = '';
+    let segments = guest.send(FLAG.ack, REQUEST, options);
+    while (segments.length > 0) {
+      assert.ok(segments.length <= 32, `${segments.length} at a time`);
+      received += text(segments);
+      guest.ack = (guest.ack + text(segments).length) >>> 0;
+      segments = guest.send(FLAG.ack, NONE, options);
+    }
+    assert.equal(received, document.toString());
+    guest.stack.close();
+  });
+
+  it('repeats one segment after a pause, and goes on from what the guest has by then', (t) => {
+    mock.timers.enable({ apis: ['setTimeout'] });
+    t.after(() => mock.timers.reset());
+    const guest = new Guest(() => Buffer.alloc(10_000, 'x'));
+    guest.connect({ mss: 1000 });
+    assert.equal(guest.send(FLAG.ack, REQUEST).length, 10);
+    mock.timers.tick(1200);
+    assert.equal(text(guest.received()).length, 1000);
+    const before = guest.ack;
+    // nothing more before it is known to arrive
+    assert.deepEqual(guest.send(FLAG.ack, REQUEST.slice(0, 3)), []);
+    // what is said meanwhile does not look like something of before, which would be dropped
+    guest.seq += 5;
+    assert.deepEqual(
+      guest.send(FLAG.ack, 'later').map(({ seq }) => (seq - before) >>> 0),
+      [10_000],
+    );
+    guest.seq -= 10;
+    mock.timers.tick(1200);
+    assert.equal(text(guest.received()).length, 1000);
+    // only the first one was lost
+    guest.ack = (guest.ack + 10_000) >>> 0;
+    assert.deepEqual(guest.send(FLAG.ack), []);
+    for (let i = 0; i < 20; i++) mock.timers.tick(1200);
+    assert.deepEqual([guest.received(), guest.counted.connections_destroyed], [[], undefined]);
+    guest.stack.close();
+  });
+
+  it('takes no call with segments smaller than Firecracker’s smallest', () => {
+    const guest = new Guest();
+    assert.deepEqual(guest.send(FLAG.syn, NONE, { mss: 99 }), []);
+    assert.equal(guest.counted.connections_created, undefined);
+    guest.port += 1;
+    guest.connect({ mss: 100 });
+    guest.stack.close();
+  });
+
   it('takes segments in order only, and says where it is', () => {
     const guest = new Guest(() => Buffer.from('answer'));
     guest.connect();

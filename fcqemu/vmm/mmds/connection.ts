@@ -13,13 +13,19 @@ const DEFAULT_MSS = 536;
 /** What fits into an Ethernet frame of 1500 bytes. */
 const OWN_MSS = 1460;
 
+/** Smallest segment a peer may ask for, as in Firecracker: smaller ones cost more than they carry. */
+const MIN_MSS = 100;
+
+/** Segments sent for one of the guest's; the rest follows as it acknowledges them. */
+const MAX_SEGMENTS = 32;
+
 const RETRANSMIT_MS = 1200;
 const MAX_RETRANSMISSIONS = 15;
 
 const END_OF_HEAD = '\r\n\r\n';
 
 export interface ConnectionOptions {
-  /** the guest's SYN */
+  /** the guest's SYN, one that is acceptable */
   syn: Segment;
   /** first sequence number of the service */
   initialSequence: number;
@@ -28,6 +34,11 @@ export interface ConnectionOptions {
   answer: (head: Buffer) => Buffer;
   /** the connection is over */
   onClosed: () => void;
+}
+
+/** Whether a call can be answered in segments that the guest takes. */
+export function isAcceptable({ mss = DEFAULT_MSS }: Segment): boolean {
+  return mss >= MIN_MSS;
 }
 
 export class Connection {
@@ -44,6 +55,10 @@ export class Connection {
   #outgoing: Buffer = Buffer.alloc(0);
   #unacknowledged: number;
   #next: number;
+  /** one past all that was ever sent: what is sent again begins before it */
+  #highest: number;
+  /** nothing was acknowledged in time: one segment shows whether anything arrives */
+  #isProbing = false;
   #finSent = false;
   #window: number;
   #timer: NodeJS.Timeout | undefined;
@@ -54,10 +69,11 @@ export class Connection {
   constructor(options: ConnectionOptions) {
     this.#options = options;
     const { syn, initialSequence } = options;
-    this.#mss = Math.min(Math.max(syn.mss ?? DEFAULT_MSS, 1), OWN_MSS);
+    this.#mss = Math.min(syn.mss ?? DEFAULT_MSS, OWN_MSS);
     this.#expected = (syn.seq + 1) >>> 0;
     this.#unacknowledged = initialSequence;
     this.#next = (initialSequence + 1) >>> 0;
+    this.#highest = this.#next;
     this.#window = syn.window;
     this.#sendSynAck();
   }
@@ -89,11 +105,14 @@ export class Connection {
 
   #takeAcknowledgement({ ack, window }: Segment): void {
     const count = (ack - this.#unacknowledged) | 0;
-    if (count < 0 || ((this.#next - ack) | 0) < 0) return;
+    if (count < 0 || ((this.#highest - ack) | 0) < 0) return;
     this.#window = window;
     if (count === 0) return;
     this.#retransmissions = 0;
+    this.#isProbing = false;
     this.#unacknowledged = ack;
+    // the guest had what was about to be sent again
+    if (((this.#next - ack) | 0) < 0) this.#next = ack;
     if (!this.#established) this.#established = true;
     else if (this.#finSent && ack === this.#next) this.#close();
     else this.#outgoing = this.#outgoing.subarray(count);
@@ -129,7 +148,7 @@ export class Connection {
     if (end === -1) {
       if (this.#received.length < RECEIVE_BYTES) return;
       // longer than any request may be
-      this.#send(FLAG.rst | FLAG.ack, this.#next);
+      this.#send(FLAG.rst | FLAG.ack, this.#highest);
       this.#close();
       return;
     }
@@ -138,23 +157,34 @@ export class Connection {
     this.#outgoing = this.#options.answer(head);
   }
 
-  /** Sends what the guest's window has room for, and the end once everything is said. */
+  /** Sends some of what the guest's window has room for, and the end once everything is said. */
   #transmit(): void {
     if (this.#closed || !this.#established || this.#finSent) return;
-    for (;;) {
-      const sent = (this.#next - this.#unacknowledged) >>> 0;
-      const room = this.#window - sent;
-      const part = this.#outgoing.subarray(sent, sent + Math.max(0, Math.min(this.#mss, room)));
-      if (part.length === 0) break;
-      this.#send(FLAG.ack | FLAG.psh, this.#next, part);
-      this.#next = (this.#next + part.length) >>> 0;
-    }
+    this.#sendSegments();
     if (this.#remoteEnded && this.#outgoing.length === 0) {
       this.#send(FLAG.fin | FLAG.ack, this.#next);
-      this.#next = (this.#next + 1) >>> 0;
+      this.#advance(1);
       this.#finSent = true;
     }
     this.#armTimer();
+  }
+
+  #sendSegments(): void {
+    for (let count = 0; count < MAX_SEGMENTS; count++) {
+      const sent = (this.#next - this.#unacknowledged) >>> 0;
+      // the one that shows whether anything arrives is on its way
+      if (this.#isProbing && sent > 0) return;
+      const room = this.#window - sent;
+      const part = this.#outgoing.subarray(sent, sent + Math.max(0, Math.min(this.#mss, room)));
+      if (part.length === 0) return;
+      this.#send(FLAG.ack | FLAG.psh, this.#next, part);
+      this.#advance(part.length);
+    }
+  }
+
+  #advance(count: number): void {
+    this.#next = (this.#next + count) >>> 0;
+    if (((this.#next - this.#highest) | 0) > 0) this.#highest = this.#next;
   }
 
   #armTimer(): void {
@@ -177,6 +207,7 @@ export class Connection {
       return;
     }
     this.#next = this.#unacknowledged;
+    this.#isProbing = true;
     this.#finSent = false;
     // a closed window is probed with one byte
     this.#window = Math.max(1, this.#window);
@@ -192,7 +223,7 @@ export class Connection {
   }
 
   #acknowledge(): void {
-    this.#send(FLAG.ack, this.#next);
+    this.#send(FLAG.ack, this.#highest);
   }
 
   #send(flags: number, seq: number, payload: Buffer = Buffer.alloc(0)): void {

@@ -3,7 +3,7 @@
  * here, and never reaches the tap.
  */
 import { randomBytes } from '../../random.ts';
-import { Connection } from './connection.ts';
+import { Connection, isAcceptable } from './connection.ts';
 import { arpReply, FLAG, isFor, type Peer, parseFrame, type Segment, tcpFrame } from './packets.ts';
 
 const PORT = 80;
@@ -82,7 +82,10 @@ export class MmdsStack {
       return;
     }
     const isCall = (segment.flags & (FLAG.syn | FLAG.ack | FLAG.rst)) === FLAG.syn;
-    if (peer.localPort === PORT && isCall && this.#makeRoom()) this.#accept(key, peer, segment);
+    const isForService = peer.localPort === PORT && isCall;
+    // Firecracker does not answer these either
+    if (isForService && !isAcceptable(segment)) return;
+    if (isForService && this.#makeRoom()) this.#accept(key, peer, segment);
     else if (!(segment.flags & FLAG.rst)) this.#reset(peer, segment);
   }
 
