@@ -178,6 +178,8 @@ export async function loadDeviceState(vm: MicroVm, { header, state }: SnapshotFi
     await vm.execute('migrate-incoming', { uri: `unix:${socketPath}` });
     const socket = createConnection(socketPath);
     await once(socket, 'connect');
+    // a QEMU that closes its end early says why, or ends: that is waited for
+    socket.on('error', () => {});
     socket.end(state);
     await vm.incomingEnd();
   } catch (error) {
