@@ -1,6 +1,7 @@
 /** Everything that is kept, in one database: the records of VMs, images and their layers, the ledger, settings. */
 import { type BuildVms, createBuildVms } from './build-vms.ts';
 import { type Database, inTransaction } from './database.ts';
+import { createHolds, type Holds } from './holds.ts';
 import { createImageStore, type ImageStore } from './images.ts';
 import { createLayerStore, type LayerStore } from './layers.ts';
 import { createLeases, type Leases } from './leases.ts';
@@ -20,6 +21,8 @@ export interface Stores {
   buildVms: BuildVms;
   /** who holds temporary VMs, kept in memory alone */
   leases: Leases;
+  /** kept work disks, by name, that somebody is about to take or to delete; kept in memory alone */
+  keptHolds: Holds;
   images: ImageStore;
   layers: LayerStore;
   snapshots: SnapshotStore;
@@ -48,6 +51,7 @@ export function createStores(database: Database, { now, onListenerError }: Store
     trash,
     buildVms: createBuildVms(vms, trash),
     leases: createLeases(),
+    keptHolds: createHolds(),
     images: createImageStore(database),
     layers: createLayerStore(database),
     snapshots: createSnapshotStore(database),

@@ -4,7 +4,7 @@
  */
 import { link, mkdir, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { systemCode } from '../errors.ts';
+import { BangerError, systemCode } from '../errors.ts';
 import { keptDirectory } from './layout.ts';
 
 export interface KeptDisk {
@@ -43,9 +43,31 @@ export async function keepDisk(store: string, workDisk: string, name: string): P
   }
 }
 
-/** Gives a kept disk to a VM as its work disk; `forgetShared` takes the first name away when the VM is there. */
+/**
+ * Gives a kept disk to a VM as its work disk; `forgetShared` takes the first name away when the VM is there.
+ * @throws BangerError `not_found` when it is gone, `conflict` when another VM has it
+ */
 export async function takeKept(disk: KeptDisk, workDisk: string): Promise<void> {
-  await link(disk.path, workDisk);
+  try {
+    await link(disk.path, workDisk);
+  } catch (error) {
+    if (systemCode(error) !== 'ENOENT') throw error;
+    throw new BangerError('not_found', `The kept work disk "${disk.name}" is gone: ${disk.path}.`, {
+      cause: error,
+      hint: 'See the kept ones: banger disk list --kept',
+    });
+  }
+  // the file system's own count: two guests that write to one file system destroy it
+  if ((await names(workDisk)) === 2) return;
+  await rm(workDisk, { force: true });
+  throw takenError(disk.name, 'another VM');
+}
+
+/** @param by who has it, or is about to */
+export function takenError(name: string, by: string): BangerError {
+  return new BangerError('conflict', `The kept work disk "${name}" is taken by ${by}.`, {
+    hint: 'See which are left: banger disk list --kept',
+  });
 }
 
 /** Removes the names of disks that VMs own: what a crash in the middle of a move left. */
@@ -56,8 +78,14 @@ export async function forgetShared(store: string): Promise<void> {
   }
 }
 
+/** Of a file that went between two looks, none. */
 async function names(path: string): Promise<number> {
-  return (await stat(path)).nlink;
+  try {
+    return (await stat(path)).nlink;
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return 0;
+    throw error;
+  }
 }
 
 async function filesIn(directory: string): Promise<string[]> {

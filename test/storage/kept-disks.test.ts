@@ -47,6 +47,19 @@ describe('kept disks', () => {
     assert.deepEqual(await findKept(store, 'web'), kept);
   });
 
+  it('are given to one VM alone, and not when they are gone', async (t) => {
+    const { store, work } = await storeWithDisk(t);
+    const other = join(store, 'vms/other.ext4');
+    const kept = await keepDisk(store, work, 'web');
+    await rm(work);
+    await takeKept(kept, work);
+    await assert.rejects(takeKept(kept, other), { code: 'conflict', message: /"web" is taken/, hint: /list --kept/ });
+    await assert.rejects(readFile(other), { code: 'ENOENT' });
+    await rm(kept.path);
+    await assert.rejects(takeKept(kept, other), { code: 'not_found', message: /"web" is gone/, hint: /list --kept/ });
+    assert.equal(await readFile(work, 'utf8'), 'data');
+  });
+
   it('get another name where theirs is taken', async (t) => {
     const { store, work } = await storeWithDisk(t);
     assert.equal((await keepDisk(store, work, 'web')).name, 'web');

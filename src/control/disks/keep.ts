@@ -5,7 +5,7 @@ import { BangerError, messageOf } from '../../errors.ts';
 import { cloneFile } from '../../storage/clone.ts';
 import { apparentBytes } from '../../storage/disk.ts';
 import { readSuperblock } from '../../storage/ext4.ts';
-import { findKept, type KeptDisk, keepDisk, takeKept } from '../../storage/kept-disks.ts';
+import { findKept, type KeptDisk, keepDisk, takeKept, takenError } from '../../storage/kept-disks.ts';
 import { vmFiles } from '../../storage/layout.ts';
 import { pathExists } from '../../system/files.ts';
 import { takeBack } from '../handover.ts';
@@ -30,12 +30,29 @@ export async function keepWorkDisk(host: Host, vm: VmRecord, name: string): Prom
   return kept;
 }
 
+/** Name of the kept disk that is meant by what a person gave for a work disk; undefined for a file, or nothing. */
+export function keptNameOf(from: string | undefined): string | undefined {
+  return from?.includes('/') ? undefined : from;
+}
+
 /**
- * @param from name of a kept disk, or absolute path of an ext4 image
+ * Keeps a kept disk for one who is about to take or delete it, until it is disposed of. Before that its name stands for
+ * this disk and no other: the place of one that went could be another's by then.
+ * @throws BangerError `conflict` when somebody else does that
+ */
+export function claimKept({ stores }: Pick<Host, 'stores'>, name: string, who: string): Disposable {
+  const [other] = stores.keptHolds.of(name);
+  if (other !== undefined) throw takenError(name, other);
+  return stores.keptHolds.hold(name, who);
+}
+
+/**
+ * @param from name of a kept disk, see `claimKept`, or absolute path of an ext4 image
  * @throws BangerError `not_found`, or `invalid_input` when it holds no ext4 file system
  */
 export async function findWorkDisk(host: Host, from: string): Promise<WorkDiskSource> {
-  const kept = from.includes('/') ? undefined : await getKept(host, from);
+  const name = keptNameOf(from);
+  const kept = name === undefined ? undefined : await getKept(host, name);
   const path = kept?.path ?? from;
   if (!path.startsWith('/')) {
     throw new BangerError('invalid_input', `"${from}" is neither the name of a kept disk nor an absolute path.`, {
@@ -76,8 +93,9 @@ export async function settleKept(source: WorkDiskSource): Promise<void> {
   if (source.kept) await rm(source.kept.path, { force: true });
 }
 
-/** @throws BangerError `not_found` */
+/** @throws BangerError `not_found`, or `conflict` when a VM is about to get it */
 export async function deleteKept(host: Host, name: string): Promise<{ name: string }> {
+  using _claim = claimKept(host, name, 'its deletion');
   const kept = await getKept(host, name);
   await rm(kept.path, { force: true });
   return { name };

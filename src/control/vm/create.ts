@@ -16,7 +16,7 @@ import { imageFiles, vmFiles } from '../../storage/layout.ts';
 import { readRootVolume } from '../../storage/volume.ts';
 import { formatSize, MIB } from '../../units.ts';
 import { findBootFiles } from '../bundles/boot-files.ts';
-import { adoptWorkDisk, findWorkDisk, settleKept, type WorkDiskSource } from '../disks/keep.ts';
+import { adoptWorkDisk, claimKept, findWorkDisk, keptNameOf, settleKept, type WorkDiskSource } from '../disks/keep.ts';
 import { freeUser } from '../handover.ts';
 import type { Host } from '../host.ts';
 import { readOciRecord } from '../images/oci-record.ts';
@@ -31,7 +31,7 @@ import { decideUserData, keepUserData } from './user-data.ts';
 export type NewVmRequest = VmCreate & { lease?: string | undefined };
 
 /**
- * @throws BangerError `conflict` when the name is taken, `not_found` for an unknown image, `invalid_input` for
+ * @throws BangerError `conflict` when the name or the kept disk is taken, `not_found` for an unknown image, `invalid_input` for
  *   sizes this host or image cannot have
  */
 export async function createVm(
@@ -41,13 +41,15 @@ export async function createVm(
   signal: AbortSignal,
 ): Promise<VmRecord> {
   requireFreeName(host, request.name);
+  const keptDisk = keptNameOf(request.workDiskFrom);
+  using _claim = keptDisk === undefined ? undefined : claimKept(host, keptDisk, `the creation of ${request.name}`);
   const boot = await findBootFiles(host, request.image);
   const source = request.workDiskFrom === undefined ? undefined : await findWorkDisk(host, request.workDiskFrom);
   const shape = await decideShape(host, request, boot, source);
   if (request.process !== undefined) await requireProcess(host, request.name, boot);
   const userData = await decideUserData(host, request, boot, signal);
   await host.checks.beforeCreate(boot, await costOfClone(host, boot.rootfs), progress.warn);
-  const vm = await admitVm(host, request, boot, { ...shape, keptDisk: source?.kept?.name ?? null }, signal);
+  const vm = await admitVm(host, request, boot, { ...shape, keptDisk: keptDisk ?? null }, signal);
   const files = vmFiles(host.config.paths.store, vm.id);
   try {
     await mkdir(files.directory, { recursive: true, mode: 0o700 });

@@ -1,10 +1,14 @@
-/** What a new VM is refused before anything of it exists. */
+/** What a new VM is refused, and what it takes that others want too. */
 import assert from 'node:assert/strict';
+import { copyFileSync, existsSync, mkdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { deleteKept } from '../../../src/control/disks/keep.ts';
 import { createVm } from '../../../src/control/vm/create.ts';
 import { BangerError } from '../../../src/errors.ts';
+import { imageFiles, keptDirectory, vmFiles } from '../../../src/storage/layout.ts';
 import { DISK_BYTES, OLD } from '../../support/mortal-disks.ts';
-import { mortalHost } from '../../support/mortal-host.ts';
+import { type MortalHost, mortalHost } from '../../support/mortal-host.ts';
 import { paced } from '../../support/pace.ts';
 import { quietProgress } from '../../support/quiet-progress.ts';
 
@@ -21,5 +25,87 @@ describe('a new VM', { timeout: paced(30_000) }, () => {
     assert.match(error.message, new RegExp(`^process is for OCI images; ${OLD.name} is none`));
     assert.match(error.hint ?? '', /banger run job -- COMMAND/);
     assert.deepEqual(host.stores.vms.list(), []);
+  });
+});
+
+/** Puts a disk among the kept ones; returns its path. */
+function keep({ config }: MortalHost, name: string): string {
+  const { store } = config.paths;
+  mkdirSync(keptDirectory(store), { recursive: true });
+  const path = join(keptDirectory(store), `${name}.ext4`);
+  copyFileSync(imageFiles(store, OLD.id).rootfs, path);
+  return path;
+}
+
+describe('a kept work disk', { timeout: paced(30_000) }, () => {
+  const request = { image: OLD.name, rootDiskBytes: DISK_BYTES, workDiskBytes: 64 * 2 ** 20, workDiskFrom: 'data' };
+
+  it('is given to one of two VMs that are made of it at once, and the other one is not made', async () => {
+    await using place = await mortalHost();
+    const { host } = place.daemon();
+    const path = keep(place, 'data');
+    const made = await Promise.allSettled(
+      ['a', 'b'].map((name) => createVm(host, { name, ...request }, quietProgress(), never)),
+    );
+    assert.deepEqual(
+      made.map((each) => (each.status === 'fulfilled' ? 'made' : each.reason.code)),
+      ['made', 'conflict'],
+    );
+    const [vm] = host.stores.vms.list();
+    assert.ok(vm);
+    assert.deepEqual([host.stores.vms.list().length, vm.name], [1, 'a']);
+    assert.equal(statSync(vmFiles(place.config.paths.store, vm.id).workDisk).nlink, 1);
+    assert.equal(existsSync(path), false);
+    // it is nobody's claim any more
+    await assert.rejects(createVm(host, { name: 'b', ...request }, quietProgress(), never), { code: 'not_found' });
+  });
+
+  it('is not deleted while a VM is about to get it, and is kept when that is not made', async () => {
+    await using place = await mortalHost();
+    const { host } = place.daemon();
+    const path = keep(place, 'data');
+    let deletion: Promise<unknown> | undefined;
+    const progress = {
+      ...quietProgress(),
+      step() {
+        deletion = deleteKept(host, 'data').catch((error) => error);
+        throw new Error('it fails here');
+      },
+    };
+    await assert.rejects(createVm(host, { name: 'a', ...request }, progress, never), /it fails here/);
+    const refused = await deletion;
+    assert.ok(refused instanceof BangerError, 'the deletion was not refused');
+    assert.match(refused.message, /"data" is taken by the creation of a/);
+    assert.match(refused.hint ?? '', /list --kept/);
+    assert.deepEqual([host.stores.vms.list(), existsSync(path)], [[], true]);
+    assert.deepEqual(await deleteKept(host, 'data'), { name: 'data' });
+    assert.equal(existsSync(path), false);
+  });
+
+  it('has one owner wherever a creation with it is cut off', async () => {
+    const attempt = async (dieBefore: string | undefined) => {
+      await using place = await mortalHost();
+      const path = keep(place, 'data');
+      const daemon = place.daemon(dieBefore);
+      await daemon.finish(() =>
+        daemon.host.operations.start({
+          ...{ kind: 'vm.create', target: 'a' },
+          run: (progress, signal) => createVm(daemon.host, { name: 'a', ...request }, progress, signal),
+        }),
+      );
+      await place.daemon().recover();
+      const disks = place.stores.vms.list().map(({ id }) => vmFiles(place.config.paths.store, id).workDisk);
+      const names = [path, ...disks].filter((each) => existsSync(each));
+      assert.deepEqual(
+        names.map((each) => statSync(each).nlink),
+        [1],
+        `before ${dieBefore}: ${names}`,
+      );
+      return daemon.mortal.effects;
+    };
+    const effects = await attempt(undefined);
+    const taken = effects.indexOf('link data.ext4 → work.ext4');
+    assert.ok(taken > 0, effects.join('\n'));
+    for (const effect of effects.slice(taken)) await attempt(effect);
   });
 });
