@@ -16,8 +16,8 @@ export interface Deletion {
   force: boolean;
   /** for good, past the trash; temporary VMs always are */
   now: boolean;
-  /** for good but for its work disk */
-  keepWorkDisk: boolean;
+  /** for good but for its work disk; `name` is what that is called then, the VM's own without */
+  keepWorkDisk: boolean | { name: string };
 }
 
 export interface DeletedVm {
@@ -36,8 +36,10 @@ export async function deleteVm(host: Host, name: string, deletion: Deletion, pro
   const vm = host.stores.vms.get(name);
   const { force } = deletion;
   const snapshots = host.stores.snapshots.count(vm.id);
-  const keptAs = vm.temporary?.keptDisk ?? null;
-  const keep = deletion.keepWorkDisk || keptAs !== null;
+  const asked = deletion.keepWorkDisk;
+  // a kept disk that it was given goes back under the name it had
+  const givenAs = vm.temporary?.keptDisk ?? (typeof asked === 'object' ? asked.name : undefined);
+  const keep = asked !== false || givenAs !== undefined;
   const now = deletion.now || vm.temporary !== null;
   const alive = (await findVmmOf(host, vm)) !== undefined;
   if (alive && !force) {
@@ -51,7 +53,10 @@ export async function deleteVm(host: Host, name: string, deletion: Deletion, pro
   await releaseVm(host, vm);
   if (keep && vm.memory !== null) await discardMemory(host, vm);
   // before the deletion is certain: a crash in between leaves the VM, which still owns its disk
-  const kept = keep ? await keepWorkDisk(host, vm, keptAs ?? vm.name) : undefined;
+  const kept = keep ? await keepWorkDisk(host, vm, givenAs ?? vm.name) : undefined;
+  if (kept && givenAs !== undefined && kept.name !== givenAs) {
+    progress.warn(`The work disk ${givenAs} is kept as ${kept.name} now: another one has got its name.`);
+  }
   if (keep && !kept) progress.warn(`${name} had no work disk that could be kept.`);
   const keptForMs = now || keep ? 0 : host.config.limits.trashForMs;
   if (keptForMs > 0) {

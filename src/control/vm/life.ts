@@ -11,6 +11,7 @@ import { requireDiscard } from '../../core/saved-memory.ts';
 import { shownState, type VmRecord } from '../../core/vm.ts';
 import { stopped } from '../../core/vm-changes.ts';
 import { asBangerError, BangerError, messageOf } from '../../errors.ts';
+import { keptNameOf } from '../disks/keep.ts';
 import type { Host } from '../host.ts';
 import type { Progress } from '../operations.ts';
 import { requireStoreSpace } from '../store/space.ts';
@@ -267,8 +268,9 @@ export function createLife(host: Host, pool: StandbyPool = NO_STANDBY): Life {
       return { ...viewVm(host, vm), created, started: true, resumed, warm: false };
     } catch (error) {
       if (created && signal.aborted) {
-        // a work disk that somebody had kept is kept again
-        const keepWorkDisk = described.workDiskFrom !== undefined;
+        // a work disk that somebody had kept is kept again as it was called; of a file there is only a copy
+        const kept = keptNameOf(described.workDiskFrom);
+        const keepWorkDisk = kept !== undefined && { name: kept };
         await deleteVm(host, name, { force: true, now: true, keepWorkDisk }, progress);
       }
       throw error;

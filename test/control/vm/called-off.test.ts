@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
-import { copyFileSync, mkdirSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { Operation } from '../../../src/api/operation.ts';
-import { imageFiles, vmFiles } from '../../../src/storage/layout.ts';
+import { imageFiles, keptDirectory, vmFiles } from '../../../src/storage/layout.ts';
 import { DISK_BYTES, OLD } from '../../support/mortal-disks.ts';
 import { type Daemon, type MortalHost, mortalHost } from '../../support/mortal-host.ts';
 import { paced } from '../../support/pace.ts';
@@ -74,6 +75,33 @@ describe('what is called off while its guest is not ready yet', { timeout: paced
       { vm, vmms, watched, devices, routes, rules, ledger, odd },
       { vm: 'none', vmms: [], watched: false, devices: [], routes: [], rules: [], ledger: [], odd: [] },
     );
+  });
+
+  it('is the run of a new VM with a kept work disk: that is kept under the name it had', async () => {
+    await using place = await mortalHost();
+    place.stayUnready();
+    const { config } = place;
+    const kept = keptDirectory(config.paths.store);
+    mkdirSync(kept, { recursive: true });
+    copyFileSync(imageFiles(config.paths.store, OLD.id).rootfs, join(kept, 'cache.ext4'));
+    const daemon = place.daemon();
+    const request = { ...shape, workDiskBytes: 64 * 2 ** 20, workDiskFrom: 'cache' };
+    const { ended } = await callOff(daemon, () => daemon.life.run('web', request));
+    assert.deepEqual([ended?.state, place.see(daemon).vm], ['cancelled', 'none']);
+    assert.deepEqual(readdirSync(kept), ['cache.ext4']);
+  });
+
+  it('is the run of a new VM with a copy of a file: the copy is gone with it', async () => {
+    await using place = await mortalHost();
+    place.stayUnready();
+    const { config } = place;
+    const seed = imageFiles(config.paths.store, OLD.id).rootfs;
+    const daemon = place.daemon();
+    const request = { ...shape, workDiskBytes: 64 * 2 ** 20, workDiskFrom: seed };
+    const { ended } = await callOff(daemon, () => daemon.life.run('web', request));
+    assert.deepEqual([ended?.state, place.see(daemon).vm], ['cancelled', 'none']);
+    assert.equal(existsSync(keptDirectory(config.paths.store)), false);
+    assert.equal(existsSync(seed), true);
   });
 
   it('is the run of a VM that was there: it is stopped', async () => {
