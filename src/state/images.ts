@@ -32,10 +32,11 @@ export interface ImageStore {
   /** @throws BangerError `not_found` with the command that lists them */
   get(name: string): ImageRecord;
   /**
-   * Registers an image; one of the same name is replaced in the same transaction and returned.
-   * @throws BangerError `conflict` when the name is taken and `replace` is not set
+   * Registers an image. Where the one with the id `replace` has its name, that is replaced in the same transaction and
+   * returned.
+   * @throws BangerError `conflict` when another one has the name
    */
-  insert(image: ImageRecord, options?: { replace?: boolean }): ImageRecord | undefined;
+  insert(image: ImageRecord, options?: { replace?: string | undefined }): ImageRecord | undefined;
   /**
    * Also in the records of the images that were made from it.
    * @throws BangerError `conflict` when the name is taken
@@ -75,9 +76,10 @@ export function createImageStore(database: Database): ImageStore {
         details: { name },
       });
     },
-    insert: (image, { replace = false } = {}) =>
+    insert: (image, { replace } = {}) =>
       inTransaction(database, () => {
-        const replaced = replace ? find(image.name) : undefined;
+        const holder = find(image.name);
+        const replaced = holder?.id === replace ? holder : undefined;
         if (replaced) remove.run(replaced.id);
         requireFree(image.name, image.id);
         const { id, name, arch, base, digest, sizeBytes, recipeKey, createdAt } = image;

@@ -48,20 +48,28 @@ describe('image store', () => {
       assert.deepEqual(JSON.parse(image?.recipe ?? ''), kept);
     }
     for (const other of ['no recipe', '[]', '"env"', '{"env":7}', '{"env":{}}']) {
-      images.insert(sampleImage({ recipe: other }), { replace: true });
+      images.insert(sampleImage({ recipe: other }), { replace: '0a0b0c0d' });
       assert.equal(images.get('dev').recipe, other);
     }
-    images.insert(sampleImage({ recipe: `[${'0,'.repeat(300_000)}0]` }), { replace: true });
+    images.insert(sampleImage({ recipe: `[${'0,'.repeat(300_000)}0]` }), { replace: '0a0b0c0d' });
     assert.equal(images.get('dev').recipe, null, 'nothing that long is a recipe');
   });
 
-  it('refuses a taken name, and replaces on demand', () => {
+  it('refuses a taken name, and replaces the image that is meant', () => {
     const images = createImageStore(openDatabase(':memory:'));
     images.insert(sampleImage());
     const next = sampleImage({ id: '22222222' });
     assert.throws(() => images.insert(next), { code: 'conflict', message: /"dev" exists already/ });
-    assert.deepEqual(images.insert(next, { replace: true }), sampleImage());
+    assert.throws(() => images.insert(next, { replace: '33333333' }), { code: 'conflict' });
+    assert.deepEqual(images.list(), [sampleImage()], 'another one is not replaced');
+    assert.deepEqual(images.insert(next, { replace: sampleImage().id }), sampleImage());
     assert.deepEqual(images.list(), [next]);
+    images.rename(next.id, 'elsewhere');
+    assert.equal(images.insert(sampleImage(), { replace: next.id }), undefined);
+    assert.deepEqual(
+      images.list().map(({ name }) => name),
+      ['dev', 'elsewhere'],
+    );
   });
 
   it('renames unless the name is taken', () => {

@@ -20,7 +20,7 @@ import { costOfClone, isFull } from '../store/space.ts';
 import { awaitInit } from '../vm/boot.ts';
 import { requireImage } from '../vm/create.ts';
 import { admitBuildVm, bootBuildVm, discardBuildVm } from './build-vm.ts';
-import { finishImage } from './finish.ts';
+import { type BuildTarget, finishImage } from './finish.ts';
 import { type DebPlan, planDebs } from './host-packages.ts';
 import { forgetKeptVm, reviveKeptVm } from './kept-vm.ts';
 import {
@@ -38,6 +38,8 @@ import { performStep, prepareGuest, type StepContext } from './steps.ts';
 export interface BuildOptions {
   /** does every step again */
   noCache: boolean;
+  /** id of the image that its own may replace: the one that had the name when it was asked for */
+  replaces: string | undefined;
   /** leaves the VM when a step fails */
   keep: boolean;
   /** called with a VM that was left, which is an ordinary one from then on */
@@ -106,7 +108,7 @@ export async function buildImage(
       host,
       request,
       plan,
-      { ...options, ...begun, imageId: fresh.id, done, began },
+      { ...options, ...begun, target: { id: fresh.id, replaces: options.replaces }, done, began },
       progress,
       either,
     );
@@ -180,7 +182,7 @@ async function buildInVm(
   host: Host,
   request: BuildRequest,
   plan: BuildPlan,
-  build: BegunBuild & { imageId: string; done: number; began: number; noCache: boolean },
+  build: BegunBuild & { target: BuildTarget; done: number; began: number; noCache: boolean },
   progress: Progress,
   signal: AbortSignal,
 ): Promise<ImageBuilt> {
@@ -229,7 +231,7 @@ async function buildInVm(
     if (index === plan.steps.length - 1 && !shares) continue; // the image itself is kept
     await keep(index + 1);
   }
-  const image = await finishImage(host, vm, build.imageId, plan, context);
+  const image = await finishImage(host, vm, build.target, plan, context);
   lap('finish');
   const reason = build.noCache ? 'Every step was asked for again.' : 'What it is made from has changed.';
   return { ...image, built: true, reason, steps: timings };

@@ -13,7 +13,7 @@ import { syncPath } from '../../system/files.ts';
 import { verityDigest } from '../../system/verity.ts';
 import { diskRunner, takeBack } from '../handover.ts';
 import type { Host } from '../host.ts';
-import { retireImage } from '../images/catalogue.ts';
+import { requireSameHolder, retireImage } from '../images/catalogue.ts';
 import { readDpkgPackages } from '../images/dpkg-status.ts';
 import { builtOn, writeOciRecord } from '../images/oci-record.ts';
 import { shutDownBuildVm } from './build-vm.ts';
@@ -28,14 +28,22 @@ const CHECK_LIMIT_MS = 30 * 60_000;
 /** e2fsck: 0 nothing wrong, 1 corrected (the journal of a guest that was cut off). */
 const CHECKED = [0, 1];
 
+/** The image that a build ends in. */
+export interface BuildTarget {
+  /** another one than the VM's, which a later build may go on in */
+  id: string;
+  /** id of the image that had its name when the build began */
+  replaces: string | undefined;
+}
+
 /**
- * @param imageId another one than the VM's, which a later build may go on in
  * @returns the image's record, registered
+ * @throws BangerError `conflict` when another image has got its name meanwhile
  */
 export async function finishImage(
   host: Host,
   vm: VmRecord,
-  imageId: string,
+  { id: imageId, replaces }: BuildTarget,
   plan: BuildPlan,
   context: StepContext,
 ): Promise<Omit<ImageBuilt, 'steps' | 'built' | 'reason'>> {
@@ -97,6 +105,12 @@ export async function finishImage(
   for (const path of [files.kernel, files.initrd, files.packages, files.oci]) await syncPath(path).catch(ignoreMissing);
   for (const path of [files.directory, dirname(files.directory)]) await syncPath(path);
   const replaced = host.stores.atomically(() => {
+    requireSameHolder(
+      host,
+      request.name,
+      replaces,
+      'Build it again to replace that one, or under another name with --name; layers make it quick.',
+    );
     const replaced = host.stores.images.insert(
       {
         id: imageId,
@@ -109,7 +123,7 @@ export async function finishImage(
         recipeKey: plan.recipeKey,
         createdAt: host.now().toISOString(),
       },
-      { replace: true },
+      { replace: replaces },
     );
     host.stores.ledger.strike('directory', files.directory);
     return replaced;

@@ -146,6 +146,22 @@ export async function deleteImage(host: ImageHost, name: string): Promise<{ name
 }
 
 /**
+ * An image takes long to make, and what it may replace is decided when that begins: what has got its name since is another one.
+ * @param replaces id of the image that had the name then; undefined when it was free
+ * @throws BangerError `conflict`
+ */
+export function requireSameHolder(
+  { stores }: ImageHost,
+  name: string,
+  replaces: string | undefined,
+  hint: string,
+): void {
+  const holder = stores.images.find(name);
+  if (holder === undefined || holder.id === replaces) return;
+  throw new BangerError('conflict', `Another image has got the name "${name}" meanwhile; it stays as it is.`, { hint });
+}
+
+/**
  * Clears away an image that was replaced by another of its name. While VMs need it, its kernel and initrd stay; they
  * go with the last of those, see `leaveImage`.
  */

@@ -9,12 +9,14 @@ import type { ImageRecord } from '../../state/images.ts';
 import { imageFiles } from '../../storage/layout.ts';
 import { syncPath } from '../../system/files.ts';
 import type { Progress } from '../operations.ts';
-import { needsOf, retireImage, viewImage } from './catalogue.ts';
+import { needsOf, requireSameHolder, retireImage, viewImage } from './catalogue.ts';
 import { fromDisk, isDisk } from './from-disk.ts';
 import { type FoundImage, fromArchive, fromRootfs, type ImportHost, type ImportWork } from './sources.ts';
 
 /** Ends the name of a directory somebody works in; the first start of a daemon after that removes it. */
 export const IMPORT_SUFFIX = '.import.part';
+
+const REPEAT = 'Repeat it with --force to replace that one, or under another name with --name.';
 
 const NAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
 
@@ -45,34 +47,41 @@ export type ImagePlaceWork = Pick<ImportWork, 'directory' | 'requireFree'>;
 /**
  * Makes an image in a directory of its own and registers it; nothing is left of one that fails.
  * @param options.name undefined when what is brought in has one itself
+ * @param options.replaces id of an image that makes way; with `force` it is the one that has the name when that is known
+ * @throws BangerError `conflict` when another one has the name, or has got it meanwhile
  */
 export async function placeImage(
   host: ImportHost,
-  options: { name: string | undefined; force: boolean },
+  options: { name: string | undefined; force: boolean; replaces?: string | undefined },
   progress: Progress,
   signal: AbortSignal,
   make: (place: ImagePlaceWork) => Promise<FoundImage>,
 ): Promise<ImageView> {
-  const { force } = options;
-  if (options.name !== undefined) requireFree(host, options.name, force);
+  let { replaces } = options;
+  const decide = (name: string) => {
+    if (options.force) replaces = host.stores.images.find(name)?.id;
+    requireFree(host, name, replaces);
+  };
+  if (options.name !== undefined) decide(options.name);
   const id = randomBytes(4).toString('hex');
   const { directory } = imageFiles(host.config.paths.store, id);
   const place: ImagePlaceWork = {
     directory: `${directory}${IMPORT_SUFFIX}`,
-    requireFree: (name) => requireFree(host, name, force),
+    requireFree: decide,
   };
   try {
     await mkdir(place.directory, { recursive: true, mode: 0o700 });
     const found = await make(place);
     const name = options.name ?? found.name ?? '';
-    requireFree(host, name, force);
+    requireName(name);
+    requireSameHolder(host, name, replaces, REPEAT);
     signal.throwIfAborted();
     progress.step('register', 'registering the image');
     await makeDurable(found.result, found.files);
     await rename(found.result, directory);
     await syncPath(dirname(directory));
     const image: ImageRecord = { ...found.record, id, name, createdAt: found.createdAt ?? host.now().toISOString() };
-    const replaced = await registered(host, image, force, directory);
+    const replaced = await registered(host, image, replaces, directory);
     if (replaced) await retireImage(host, replaced);
     return await viewImage(host, image);
   } catch (error) {
@@ -97,11 +106,12 @@ function isNoSpace(error: unknown): boolean {
 async function registered(
   host: ImportHost,
   image: ImageRecord,
-  force: boolean | undefined,
+  replaces: string | undefined,
   directory: string,
 ): Promise<ImageRecord | undefined> {
   try {
-    return host.stores.images.insert(image, { replace: force ?? false });
+    requireSameHolder(host, image.name, replaces, REPEAT);
+    return host.stores.images.insert(image, { replace: replaces });
   } catch (error) {
     await rm(directory, { recursive: true, force: true });
     throw error;
@@ -162,14 +172,17 @@ async function kindOf({ source, kernel, initrd, bundle, partition }: ImageImport
   return kind;
 }
 
-function requireFree(host: ImportHost, name: string, force: boolean | undefined): void {
-  if (!NAME.test(name)) {
-    throw new BangerError('invalid_input', `"${name}" cannot be the name of an image.`, {
-      hint: 'Choose one of lower-case letters, digits and inner dashes: --name NAME',
-    });
-  }
+function requireName(name: string): void {
+  if (NAME.test(name)) return;
+  throw new BangerError('invalid_input', `"${name}" cannot be the name of an image.`, {
+    hint: 'Choose one of lower-case letters, digits and inner dashes: --name NAME',
+  });
+}
+
+function requireFree(host: ImportHost, name: string, replaces: string | undefined): void {
+  requireName(name);
   const there = host.stores.images.find(name);
-  if (!there || force) return;
+  if (!there || there.id === replaces) return;
   const { vms } = needsOf(host, there);
   const users = vms.length === 0 ? '' : ` VMs made from it keep what they have: ${vms.join(', ')}.`;
   throw new BangerError('conflict', `There is an image "${name}" already.`, {

@@ -64,8 +64,9 @@ export async function pullImage(
     return { ...(await viewImage(host, there.image)), pulled: false };
   }
   // what had the name because it was pulled by this reference makes way for what the reference means now
-  const force = (request.force ?? false) || (await findPulled(host, reference.text, platform, name)) !== undefined;
-  const view = await placeImage(host, { name, force }, progress, signal, async ({ directory }) => {
+  const replaces = (await findPulled(host, reference.text, platform, name))?.image.id;
+  const place = { name, force: request.force ?? false, replaces };
+  const view = await placeImage(host, place, progress, signal, async ({ directory }) => {
     const work = { host, progress, signal, directory, request: { ...request, source: reference.text } };
     return await fetched(work, deps, { reference, options, pinned });
   });

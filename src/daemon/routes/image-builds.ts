@@ -16,16 +16,19 @@ export function imageBuildHandlers(host: Host, life: Life): ImageBuildHandlers {
       // a recipe that is wrong is told before there is an operation; what only its base can tell, when that is here
       const missing = await missingBase(host, body);
       const request = missing ? undefined : await resolveBuild(host, body);
+      const name = (missing ?? request)?.name ?? '';
       return host.operations.start({
         kind: 'image.build',
-        target: `image ${(missing ?? request)?.name}`,
+        target: `image ${name}`,
         attended: !body.detach,
         run: async (progress, signal) => {
+          const replaces = host.stores.images.find(name)?.id;
           if (missing) await pullBase(host, missing.reference, body, progress, signal);
           return await buildImage(
             host,
             request ?? (await resolveBuild(host, body)),
             {
+              replaces,
               noCache: body.noCache ?? false,
               keep: body.keep ?? false,
               onKept: (vm) => life.adopt(vm),

@@ -64,6 +64,8 @@ export function imageHandlers(host: Host): ImageHandlers {
       return operations.start({
         kind: 'image.rename',
         target: targetOf(name),
+        // what is made under that name meanwhile would find another image
+        also: [targetOf(body.name)],
         run: async () => await viewImage(host, renameImage(host, name, body.name)),
       });
     },

@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { readdir } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { copyFile, mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { describe, it } from 'node:test';
+import { describe, it, type TestContext } from 'node:test';
 import type { ServerChannel } from 'ssh2';
 import { buildImage } from '../../../src/control/builds/build-image.ts';
+import { discardBuildVm } from '../../../src/control/builds/build-vm.ts';
 import { finishImage } from '../../../src/control/builds/finish.ts';
 import { type BuildPlan, type BuildRequest, planSteps } from '../../../src/control/builds/plan.ts';
 import type { StepContext } from '../../../src/control/builds/steps.ts';
@@ -14,9 +16,11 @@ import type { VmRecord } from '../../../src/core/vm.ts';
 import { BangerError } from '../../../src/errors.ts';
 import { connectSsh, type SshConnection } from '../../../src/guest/ssh.ts';
 import { checkRecipe } from '../../../src/image/recipe.ts';
+import { imageFiles, vmFiles } from '../../../src/storage/layout.ts';
+import type { Runner } from '../../../src/system/runner.ts';
 import { sshGuest } from '../../guest/ssh-guest.ts';
-import { OLD } from '../../support/mortal-disks.ts';
-import { mortalHost } from '../../support/mortal-host.ts';
+import { NEW, OLD } from '../../support/mortal-disks.ts';
+import { type MortalHost, mortalHost } from '../../support/mortal-host.ts';
 
 const silent = { step: () => {}, report: () => {}, warn: () => {}, line: () => {} };
 const never = new AbortController().signal;
@@ -27,7 +31,13 @@ describe('an image build', () => {
     const { host } = place.daemon();
     const refusal = new BangerError('preflight_failed', 'One thing is missing to build an image; nothing was touched.');
     const refusing = { ...host, checks: { ...host.checks, beforeImageBuild: () => Promise.reject(refusal) } };
-    const options = { noCache: true, keep: false, onKept: () => assert.fail('nothing is kept'), again: undefined };
+    const options = {
+      replaces: undefined,
+      noCache: true,
+      keep: false,
+      onKept: () => assert.fail('nothing is kept'),
+      again: undefined,
+    };
     await assert.rejects(buildImage(refusing, sampleRequest(), options, silent, never), refusal);
     assert.deepEqual(host.stores.buildVms.list(), []);
     assert.deepEqual(host.stores.ledger.all(), []);
@@ -107,7 +117,7 @@ describe('an image build', () => {
       ...{ request: sampleRequest(), connection, debs: undefined, progress: silent, signal: never, before: [] },
       distribution: { family: 'unknown', id: 'none', name: 'none', version: '' },
     } as unknown as StepContext;
-    const finished = finishImage(host, place.vm, 'ffffffff', {} as BuildPlan, context);
+    const finished = finishImage(host, place.vm, { id: 'ffffffff', replaces: undefined }, {} as BuildPlan, context);
     await assert.rejects(
       finished,
       (error: BangerError) => /clean/.test(error.message) && /read-only/.test(error.message),
@@ -115,6 +125,65 @@ describe('an image build', () => {
     assert.ok(!host.stores.images.list().some(({ id }) => id === 'ffffffff'), 'no image came of it');
   });
 });
+
+describe('the image of a build', () => {
+  it('replaces the one that had its name when it began', async (t) => {
+    await using place = await mortalHost();
+    await finish(t, place, { name: OLD.name, replaces: OLD.id });
+    assert.equal(place.stores.images.get(OLD.name).id, TARGET);
+    assert.equal(place.stores.images.findById(OLD.id), undefined);
+    assert.equal(existsSync(imageFiles(place.config.paths.store, OLD.id).directory), false);
+  });
+
+  for (const replaces of [undefined, NEW.id]) {
+    it(`replaces none that got its name meanwhile, with ${replaces ? 'another one' : 'none'} before`, async (t) => {
+      await using place = await mortalHost();
+      await assert.rejects(finish(t, place, { name: OLD.name, replaces }), {
+        code: 'conflict',
+        message: /"old" meanwhile/,
+        hint: /Build it again.*--name/,
+      });
+      assert.deepEqual(
+        place.stores.images.list().map(({ id }) => id),
+        [NEW.id, OLD.id],
+      );
+      for (const { id } of [OLD, NEW]) assert.ok(existsSync(imageFiles(place.config.paths.store, id).rootfs));
+      await discardBuildVm(place.daemon().host, place.vm);
+      assert.equal(existsSync(imageFiles(place.config.paths.store, TARGET).directory), false, 'what was made is left');
+    });
+  }
+});
+
+const TARGET = 'ffffffff';
+
+/** Ends a build in a guest that does as it is told, on top of the new image. */
+async function finish(
+  t: TestContext,
+  place: MortalHost,
+  { name, replaces }: { name: string; replaces: string | undefined },
+): Promise<void> {
+  const { store } = place.config.paths;
+  const goesDown = (_command: string, channel: ServerChannel) => {
+    channel.write('banger: going down\n');
+    channel.exit(0);
+    channel.end();
+  };
+  const { target } = await sshGuest(t, () => true, goesDown);
+  await using connection = await connectSsh(target, 5000);
+  const { directory, rootDisk } = vmFiles(store, place.vm.id);
+  await mkdir(directory, { recursive: true });
+  await copyFile(imageFiles(store, NEW.id).rootfs, rootDisk);
+  const { kernel, initrd, rootfs } = imageFiles(store, NEW.id);
+  const base = { name: NEW.name, arch: 'x86_64', digest: 'ab', boot: { kernel, initrd, rootfs } };
+  const context = {
+    ...{ request: { ...sampleRequest(), name, base }, connection, debs: undefined, progress: silent, signal: never },
+    ...{ before: [], distribution: { family: 'unknown', id: 'none', name: 'none', version: '' } },
+  } as unknown as StepContext;
+  const { host } = place.daemon();
+  const runner: Runner = { ...host.system.runner, run: async () => ({ exitCode: 0, stdout: '', stderr: '' }) };
+  const plan = { recipeKey: 'cd' } as BuildPlan;
+  await finishImage({ ...host, system: { ...host.system, runner } }, place.vm, { id: TARGET, replaces }, plan, context);
+}
 
 function sampleRequest(): BuildRequest {
   const recipe = checkRecipe({ name: 'tools' }, 'tools.toml');

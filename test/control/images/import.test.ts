@@ -6,7 +6,7 @@ import { describe, it } from 'node:test';
 import { gzipSync } from 'node:zlib';
 import { sumFile } from '../../../src/bundle/store/checksum.ts';
 import { findBootFiles, findVmBootFiles } from '../../../src/control/bundles/boot-files.ts';
-import { diffImages, leaveImage, viewImageDetail } from '../../../src/control/images/catalogue.ts';
+import { diffImages, leaveImage, renameImage, viewImageDetail } from '../../../src/control/images/catalogue.ts';
 import { exportImage } from '../../../src/control/images/export.ts';
 import { importImage } from '../../../src/control/images/import.ts';
 import { sweepImages } from '../../../src/control/upkeep/image-sweep.ts';
@@ -275,6 +275,32 @@ describe('an image as one file', { skip }, () => {
       message: /leads out of the image/,
     });
   });
+
+  for (const force of [true, false]) {
+    it(`does not replace one that got its name meanwhile, with ${force ? '' : 'no '}--force`, async (t) => {
+      const place = await imagePlace(t);
+      const { host } = place;
+      const old = force ? await place.import({ name: 'dev' }) : undefined;
+      const golden = await place.import({ name: 'golden' });
+      const progress = {
+        ...place.progress,
+        step(step: string) {
+          if (step !== 'check') return;
+          if (old) renameImage(host, 'dev', 'before');
+          renameImage(host, 'golden', 'dev');
+        },
+      };
+      const request = { source: place.rootfs, name: 'dev', force };
+      await assert.rejects(importImage(host, request, progress, signal), {
+        code: 'conflict',
+        message: /"dev" meanwhile/,
+        hint: /--force .*--name/,
+      });
+      assert.equal(host.stores.images.get('dev').id, golden.id);
+      assert.deepEqual(await place.inStore(), [...(old ? [old.id] : []), golden.id].sort());
+      await stat(imageFiles(host.config.paths.store, golden.id).rootfs);
+    });
+  }
 
   it('that replaces an image leaves its kernel to the VMs that need it', async (t) => {
     const place = await imagePlace(t);
