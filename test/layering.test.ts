@@ -74,7 +74,7 @@ const WINGS: Record<string, Wing> = {
   disks: { doors: ['disk-work', 'keep', 'online-growth'], mayImport: [] },
   memory: { doors: ['checkpoint', 'fit', 'manifest', 'restore', 'share', 'templates'], mayImport: [] },
   images: {
-    doors: ['catalogue', 'dpkg-status', 'export', 'guest-files', 'import', 'oci-record', 'pull', 'sources'],
+    doors: ['catalogue', 'dpkg-status', 'export', 'guest-files', 'hold', 'import', 'oci-record', 'pull', 'sources'],
     mayImport: ['bundles', 'memory'],
   },
   vm: {

@@ -23,6 +23,8 @@ export interface Stores {
   leases: Leases;
   /** kept work disks, by name, that somebody is about to take or to delete; kept in memory alone */
   keptHolds: Holds;
+  /** images, by id, that somebody reads who is in no record yet; kept in memory alone */
+  imageHolds: Holds;
   images: ImageStore;
   layers: LayerStore;
   snapshots: SnapshotStore;
@@ -52,6 +54,7 @@ export function createStores(database: Database, { now, onListenerError }: Store
     buildVms: createBuildVms(vms, trash),
     leases: createLeases(),
     keptHolds: createHolds(),
+    imageHolds: createHolds(),
     images: createImageStore(database),
     layers: createLayerStore(database),
     snapshots: createSnapshotStore(database),

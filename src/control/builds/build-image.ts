@@ -15,6 +15,7 @@ import { commandLine } from '../../system/runner.ts';
 import { formatSize, MIB } from '../../units.ts';
 import { diskReader } from '../handover.ts';
 import type { Host } from '../host.ts';
+import { holdImage } from '../images/hold.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone, isFull } from '../store/space.ts';
 import { awaitInit } from '../vm/boot.ts';
@@ -74,7 +75,10 @@ export async function validateRecipe(host: Host, body: ImageBuild): Promise<Reci
   }
 }
 
-/** @throws BangerError what the step that failed says; nothing of the build is left but layers */
+/**
+ * @throws BangerError what the step that failed says; nothing of the build is left but layers
+ * @throws BangerError `not_found` when its base was deleted or replaced since the request was resolved
+ */
 export async function buildImage(
   host: Host,
   request: BuildRequest,
@@ -82,6 +86,8 @@ export async function buildImage(
   progress: Progress,
   signal: AbortSignal,
 ): Promise<ImageBuilt> {
+  // its kernel and initrd are those of the image, which comes at the very end
+  await using _hold = holdImage(host, request.base, `the build of ${request.name}`);
   progress.step('plan', 'reading what the recipe names');
   const fresh = await admitBuildVm(host, vmRequest(request));
   let vm = fresh;

@@ -35,6 +35,8 @@ import { isOciBase, pulledAs, requirePulled, wholeOciBase } from './oci-base.ts'
 
 export interface BuildBase {
   boot: BootFiles;
+  /** id of the image; absent for a bundle */
+  imageId?: string;
   /** how the base is called in records */
   name: string;
   arch: string;
@@ -304,7 +306,9 @@ async function findBase(host: Host, named: string | undefined): Promise<BuildBas
   const isOci = named !== undefined && !host.stores.images.find(named) && isOciBase(named);
   const name = isOci ? await requirePulled(host, named) : named;
   const image = name === undefined ? undefined : host.stores.images.find(name);
-  const base = image ? await imageBase(host, image.name) : await bundleBase(host, name);
+  const base: BuildBase = image
+    ? { ...(await imageBase(host, image.name)), imageId: image.id }
+    : await bundleBase(host, name);
   const arch = kernelArch(process.arch);
   if (base.arch !== arch) {
     throw new BangerError('invalid_input', `The base ${base.name} is for ${base.arch}; this machine runs ${arch}.`, {

@@ -24,6 +24,8 @@ export interface ImageNeeds {
   snapshots: string[];
   /** steps of layers that begin with it */
   layers: string[];
+  /** what is being made from it, e.g. `the build of app` */
+  work: string[];
 }
 
 export function needsOf(host: ImageHost, image: Pick<ImageRecord, 'id' | 'name'>): ImageNeeds {
@@ -50,7 +52,7 @@ export function needsOf(host: ImageHost, image: Pick<ImageRecord, 'id' | 'name'>
     .list()
     .filter(({ values }) => values.imageId === image.id)
     .map(({ vmId, name }) => `${nameOfVm(host, vmId)}/${name}`);
-  return { vms, trashed, snapshots, layers };
+  return { vms, trashed, snapshots, layers, work: host.stores.imageHolds.of(image.id) };
 }
 
 /** Every image, broken ones included. */
@@ -163,19 +165,25 @@ export function requireSameHolder(
 
 /**
  * Clears away an image that was replaced by another of its name. While VMs need it, its kernel and initrd stay; they
- * go with the last of those, see `leaveImage`.
+ * go with the last of those, see `leaveImage`. While something is made from it, all of it stays; see `holdImage`.
  */
-export async function retireImage(host: ImageHost, image: ImageRecord): Promise<void> {
+export async function retireImage(host: ImageHost, image: Pick<ImageRecord, 'id'>): Promise<void> {
   await forgetTemplates(host, templatesOf(host, { imageId: image.id, rootfs: '' }));
   const files = imageFiles(host.config.paths.store, image.id);
+  if (isHeld(host, image.id)) return;
   const gone = isNeeded(host, image.id) ? [files.rootfs, files.packages] : [files.directory];
   for (const path of gone) await rm(path, { recursive: true, force: true });
 }
 
 /** For a VM that is gone or has another image now: what a replaced image had left for it goes when it was the last. */
 export async function leaveImage(host: ImageHost, imageId: string | null): Promise<void> {
-  if (imageId === null || host.stores.images.findById(imageId) || isNeeded(host, imageId)) return;
+  if (imageId === null || host.stores.images.findById(imageId)) return;
+  if (isNeeded(host, imageId) || isHeld(host, imageId)) return;
   await rm(imageFiles(host.config.paths.store, imageId).directory, { recursive: true, force: true });
+}
+
+function isHeld({ stores }: ImageHost, id: string): boolean {
+  return stores.imageHolds.of(id).length > 0;
 }
 
 /** Whether a VM boots with its kernel, or will when it is had back. */
@@ -238,26 +246,29 @@ function nameOfVm({ stores }: ImageHost, id: string): string {
   return stores.vms.findById(id)?.name ?? stores.trash.list().find(({ vm }) => vm.id === id)?.vm.name ?? id;
 }
 
-function requireUnneeded({ name }: ImageRecord, { vms, trashed, snapshots, layers }: ImageNeeds): void {
+function requireUnneeded({ name }: ImageRecord, { vms, trashed, snapshots, layers, work }: ImageNeeds): void {
   const who = [
     ...(vms.length === 0 ? [] : [`${plural(vms.length, 'VM')} (${vms.join(', ')})`]),
     ...(trashed.length === 0 ? [] : [`${plural(trashed.length, 'deleted VM')} in the trash (${trashed.join(', ')})`]),
     ...(snapshots.length === 0 ? [] : [`${plural(snapshots.length, 'snapshot')} (${snapshots.join(', ')})`]),
     ...(layers.length === 0 ? [] : [plural(layers.length, 'layer of image builds', 'layers of image builds')]),
+    ...work,
   ];
   if (who.length === 0) return;
   const [vm] = vms;
   const hint =
-    vm !== undefined
-      ? `Give the VM another image: banger vm rebase ${vm} --image NAME   or delete it for good: banger rm --now ${vm}`
-      : layers.length > 0
-        ? 'Remove the layers: banger image prune --all'
-        : snapshots[0] !== undefined
-          ? `Delete them: banger snapshot delete ${snapshots[0].replace('/', ' ')}`
-          : `Delete them for good first: banger trash empty ${trashed.join(' ')}`;
+    work.length > 0
+      ? 'Wait for its end, or call it off: banger operation list'
+      : vm !== undefined
+        ? `Give the VM another image: banger vm rebase ${vm} --image NAME   or delete it for good: banger rm --now ${vm}`
+        : layers.length > 0
+          ? 'Remove the layers: banger image prune --all'
+          : snapshots[0] !== undefined
+            ? `Delete them: banger snapshot delete ${snapshots[0].replace('/', ' ')}`
+            : `Delete them for good first: banger trash empty ${trashed.join(' ')}`;
   throw new BangerError('conflict', `The image ${name} is needed by ${who.join(' and ')}.`, {
     hint,
-    details: { vms, trashed, snapshots, layers },
+    details: { vms, trashed, snapshots, layers, work },
   });
 }
 

@@ -19,6 +19,7 @@ import { findBootFiles } from '../bundles/boot-files.ts';
 import { adoptWorkDisk, claimKept, findWorkDisk, keptNameOf, settleKept, type WorkDiskSource } from '../disks/keep.ts';
 import { freeUser } from '../handover.ts';
 import type { Host } from '../host.ts';
+import { holdImage, requireImage } from '../images/hold.ts';
 import { readOciRecord } from '../images/oci-record.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone } from '../store/space.ts';
@@ -44,6 +45,7 @@ export async function createVm(
   const keptDisk = keptNameOf(request.workDiskFrom);
   using _claim = keptDisk === undefined ? undefined : claimKept(host, keptDisk, `the creation of ${request.name}`);
   const boot = await findBootFiles(host, request.image);
+  await using _hold = holdImage(host, boot, `the creation of ${request.name}`);
   const source = request.workDiskFrom === undefined ? undefined : await findWorkDisk(host, request.workDiskFrom);
   const shape = await decideShape(host, request, boot, source);
   if (request.process !== undefined) await requireProcess(host, request.name, boot);
@@ -129,14 +131,6 @@ function temporaryOf(
   const lease = stores.leases.find(id);
   if (!lease) throw new BangerError('cancelled', 'No temporary VM is made: the client that asked for it has left.');
   return { lease: id, holder: lease.holder, keptDisk };
-}
-
-/** @throws BangerError `not_found` when the image was deleted since its files were looked up */
-export function requireImage(host: Pick<Host, 'stores'>, { imageId, name }: BootFiles): void {
-  if (imageId === undefined || host.stores.images.findById(imageId)) return;
-  throw new BangerError('not_found', `The image ${name} was deleted or replaced meanwhile.`, {
-    hint: 'See what exists: banger image list',
-  });
 }
 
 /** @throws BangerError `invalid_input` for an image that runs nothing of its own */

@@ -21,9 +21,9 @@ import { findBootFiles } from '../bundles/boot-files.ts';
 import { requireWholeDisks } from '../disks/disk-work.ts';
 import type { Host } from '../host.ts';
 import { type ImageHost, leaveImage } from '../images/catalogue.ts';
+import { requireImage } from '../images/hold.ts';
 import type { Progress } from '../operations.ts';
 import { findVmmOf } from '../vmm.ts';
-import { requireImage } from './create.ts';
 import { releaseVm } from './release.ts';
 
 /** How a start is to end. */

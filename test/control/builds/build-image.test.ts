@@ -10,7 +10,7 @@ import { discardBuildVm } from '../../../src/control/builds/build-vm.ts';
 import { finishImage } from '../../../src/control/builds/finish.ts';
 import { type BuildPlan, type BuildRequest, planSteps } from '../../../src/control/builds/plan.ts';
 import type { StepContext } from '../../../src/control/builds/steps.ts';
-import { needsOf } from '../../../src/control/images/catalogue.ts';
+import { deleteImage, needsOf, retireImage } from '../../../src/control/images/catalogue.ts';
 import { vmBootSource } from '../../../src/core/boot-source.ts';
 import type { VmRecord } from '../../../src/core/vm.ts';
 import { BangerError } from '../../../src/errors.ts';
@@ -49,7 +49,7 @@ describe('an image build', () => {
     const { host } = place.daemon();
     const begun = new Error('it goes on');
     const beginning = { ...host, checks: { ...host.checks, beforeImageBuild: () => Promise.reject(begun) } };
-    const options = { noCache: false, keep: false, onKept: () => {}, again: undefined };
+    const options = { replaces: undefined, noCache: false, keep: false, onKept: () => {}, again: undefined };
     const build = (base: string) => {
       const request = sampleRequest();
       return buildImage(beginning, { ...request, base: { ...request.base, name: base } }, options, silent, never);
@@ -72,7 +72,7 @@ describe('an image build', () => {
       checks: { ...host.checks, beforeImageBuild: () => Promise.reject(new BangerError('guest_failed', 'It failed.')) },
     };
     const build = async (onKept: (vm: VmRecord) => void, onWarn = (_: string) => {}) => {
-      const options = { noCache: true, keep: true, onKept, again: undefined };
+      const options = { replaces: undefined, noCache: true, keep: true, onKept, again: undefined };
       const request = sampleRequest();
       Object.assign(request.base.boot, { name: OLD.name, imageId: OLD.id });
       const progress = { ...silent, warn: onWarn };
@@ -98,6 +98,33 @@ describe('an image build', () => {
       host.stores.vms.list().map(({ id }) => id),
       [record.id],
     );
+  });
+
+  it('finds its base as it was, also when that is replaced meanwhile', async () => {
+    await using place = await mortalHost();
+    const { host } = place.daemon();
+    const { directory, kernel, initrd, rootfs } = imageFiles(host.config.paths.store, OLD.id);
+    const boot = { name: OLD.name, kernel, initrd, rootfs, defaults: {} };
+    const base = { name: OLD.name, imageId: OLD.id, arch: 'x86_64', digest: 'ab', boot };
+    const request = { ...sampleRequest(), base } as unknown as BuildRequest;
+    const options = { ...{ replaces: undefined, noCache: true, keep: false }, onKept: () => {}, again: undefined };
+    const refusal = new BangerError('preflight_failed', 'This host can do nothing of the kind.');
+    const beforeImageBuild = async () => {
+      await assert.rejects(deleteImage(host, OLD.name), { code: 'conflict', message: /needed by the build of tools/ });
+      const old = host.stores.images.get(OLD.name);
+      host.stores.images.insert({ ...old, id: TARGET }, { replace: old.id });
+      await retireImage(host, old);
+      for (const path of [kernel, initrd, rootfs]) assert.ok(existsSync(path), path);
+      throw refusal;
+    };
+    const refusing = { ...host, checks: { ...host.checks, beforeImageBuild } };
+    await assert.rejects(buildImage(refusing, request, options, silent, never), refusal);
+    assert.equal(existsSync(directory), false, 'it goes with the last that needs it');
+    await assert.rejects(buildImage(refusing, request, options, silent, never), {
+      code: 'not_found',
+      message: /old was deleted or replaced meanwhile/,
+    });
+    assert.deepEqual([host.stores.buildVms.list(), host.stores.ledger.all()], [[], []]);
   });
 
   it('whose guest cannot be cleaned ends with what that guest said', async (t) => {

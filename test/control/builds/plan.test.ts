@@ -26,10 +26,11 @@ describe('the base of an image build', { skip }, () => {
     await withServer(place);
     const { digest, id } = await place.import({ name: 'dev' });
     const host = place.host as unknown as Host;
-    const baseNow = async () => (await resolveBuild(host, { directory: place.dir, name: 'x', base: 'dev' })).base;
-    const digestOfBase = async () => (await baseNow()).digest;
-    assert.equal((await baseNow()).boot.imageId, id, 'a VM that is kept boots from it');
+    const baseOfBuild = async () => (await resolveBuild(host, { directory: place.dir, name: 'x', base: 'dev' })).base;
+    const digestOfBase = async () => (await baseOfBuild()).digest;
+    assert.equal((await baseOfBuild()).boot.imageId, id, 'a VM that is kept boots from it');
     assert.equal(await digestOfBase(), digest);
+    assert.equal((await baseOfBuild()).imageId, id);
     assert.match(digest, /^fsverity-sha256:[0-9a-f]{64}$/);
     place.database.prepare('UPDATE images SET digest = ?').run(`sha256:${'ab'.repeat(32)}`);
     assert.equal(await digestOfBase(), 'ab'.repeat(32));

@@ -9,6 +9,7 @@ import type { ImagePrune } from '../../../src/api/image.ts';
 import { cachedSteps } from '../../../src/control/builds/layers.ts';
 import { findBootFiles, findVmBootFiles } from '../../../src/control/bundles/boot-files.ts';
 import { deleteImage, renameImage, viewImages } from '../../../src/control/images/catalogue.ts';
+import { holdImage } from '../../../src/control/images/hold.ts';
 import { pruneImages } from '../../../src/control/images/prune.ts';
 import { contentsOf } from '../../../src/control/memory/manifest.ts';
 import { pathsOf, wantedTemplate } from '../../../src/control/memory/templates.ts';
@@ -111,6 +112,31 @@ describe('the image catalogue', { skip }, () => {
     host.stores.trash.remove(gone.id);
     await deleteImage(host, 'dev');
     assert.deepEqual([await viewImages(host), await place.inStore()], [[], []]);
+  });
+
+  it('leaves an image whole while something is made from it, also one that is replaced', async (t) => {
+    const place = await imagePlace(t);
+    const { host } = place;
+    const old = await place.import({ name: 'dev' });
+    const files = imageFiles(host.config.paths.store, old.id);
+    const source = await findBootFiles(host, 'dev');
+    const [build, creation] = ['the build of app', 'the creation of web'].map((who) => holdImage(host, source, who));
+    await assert.rejects(deleteImage(host, 'dev'), {
+      code: 'conflict',
+      message: /needed by the build of app and the creation of web/,
+      hint: /banger operation list/,
+    });
+    const fresh = await place.import({ name: 'dev', force: true });
+    assert.throws(() => holdImage(host, source, 'another build'), { code: 'not_found', message: /replaced meanwhile/ });
+    host.stores.vms.insert(sampleVm({ image: 'dev', imageId: old.id }));
+    await build?.[Symbol.asyncDispose]();
+    for (const path of [files.rootfs, files.kernel]) await stat(path);
+    await creation?.[Symbol.asyncDispose]();
+    await assert.rejects(stat(files.rootfs), { code: 'ENOENT' });
+    await stat(files.kernel);
+    await holdImage(host, await findBootFiles(host, 'dev'), 'the build of app')[Symbol.asyncDispose]();
+    assert.equal((await viewImages(host))[0]?.problem, null, 'one that has a record stays');
+    assert.deepEqual(await place.inStore(), [old.id, fresh.id].sort());
   });
 
   it('removes at the start of the daemon what no record speaks of, and no work of others', async (t) => {

@@ -4,10 +4,13 @@ import { copyFileSync, existsSync, mkdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { deleteKept } from '../../../src/control/disks/keep.ts';
+import type { Host } from '../../../src/control/host.ts';
+import { retireImage } from '../../../src/control/images/catalogue.ts';
 import { createVm } from '../../../src/control/vm/create.ts';
 import { BangerError } from '../../../src/errors.ts';
 import { imageFiles, keptDirectory, vmFiles } from '../../../src/storage/layout.ts';
-import { DISK_BYTES, OLD } from '../../support/mortal-disks.ts';
+import type { Runner } from '../../../src/system/runner.ts';
+import { DISK_BYTES, marker, OLD } from '../../support/mortal-disks.ts';
 import { type MortalHost, mortalHost } from '../../support/mortal-host.ts';
 import { paced } from '../../support/pace.ts';
 import { quietProgress } from '../../support/quiet-progress.ts';
@@ -25,6 +28,61 @@ describe('a new VM', { timeout: paced(30_000) }, () => {
     assert.match(error.message, new RegExp(`^process is for OCI images; ${OLD.name} is none`));
     assert.match(error.hint ?? '', /banger run job -- COMMAND/);
     assert.deepEqual(host.stores.vms.list(), []);
+  });
+});
+
+describe('a new VM of an image that is replaced meanwhile', { timeout: paced(30_000) }, () => {
+  const next = 'ffffffff';
+
+  /** Replaces the image as soon as the VM is on record; its disk is copied after that. */
+  async function create({ daemon }: MortalHost, signal: AbortSignal, onReplaced: () => void): Promise<Host> {
+    const { host } = daemon();
+    const { runner } = host.system;
+    let replaced: Promise<void> | undefined;
+    const progress = {
+      ...quietProgress(),
+      step() {
+        const old = host.stores.images.get(OLD.name);
+        host.stores.images.insert({ ...old, id: next }, { replace: old.id });
+        replaced = retireImage(host, old).then(onReplaced);
+      },
+    };
+    const afterThat: Runner = {
+      ...runner,
+      run: async (...args) => {
+        await replaced;
+        signal.throwIfAborted();
+        return await runner.run(...args);
+      },
+    };
+    await createVm(
+      { ...host, system: { ...host.system, runner: afterThat } },
+      { name: 'web', ...shape },
+      progress,
+      signal,
+    );
+    return host;
+  }
+
+  it('is made from it, and keeps its kernel and initrd', async () => {
+    await using place = await mortalHost();
+    const host = await create(place, never, () => {});
+    const { store } = place.config.paths;
+    const { id } = host.stores.vms.get('web');
+    assert.equal(marker(vmFiles(store, id).rootDisk), OLD.name);
+    const { rootfs, kernel, initrd } = imageFiles(store, OLD.id);
+    assert.deepEqual([rootfs, kernel, initrd].map(existsSync), [false, true, true]);
+  });
+
+  it('leaves nothing of it when it is called off', async () => {
+    await using place = await mortalHost();
+    const stop = new AbortController();
+    await assert.rejects(
+      create(place, stop.signal, () => stop.abort(new Error('called off'))),
+      /called off/,
+    );
+    assert.deepEqual(place.stores.vms.list(), []);
+    assert.equal(existsSync(imageFiles(place.config.paths.store, OLD.id).directory), false);
   });
 });
 
