@@ -15,11 +15,11 @@ import { commandLine } from '../../system/runner.ts';
 import { formatSize, MIB } from '../../units.ts';
 import { diskReader } from '../handover.ts';
 import type { Host } from '../host.ts';
-import { holdImage } from '../images/hold.ts';
+import { holdImage, requireImage } from '../images/hold.ts';
 import type { Progress } from '../operations.ts';
 import { costOfClone, isFull } from '../store/space.ts';
 import { awaitInit } from '../vm/boot.ts';
-import { requireImage } from '../vm/create.ts';
+
 import { admitBuildVm, bootBuildVm, discardBuildVm } from './build-vm.ts';
 import { type BuildTarget, finishImage } from './finish.ts';
 import { type DebPlan, planDebs } from './host-packages.ts';
