@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 
 /** Whether this kernel has it: one that was booted with `ipv6.disable=1` has none of its settings. */
-export function kernelHasIpv6(): boolean {
+function kernelHasIpv6(): boolean {
   return existsSync('/proc/sys/net/ipv6');
 }
 
