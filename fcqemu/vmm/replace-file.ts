@@ -1,7 +1,7 @@
 /**
  * Files that others may have mapped: a new one takes the name of the old one, which those who have it keep as it is.
  */
-import { access, chmod, chown, constants, open, realpath, rename, rm, stat } from 'node:fs/promises';
+import { access, chmod, chown, constants, lstat, open, realpath, rename, rm, stat } from 'node:fs/promises';
 import { errorCode } from '../fault.ts';
 import { randomBytes } from '../random.ts';
 
@@ -45,8 +45,10 @@ export async function replaceFile(path: string, write: (path: string) => Promise
 async function besideExisting(path: string): Promise<{ path: string; replaces: string } | undefined> {
   const existing = await ordinaryFile(path);
   if (!existing) return undefined;
-  const { replaces, mode, uid, gid, size } = existing;
+  const { mode, uid, gid, size } = existing;
   try {
+    // a process may work in a directory whose own path it cannot follow, so only a link is resolved
+    const replaces = (await lstat(path)).isSymbolicLink() ? await realpath(path) : path;
     await access(replaces, constants.W_OK);
     const beside = await createBeside(replaces);
     await chown(beside, uid, gid).catch(() => {});
@@ -76,11 +78,8 @@ async function createBeside(path: string): Promise<string> {
 
 async function ordinaryFile(path: string) {
   try {
-    const replaces = await realpath(path);
-    const found = await stat(replaces);
-    return found.isFile()
-      ? { replaces, mode: found.mode, uid: found.uid, gid: found.gid, size: found.size }
-      : undefined;
+    const found = await stat(path);
+    return found.isFile() ? found : undefined;
   } catch (error) {
     if (errorCode(error) === 'ENOENT') return undefined;
     throw error;

@@ -1,6 +1,7 @@
 /** How memory files are written: all of them, and none that others may have. */
 import assert from 'node:assert/strict';
-import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { chmodSync, chownSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { appendFile, open } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -8,6 +9,9 @@ import { writeAt } from '../../fcqemu/vmm/memory-parts.ts';
 import { replaceFile } from '../../fcqemu/vmm/replace-file.ts';
 import { writeAll } from '../../src/storage/hole-writer.ts';
 import { tempDir } from '../support/temp-dir.ts';
+
+/** The user of no file. */
+const NOBODY = 65_534;
 
 /** A file that takes three bytes at a time until there is no room. */
 function smallFile(room: number) {
@@ -59,6 +63,27 @@ describe('a file that takes the place of another one', () => {
     writeFileSync(path, '');
     await replaceFile(path, write);
     assert.equal(readFileSync(path, 'utf8'), 'new');
+  });
+
+  it('is written where it is by a user who has nothing but that file, and cannot follow its path', async (t) => {
+    if (process.getuid?.() !== 0) return t.skip('needs root');
+    const closed = await tempDir(t);
+    const directory = join(closed, 'vm');
+    mkdirSync(directory);
+    chmodSync(closed, 0o700);
+    writeFileSync(join(directory, 'memory'), '');
+    chmodSync(directory, 0o755);
+    chownSync(join(directory, 'memory'), NOBODY, NOBODY);
+    const module = join(import.meta.dirname, '../../fcqemu/vmm/replace-file.ts');
+    const program = `
+      const { replaceFile } = await import(${JSON.stringify(module)});
+      const { appendFile } = await import('node:fs/promises');
+      process.chdir(${JSON.stringify(directory)});
+      process.setegid(${NOBODY});
+      process.seteuid(${NOBODY});
+      await replaceFile('memory', (to) => appendFile(to, 'new'));`;
+    execFileSync(process.execPath, ['--input-type=module', '-e', program], { stdio: ['ignore', 'pipe', 'pipe'] });
+    assert.equal(readFileSync(join(directory, 'memory'), 'utf8'), 'new');
   });
 
   it('is gone when it cannot be written', async (t) => {
