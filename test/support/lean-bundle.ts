@@ -38,10 +38,16 @@ const UNUSED_LIBRARIES = /^(perl|perl-base|gconv|systemd|krb5|sasl2|e2fsprogs|au
 
 /**
  * Process 1: waits, and restarts the machine when told to (what `banger stop` and Ctrl-Alt-Del do), or powers it off: by the system
- * call, reboot(RB_POWER_OFF). SysRq's `o` leaves a kernel without ACPI, as under Firecracker, running.
+ * call, reboot(RB_POWER_OFF). SysRq's `o` leaves a kernel without ACPI, as under Firecracker, running. File systems are remounted by a
+ * worker of the kernel, which a busy machine can keep waiting, so the end waits until they can be written no more.
  */
 const INIT = `#!/bin/sh
-down() { sync; echo s > /proc/sysrq-trigger; echo u > /proc/sysrq-trigger; sleep 0.2; }
+down() {
+  sync
+  echo u > /proc/sysrq-trigger
+  tries=0
+  while grep -q ' ext4 rw' /proc/mounts && [ $tries -lt 200 ]; do sleep 0.05; tries=$((tries + 1)); done
+}
 trap 'down; echo b > /proc/sysrq-trigger' INT TERM
 trap 'down; perl -e "syscall(169, 0xfee1dead, 0x28121969, 0x4321fedc, 0)"' USR1
 while :; do sleep 3600 & wait $!; done
